@@ -1,0 +1,43 @@
+"""Frozen, checked settings: TOML in, TOML out. Knows nothing of what is set."""
+
+import tomllib
+from pathlib import Path
+from typing import Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fglfast.errors import BadInputError
+
+
+class Settings(BaseModel):
+    """The base of every settings class: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Self:
+        """Read and check a TOML file.
+
+        Raises:
+            BadInputError: the file is missing, is not TOML, or a key is unknown or out of range.
+        """
+        try:
+            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInputError(f"{path}: cannot be read ({error})", "check the path") from error
+        except tomllib.TOMLDecodeError as error:
+            raise BadInputError(f"{path}: not valid TOML ({error})", "mend the line it names") from error
+        except ValidationError as error:
+            raise BadInputError(f"{path}: {first_problem(error)}", "mend the key it names") from error
+
+    def to_toml(self) -> str:
+        """The settings as TOML; keys that are None are left out."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem pydantic found, as "key: what is wrong"."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "settings"
+    return f"{where}: {problem['msg']}"

@@ -1,0 +1,70 @@
+"""How the program speaks: progress and notes on stderr, results on stdout. Knows nothing of the work."""
+
+import json
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+PLAIN_SECONDS = 10.0
+
+stderr = Console(stderr=True, highlight=False)
+stdout = Console(highlight=False)
+
+
+def note(text: str) -> None:
+    """Say something about the work in progress; never part of a command's result."""
+    stderr.print(text, markup=False)
+
+
+def emit_json(result: dict[str, Any]) -> None:
+    """Print a command's result as one JSON object, the only thing on stdout."""
+    sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+
+
+class Progress:
+    """A progress bar with the rate and the time left; on a pipe, a plain line every ten seconds."""
+
+    def __init__(self, name: str, total: int, start: int = 0, unit: str = "image") -> None:
+        self.name, self.total, self.unit = name, total, unit
+        self.done, self.start = start, start
+        self.begun = self.said = time.monotonic()
+        self.bar: RichProgress | None = None
+        if stderr.is_terminal:
+            self.bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+                console=stderr,
+            )
+            self.task = self.bar.add_task(name, total=total, completed=start, note="")
+
+    def __enter__(self) -> "Progress":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def advance(self, count: int, **facts: str) -> None:
+        """Count finished work; `facts` such as loss="0.12" are shown beside the rate."""
+        self.done += count
+        now = time.monotonic()
+        rate = (self.done - self.start) / max(now - self.begun, 1e-9)
+        text = "  ".join([f"{rate:.1f} {self.unit}s/s", *(f"{k} {v}" for k, v in facts.items())])
+        if self.bar:
+            self.bar.update(self.task, completed=self.done, note=text)
+        elif now - self.said > PLAIN_SECONDS or self.done == self.total:
+            self.said = now
+            left = (self.total - self.done) / max(rate, 1e-9)
+            note(f"{self.name}: {self.done}/{self.total}  {text}  {left:.0f} s left")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar:
+            self.bar.stop()

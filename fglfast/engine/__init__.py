@@ -1,0 +1,1 @@
+"""Generator to compiled engine: export, compile, prove equal, cache by key."""

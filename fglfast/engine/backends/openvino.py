@@ -1,0 +1,95 @@
+"""OpenVINO on the CPU: static shapes, one stream a core. Knows nothing of PyTorch modules.
+
+A batch is cut into one chunk a stream and the chunks run side by side, each on a core of its own:
+on two cores that is a quarter faster than both cores working on one batch together.
+"""
+
+import os
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fglfast.engine.backends import Build
+from fglfast.engine.export import DECODER, TEXT, UNET, example_inputs
+from fglfast.engine.networks import Networks, chunks
+from fglfast.generator.load import Shapes
+
+MAX_STREAMS = 16
+
+
+class OpenVinoBackend:
+    """Compiles each network at one static batch and keeps the compiled blob in the engine."""
+
+    packages: tuple[str, ...] = ("openvino",)
+    extra = "cpu"
+    needs_onnx = True
+
+    def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:
+        """Write one blob a network."""
+        import openvino
+
+        core = openvino.Core()
+        for name, batch in _batches(build).items():
+            model = core.read_model(onnx / name)
+            model.reshape({key: list(tensor.shape) for key, tensor in example_inputs(shapes, batch)[name].items()})
+            compiled = core.compile_model(model, "CPU", _properties())
+            (engine / _blob(name)).write_bytes(compiled.export_model())
+
+    def load(self, build: Build, shapes: Shapes, model: Path, engine: Path) -> Networks:
+        """Open the blobs."""
+        import openvino
+
+        core = openvino.Core()
+        runs: dict[str, Callable[..., Tensor]] = {}
+        for name, batch in _batches(build).items():
+            blob = BytesIO((engine / _blob(name)).read_bytes())
+            runs[name] = _runner(core.import_model(blob, "CPU", _properties()), batch)
+        return Networks(encode=runs[TEXT], denoise=runs[UNET], decode=runs[DECODER])
+
+
+def _runner(compiled: Any, batch: int) -> Callable[..., Tensor]:
+    requests: list[Any] = []
+
+    def run(*inputs: Tensor) -> Tensor:
+        rows = len(inputs[0])
+        arrays = [[tensor.contiguous().numpy() for tensor in chunk] for chunk in chunks(batch, *inputs)]
+        while len(requests) < len(arrays):
+            requests.append(compiled.create_infer_request())
+        for request, chunk in zip(requests, arrays, strict=False):
+            request.start_async(dict(enumerate(chunk)), share_inputs=True)
+        outputs = []
+        for request, _ in zip(requests, arrays, strict=False):
+            request.wait()
+            outputs.append(torch.from_numpy(request.get_output_tensor(0).data.copy()))
+        return torch.cat(outputs)[:rows]
+
+    return run
+
+
+def _properties() -> dict[str, Any]:
+    cores = _cores()
+    return {
+        "NUM_STREAMS": min(MAX_STREAMS, cores),
+        "INFERENCE_NUM_THREADS": cores,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+
+
+def _batches(build: Build) -> dict[str, int]:
+    streams = min(MAX_STREAMS, _cores())
+    return {TEXT: 1, UNET: max(1, build.unet_batch // streams), DECODER: max(1, build.vae_batch // streams)}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _blob(name: str) -> str:
+    return Path(name).with_suffix(".blob").name
+
+
+BACKEND = OpenVinoBackend()

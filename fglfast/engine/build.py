@@ -1,0 +1,196 @@
+"""Build, cache and open engines. Export once a model, compile once a key, keep only what passed the gate."""
+
+import fcntl
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fglfast.console import note
+from fglfast.engine import backends
+from fglfast.engine.backends import Build
+from fglfast.engine.export import UNET, example_inputs, export
+from fglfast.engine.manifest import Key, Manifest, check_files, device_name, file_hashes, read_manifest
+from fglfast.engine.networks import Networks
+from fglfast.engine.parity import BOUNDS, measure, require
+from fglfast.engine.recipe import Recipe
+from fglfast.errors import BadInputError, FglError
+from fglfast.generator.load import Shapes, load_generator, read_shapes, weights_fingerprint
+from fglfast.text import TextEncoder
+
+GATE_PROMPTS = ("", "t-shirt", "ankle boot, dark plain square", "a photograph")
+AUTO_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A compiled engine, open and checked.
+
+    Attributes:
+        folder: where it lies; the folder's name is the key.
+        manifest: what it was built from and how equal it is.
+        shapes: sizes of latents and text.
+        networks: its three networks.
+        model: the diffusers directory it came from.
+        cached: whether it was found rather than built.
+    """
+
+    folder: Path
+    manifest: Manifest
+    shapes: Shapes
+    networks: Networks
+    model: Path
+    cached: bool
+
+    @property
+    def key(self) -> str:
+        """The engine's name."""
+        return self.folder.name
+
+
+def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
+    """Open the engine of a recipe, building it first if it is not there.
+
+    Args:
+        recipe: what to build; with backend "auto" every installed backend is built and the fastest kept open.
+        model: the diffusers directory.
+        engines: folder that holds engines by key.
+
+    Raises:
+        MissingExtraError: the backend is not installed.
+        FglError: the parity gate refused; nothing is left behind.
+    """
+    if recipe.backend == "auto":
+        return _fastest([_build_one(recipe, name, model, engines) for name in backends.installed()])
+    return _build_one(recipe, recipe.backend, model, engines)
+
+
+def seconds_per_pass(engine: Engine, rounds: int = AUTO_ROUNDS) -> float:
+    """Median seconds of one UNet pass at the engine's own batch, after one to warm up."""
+    inputs = tuple(example_inputs(engine.shapes, engine.manifest.key.build.unet_batch)[UNET].values())
+    engine.networks.denoise(*inputs)
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        engine.networks.denoise(*inputs)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def _fastest(engines: list[Engine]) -> Engine:
+    seconds = {engine.manifest.key.build.backend: seconds_per_pass(engine) for engine in engines}
+    best = min(engines, key=lambda engine: seconds[engine.manifest.key.build.backend])
+    told = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in sorted(seconds.items(), key=lambda x: x[1]))
+    rows = best.manifest.key.build.unet_batch
+    note(
+        f"backend {best.manifest.key.build.backend}: fastest of those installed (one UNet pass of {rows} rows: {told})"
+    )
+    return best
+
+
+def _build_one(recipe: Recipe, backend_name: str, model: Path, engines: Path) -> Engine:
+    backend = backends.find_backend(backend_name)
+    build = Build(backend=backend_name, **recipe.model_dump(include=set(Build.model_fields) - {"backend"}))
+    weights = weights_fingerprint(model)
+    key = Key(weights=weights, build=build, versions=backends.versions(backend), device=device_name())
+    folder, shapes = engines / key.digest(), read_shapes(model, recipe.image_size)
+    onnx = engines / f"onnx-{_export_key(key)}"
+    _writable(engines)
+    with _locked(engines / f".{folder.name}.lock"):
+        manifest = _cached(folder)
+        if manifest is None:
+            if backend.needs_onnx:
+                _export(model, shapes, onnx)
+            _compile(key, model, shapes, onnx, folder)
+    built = manifest is None
+    manifest = manifest or read_manifest(folder)
+    return Engine(folder, manifest, shapes, backend.load(build, shapes, model, folder), model, cached=not built)
+
+
+def _cached(folder: Path) -> Manifest | None:
+    """The manifest of a sound engine; one that is damaged is said to be, and removed."""
+    if not folder.exists():
+        return None
+    try:
+        manifest = read_manifest(folder)
+        check_files(folder, manifest)
+    except BadInputError as error:
+        note(f"rebuilding: {error.message}")
+        shutil.rmtree(folder)
+        return None
+    return manifest
+
+
+def _export_key(key: Key) -> str:
+    """Of the key, what the ONNX files depend on."""
+    versions = {name: key.versions[name] for name in ("torch", "diffusers", "transformers", "onnx", "onnxscript")}
+    size = key.build.image_size
+    plain = Build(backend="onnx", precision="float32", image_size=size, unet_batch=0, vae_batch=0)
+    return Key(weights=key.weights, build=plain, versions=versions, device="any").digest()
+
+
+def _export(model: Path, shapes: Shapes, onnx: Path) -> None:
+    with _locked(onnx.with_name(f".{onnx.name}.lock")):
+        if onnx.exists():
+            return
+        note(f"exporting {model.name} to ONNX")
+        with _finished_folder(onnx) as temporary:
+            export(load_generator(model), shapes, temporary)
+
+
+def _compile(key: Key, model: Path, shapes: Shapes, onnx: Path, folder: Path) -> None:
+    started = time.monotonic()
+    name = key.build.backend
+    backend = backends.find_backend(name)
+    note(f"building engine {folder.name} ({name}, {key.build.precision})")
+    with _finished_folder(folder) as temporary:
+        backend.compile(key.build, shapes, onnx, temporary)
+        networks = backend.load(key.build, shapes, model, temporary)
+        tokens = torch.from_numpy(TextEncoder.load(model).tokenize(GATE_PROMPTS)).long()
+        parity = measure(networks, load_generator(model), shapes, tokens, BOUNDS[key.build.precision])
+        require(parity, f"engine {folder.name} ({name})")
+        Manifest(
+            key=key,
+            model=str(model),
+            parity=parity,
+            files=file_hashes(temporary),
+            seconds=round(time.monotonic() - started, 2),
+        ).save(temporary)
+
+
+@contextmanager
+def _finished_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` only if the block succeeds."""
+    for stale in folder.parent.glob(f".{folder.name}.building-*"):
+        shutil.rmtree(stale, ignore_errors=True)  # a killed builder's; the lock says nobody else is at it
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.building-", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, so that two builders of one key take turns."""
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _writable(engines: Path) -> None:
+    try:
+        engines.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=engines).close()
+    except OSError as error:
+        raise FglError(
+            f"{engines}: cannot be written ({error.strerror})", "choose another folder with --engines"
+        ) from error

@@ -1,0 +1,116 @@
+"""The key of an engine and the manifest beside it. Knows nothing of how an engine is made."""
+
+import hashlib
+import json
+import os
+import platform
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from fglfast.config import Settings, first_problem
+from fglfast.engine.backends import Build
+from fglfast.engine.parity import Parity
+from fglfast.errors import BadInputError
+
+FILE = "manifest.json"
+FORMAT_VERSION = 1
+MAX_BYTES = 1 << 20
+
+
+class Key(Settings):
+    """Everything that, if changed, makes another engine."""
+
+    format_version: int = FORMAT_VERSION
+    weights: str
+    build: Build
+    versions: dict[str, str]
+    device: str
+
+    def digest(self) -> str:
+        """The engine's name: the first 16 hex digits of the key's sha256."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+class Manifest(Settings):
+    """What is written beside a finished engine.
+
+    Attributes:
+        key: what the engine was built from.
+        model: the model folder it came from, for people.
+        parity: what the gate measured.
+        files: sha256 of every other file in the engine's folder.
+        seconds: what export, compilation and the gate took.
+    """
+
+    key: Key
+    model: str
+    parity: Parity
+    files: dict[str, str]
+    seconds: float
+
+    def save(self, engine: Path) -> None:
+        """Write the manifest; it is the last file of an engine."""
+        (engine / FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_manifest(engine: Path) -> Manifest:
+    """Read and check the manifest of an engine's folder.
+
+    Raises:
+        BadInputError: missing, too large, malformed, or its key is not the folder's name.
+    """
+    path = engine / FILE
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BadInputError(f"{path}: larger than {MAX_BYTES} bytes", "delete the engine's folder")
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BadInputError(
+            f"{engine}: not an engine ({error.strerror})", "build it with fglfast build-engine"
+        ) from error
+    except ValidationError as error:
+        raise BadInputError(
+            f"{path}: {first_problem(error)}", "delete the engine's folder and build it again"
+        ) from error
+    if manifest.key.digest() != engine.name:
+        raise BadInputError(f"{path}: its key {manifest.key.digest()} is not the folder's name", "build it again")
+    return manifest
+
+
+def check_files(engine: Path, manifest: Manifest) -> None:
+    """Compare every file with the manifest.
+
+    Raises:
+        BadInputError: a file is missing, added or changed.
+    """
+    found = file_hashes(engine)
+    for name in sorted(found.keys() | manifest.files.keys()):
+        if found.get(name) != manifest.files.get(name):
+            raise BadInputError(f"{engine / name}: missing or changed since the engine was built", "build it again")
+
+
+def file_hashes(engine: Path) -> dict[str, str]:
+    """sha256 of every file below an engine's folder but the manifest, by relative name."""
+    hashes = {}
+    for path in sorted(engine.rglob("*")):
+        if path.is_file() and path.name != FILE:
+            with path.open("rb") as stream:
+                hashes[path.relative_to(engine).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashes
+
+
+def device_name() -> str:
+    """What the engine is compiled for: the GPU, or the processor and the cores this process may use."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()} x{torch.cuda.device_count()}"
+    return f"{_processor()}, {len(os.sched_getaffinity(0))} cores"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,146 @@
+"""The modules of `mini`, in the diffusers StableDiffusion layout. Knows nothing of training.
+
+Sizes are chosen for two things at once: at most 16 MB in float16, and most of the arithmetic in wide
+convolutions and matrix products at 8x8 and 4x4, where a CPU runs nearest to its peak.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from fglfast.config import Settings
+
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+class MiniSettings(Settings):
+    """Sizes of a small text-to-image model; channels must be multiples of 16."""
+
+    image_size: int = 32
+    latent_channels: int = 8
+    vae_channels: tuple[int, int, int] = (16, 32, 64)
+    unet_channels: tuple[int, int] = (128, 160)
+    text_width: int = 64
+    text_layers: int = 2
+    max_tokens: int = 16
+
+    @property
+    def latent_size(self) -> int:
+        """Height and width of the latents: the VAE halves the image twice."""
+        return self.image_size // 4
+
+
+def build_vae(settings: MiniSettings) -> AutoencoderKL:
+    """A KL autoencoder with a factor-4 latent: [B,3,S,S] in [-1,1] <-> [B,C,S/4,S/4]."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=settings.vae_channels,
+        layers_per_block=1,
+        latent_channels=settings.latent_channels,
+        norm_num_groups=8,
+        sample_size=settings.image_size,
+        mid_block_add_attention=False,
+    ).to(memory_format=torch.channels_last)
+
+
+def build_unet(settings: MiniSettings) -> UNet2DConditionModel:
+    """The velocity network: cross-attention at the latents' full size, plain residual blocks below."""
+    return UNet2DConditionModel(
+        sample_size=settings.latent_size,
+        in_channels=settings.latent_channels,
+        out_channels=settings.latent_channels,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=settings.unet_channels,
+        layers_per_block=1,
+        cross_attention_dim=settings.text_width,
+        attention_head_dim=32,
+        norm_num_groups=16,
+    ).to(memory_format=torch.channels_last)
+
+
+def build_text_encoder(settings: MiniSettings, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A small CLIP text transformer, trained together with the UNet."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=settings.text_width,
+            intermediate_size=4 * settings.text_width,
+            num_hidden_layers=settings.text_layers,
+            num_attention_heads=4,
+            max_position_embeddings=settings.max_tokens,
+            projection_dim=settings.text_width,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_tokenizer(captions: Iterable[str], max_tokens: int) -> CLIPTokenizer:
+    """Learn CLIP's byte-pair encoding from captions: their words become one token each.
+
+    Every byte is in the vocabulary, so any other text still encodes, in more tokens.
+    """
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=EOS))
+    bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(CLIP_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096,
+        special_tokens=[BOS, EOS] + [f"{letter}</w>" for letter in alphabet],
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    bpe.train_from_iterator(captions, trainer)
+    with TemporaryDirectory() as folder:
+        vocabulary, merges = bpe.model.save(folder)
+        return CLIPTokenizer(
+            vocab=vocabulary,
+            merges=merges,
+            bos_token=BOS,
+            eos_token=EOS,
+            unk_token=EOS,
+            pad_token=EOS,
+            model_max_length=max_tokens,
+        )
+
+
+def build_scheduler() -> DPMSolverMultistepScheduler:
+    """DPM-Solver++(2M) over the linear flow path x_t = (1-t) x0 + t e, timesteps 1000 t."""
+    return DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0, num_train_timesteps=1000
+    )
+
+
+def save_pipeline(
+    folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer
+) -> None:
+    """Write the float16 weights as a folder that `StableDiffusionPipeline.from_pretrained` loads."""
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    vae.to(torch.float16)
+    unet.to(torch.float16)  # the text encoder stays float32: transformers would load it as it was saved
+    pipeline.save_pretrained(folder, safe_serialization=True)

@@ -1,0 +1,1 @@
+"""Engine and payloads to a labelled synthetic data set."""

@@ -1,0 +1,149 @@
+"""Which image, which class, which embedding row, which seed; what is left to do. Knows no model.
+
+A plan is arithmetic, not a list: a million images cost a few arrays as long as the payload rows.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fglfast.errors import BadInputError
+from fglfast.payload import Merged
+from fglfast.synthesis.shards import shard_name
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Item:
+    """The identity of an image: (plan seed, class, embedding row, ordinal)."""
+
+    index: int
+    label: int
+    row: int
+    ordinal: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A deterministic assignment of images to classes, rows and shards.
+
+    Attributes:
+        class_names: names of all classes.
+        present: classes that some client has a row for, ascending [P].
+        images_per_class: images of each present class.
+        seed: plan seed; any unsigned 64-bit integer.
+        shard_size: images a shard, but for the last.
+        row_of_class: for each present class its rows, ascending.
+        until_row: for each present class, at what count within the class each of its rows ends.
+        content: sha256 of all that decides the images besides the above.
+    """
+
+    class_names: tuple[str, ...]
+    present: Ints
+    images_per_class: int
+    seed: int
+    shard_size: int
+    row_of_class: tuple[Ints, ...]
+    until_row: tuple[Ints, ...]
+    content: str
+
+    @property
+    def images(self) -> int:
+        """Number of images in the plan."""
+        return len(self.present) * self.images_per_class
+
+    @property
+    def shards(self) -> int:
+        """Number of shards in the plan."""
+        return -(-self.images // self.shard_size)
+
+    def shard(self, number: int) -> list[Item]:
+        """The images of one shard; classes alternate, so every shard is balanced."""
+        start = number * self.shard_size
+        return [self.item(index) for index in range(start, start + self.size(number))]
+
+    def size(self, number: int) -> int:
+        """Images of one shard."""
+        return min(self.shard_size, self.images - number * self.shard_size)
+
+    def item(self, index: int) -> Item:
+        """The identity of the image at a position of the plan."""
+        within, slot = divmod(index, len(self.present))
+        until = self.until_row[slot]
+        position = int(np.searchsorted(until, within, side="right"))
+        ordinal = within - (int(until[position - 1]) if position else 0)
+        return Item(index, int(self.present[slot]), int(self.row_of_class[slot][position]), ordinal)
+
+    def digest(self) -> str:
+        """sha256 of the whole plan: two plans with one digest make the same images."""
+        facts = [
+            self.class_names,
+            self.present.tolist(),
+            self.images_per_class,
+            self.seed,
+            self.shard_size,
+            self.content,
+        ]
+        return hashlib.sha256(json.dumps(facts, ensure_ascii=False).encode()).hexdigest()
+
+    def remaining(self, folder: Path, rank: int = 0, world_size: int = 1) -> list[int]:
+        """Shards of this rank that are not in the folder yet; ranks take rank::world_size."""
+        done = {entry.name for entry in folder.glob("*.tar")}
+        return [number for number in range(rank, self.shards, world_size) if shard_name(number) not in done]
+
+
+def make_plan(merged: Merged, images_per_class: int, seed: int, shard_size: int, settings: dict[str, object]) -> Plan:
+    """Balance the classes, and share each among its rows in proportion to their counts.
+
+    Args:
+        merged: the payload rows of all clients.
+        images_per_class: images of every class that has at least one row.
+        seed: plan seed.
+        shard_size: images a shard.
+        settings: what else decides the images (model weights, steps, guidance, format); must be JSON.
+
+    Raises:
+        BadInputError: the payloads hold no row.
+    """
+    if not len(merged.labels):
+        raise BadInputError("the payloads hold no embedding", "embed at least one image")
+    present = np.unique(merged.labels)
+    rows = tuple(np.flatnonzero(merged.labels == label) for label in present)
+    content = json.dumps([merged.digests, settings], sort_keys=True)
+    return Plan(
+        class_names=merged.class_names,
+        present=present,
+        images_per_class=images_per_class,
+        seed=seed,
+        shard_size=shard_size,
+        row_of_class=rows,
+        until_row=tuple(np.cumsum(allot(images_per_class, merged.counts[of_class])) for of_class in rows),
+        content=hashlib.sha256(content.encode()).hexdigest(),
+    )
+
+
+def allot(total: int, counts: Ints) -> Ints:
+    """Share `total` in proportion to counts by largest remainder (Hamilton); ties go to the first.
+
+    Whole numbers only, in exact arithmetic, so every machine allots alike.
+    """
+    weight = sum(int(count) for count in counts)
+    shares = [divmod(total * int(count), weight) for count in counts]
+    allotted = np.array([whole for whole, _ in shares], dtype=np.int64)
+    order = sorted(range(len(shares)), key=lambda k: -shares[k][1])
+    allotted[order[: total - int(allotted.sum())]] += 1
+    return allotted
+
+
+def starting_noise(seed: int, item: Item, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Standard normal noise [C,H,W] of one image, by counter-based Philox keyed by its identity.
+
+    The same at any batch size, rank count, order or resume (Salmon et al., SC 2011).
+    """
+    bits = np.random.Philox(key=seed, counter=[0, item.label, item.row, item.ordinal])
+    return np.random.Generator(bits).standard_normal(shape, dtype=np.float32)

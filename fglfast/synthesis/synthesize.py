@@ -1,0 +1,241 @@
+"""Engine and payloads to shards: noise, denoise, decode, hand over. Knows nothing of files' insides."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from fglfast.config import Settings
+from fglfast.console import Progress, note
+from fglfast.engine.build import Engine, seconds_per_pass
+from fglfast.engine.networks import Networks
+from fglfast.engine.recipe import Sampling
+from fglfast.errors import BadInputError, FglError
+from fglfast.payload import Merged
+from fglfast.synthesis.folder import claim, locked
+from fglfast.synthesis.plan import Item, Plan, make_plan, starting_noise
+from fglfast.synthesis.sample import Schedule, sample
+from fglfast.synthesis.shards import ImageFormat, shard_name
+from fglfast.synthesis.writer import ShardWriter
+from fglfast.text import TextEncoder, load_prompts, text_fingerprint
+
+
+class SynthesisSettings(Settings):
+    """What decides the images, besides engine and payloads."""
+
+    images_per_class: int = Field(default=500, ge=1, le=10_000_000)
+    seed: int = Field(default=0, ge=0, lt=1 << 64)
+    shard_size: int = Field(default=512, ge=1, le=100_000)
+    image_format: ImageFormat = "png"
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True)
+class SynthesisResult:
+    """What a run of `synthesize` did.
+
+    Attributes:
+        images: images made by this run; those found are not counted.
+        found: images that were there already.
+        seconds: wall time of this run, the engine being loaded.
+        network_seconds: of those, spent inside UNet and VAE.
+        bytes: bytes of the shards written by this run.
+    """
+
+    images: int
+    found: int
+    seconds: float
+    network_seconds: float
+    bytes: int
+
+    @property
+    def network_share(self) -> float:
+        """Share of the wall time spent inside UNet and VAE."""
+        return self.network_seconds / self.seconds if self.seconds else 0.0
+
+
+class Conditioning:
+    """Rows of the merged payloads as text embeddings the denoiser takes."""
+
+    def __init__(self, merged: Merged, engine: Engine) -> None:
+        self.merged, self.encode = merged, engine.networks.encode
+        _check_fit(merged, engine)
+        encoder = TextEncoder.load(engine.model)
+        tokens_1L = torch.from_numpy(encoder.tokenize([load_prompts(engine.model).negative])).long()
+        self.negative_LD = self.encode(tokens_1L)[0]
+
+    def rows(self, rows: Sequence[int]) -> Tensor:
+        """Text embeddings [B,L,D] float32 of payload rows."""
+        if self.merged.embeddings is not None:
+            return torch.from_numpy(self.merged.embeddings[list(rows)].astype(np.float32))
+        assert self.merged.token_ids is not None
+        unique, inverse = np.unique(np.asarray(rows), return_inverse=True)
+        return self.encode(torch.from_numpy(self.merged.token_ids[unique]).long())[torch.from_numpy(inverse)]
+
+
+class Stopwatch:
+    """Networks whose time is counted."""
+
+    def __init__(self, networks: Networks) -> None:
+        self.networks, self.seconds = networks, 0.0
+
+    def denoise(self, latents_BCHW: Tensor, timestep_B: Tensor, text_BLD: Tensor) -> Tensor:
+        """`Networks.denoise`, timed."""
+        started = time.perf_counter()
+        prediction_BCHW = self.networks.denoise(latents_BCHW, timestep_B, text_BLD)
+        self.seconds += time.perf_counter() - started
+        return prediction_BCHW
+
+    def decode(self, latents_BCHW: Tensor) -> Tensor:
+        """`Networks.decode`, timed."""
+        started = time.perf_counter()
+        images_BCHW = self.networks.decode(latents_BCHW)
+        self.seconds += time.perf_counter() - started
+        return images_BCHW
+
+
+def plan_synthesis(engine: Engine, merged: Merged, settings: SynthesisSettings) -> Plan:
+    """The plan of a data set: which images an engine of these weights makes of these payloads."""
+    facts: dict[str, object] = {
+        "weights": engine.manifest.key.weights,
+        "image_size": engine.manifest.key.build.image_size,
+        "image_format": settings.image_format,
+        "sampling": settings.sampling.model_dump(mode="json"),
+    }
+    return make_plan(merged, settings.images_per_class, settings.seed, settings.shard_size, facts)
+
+
+def synthesize(
+    engine: Engine, merged: Merged, settings: SynthesisSettings, out: Path, rank: int = 0, world_size: int = 1
+) -> SynthesisResult:
+    """Make every shard of the plan that is not in `out` yet.
+
+    A kill at any moment costs the open shard only: run it again, and the finished tars are those of an
+    uninterrupted run, byte for byte on the same engine. Batches never cross a shard.
+
+    Raises:
+        UsageError: `out` belongs to another plan, or another run is at work in it.
+        BadInputError: the payloads do not fit the engine.
+        FglError: the disk refused, or the engine made something that is not a number.
+    """
+    plan = plan_synthesis(engine, merged, settings)
+    conditioning = Conditioning(merged, engine)
+    claim(out, _facts(plan, engine, merged, settings))
+    with locked(out, shared=world_size > 1):
+        numbers = plan.remaining(out, rank, world_size)
+        mine = sum(map(plan.size, range(rank, plan.shards, world_size)))
+        todo = sum(map(plan.size, numbers))
+        if todo < mine:
+            note(f"resuming: {mine - todo} of {mine} images are there")
+        watch, started = Stopwatch(engine.networks), time.perf_counter()
+        schedule = Schedule.of_model(engine.model, settings.sampling.steps)
+        batch = _images_per_batch(engine, settings.sampling)
+        with (
+            ShardWriter(settings.image_format, _describer(plan, merged, engine)) as writer,
+            Progress("synthesize", mine, start=mine - todo) as progress,
+        ):
+            for number in numbers:
+                items = plan.shard(number)
+                for start in range(0, len(items), batch):
+                    part = items[start : start + batch]
+                    writer.add(part, _draw(part, plan, conditioning, watch, schedule, engine, settings.sampling))
+                    progress.advance(len(part))
+                writer.finish_shard(out / shard_name(number))
+        seconds = time.perf_counter() - started
+    return SynthesisResult(todo, mine - todo, seconds, watch.seconds, writer.bytes)
+
+
+def estimate(engine: Engine, merged: Merged, settings: SynthesisSettings, out: Path) -> dict[str, Any]:
+    """What `synthesize` would do: images, shards, bytes (of raw pixels, an upper bound for PNG) and seconds."""
+    plan = plan_synthesis(engine, merged, settings)
+    left = sum(map(plan.size, plan.remaining(out)))
+    batches = -(-left // _images_per_batch(engine, settings.sampling))
+    side = engine.manifest.key.build.image_size
+    return {
+        "plan": plan.digest(),
+        "classes": len(plan.present),
+        "images": plan.images,
+        "images_left": left,
+        "shards": plan.shards,
+        "bytes_at_most": left * (3 * side * side + 3 * 512),
+        "seconds": round(batches * settings.sampling.steps * seconds_per_pass(engine), 1),
+    }
+
+
+def _draw(
+    items: Sequence[Item],
+    plan: Plan,
+    conditioning: Conditioning,
+    watch: Stopwatch,
+    schedule: Schedule,
+    engine: Engine,
+    sampling: Sampling,
+) -> NDArray[np.uint8]:
+    """Draw the images of some items: uint8 [B,S,S,3]."""
+    noise_BCHW = torch.from_numpy(np.stack([starting_noise(plan.seed, item, engine.shapes.latent) for item in items]))
+    text_BLD = conditioning.rows([item.row for item in items])
+    negative_LD = conditioning.negative_LD
+    latents_BCHW = sample(watch.denoise, noise_BCHW, text_BLD, negative_LD, schedule, sampling.guidance_scale)
+    images_BCHW = watch.decode(latents_BCHW)
+    if not bool(torch.isfinite(images_BCHW).all()):
+        raise FglError(f"engine {engine.key} made an image that is not a number", "build it with another backend")
+    pixels_BCHW = images_BCHW.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    return pixels_BCHW.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _images_per_batch(engine: Engine, sampling: Sampling) -> int:
+    rows = engine.manifest.key.build.unet_batch
+    return rows if sampling.guidance_scale == 1.0 else max(1, rows // 2)
+
+
+def _check_fit(merged: Merged, engine: Engine) -> None:
+    fingerprint = text_fingerprint(engine.model)
+    if merged.text_encoder != fingerprint:
+        raise BadInputError(
+            f"the payloads come from text encoder {merged.text_encoder[:16]}, the engine's is {fingerprint[:16]}",
+            f"embed again with --model {engine.model.name}",
+        )
+    length, width = engine.shapes.text_length, engine.shapes.text_width
+    expected = (length, width) if merged.embeddings is not None else (length,)
+    found = (merged.embeddings if merged.embeddings is not None else merged.token_ids).shape[1:]  # type: ignore[union-attr]
+    if found != expected:
+        raise BadInputError(f"payload rows have shape {found}, the engine takes {expected}", "embed with its model")
+
+
+def _facts(plan: Plan, engine: Engine, merged: Merged, settings: SynthesisSettings) -> dict[str, Any]:
+    """What `dataset.json` says: the same for the same plan, whenever and wherever it is made."""
+    return {
+        "plan": plan.digest(),
+        "class_names": list(plan.class_names),
+        "images": plan.images,
+        "shards": plan.shards,
+        "image_size": engine.manifest.key.build.image_size,
+        "model": engine.model.name,
+        "weights": engine.manifest.key.weights,
+        "clients": list(merged.clients),
+        "payloads": list(merged.digests),
+        **settings.model_dump(mode="json"),
+    }
+
+
+def _describer(plan: Plan, merged: Merged, engine: Engine):  # type: ignore[no-untyped-def]
+    def describe(item: Item) -> dict[str, object]:
+        client = int(merged.row_client[item.row])
+        return {
+            "class": item.label,
+            "row": item.row,
+            "ordinal": item.ordinal,
+            "seed": plan.seed,
+            "client": merged.clients[client],
+            "payload": merged.digests[client],
+            "engine": engine.key,
+        }
+
+    return describe

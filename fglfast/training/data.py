@@ -1,0 +1,233 @@
+"""A synthetic data set on disk: its description, its index and its images. Knows no model.
+
+The folder holds `dataset.json` and WebDataset shards `train-000000.tar`, ... with the members KEY.png or
+KEY.webp, KEY.cls (the label as text) and KEY.json. Nothing is unpacked: the tar headers are read once,
+the images are then read at their offsets.
+"""
+
+import io
+import os
+import re
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fglfast.config import first_problem
+from fglfast.errors import BadInputError, IncompleteError
+
+FORMAT_VERSION = 1
+MEMORY_LIMIT = 2 * 2**30
+MEMBER_LIMIT = 64 * 2**20
+MEMBER_NAME = re.compile(r"([\w-]+)\.(png|webp|cls|json)", re.ASCII)
+RESUME_HINT = "synthesize is not finished: run it again, it goes on where it stopped."
+
+Rows = NDArray[np.int64]
+
+
+class Description(BaseModel):
+    """What `dataset.json` says of a synthetic data set; other keys are for others."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format_version: int
+    class_names: tuple[str, ...] = Field(min_length=1)
+    image_size: int = Field(ge=1, le=8192)
+    plan: str = Field(min_length=1)
+    images: int = Field(ge=1)
+    shards: int = Field(ge=1)
+
+    @field_validator("class_names")
+    @classmethod
+    def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) != len(names):
+            raise ValueError("class names repeat")
+        return names
+
+
+def read_description(folder: Path) -> Description:
+    """Read and check `dataset.json`.
+
+    Raises:
+        BadInputError: it is missing, of another version or not as it must be.
+    """
+    path = folder / "dataset.json"
+    try:
+        description = Description.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BadInputError(
+            f"{folder} is not a synthetic data set: {path} cannot be read", "Name a folder written by synthesize."
+        ) from error
+    except ValidationError as error:
+        raise BadInputError(f"{path}: {first_problem(error)}", "Write the folder anew with synthesize.") from error
+    if description.format_version != FORMAT_VERSION:
+        raise BadInputError(
+            f"{path} has format version {description.format_version}, this program reads {FORMAT_VERSION}",
+            "Write the folder anew with this version's synthesize.",
+        )
+    return description
+
+
+@dataclass(frozen=True)
+class Index:
+    """Where every image lies.
+
+    Attributes:
+        paths: the shards, in order.
+        shards: [N] which shard.
+        offsets: [N] first byte of the encoded image in it.
+        sizes: [N] its length in bytes.
+        labels: [N] its class.
+    """
+
+    paths: tuple[Path, ...]
+    shards: Rows
+    offsets: Rows
+    sizes: Rows
+    labels: Rows
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def read_index(folder: Path, description: Description) -> Index:
+    """Read the headers of all shards.
+
+    Raises:
+        IncompleteError: shards are missing.
+        BadInputError: a shard is damaged, holds what it must not, or a label is out of range.
+    """
+    paths = tuple(folder / f"train-{number:06d}.tar" for number in range(description.shards))
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise IncompleteError(f"{folder} lacks {len(missing)} of {len(paths)} shards, first {missing[0]}", RESUME_HINT)
+    surplus = sorted(set(folder.glob("train-*.tar")) - set(paths))
+    if surplus:
+        raise BadInputError(
+            f"{folder} holds {surplus[0].name}, but dataset.json knows {len(paths)} shards",
+            "Remove what does not belong, or write the folder anew with synthesize.",
+        )
+    rows = [(number, *row) for number, path in enumerate(paths) for row in _shard_rows(path)]
+    if len(rows) != description.images:
+        raise BadInputError(
+            f"{folder} holds {len(rows)} images, but dataset.json says {description.images}",
+            "Write the folder anew with synthesize.",
+        )
+    shards, offsets, sizes, labels = np.array(rows, dtype=np.int64).T
+    if labels.min() < 0 or labels.max() >= len(description.class_names):
+        wrong = int(np.flatnonzero((labels < 0) | (labels >= len(description.class_names)))[0])
+        raise BadInputError(
+            f"{paths[shards[wrong]]}: label {labels[wrong]} at byte {offsets[wrong]}, "
+            f"but there are {len(description.class_names)} classes"
+        )
+    return Index(paths, shards, offsets, sizes, labels)
+
+
+def _shard_rows(path: Path) -> list[tuple[int, int, int]]:
+    """(offset, size, label) of every image of one shard, in the order of its members."""
+    images: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                key, kind = _checked_name(path, member)
+                known: dict[str, tuple[int, int]] | dict[str, int] = labels if kind == "cls" else images
+                if kind != "json" and key in known:
+                    raise BadInputError(f"{path}: {member.name} is there twice")
+                if kind == "cls":
+                    stream = tar.extractfile(member)
+                    labels[key] = _label(path, member.name, stream.read(32) if stream else b"")
+                elif kind != "json":
+                    images[key] = (member.offset_data, member.size)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise BadInputError(
+            f"{path} is damaged: {error}", "Delete this shard and run synthesize again: it writes only what is missing."
+        ) from error
+    lonely = sorted(images.keys() ^ labels.keys())
+    if lonely:
+        raise BadInputError(f"{path}: {lonely[0]} has no {'label' if lonely[0] in images else 'image'}")
+    return [(*place, labels[key]) for key, place in images.items()]
+
+
+def _checked_name(path: Path, member: tarfile.TarInfo) -> tuple[str, str]:
+    match = MEMBER_NAME.fullmatch(member.name)
+    if not member.isreg() or match is None:
+        raise BadInputError(f"{path} holds {member.name!r}, which is no image, label or description")
+    if member.size > MEMBER_LIMIT:
+        raise BadInputError(f"{path}: {member.name} has {member.size} bytes, at most {MEMBER_LIMIT} are read")
+    return match[1], match[2]
+
+
+def _label(path: Path, name: str, text: bytes) -> int:
+    if not re.fullmatch(rb"\d{1,9}\s*", text):
+        raise BadInputError(f"{path}: {name} is not a label: {text!r}")
+    return int(text)
+
+
+class SyntheticImages(Dataset[Tensor]):
+    """The images of an index as uint8 [3, S, S], resized bicubically; kept decoded when they all fit.
+
+    Args:
+        index: where they lie.
+        native_size: side in pixels every stored image must have.
+        image_size: S, the side they are resized to.
+        memory_limit: bytes the decoded images may take; above it they are decoded each time.
+    """
+
+    def __init__(self, index: Index, native_size: int, image_size: int, memory_limit: int = MEMORY_LIMIT) -> None:
+        self.index, self.native_size, self.image_size = index, native_size, image_size
+        self.in_memory = len(index) * 3 * image_size**2 <= memory_limit
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, row: int) -> Tensor:
+        return self._kept[row] if self.in_memory else self._decode(row)
+
+    def __getitems__(self, rows: list[int]) -> Tensor:
+        """The batch [B, 3, S, S] of these rows."""
+        return self._kept[rows] if self.in_memory else torch.stack([self._decode(row) for row in rows])
+
+    @cached_property
+    def _kept(self) -> Tensor:
+        images_N3SS = torch.empty(len(self), 3, self.image_size, self.image_size, dtype=torch.uint8)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for row, image in enumerate(pool.map(self._decode, range(len(self)))):
+                images_N3SS[row] = image
+        return images_N3SS
+
+    def _decode(self, row: int) -> Tensor:
+        """Read and decode one image; raises BadInputError for one that is not as dataset.json promises."""
+        path, offset = self.index.paths[self.index.shards[row]], int(self.index.offsets[row])
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                content = os.pread(descriptor, int(self.index.sizes[row]), offset)
+            finally:
+                os.close(descriptor)
+            rgb = _rgb(content, self.native_size)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise BadInputError(
+                f"{path}: the image at byte {offset} cannot be used: {error}",
+                "Delete this shard and run synthesize again: it writes only what is missing.",
+            ) from error
+        if rgb.size != (self.image_size, self.image_size):
+            rgb = rgb.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+
+
+def _rgb(content: bytes, size: int) -> Image.Image:
+    """Decode PNG or WebP; the size is checked before any pixel is decoded."""
+    with Image.open(io.BytesIO(content), formats=("PNG", "WEBP")) as image:
+        if image.size != (size, size):
+            raise ValueError(f"it is {image.size[0]}x{image.size[1]}, not {size}x{size}")
+        return image.convert("RGB")

@@ -1,0 +1,140 @@
+"""The global model judged on labelled images. Knows no training: any saved image classifier will do."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torchmetrics.classification import MulticlassCalibrationError, MulticlassConfusionMatrix
+from transformers import AutoModelForImageClassification
+
+from fglfast.config import Settings
+from fglfast.console import Progress
+from fglfast.errors import BadInputError
+from fglfast.training.augment import normalise
+
+if TYPE_CHECKING:
+    from fglfast.dataset import LabelledImages
+
+MODEL_HINT = "Name a folder written by train."
+
+
+class ClassResult(Settings):
+    """One class: how many of its `n` images were recognised; no accuracy without images."""
+
+    accuracy: float | None
+    n: int
+
+
+class Evaluation(Settings):
+    """How well a model names labelled images.
+
+    Attributes:
+        accuracy: share of images named rightly.
+        n: images judged.
+        loss: mean cross entropy in nats.
+        ece: expected calibration error over 15 bins of confidence (arXiv 1706.04599).
+        class_names: the model's classes, in the order of `confusion`.
+        per_class: result of every class of the model.
+        confusion: images by true class (rows) and named class (columns).
+    """
+
+    accuracy: float
+    n: int
+    loss: float
+    ece: float
+    class_names: tuple[str, ...]
+    per_class: dict[str, ClassResult]
+    confusion: tuple[tuple[int, ...], ...]
+
+
+def evaluate(model_dir: Path, dataset: "LabelledImages", batch_size: int = 256) -> Evaluation:
+    """Judge a saved classifier; classes are matched by name, whatever their order.
+
+    Args:
+        model_dir: folder with config.json, preprocessor_config.json and model.safetensors.
+        dataset: the labelled images.
+        batch_size: images judged at once.
+
+    Raises:
+        BadInputError: the folder holds no such model, the model expects another normalisation, the data has
+            a class the model does not know, or no images.
+    """
+    if len(dataset) == 0:
+        raise BadInputError("there are no images to evaluate on", "Name a data set with labelled images.")
+    size, (model, names) = _image_size(model_dir), _load(model_dir)
+    labels = torch.from_numpy(_translate(dataset, names))
+    logits = torch.cat(list(_logits(model, dataset, size, batch_size)))
+    confusion = MulticlassConfusionMatrix(len(names))(logits, labels)
+    rights, totals = confusion.diagonal().tolist(), confusion.sum(1).tolist()
+    return Evaluation(
+        accuracy=sum(rights) / len(labels),
+        n=len(labels),
+        loss=cross_entropy(logits, labels).item(),
+        ece=MulticlassCalibrationError(len(names), n_bins=15, norm="l1")(logits, labels).item(),
+        class_names=names,
+        per_class={
+            name: ClassResult(accuracy=right / total if total else None, n=total)
+            for name, right, total in zip(names, rights, totals, strict=True)
+        },
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+    )
+
+
+@torch.inference_mode()
+def _logits(model: Any, dataset: "LabelledImages", size: int, batch_size: int) -> Iterator[Tensor]:
+    """Logits [B, classes] in float32 on the CPU, batch by batch."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(device, memory_format=torch.channels_last).eval()
+    with Progress("evaluate", total=len(dataset)) as progress:
+        for start in range(0, len(dataset), batch_size):
+            rows = range(start, min(start + batch_size, len(dataset)))
+            images_BHWC = torch.from_numpy(np.stack([dataset.pixels(row, size) for row in rows]))
+            images = normalise(images_BHWC.to(device)).permute(0, 3, 1, 2)
+            yield model(pixel_values=images).logits.float().cpu()
+            progress.advance(len(rows))
+
+
+def _load(model_dir: Path) -> tuple[Any, tuple[str, ...]]:
+    load: Any = AutoModelForImageClassification.from_pretrained
+    try:
+        model = load(str(model_dir), local_files_only=True, use_safetensors=True, trust_remote_code=False)
+        names = tuple(model.config.id2label[label] for label in range(model.config.num_labels))
+    except Exception as error:  # transformers raises what each of its readers raises
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInputError(f"{model_dir} holds no image classifier: {reason}", MODEL_HINT) from error
+    return model, names
+
+
+def _image_size(model_dir: Path) -> int:
+    """Side in pixels of the images the model was trained at."""
+    path = model_dir / "preprocessor_config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        height, width = content["size"]["height"], content["size"]["width"]
+        scaling = (content["image_mean"], content["image_std"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInputError(
+            f"{model_dir} holds no image classifier: {path.name} is missing or has no size", MODEL_HINT
+        ) from error
+    if not isinstance(height, int) or height < 1 or height != width:
+        raise BadInputError(f"{path}: images of {height!r} by {width!r} pixels are not square", MODEL_HINT)
+    if scaling != ([0.5] * 3, [0.5] * 3):
+        raise BadInputError(f"{path}: the model expects images scaled otherwise than to -1..1", MODEL_HINT)
+    return height
+
+
+def _translate(dataset: "LabelledImages", names: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The data's labels as the model numbers the classes of the same names."""
+    unknown = [name for name in dataset.class_names if name not in names]
+    if unknown:
+        raise BadInputError(
+            f"the model does not know {len(unknown)} of the data's classes: {', '.join(unknown[:10])}",
+            f"It knows {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}.",
+        )
+    table = np.array([names.index(name) for name in dataset.class_names], dtype=np.int64)
+    return table[np.asarray(dataset.labels, dtype=np.int64)]

@@ -1,0 +1,98 @@
+"""The global model: build one from a name or a config file, save it for plain transformers. Knows no data."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel, ResNetConfig
+
+from fglfast.errors import UsageError
+from fglfast.files import write_atomic
+from fglfast.training.settings import ARCHITECTURES, check_arch
+
+
+def build_model(arch: str, class_names: Sequence[str]) -> PreTrainedModel:
+    """Build an image classifier with fresh weights, drawn from torch's global generator.
+
+    Args:
+        arch: one of `ARCHITECTURES` (He et al., arXiv 1512.03385), or the path of a JSON file that holds
+            any transformers image-classification config. No code from outside is ever run.
+        class_names: the classes, in the order of their labels.
+
+    Raises:
+        UsageError: the name is unknown, or the file is not a usable config.
+    """
+    labels: dict[str, Any] = {
+        "id2label": dict(enumerate(class_names)),
+        "label2id": {name: i for i, name in enumerate(class_names)},
+    }
+    check_arch(arch)
+    if arch in ARCHITECTURES:
+        config = ResNetConfig(**ARCHITECTURES[arch], **labels)
+    else:
+        config = _config_from_file(Path(arch), labels)
+    try:
+        build: Any = AutoModelForImageClassification.from_config
+        model: PreTrainedModel = build(config, trust_remote_code=False)
+    except Exception as error:  # whatever the config's own model raises at sizes that do not fit together
+        message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(f"no image classifier can be built from {arch}: {message}") from error
+    return model
+
+
+def save_model(model: PreTrainedModel, folder: Path, image_size: int) -> None:
+    """Write the folder that `from_pretrained` and `pipeline("image-classification")` load, weights last.
+
+    Every file is written under a temporary name and renamed, so `model.safetensors` is never half there.
+
+    Args:
+        model: the classifier.
+        folder: made if missing.
+        image_size: side in pixels the classifier was trained at.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.architectures = [type(model).__name__]
+    write_atomic(folder / "config.json", model.config.to_json_string())
+    write_atomic(folder / "preprocessor_config.json", json.dumps(processor_config(image_size), indent=2) + "\n")
+    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    write_atomic(folder / "model.safetensors", safetensors.torch.save(weights, metadata={"format": "pt"}))
+
+
+def processor_config(image_size: int) -> dict[str, Any]:
+    """The image processor as transformers spells it: bicubic resize, then x / 127.5 - 1."""
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": image_size, "width": image_size},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "do_convert_rgb": True,
+    }
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Optimiser groups: matrices and kernels decay, biases and normalisation (one dimension) do not."""
+    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _config_from_file(path: Path, labels: dict[str, Any]) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content = {key: value for key, value in content.items() if key not in ("auto_map", "num_labels", *labels)}
+        config = AutoConfig.for_model(content.pop("model_type"), **content, **labels)
+    except KeyError as error:
+        raise UsageError(f"{path} has no model_type", "Use a transformers config.json of a classifier.") from error
+    except Exception as error:  # transformers validates each config in its own way
+        raise UsageError(f"{path} is not a model config: {error}", "Use a transformers config.json.") from error
+    if getattr(config, "num_channels", 3) != 3:
+        raise UsageError(f"{path} asks for {config.num_channels} channels", "Images are RGB: set num_channels to 3.")
+    return config

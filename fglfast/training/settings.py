@@ -1,0 +1,213 @@
+"""What a training run is asked for and what it answers. Knows no torch: reading it costs nothing."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from fglfast.config import Settings
+from fglfast.errors import UsageError
+
+WIDTHS = (64, 128, 256, 512)
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    # Four basic blocks at half the usual width: 1.2 million weights, for demonstrations on a CPU.
+    "resnet10-narrow": {
+        "layer_type": "basic",
+        "depths": (1, 1, 1, 1),
+        "embedding_size": 32,
+        "hidden_sizes": tuple(w // 2 for w in WIDTHS),
+    },
+    "resnet18": {"layer_type": "basic", "depths": (2, 2, 2, 2), "hidden_sizes": WIDTHS},
+    "resnet34": {"layer_type": "basic", "depths": (3, 4, 6, 3), "hidden_sizes": WIDTHS},
+    "resnet50": {"layer_type": "bottleneck", "depths": (3, 4, 6, 3), "hidden_sizes": tuple(4 * w for w in WIDTHS)},
+}
+BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu")
+
+
+class TrainSettings(Settings):
+    """How the global model is trained; the defaults are for a few thousand small synthetic images.
+
+    Attributes:
+        arch: name of a built-in architecture, or path of a JSON image-classification config.
+        epochs: passes over the synthetic images.
+        batch_size: images a step, over all processes.
+        optimizer: torch optimiser; a DeepSpeed file with an `optimizer` section overrules it.
+        learning_rate: peak of the schedule.
+        weight_decay: on weights only, never on biases or normalisation.
+        label_smoothing: share of the target spread over all classes.
+        warmup_share: share of all steps in which the rate rises linearly; then a cosine to zero.
+        seed: of weights, order, augmentation and the held-out images.
+        validation_share: part of the *synthetic* images held out, at least one a class; 0 for none.
+        image_size: side in pixels the images are resized to (bicubic); None for their own.
+        crop_padding: pixels a random crop may move; None for a sixteenth of the side.
+        flip: mirror half of the images; off for classes that are not symmetric, such as digits.
+        erasing: chance that a rectangle of an image is blanked.
+        channels_last: memory format of the images; the layers follow it.
+        deepspeed: path of a DeepSpeed JSON file, merged over the built-in configuration.
+        checkpoint_seconds: time between checkpoints, beside the one after every epoch.
+    """
+
+    arch: str = "resnet18"
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(128, ge=2)
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    warmup_share: float = Field(0.1, ge=0, lt=1)
+    seed: int = Field(0, ge=0)
+    validation_share: float = Field(0.05, ge=0, le=0.5)
+    image_size: int | None = Field(None, ge=8, le=4096)
+    crop_padding: int | None = Field(None, ge=0)
+    flip: bool = True
+    erasing: float = Field(0.25, ge=0, le=1)
+    channels_last: bool = True
+    deepspeed: Path | None = None
+    checkpoint_seconds: float = Field(60.0, ge=0)
+
+    def rate_factor(self, step: int, steps: int) -> float:
+        """Share of the peak learning rate at `step` of `steps`: linear warm-up, then a cosine to zero."""
+        warmup = max(1, round(self.warmup_share * steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+class TrainResult(Settings):
+    """What a finished training run reports.
+
+    Attributes:
+        model: the folder, loadable by plain transformers.
+        images: synthetic images trained on; `validation_images` were held out of them.
+        parameters: weights of the model.
+        seconds: time spent in epochs, over all resumptions.
+        history: one row an epoch, as in `history.jsonl`.
+        already_done: nothing was run, the folder held this very run finished.
+    """
+
+    model: Path
+    images: int
+    validation_images: int
+    epochs: int
+    steps: int
+    processes: int
+    parameters: int
+    train_loss: float
+    val_loss: float | None
+    val_accuracy: float | None
+    seconds: float
+    images_per_second: float
+    history: tuple[dict[str, Any], ...]
+    already_done: bool = False
+
+
+class Job(Settings):
+    """One training run as handed to the worker processes."""
+
+    synthetic: Path
+    out: Path
+    settings: TrainSettings
+
+
+class WorkerError(Settings):
+    """What a failing worker leaves for its launcher: the name of an error class and its two lines."""
+
+    kind: str
+    message: str
+    hint: str
+
+
+def check_arch(arch: str) -> None:
+    """Check that an architecture is a built-in one or names a file; raises UsageError with the choice."""
+    if arch not in ARCHITECTURES and not (arch.endswith(".json") and Path(arch).is_file()):
+        what = "there is no file" if arch.endswith(".json") else "unknown architecture"
+        raise UsageError(
+            f"{what} {arch!r}", f"Choose one of {', '.join(ARCHITECTURES)}, or the path of a .json model config."
+        )
+
+
+def read_json_object(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON object that the user named on the command line.
+
+    Raises:
+        UsageError: the file is missing, not JSON or not an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{what} {path} cannot be read: {error}", "Name a readable JSON file.") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{what} {path} is not a JSON object", "It must look like {...}.")
+    return content
+
+
+def deepspeed_config(settings: TrainSettings, processes: int, bf16: bool) -> dict[str, Any]:
+    """The DeepSpeed configuration: ZeRO stage 0 in float32 (bfloat16 autocast on a GPU), the user's file over it.
+
+    Args:
+        settings: the run's settings; `settings.deepspeed` names the user's file.
+        processes: how many processes share a step's batch.
+        bf16: whether the device computes in bfloat16.
+
+    Raises:
+        UsageError: the file is no JSON object, its batch sizes contradict ours, or it asks for what an
+            image classifier cannot use: ZeRO stage 3, half-precision weights.
+    """
+    config: dict[str, Any] = {"zero_optimization": {"stage": 0}}
+    if bf16:
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    if settings.deepspeed is not None:
+        config |= read_json_object(settings.deepspeed, "DeepSpeed configuration")
+    _check_sections(config)
+    accumulation = _accumulation(config)
+    if settings.batch_size % (processes * accumulation):
+        parts = f"{processes} processes x {accumulation} accumulation steps" if accumulation > 1 else str(processes)
+        raise UsageError(
+            f"batch_size {settings.batch_size} cannot be divided into {parts}", "Choose a multiple as batch_size."
+        )
+    ours = (settings.batch_size, settings.batch_size // (processes * accumulation))
+    for key, value in zip(BATCH_KEYS, ours, strict=True):
+        if config.get(key, "auto") not in ("auto", value):
+            raise UsageError(
+                f"the DeepSpeed configuration says {key} {config[key]!r}, the settings make it {value}",
+                f"Remove {key} from {settings.deepspeed}, or set batch_size to match.",
+            )
+        config[key] = value
+    # A torch optimiser under ZeRO 1-2 is fine here; DeepSpeed's own compiled Adam would need a compiler.
+    config.setdefault("zero_allow_untested_optimizer", True)
+    optimizer = config.get("optimizer", {})
+    if str(optimizer.get("type", "")).lower() in ("adam", "adamw"):
+        config["optimizer"] = {**optimizer, "params": {"torch_adam": True, **optimizer.get("params", {})}}
+    return config
+
+
+def _check_sections(config: dict[str, Any]) -> None:
+    for name in ("zero_optimization", "optimizer", "scheduler", "bf16", "fp16", "amp"):
+        if name in config and not isinstance(config[name], dict):
+            raise UsageError(f"the DeepSpeed configuration's {name} is not an object", "It must look like {...}.")
+    half = [name for name in ("bf16", "fp16", "amp") if config.get(name, {}).get("enabled")]
+    if half:
+        raise UsageError(
+            f"the DeepSpeed configuration enables {half[0]}, which casts batch normalisation too",
+            'Use {"torch_autocast": {"enabled": true, "dtype": "bfloat16"}}, the default on a GPU.',
+        )
+    if config["zero_optimization"].get("stage", 0) not in (0, 1, 2):
+        raise UsageError(
+            f"the DeepSpeed configuration asks for ZeRO stage {config['zero_optimization']['stage']!r}",
+            "Use stage 0, 1 or 2: an image classifier fits every device, sharding its weights only costs time.",
+        )
+
+
+def _accumulation(config: dict[str, Any]) -> int:
+    accumulation = config.get("gradient_accumulation_steps", "auto")
+    if accumulation == "auto":
+        accumulation = 1
+    if not isinstance(accumulation, int) or accumulation < 1:
+        raise UsageError(
+            f"the DeepSpeed configuration's gradient_accumulation_steps is {accumulation!r}",
+            "It must be a whole number of 1 or more.",
+        )
+    config["gradient_accumulation_steps"] = accumulation
+    return accumulation

@@ -1,0 +1,222 @@
+"""Reading shards, the split, the order, the augmentation."""
+
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from training_samples import CLASSES, SIZE, encoded, picture, write_tar
+
+from fglfast.errors import BadInputError, FglError, IncompleteError
+from fglfast.training.augment import Augmentation, normalise
+from fglfast.training.batches import epoch_rows, split, step_seed
+from fglfast.training.data import SyntheticImages, read_description, read_index
+
+Make = Callable[..., Path]
+
+
+def index_of(folder: Path):
+    return read_index(folder, read_description(folder))
+
+
+def test_index_finds_every_image_and_label(synthetic: Path) -> None:
+    description, index = read_description(synthetic), index_of(synthetic)
+    assert description.class_names == CLASSES
+    assert len(index) == 120
+    assert np.bincount(index.labels).tolist() == [40, 40, 40]
+    images = SyntheticImages(index, SIZE, SIZE)
+    pixels = images[0].permute(1, 2, 0).numpy()
+    assert (pixels == picture(int(index.labels[0]), 0)).all()
+
+
+@pytest.mark.parametrize("size", [SIZE, 24])
+def test_images_are_the_same_kept_or_read_each_time(synthetic: Path, size: int) -> None:
+    index = index_of(synthetic)
+    kept, read = SyntheticImages(index, SIZE, size), SyntheticImages(index, SIZE, size, memory_limit=0)
+    assert kept.in_memory and not read.in_memory
+    rows = [3, 60, 119]
+    assert kept.__getitems__(rows).shape == (3, 3, size, size)
+    assert torch.equal(kept.__getitems__(rows), read.__getitems__(rows))
+    assert torch.equal(kept[60], read[60])
+
+
+def test_missing_shard_is_incomplete(make_synthetic: Make) -> None:
+    folder = make_synthetic()
+    (folder / "train-000001.tar").unlink()
+    with pytest.raises(IncompleteError, match=r"lacks 1 of 3 shards, first train-000001\.tar") as caught:
+        index_of(folder)
+    assert "run it again" in caught.value.hint
+
+
+def test_surplus_shard_is_refused(make_synthetic: Make) -> None:
+    folder = make_synthetic()
+    write_tar(folder / "train-000003.tar", [])
+    with pytest.raises(BadInputError, match=r"train-000003\.tar, but dataset\.json knows 3 shards"):
+        index_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"format_version": 2}, "format version 2"),
+        ({"images": 119}, "holds 120 images"),
+        ({"class_names": ["a", "a", "b"]}, "class names repeat"),
+        ({"class_names": ["a", "b"]}, "there are 2 classes"),
+        ({"image_size": "large"}, "image_size"),
+        ({"plan": ""}, "plan"),
+    ],
+)
+def test_facts_that_do_not_fit_are_refused(make_synthetic: Make, facts: dict, words: str) -> None:
+    with pytest.raises(BadInputError, match=words):
+        index_of(make_synthetic(**facts))
+
+
+def test_folder_without_facts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="not a synthetic data set"):
+        read_description(tmp_path)
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(BadInputError, match=r"dataset\.json"):
+        read_description(tmp_path)
+
+
+IMAGE = encoded(picture(0, 0))
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ([("../a.png", IMAGE), ("../a.cls", b"0")], "which is no image"),
+        ([("/a.png", IMAGE), ("/a.cls", b"0")], "which is no image"),
+        ([("a.pkl", b"x")], "which is no image"),
+        ([("a.png", IMAGE)], "a has no label"),
+        ([("a.cls", b"0")], "a has no image"),
+        ([("a.png", IMAGE), ("a.webp", IMAGE), ("a.cls", b"0")], "there twice"),
+        ([("a.png", IMAGE), ("a.cls", b"-1")], "not a label"),
+        ([("a.png", IMAGE), ("a.cls", b"1e3")], "not a label"),
+        ([("a.png", IMAGE), ("a.cls", b"3")], "label 3"),
+    ],
+)
+def test_odd_members_are_refused(make_synthetic: Make, members: list, words: str) -> None:
+    folder = make_synthetic(per_class=1, shards=1, images=1)
+    write_tar(folder / "train-000000.tar", members)
+    with pytest.raises(BadInputError, match=words):
+        index_of(folder)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE])
+def test_links_and_devices_are_refused(make_synthetic: Make, kind: bytes) -> None:
+    folder = make_synthetic(per_class=1, shards=1, images=1)
+    with tarfile.open(folder / "train-000000.tar", "w") as tar:
+        info = tarfile.TarInfo("a.png")
+        info.type, info.linkname = kind, "/etc/hostname"
+        tar.addfile(info)
+    with pytest.raises(BadInputError, match=r"a\.png"):
+        index_of(folder)
+
+
+@given(cut=st.integers(0, 20_000), flip=st.integers(0, 20_000))
+def test_damaged_shard_never_ends_in_a_traceback(tmp_path_factory: pytest.TempPathFactory, cut: int, flip: int) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    write_tar(
+        folder / "train-000000.tar", [(f"{n}.{k}", c) for n in range(9) for k, c in (("png", IMAGE), ("cls", b"0"))]
+    )
+    facts = {"format_version": 1, "class_names": ["a"], "image_size": SIZE, "plan": "p", "images": 9, "shards": 1}
+    (folder / "dataset.json").write_text(json.dumps(facts))
+    content = bytearray((folder / "train-000000.tar").read_bytes())
+    content[flip % len(content)] ^= 0xFF
+    (folder / "train-000000.tar").write_bytes(content[: cut % len(content)])
+    try:
+        images = SyntheticImages(index_of(folder), SIZE, SIZE, memory_limit=0)
+        for row in range(len(images)):
+            assert images[row].shape == (3, SIZE, SIZE)
+    except FglError:
+        pass
+
+
+def test_undecodable_or_wrongly_sized_image_is_named(make_synthetic: Make) -> None:
+    folder = make_synthetic(per_class=1, shards=1, images=2)
+    wide = encoded(np.zeros((SIZE, SIZE + 1, 3), np.uint8))
+    write_tar(
+        folder / "train-000000.tar",
+        [("a.png", wide), ("a.cls", b"0"), ("b.png", IMAGE[:-30] + b"x" * 30), ("b.cls", b"1")],
+    )
+    images = SyntheticImages(index_of(folder), SIZE, SIZE)
+    with pytest.raises(BadInputError, match="17x16, not 16x16"):
+        images[0]
+    with pytest.raises(BadInputError, match=r"train-000000\.tar: the image at byte"):
+        SyntheticImages(index_of(folder), SIZE, SIZE, memory_limit=0)[1]
+
+
+@given(
+    images=st.integers(8, 200),
+    world=st.integers(1, 4),
+    each=st.integers(1, 8),
+    seed=st.integers(0, 2**40),
+    epoch=st.integers(0, 9),
+)
+def test_ranks_share_every_step_without_overlap(images: int, world: int, each: int, seed: int, epoch: int) -> None:
+    rows, batch = np.arange(100, 100 + images), world * each
+    whole = list(epoch_rows(rows, batch, seed, epoch))
+    parts = [list(epoch_rows(rows, batch, seed, epoch, rank, world)) for rank in range(world)]
+    assert len(whole) == images // batch
+    for step, expected in enumerate(whole):
+        together = np.concatenate([part[step] for part in parts])
+        assert sorted(together) == sorted(expected)
+        assert all(len(part[step]) == each for part in parts)
+    seen = np.concatenate(whole) if whole else np.array([])
+    assert len(set(seen.tolist())) == len(seen)
+    first = len(whole) // 2
+    resumed = list(epoch_rows(rows, batch, seed, epoch, first_step=first))
+    assert [r.tolist() for r in resumed] == [w.tolist() for w in whole[first:]]
+
+
+def test_order_changes_with_epoch_and_seed() -> None:
+    rows = np.arange(64)
+    first = np.concatenate(list(epoch_rows(rows, 8, 0, 0)))
+    assert first.tolist() == np.concatenate(list(epoch_rows(rows, 8, 0, 0))).tolist()
+    assert first.tolist() != np.concatenate(list(epoch_rows(rows, 8, 0, 1))).tolist()
+    assert first.tolist() != np.concatenate(list(epoch_rows(rows, 8, 1, 0))).tolist()
+
+
+@given(
+    counts=st.lists(st.integers(0, 60), min_size=1, max_size=6).filter(sum),
+    share=st.sampled_from([0.0, 0.01, 0.05, 0.3, 0.5]),
+    seed=st.integers(0, 99),
+)
+def test_split_is_stratified(counts: list[int], share: float, seed: int) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    train, held_out = split(labels, share, seed)
+    assert sorted([*train, *held_out]) == list(range(len(labels)))
+    for label, count in enumerate(counts):
+        out = int((labels[held_out] == label).sum())
+        assert out == (0 if share == 0 or count < 2 else max(1, round(share * count)))
+        assert count == 0 or (labels[train] == label).any()
+    again = split(labels, share, seed)
+    assert (again[0] == train).all() and (again[1] == held_out).all()
+
+
+def test_augmentation_is_keyed_by_epoch_step_and_rank() -> None:
+    augment, images = Augmentation(SIZE, None, flip=True, erasing=0.5), torch.rand(32, 3, SIZE, SIZE)
+    before = torch.random.get_rng_state()
+    once = augment(images, step_seed(0, epoch=1, step=2, rank=0))
+    assert torch.equal(before, torch.random.get_rng_state())
+    torch.rand(5)
+    assert torch.equal(once, augment(images, step_seed(0, 1, 2, 0)))
+    for other in [(1, 1, 2, 0), (0, 2, 2, 0), (0, 1, 3, 0), (0, 1, 2, 1)]:
+        assert not torch.equal(once, augment(images, step_seed(*other)))
+    assert once.shape == images.shape
+    assert not torch.equal(once, images)
+
+
+def test_augmentation_can_be_off() -> None:
+    images = torch.rand(4, 3, SIZE, SIZE)
+    assert torch.equal(Augmentation(SIZE, 0, flip=False, erasing=0.0)(images, 7), images)
+
+
+def test_normalise_spans_minus_one_to_one() -> None:
+    assert normalise(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]

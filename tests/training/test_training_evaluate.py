@@ -1,0 +1,90 @@
+"""Evaluation against figures worked out by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fglfast.errors import BadInputError
+from fglfast.training import evaluate as module
+from fglfast.training.evaluate import evaluate
+from fglfast.training.model import build_model, save_model
+
+
+class Images:
+    """The part of LabelledImages that evaluation uses."""
+
+    def __init__(self, class_names: tuple[str, ...], labels: list[int]) -> None:
+        self.class_names, self.labels = class_names, np.array(labels, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pixels(self, index: int, size: int) -> np.ndarray:
+        return np.full((size, size, 3), 10 * index % 256, np.uint8)
+
+
+@pytest.fixture
+def model_dir(tmp_path: Path, tiny_arch: str) -> Path:
+    torch.manual_seed(0)
+    save_model(build_model(tiny_arch, ["ant", "bee", "cow"]), tmp_path / "model", 16)
+    return tmp_path / "model"
+
+
+def test_hand_worked_case(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The data order its classes cow, ant; the model ant, bee, cow. Named: ant, ant, bee, cow.
+    named = torch.tensor([0, 0, 1, 2])
+    confidence = torch.tensor([0.9, 0.6, 0.6, 0.8])
+    rows = torch.log((1 - confidence) / 2)[:, None].repeat(1, 3)
+    rows[torch.arange(4), named] = torch.log(confidence)
+    monkeypatch.setattr(module, "_logits", lambda *_: iter([rows[:3], rows[3:]]))
+    found = evaluate(model_dir, Images(("cow", "ant"), [1, 0, 1, 0]))
+    assert found.class_names == ("ant", "bee", "cow")
+    assert found.confusion == ((1, 1, 0), (0, 0, 0), (1, 0, 1))
+    assert found.accuracy == 0.5 and found.n == 4
+    assert {name: (entry.accuracy, entry.n) for name, entry in found.per_class.items()} == {
+        "ant": (0.5, 2),
+        "bee": (None, 0),
+        "cow": (0.5, 2),
+    }
+    assert found.loss == pytest.approx(-np.log([0.9, 0.2, 0.2, 0.8]).mean(), rel=1e-5)
+    # Bins of a fifteenth: 0.9 and 0.8 lie alone and are right, the two at 0.6 share one and are wrong.
+    assert found.ece == pytest.approx((0.1 + 0.2 + 2 * 0.6) / 4, rel=1e-5)
+    assert json.loads(found.model_dump_json())["confusion"] == [[1, 1, 0], [0, 0, 0], [1, 0, 1]]
+
+
+def test_batches_do_not_change_the_answer(model_dir: Path) -> None:
+    data = Images(("ant", "bee", "cow"), [n % 3 for n in range(17)])
+    whole, parts = evaluate(model_dir, data), evaluate(model_dir, data, batch_size=4)
+    assert whole.confusion == parts.confusion
+    assert whole.loss == pytest.approx(parts.loss, rel=1e-5)
+
+
+def test_unknown_classes_are_named(model_dir: Path) -> None:
+    with pytest.raises(BadInputError, match="does not know 2 of the data's classes: dog, eel") as caught:
+        evaluate(model_dir, Images(("dog", "ant", "eel"), [0, 1, 2]))
+    assert "ant, bee, cow" in caught.value.hint
+
+
+def test_no_images(model_dir: Path) -> None:
+    with pytest.raises(BadInputError, match="no images"):
+        evaluate(model_dir, Images(("ant",), []))
+
+
+def test_no_model(tmp_path: Path, model_dir: Path) -> None:
+    data = Images(("ant",), [0])
+    with pytest.raises(BadInputError, match="holds no image classifier"):
+        evaluate(tmp_path / "nowhere", data)
+    (model_dir / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(BadInputError, match="holds no image classifier"):
+        evaluate(model_dir, data)
+
+
+@pytest.mark.parametrize("change", [{"size": {"height": 16, "width": 8}}, {"image_mean": [0.4, 0.4, 0.4]}])
+def test_other_preprocessing_is_refused(model_dir: Path, change: dict) -> None:
+    path = model_dir / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(BadInputError, match="preprocessor_config"):
+        evaluate(model_dir, Images(("ant",), [0]))

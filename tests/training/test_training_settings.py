@@ -1,0 +1,133 @@
+"""Settings, the DeepSpeed configuration, and a model's config and files."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+from fglfast.errors import UsageError
+from fglfast.training.augment import normalise
+from fglfast.training.model import build_model, decay_groups, save_model
+from fglfast.training.settings import TrainSettings, deepspeed_config
+
+
+def asked(tmp_path: Path, content: object, **settings: object) -> TrainSettings:
+    path = tmp_path / "ds.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return TrainSettings(batch_size=64, deepspeed=path, **settings)
+
+
+def test_default_deepspeed_configuration() -> None:
+    config = deepspeed_config(TrainSettings(batch_size=64), processes=4, bf16=False)
+    assert config["train_batch_size"] == 64
+    assert config["train_micro_batch_size_per_gpu"] == 16
+    assert config["zero_optimization"] == {"stage": 0}
+    assert "torch_autocast" not in config
+    assert deepspeed_config(TrainSettings(), 1, bf16=True)["torch_autocast"]["dtype"] == "bfloat16"
+
+
+def test_users_configuration_is_merged(tmp_path: Path) -> None:
+    theirs = {
+        "train_batch_size": 64,
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": 2,
+        "zero_optimization": {"stage": 1},
+        "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}},
+    }
+    config = deepspeed_config(asked(tmp_path, theirs), processes=2, bf16=False)
+    assert config["train_micro_batch_size_per_gpu"] == 16
+    assert config["zero_optimization"] == {"stage": 1}
+    assert config["optimizer"]["params"] == {"lr": 1e-3, "torch_adam": True}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "words"),
+    [
+        ({"train_batch_size": 32}, "train_batch_size 32, the settings make it 64"),
+        ({"train_micro_batch_size_per_gpu": 64}, "train_micro_batch_size_per_gpu 64, the settings make it 32"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0"),
+        ({"gradient_accumulation_steps": 5}, "cannot be divided into 2 processes x 5"),
+        ({"zero_optimization": {"stage": 3}}, "ZeRO stage 3"),
+        ({"optimizer": "adam"}, "optimizer is not an object"),
+        ({"bf16": {"enabled": True}}, "enables bf16"),
+        ([1], "not a JSON object"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_contradictions_are_refused(tmp_path: Path, theirs: object, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        deepspeed_config(asked(tmp_path, theirs), processes=2, bf16=False)
+
+
+def test_batch_must_divide_among_processes() -> None:
+    with pytest.raises(UsageError, match="batch_size 64 cannot be divided into 3"):
+        deepspeed_config(TrainSettings(batch_size=64), processes=3, bf16=False)
+
+
+def test_schedule_warms_up_and_ends_at_zero() -> None:
+    settings = TrainSettings(warmup_share=0.1)
+    rates = [settings.rate_factor(step, 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == 1.0
+    assert rates[100] == pytest.approx(0.0, abs=1e-12)
+    assert all(a >= b for a, b in pairwise(rates[9:]))
+
+
+def test_unknown_setting_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        TrainSettings(learningrate=1.0)
+
+
+@pytest.mark.parametrize(("arch", "millions"), [("resnet10-narrow", 1.2), ("resnet18", 11.2), ("resnet50", 23.5)])
+def test_architectures_have_their_real_size(arch: str, millions: float) -> None:
+    model = build_model(arch, [f"c{n}" for n in range(10)])
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+def test_unknown_architecture_names_the_known() -> None:
+    with pytest.raises(UsageError, match="resnet19") as caught:
+        build_model("resnet19", ["a", "b"])
+    assert "resnet18" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "{}", '{"model_type": "nothing"}', '{"model_type": "resnet", "num_channels": 1}', '{"model_type": "gpt2"}'],
+)
+def test_unusable_config_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "arch.json").write_text(content)
+    with pytest.raises(UsageError):
+        build_model(str(tmp_path / "arch.json"), ["a", "b"])
+    with pytest.raises(UsageError, match="there is no file"):
+        build_model(str(tmp_path / "other.json"), ["a", "b"])
+
+
+def test_weight_decay_spares_biases_and_norms(tiny_arch: str) -> None:
+    model = build_model(tiny_arch, ["a", "b"])
+    kernels, others = decay_groups(model, 0.1)
+    assert all(p.ndim > 1 for p in kernels["params"]) and all(p.ndim == 1 for p in others["params"])
+    assert len(kernels["params"]) + len(others["params"]) == len(list(model.parameters()))
+    assert (kernels["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+
+
+def test_saved_model_is_plain_transformers(tmp_path: Path, tiny_arch: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(tiny_arch, ["a cat", "a dog"]).eval().to(memory_format=torch.channels_last)
+    save_model(model, tmp_path / "model", 24)
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "model")
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "model")
+    assert loaded.config.id2label == {0: "a cat", 1: "a dog"}
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    pixels = processor(image, return_tensors="pt")["pixel_values"]
+    ours = np.array(image.resize((24, 24), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    torch.testing.assert_close(pixels[0], normalise(torch.from_numpy(ours)))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(pixel_values=pixels).logits, model(pixel_values=pixels).logits)
+    answer = pipeline("image-classification", model=str(tmp_path / "model"))(image.convert("L"))
+    assert {entry["label"] for entry in answer} == {"a cat", "a dog"}
