@@ -37,7 +37,7 @@ class OpenVinoBackend:
             model = core.read_model(onnx / name)
             model.reshape({key: list(tensor.shape) for key, tensor in example_inputs(shapes, batch)[name].items()})
             compiled = core.compile_model(model, "CPU", _properties())
-            (engine / _blob(name)).write_bytes(compiled.export_model())
+            (engine / _blob(name)).write_bytes(compiled.export_model().getvalue())
 
     def load(self, build: Build, shapes: Shapes, model: Path, engine: Path) -> Networks:
         """Open the blobs."""

@@ -1,0 +1,1 @@
+"""Private images to the payload a client uploads."""

@@ -1,0 +1,299 @@
+"""Labelled images of a user, whatever they are stored in. Knows nothing of clients or models.
+
+A data set is named `PATH[:SPLIT]`: a folder of class folders, an npz, a parquet file or folder, a folder
+saved by Hugging Face `datasets`, or `fashion` for the bundled sample.
+"""
+
+import io
+import json
+import unicodedata
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from fglfast.console import note
+from fglfast.errors import BadInputError, MissingExtraError
+
+BUNDLED = "fashion"
+MAX_CLASS_NAME = 200
+NAMED = 3  # skipped images that a note names
+
+Opener = Callable[[], Image.Image]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that could not be read, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with labels, decoded on demand.
+
+    Attributes:
+        class_names: names of all classes; a class may have no image.
+        labels: class of each image [N].
+        openers: how each image is opened.
+        skipped: images left out because they could not be read.
+        source: what was asked for.
+    """
+
+    class_names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    openers: tuple[Opener, ...]
+    skipped: tuple[Skipped, ...]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        """One image as RGB: turned upright, transparency on white."""
+        return to_rgb(self.openers[index]())
+
+    def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
+        """One image cropped to a square and resized (bicubic): uint8 [size,size,3]."""
+        return np.asarray(ImageOps.fit(self.image(index), (size, size), Image.Resampling.BICUBIC))
+
+    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> "LabelledImages":
+        """The images at some indices; the classes stay."""
+        rows = [int(index) for index in indices]
+        return replace(self, labels=self.labels[rows], openers=tuple(self.openers[row] for row in rows), skipped=())
+
+    def counts(self) -> NDArray[np.int64]:
+        """Images of each class [classes]."""
+        return np.bincount(self.labels, minlength=len(self.class_names)).astype(np.int64)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL mode to RGB: EXIF orientation applied, transparency on white, 16 bits scaled to 8."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float64)
+        peak = 65535.0 if image.mode.startswith("I") else max(1.0, float(values.max()))
+        image = Image.fromarray((values.clip(0, peak) * (255.0 / peak)).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        colour = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
+    return image.convert("RGB")
+
+
+def read_dataset(source: str) -> LabelledImages:
+    """Read a data set named `PATH[:SPLIT]`.
+
+    Raises:
+        BadInputError: nothing is there, its content is refused, or no image can be read.
+        MissingExtraError: the folder needs the `datasets` package.
+    """
+    path, split = _locate(source)
+    if path.suffix == ".npz":
+        found = _read_npz(path, split, source)
+    elif path.suffix == ".parquet" or (path.is_dir() and list(path.glob("*.parquet"))):
+        found = _read_parquet(path, split, source)
+    elif path.is_dir() and any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
+        found = _read_saved(path, split, source)
+    elif path.is_dir():
+        found = _read_folder(path / split if split else path, source)
+    else:
+        raise BadInputError(f"{path}: not a kind of data set that is known", "give class folders, npz or parquet")
+    return _checked(found)
+
+
+def _locate(source: str) -> tuple[Path, str | None]:
+    if source == BUNDLED or source.startswith(f"{BUNDLED}:"):
+        return Path(str(files("fglfast") / "assets" / "fashion.npz")), source.partition(":")[2] or None
+    if Path(source).exists():
+        return Path(source), None
+    name, _, split = source.rpartition(":")
+    if name and Path(name).exists():
+        return Path(name), split
+    parent = Path(source).parent
+    close = get_close_matches(Path(source).name, [p.name for p in parent.iterdir()] if parent.is_dir() else [], n=1)
+    hint = f"did you mean {parent / close[0]}?" if close else f"check the path; {BUNDLED}:private is the bundled sample"
+    raise BadInputError(f"{source}: no such data set", hint)
+
+
+def _read_npz(path: Path, split: str | None, source: str) -> LabelledImages:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            prefix = f"{split}_" if split else ""
+            if f"{prefix}images" not in arrays.files:
+                splits = [name.removesuffix("_images") for name in arrays.files if name.endswith("_images")]
+                hint = f"choose a split: {', '.join(f'{path}:{name}' for name in splits)}" if splits else "add images"
+                raise BadInputError(f"{path}: no array named {prefix}images", hint)
+            images, labels = arrays[f"{prefix}images"], arrays[f"{prefix}labels"]
+            names = arrays["class_names"].tolist() if "class_names" in arrays.files else None
+    except BadInputError:
+        raise
+    except KeyError as error:
+        raise BadInputError(f"{path}: no array named {prefix}labels", "add it: one integer an image") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInputError(f"{path}: cannot be read as npz ({error})", "save plain arrays with numpy.savez") from error
+    if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3, 4))):
+        raise BadInputError(
+            f"{path}: {prefix}images is {images.dtype} {list(images.shape)}", "need uint8 [N,H,W] or [N,H,W,1|3|4]"
+        )
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        raise BadInputError(
+            f"{path}: {prefix}labels is {labels.dtype} {list(labels.shape)}", f"need {len(images)} integers"
+        )
+    labels = labels.astype(np.int64)
+    names = [str(name) for name in names] if names else [str(k) for k in range(int(labels.max(initial=-1)) + 1)]
+    images = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
+    openers = tuple(_array_opener(image) for image in images)
+    return LabelledImages(tuple(names), labels, openers, (), source)
+
+
+def _read_folder(folder: Path, source: str) -> LabelledImages:
+    if not folder.is_dir():
+        raise BadInputError(f"{folder}: no such folder", "name one of its splits")
+    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = tuple(unicodedata.normalize("NFC", entry.name) for entry in classes)
+    candidates: list[tuple[str, int, Opener]] = []
+    outside: list[Skipped] = []
+    for label, class_folder in enumerate(classes):
+        for path in sorted(class_folder.rglob("*")):
+            inner = path.relative_to(folder)
+            if path.is_dir() or any(part.startswith(".") for part in inner.parts):
+                continue
+            if not path.resolve().is_relative_to(folder.resolve()):
+                outside.append(Skipped(str(inner), "a link out of the data set"))
+                continue
+            candidates.append((str(inner), label, _file_opener(path)))
+    return _verified(names, candidates, outside, source)
+
+
+def _read_parquet(path: Path, split: str | None, source: str) -> LabelledImages:
+    import pyarrow
+    import pyarrow.parquet
+
+    pattern = f"{split}*.parquet" if split else "*.parquet"
+    paths = [path] if path.is_file() else sorted(path.glob(pattern))
+    if not paths:
+        raise BadInputError(f"{path}: no parquet file named {pattern}", "name another split")
+    try:
+        table = pyarrow.concat_tables([pyarrow.parquet.read_table(part) for part in paths])
+    except (OSError, pyarrow.ArrowException) as error:
+        raise BadInputError(f"{path}: cannot be read as parquet ({error})", "check the file") from error
+    columns = {name: table.column(name).to_pylist() for name in ("image", "label") if name in table.column_names}
+    if len(columns) < 2:
+        raise BadInputError(f"{path}: columns are {', '.join(table.column_names)}", "need columns image and label")
+    features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    described = features.get("info", {}).get("features", {}).get("label", {}).get("names")
+    names, labels = _numbered(columns["label"], described, path)
+    contents = [value.get("bytes") if isinstance(value, dict) else value for value in columns["image"]]
+    candidates = [
+        (f"row {row}", label, _bytes_opener(content if isinstance(content, bytes) else b""))
+        for row, (content, label) in enumerate(zip(contents, labels, strict=True))
+    ]
+    return _verified(names, candidates, [], source)
+
+
+def _read_saved(path: Path, split: str | None, source: str) -> LabelledImages:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError(f"{path} was saved by the datasets package", "pip install datasets") from error
+    table: Any = datasets.load_from_disk(str(path))
+    if isinstance(table, datasets.DatasetDict):
+        if split not in table:
+            raise BadInputError(
+                f"{path}: no split named {split!r}", f"choose one: {', '.join(f'{path}:{k}' for k in table)}"
+            )
+        table = table[split]
+    if not {"image", "label"} <= set(table.column_names):
+        raise BadInputError(f"{path}: columns are {', '.join(table.column_names)}", "need columns image and label")
+    names, labels = _numbered(table["label"], getattr(table.features["label"], "names", None), path)
+    table = table.cast_column("image", datasets.Image(decode=False))
+    candidates = [
+        (f"row {row}", label, _bytes_opener(table[row]["image"]["bytes"] or b"")) for row, label in enumerate(labels)
+    ]
+    return _verified(names, candidates, [], source)
+
+
+def _numbered(values: Sequence[Any], described: list[str] | None, path: Path) -> tuple[tuple[str, ...], list[int]]:
+    """Class names and labels of a label column: integers with or without names, or strings."""
+    if all(isinstance(value, str) for value in values):
+        names = tuple(sorted(set(values)))
+        return names, [names.index(value) for value in values]
+    if not all(isinstance(value, int) for value in values):
+        raise BadInputError(f"{path}: column label is neither integers nor strings", "mend the column")
+    return tuple(described or (str(k) for k in range(max(values, default=-1) + 1))), list(values)
+
+
+def _verified(
+    names: tuple[str, ...], candidates: list[tuple[str, int, Opener]], skipped: list[Skipped], source: str
+) -> LabelledImages:
+    """Decode every image once, so that none fails later; those that cannot be read are left out."""
+    with ThreadPoolExecutor() as pool:
+        reasons = list(pool.map(lambda candidate: _problem(candidate[2]), candidates))
+    skipped = skipped + [
+        Skipped(name, reason) for (name, _, _), reason in zip(candidates, reasons, strict=True) if reason
+    ]
+    kept = [candidate for candidate, reason in zip(candidates, reasons, strict=True) if not reason]
+    labels = np.array([label for _, label, _ in kept], dtype=np.int64)
+    return LabelledImages(names, labels, tuple(opener for _, _, opener in kept), tuple(skipped), source)
+
+
+def _problem(opener: Opener) -> str:
+    try:
+        to_rgb(opener())
+    except Exception as error:  # PIL raises what each of its decoders raises
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ""
+
+
+def _checked(found: LabelledImages) -> LabelledImages:
+    """Refuse what no stage could use; name what was left out."""
+    for name in found.class_names:
+        if not name.strip() or not name.isprintable() or len(name) > MAX_CLASS_NAME:
+            raise BadInputError(
+                f"{found.source}: class name {name[:40]!r} is empty, too long or unprintable", "rename it"
+            )
+    if len(set(found.class_names)) < len(found.class_names):
+        raise BadInputError(f"{found.source}: two classes have one name", "rename one of them")
+    if found.skipped:
+        named = ", ".join(f"{entry.name} ({entry.reason})" for entry in found.skipped[:NAMED])
+        more = ", ..." if len(found.skipped) > NAMED else ""
+        note(f"skipped {len(found.skipped)} of {len(found) + len(found.skipped)} images: {named}{more}")
+    if not len(found):
+        raise BadInputError(f"{found.source}: no image can be read", "give folders named by class with images in them")
+    if found.labels.min() < 0 or found.labels.max() >= len(found.class_names):
+        raise BadInputError(f"{found.source}: labels reach outside the {len(found.class_names)} classes", "mend labels")
+    empty = [name for name, count in zip(found.class_names, found.counts(), strict=True) if not count]
+    if empty:
+        note(f"{len(empty)} classes of {found.source} have no image: {', '.join(empty[:NAMED])}")
+    return found
+
+
+def _array_opener(pixels: NDArray[np.uint8]) -> Opener:
+    return lambda: Image.fromarray(pixels)
+
+
+def _file_opener(path: Path) -> Opener:
+    def opened() -> Image.Image:
+        return _bytes_opener(path.read_bytes())()
+
+    return opened
+
+
+def _bytes_opener(content: bytes) -> Opener:
+    def opened() -> Image.Image:
+        if not content:
+            raise ValueError("zero bytes")
+        image = Image.open(io.BytesIO(content))
+        image.load()
+        return image
+
+    return opened
