@@ -81,9 +81,9 @@ def demo(
     prompt_level: Annotated[Literal["class", "instance"], typer.Option(help="Prompts of a client.")] = "class",
     recipe: RecipeName = "mini",
     images_per_class: Annotated[int, typer.Option(min=1, help="Synthetic images of each class.")] = 200,
-    arch: Annotated[str, typer.Option(help="Global model.")] = "resnet18",
+    arch: Annotated[str, typer.Option(help="Global model.")] = "resnet18-narrow",
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the global model.")] = 20,
-    image_size: Annotated[int | None, typer.Option(help="Resize images for training.", show_default=False)] = None,
+    image_size: Annotated[int, typer.Option(help="Side in pixels that images are resized to for training.")] = 64,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -278,7 +278,7 @@ def synthesize(
 def train(
     data: Annotated[Path, typer.Argument(help="Folder made by synthesize.")],
     out: Annotated[Path, typer.Option(help="Folder of the global model.")],
-    arch: Annotated[str, typer.Option(help="resnet18, resnet34, resnet50, or a JSON model config.")] = "resnet18",
+    arch: Annotated[str, typer.Option(help="resnet10-narrow, resnet18-narrow, resnet18, resnet34, resnet50, or a JSON config.")] = "resnet18",
     epochs: Annotated[int, typer.Option(min=1)] = 30,
     batch_size: Annotated[
         int | None, typer.Option(min=2, help="Images a step, over all processes.", show_default=False)

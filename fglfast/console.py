@@ -18,7 +18,7 @@ stdout = Console(highlight=False)
 
 def note(text: str) -> None:
     """Say something about the work in progress; never part of a command's result."""
-    stderr.print(text, markup=False)
+    stderr.print(text, markup=False, soft_wrap=True)
 
 
 def emit_json(result: dict[str, Any]) -> None:

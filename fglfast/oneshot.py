@@ -56,9 +56,9 @@ class OneShot(Settings):
     prompt_level: Literal["class", "instance"] = "class"
     recipe: str = "mini"
     images_per_class: int = 200
-    arch: str = "resnet18"
+    arch: str = "resnet18-narrow"
     epochs: int = 20
-    image_size: int | None = None
+    image_size: int = 64
     seed: int = 0
 
 

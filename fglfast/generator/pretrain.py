@@ -3,6 +3,7 @@
 `pretrain` may be killed at any time and run again: each stage goes on from its checkpoint.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from fglfast.attributes import describe
 from fglfast.config import Settings
 from fglfast.console import Progress, note
 from fglfast.dataset import LabelledImages
+from fglfast.files import write_atomic
 from fglfast.generator.architecture import (
     MiniSettings,
     build_text_encoder,
@@ -33,6 +35,7 @@ from fglfast.generator.flow import TIMESTEPS, euler, noisy_pair
 UNCONDITIONAL_SHARE = 0.10
 CLASS_LEVEL_SHARE = 0.45  # of the rest, the instance-level prompt
 KL_WEIGHT = 2e-4
+PROMPTS = {"class_level": "{label}", "instance_level": "{label}, {caption}", "negative": ""}
 
 
 class PretrainSettings(Settings):
@@ -92,6 +95,7 @@ def pretrain(
     fit = _train_flow(moments_N2CHW, captions, class_names, tokenizer, vae, settings, state, grids)
     model = out / "model"
     save_pipeline(model, vae, fit.modules["unet"], fit.modules["text_encoder"], tokenizer)
+    write_atomic(model / "prompts.json", json.dumps(PROMPTS, indent=2) + "\n")
     return model
 
 

@@ -19,6 +19,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "embedding_size": 32,
         "hidden_sizes": tuple(w // 2 for w in WIDTHS),
     },
+    # ResNet-18 at half the usual width: 2.8 million weights.
+    "resnet18-narrow": {
+        "layer_type": "basic",
+        "depths": (2, 2, 2, 2),
+        "embedding_size": 32,
+        "hidden_sizes": tuple(w // 2 for w in WIDTHS),
+    },
     "resnet18": {"layer_type": "basic", "depths": (2, 2, 2, 2), "hidden_sizes": WIDTHS},
     "resnet34": {"layer_type": "basic", "depths": (3, 4, 6, 3), "hidden_sizes": WIDTHS},
     "resnet50": {"layer_type": "bottleneck", "depths": (3, 4, 6, 3), "hidden_sizes": tuple(4 * w for w in WIDTHS)},

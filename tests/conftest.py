@@ -1,0 +1,76 @@
+"""Shared fixtures: a random small model, payloads, an engine."""
+
+import numpy as np
+import pytest
+import torch
+
+from fglfast.payload import Payload, PayloadHeader, merge_payloads
+
+
+@pytest.fixture(scope="session")
+def random_mini(tmp_path_factory):
+    """A model folder in the diffusers layout with random weights, smaller than mini."""
+    from fglfast.generator.architecture import (
+        MiniSettings,
+        build_text_encoder,
+        build_tokenizer,
+        build_unet,
+        build_vae,
+        save_pipeline,
+    )
+
+    torch.manual_seed(0)
+    settings = MiniSettings(unet_channels=(32, 32), vae_channels=(16, 16, 16))
+    captions = [f"{name}, dark plain wide" for name in ("t-shirt", "bag", "ankle boot")]
+    tokenizer = build_tokenizer(captions, settings.max_tokens)
+    folder = tmp_path_factory.mktemp("model") / "random-mini"
+    text_encoder = build_text_encoder(settings, tokenizer)
+    save_pipeline(folder, build_vae(settings), build_unet(settings), text_encoder, tokenizer)
+    (folder / "prompts.json").write_text(
+        '{"class_level": "{label}", "instance_level": "{label}, {caption}", "negative": ""}'
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recipe():
+    from fglfast.engine.recipe import Recipe, Sampling
+
+    return Recipe(
+        backend="openvino", image_size=32, unet_batch=8, vae_batch=4, sampling=Sampling(steps=2, guidance_scale=2.0)
+    )
+
+
+@pytest.fixture(scope="session")
+def engine(random_mini, recipe, tmp_path_factory):
+    from fglfast.engine.build import build_engine
+
+    return build_engine(recipe, random_mini, tmp_path_factory.mktemp("engines"))
+
+
+@pytest.fixture(scope="session")
+def payload(random_mini):
+    """Make a client's class-level payload: (name, counts by class) -> Payload."""
+    from fglfast.text import TextEncoder
+
+    encoder, names = TextEncoder.load(random_mini), ("t-shirt", "bag", "ankle boot")
+
+    def make(client: str, counts: tuple[int, int, int], tokens: bool = False) -> Payload:
+        labels = np.flatnonzero(counts)
+        ids = encoder.tokenize([names[label] for label in labels])
+        return Payload(
+            header=PayloadHeader(
+                client=client, class_names=names, prompt_level="class", text_encoder=encoder.fingerprint
+            ),
+            embeddings=None if tokens else encoder.encode(ids).astype(np.float16),
+            token_ids=ids if tokens else None,
+            labels=labels.astype(np.int64),
+            counts=np.array([counts[label] for label in labels], dtype=np.int64),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def merged(payload):
+    return merge_payloads([payload("ann", (3, 0, 1)), payload("bob", (1, 5, 0))])

@@ -1,0 +1,97 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from fglfast.engine import backends
+from fglfast.engine.build import build_engine
+from fglfast.engine.manifest import FILE, check_files, read_manifest
+from fglfast.engine.networks import in_chunks
+from fglfast.engine.parity import BOUNDS, Parity, require
+from fglfast.engine.recipe import Recipe, find_recipe, shipped_recipes
+from fglfast.errors import BadInputError, FglError, MissingExtraError, UsageError
+
+
+@pytest.mark.parametrize("backend", backends.NAMES)
+def test_every_backend_passes_the_gate_and_takes_any_number_of_rows(backend, random_mini, recipe, tmp_path):
+    built = build_engine(recipe.model_copy(update={"backend": backend}), random_mini, tmp_path)
+    assert built.manifest.parity.problem() == "" and not built.cached
+    rows = 11
+    latents, text = torch.randn(rows, *built.shapes.latent), torch.randn(rows, 16, 64)
+    whole = built.networks.denoise(latents, torch.full((rows,), 300.0), text)
+    one = built.networks.denoise(latents[4:5], torch.full((1,), 300.0), text[4:5])
+    assert whole.shape == latents.shape and torch.allclose(whole[4:5], one, atol=1e-4)
+    assert built.networks.decode(latents).shape == (rows, 3, 32, 32)
+    found = build_engine(recipe.model_copy(update={"backend": backend}), random_mini, tmp_path)
+    assert found.cached and found.key == built.key
+
+
+def test_a_changed_recipe_or_model_is_another_engine(engine, random_mini, recipe, tmp_path):
+    assert build_engine(recipe.model_copy(update={"vae_batch": 6}), random_mini, tmp_path).key != engine.key
+    other = tmp_path / "other"
+    shutil.copytree(random_mini, other)
+    config = json.loads((other / "unet" / "config.json").read_text())
+    (other / "unet" / "config.json").write_text(json.dumps({**config, "_note": "changed"}))
+    assert build_engine(recipe, other, tmp_path).key != engine.key
+    resampled = recipe.model_copy(update={"sampling": recipe.sampling.model_copy(update={"steps": 9})})
+    assert build_engine(resampled, random_mini, engine.folder.parent).key == engine.key
+
+
+def test_a_damaged_engine_is_rebuilt(random_mini, recipe, tmp_path, capsys):
+    built = build_engine(recipe, random_mini, tmp_path)
+    blob = next(built.folder.glob("unet*"))
+    blob.write_bytes(blob.read_bytes()[:-1])
+    with pytest.raises(BadInputError):
+        check_files(built.folder, read_manifest(built.folder))
+    assert not build_engine(recipe, random_mini, tmp_path).cached
+    assert "rebuilding" in capsys.readouterr().err
+    (built.folder / FILE).write_text("{}")
+    assert not build_engine(recipe, random_mini, tmp_path).cached
+
+
+def test_a_failed_gate_leaves_nothing(random_mini, recipe, tmp_path, monkeypatch):
+    monkeypatch.setitem(BOUNDS, "float32", BOUNDS["float32"].model_copy(update={"relative_error": 1e-12}))
+    with pytest.raises(FglError, match="parity gate"):
+        build_engine(recipe, random_mini, tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir() and not path.name.startswith("onnx-")]
+
+
+def test_the_gate_refuses_what_is_not_a_number():
+    bad = Parity(text_encoder=0, unet=float("nan"), vae_decoder=0, psnr=90, bounds=BOUNDS["float32"])
+    with pytest.raises(FglError, match="UNet"):
+        require(bad, "engine")
+
+
+def test_a_missing_backend_names_the_install_command(monkeypatch):
+    monkeypatch.setattr(backends, "_version", lambda package: None)
+    with pytest.raises(MissingExtraError) as missing:
+        backends.find_backend("openvino")
+    assert missing.value.hint == "pip install 'fglfast[cpu]'" and missing.value.exit_code == 3
+    with pytest.raises(UsageError):
+        backends.find_backend("abacus")
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 9])
+def test_chunks_have_one_size_and_padding_is_cut(rows):
+    seen = []
+
+    def double(values):
+        seen.append(len(values))
+        return 2 * values
+
+    values = torch.arange(float(rows))
+    assert torch.equal(in_chunks(double, 4)(values), 2 * values) and set(seen) == {4}
+
+
+def test_recipes(tmp_path):
+    assert "mini" in shipped_recipes() and find_recipe("mini").model == "mini"
+    path = tmp_path / "own.toml"
+    path.write_text(find_recipe("mini").to_toml())
+    assert find_recipe(str(path)) == find_recipe("mini")
+    for text in ("image_size = 32\ncolour = 1", "image_size = 33", "image_size ="):
+        path.write_text(text)
+        with pytest.raises(BadInputError, match="own.toml"):
+            Recipe.from_toml(path)
+    with pytest.raises(BadInputError, match="minni"):
+        find_recipe("minni")

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from fglfast.dataset import read_dataset
+from fglfast.generator.architecture import MiniSettings, build_tokenizer
+from fglfast.generator.fitting import FitSettings
+from fglfast.generator.flow import euler, noisy_pair
+from fglfast.generator.load import read_shapes
+from fglfast.generator.pretrain import PretrainSettings, pretrain_dataset
+from fglfast.text import resolve_model
+
+SMALL = PretrainSettings(
+    model=MiniSettings(unet_channels=(32, 32), vae_channels=(16, 16, 16)),
+    vae=FitSettings(steps=6, batch_size=4, learning_rate=1e-3, warmup_steps=2),
+    flow=FitSettings(steps=6, batch_size=4, learning_rate=1e-3, warmup_steps=2),
+)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_stopped_pretraining_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    from fglfast.generator.fitting import Fit
+
+    data = read_dataset("fashion:private").select(range(0, 5000, 250))
+    whole = pretrain_dataset(data, tmp_path / "whole", SMALL)
+    one_step = Fit._one_step
+
+    def dying(self, loss_function):
+        if self.name == "flow" and self.step == 3:
+            self.save()
+            raise Killed
+        return one_step(self, loss_function)
+
+    monkeypatch.setattr(Fit, "_one_step", dying)
+    with pytest.raises(Killed):
+        pretrain_dataset(data, tmp_path / "cut", SMALL)
+    monkeypatch.setattr(Fit, "_one_step", one_step)
+    resumed = pretrain_dataset(data, tmp_path / "cut", SMALL)
+    for part in ("unet", "vae"):
+        name = f"{part}/diffusion_pytorch_model.safetensors"
+        one, other = load_file(whole / name), load_file(resumed / name)
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert (whole / "prompts.json").exists()
+
+
+def test_the_rate_warms_up_stays_and_decays():
+    fit = FitSettings(steps=1000, batch_size=1, learning_rate=1.0, warmup_steps=100)
+    rates = [fit.rate_at(step) for step in range(1000)]
+    assert rates[0] == 0.01 and rates[100] == rates[700] == 1.0 and rates[999] < 0.01
+    assert rates[751:] == sorted(rates[751:], reverse=True)
+
+
+def test_euler_follows_a_known_flow():
+    """With all data at one point c, v = (x - c) / t exactly, and any number of steps lands on c."""
+    noise = torch.randn(5, 1, 2, 2)
+    ends = euler(lambda x, t: (x - 3.0) / t.view(-1, 1, 1, 1), noise, steps=4)
+    assert torch.allclose(ends, torch.full_like(ends, 3.0), atol=1e-5)
+
+
+def test_noisy_pairs_lie_on_the_path():
+    x0 = torch.randn(64, 2, 3, 3)
+    x, t, velocity = noisy_pair(x0, torch.Generator().manual_seed(0))
+    t4 = t.view(-1, 1, 1, 1)
+    assert torch.allclose(x, x0 + t4 * velocity, atol=1e-5) and bool(((t > 0) & (t < 1)).all())
+
+
+def test_words_of_captions_are_one_token_and_any_text_encodes():
+    tokenizer = build_tokenizer(["ankle boot, dark plain wide", "trouser"] * 2, 16)
+    assert len(tokenizer("dark boot").input_ids) == 4
+    ids = tokenizer(["größe 犬", ""], padding="max_length", truncation=True).input_ids
+    assert [len(row) for row in ids] == [16, 16] and ids[0] != ids[1]
+
+
+def test_shipped_mini_fits_and_draws_in_stock_diffusers():
+    folder = resolve_model("mini")
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 16_000_000
+    assert read_shapes(folder, 32).latent == (8, 8, 8)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(
+        ["trouser", "bag"],
+        num_inference_steps=10,
+        guidance_scale=1.5,
+        height=32,
+        width=32,
+        output_type="np",
+        generator=torch.Generator().manual_seed(0),
+    ).images
+    ink = np.asarray(images).mean(axis=3) > 0.2
+    trouser, bag = ink[0].mean(), ink[1].mean()
+    assert 0.1 < trouser < bag, "trousers are narrow, bags fill the picture"
+    assert np.abs(images[..., 0] - images[..., 1]).mean() < 0.05, "the public images are gray"

@@ -1,0 +1,73 @@
+import time
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fglfast.payload import Merged
+from fglfast.synthesis.plan import Item, allot, make_plan, starting_noise
+
+
+def rows(labels, counts, classes):
+    return Merged(
+        class_names=tuple(f"c{k}" for k in range(classes)),
+        embeddings=np.zeros((len(labels), 1, 1), np.float16),
+        token_ids=None,
+        labels=np.array(labels, dtype=np.int64),
+        counts=np.array(counts, dtype=np.int64),
+        clients=("ann",),
+        row_client=np.zeros(len(labels), dtype=np.int64),
+        digests=("d",),
+        text_encoder="ab" * 32,
+    )
+
+
+@given(st.integers(0, 1000), st.lists(st.integers(1, 10**9), min_size=1, max_size=20))
+def test_allotment_is_exact_and_proportional(total, counts):
+    shares = allot(total, np.array(counts))
+    assert shares.sum() == total
+    assert all(abs(share - total * count / sum(counts)) < 1 for share, count in zip(shares, counts, strict=True))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(1, 50)), min_size=1, max_size=12),
+    st.integers(1, 30),
+    st.integers(1, 17),
+)
+def test_a_plan_is_balanced_and_every_identity_is_unique(pairs, per_class, shard_size):
+    labels, counts = zip(*pairs, strict=True)
+    plan = make_plan(rows(labels, counts, 5), per_class, 0, shard_size, {})
+    items = [item for number in range(plan.shards) for item in plan.shard(number)]
+    assert len(items) == plan.images == per_class * len(set(labels))
+    assert len({(item.label, item.row, item.ordinal) for item in items}) == len(items)
+    assert {label: sum(item.label == label for item in items) for label in set(labels)} == dict.fromkeys(
+        set(labels), per_class
+    )
+    assert all(labels[item.row] == item.label for item in items)
+
+
+def test_anything_that_changes_images_changes_the_digest():
+    base = make_plan(rows([0, 1], [1, 2], 2), 4, 0, 8, {"steps": 2})
+    others = [
+        make_plan(rows([0, 1], [2, 1], 2), 4, 0, 8, {"steps": 3}),
+        make_plan(rows([0, 1], [1, 2], 2), 5, 0, 8, {"steps": 2}),
+        make_plan(rows([0, 1], [1, 2], 2), 4, 1, 8, {"steps": 2}),
+        make_plan(rows([0, 1], [1, 2], 2), 4, 0, 4, {"steps": 2}),
+    ]
+    assert len({plan.digest() for plan in [base, *others]}) == 5
+
+
+def test_noise_depends_on_the_identity_alone():
+    shape = (2, 3, 4)
+    noise = starting_noise(7, Item(0, 1, 2, 3), shape)
+    assert np.array_equal(noise, starting_noise(7, Item(99, 1, 2, 3), shape))
+    others = [starting_noise(seed, Item(0, *of), shape) for seed, of in ((8, (1, 2, 3)), (7, (2, 2, 3)), (7, (1, 2, 4)))]
+    assert not any(np.array_equal(noise, other) for other in others)
+    assert noise.dtype == np.float32 and noise.shape == shape
+
+
+def test_a_million_images_are_planned_at_once(tmp_path):
+    started = time.monotonic()
+    plan = make_plan(rows(list(range(1000)) * 100, [1] * 100_000, 1000), 1000, 0, 512, {})
+    assert plan.images == 1_000_000 and len(plan.remaining(tmp_path)) == plan.shards == 1954
+    assert time.monotonic() - started < 60

@@ -1,0 +1,158 @@
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from fglfast.engine.build import build_engine
+from fglfast.engine.recipe import Sampling
+from fglfast.errors import BadInputError, UsageError
+from fglfast.payload import merge_payloads, save_payload
+from fglfast.synthesis.folder import export_imagefolder, locked, safe_name
+from fglfast.synthesis.sample import Schedule, sample
+from fglfast.synthesis.shards import read_shard
+from fglfast.synthesis.synthesize import SynthesisSettings, estimate, synthesize
+
+SETTINGS = SynthesisSettings(images_per_class=7, shard_size=8, sampling=Sampling(steps=2, guidance_scale=2.0))
+
+
+def hashes(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.tar"))}
+
+
+def pixels(folder):
+    files = {name: content for tar in sorted(folder.glob("*.tar")) for name, content in read_shard(tar)}
+    return {
+        name: np.asarray(Image.open(__import__("io").BytesIO(content))).astype(int)
+        for name, content in files.items()
+        if name.endswith("png")
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(engine, merged, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    result = synthesize(engine, merged, SETTINGS, out)
+    assert result.images == 21 and 0 < result.network_share <= 1
+    return out
+
+
+def test_webdataset_reads_it_and_classes_are_balanced(whole):
+    urls = [str(path) for path in sorted(whole.glob("*.tar"))]
+    rows = list(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"))
+    assert len(rows) == 21 and rows[0]["png"].shape == (32, 32, 3)
+    assert sorted(row["cls"] for row in rows) == [0] * 7 + [1] * 7 + [2] * 7
+    shares = [row["json"]["client"] for row in rows if row["cls"] == 0]
+    assert shares.count("ann") == 5 and shares.count("bob") == 2  # 3 : 1 of 7
+
+
+def test_resume_and_ranks_give_the_same_bytes(whole, engine, merged, tmp_path):
+    for rank in (2, 0, 1):
+        synthesize(engine, merged, SETTINGS, tmp_path, rank, world_size=3)
+    assert hashes(tmp_path) == hashes(whole)
+    (tmp_path / "train-000001.tar").unlink()
+    again = synthesize(engine, merged, SETTINGS, tmp_path)
+    assert again.images == 8 and again.found == 13 and hashes(tmp_path) == hashes(whole)
+    assert (tmp_path / "dataset.json").read_bytes() == (whole / "dataset.json").read_bytes()
+
+
+def test_images_do_not_depend_on_the_batch_size(whole, random_mini, merged, recipe, tmp_path):
+    other = build_engine(recipe.model_copy(update={"unet_batch": 6, "vae_batch": 2}), random_mini, tmp_path / "engines")
+    synthesize(other, merged, SETTINGS, tmp_path / "out")
+    for name, image in pixels(whole).items():
+        assert np.abs(image - pixels(tmp_path / "out")[name]).max() <= 1
+
+
+def test_token_payloads_draw_the_images_of_their_embeddings(whole, engine, payload, tmp_path):
+    tokens = merge_payloads([payload("ann", (3, 0, 1), tokens=True), payload("bob", (1, 5, 0), tokens=True)])
+    synthesize(engine, tokens, SETTINGS, tmp_path)
+    drawn = pixels(tmp_path)
+    assert all(np.abs(image - drawn[name]).mean() < 1 for name, image in pixels(whole).items())
+
+
+def test_another_plan_in_the_folder_is_refused(whole, engine, merged):
+    with pytest.raises(UsageError, match="plan"):
+        synthesize(engine, merged, SETTINGS.model_copy(update={"seed": 1}), whole)
+
+
+def test_two_runs_in_one_folder_are_refused(whole, engine, merged):
+    with locked(whole, shared=False), pytest.raises(UsageError, match="another run"):
+        synthesize(engine, merged, SETTINGS, whole)
+
+
+def test_payloads_of_another_encoder_are_refused(engine, payload, tmp_path):
+    made = payload("ann", (1, 1, 1))
+    changed = type(made)(**{**vars(made), "header": made.header.model_copy(update={"text_encoder": "0" * 64})})
+    with pytest.raises(BadInputError, match="text encoder"):
+        synthesize(engine, merge_payloads([changed]), SETTINGS, tmp_path)
+
+
+def test_dry_run_counts_what_is_left(whole, engine, merged):
+    (whole / "train-000002.tar").rename(whole / "moved")
+    plan = estimate(engine, merged, SETTINGS, whole)
+    (whole / "moved").rename(whole / "train-000002.tar")
+    assert plan["images"] == 21 and plan["images_left"] == 5 and plan["shards"] == 3
+
+
+def test_imagefolder(whole):
+    target = export_imagefolder(whole, ("t-shirt", "../evil", "ankle boot"), 3)
+    assert sorted(path.name for path in target.iterdir()) == sorted(["t-shirt", safe_name("../evil", 1), "ankle boot"])
+    assert len(list(target.rglob("*.png"))) == 21 and target.resolve() in {p.parent for p in target.resolve().iterdir()}
+
+
+def test_guidance_one_makes_a_single_pass(random_mini):
+    passes = []
+
+    def denoiser(latents, timestep, text):
+        passes.append(len(latents))
+        return latents
+
+    schedule = Schedule.of_model(random_mini, 3)
+    noise, text = torch.randn(2, 8, 8, 8), torch.zeros(2, 16, 64)
+    for guidance in (1.0, 2.0):
+        sample(denoiser, noise, text, text[0], schedule, guidance)
+    assert passes == [2, 2, 2, 4, 4, 4]
+
+
+def test_stock_diffusers_pipeline_makes_the_same_images(engine, random_mini):
+    """Same noise, same steps, same guidance: plain diffusers and our sampler agree."""
+    pipeline = StableDiffusionPipeline.from_pretrained(random_mini)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(3, 8, 8, 8, generator=torch.Generator().manual_seed(1))
+    theirs = pipeline(
+        ["t-shirt"] * 3, latents=noise, num_inference_steps=6, guidance_scale=2.0, height=32, width=32, output_type="pt"
+    ).images
+    tokens = pipeline.tokenizer(["t-shirt", ""], padding="max_length", return_tensors="pt").input_ids
+    text = engine.networks.encode(tokens)
+    schedule = Schedule.of_model(random_mini, 6)
+    latents = sample(engine.networks.denoise, noise, text[:1].expand(3, -1, -1), text[1], schedule, 2.0)
+    ours = (engine.networks.decode(latents) / 2 + 0.5).clamp(0, 1)
+    assert torch.allclose(ours, theirs.float(), atol=2e-3)
+
+
+def test_kill_nine_at_any_moment_then_the_same_command(engine, random_mini, payload, recipe, tmp_path):
+    save_payload(payload("ann", (3, 1, 1)), tmp_path / "ann.safetensors")
+    (tmp_path / "r.toml").write_text(recipe.to_toml())
+    command = [sys.executable, "-m", "fglfast", "synthesize", "--embeddings", str(tmp_path / "*.safetensors")]
+    command += ["--recipe", str(tmp_path / "r.toml"), "--model", str(random_mini), "--steps", "40"]
+    command += ["--images-per-class", "60", "--shard-size", "16", "--engines", str(engine.folder.parent), "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    out = tmp_path / "killed"
+    for killed_at in (1, 4):
+        process = subprocess.Popen([*command, str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 100
+        while len(list(out.glob("*.tar"))) < killed_at and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert 4 <= len(hashes(out)) < 12
+    subprocess.run([*command, str(out)], check=True, capture_output=True)
+    assert hashes(out) == hashes(tmp_path / "whole") and len(hashes(out)) == 12

@@ -1,0 +1,47 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from fglfast.cli import app
+
+run = CliRunner().invoke
+
+
+def test_help_loads_no_torch():
+    code = "import sys; sys.argv=['fglfast','--help']\nfrom fglfast.__main__ import main\ntry: main()\nexcept SystemExit: pass\n"
+    code += "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (["inspect", "missing.safetensors"], 4, "missing.safetensors"),
+        (["embed", "nowhere", "--out", "x.safetensors"], 4, "nowhere"),
+        (["embed", "fashion:private", "--out", "x.safetensors", "--model", "./none"], 4, "none"),
+        (["build-engine", "--recipe", "nothing"], 4, "nothing"),
+        (["build-engine", "--backend", "abacus"], 2, "abacus"),
+        (["synthesize", "--embeddings", "no/*.safetensors", "--out", "x"], 4, "no/*.safetensors"),
+        (["train", "nowhere", "--out", "x"], 4, "nowhere"),
+        (["evaluate", "nowhere", "fashion:test"], 4, "nowhere"),
+        (["synthesize"], 2, "embeddings"),
+    ],
+)
+def test_bad_input_gets_one_line_and_the_exit_code(arguments, code, word, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = run(app, arguments)
+    assert result.exit_code == code
+    assert word in result.output and "Traceback" not in result.output
+
+
+def test_embed_and_inspect(random_mini, tmp_path):
+    out = str(tmp_path / "ann.safetensors")
+    made = run(app, ["embed", "fashion:private", "--out", out, "--model", str(random_mini), "--json"])
+    assert made.exit_code == 0, made.output
+    shown = json.loads(run(app, ["inspect", out, "--json"]).stdout)
+    assert shown["client"] == "ann" and shown["images_by_class"]["bag"] == 500
+    assert shown["bytes"] == json.loads(made.stdout)["bytes"] < 44_700

@@ -1,0 +1,115 @@
+import io
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from fglfast.dataset import read_dataset, to_rgb
+from fglfast.errors import BadInputError
+
+
+def png(value=128, size=(6, 4), mode="RGB"):
+    buffer = io.BytesIO()
+    Image.new(mode, size, value if mode in {"L", "I;16"} else (value,) * len(mode)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("kočka", "pes 犬"):
+        (tmp_path / name / "deeper").mkdir(parents=True)
+        (tmp_path / name / "one.png").write_bytes(png(10))
+        (tmp_path / name / "deeper" / "two.png").write_bytes(png(200, mode="L"))
+    return tmp_path
+
+
+def test_a_folder_of_class_folders(folder):
+    found = read_dataset(str(folder))
+    assert found.class_names == ("kočka", "pes 犬") and found.counts().tolist() == [2, 2]
+    assert found.pixels(1, 8).shape == (8, 8, 3) and found.image(0).mode == "RGB"
+    assert found.select([3]).labels.tolist() == [1]
+
+
+def test_unreadable_images_are_named_and_skipped(folder, tmp_path_factory, capsys):
+    (folder / "kočka" / "zero.png").touch()
+    (folder / "kočka" / "cut.png").write_bytes(png()[:40])
+    (folder / "kočka" / "text.txt").write_text("hello")
+    outside = tmp_path_factory.mktemp("outside") / "x.png"
+    outside.write_bytes(png())
+    (folder / "kočka" / "link.png").symlink_to(outside)
+    found = read_dataset(str(folder))
+    assert len(found) == 4
+    assert {entry.name.rpartition("/")[2] for entry in found.skipped} == {"zero.png", "cut.png", "text.txt", "link.png"}
+    assert "skipped 4 of 8 images" in capsys.readouterr().err
+
+
+def test_an_empty_class_stays_and_is_said(folder, capsys):
+    (folder / "zebra").mkdir()
+    assert read_dataset(str(folder)).counts().tolist() == [2, 2, 0]
+    assert "zebra" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
+def test_every_mode_becomes_rgb(mode):
+    assert to_rgb(Image.new(mode, (3, 2))).mode == "RGB"
+
+
+def test_transparency_lies_on_white():
+    assert to_rgb(Image.new("RGBA", (1, 1), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_npz_with_splits(tmp_path):
+    path = tmp_path / "data.npz"
+    images, labels = np.zeros((3, 5, 5), np.uint8), np.array([0, 1, 1])
+    np.savez(path, a_images=images, a_labels=labels, class_names=np.array(["x", "y"]))
+    assert read_dataset(f"{path}:a").counts().tolist() == [1, 2]
+    with pytest.raises(BadInputError) as refused:
+        read_dataset(str(path))
+    assert f"{path}:a" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"images": np.zeros((2, 5, 5), np.float32), "labels": np.array([0, 1])},
+        {"images": np.zeros((2, 5), np.uint8), "labels": np.array([0, 1])},
+        {"images": np.zeros((2, 5, 5), np.uint8), "labels": np.array([0])},
+        {"images": np.zeros((2, 5, 5), np.uint8), "labels": np.array([0.5, 1.0])},
+        {"images": np.zeros((2, 5, 5), np.uint8)},
+        {"images": np.zeros((2, 5, 5), np.uint8), "labels": np.array([0, 7]), "class_names": np.array(["x", "y"])},
+        {"images": np.zeros((2, 5, 5), np.uint8), "labels": np.array([0, -1])},
+        {"images": np.array([None, {}], dtype=object), "labels": np.array([0, 1])},
+        {"images": np.zeros((0, 5, 5), np.uint8), "labels": np.zeros(0, np.int64)},
+    ],
+)
+def test_a_bad_npz_is_refused(tmp_path, arrays):
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(BadInputError):
+        read_dataset(str(tmp_path / "bad.npz"))
+
+
+@pytest.mark.parametrize("structs", [True, False])
+def test_parquet(tmp_path, structs):
+    contents = [png(1), b"", png(3)]
+    images = [{"bytes": content, "path": "/etc/passwd"} for content in contents] if structs else contents
+    table = pyarrow.table({"image": images, "label": ["b", "a", "a"]})
+    pyarrow.parquet.write_table(table, tmp_path / "test-0.parquet")
+    found = read_dataset(f"{tmp_path}:test")
+    assert found.class_names == ("a", "b") and found.labels.tolist() == [1, 0] and len(found.skipped) == 1
+
+
+def test_what_is_not_there_is_refused_with_a_guess(tmp_path):
+    (tmp_path / "flowers").mkdir()
+    with pytest.raises(BadInputError) as refused:
+        read_dataset(str(tmp_path / "flower"))
+    assert "flowers" in refused.value.hint
+    with pytest.raises(BadInputError, match="no image"):
+        read_dataset(str(tmp_path / "flowers"))
+
+
+def test_the_bundled_sample():
+    private, test = read_dataset("fashion:private"), read_dataset("fashion:test")
+    assert private.class_names == test.class_names and len(private) == 5000 and len(test) == 4000
+    assert set(private.counts()) == {500}

@@ -1,0 +1,149 @@
+import dataclasses
+import json
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fglfast.errors import BadInputError
+from fglfast.payload import Limits, Payload, PayloadHeader, load_payload, merge_payloads, save_payload
+
+ENCODER = "ab" * 32
+
+
+def make(client="ann", rows=3, names=("x", "y", "z"), **changes):
+    header = PayloadHeader(client=client, class_names=names, prompt_level="class", text_encoder=ENCODER)
+    tensors = {
+        "embeddings": np.random.default_rng(0).normal(size=(rows, 4, 2)).astype(np.float16),
+        "token_ids": None,
+        "labels": np.arange(rows, dtype=np.int64) % len(names),
+        "counts": np.arange(1, rows + 1, dtype=np.int64),
+    }
+    return Payload(header=header, **{**tensors, **changes})
+
+
+def equal(one, other):
+    return one.header == other.header and one.digest() == other.digest()
+
+
+@given(rows=st.integers(1, 40), client=st.text("abc é犬-_.", min_size=1, max_size=20))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+def test_round_trip_with_reproducible_bytes(tmp_path, rows, client):
+    try:
+        sent = make(client, rows)
+    except ValueError:
+        return
+    size = save_payload(sent, tmp_path / "p.safetensors")
+    content = (tmp_path / "p.safetensors").read_bytes()
+    assert size == len(content) and equal(load_payload(tmp_path / "p.safetensors"), sent)
+    save_payload(sent, tmp_path / "p.safetensors")
+    assert (tmp_path / "p.safetensors").read_bytes() == content
+
+
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
+def test_a_damaged_file_is_refused_or_still_valid_but_never_crashes(tmp_path, data):
+    path = tmp_path / "p.safetensors"
+    save_payload(make(), path)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(bytes(content[: data.draw(st.integers(0, len(content)))]))
+    try:
+        load_payload(path)
+    except BadInputError as error:
+        assert "\n" not in error.message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"embeddings": None},
+        {"token_ids": np.zeros((3, 4), np.int32)},
+        {"embeddings": np.full((3, 4, 2), np.nan, np.float16)},
+        {"embeddings": np.full((3, 4, 2), np.inf, np.float16)},
+        {"embeddings": np.zeros((3, 4, 2), np.float32)},
+        {"embeddings": np.zeros((3, 4), np.float16)},
+        {"labels": np.array([0, 1, 3])},
+        {"labels": np.array([0, -1, 2])},
+        {"labels": np.array([0, 1])},
+        {"counts": np.array([1, 0, 1])},
+        {"embeddings": None, "token_ids": np.full((3, 4), -1, np.int32)},
+        {"embeddings": np.ones((3, 4, 2), np.float16), "labels": np.zeros(3, np.int64)},
+    ],
+)
+def test_bad_tensors_are_refused(tmp_path, changes):
+    with pytest.raises(BadInputError):
+        save_payload(make(**changes), tmp_path / "p.safetensors")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"format_version": 2},
+        {"unknown": 1},
+        {"class_names": []},
+        {"class_names": ["x", "x", "z"]},
+        {"class_names": ["x", "y\n", "z"]},
+        {"client": ""},
+        {"client": "a/b"},
+        {"text_encoder": "short"},
+        {"prompt_level": "pixel"},
+    ],
+)
+def test_bad_headers_are_refused(tmp_path, edit):
+    path = tmp_path / "p.safetensors"
+    save_payload(make(), path)
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    facts = {**json.loads(header["__metadata__"]["fglfast"]), **edit}
+    header["__metadata__"]["fglfast"] = json.dumps(facts)
+    encoded = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + content[8 + length :])
+    with pytest.raises(BadInputError):
+        load_payload(path)
+
+
+def test_limits_and_encoder(tmp_path):
+    path = tmp_path / "p.safetensors"
+    save_payload(make(), path)
+    for limits in (Limits(max_rows=2), Limits(max_bytes=100)):
+        with pytest.raises(BadInputError):
+            load_payload(path, limits)
+    with pytest.raises(BadInputError):
+        load_payload(path, text_encoder="cd" * 32)
+    with pytest.raises(BadInputError):
+        load_payload(tmp_path / "missing.safetensors")
+
+
+def test_merge_stacks_in_order_of_client_name():
+    both = merge_payloads([make("bob", 2), make("ann", 3)])
+    assert both.clients == ("ann", "bob") and both.row_client.tolist() == [0, 0, 0, 1, 1]
+    assert both.labels.tolist() == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        make("ann"),
+        make("bob", names=("x", "y", "w")),
+        make("bob", embeddings=None, token_ids=np.ones((3, 4), np.int32)),
+        make("bob", embeddings=np.ones((3, 5, 2), np.float16)),
+        dataclasses.replace(
+            make("bob"), header=make("bob").header.model_copy(update={"text_encoder": "cd" * 32})
+        ),
+    ],
+)
+def test_merge_refuses_what_differs(other):
+    with pytest.raises(BadInputError):
+        merge_payloads([make("ann"), other])
+
+
+def test_reading_payloads_needs_no_torch():
+    code = "import sys, fglfast.payload; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
