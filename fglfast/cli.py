@@ -278,7 +278,9 @@ def synthesize(
 def train(
     data: Annotated[Path, typer.Argument(help="Folder made by synthesize.")],
     out: Annotated[Path, typer.Option(help="Folder of the global model.")],
-    arch: Annotated[str, typer.Option(help="resnet10-narrow, resnet18-narrow, resnet18, resnet34, resnet50, or a JSON config.")] = "resnet18",
+    arch: Annotated[
+        str, typer.Option(help="resnet10-narrow, resnet18-narrow, resnet18, resnet34, resnet50, or a JSON config.")
+    ] = "resnet18",
     epochs: Annotated[int, typer.Option(min=1)] = 30,
     batch_size: Annotated[
         int | None, typer.Option(min=2, help="Images a step, over all processes.", show_default=False)

@@ -7,6 +7,7 @@ saved by Hugging Face `datasets`, or `fashion` for the bundled sample.
 import io
 import json
 import unicodedata
+import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -125,21 +126,20 @@ def _locate(source: str) -> tuple[Path, str | None]:
 
 
 def _read_npz(path: Path, split: str | None, source: str) -> LabelledImages:
+    prefix = f"{split}_" if split else ""
+    wanted = (f"{prefix}images", f"{prefix}labels", "class_names")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            prefix = f"{split}_" if split else ""
-            if f"{prefix}images" not in arrays.files:
-                splits = [name.removesuffix("_images") for name in arrays.files if name.endswith("_images")]
-                hint = f"choose a split: {', '.join(f'{path}:{name}' for name in splits)}" if splits else "add images"
-                raise BadInputError(f"{path}: no array named {prefix}images", hint)
-            images, labels = arrays[f"{prefix}images"], arrays[f"{prefix}labels"]
-            names = arrays["class_names"].tolist() if "class_names" in arrays.files else None
-    except BadInputError:
-        raise
-    except KeyError as error:
-        raise BadInputError(f"{path}: no array named {prefix}labels", "add it: one integer an image") from error
-    except (OSError, ValueError, EOFError) as error:
+        with np.load(path, allow_pickle=False) as stored:
+            present = stored.files
+            images, labels, names = (stored[name] if name in present else None for name in wanted)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise BadInputError(f"{path}: cannot be read as npz ({error})", "save plain arrays with numpy.savez") from error
+    if images is None:
+        splits = [f"{path}:{name.removesuffix('_images')}" for name in present if name.endswith("_images")]
+        hint = f"choose a split: {', '.join(splits)}" if splits else "add images"
+        raise BadInputError(f"{path}: no array named {prefix}images", hint)
+    if labels is None:
+        raise BadInputError(f"{path}: no array named {prefix}labels", "add it: one integer an image")
     if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3, 4))):
         raise BadInputError(
             f"{path}: {prefix}images is {images.dtype} {list(images.shape)}", "need uint8 [N,H,W] or [N,H,W,1|3|4]"
@@ -149,10 +149,10 @@ def _read_npz(path: Path, split: str | None, source: str) -> LabelledImages:
             f"{path}: {prefix}labels is {labels.dtype} {list(labels.shape)}", f"need {len(images)} integers"
         )
     labels = labels.astype(np.int64)
-    names = [str(name) for name in names] if names else [str(k) for k in range(int(labels.max(initial=-1)) + 1)]
+    names = range(int(labels.max(initial=-1)) + 1) if names is None else names.tolist()
     images = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
     openers = tuple(_array_opener(image) for image in images)
-    return LabelledImages(tuple(names), labels, openers, (), source)
+    return LabelledImages(tuple(str(name) for name in names), labels, openers, (), source)
 
 
 def _read_folder(folder: Path, source: str) -> LabelledImages:
@@ -225,8 +225,8 @@ def _read_saved(path: Path, split: str | None, source: str) -> LabelledImages:
 def _numbered(values: Sequence[Any], described: list[str] | None, path: Path) -> tuple[tuple[str, ...], list[int]]:
     """Class names and labels of a label column: integers with or without names, or strings."""
     if all(isinstance(value, str) for value in values):
-        names = tuple(sorted(set(values)))
-        return names, [names.index(value) for value in values]
+        places = {name: place for place, name in enumerate(sorted(set(values)))}
+        return tuple(places), [places[value] for value in values]
     if not all(isinstance(value, int) for value in values):
         raise BadInputError(f"{path}: column label is neither integers nor strings", "mend the column")
     return tuple(described or (str(k) for k in range(max(values, default=-1) + 1))), list(values)

@@ -7,12 +7,12 @@ tensors before it returns them. `save_payload` holds its own file to the same ru
 import hashlib
 import json
 import math
-import os
 import stat
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, NoReturn
 
@@ -24,6 +24,7 @@ from safetensors.numpy import load, save
 
 from fglfast.config import Settings, first_problem
 from fglfast.errors import BadInputError
+from fglfast.files import write_atomic
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fglfast"
@@ -197,15 +198,9 @@ def save_payload(payload: Payload, path: Path) -> int:
     tensors = {name: _little_endian(tensor) for name, tensor in payload.tensors().items()}
     content = save(tensors, metadata={METADATA_KEY: text})
     _check_header_size(int.from_bytes(content[:8], "little"), len(content), path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        write_atomic(path, content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         hint = "check that the folder exists, may be written and has room"
         raise BadInputError(f"{path}: cannot be written ({error.strerror})", hint) from error
     return len(content)
@@ -252,7 +247,7 @@ def merge_payloads(payloads: Sequence[Payload]) -> Merged:
     if not payloads:
         raise BadInputError("no payload to merge", "give at least one client's payload")
     payloads = sorted(payloads, key=lambda payload: payload.header.client)
-    for left, right in zip(payloads, payloads[1:], strict=False):
+    for left, right in pairwise(payloads):
         _check_pair(left, right)
     if sum(_total(payload.counts) for payload in payloads) > np.iinfo(np.int64).max:
         raise BadInputError("counts: the clients' images together overflow 64 bits", "leave out clients that lie")
@@ -343,7 +338,7 @@ def _parse_header(text: str, path: Path) -> PayloadHeader:
         _refuse(path, field, problem)
 
 
-def _check_shapes(specs: dict[str, tuple[str, Sequence[int]]], path: Path) -> None:
+def _check_shapes(specs: Mapping[str, tuple[str, Sequence[int]]], path: Path) -> None:
     """Check the names, types and shapes of tensors given as name -> (type, shape)."""
     for name in specs:
         if name not in TENSORS:

@@ -77,7 +77,8 @@ def text_fingerprint(folder: Path) -> str:
 def native_image_size(folder: Path) -> int:
     """Side in pixels of the images a model was trained on."""
     unet, vae = (json.loads((folder / part / "config.json").read_text()) for part in ("unet", "vae"))
-    return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    factor: int = 2 ** (len(vae["block_out_channels"]) - 1)
+    return int(unet["sample_size"]) * factor
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class TextEncoder:
 
     def tokenize(self, prompts: Sequence[str]) -> NDArray[np.int32]:
         """Token ids [N,L] of prompts, padded; those cut short are counted and one is named."""
-        length = self.tokenizer.model_max_length
+        length = int(self.tokenizer.model_max_length)
         long = [
             text
             for text, ids in zip(prompts, self.tokenizer(list(prompts)).input_ids, strict=True)

@@ -11,8 +11,12 @@ run = CliRunner().invoke
 
 
 def test_help_loads_no_torch():
-    code = "import sys; sys.argv=['fglfast','--help']\nfrom fglfast.__main__ import main\ntry: main()\nexcept SystemExit: pass\n"
-    code += "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = (
+        "import sys; sys.argv = ['fglfast', '--help']\n"
+        "from fglfast.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
 
 

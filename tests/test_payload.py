@@ -134,9 +134,7 @@ def test_merge_stacks_in_order_of_client_name():
         make("bob", names=("x", "y", "w")),
         make("bob", embeddings=None, token_ids=np.ones((3, 4), np.int32)),
         make("bob", embeddings=np.ones((3, 5, 2), np.float16)),
-        dataclasses.replace(
-            make("bob"), header=make("bob").header.model_copy(update={"text_encoder": "cd" * 32})
-        ),
+        dataclasses.replace(make("bob"), header=make("bob").header.model_copy(update={"text_encoder": "cd" * 32})),
     ],
 )
 def test_merge_refuses_what_differs(other):

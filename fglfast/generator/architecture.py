@@ -123,7 +123,11 @@ def build_tokenizer(captions: Iterable[str], max_tokens: int) -> CLIPTokenizer:
 def build_scheduler() -> DPMSolverMultistepScheduler:
     """DPM-Solver++(2M) over the linear flow path x_t = (1-t) x0 + t e, timesteps 1000 t."""
     return DPMSolverMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0, num_train_timesteps=1000, steps_offset=1
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        flow_shift=1.0,
+        num_train_timesteps=1000,
+        steps_offset=1,
     )
 
 

@@ -81,12 +81,12 @@ def load_generator(folder: Path, device: str = "cpu") -> Generator:
     """Load text encoder, UNet and VAE decoder; safetensors only."""
     options: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True}
     text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, use_safetensors=True)
-    parts = (
-        TextPart(text),
-        UNetPart(UNet2DConditionModel.from_pretrained(folder / "unet", **options)),
-        DecoderPart(AutoencoderKL.from_pretrained(folder / "vae", **options)),
-    )
-    return Generator(*(part.eval().requires_grad_(False).to(device) for part in parts))
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", **options)
+    vae = AutoencoderKL.from_pretrained(folder / "vae", **options)
+    generator = Generator(TextPart(text), UNetPart(unet), DecoderPart(vae))
+    for part in (generator.text, generator.unet, generator.decoder):
+        part.eval().requires_grad_(False).to(device)
+    return generator
 
 
 def read_shapes(folder: Path, image_size: int) -> Shapes:

@@ -3,23 +3,26 @@
 `pretrain` may be killed at any time and run again: each stage goes on from its checkpoint.
 """
 
+import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from fglfast.attributes import describe
 from fglfast.config import Settings
 from fglfast.console import Progress, note
 from fglfast.dataset import LabelledImages
+from fglfast.errors import BadInputError
 from fglfast.files import write_atomic
 from fglfast.generator.architecture import (
     MiniSettings,
@@ -86,17 +89,36 @@ def pretrain(
     state, grids = out / "state", out / "grids"
     state.mkdir(parents=True, exist_ok=True)
     grids.mkdir(exist_ok=True)
+    _check_same_run(state / "run.json", images_NHWC, labels, class_names, settings)
     torch.manual_seed(0)
     captions = _captions(images_NHWC, labels, class_names)
     tokenizer = build_tokenizer([text for pair in captions for text in pair], settings.model.max_tokens)
     pixels_NCHW = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2)
     vae = _train_vae(pixels_NCHW, settings, state, grids)
     moments_N2CHW = _encode(vae, pixels_NCHW, state / "latents.safetensors")
-    fit = _train_flow(moments_N2CHW, captions, class_names, tokenizer, vae, settings, state, grids)
-    model = out / "model"
-    save_pipeline(model, vae, fit.modules["unet"], fit.modules["text_encoder"], tokenizer)
-    write_atomic(model / "prompts.json", json.dumps(PROMPTS, indent=2) + "\n")
+    unet, text_encoder = _train_flow(moments_N2CHW, captions, class_names, tokenizer, vae, settings, state, grids)
+    model, unfinished = out / "model", out / ".model.tmp"
+    save_pipeline(unfinished, vae, unet, text_encoder, tokenizer)
+    write_atomic(unfinished / "prompts.json", json.dumps(PROMPTS, indent=2) + "\n")
+    shutil.rmtree(model, ignore_errors=True)
+    unfinished.replace(model)
     return model
+
+
+def _check_same_run(
+    path: Path,
+    images_NHWC: NDArray[np.uint8],
+    labels: Sequence[int],
+    class_names: Sequence[str],
+    settings: PretrainSettings,
+) -> None:
+    """Refuse to go on from checkpoints of other images or another model; more steps are welcome."""
+    digest = hashlib.sha256(np.ascontiguousarray(images_NHWC).data)
+    digest.update(json.dumps([list(labels), list(class_names)]).encode())
+    run = {"images": digest.hexdigest(), "model": settings.model.model_dump(mode="json")}
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != run:
+        raise BadInputError(f"{path.parent}: holds checkpoints of other images or another model", "give another --out")
+    write_atomic(path, json.dumps(run, indent=2) + "\n")
 
 
 def _captions(
@@ -119,7 +141,8 @@ def _train_vae(pixels_NCHW: Tensor, settings: PretrainSettings, state: Path, gri
         decoded_BCHW = vae.decode(posterior.mean + posterior.std * noise).sample
         error = decoded_BCHW - images_BCHW
         divergence = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).mean()
-        return error.abs().mean() + error.square().mean() + KL_WEIGHT * divergence
+        loss: Tensor = error.abs().mean() + error.square().mean() + KL_WEIGHT * divergence
+        return loss
 
     @torch.no_grad()
     def grid(step: int) -> None:
@@ -157,10 +180,11 @@ def _train_flow(
     settings: PretrainSettings,
     state: Path,
     grids: Path,
-) -> Fit:
+) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     device, scale = settings.device, float(vae.config.scaling_factor)
     unet = build_unet(settings.model).to(device)
-    text_encoder = build_text_encoder(settings.model, tokenizer).to(device)
+    text_encoder = build_text_encoder(settings.model, tokenizer)
+    text_encoder.to(device)  # type: ignore[arg-type]  # transformers hides nn.Module.to behind a bound wrapper
     fit = Fit("flow", nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}), settings.flow, state)
     tokens_NPL = torch.stack([_tokens(tokenizer, [pair[level] for pair in captions]) for level in (0, 1)], dim=1)
     empty_L = _tokens(tokenizer, [""])[0]
@@ -168,7 +192,8 @@ def _train_flow(
     def velocity(x_BCHW: Tensor, t_B: Tensor, tokens_BL: Tensor) -> Tensor:
         text_BLD = text_encoder(tokens_BL.to(device))[0]
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-        return unet(x_BCHW, TIMESTEPS * t_B, text_BLD, return_dict=False)[0]  # type: ignore[no-any-return]
+        velocity_BCHW: Tensor = unet(x_BCHW, TIMESTEPS * t_B, text_BLD, return_dict=False)[0]
+        return velocity_BCHW
 
     def loss_function(batch_size: int, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(moments_N2CHW), (batch_size,), generator=generator)
@@ -196,7 +221,7 @@ def _train_flow(
         save_grid(vae.decode(latents_BCHW / scale).sample, columns, grids / f"flow-{step:06d}.png")
 
     fit.run(loss_function, grid)
-    return fit
+    return unet, text_encoder
 
 
 def save_grid(images_BCHW: Tensor, columns: int, path: Path) -> None:

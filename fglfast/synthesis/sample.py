@@ -71,7 +71,7 @@ def sample(
     """
     scheduler = schedule.start()
     guided = guidance_scale != 1.0
-    latents_BCHW = noise_BCHW * scheduler.init_noise_sigma
+    latents_BCHW: Tensor = noise_BCHW * scheduler.init_noise_sigma
     if guided:
         text_BLD = torch.cat([negative_LD.expand_as(text_BLD), text_BLD])
     for timestep in scheduler.timesteps:

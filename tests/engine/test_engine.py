@@ -91,7 +91,7 @@ def test_recipes(tmp_path):
     assert find_recipe(str(path)) == find_recipe("mini")
     for text in ("image_size = 32\ncolour = 1", "image_size = 33", "image_size ="):
         path.write_text(text)
-        with pytest.raises(BadInputError, match="own.toml"):
+        with pytest.raises(BadInputError, match=r"own\.toml"):
             Recipe.from_toml(path)
     with pytest.raises(BadInputError, match="minni"):
         find_recipe("minni")

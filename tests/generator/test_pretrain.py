@@ -19,7 +19,7 @@ SMALL = PretrainSettings(
 )
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -33,11 +33,11 @@ def test_a_stopped_pretraining_goes_on_to_the_same_weights(tmp_path, monkeypatch
     def dying(self, loss_function):
         if self.name == "flow" and self.step == 3:
             self.save()
-            raise Killed
+            raise KilledError
         return one_step(self, loss_function)
 
     monkeypatch.setattr(Fit, "_one_step", dying)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         pretrain_dataset(data, tmp_path / "cut", SMALL)
     monkeypatch.setattr(Fit, "_one_step", one_step)
     resumed = pretrain_dataset(data, tmp_path / "cut", SMALL)
