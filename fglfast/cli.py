@@ -336,6 +336,18 @@ def evaluate(
 
 
 @verb
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run, as demo leaves it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's HTML page anew from its record and images."""
+    from fglfast.oneshot import report_run
+
+    page = report_run(run)
+    _tell({"report": str(page)}, as_json, f"report: {page.resolve()}")
+
+
+@verb
 def pretrain(
     data: Annotated[str, typer.Option(help="Public images: PATH[:SPLIT].")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, sample grids and the model.")],

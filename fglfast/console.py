@@ -3,6 +3,8 @@
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -24,6 +26,21 @@ def note(text: str) -> None:
 def emit_json(result: dict[str, Any]) -> None:
     """Print a command's result as one JSON object, the only thing on stdout."""
     sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def no_loading_bars() -> Iterator[None]:
+    """Silence transformers' own progress bars: they are of milliseconds and clutter a pipe."""
+    from transformers.utils import logging
+
+    bars: Any = logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 class Progress:

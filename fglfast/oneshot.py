@@ -108,11 +108,23 @@ def run_one_shot(settings: OneShot, out: Path) -> tuple[RunRecord, Path]:
         facts["bytes"] = _model_bytes(trained.model)
     with stages.stage("evaluate", f"{len(test)} real test images"):
         evaluated = _evaluate(trained.model, test)
-    record = _record(settings, private, clients, engine, made, trained, evaluated, stages, out)
+    record = _record(settings, private, clients, engine, made, trained, evaluated, stages)
     record.save(out / "run.json")
+    return record, report_run(out)
+
+
+def report_run(out: Path) -> Path:
+    """Write `out/report.html` from the run's record and its images.
+
+    Raises:
+        BadInputError: `out` holds no finished run, or its test images are gone.
+    """
+    record = RunRecord.load(out / "run.json")
+    synthetic = _synthetic_samples(out / "synthetic", record.class_names)
+    size = next((len(images[0]) for images in synthetic.values() if images), 0)
     page = out / "report.html"
-    write_report(record, _synthetic_samples(out / "synthetic", private.class_names), _real_samples(test, engine), page)
-    return record, page
+    write_report(record, synthetic, _real_samples(read_dataset(record.test_source), size), page)
+    return page
 
 
 def _embed_clients(private: LabelledImages, settings: OneShot, model: Path, folder: Path) -> list[ClientRecord]:
@@ -160,7 +172,6 @@ def _record(
     trained: TrainResult,
     evaluated: Evaluated,
     stages: Stages,
-    out: Path,
 ) -> RunRecord:
     parity = engine.manifest.parity
     return RunRecord(
@@ -180,6 +191,7 @@ def _record(
             relative_error=max(parity.text_encoder, parity.unet, parity.vae_decoder),
             psnr=parity.psnr,
         ),
+        resumed=bool(made.found),
         images=made.images + made.found,
         images_per_second=round(made.images / made.seconds, 2) if made.images else 0.0,
         network_share=round(made.network_share, 4),
@@ -205,8 +217,7 @@ def _synthetic_samples(folder: Path, class_names: tuple[str, ...]) -> dict[str, 
     return samples
 
 
-def _real_samples(test: LabelledImages, engine: Engine) -> dict[str, list[NDArray[np.uint8]]]:
-    size = engine.manifest.key.build.image_size
+def _real_samples(test: LabelledImages, size: int) -> dict[str, list[NDArray[np.uint8]]]:
     return {
         name: [test.pixels(int(index), size) for index in np.flatnonzero(test.labels == label)[:SHOWN]]
         for label, name in enumerate(test.class_names)

@@ -74,7 +74,7 @@ class EngineRecord(Settings):
 
 
 class RunRecord(Settings):
-    """Everything the report shows."""
+    """Everything the report shows; a resumed run's times leave out what an earlier one did."""
 
     command: str
     created: str
@@ -86,6 +86,7 @@ class RunRecord(Settings):
     test_source: str
     clients: tuple[ClientRecord, ...]
     engine: EngineRecord
+    resumed: bool
     images: int
     images_per_second: float
     network_share: float

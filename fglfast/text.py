@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fglfast.config import Settings, first_problem
-from fglfast.console import note
+from fglfast.console import no_loading_bars, note
 from fglfast.errors import BadInputError
 
 BUNDLED = "mini"
@@ -100,7 +100,8 @@ class TextEncoder:
         """Open the text side of a model folder; safetensors only."""
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        model = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, use_safetensors=True)
+        with no_loading_bars():
+            model = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, use_safetensors=True)
         return cls(CLIPTokenizer.from_pretrained(folder / "tokenizer"), model.eval(), text_fingerprint(folder))
 
     def tokenize(self, prompts: Sequence[str]) -> NDArray[np.int32]:

@@ -33,6 +33,7 @@ def record(classes=2, epochs=2):
         test_source="b",
         clients=(ClientRecord(name=EVIL, images_by_class=(3,) * classes, rows=2, upload_bytes=100),),
         engine=EngineRecord(key="k", backend="torch", cached=False, relative_error=1e-6, psnr=100.0),
+        resumed=False,
         images=10,
         images_per_second=3.0,
         network_share=0.9,

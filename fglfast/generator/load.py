@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
+from fglfast.console import no_loading_bars
 from fglfast.errors import BadInputError
 
 PARTS = ("text_encoder", "unet", "vae", "scheduler", "tokenizer")
@@ -80,7 +81,8 @@ class Generator:
 def load_generator(folder: Path, device: str = "cpu") -> Generator:
     """Load text encoder, UNet and VAE decoder; safetensors only."""
     options: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True}
-    text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, use_safetensors=True)
+    with no_loading_bars():
+        text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, use_safetensors=True)
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", **options)
     vae = AutoencoderKL.from_pretrained(folder / "vae", **options)
     generator = Generator(TextPart(text), UNetPart(unet), DecoderPart(vae))

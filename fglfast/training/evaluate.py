@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassCalibrationError, MulticlassConfusionMatrix
 from transformers import AutoModelForImageClassification
-from transformers.utils import logging
 
 from fglfast.config import Settings
-from fglfast.console import Progress
+from fglfast.console import Progress, no_loading_bars
 from fglfast.errors import BadInputError
 from fglfast.training.augment import normalise
 
@@ -102,18 +101,13 @@ def _logits(model: Any, dataset: "LabelledImages", size: int, batch_size: int) -
 
 def _load(model_dir: Path) -> tuple[Any, tuple[str, ...]]:
     load: Any = AutoModelForImageClassification.from_pretrained
-    bars: Any = logging
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()  # transformers' own, of milliseconds
     try:
-        model = load(str(model_dir), local_files_only=True, use_safetensors=True, trust_remote_code=False)
+        with no_loading_bars():
+            model = load(str(model_dir), local_files_only=True, use_safetensors=True, trust_remote_code=False)
         names = tuple(model.config.id2label[label] for label in range(model.config.num_labels))
     except Exception as error:  # transformers raises what each of its readers raises
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInputError(f"{model_dir} holds no image classifier: {reason}", MODEL_HINT) from error
-    finally:
-        if shown:
-            bars.enable_progress_bar()
     return model, names
 
 

@@ -1,0 +1,28 @@
+"""Where a measurement is kept: one JSON with the machine, the versions and the command that made it."""
+
+import json
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fglfast.engine.manifest import device_name
+from fglfast.files import write_atomic
+from fglfast.record import machine_facts, package_versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def save_result(name: str, measured: dict[str, Any]) -> Path:
+    """Write `benchmarks/results/NAME.json`."""
+    path = RESULTS / f"{name}.json"
+    command = ["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
+    about = {
+        "command": shlex.join(command),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine_facts(device_name()),
+        "versions": package_versions(),
+    }
+    write_atomic(path, json.dumps(about | measured, indent=2, ensure_ascii=False) + "\n")
+    return path

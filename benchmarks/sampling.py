@@ -1,0 +1,62 @@
+"""Which guidance and how many steps: accuracy of a classifier trained on what each setting draws.
+
+Chosen on the private images, so that the test images stay unseen until the headline is measured.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.results_file import save_result
+from fglfast.client.embed import embed
+from fglfast.dataset import read_dataset
+from fglfast.engine.build import build_engine
+from fglfast.engine.recipe import Sampling, find_recipe
+from fglfast.payload import merge_payloads
+from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
+from fglfast.text import resolve_model
+from fglfast.training.evaluate import evaluate
+from fglfast.training.launch import train
+from fglfast.training.settings import TrainSettings
+
+SETTINGS = ((12, 1.0), (12, 1.5), (12, 2.0), (6, 1.0), (8, 1.0), (20, 1.0))
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="Folder for what is drawn and trained.")] = Path("runs/sampling"),
+    data: Annotated[str, typer.Option(help="Real images to embed and to choose on.")] = "fashion:private",
+    images_per_class: int = 200,
+    epochs: int = 20,
+) -> None:
+    """Draw, train and evaluate once a setting."""
+    recipe, private = find_recipe("mini"), read_dataset(data)
+    model = resolve_model(recipe.model)
+    merged = merge_payloads([embed(private, "all", model, "class")])
+    engine = build_engine(recipe, model, work / "engines")
+    rows = []
+    for steps, guidance in SETTINGS:
+        name = f"steps{steps}-guidance{guidance:g}"
+        asked = SynthesisSettings(
+            images_per_class=images_per_class, sampling=Sampling(steps=steps, guidance_scale=guidance)
+        )
+        made = synthesize(engine, merged, asked, work / name)
+        chosen = TrainSettings(arch="resnet18-narrow", epochs=epochs, image_size=64)
+        trained = train(work / name, work / f"{name}-model", chosen, "auto")
+        found = evaluate(trained.model, private)
+        rows.append(
+            {
+                "steps": steps,
+                "guidance_scale": guidance,
+                "accuracy": found.accuracy,
+                "images_per_second": round(made.images / made.seconds, 2),
+            }
+        )
+        typer.echo(json.dumps(rows[-1]))
+    backend = engine.manifest.key.build.backend
+    save_result("sampling", {"images_per_class": images_per_class, "epochs": epochs, "backend": backend, "rows": rows})
+
+
+if __name__ == "__main__":
+    typer.run(main)
