@@ -353,15 +353,17 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, sample grids and the model.")],
     vae_steps: Annotated[int, typer.Option(min=1, help="Steps of the VAE, batch 32.")] = 12_000,
     flow_steps: Annotated[int, typer.Option(min=1, help="Steps of text encoder and UNet, batch 64.")] = 10_000,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to train.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Train a small text-to-image model of your own on public images; goes on where it was stopped."""
+    os.environ.setdefault("DS_ACCELERATOR", device)  # diffusers imports DeepSpeed, which else warns that it guesses
     from fglfast.dataset import read_dataset
-    from fglfast.generator.pretrain import PretrainSettings, pretrain_dataset
+    from fglfast.generator.pretrain import PretrainSettings
+    from fglfast.generator.pretrain import pretrain as run
 
     settings = PretrainSettings.budget(vae_steps, flow_steps, device)
-    model = pretrain_dataset(read_dataset(data), out, settings)
+    model = run(read_dataset(data), out, settings)
     _tell({"model": str(model)}, as_json, f"model: {model}")
 
 

@@ -120,10 +120,10 @@ def report_run(out: Path) -> Path:
         BadInputError: `out` holds no finished run, or its test images are gone.
     """
     record = RunRecord.load(out / "run.json")
-    synthetic = _synthetic_samples(out / "synthetic", record.class_names)
+    synthetic = synthetic_samples(out / "synthetic", record.class_names)
     size = next((len(images[0]) for images in synthetic.values() if images), 0)
     page = out / "report.html"
-    write_report(record, synthetic, _real_samples(read_dataset(record.test_source), size), page)
+    write_report(record, synthetic, real_samples(read_dataset(record.test_source), size), page)
     return page
 
 
@@ -204,22 +204,25 @@ def _record(
     )
 
 
-def _synthetic_samples(folder: Path, class_names: tuple[str, ...]) -> dict[str, list[NDArray[np.uint8]]]:
-    """The first images of each class, in plan order."""
+def synthetic_samples(
+    folder: Path, class_names: tuple[str, ...], shown: int = SHOWN
+) -> dict[str, list[NDArray[np.uint8]]]:
+    """The first images of each class [S,S,3], in plan order."""
     samples: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in class_names}
     files = dict(read_shard(folder / shard_name(0)))
     for name, content in files.items():
         key, _, kind = name.rpartition(".")
         if kind in {"png", "webp"}:
-            shown = samples[class_names[int(files[f"{key}.cls"])]]
-            if len(shown) < SHOWN:
-                shown.append(np.asarray(Image.open(BytesIO(content)).convert("RGB")))
+            row = samples[class_names[int(files[f"{key}.cls"])]]
+            if len(row) < shown:
+                row.append(np.asarray(Image.open(BytesIO(content)).convert("RGB")))
     return samples
 
 
-def _real_samples(test: LabelledImages, size: int) -> dict[str, list[NDArray[np.uint8]]]:
+def real_samples(test: LabelledImages, size: int, shown: int = SHOWN) -> dict[str, list[NDArray[np.uint8]]]:
+    """The first test images of each class [size,size,3]."""
     return {
-        name: [test.pixels(int(index), size) for index in np.flatnonzero(test.labels == label)[:SHOWN]]
+        name: [test.pixels(int(index), size) for index in np.flatnonzero(test.labels == label)[:shown]]
         for label, name in enumerate(test.class_names)
     }
 

@@ -1,6 +1,8 @@
 """Build, cache and open engines. Export once a model, compile once a key, keep only what passed the gate."""
 
 import fcntl
+import hashlib
+import json
 import shutil
 import statistics
 import tempfile
@@ -21,6 +23,7 @@ from fglfast.engine.networks import Networks
 from fglfast.engine.parity import BOUNDS, measure, require
 from fglfast.engine.recipe import Recipe
 from fglfast.errors import BadInputError, FglError
+from fglfast.files import write_atomic
 from fglfast.generator.load import Shapes, load_generator, read_shapes, weights_fingerprint
 from fglfast.text import TextEncoder
 
@@ -58,7 +61,7 @@ def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
     """Open the engine of a recipe, building it first if it is not there.
 
     Args:
-        recipe: what to build; with backend "auto" every installed backend is built and the fastest kept open.
+        recipe: what to build; with backend "auto" every installed backend is built and measured, the fastest opened.
         model: the diffusers directory.
         engines: folder that holds engines by key.
 
@@ -66,9 +69,10 @@ def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
         MissingExtraError: the backend is not installed.
         FglError: the parity gate refused; nothing is left behind.
     """
+    weights = weights_fingerprint(model)
     if recipe.backend == "auto":
-        return _fastest([_build_one(recipe, name, model, engines) for name in backends.installed()])
-    return _build_one(recipe, recipe.backend, model, engines)
+        return _build_auto([_key(recipe, name, weights) for name in backends.installed()], model, engines)
+    return _build_one(_key(recipe, recipe.backend, weights), model, engines)
 
 
 def seconds_per_pass(engine: Engine, rounds: int = AUTO_ROUNDS) -> float:
@@ -83,23 +87,33 @@ def seconds_per_pass(engine: Engine, rounds: int = AUTO_ROUNDS) -> float:
     return statistics.median(times)
 
 
-def _fastest(engines: list[Engine]) -> Engine:
-    seconds = {engine.manifest.key.build.backend: seconds_per_pass(engine) for engine in engines}
-    best = min(engines, key=lambda engine: seconds[engine.manifest.key.build.backend])
-    told = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in sorted(seconds.items(), key=lambda x: x[1]))
-    rows = best.manifest.key.build.unet_batch
-    note(
-        f"backend {best.manifest.key.build.backend}: fastest of those installed (one UNet pass of {rows} rows: {told})"
-    )
-    return best
+def _build_auto(keys: list[Key], model: Path, engines: Path) -> Engine:
+    """The fastest installed backend, measured once and remembered: a resumed run draws with the same engine."""
+    by_name = {key.build.backend: key for key in keys}
+    digest = hashlib.sha256("".join(key.digest() for key in keys).encode()).hexdigest()[:16]
+    path = engines / f"auto-{digest}.json"
+    built: dict[str, Engine] = {}
+    if path.exists():
+        seconds = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        built = {name: _build_one(key, model, engines) for name, key in by_name.items()}
+        seconds = {name: seconds_per_pass(engine) for name, engine in built.items()}
+        write_atomic(path, json.dumps(seconds) + "\n")
+    ranked = sorted(seconds, key=seconds.__getitem__)
+    told, rows = ", ".join(f"{name} {1000 * seconds[name]:.0f} ms" for name in ranked), keys[0].build.unet_batch
+    note(f"backend {ranked[0]}: fastest of those installed (one UNet pass of {rows} rows: {told})")
+    return built.get(ranked[0]) or _build_one(by_name[ranked[0]], model, engines)
 
 
-def _build_one(recipe: Recipe, backend_name: str, model: Path, engines: Path) -> Engine:
-    backend = backends.find_backend(backend_name)
+def _key(recipe: Recipe, backend_name: str, weights: str) -> Key:
     build = Build(backend=backend_name, **recipe.model_dump(include=set(Build.model_fields) - {"backend"}))
-    weights = weights_fingerprint(model)
-    key = Key(weights=weights, build=build, versions=backends.versions(backend), device=device_name())
-    folder, shapes = engines / key.digest(), read_shapes(model, recipe.image_size)
+    versions = backends.versions(backends.find_backend(backend_name))
+    return Key(weights=weights, build=build, versions=versions, device=device_name())
+
+
+def _build_one(key: Key, model: Path, engines: Path) -> Engine:
+    backend = backends.find_backend(key.build.backend)
+    folder, shapes = engines / key.digest(), read_shapes(model, key.build.image_size)
     onnx = engines / f"onnx-{_export_key(key)}"
     _writable(engines)
     with _locked(engines / f".{folder.name}.lock"):
@@ -110,7 +124,7 @@ def _build_one(recipe: Recipe, backend_name: str, model: Path, engines: Path) ->
             _compile(key, model, shapes, onnx, folder)
     built = manifest is None
     manifest = manifest or read_manifest(folder)
-    return Engine(folder, manifest, shapes, backend.load(build, shapes, model, folder), model, cached=not built)
+    return Engine(folder, manifest, shapes, backend.load(key.build, shapes, model, folder), model, cached=not built)
 
 
 def _cached(folder: Path) -> Manifest | None:

@@ -19,6 +19,8 @@ from fglfast.config import Settings
 from fglfast.console import Progress
 from fglfast.files import replacing
 
+LOG_EVERY = 50  # steps
+
 LossFunction = Callable[[int, torch.Generator], Tensor]
 
 
@@ -74,7 +76,7 @@ class Fit:
                 smoothed = loss if smoothed is None else 0.98 * smoothed + 0.02 * loss
                 progress.advance(1, loss=f"{smoothed:.4f}")
                 self.seconds = time.monotonic() - started
-                if self.step % 50 == 0:
+                if self.step % LOG_EVERY == 0 or self.step == self.settings.steps:
                     self._log(smoothed)
                 if self.step % grid_every == 0:
                     with self.averaged():

@@ -22,7 +22,7 @@ from fglfast.attributes import describe
 from fglfast.config import Settings
 from fglfast.console import Progress, note
 from fglfast.dataset import LabelledImages
-from fglfast.errors import BadInputError
+from fglfast.errors import BadInputError, UsageError
 from fglfast.files import write_atomic
 from fglfast.generator.architecture import (
     MiniSettings,
@@ -32,6 +32,7 @@ from fglfast.generator.architecture import (
     build_vae,
     save_pipeline,
 )
+from fglfast.generator.card import model_card
 from fglfast.generator.fitting import Fit, FitSettings
 from fglfast.generator.flow import TIMESTEPS, euler, noisy_pair
 
@@ -60,73 +61,56 @@ class PretrainSettings(Settings):
         )
 
 
-def pretrain_dataset(dataset: LabelledImages, out: Path, settings: PretrainSettings) -> Path:
-    """`pretrain` on a data set, its images fitted to the model's size."""
-    size = settings.model.image_size
-    images_NHWC = np.stack([dataset.pixels(index, size) for index in range(len(dataset))])
-    return pretrain(images_NHWC, dataset.labels.tolist(), dataset.class_names, out, settings)
-
-
-def pretrain(
-    images_NHWC: NDArray[np.uint8],
-    labels: Sequence[int],
-    class_names: Sequence[str],
-    out: Path,
-    settings: PretrainSettings,
-) -> Path:
+def pretrain(dataset: LabelledImages, out: Path, settings: PretrainSettings) -> Path:
     """Train on labelled public images and write `out/model` in the diffusers layout.
 
     Args:
-        images_NHWC: uint8 RGB images [N,S,S,3] at the model's image size.
-        labels: class of each image, indices into `class_names`.
-        class_names: what the classes are called in prompts.
+        dataset: the images, fitted to the model's size; its class names are what prompts say.
         out: folder for checkpoints, sample grids and the finished model.
         settings: sizes and budgets.
 
     Returns:
         The folder that `StableDiffusionPipeline.from_pretrained` loads.
+
+    Raises:
+        BadInputError: `out` holds checkpoints of other images or another model.
+        UsageError: the device is not there.
     """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("no CUDA device is visible to torch", "use --device cpu, or install the CUDA build of torch")
     state, grids = out / "state", out / "grids"
     state.mkdir(parents=True, exist_ok=True)
     grids.mkdir(exist_ok=True)
-    _check_same_run(state / "run.json", images_NHWC, labels, class_names, settings)
+    size = settings.model.image_size
+    images_NHWC = np.stack([dataset.pixels(index, size) for index in range(len(dataset))])
+    _check_same_run(state / "run.json", images_NHWC, dataset, settings)
     torch.manual_seed(0)
-    captions = _captions(images_NHWC, labels, class_names)
+    names = [dataset.class_names[label] for label in dataset.labels]
+    captions = [(name, f"{name}, {describe(image)}") for name, image in zip(names, images_NHWC, strict=True)]
     tokenizer = build_tokenizer([text for pair in captions for text in pair], settings.model.max_tokens)
     pixels_NCHW = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2)
     vae = _train_vae(pixels_NCHW, settings, state, grids)
     moments_N2CHW = _encode(vae, pixels_NCHW, state / "latents.safetensors")
-    unet, text_encoder = _train_flow(moments_N2CHW, captions, class_names, tokenizer, vae, settings, state, grids)
+    networks = _train_flow(moments_N2CHW, captions, dataset.class_names, tokenizer, vae, settings, state, grids)
     model, unfinished = out / "model", out / ".model.tmp"
-    save_pipeline(unfinished, vae, unet, text_encoder, tokenizer)
+    save_pipeline(unfinished, vae, *networks, tokenizer)
     write_atomic(unfinished / "prompts.json", json.dumps(PROMPTS, indent=2) + "\n")
+    write_atomic(unfinished / "README.md", model_card(dataset, size, state))
     shutil.rmtree(model, ignore_errors=True)
     unfinished.replace(model)
     return model
 
 
 def _check_same_run(
-    path: Path,
-    images_NHWC: NDArray[np.uint8],
-    labels: Sequence[int],
-    class_names: Sequence[str],
-    settings: PretrainSettings,
+    path: Path, images_NHWC: NDArray[np.uint8], dataset: LabelledImages, settings: PretrainSettings
 ) -> None:
     """Refuse to go on from checkpoints of other images or another model; more steps are welcome."""
     digest = hashlib.sha256(np.ascontiguousarray(images_NHWC).data)
-    digest.update(json.dumps([list(labels), list(class_names)]).encode())
+    digest.update(json.dumps([dataset.labels.tolist(), dataset.class_names]).encode())
     run = {"images": digest.hexdigest(), "model": settings.model.model_dump(mode="json")}
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) != run:
         raise BadInputError(f"{path.parent}: holds checkpoints of other images or another model", "give another --out")
     write_atomic(path, json.dumps(run, indent=2) + "\n")
-
-
-def _captions(
-    images_NHWC: NDArray[np.uint8], labels: Sequence[int], class_names: Sequence[str]
-) -> list[tuple[str, str]]:
-    """The class-level and the instance-level prompt of every image."""
-    names = [class_names[label] for label in labels]
-    return [(name, f"{name}, {describe(image)}") for name, image in zip(names, images_NHWC, strict=True)]
 
 
 def _train_vae(pixels_NCHW: Tensor, settings: PretrainSettings, state: Path, grids: Path) -> AutoencoderKL:

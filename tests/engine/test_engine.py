@@ -38,6 +38,18 @@ def test_a_changed_recipe_or_model_is_another_engine(engine, random_mini, recipe
     assert build_engine(resampled, random_mini, engine.folder.parent).key == engine.key
 
 
+def test_auto_measures_once_and_stays(random_mini, recipe, tmp_path, capsys):
+    auto = recipe.model_copy(update={"backend": "auto"})
+    first = build_engine(auto, random_mini, tmp_path)
+    choice = next(tmp_path.glob("auto-*.json"))
+    seconds = json.loads(choice.read_text())
+    assert set(seconds) == set(backends.installed()) and all(value > 0 for value in seconds.values())
+    assert min(seconds, key=seconds.get) == first.manifest.key.build.backend and not first.cached
+    choice.write_text(json.dumps(dict.fromkeys(seconds, 2.0) | {"torch": 1.0}))
+    assert build_engine(auto, random_mini, tmp_path).manifest.key.build.backend == "torch"
+    assert "fastest of those installed" in capsys.readouterr().err
+
+
 def test_a_damaged_engine_is_rebuilt(random_mini, recipe, tmp_path, capsys):
     built = build_engine(recipe, random_mini, tmp_path)
     blob = next(built.folder.glob("unet*"))

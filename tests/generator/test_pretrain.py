@@ -5,11 +5,12 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from fglfast.dataset import read_dataset
+from fglfast.errors import BadInputError
 from fglfast.generator.architecture import MiniSettings, build_tokenizer
 from fglfast.generator.fitting import FitSettings
 from fglfast.generator.flow import euler, noisy_pair
 from fglfast.generator.load import read_shapes
-from fglfast.generator.pretrain import PretrainSettings, pretrain_dataset
+from fglfast.generator.pretrain import PretrainSettings, pretrain
 from fglfast.text import resolve_model
 
 SMALL = PretrainSettings(
@@ -27,7 +28,7 @@ def test_a_stopped_pretraining_goes_on_to_the_same_weights(tmp_path, monkeypatch
     from fglfast.generator.fitting import Fit
 
     data = read_dataset("fashion:private").select(range(0, 5000, 250))
-    whole = pretrain_dataset(data, tmp_path / "whole", SMALL)
+    whole = pretrain(data, tmp_path / "whole", SMALL)
     one_step = Fit._one_step
 
     def dying(self, loss_function):
@@ -38,14 +39,16 @@ def test_a_stopped_pretraining_goes_on_to_the_same_weights(tmp_path, monkeypatch
 
     monkeypatch.setattr(Fit, "_one_step", dying)
     with pytest.raises(KilledError):
-        pretrain_dataset(data, tmp_path / "cut", SMALL)
+        pretrain(data, tmp_path / "cut", SMALL)
     monkeypatch.setattr(Fit, "_one_step", one_step)
-    resumed = pretrain_dataset(data, tmp_path / "cut", SMALL)
+    resumed = pretrain(data, tmp_path / "cut", SMALL)
     for part in ("unet", "vae"):
         name = f"{part}/diffusion_pytorch_model.safetensors"
         one, other = load_file(whole / name), load_file(resumed / name)
         assert all(torch.equal(one[key], other[key]) for key in one)
-    assert (whole / "prompts.json").exists()
+    assert (whole / "prompts.json").exists() and "20 images of 10 classes" in (whole / "README.md").read_text()
+    with pytest.raises(BadInputError, match="other images"):
+        pretrain(data.select([0, 1]), tmp_path / "cut", SMALL)
 
 
 def test_the_rate_warms_up_stays_and_decays():
