@@ -15,9 +15,10 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def save_result(name: str, measured: dict[str, Any]) -> Path:
-    """Write `benchmarks/results/NAME.json`."""
+    """Write `benchmarks/results/NAME.json`; of absolute paths on the command line, only the last part is kept."""
     path = RESULTS / f"{name}.json"
-    command = ["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
+    arguments = [Path(argument).name if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]
+    command = ["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *arguments]
     about = {
         "command": shlex.join(command),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
