@@ -21,7 +21,8 @@ from fglfast.errors import BadInputError, FglError
 from fglfast.payload import Merged
 from fglfast.synthesis.folder import claim, locked
 from fglfast.synthesis.plan import Item, Plan, make_plan, starting_noise
-from fglfast.synthesis.sample import Schedule, sample
+from fglfast.synthesis.sample import sample
+from fglfast.synthesis.schedule import Schedule
 from fglfast.synthesis.shards import ImageFormat, shard_name
 from fglfast.synthesis.writer import ShardWriter
 from fglfast.text import TextEncoder, load_prompts, text_fingerprint
@@ -135,8 +136,7 @@ def synthesize(
         if todo < mine:
             note(f"resuming: {mine - todo} of {mine} images are there")
         watch, started = Stopwatch(engine.networks), time.perf_counter()
-        schedule = Schedule.of_model(engine.model, settings.sampling.steps)
-        batch = _images_per_batch(engine, settings.sampling)
+        schedule, batch = Schedule.of_model(engine.model, settings.sampling), _rows(engine)
         with (
             ShardWriter(settings.image_format, _describer(plan, merged, engine)) as writer,
             Progress("synthesize", mine, start=mine - todo) as progress,
@@ -145,7 +145,7 @@ def synthesize(
                 items = plan.shard(number)
                 for start in range(0, len(items), batch):
                     part = items[start : start + batch]
-                    writer.add(part, _draw(part, plan, conditioning, watch, schedule, engine, settings.sampling))
+                    writer.add(part, _draw(part, plan, conditioning, watch, schedule, engine))
                     progress.advance(len(part))
                 writer.finish_shard(out / shard_name(number))
         seconds = time.perf_counter() - started
@@ -156,8 +156,8 @@ def estimate(engine: Engine, merged: Merged, settings: SynthesisSettings, out: P
     """What `synthesize` would do: images, shards, bytes (of raw pixels, an upper bound for PNG) and seconds."""
     plan = plan_synthesis(engine, merged, settings)
     left = sum(map(plan.size, plan.remaining(out)))
-    batches = -(-left // _images_per_batch(engine, settings.sampling))
-    side = engine.manifest.key.build.image_size
+    batches = -(-left // _rows(engine))
+    side, passes = engine.manifest.key.build.image_size, Schedule.of_model(engine.model, settings.sampling).passes()
     return {
         "plan": plan.digest(),
         "classes": len(plan.present),
@@ -165,7 +165,7 @@ def estimate(engine: Engine, merged: Merged, settings: SynthesisSettings, out: P
         "images_left": left,
         "shards": plan.shards,
         "bytes_at_most": left * (3 * side * side + 3 * 512),
-        "seconds": round(batches * settings.sampling.steps * seconds_per_pass(engine), 1),
+        "seconds": round(batches * passes * seconds_per_pass(engine), 1),
     }
 
 
@@ -176,13 +176,11 @@ def _draw(
     watch: Stopwatch,
     schedule: Schedule,
     engine: Engine,
-    sampling: Sampling,
 ) -> NDArray[np.uint8]:
     """Draw the images of some items: uint8 [B,S,S,3]."""
     noise_BCHW = torch.from_numpy(np.stack([starting_noise(plan.seed, item, engine.shapes.latent) for item in items]))
     text_BLD = conditioning.rows([item.row for item in items])
-    negative_LD = conditioning.negative_LD
-    latents_BCHW = sample(watch.denoise, noise_BCHW, text_BLD, negative_LD, schedule, sampling.guidance_scale)
+    latents_BCHW = sample(watch.denoise, noise_BCHW, text_BLD, conditioning.negative_LD, schedule)
     images_BCHW = watch.decode(latents_BCHW)
     if not bool(torch.isfinite(images_BCHW).all()):
         raise FglError(f"engine {engine.key} made an image that is not a number", "build it with another backend")
@@ -190,9 +188,9 @@ def _draw(
     return pixels_BCHW.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _images_per_batch(engine: Engine, sampling: Sampling) -> int:
-    rows = engine.manifest.key.build.unet_batch
-    return rows if sampling.guidance_scale == 1.0 else max(1, rows // 2)
+def _rows(engine: Engine) -> int:
+    """Images drawn together: a guided step then fills two passes, an unguided one a single pass."""
+    return engine.manifest.key.build.unet_batch
 
 
 def _check_fit(merged: Merged, engine: Engine) -> None:

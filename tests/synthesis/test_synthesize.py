@@ -17,7 +17,8 @@ from fglfast.engine.recipe import Sampling
 from fglfast.errors import BadInputError, UsageError
 from fglfast.payload import merge_payloads, save_payload
 from fglfast.synthesis.folder import export_imagefolder, locked, safe_name
-from fglfast.synthesis.sample import Schedule, sample
+from fglfast.synthesis.sample import sample
+from fglfast.synthesis.schedule import Schedule
 from fglfast.synthesis.shards import read_shard
 from fglfast.synthesis.synthesize import SynthesisSettings, estimate, synthesize
 
@@ -115,11 +116,16 @@ def test_guidance_one_makes_a_single_pass(random_mini):
         passes.append(len(latents))
         return latents
 
-    schedule = Schedule.of_model(random_mini, 3)
     noise, text = torch.randn(2, 8, 8, 8), torch.zeros(2, 16, 64)
-    for guidance in (1.0, 2.0):
-        sample(denoiser, noise, text, text[0], schedule, guidance)
-    assert passes == [2, 2, 2, 4, 4, 4]
+    for asked in (
+        Sampling(steps=3, guidance_scale=1.0),
+        Sampling(steps=3, guidance_scale=2.0),
+        Sampling(steps=3, guidance_scale=2.0, guidance_interval=(0.4, 0.8)),
+    ):
+        schedule = Schedule.of_model(random_mini, asked)
+        sample(denoiser, noise, text, text[0], schedule)
+        assert schedule.passes() == sum(passes[-3:]) / 2
+    assert passes == [2, 2, 2, 4, 4, 4, 2, 4, 2]
 
 
 def test_stock_diffusers_pipeline_makes_the_same_images(engine, random_mini):
@@ -132,8 +138,8 @@ def test_stock_diffusers_pipeline_makes_the_same_images(engine, random_mini):
     ).images
     tokens = pipeline.tokenizer(["t-shirt", ""], padding="max_length", return_tensors="pt").input_ids
     text = engine.networks.encode(tokens)
-    schedule = Schedule.of_model(random_mini, 6)
-    latents = sample(engine.networks.denoise, noise, text[:1].expand(3, -1, -1), text[1], schedule, 2.0)
+    schedule = Schedule.of_model(random_mini, Sampling(steps=6, guidance_scale=2.0))
+    latents = sample(engine.networks.denoise, noise, text[:1].expand(3, -1, -1), text[1], schedule)
     ours = (engine.networks.decode(latents) / 2 + 0.5).clamp(0, 1)
     assert torch.allclose(ours, theirs.float(), atol=2e-3)
 

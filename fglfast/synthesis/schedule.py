@@ -1,0 +1,135 @@
+"""How time is stepped through: a solver of diffusers and its timesteps. Knows no network."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+from diffusers.schedulers import AysSchedules
+
+from fglfast.engine.recipe import Sampling
+from fglfast.errors import BadInputError, UsageError
+
+SOLVERS = {
+    "ddim": "DDIMScheduler",
+    "dpmsolver++": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "flow-euler": "FlowMatchEulerDiscreteScheduler",
+}
+SOLVE_FLOW = ("dpmsolver++", "unipc", "flow-euler")
+TAKE_TIMESTEPS = ("DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A diffusers scheduler's class and config, its steps, and where guidance applies.
+
+    Attributes:
+        scheduler: class name in diffusers.
+        config: its config.
+        steps: number of solver steps.
+        timesteps: the steps themselves, descending, or None for the scheduler's own.
+        guidance_scale: w in v(empty) + w (v(text) - v(empty)); 1 is unguided.
+        guidance_interval: lowest and highest noise level, as a share of the training timesteps, that is guided.
+    """
+
+    scheduler: str
+    config: dict[str, Any]
+    steps: int
+    timesteps: tuple[int, ...] | None
+    guidance_scale: float
+    guidance_interval: tuple[float, float]
+
+    @classmethod
+    def of_model(cls, model: Path, sampling: Sampling) -> "Schedule":
+        """The solver a recipe asks for, fitted to what the model was trained to predict.
+
+        Raises:
+            BadInputError: the model folder's scheduler config is missing or names no diffusers scheduler.
+            UsageError: the solver or spacing does not fit the model.
+        """
+        config = _model_config(model)
+        name, config = _solver(config, sampling.scheduler)
+        timesteps = None
+        if sampling.spacing == "ays":
+            if name not in TAKE_TIMESTEPS or _predicts_flow(config):
+                raise UsageError(
+                    f"AYS steps do not fit {name} on this model", "use scheduler dpmsolver++ or euler on a noise model"
+                )
+            timesteps = _align_your_steps(config, sampling.steps, _is_xl(model))
+        return cls(name, config, sampling.steps, timesteps, sampling.guidance_scale, sampling.guidance_interval)
+
+    def start(self) -> Any:
+        """A fresh scheduler at its first step: schedulers remember, so each batch gets its own."""
+        scheduler = getattr(diffusers, self.scheduler).from_config(self.config)
+        if self.timesteps is None:
+            scheduler.set_timesteps(self.steps)
+        else:
+            scheduler.set_timesteps(timesteps=list(self.timesteps))
+        return scheduler
+
+    def guides(self, timestep: float) -> bool:
+        """Whether the step at this timestep is guided, and so costs two rows an image."""
+        low, high = self.guidance_interval
+        level = timestep / float(self.config.get("num_train_timesteps", 1000))
+        return self.guidance_scale != 1.0 and low <= level <= high
+
+    def passes(self) -> int:
+        """Rows of the denoiser that one image costs."""
+        return sum(2 if self.guides(float(timestep)) else 1 for timestep in self.start().timesteps)
+
+
+def _model_config(model: Path) -> dict[str, Any]:
+    path = model / "scheduler" / "scheduler_config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        name = config["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInputError(f"{path}: not a scheduler config ({error})", "use a complete diffusers folder") from error
+    if not str(name).endswith("Scheduler") or not hasattr(diffusers, str(name)):
+        raise BadInputError(f"{path}: no diffusers scheduler is named {name!r}", "mend _class_name")
+    return dict(config)
+
+
+def _solver(config: dict[str, Any], asked: str) -> tuple[str, dict[str, Any]]:
+    """Class and config of the solver; the model's own if "model" is asked for."""
+    if asked == "model":
+        return str(config["_class_name"]), config
+    flow = _predicts_flow(config)
+    if flow and asked not in SOLVE_FLOW:
+        raise UsageError(f"{asked} does not solve a flow-matching model", f"choose one of: {', '.join(SOLVE_FLOW)}")
+    if asked == "flow-euler" and not flow:
+        raise UsageError("flow-euler solves flow-matching models only", "use euler for this one")
+    config = {key: value for key, value in config.items() if not key.startswith("_")}
+    if flow:
+        shift = config.get("flow_shift", config.get("shift", 1.0))
+        config |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift, "shift": shift}
+    if asked == "ddim":
+        config["clip_sample"] = False  # latents reach beyond [-1,1]
+    cls = getattr(diffusers, SOLVERS[asked])
+    known = set(cls().config)
+    return SOLVERS[asked], {key: value for key, value in config.items() if key in known}
+
+
+def _predicts_flow(config: dict[str, Any]) -> bool:
+    named = str(config.get("_class_name", "")).startswith("FlowMatch")
+    return named or config.get("prediction_type") == "flow_prediction"
+
+
+def _is_xl(model: Path) -> bool:
+    unet = json.loads((model / "unet" / "config.json").read_text(encoding="utf-8"))
+    return bool(unet.get("addition_embed_type") == "text_time")
+
+
+def _align_your_steps(config: dict[str, Any], steps: int, xl: bool) -> tuple[int, ...]:
+    """Align Your Steps (Sabour et al., arXiv 2404.14507): ten published steps, log-linear between for other counts."""
+    published = AysSchedules["StableDiffusionXLTimesteps" if xl else "StableDiffusionTimesteps"]
+    alphas = diffusers.DDIMScheduler.from_config(config).alphas_cumprod.double().numpy()
+    log_sigmas = 0.5 * np.log((1 - alphas) / alphas)
+    positions = np.linspace(0, len(published) - 1, steps)
+    levels = np.interp(positions, np.arange(len(published)), log_sigmas[published])
+    timesteps = np.interp(levels, log_sigmas, np.arange(len(log_sigmas))).round().astype(int)
+    return tuple(dict.fromkeys(timesteps.tolist()))
