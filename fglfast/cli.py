@@ -30,6 +30,10 @@ RecipeName = Annotated[str, typer.Option(help="A shipped recipe's name or a .tom
 BackendOption = Annotated[
     str | None, typer.Option(help="auto, torch, onnxruntime or openvino; overrides the recipe.", show_default=False)
 ]
+RandomWeights = Annotated[
+    bool,
+    typer.Option("--random-weights", help="Measure the recipe's architecture without its weights."),
+]
 DEFAULT_ENGINES = Path("engines/build")
 
 
@@ -189,11 +193,12 @@ def build_engine(
     recipe: RecipeName = "mini",
     model: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
     backend: BackendOption = None,
+    random_weights: RandomWeights = False,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
     """Compile a generator and prove it equal to float32 eager; a second call finds it."""
-    engine = _engine(recipe, model, backend, engines)
+    engine = _engine(recipe, model, backend, engines, random_weights=random_weights)
     parity = engine.manifest.parity
     result = {
         "key": engine.key,
@@ -367,10 +372,16 @@ def pretrain(
     _tell({"model": str(model)}, as_json, f"model: {model}")
 
 
-def _engine(recipe: str, model: str | None, backend: str | None, engines: Path, batch_size: int | None = None) -> Any:
+def _engine(
+    recipe: str,
+    model: str | None,
+    backend: str | None,
+    engines: Path,
+    batch_size: int | None = None,
+    random_weights: bool = False,
+) -> Any:
     from fglfast.engine.backends import NAMES, find_backend
     from fglfast.engine.build import build_engine as build
-    from fglfast.text import resolve_model
 
     settings = _recipe(recipe)
     if backend and backend != "auto":
@@ -379,7 +390,19 @@ def _engine(recipe: str, model: str | None, backend: str | None, engines: Path, 
     settings = settings.model_copy(update={key: value for key, value in changes.items() if value is not None})
     if settings.backend not in ("auto", *NAMES):
         raise UsageError(f"no backend named {settings.backend!r}", f"choose one of: auto, {', '.join(NAMES)}")
-    return build(settings, resolve_model(settings.model, settings.revision, settings.mirror), engines)
+    return build(settings, _model(settings, engines, random_weights), engines)
+
+
+def _model(recipe: Any, engines: Path, random_weights: bool) -> Path:
+    from fglfast.text import resolve_model
+
+    if not random_weights:
+        return resolve_model(recipe.model, recipe.revision, recipe.mirror)
+    if recipe.family is None:
+        raise UsageError("this recipe names no family to draw random weights for", "use recipe sd15, sd21-base or sdxl")
+    from fglfast.generator.families import random_model
+
+    return random_model(recipe.family, engines / f"random-{recipe.family}")
 
 
 def _recipe(name: str) -> Any:

@@ -1,26 +1,21 @@
-"""The text side of a diffusers directory: find the folder, run its text encoder. Knows no image."""
+"""A diffusers directory as files: find it, its prompts, its text side's fingerprint. Loads no network."""
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fglfast.config import Settings, first_problem
-from fglfast.console import no_loading_bars, note
 from fglfast.errors import BadInputError
 
 BUNDLED = "mini"
-ENCODE_BATCH = 64
-WANTED = ("*.json", "*.txt", "*.safetensors", "*.model")
+PARTS = ("text_encoder", "text_encoder_2", "unet", "vae", "scheduler", "tokenizer", "tokenizer_2")
+WANTED = ("model_index.json", "prompts.json", *(f"{part}/*.{end}" for part in PARTS for end in ("json", "txt")))
+WEIGHTS = tuple(f"{part}/*.safetensors" for part in PARTS)
+OTHER_WEIGHTS = ("*.fp16*", "*.bf16*", "*non_ema*", "*openvino*")  # further copies of the same weights
 
 
 class Prompts(Settings):
@@ -64,9 +59,9 @@ def load_prompts(folder: Path) -> Prompts:
 
 
 def text_fingerprint(folder: Path) -> str:
-    """sha256 over the text encoder's weights and config and the tokenizer's files, names included."""
+    """sha256 over the text encoders' weights and configs and the tokenizers' files, names included."""
     digest = hashlib.sha256()
-    for part in ("text_encoder", "tokenizer"):
+    for part in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
         for path in sorted((folder / part).glob("*")):
             if path.suffix in {".json", ".txt", ".safetensors"}:
                 with path.open("rb") as stream:
@@ -79,49 +74,6 @@ def native_image_size(folder: Path) -> int:
     unet, vae = (json.loads((folder / part / "config.json").read_text()) for part in ("unet", "vae"))
     factor: int = 2 ** (len(vae["block_out_channels"]) - 1)
     return int(unet["sample_size"]) * factor
-
-
-@dataclass(frozen=True)
-class TextEncoder:
-    """Tokenizer and CLIP text encoder of one folder, float32 on the CPU.
-
-    Attributes:
-        tokenizer: pads and truncates to the model's length.
-        model: the text encoder in evaluation mode.
-        fingerprint: see `text_fingerprint`.
-    """
-
-    tokenizer: Any
-    model: Any
-    fingerprint: str
-
-    @classmethod
-    def load(cls, folder: Path) -> "TextEncoder":
-        """Open the text side of a model folder; safetensors only."""
-        from transformers import CLIPTextModel, CLIPTokenizer
-
-        with no_loading_bars():
-            model = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, use_safetensors=True)
-        return cls(CLIPTokenizer.from_pretrained(folder / "tokenizer"), model.eval(), text_fingerprint(folder))
-
-    def tokenize(self, prompts: Sequence[str]) -> NDArray[np.int32]:
-        """Token ids [N,L] of prompts, padded; those cut short are counted and one is named."""
-        length = int(self.tokenizer.model_max_length)
-        long = [
-            text
-            for text, ids in zip(prompts, self.tokenizer(list(prompts)).input_ids, strict=True)
-            if len(ids) > length
-        ]
-        if long:
-            note(f"{len(long)} of {len(prompts)} prompts are over {length} tokens and cut: {long[0][:80]!r}")
-        padded = self.tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length)
-        return np.array(padded.input_ids, dtype=np.int32)
-
-    @torch.inference_mode()
-    def encode(self, token_ids_NL: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Text embeddings [N,L,D]: the last hidden state."""
-        parts = torch.from_numpy(token_ids_NL).long().split(ENCODE_BATCH)
-        return torch.cat([self.model(part)[0] for part in parts]).numpy()
 
 
 def _complete(folder: Path) -> Path:
@@ -141,4 +93,11 @@ def _download(repository: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
-    return Path(snapshot_download(repository, revision=revision, allow_patterns=list(WANTED), local_files_only=offline))
+    folder = snapshot_download(
+        repository,
+        revision=revision,
+        allow_patterns=[*WANTED, *WEIGHTS],
+        ignore_patterns=list(OTHER_WEIGHTS),
+        local_files_only=offline,
+    )
+    return Path(folder)

@@ -51,7 +51,7 @@ def engine(random_mini, recipe, tmp_path_factory):
 @pytest.fixture(scope="session")
 def payload(random_mini):
     """Make a client's class-level payload: (name, counts by class) -> Payload."""
-    from fglfast.text import TextEncoder
+    from fglfast.text_encoder import TextEncoder
 
     encoder, names = TextEncoder.load(random_mini), ("t-shirt", "bag", "ankle boot")
 

@@ -9,7 +9,8 @@ from fglfast.attributes import describe
 from fglfast.client.prompts import PromptRow, class_level_prompts, instance_level_prompts
 from fglfast.dataset import LabelledImages
 from fglfast.payload import Payload, PayloadHeader
-from fglfast.text import TextEncoder, load_prompts, native_image_size
+from fglfast.text import load_prompts, native_image_size
+from fglfast.text_encoder import TextEncoder
 
 PromptLevel = Literal["class", "instance"]
 

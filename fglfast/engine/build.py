@@ -23,9 +23,9 @@ from fglfast.engine.networks import Networks
 from fglfast.engine.parity import BOUNDS, measure, require
 from fglfast.engine.recipe import Recipe
 from fglfast.errors import BadInputError, FglError
-from fglfast.files import write_atomic
+from fglfast.files import finished_folder, write_atomic
 from fglfast.generator.load import Shapes, load_generator, read_shapes, weights_fingerprint
-from fglfast.text import TextEncoder
+from fglfast.text_encoder import load_tokenizer, tokenize
 
 GATE_PROMPTS = ("", "t-shirt", "ankle boot, dark plain square", "a photograph")
 AUTO_ROUNDS = 3
@@ -154,7 +154,7 @@ def _export(model: Path, shapes: Shapes, onnx: Path) -> None:
         if onnx.exists():
             return
         note(f"exporting {model.name} to ONNX")
-        with _finished_folder(onnx) as temporary:
+        with finished_folder(onnx) as temporary:
             export(load_generator(model), shapes, temporary)
 
 
@@ -163,10 +163,10 @@ def _compile(key: Key, model: Path, shapes: Shapes, onnx: Path, folder: Path) ->
     name = key.build.backend
     backend = backends.find_backend(name)
     note(f"building engine {folder.name} ({name}, {key.build.precision})")
-    with _finished_folder(folder) as temporary:
+    with finished_folder(folder) as temporary:
         backend.compile(key.build, shapes, onnx, temporary)
         networks = backend.load(key.build, shapes, model, temporary)
-        tokens = torch.from_numpy(TextEncoder.load(model).tokenize(GATE_PROMPTS)).long()
+        tokens = torch.from_numpy(tokenize(load_tokenizer(model), GATE_PROMPTS)).long()
         parity = measure(networks, load_generator(model), shapes, tokens, BOUNDS[key.build.precision])
         require(parity, f"engine {folder.name} ({name})")
         Manifest(
@@ -176,20 +176,6 @@ def _compile(key: Key, model: Path, shapes: Shapes, onnx: Path, folder: Path) ->
             files=file_hashes(temporary),
             seconds=round(time.monotonic() - started, 2),
         ).save(temporary)
-
-
-@contextmanager
-def _finished_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` only if the block succeeds."""
-    for stale in folder.parent.glob(f".{folder.name}.building-*"):
-        shutil.rmtree(stale, ignore_errors=True)  # a killed builder's; the lock says nobody else is at it
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.building-", dir=folder.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

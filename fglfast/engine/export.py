@@ -19,7 +19,7 @@ def example_inputs(shapes: Shapes, batch: int) -> dict[str, dict[str, Tensor]]:
     """Example inputs of each network by file name: what it is exported, compiled and warmed with."""
     latents = torch.zeros(batch, *shapes.latent)
     return {
-        TEXT: {"token_ids": torch.zeros(batch, shapes.text_length, dtype=torch.int64)},
+        TEXT: {"token_ids": torch.zeros(batch, shapes.tokens, dtype=torch.int64)},
         UNET: {
             "latents": latents,
             "timestep": torch.full((batch,), 500.0),

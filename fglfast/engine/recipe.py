@@ -35,15 +35,29 @@ class Sampling(Settings):
 
 
 class Recipe(Settings):
-    """What `engines/*.toml` holds."""
+    """What `engines/*.toml` holds.
+
+    Attributes:
+        model: `mini`, a diffusers directory or a hub id.
+        revision: of the hub id.
+        mirror: a second hub id, tried when the first cannot be had.
+        family: the architecture that `--random-weights` draws.
+        backend: who runs it; "auto" measures those installed.
+        precision: of weights and arithmetic.
+        image_size: side in pixels.
+        unet_batch: rows of one UNet pass.
+        vae_batch: latents of one decoder pass.
+        sampling: how it is sampled.
+    """
 
     model: str = "mini"
     revision: str | None = None
     mirror: str | None = None
+    family: Literal["sd15", "sd21-base", "sdxl"] | None = None
     backend: BackendName = "auto"
     precision: Literal["float32"] = "float32"
     image_size: int = Field(ge=8, le=4096, multiple_of=8)
-    unet_batch: int = Field(default=32, ge=2, le=4096, description="rows of one UNet pass")
+    unet_batch: int = Field(default=32, ge=2, le=4096)
     vae_batch: int = Field(default=16, ge=1, le=4096)
     sampling: Sampling = Sampling()
 

@@ -9,12 +9,10 @@ from typing import Any, cast
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel
 
-from fglfast.console import no_loading_bars
 from fglfast.errors import BadInputError
-
-PARTS = ("text_encoder", "unet", "vae", "scheduler", "tokenizer")
+from fglfast.text import PARTS
+from fglfast.text_encoder import TextPart, load_text_part
 
 
 @dataclass(frozen=True)
@@ -23,25 +21,15 @@ class Shapes:
 
     Attributes:
         latent: channels, height and width of the latents at the asked image size.
-        text_length: tokens of a prompt (L).
+        tokens: tokens of a prompt (T).
+        text_length: rows of a text embedding (L): T, and one more for SDXL's pooled embedding.
         text_width: channels of a text embedding (D).
     """
 
     latent: tuple[int, int, int]
+    tokens: int
     text_length: int
     text_width: int
-
-
-class TextPart(nn.Module):
-    """Token ids [B,L] -> text embeddings [B,L,D]."""
-
-    def __init__(self, encoder: CLIPTextModel) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, token_ids: Tensor) -> Tensor:
-        """Return the last hidden state."""
-        return cast(Tensor, self.encoder(token_ids, return_dict=False)[0])
 
 
 class UNetPart(nn.Module):
@@ -54,6 +42,23 @@ class UNetPart(nn.Module):
     def forward(self, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         """Return the model's own kind of prediction."""
         return cast(Tensor, self.unet(latents, timestep, text, return_dict=False)[0])
+
+
+class XLUNetPart(UNetPart):
+    """SDXL's UNet: the last row of `text` is the pooled embedding; sizes are those of an uncropped image."""
+
+    def __init__(self, unet: UNet2DConditionModel, vae_factor: int) -> None:
+        super().__init__(unet)
+        self.vae_factor, config = vae_factor, unet.config
+        self.pooled_width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+
+    def forward(self, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        """Return the model's own kind of prediction."""
+        height, width = (self.vae_factor * side for side in latents.shape[2:])
+        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=latents.dtype, device=latents.device)
+        added = {"text_embeds": text[:, -1, : self.pooled_width], "time_ids": sizes.expand(latents.shape[0], -1)}
+        output = self.unet(latents, timestep, text[:, :-1], added_cond_kwargs=added, return_dict=False)
+        return cast(Tensor, output[0])
 
 
 class DecoderPart(nn.Module):
@@ -79,15 +84,15 @@ class Generator:
 
 
 def load_generator(folder: Path, device: str = "cpu") -> Generator:
-    """Load text encoder, UNet and VAE decoder; safetensors only."""
+    """Load text encoder (or both), UNet and VAE decoder; safetensors only."""
     options: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True}
-    with no_loading_bars():
-        text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, use_safetensors=True)
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", **options)
     vae = AutoencoderKL.from_pretrained(folder / "vae", **options)
-    generator = Generator(TextPart(text), UNetPart(unet), DecoderPart(vae))
-    for part in (generator.text, generator.unet, generator.decoder):
-        part.eval().requires_grad_(False).to(device)
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    part = XLUNetPart(unet, factor) if unet.config.addition_embed_type == "text_time" else UNetPart(unet)
+    generator = Generator(load_text_part(folder), part, DecoderPart(vae))
+    for network in (generator.text, generator.unet, generator.decoder):
+        network.eval().requires_grad_(False).to(device)
     return generator
 
 
@@ -103,7 +108,9 @@ def read_shapes(folder: Path, image_size: int) -> Shapes:
     if image_size % deepest:
         raise BadInputError(f"image size {image_size} does not fit {folder.name}", f"use a multiple of {deepest}")
     side = image_size // factor
-    return Shapes((unet["in_channels"], side, side), text["max_position_embeddings"], unet["cross_attention_dim"])
+    tokens = text["max_position_embeddings"]
+    rows = tokens + (unet.get("addition_embed_type") == "text_time")
+    return Shapes((unet["in_channels"], side, side), tokens, rows, unet["cross_attention_dim"])
 
 
 def weights_fingerprint(folder: Path) -> str:

@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from fglfast.config import Settings
 from fglfast.console import Progress, note
 from fglfast.dataset import LabelledImages
 from fglfast.errors import BadInputError, UsageError
-from fglfast.files import write_atomic
+from fglfast.files import finished_folder, write_atomic
 from fglfast.generator.architecture import (
     MiniSettings,
     build_text_encoder,
@@ -92,13 +91,11 @@ def pretrain(dataset: LabelledImages, out: Path, settings: PretrainSettings) -> 
     vae = _train_vae(pixels_NCHW, settings, state, grids)
     moments_N2CHW = _encode(vae, pixels_NCHW, state / "latents.safetensors")
     networks = _train_flow(moments_N2CHW, captions, dataset.class_names, tokenizer, vae, settings, state, grids)
-    model, unfinished = out / "model", out / ".model.tmp"
-    save_pipeline(unfinished, vae, *networks, tokenizer)
-    write_atomic(unfinished / "prompts.json", json.dumps(PROMPTS, indent=2) + "\n")
-    write_atomic(unfinished / "README.md", model_card(dataset, size, state))
-    shutil.rmtree(model, ignore_errors=True)
-    unfinished.replace(model)
-    return model
+    with finished_folder(out / "model") as unfinished:
+        save_pipeline(unfinished, vae, *networks, tokenizer)
+        write_atomic(unfinished / "prompts.json", json.dumps(PROMPTS, indent=2) + "\n")
+        write_atomic(unfinished / "README.md", model_card(dataset, size, state))
+    return out / "model"
 
 
 def _check_same_run(

@@ -17,15 +17,15 @@ from fglfast.console import Progress, note
 from fglfast.engine.build import Engine, seconds_per_pass
 from fglfast.engine.networks import Networks
 from fglfast.engine.recipe import Sampling
-from fglfast.errors import BadInputError, FglError
+from fglfast.errors import FglError
 from fglfast.payload import Merged
+from fglfast.synthesis.conditioning import Conditioning
 from fglfast.synthesis.folder import claim, locked
 from fglfast.synthesis.plan import Item, Plan, make_plan, starting_noise
 from fglfast.synthesis.sample import sample
 from fglfast.synthesis.schedule import Schedule
 from fglfast.synthesis.shards import ImageFormat, shard_name
 from fglfast.synthesis.writer import ShardWriter
-from fglfast.text import TextEncoder, load_prompts, text_fingerprint
 
 
 class SynthesisSettings(Settings):
@@ -60,25 +60,6 @@ class SynthesisResult:
     def network_share(self) -> float:
         """Share of the wall time spent inside UNet and VAE."""
         return self.network_seconds / self.seconds if self.seconds else 0.0
-
-
-class Conditioning:
-    """Rows of the merged payloads as text embeddings the denoiser takes."""
-
-    def __init__(self, merged: Merged, engine: Engine) -> None:
-        self.merged, self.encode = merged, engine.networks.encode
-        _check_fit(merged, engine)
-        encoder = TextEncoder.load(engine.model)
-        tokens_1L = torch.from_numpy(encoder.tokenize([load_prompts(engine.model).negative])).long()
-        self.negative_LD = self.encode(tokens_1L)[0]
-
-    def rows(self, rows: Sequence[int]) -> Tensor:
-        """Text embeddings [B,L,D] float32 of payload rows."""
-        if self.merged.embeddings is not None:
-            return torch.from_numpy(self.merged.embeddings[list(rows)].astype(np.float32))
-        assert self.merged.token_ids is not None
-        unique, inverse = np.unique(np.asarray(rows), return_inverse=True)
-        return self.encode(torch.from_numpy(self.merged.token_ids[unique]).long())[torch.from_numpy(inverse)]
 
 
 class Stopwatch:
@@ -191,20 +172,6 @@ def _draw(
 def _rows(engine: Engine) -> int:
     """Images drawn together: a guided step then fills two passes, an unguided one a single pass."""
     return engine.manifest.key.build.unet_batch
-
-
-def _check_fit(merged: Merged, engine: Engine) -> None:
-    fingerprint = text_fingerprint(engine.model)
-    if merged.text_encoder != fingerprint:
-        raise BadInputError(
-            f"the payloads come from text encoder {merged.text_encoder[:16]}, the engine's is {fingerprint[:16]}",
-            f"embed again with --model {engine.model.name}",
-        )
-    length, width = engine.shapes.text_length, engine.shapes.text_width
-    expected = (length, width) if merged.embeddings is not None else (length,)
-    found = (merged.embeddings if merged.embeddings is not None else merged.token_ids).shape[1:]  # type: ignore[union-attr]
-    if found != expected:
-        raise BadInputError(f"payload rows have shape {found}, the engine takes {expected}", "embed with its model")
 
 
 def _facts(plan: Plan, engine: Engine, merged: Merged, settings: SynthesisSettings) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from PIL import Image
 
 from fglfast.client.embed import embed
 from fglfast.dataset import read_dataset
-from fglfast.text import TextEncoder
+from fglfast.text_encoder import TextEncoder
 
 
 @pytest.fixture

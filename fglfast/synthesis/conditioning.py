@@ -1,0 +1,63 @@
+"""Payload rows as the text embeddings a denoiser takes. Knows nothing of images."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fglfast.engine.build import Engine
+from fglfast.errors import BadInputError
+from fglfast.payload import Merged
+from fglfast.text import load_prompts, text_fingerprint
+from fglfast.text_encoder import load_tokenizer, tokenize
+
+
+class Conditioning:
+    """Text embeddings of the merged payloads' rows, and of the negative prompt.
+
+    Raises:
+        BadInputError: the payloads come from another text encoder, or their rows have another shape.
+    """
+
+    def __init__(self, merged: Merged, engine: Engine) -> None:
+        _check_fit(merged, engine)
+        self.merged, self.encode = merged, engine.networks.encode
+        self.negative_LD = _negative(engine)
+
+    def rows(self, rows: Sequence[int]) -> Tensor:
+        """Text embeddings [B,L,D] float32 of payload rows."""
+        if self.merged.embeddings is not None:
+            return torch.from_numpy(self.merged.embeddings[list(rows)].astype(np.float32))
+        assert self.merged.token_ids is not None
+        unique, inverse = np.unique(np.asarray(rows), return_inverse=True)
+        return self.encode(torch.from_numpy(self.merged.token_ids[unique]).long())[torch.from_numpy(inverse)]
+
+
+def _negative(engine: Engine) -> Tensor:
+    """Embedding [L,D] of the model's negative prompt; zeros for an empty one where the model was trained so (SDXL)."""
+    prompt = load_prompts(engine.model).negative
+    index = json.loads((engine.model / "model_index.json").read_text(encoding="utf-8"))
+    if not prompt and index.get("force_zeros_for_empty_prompt"):
+        return torch.zeros(engine.shapes.text_length, engine.shapes.text_width)
+    tokens_1T = torch.from_numpy(tokenize(load_tokenizer(engine.model), [prompt])).long()
+    return engine.networks.encode(tokens_1T)[0]
+
+
+def _check_fit(merged: Merged, engine: Engine) -> None:
+    fingerprint = text_fingerprint(engine.model)
+    if merged.text_encoder != fingerprint:
+        raise BadInputError(
+            f"the payloads come from text encoder {merged.text_encoder[:16]}, the engine's is {fingerprint[:16]}",
+            f"embed again with --model {engine.model.name}",
+        )
+    shapes = engine.shapes
+    expected: tuple[int, ...]
+    if merged.embeddings is not None:
+        found, expected = merged.embeddings.shape[1:], (shapes.text_length, shapes.text_width)
+    else:
+        assert merged.token_ids is not None
+        found, expected = merged.token_ids.shape[1:], (shapes.tokens,)
+    if found != expected:
+        raise BadInputError(f"payload rows have shape {found}, the engine takes {expected}", "embed with its model")

@@ -1,0 +1,111 @@
+"""Tokenizer and text encoder of a diffusers directory: prompts to text embeddings. Knows no image.
+
+Stable Diffusion 1.x, 2.x and `mini` have one CLIP text encoder. SDXL has two, and a pooled embedding beside the
+per-token ones: it travels as one more row of the same tensor, padded with zeros, so that payloads, engines and
+samplers know a single text embedding [L,D] whatever the model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from fglfast.console import no_loading_bars, note
+from fglfast.text import text_fingerprint
+
+ENCODE_BATCH = 64
+
+
+class TextPart(nn.Module):
+    """Token ids [B,T] -> text embeddings [B,L,D]; L is T, and T+1 with SDXL's pooled row."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """Return the last hidden state."""
+        return cast(Tensor, self.encoder(token_ids, return_dict=False)[0])
+
+
+class TwoTextParts(TextPart):
+    """SDXL (Podell et al., arXiv 2307.01952): both encoders' last but one hidden states, joined, and the pooled row."""
+
+    def __init__(self, encoder: nn.Module, second: nn.Module, eos: int, second_padding: int) -> None:
+        super().__init__(encoder)
+        self.second, self.eos, self.second_padding = second, eos, second_padding
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """Return [B,T+1,D1+D2]; the tokenizers differ in nothing but what they pad with."""
+        is_end = (token_ids == self.eos).long()
+        after_end = (is_end.cumsum(dim=1) - is_end) > 0
+        second_ids = torch.where(after_end, torch.full_like(token_ids, self.second_padding), token_ids)
+        first = self.encoder(token_ids, output_hidden_states=True).hidden_states[-2]
+        second = self.second(second_ids, output_hidden_states=True)
+        joined_BTD = torch.cat([first, second.hidden_states[-2]], dim=-1)
+        pooled_B1D = pad(second.text_embeds, (0, joined_BTD.shape[-1] - second.text_embeds.shape[-1]))[:, None]
+        return torch.cat([joined_BTD, pooled_B1D], dim=1)
+
+
+def load_text_part(folder: Path) -> TextPart:
+    """The text encoder of a model folder, or both, in float32; safetensors only."""
+    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
+    with no_loading_bars():
+        first = CLIPTextModel.from_pretrained(folder / "text_encoder", **options)
+        if not (folder / "text_encoder_2").is_dir():
+            return TextPart(first).eval()
+        second = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2", **options)
+    padding = CLIPTokenizer.from_pretrained(folder / "tokenizer_2").pad_token_id
+    eos = CLIPTokenizer.from_pretrained(folder / "tokenizer").eos_token_id
+    return TwoTextParts(first, second, eos, padding).eval()
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """Tokenizer and text encoder of one folder, float32 on the CPU.
+
+    Attributes:
+        tokenizer: pads and truncates to the model's length.
+        part: the text encoder in evaluation mode.
+        fingerprint: see `text_fingerprint`.
+    """
+
+    tokenizer: Any
+    part: TextPart
+    fingerprint: str
+
+    @classmethod
+    def load(cls, folder: Path) -> "TextEncoder":
+        """Open the text side of a model folder; safetensors only."""
+        return cls(load_tokenizer(folder), load_text_part(folder), text_fingerprint(folder))
+
+    def tokenize(self, prompts: Sequence[str]) -> NDArray[np.int32]:
+        """Token ids [N,T] of prompts; see `tokenize`."""
+        return tokenize(self.tokenizer, prompts)
+
+    @torch.inference_mode()
+    def encode(self, token_ids_NT: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Text embeddings [N,L,D]."""
+        return torch.cat([self.part(ids) for ids in torch.from_numpy(token_ids_NT).long().split(ENCODE_BATCH)]).numpy()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The (first) tokenizer of a model folder."""
+    return CLIPTokenizer.from_pretrained(folder / "tokenizer")
+
+
+def tokenize(tokenizer: Any, prompts: Sequence[str]) -> NDArray[np.int32]:
+    """Token ids [N,T] of prompts, padded; those cut short are counted and one is named."""
+    length = int(tokenizer.model_max_length)
+    long = [text for text, ids in zip(prompts, tokenizer(list(prompts)).input_ids, strict=True) if len(ids) > length]
+    if long:
+        note(f"{len(long)} of {len(prompts)} prompts are over {length} tokens and cut: {long[0][:80]!r}")
+    padded = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length)
+    return np.array(padded.input_ids, dtype=np.int32)

@@ -1,0 +1,87 @@
+"""Stable Diffusion's families, narrow: our text, UNet and sampler against the stock pipelines."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+
+from fglfast.client.embed import embed
+from fglfast.dataset import read_dataset
+from fglfast.engine.build import build_engine
+from fglfast.engine.recipe import Recipe, Sampling, find_recipe, shipped_recipes
+from fglfast.generator.families import UNETS, random_model
+from fglfast.generator.load import load_generator, read_shapes
+from fglfast.payload import merge_payloads
+from fglfast.synthesis.sample import sample
+from fglfast.synthesis.schedule import Schedule
+from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
+from fglfast.text_encoder import TextEncoder
+
+PROMPTS = ("a photograph", "low quality")
+
+
+@pytest.fixture(scope="session")
+def narrow(tmp_path_factory):
+    root = tmp_path_factory.mktemp("families")
+    return lambda family: random_model(family, root / family, narrow=True)
+
+
+@pytest.mark.parametrize("family", list(UNETS))
+def test_the_stock_pipeline_draws_the_same_latents(family, narrow):
+    folder = narrow(family)
+    shapes, generator, encoder = read_shapes(folder, 64), load_generator(folder), TextEncoder.load(folder)
+    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(2, *shapes.latent, generator=torch.Generator().manual_seed(0))
+    theirs = pipeline(
+        [PROMPTS[0]] * 2,
+        negative_prompt=[PROMPTS[1]] * 2,
+        latents=noise,
+        num_inference_steps=4,
+        guidance_scale=2.0,
+        height=64,
+        width=64,
+        output_type="latent",
+    ).images
+    text = torch.from_numpy(encoder.encode(encoder.tokenize(PROMPTS)))
+    assert text.shape == (2, shapes.text_length, shapes.text_width)
+    schedule = Schedule.of_model(folder, Sampling(steps=4, guidance_scale=2.0))
+    ours = sample(generator.unet, noise, text[:1].expand(2, -1, -1), text[1], schedule)
+    assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_sdxl_goes_from_a_client_to_images_through_an_engine(narrow, tmp_path):
+    folder = narrow("sdxl")
+    recipe = Recipe(backend="openvino", image_size=64, unet_batch=4, vae_batch=2)
+    engine = build_engine(recipe, folder, tmp_path / "engines")
+    private = read_dataset("fashion:private").select([0, 1, 2, 3])
+    drawn = []
+    for send in ("embeddings", "tokens"):
+        merged = merge_payloads([embed(private, "ann", folder, "class", send)])
+        asked = SynthesisSettings(images_per_class=2, sampling=Sampling(steps=2, guidance_scale=1.5))
+        made = synthesize(engine, merged, asked, tmp_path / send)
+        drawn.append((tmp_path / send / "train-000000.tar").stat().st_size)
+        assert made.images == 2 * len(np.unique(merged.labels))
+    assert abs(drawn[0] - drawn[1]) < 20_000
+
+
+def test_the_pooled_embedding_reaches_the_unet(narrow):
+    folder = narrow("sdxl")
+    generator, shapes = load_generator(folder), read_shapes(folder, 64)
+    text = torch.randn(1, shapes.text_length, shapes.text_width)
+    other = text.clone()
+    other[:, -1] += 1
+    latents, timestep = torch.randn(1, *shapes.latent), torch.tensor([500.0])
+    assert not torch.allclose(generator.unet(latents, timestep, text), generator.unet(latents, timestep, other))
+
+
+@pytest.mark.parametrize(("family", "millions"), [("sd15", 859.5), ("sd21-base", 865.9), ("sdxl", 2567.5)])
+def test_the_full_architectures_have_the_published_sizes(family, millions):
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**UNETS[family])
+    assert round(sum(p.numel() for p in unet.parameters()) / 1e6, 1) == millions
+
+
+def test_every_shipped_recipe_names_a_family_that_can_be_drawn():
+    for name in set(shipped_recipes()) - {"mini"}:
+        assert find_recipe(name).family in UNETS
