@@ -84,7 +84,7 @@ def demo(
     beta: Annotated[float, typer.Option(min=1e-4, help="Dirichlet concentration of the label skew.")] = 0.01,
     prompt_level: Annotated[Literal["class", "instance"], typer.Option(help="Prompts of a client.")] = "class",
     recipe: RecipeName = "mini",
-    images_per_class: Annotated[int, typer.Option(min=1, help="Synthetic images of each class.")] = 200,
+    images_per_class: Annotated[int, typer.Option(min=1, help="Synthetic images of each class.")] = 400,
     arch: Annotated[str, typer.Option(help="Global model.")] = "resnet18-narrow",
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the global model.")] = 20,
     image_size: Annotated[int, typer.Option(help="Side in pixels that images are resized to for training.")] = 64,

@@ -55,7 +55,7 @@ class OneShot(Settings):
     beta: float = 0.01
     prompt_level: Literal["class", "instance"] = "class"
     recipe: str = "mini"
-    images_per_class: int = 200
+    images_per_class: int = 400
     arch: str = "resnet18-narrow"
     epochs: int = 20
     image_size: int = 64
