@@ -14,7 +14,7 @@ from fglfast.client.embed import embed
 from fglfast.dataset import read_dataset
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import Sampling, find_recipe
-from fglfast.payload import merge_payloads
+from fglfast.merge import merge_payloads
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
 from fglfast.text import resolve_model
 from fglfast.training.evaluate import evaluate

@@ -84,7 +84,7 @@ def demo(
     beta: Annotated[float, typer.Option(min=1e-4, help="Dirichlet concentration of the label skew.")] = 0.01,
     prompt_level: Annotated[Literal["class", "instance"], typer.Option(help="Prompts of a client.")] = "class",
     recipe: RecipeName = "mini",
-    images_per_class: Annotated[int, typer.Option(min=1, help="Synthetic images of each class.")] = 400,
+    images_per_class: Annotated[int, typer.Option(min=1, help="Synthetic images of each class.")] = 300,
     arch: Annotated[str, typer.Option(help="Global model.")] = "resnet18-narrow",
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the global model.")] = 20,
     image_size: Annotated[int, typer.Option(help="Side in pixels that images are resized to for training.")] = 64,
@@ -238,11 +238,12 @@ def synthesize(
 ) -> None:
     """Draw a labelled synthetic data set from the clients' payloads; goes on where it was stopped."""
     from fglfast.engine.recipe import Sampling
-    from fglfast.payload import load_payload, merge_payloads
+    from fglfast.merge import merge_payloads
+    from fglfast.payload import load_payload
     from fglfast.synthesis import synthesize as stage
     from fglfast.synthesis.folder import export_imagefolder
 
-    merged = merge_payloads([load_payload(path) for path in _files(embeddings)])
+    merged = merge_payloads(load_payload(path) for path in _files(embeddings))
     engine, defaults = _engine(recipe, model, backend, engines, batch_size), _recipe(recipe).sampling
     settings = stage.SynthesisSettings(
         images_per_class=images_per_class,

@@ -23,7 +23,8 @@ from fglfast.dataset import LabelledImages, read_dataset
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import Recipe, find_recipe
-from fglfast.payload import Merged, load_payload, merge_payloads, save_payload
+from fglfast.merge import Merged, merge_payloads
+from fglfast.payload import load_payload, save_payload
 from fglfast.record import (
     ClassAccuracy,
     ClientRecord,
@@ -55,7 +56,7 @@ class OneShot(Settings):
     beta: float = 0.01
     prompt_level: Literal["class", "instance"] = "class"
     recipe: str = "mini"
-    images_per_class: int = 400
+    images_per_class: int = 300
     arch: str = "resnet18-narrow"
     epochs: int = 20
     image_size: int = 64
@@ -96,7 +97,7 @@ def run_one_shot(settings: OneShot, out: Path) -> tuple[RunRecord, Path]:
     with stages.stage("embed", f"{settings.clients} clients, Dirichlet beta {settings.beta:g}") as facts:
         clients = _embed_clients(private, settings, model, out / "clients")
         facts["bytes"] = sum(client.upload_bytes for client in clients)
-    merged = merge_payloads([load_payload(_payload_path(out / "clients", client.name)) for client in clients])
+    merged = merge_payloads(load_payload(_payload_path(out / "clients", client.name)) for client in clients)
     with stages.stage("engine", f"{recipe.model} on {recipe.backend}") as facts:
         engine = build_engine(recipe, model, out / "engines")
         facts["bytes"] = _folder_bytes(engine.folder)

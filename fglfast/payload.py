@@ -12,7 +12,6 @@ import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, NoReturn
 
@@ -157,33 +156,6 @@ class Limits:
     max_rows: int = 1_000_000
 
 
-@dataclass(frozen=True)
-class Merged:
-    """The rows of all clients, stacked in order of client name.
-
-    Attributes:
-        class_names: all classes, in the order of the labels.
-        embeddings: float16 text embeddings [R,L,D], or None.
-        token_ids: int32 token ids [R,L], or None; exactly one of the two is there.
-        labels: class of each row [R].
-        counts: private images behind each row [R]; their sum fits int64.
-        clients: names, ascending.
-        row_client: the client of each row [R], indices into `clients`.
-        digests: payload hash of each client, in the order of `clients`.
-        text_encoder: fingerprint that all payloads share.
-    """
-
-    class_names: tuple[str, ...]
-    embeddings: NDArray[np.float16] | None
-    token_ids: NDArray[np.int32] | None
-    labels: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    clients: tuple[str, ...]
-    row_client: NDArray[np.int64]
-    digests: tuple[str, ...]
-    text_encoder: str
-
-
 def save_payload(payload: Payload, path: Path) -> int:
     """Write a payload: under a temporary name, fsynced, then renamed. Equal payloads, equal bytes.
 
@@ -235,35 +207,6 @@ def load_payload(path: Path, limits: Limits | None = None, text_encoder: str | N
         raise BadInputError(f"{path}: tensors: {error}", ANEW) from error
     _check_tensors(header, tensors, path)
     return Payload(header, tensors.get("embeddings"), tensors.get("token_ids"), tensors["labels"], tensors["counts"])
-
-
-def merge_payloads(payloads: Sequence[Payload]) -> Merged:
-    """Stack the rows of all clients, in order of client name.
-
-    Raises:
-        BadInputError: none given; or two clients differ in class names, encoder, kind or shape of
-            their rows, or share a name; or their images together overflow int64.
-    """
-    if not payloads:
-        raise BadInputError("no payload to merge", "give at least one client's payload")
-    payloads = sorted(payloads, key=lambda payload: payload.header.client)
-    for left, right in pairwise(payloads):
-        _check_pair(left, right)
-    if sum(_total(payload.counts) for payload in payloads) > np.iinfo(np.int64).max:
-        raise BadInputError("counts: the clients' images together overflow 64 bits", "leave out clients that lie")
-    stacked = {name: np.concatenate([each.tensors()[name] for each in payloads]) for name in payloads[0].tensors()}
-    rows = [len(payload.labels) for payload in payloads]
-    return Merged(
-        class_names=payloads[0].header.class_names,
-        embeddings=stacked.get("embeddings"),
-        token_ids=stacked.get("token_ids"),
-        labels=stacked["labels"],
-        counts=stacked["counts"],
-        clients=tuple(payload.header.client for payload in payloads),
-        row_client=np.repeat(np.arange(len(payloads), dtype=np.int64), rows),
-        digests=tuple(payload.digest() for payload in payloads),
-        text_encoder=payloads[0].header.text_encoder,
-    )
 
 
 def _refuse(path: Path, field: str, problem: str, hint: str = ANEW) -> NoReturn:
@@ -387,26 +330,6 @@ def _check_rows(name: str, tensor: NDArray[Any], labels: NDArray[np.int64], path
         first = seen.setdefault(hashlib.sha256(b"%d " % label + (values + zero).tobytes()).digest(), row)
         if first != row:
             _refuse(path, name, f"rows {first} and {row} are the same prompt", "add their counts up in one row")
-
-
-def _check_pair(left: Payload, right: Payload) -> None:
-    """Refuse two payloads that cannot be merged."""
-    one, other = left.header, right.header
-    who = f"clients {one.client!r} and {other.client!r}"
-    if one.client == other.client:
-        raise BadInputError(f"two payloads of one client, {one.client!r}", "give each client's payload once")
-    if one.class_names != other.class_names:
-        raise BadInputError(f"class_names: {who} differ", "embed with the same class names in the same order")
-    if one.text_encoder != other.text_encoder:
-        raise BadInputError(f"text_encoder: {who} differ", "embed with the same model folder")
-    if left.tensors().keys() != right.tensors().keys():
-        raise BadInputError(f"embeddings: {who} differ, one sends token_ids", "choose one for all clients")
-    for name in ("embeddings", "token_ids"):
-        shapes = [each.tensors()[name].shape[1:] for each in (left, right) if name in each.tensors()]
-        if len(set(shapes)) > 1:
-            raise BadInputError(
-                f"{name}: {who} differ, rows of {shapes[0]} and {shapes[1]}", "embed with one model folder"
-            )
 
 
 def _total(counts: NDArray[np.int64]) -> int:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fglfast.payload import Payload, PayloadHeader, merge_payloads
+from fglfast.merge import merge_payloads
+from fglfast.payload import Payload, PayloadHeader
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import struct
 import subprocess
@@ -10,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fglfast.errors import BadInputError
-from fglfast.payload import Limits, Payload, PayloadHeader, load_payload, merge_payloads, save_payload
+from fglfast.payload import Limits, Payload, PayloadHeader, load_payload, save_payload
 
 ENCODER = "ab" * 32
 
@@ -119,27 +118,6 @@ def test_limits_and_encoder(tmp_path):
         load_payload(path, text_encoder="cd" * 32)
     with pytest.raises(BadInputError):
         load_payload(tmp_path / "missing.safetensors")
-
-
-def test_merge_stacks_in_order_of_client_name():
-    both = merge_payloads([make("bob", 2), make("ann", 3)])
-    assert both.clients == ("ann", "bob") and both.row_client.tolist() == [0, 0, 0, 1, 1]
-    assert both.labels.tolist() == [0, 1, 2, 0, 1]
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        make("ann"),
-        make("bob", names=("x", "y", "w")),
-        make("bob", embeddings=None, token_ids=np.ones((3, 4), np.int32)),
-        make("bob", embeddings=np.ones((3, 5, 2), np.float16)),
-        dataclasses.replace(make("bob"), header=make("bob").header.model_copy(update={"text_encoder": "cd" * 32})),
-    ],
-)
-def test_merge_refuses_what_differs(other):
-    with pytest.raises(BadInputError):
-        merge_payloads([make("ann"), other])
 
 
 def test_reading_payloads_needs_no_torch():

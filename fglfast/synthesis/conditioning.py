@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fglfast.engine.build import Engine
 from fglfast.errors import BadInputError
-from fglfast.payload import Merged
+from fglfast.merge import Merged
 from fglfast.text import load_prompts, text_fingerprint
 from fglfast.text_encoder import load_tokenizer, tokenize
 
@@ -28,11 +28,13 @@ class Conditioning:
 
     def rows(self, rows: Sequence[int]) -> Tensor:
         """Text embeddings [B,L,D] float32 of payload rows."""
+        unique, inverse = np.unique(self.merged.content[list(rows)], return_inverse=True)
         if self.merged.embeddings is not None:
-            return torch.from_numpy(self.merged.embeddings[list(rows)].astype(np.float32))
-        assert self.merged.token_ids is not None
-        unique, inverse = np.unique(np.asarray(rows), return_inverse=True)
-        return self.encode(torch.from_numpy(self.merged.token_ids[unique]).long())[torch.from_numpy(inverse)]
+            text_ULD = torch.from_numpy(self.merged.embeddings[unique].astype(np.float32))
+        else:
+            assert self.merged.token_ids is not None
+            text_ULD = self.encode(torch.from_numpy(self.merged.token_ids[unique]).long())
+        return text_ULD[torch.from_numpy(inverse)]
 
 
 def _negative(engine: Engine) -> Tensor:

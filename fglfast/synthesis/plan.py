@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fglfast.errors import BadInputError
-from fglfast.payload import Merged
+from fglfast.merge import Merged
 from fglfast.synthesis.shards import shard_name
 
 Ints = NDArray[np.int64]

@@ -18,7 +18,7 @@ from fglfast.engine.build import Engine, seconds_per_pass
 from fglfast.engine.networks import Networks
 from fglfast.engine.recipe import Sampling
 from fglfast.errors import FglError
-from fglfast.payload import Merged
+from fglfast.merge import Merged
 from fglfast.synthesis.conditioning import Conditioning
 from fglfast.synthesis.folder import claim, locked
 from fglfast.synthesis.plan import Item, Plan, make_plan, starting_noise

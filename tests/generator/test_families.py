@@ -11,7 +11,7 @@ from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import Recipe, Sampling, find_recipe, shipped_recipes
 from fglfast.generator.families import UNETS, random_model
 from fglfast.generator.load import load_generator, read_shapes
-from fglfast.payload import merge_payloads
+from fglfast.merge import merge_payloads
 from fglfast.synthesis.sample import sample
 from fglfast.synthesis.schedule import Schedule
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize

@@ -15,7 +15,8 @@ from PIL import Image
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import Sampling
 from fglfast.errors import BadInputError, UsageError
-from fglfast.payload import merge_payloads, save_payload
+from fglfast.merge import merge_payloads
+from fglfast.payload import save_payload
 from fglfast.synthesis.folder import export_imagefolder, locked, safe_name
 from fglfast.synthesis.sample import sample
 from fglfast.synthesis.schedule import Schedule

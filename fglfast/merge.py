@@ -1,0 +1,129 @@
+"""The payloads of all clients as one table of rows. Knows no file and no model.
+
+Clients that hold the same class send the same prompt: each distinct embedding is kept once, whoever sent it, so a
+thousand clients with a thousand classes cost the memory of a thousand embeddings.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fglfast.errors import BadInputError
+from fglfast.payload import Payload
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The rows of all clients, in order of client name.
+
+    Attributes:
+        class_names: all classes, in the order of the labels.
+        embeddings: distinct float16 text embeddings [U,L,D], or None.
+        token_ids: distinct int32 token ids [U,T], or None; exactly one of the two is there.
+        content: which of those each row is [R].
+        labels: class of each row [R].
+        counts: private images behind each row [R]; their sum fits int64.
+        clients: names, ascending.
+        row_client: the client of each row [R], indices into `clients`.
+        digests: payload hash of each client, in the order of `clients`.
+        text_encoder: fingerprint that all payloads share.
+    """
+
+    class_names: tuple[str, ...]
+    embeddings: NDArray[np.float16] | None
+    token_ids: NDArray[np.int32] | None
+    content: Ints
+    labels: Ints
+    counts: Ints
+    clients: tuple[str, ...]
+    row_client: Ints
+    digests: tuple[str, ...]
+    text_encoder: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is kept of one payload."""
+
+    client: str
+    digest: str
+    content: Ints
+    labels: Ints
+    counts: Ints
+
+
+def merge_payloads(payloads: Iterable[Payload]) -> Merged:
+    """Stack the rows of all clients, in order of client name; give an iterator to hold one payload at a time.
+
+    Raises:
+        BadInputError: none given; or two clients differ in class names, encoder, kind or shape of
+            their rows, or share a name; or their images together overflow int64.
+    """
+    parts: dict[str, _Part] = {}
+    places: dict[bytes, int] = {}
+    distinct: list[NDArray[Any]] = []
+    first: Payload | None = None
+    for payload in payloads:
+        first = first or payload
+        client = payload.header.client
+        if client in parts:
+            raise BadInputError(f"two payloads of one client, {client!r}", "give each client's payload once")
+        _check_pair(first, payload)
+        content = np.array([_place(row, places, distinct) for row in _rows(payload)], dtype=np.int64)
+        parts[client] = _Part(client, payload.digest(), content, payload.labels, payload.counts)
+    if first is None:
+        raise BadInputError("no payload to merge", "give at least one client's payload")
+    return _table(first, [parts[client] for client in sorted(parts)], np.stack(distinct))
+
+
+def _table(first: Payload, parts: list[_Part], distinct: NDArray[Any]) -> Merged:
+    if sum(sum(part.counts.tolist()) for part in parts) > np.iinfo(np.int64).max:
+        raise BadInputError("counts: the clients' images together overflow 64 bits", "leave out clients that lie")
+    return Merged(
+        class_names=first.header.class_names,
+        embeddings=distinct if first.embeddings is not None else None,
+        token_ids=distinct if first.token_ids is not None else None,
+        content=np.concatenate([part.content for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        counts=np.concatenate([part.counts for part in parts]),
+        clients=tuple(part.client for part in parts),
+        row_client=np.repeat(np.arange(len(parts), dtype=np.int64), [len(part.labels) for part in parts]),
+        digests=tuple(part.digest for part in parts),
+        text_encoder=first.header.text_encoder,
+    )
+
+
+def _rows(payload: Payload) -> NDArray[Any]:
+    rows = payload.embeddings if payload.embeddings is not None else payload.token_ids
+    assert rows is not None
+    return rows
+
+
+def _place(row: NDArray[Any], places: dict[bytes, int], distinct: list[NDArray[Any]]) -> int:
+    """Where a row is among the distinct ones, added if it is new."""
+    key = hashlib.sha256(row.tobytes()).digest()
+    if key not in places:
+        places[key] = len(distinct)
+        distinct.append(row.copy())
+    return places[key]
+
+
+def _check_pair(left: Payload, right: Payload) -> None:
+    """Refuse two payloads that cannot be merged."""
+    one, other = left.header, right.header
+    who = f"clients {one.client!r} and {other.client!r}"
+    if one.class_names != other.class_names:
+        raise BadInputError(f"class_names: {who} differ", "embed with the same class names in the same order")
+    if one.text_encoder != other.text_encoder:
+        raise BadInputError(f"text_encoder: {who} differ", "embed with the same model folder")
+    if left.tensors().keys() != right.tensors().keys():
+        raise BadInputError(f"embeddings: {who} differ, one sends token_ids", "choose one for all clients")
+    shapes = _rows(left).shape[1:], _rows(right).shape[1:]
+    if shapes[0] != shapes[1]:
+        raise BadInputError(f"{who} differ: rows of {shapes[0]} and {shapes[1]}", "embed with one model folder")
