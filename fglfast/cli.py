@@ -13,7 +13,7 @@ import typer
 
 from fglfast import __version__
 from fglfast.console import emit_json, note, stderr, stdout
-from fglfast.errors import BadInputError, ExitCode, FglError, UsageError
+from fglfast.errors import BadInputError, ExitCode, FglError, MissingExtraError, UsageError
 
 app = typer.Typer(
     help="Federated Generative Learning: clients send prompt embeddings once, the server draws a data set and trains.",
@@ -371,6 +371,25 @@ def pretrain(
     settings = PretrainSettings.budget(vae_steps, flow_steps, device)
     model = run(read_dataset(data), out, settings)
     _tell({"model": str(model)}, as_json, f"model: {model}")
+
+
+@verb
+def doctor(as_json: AsJson = False) -> None:
+    """Try what works here: packages, devices, backends, attention kernels, training; and say what mends the rest."""
+    from dataclasses import asdict
+
+    from fglfast.doctor import counts, diagnose, table
+
+    checks = diagnose()
+    found = counts(checks)
+    if as_json:
+        emit_json({"checks": [asdict(check) for check in checks], **found})
+    else:
+        stdout.print(table(checks))
+        stdout.print(f"{found['works']} work, {found['missing']} missing, {found['broken']} broken")
+    for check in checks:
+        if check.required and check.state != "works":
+            raise MissingExtraError(f"fglfast needs {check.name}: {check.detail}", check.mend)
 
 
 def _engine(
