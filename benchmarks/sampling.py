@@ -13,8 +13,9 @@ from benchmarks.results_file import save_result
 from fglfast.client.embed import embed
 from fglfast.dataset import read_dataset
 from fglfast.engine.build import build_engine
-from fglfast.engine.recipe import Sampling, find_recipe
+from fglfast.engine.recipe import find_recipe
 from fglfast.merge import merge_payloads
+from fglfast.sampler.schedule import Sampling
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
 from fglfast.text import resolve_model
 from fglfast.training.evaluate import evaluate

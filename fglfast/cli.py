@@ -237,9 +237,9 @@ def synthesize(
     as_json: AsJson = False,
 ) -> None:
     """Draw a labelled synthetic data set from the clients' payloads; goes on where it was stopped."""
-    from fglfast.engine.recipe import Sampling
     from fglfast.merge import merge_payloads
     from fglfast.payload import load_payload
+    from fglfast.sampler.schedule import Sampling
     from fglfast.synthesis import synthesize as stage
     from fglfast.synthesis.folder import export_imagefolder
 

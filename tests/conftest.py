@@ -35,7 +35,8 @@ def random_mini(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def recipe():
-    from fglfast.engine.recipe import Recipe, Sampling
+    from fglfast.engine.recipe import Recipe
+    from fglfast.sampler.schedule import Sampling
 
     return Recipe(
         backend="openvino", image_size=32, unet_batch=8, vae_batch=4, sampling=Sampling(steps=2, guidance_scale=2.0)

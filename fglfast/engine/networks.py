@@ -5,18 +5,11 @@ The sampler sees `Denoiser` only; whoever compiled it, whatever its fixed batch,
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-
-class Denoiser(Protocol):
-    """Predicts what the model was trained to predict (velocity for `mini`, noise for SD 1.5)."""
-
-    def __call__(self, latents_BCHW: Tensor, timestep_B: Tensor, text_BLD: Tensor) -> Tensor:
-        """Return the prediction [B,C,H,W]; timesteps are in the scheduler's units (0-1000)."""
-        ...
+from fglfast.sampler.sample import Denoiser
 
 
 @dataclass(frozen=True)

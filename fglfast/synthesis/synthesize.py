@@ -16,14 +16,13 @@ from fglfast.config import Settings
 from fglfast.console import Progress, note
 from fglfast.engine.build import Engine, seconds_per_pass
 from fglfast.engine.networks import Networks
-from fglfast.engine.recipe import Sampling
 from fglfast.errors import FglError
 from fglfast.merge import Merged
+from fglfast.sampler.sample import sample
+from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
 from fglfast.synthesis.folder import claim, locked
 from fglfast.synthesis.plan import Item, Plan, make_plan, starting_noise
-from fglfast.synthesis.sample import sample
-from fglfast.synthesis.schedule import Schedule
 from fglfast.synthesis.shards import ImageFormat, shard_name
 from fglfast.synthesis.writer import ShardWriter
 

@@ -8,12 +8,12 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel
 from fglfast.client.embed import embed
 from fglfast.dataset import read_dataset
 from fglfast.engine.build import build_engine
-from fglfast.engine.recipe import Recipe, Sampling, find_recipe, shipped_recipes
+from fglfast.engine.recipe import Recipe, find_recipe, shipped_recipes
 from fglfast.generator.families import UNETS, random_model
 from fglfast.generator.load import load_generator, read_shapes
 from fglfast.merge import merge_payloads
-from fglfast.synthesis.sample import sample
-from fglfast.synthesis.schedule import Schedule
+from fglfast.sampler.sample import sample
+from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
 from fglfast.text_encoder import TextEncoder
 

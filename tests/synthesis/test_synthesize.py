@@ -13,13 +13,12 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from fglfast.engine.build import build_engine
-from fglfast.engine.recipe import Sampling
 from fglfast.errors import BadInputError, UsageError
 from fglfast.merge import merge_payloads
 from fglfast.payload import save_payload
+from fglfast.sampler.sample import sample
+from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.folder import export_imagefolder, locked, safe_name
-from fglfast.synthesis.sample import sample
-from fglfast.synthesis.schedule import Schedule
 from fglfast.synthesis.shards import read_shard
 from fglfast.synthesis.synthesize import SynthesisSettings, estimate, synthesize
 

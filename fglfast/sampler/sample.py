@@ -1,10 +1,19 @@
 """The sampler: a pure function over a Denoiser. Knows nothing of models, files or labels."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
-from fglfast.engine.networks import Denoiser
-from fglfast.synthesis.schedule import Schedule
+from fglfast.sampler.schedule import Schedule
+
+
+class Denoiser(Protocol):
+    """Predicts what the model was trained to predict (velocity for `mini`, noise for SD 1.5)."""
+
+    def __call__(self, latents_BCHW: Tensor, timestep_B: Tensor, text_BLD: Tensor) -> Tensor:
+        """Return the prediction [B,C,H,W]; timesteps are in the scheduler's units (0-1000)."""
+        ...
 
 
 @torch.inference_mode()

@@ -7,10 +7,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
 
-from fglfast.engine.recipe import Sampling
 from fglfast.errors import BadInputError, UsageError
-from fglfast.synthesis.sample import sample
-from fglfast.synthesis.schedule import Schedule
+from fglfast.sampler.sample import sample
+from fglfast.sampler.schedule import Sampling, Schedule
 
 POINT = 0.7
 

@@ -3,13 +3,14 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import diffusers
 import numpy as np
 from diffusers.schedulers import AysSchedules
+from pydantic import Field
 
-from fglfast.engine.recipe import Sampling
+from fglfast.config import Settings
 from fglfast.errors import BadInputError, UsageError
 
 SOLVERS = {
@@ -21,6 +22,28 @@ SOLVERS = {
 }
 SOLVE_FLOW = ("dpmsolver++", "unipc", "flow-euler")
 TAKE_TIMESTEPS = ("DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
+
+
+SchedulerName = Literal["model", "ddim", "dpmsolver++", "unipc", "euler", "flow-euler"]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Sampling(Settings):
+    """How latents are sampled, as a recipe says it; part of a synthesis plan, not of an engine's key.
+
+    Attributes:
+        steps: solver steps.
+        scheduler: the solver; "model" is the one in the model's folder.
+        spacing: where the steps lie; "ays" is Align Your Steps, for Stable Diffusion.
+        guidance_scale: 1 is unguided, and half the work.
+        guidance_interval: lowest and highest noise level that is guided, as shares of the training timesteps.
+    """
+
+    steps: int = Field(default=25, ge=1, le=1000)
+    scheduler: SchedulerName = "model"
+    spacing: Literal["model", "ays"] = "model"
+    guidance_scale: float = Field(default=2.0, ge=0.0, le=50.0)
+    guidance_interval: tuple[Share, Share] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)

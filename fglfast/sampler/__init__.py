@@ -1,0 +1,1 @@
+"""Noise to latents: solvers, steps and guidance."""
