@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from fglfast.console import note
 from fglfast.engine import backends
 from fglfast.engine.backends import Build
@@ -21,13 +19,12 @@ from fglfast.engine.export import UNET, example_inputs, export
 from fglfast.engine.manifest import Key, Manifest, check_files, device_name, file_hashes, read_manifest
 from fglfast.engine.networks import Networks
 from fglfast.engine.parity import BOUNDS, measure, require
+from fglfast.engine.quantize import save_calibration
 from fglfast.engine.recipe import Recipe
-from fglfast.errors import BadInputError, FglError
+from fglfast.errors import BadInputError, FglError, UsageError
 from fglfast.files import finished_folder, write_atomic
 from fglfast.generator.load import Shapes, load_generator, read_shapes, weights_fingerprint
-from fglfast.text_encoder import load_tokenizer, tokenize
 
-GATE_PROMPTS = ("", "t-shirt", "ankle boot, dark plain square", "a photograph")
 AUTO_ROUNDS = 3
 
 
@@ -67,11 +64,13 @@ def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
 
     Raises:
         MissingExtraError: the backend is not installed.
+        UsageError: it does not compute at that precision.
         FglError: the parity gate refused; nothing is left behind.
     """
     weights = weights_fingerprint(model)
     if recipe.backend == "auto":
-        return _build_auto([_key(recipe, name, weights) for name in backends.installed()], model, engines)
+        names = backends.installed(recipe.precision)
+        return _build_auto([_key(recipe, name, weights) for name in names], model, engines)
     return _build_one(_key(recipe, recipe.backend, weights), model, engines)
 
 
@@ -107,7 +106,11 @@ def _build_auto(keys: list[Key], model: Path, engines: Path) -> Engine:
 
 def _key(recipe: Recipe, backend_name: str, weights: str) -> Key:
     build = Build(backend=backend_name, **recipe.model_dump(include=set(Build.model_fields) - {"backend"}))
-    versions = backends.versions(backends.find_backend(backend_name))
+    backend = backends.find_backend(backend_name)
+    if recipe.precision not in backend.precisions:
+        known = ", ".join(backend.precisions)
+        raise UsageError(f"backend {backend_name} does not compute in {recipe.precision}", f"its precisions: {known}")
+    versions = backends.versions(backend, recipe.precision)
     return Key(weights=weights, build=build, versions=versions, device=device_name())
 
 
@@ -120,7 +123,7 @@ def _build_one(key: Key, model: Path, engines: Path) -> Engine:
         manifest = _cached(folder)
         if manifest is None:
             if backend.needs_onnx:
-                _export(model, shapes, onnx)
+                _export(key, model, shapes, onnx)
             _compile(key, model, shapes, onnx, folder)
     built = manifest is None
     manifest = manifest or read_manifest(folder)
@@ -149,13 +152,14 @@ def _export_key(key: Key) -> str:
     return Key(weights=key.weights, build=plain, versions=versions, device="any").digest()
 
 
-def _export(model: Path, shapes: Shapes, onnx: Path) -> None:
+def _export(key: Key, model: Path, shapes: Shapes, onnx: Path) -> None:
     with _locked(onnx.with_name(f".{onnx.name}.lock")):
-        if onnx.exists():
-            return
-        note(f"exporting {model.name} to ONNX")
-        with finished_folder(onnx) as temporary:
-            export(load_generator(model), shapes, temporary)
+        if not onnx.exists():
+            note(f"exporting {model.name} to ONNX")
+            with finished_folder(onnx) as temporary:
+                export(load_generator(model), shapes, temporary)
+        if key.build.precision == "int8":
+            save_calibration(load_generator(model), model, shapes, onnx)
 
 
 def _compile(key: Key, model: Path, shapes: Shapes, onnx: Path, folder: Path) -> None:
@@ -166,8 +170,7 @@ def _compile(key: Key, model: Path, shapes: Shapes, onnx: Path, folder: Path) ->
     with finished_folder(folder) as temporary:
         backend.compile(key.build, shapes, onnx, temporary)
         networks = backend.load(key.build, shapes, model, temporary)
-        tokens = torch.from_numpy(tokenize(load_tokenizer(model), GATE_PROMPTS)).long()
-        parity = measure(networks, load_generator(model), shapes, tokens, BOUNDS[key.build.precision])
+        parity = measure(networks, load_generator(model), model, shapes, BOUNDS[key.build.precision])
         require(parity, f"engine {folder.name} ({name})")
         Manifest(
             key=key,

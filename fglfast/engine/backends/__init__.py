@@ -29,6 +29,7 @@ class Backend(Protocol):
     packages: tuple[str, ...]
     extra: str
     needs_onnx: bool
+    precisions: tuple[str, ...]
 
     def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:
         """Write into `engine` all that `load` needs, besides the model folder."""
@@ -67,14 +68,15 @@ def missing(name: str) -> MissingExtraError | None:
     return None
 
 
-def installed() -> list[str]:
-    """Names of the backends that can be used here."""
-    return [name for name in NAMES if missing(name) is None]
+def installed(precision: str) -> list[str]:
+    """Names of the backends that can be used here at some precision."""
+    return [name for name in NAMES if missing(name) is None and precision in find_backend(name).precisions]
 
 
-def versions(backend: Backend) -> dict[str, str]:
+def versions(backend: Backend, precision: str) -> dict[str, str]:
     """Versions of everything an engine of this backend depends on."""
     packages = ("torch", "diffusers", "transformers", "onnx", "onnxscript", *backend.packages)
+    packages += ("nncf",) if precision == "int8" else ()
     return {package: _version(package) or "" for package in sorted(set(packages))}
 
 

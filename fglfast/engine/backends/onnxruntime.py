@@ -18,6 +18,7 @@ class OnnxRuntimeBackend:
 
     packages: tuple[str, ...] = ("onnxruntime",)
     extra = "cpu"
+    precisions: tuple[str, ...] = ("float32",)
     needs_onnx = True
 
     def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:

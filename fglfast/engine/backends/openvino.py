@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: static shapes, one stream a core. Knows nothing of PyTorch modules.
+"""OpenVINO on the CPU: static shapes, one stream a core, float32 or int8. Knows nothing of PyTorch modules.
 
 A batch is cut into one chunk a stream and the chunks run side by side, each on a core of its own:
 on two cores that is a quarter faster than both cores working on one batch together.
@@ -16,9 +16,12 @@ from torch import Tensor
 from fglfast.engine.backends import Build
 from fglfast.engine.export import DECODER, TEXT, UNET, example_inputs
 from fglfast.engine.networks import Networks, chunks
+from fglfast.engine.parity import BOUNDS
+from fglfast.engine.quantize import quantized
 from fglfast.generator.load import Shapes
 
 MAX_STREAMS = 16
+HEADROOM = 0.8  # of the gate's bound: it looks at other prompts than the calibration
 
 
 class OpenVinoBackend:
@@ -27,6 +30,7 @@ class OpenVinoBackend:
     packages: tuple[str, ...] = ("openvino",)
     extra = "cpu"
     needs_onnx = True
+    precisions: tuple[str, ...] = ("float32", "int8")
 
     def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:
         """Write one blob a network."""
@@ -35,6 +39,8 @@ class OpenVinoBackend:
         core = openvino.Core()
         for name, batch in _batches(build).items():
             model = core.read_model(onnx / name)
+            if build.precision == "int8" and name != TEXT:
+                model = quantized(model, name, onnx, HEADROOM * BOUNDS["int8"].relative_error)
             model.reshape({key: list(tensor.shape) for key, tensor in example_inputs(shapes, batch)[name].items()})
             compiled = core.compile_model(model, "CPU", _properties())
             (engine / _blob(name)).write_bytes(compiled.export_model().getvalue())

@@ -16,6 +16,7 @@ class TorchBackend:
 
     packages: tuple[str, ...] = ("torch",)
     extra = "cpu"
+    precisions: tuple[str, ...] = ("float32",)
     needs_onnx = False
 
     def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:

@@ -1,0 +1,109 @@
+"""Eight-bit integers for OpenVINO, by NNCF's post-training quantization. Knows no backend's runtime.
+
+Scales are calibrated on the latents that the sampler itself passes through, every timestep of them: the network's
+activations change more along a trajectory than between images. SmoothQuant (Xiao et al., arXiv 2211.10438) keeps the
+attention blocks' outliers apart. Layers whose rounding moves the output too far stay in float.
+"""
+
+import io
+import logging
+import os
+from collections.abc import Iterable
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from fglfast.engine.export import DECODER, UNET
+from fglfast.engine.trajectory import trajectory
+from fglfast.errors import MissingExtraError
+from fglfast.generator.load import Generator, Shapes
+
+FILE = "calibration.safetensors"
+PROMPTS = ("", "t-shirt", "trouser", "coat", "sandal", "bag", "a dog", "a house")
+STEPS = 16
+CHECKED = 4  # of the calibration inputs, how many judge a layer
+
+Inputs = dict[str, NDArray[np.float32]]
+
+
+def save_calibration(generator: Generator, model: Path, shapes: Shapes, folder: Path) -> None:
+    """Sample once in float32 and keep every input of UNet and VAE decoder in `folder`."""
+    if (folder / FILE).exists():
+        return
+    run = trajectory(generator, model, shapes, PROMPTS, STEPS, seed=1)
+    tensors = {"decoder.0.latents": run.latents.numpy()}
+    for step, values in enumerate(run.inputs):
+        for name, tensor in zip(("latents", "timestep", "text"), values, strict=True):
+            tensors[f"unet.{step}.{name}"] = np.ascontiguousarray(tensor.numpy())
+    save_file(tensors, folder / FILE)
+
+
+def quantized(network: Any, name: str, folder: Path, bound: float) -> Any:
+    """A network with eight-bit weights and activations.
+
+    Args:
+        network: an `openvino.Model` with a dynamic batch.
+        name: UNET or DECODER.
+        folder: holds the calibration.
+        bound: largest relative error; layers are kept in float until it is met.
+    """
+    nncf = _import_nncf()
+    inputs = _inputs(folder, name)
+    expected = _outputs(_compile(network), inputs)
+
+    def score(compiled: Any, checked: Iterable[Inputs]) -> tuple[float, None]:
+        actual = _outputs(compiled, list(checked))
+        return 1.0 - max(_relative_error(one, other) for one, other in zip(actual, judged, strict=True)), None
+
+    step = max(1, len(inputs) // CHECKED)
+    judged = expected[::step]
+    with redirect_stdout(io.StringIO()):  # its progress bars
+        return nncf.quantize_with_accuracy_control(
+            network,
+            calibration_dataset=nncf.Dataset(inputs),
+            validation_dataset=nncf.Dataset(inputs[::step]),
+            validation_fn=score,
+            max_drop=bound,
+            subset_size=len(inputs),
+            model_type=nncf.ModelType.TRANSFORMER,
+        )
+
+
+def _inputs(folder: Path, name: str) -> list[Inputs]:
+    kind = {UNET: "unet", DECODER: "decoder"}[name]
+    steps: dict[int, Inputs] = {}
+    for key, tensor in load_file(folder / FILE).items():
+        part, step, argument = key.split(".")
+        if part == kind:
+            steps.setdefault(int(step), {})[argument] = tensor
+    return [steps[step] for step in sorted(steps)]
+
+
+def _compile(network: Any) -> Any:
+    import openvino
+
+    return openvino.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+
+def _outputs(compiled: Any, inputs: list[Inputs]) -> list[NDArray[np.float32]]:
+    return [compiled(values)[0].copy() for values in inputs]
+
+
+def _relative_error(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(actual - expected) / max(float(np.linalg.norm(expected)), 1e-12))
+
+
+def _import_nncf() -> Any:
+    os.environ.setdefault("NNCF_CI", "1")  # its telemetry stays off
+    try:
+        import nncf
+    except ImportError as error:
+        raise MissingExtraError(
+            "precision int8 needs nncf, which is not installed", "pip install 'fglfast[cpu]'"
+        ) from error
+    nncf.set_log_level(logging.ERROR)
+    return nncf
