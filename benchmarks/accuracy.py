@@ -22,6 +22,7 @@ def main(
     test: str = "fashion:test",
     images_per_class: int = 500,
     epochs: int = 30,
+    recipe: str = "mini",
     arch: str = "resnet18-narrow",
     prompt_level: Annotated[str, typer.Option(help="class or instance")] = "class",
     seeds: int = 3,
@@ -34,6 +35,7 @@ def main(
         asked = OneShot(
             private=private,
             test=test,
+            recipe=recipe,
             images_per_class=images_per_class,
             epochs=epochs,
             arch=arch,

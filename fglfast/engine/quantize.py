@@ -23,7 +23,9 @@ from fglfast.errors import MissingExtraError
 from fglfast.generator.load import Generator, Shapes
 
 FILE = "calibration.safetensors"
-PROMPTS = ("", "t-shirt", "trouser", "coat", "sandal", "bag", "a dog", "a house")
+# Any words do for a model that knows many; for one that knows few, some it knows and some it does not.
+PROMPTS = ("", "a picture", "the sea", "a man, a tree", "dark", "light striped", "t-shirt", "trouser", "pullover")
+PROMPTS += ("dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 STEPS = 16
 CHECKED = 4  # of the calibration inputs, how many judge a layer
 
