@@ -24,8 +24,10 @@ from fglfast.generator.load import Generator, Shapes
 
 FILE = "calibration.safetensors"
 # Any words do for a model that knows many; for one that knows few, some it knows and some it does not.
-PROMPTS = ("", "a picture", "the sea", "a man, a tree", "dark", "light striped", "t-shirt", "trouser", "pullover")
-PROMPTS += ("dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+PROMPTS = (
+    *("", "a picture", "the sea", "a man, a tree", "dark", "light striped"),
+    *("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
 STEPS = 16
 CHECKED = 4  # of the calibration inputs, how many judge a layer
 
