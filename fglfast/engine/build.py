@@ -61,18 +61,20 @@ def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
     """Open the engine of a recipe, building it first if it is not there.
 
     Args:
-        recipe: what to build; with backend "auto" every installed backend is built and measured, the fastest opened.
+        recipe: what to build; with backend "auto" every backend that `chosen` names is built and measured, the
+            fastest opened.
         model: the diffusers directory.
         engines: folder that holds engines by key.
 
     Raises:
         MissingExtraError: the backend is not installed.
+        UsageError: it has not the recipe's precision.
         FglError: the parity gate refused; nothing is left behind.
     """
+    names = backends.chosen(recipe.backend, recipe.precision)
     weights = weights_fingerprint(model)
-    if recipe.backend == "auto":
-        return _build_auto([_key(recipe, name, weights) for name in backends.installed()], model, engines)
-    return _build_one(_key(recipe, recipe.backend, weights), model, engines)
+    keys = [_key(recipe, name, weights) for name in names]
+    return _build_auto(keys, model, engines) if recipe.backend == "auto" else _build_one(keys[0], model, engines)
 
 
 def seconds_per_pass(engine: Engine, rounds: int = AUTO_ROUNDS) -> float:

@@ -41,7 +41,11 @@ class Parity(Settings):
         return ""
 
 
-BOUNDS = {"float32": Bounds(relative_error=2e-3, psnr=45.0)}
+BOUNDS = {
+    "float32": Bounds(relative_error=2e-3, psnr=45.0),
+    "bfloat16": Bounds(relative_error=4e-2, psnr=30.0),
+    "float16": Bounds(relative_error=1e-2, psnr=40.0),
+}
 
 
 @torch.inference_mode()

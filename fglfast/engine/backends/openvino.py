@@ -25,8 +25,10 @@ class OpenVinoBackend:
     """Compiles each network at one static batch and keeps the compiled blob in the engine."""
 
     packages: tuple[str, ...] = ("openvino",)
+    optional: tuple[str, ...] = ()
     extra = "cpu"
     needs_onnx = True
+    precisions: tuple[str, ...] = ("float32",)
 
     def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:
         """Write one blob a network."""
