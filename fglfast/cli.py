@@ -28,7 +28,8 @@ Engines = Annotated[Path, typer.Option(help="Folder that holds compiled engines 
 ModelName = Annotated[str, typer.Option(help="mini, a diffusers directory, or a hub id.")]
 RecipeName = Annotated[str, typer.Option(help="A shipped recipe's name or a .toml file.")]
 BackendOption = Annotated[
-    str | None, typer.Option(help="auto, torch, onnxruntime or openvino; overrides the recipe.", show_default=False)
+    str | None,
+    typer.Option(help="auto, torch, torch-compile, onnxruntime or openvino; overrides the recipe.", show_default=False),
 ]
 RandomWeights = Annotated[
     bool,
@@ -400,16 +401,13 @@ def _engine(
     batch_size: int | None = None,
     random_weights: bool = False,
 ) -> Any:
-    from fglfast.engine.backends import NAMES, find_backend
+    from fglfast.engine.backends import chosen
     from fglfast.engine.build import build_engine as build
 
     settings = _recipe(recipe)
-    if backend and backend != "auto":
-        find_backend(backend)
     changes = {"model": model, "backend": backend, "unet_batch": batch_size}
     settings = settings.model_copy(update={key: value for key, value in changes.items() if value is not None})
-    if settings.backend not in ("auto", *NAMES):
-        raise UsageError(f"no backend named {settings.backend!r}", f"choose one of: auto, {', '.join(NAMES)}")
+    chosen(settings.backend, settings.precision)  # refused before a model is fetched
     return build(settings, _model(settings, engines, random_weights), engines)
 
 

@@ -73,7 +73,7 @@ def _backend(name: str) -> str:
         output = backend.load(build, shapes, model, engine).denoise(*examples[UNET].values())
     if len(output) != build.unet_batch or not torch.isfinite(output).all():
         raise FglError("it ran a small network, and what came out is wrong")
-    found = versions(backend, build.precision)
+    found = versions(backend)
     return ", ".join(f"{package} {found[package]}" for package in backend.packages) + ", ran a small network"
 
 

@@ -21,7 +21,7 @@ from fglfast.engine.networks import Networks
 from fglfast.engine.parity import BOUNDS, measure, require
 from fglfast.engine.quantize import save_calibration
 from fglfast.engine.recipe import Recipe
-from fglfast.errors import BadInputError, FglError, UsageError
+from fglfast.errors import BadInputError, FglError
 from fglfast.files import finished_folder, write_atomic
 from fglfast.generator.load import Shapes, load_generator, read_shapes, weights_fingerprint
 
@@ -58,7 +58,8 @@ def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
     """Open the engine of a recipe, building it first if it is not there.
 
     Args:
-        recipe: what to build; with backend "auto" every installed backend is built and measured, the fastest opened.
+        recipe: what to build; with backend "auto" every backend that `chosen` names is built and measured, the
+            fastest opened.
         model: the diffusers directory.
         engines: folder that holds engines by key.
 
@@ -67,11 +68,10 @@ def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
         UsageError: it does not compute at that precision.
         FglError: the parity gate refused; nothing is left behind.
     """
+    names = backends.chosen(recipe.backend, recipe.precision)
     weights = weights_fingerprint(model)
-    if recipe.backend == "auto":
-        names = backends.installed(recipe.precision)
-        return _build_auto([_key(recipe, name, weights) for name in names], model, engines)
-    return _build_one(_key(recipe, recipe.backend, weights), model, engines)
+    keys = [_key(recipe, name, weights) for name in names]
+    return _build_auto(keys, model, engines) if recipe.backend == "auto" else _build_one(keys[0], model, engines)
 
 
 def seconds_per_pass(engine: Engine, rounds: int = AUTO_ROUNDS) -> float:
@@ -106,11 +106,7 @@ def _build_auto(keys: list[Key], model: Path, engines: Path) -> Engine:
 
 def _key(recipe: Recipe, backend_name: str, weights: str) -> Key:
     build = Build(backend=backend_name, **recipe.model_dump(include=set(Build.model_fields) - {"backend"}))
-    backend = backends.find_backend(backend_name)
-    if recipe.precision not in backend.precisions:
-        known = ", ".join(backend.precisions)
-        raise UsageError(f"backend {backend_name} does not compute in {recipe.precision}", f"its precisions: {known}")
-    versions = backends.versions(backend, recipe.precision)
+    versions = backends.versions(backends.find_backend(backend_name))
     return Key(weights=weights, build=build, versions=versions, device=device_name())
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fglfast.console import note
+from fglfast.errors import FglError
 from fglfast.sampler.sample import Denoiser
 
 
@@ -45,6 +47,42 @@ def in_chunks(function: Callable[..., Tensor], batch: int) -> Callable[..., Tens
         return torch.cat(outputs)[: len(tensors[0])] if len(outputs) > 1 else outputs[0][: len(tensors[0])]
 
     return run
+
+
+def in_chunks_that_fit(function: Callable[..., Tensor], batch: int, what: str) -> Callable[..., Tensor]:
+    """As `in_chunks`, but a chunk that does not fit into the GPU's memory is halved, and stays so.
+
+    Args:
+        function: works on any number of rows.
+        batch: rows of a chunk to begin with.
+        what: the network's name, for people.
+
+    Raises:
+        FglError: by the function returned, when not even one row fits.
+    """
+    size = batch
+
+    def run(*tensors: Tensor) -> Tensor:
+        nonlocal size
+        asked = size
+        while (output := _if_it_fits(in_chunks(function, size), tensors)) is None:
+            if size == 1:
+                raise FglError(f"{what}: out of memory at one row", "use a smaller precision or image size")
+            size = (size + 1) // 2
+            torch.cuda.empty_cache()
+        if size < asked:
+            note(f"{what}: out of memory at {asked} rows a pass; going on with {size}")
+        return output
+
+    return run
+
+
+def _if_it_fits(function: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> Tensor | None:
+    """None when memory ran out; its own function, so that the failed pass is let go before the next."""
+    try:
+        return function(*tensors)
+    except torch.OutOfMemoryError:
+        return None
 
 
 def _padded(tensor: Tensor, batch: int) -> Tensor:

@@ -5,12 +5,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from fglfast.config import Settings
 from fglfast.engine.networks import Networks
 from fglfast.errors import MissingExtraError, UsageError
 from fglfast.generator.load import Shapes
 
-NAMES = ("torch", "onnxruntime", "openvino")
+NAMES = ("torch", "torch-compile", "onnxruntime", "openvino")
 
 
 class Build(Settings):
@@ -24,9 +26,18 @@ class Build(Settings):
 
 
 class Backend(Protocol):
-    """How one runtime compiles and runs the networks."""
+    """How one runtime compiles and runs the networks.
+
+    Attributes:
+        packages: what it needs.
+        optional: what it uses if it is there.
+        extra: the extra that installs the packages.
+        needs_onnx: whether `compile` reads the ONNX files.
+        precisions: what it can compute in.
+    """
 
     packages: tuple[str, ...]
+    optional: tuple[str, ...]
     extra: str
     needs_onnx: bool
     precisions: tuple[str, ...]
@@ -52,32 +63,57 @@ def find_backend(name: str) -> Backend:
     reason = missing(name)
     if reason:
         raise reason
-    backend: Backend = import_module(f"fglfast.engine.backends.{name}").BACKEND
-    return backend
+    return _backend(name)
+
+
+def chosen(name: str, precision: str) -> list[str]:
+    """Names of the backends to build: one, or all that "auto" measures.
+
+    Compiling on a CPU takes minutes and ends behind OpenVINO (share of the matrix-product rate 0.49 to 0.76), so
+    "auto" leaves `torch-compile` to the GPU.
+
+    Raises:
+        UsageError: no such backend, or none that can do the precision.
+        MissingExtraError: its packages are not installed.
+    """
+    if name != "auto":
+        if precision not in find_backend(name).precisions:
+            able = [other for other in NAMES if precision in _backend(other).precisions]
+            raise UsageError(f"backend {name} has no precision {precision}", f"choose one of: {', '.join(able)}")
+        return [name]
+    skipped = () if torch.cuda.is_available() else ("torch-compile",)
+    able = [other for other in installed() if precision in _backend(other).precisions and other not in skipped]
+    if not able:
+        raise UsageError(f"no installed backend has precision {precision}", "choose another in the recipe")
+    return able
 
 
 def missing(name: str) -> MissingExtraError | None:
     """Why a backend cannot be used here, or None."""
-    described = import_module(f"fglfast.engine.backends.{name}")
-    for package in described.BACKEND.packages:
+    backend = _backend(name)
+    for package in backend.packages:
         if not _version(package):
             return MissingExtraError(
                 f"backend {name} needs {package}, which is not installed",
-                f"pip install 'fglfast[{described.BACKEND.extra}]'",
+                f"pip install 'fglfast[{backend.extra}]'",
             )
     return None
 
 
-def installed(precision: str) -> list[str]:
-    """Names of the backends that can be used here at some precision."""
-    return [name for name in NAMES if missing(name) is None and precision in find_backend(name).precisions]
+def installed() -> list[str]:
+    """Names of the backends that can be used here."""
+    return [name for name in NAMES if missing(name) is None]
 
 
-def versions(backend: Backend, precision: str) -> dict[str, str]:
+def versions(backend: Backend) -> dict[str, str]:
     """Versions of everything an engine of this backend depends on."""
-    packages = ("torch", "diffusers", "transformers", "onnx", "onnxscript", *backend.packages)
-    packages += ("nncf",) if precision == "int8" else ()
+    packages = ("torch", "diffusers", "transformers", "onnx", "onnxscript", *backend.packages, *backend.optional)
     return {package: _version(package) or "" for package in sorted(set(packages))}
+
+
+def _backend(name: str) -> Backend:
+    backend: Backend = import_module(f"fglfast.engine.backends.{name.replace('-', '_')}").BACKEND
+    return backend
 
 
 def _version(package: str) -> str | None:

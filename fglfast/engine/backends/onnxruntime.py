@@ -17,9 +17,10 @@ class OnnxRuntimeBackend:
     """Runs graphs that ONNX Runtime optimised for this processor when the engine was built."""
 
     packages: tuple[str, ...] = ("onnxruntime",)
+    optional: tuple[str, ...] = ()
     extra = "cpu"
-    precisions: tuple[str, ...] = ("float32",)
     needs_onnx = True
+    precisions: tuple[str, ...] = ("float32",)
 
     def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:
         """Write one optimised graph a network."""

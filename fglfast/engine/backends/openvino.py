@@ -28,6 +28,7 @@ class OpenVinoBackend:
     """Compiles each network at one static batch and keeps the compiled blob in the engine."""
 
     packages: tuple[str, ...] = ("openvino",)
+    optional: tuple[str, ...] = ("nncf",)
     extra = "cpu"
     needs_onnx = True
     precisions: tuple[str, ...] = ("float32", "int8")

@@ -1,52 +1,89 @@
-"""PyTorch eager, channels last: the backend that is always there. Knows nothing of ONNX."""
+"""PyTorch eager, channels last, measured attention: the backend that is always there. Knows nothing of ONNX."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from fglfast.engine.attention import Kernels, candidates, install
 from fglfast.engine.backends import Build
-from fglfast.engine.networks import Networks, in_chunks
-from fglfast.generator.load import Shapes, load_generator
+from fglfast.engine.export import DECODER, UNET, example_inputs
+from fglfast.engine.networks import Networks, in_chunks_that_fit
+from fglfast.files import write_atomic
+from fglfast.generator.load import Shapes, XLUNetPart, load_generator
+
+ATTENTION = "attention.json"
 
 
 class TorchBackend:
     """Runs the modules as they are; channels last is worth about a third on CPU convolutions."""
 
     packages: tuple[str, ...] = ("torch",)
+    optional: tuple[str, ...] = ("xformers",)
     extra = "cpu"
-    precisions: tuple[str, ...] = ("float32",)
     needs_onnx = False
+    precisions: tuple[str, ...] = ("float32", "bfloat16", "float16")
 
     def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:
-        """Nothing to compile."""
+        """Nothing yet: the first `load` measures the attention kernels and leaves them in the engine."""
 
     def load(self, build: Build, shapes: Shapes, model: Path, engine: Path) -> Networks:
-        """Load the modules onto the GPU when there is one."""
+        """Load the modules onto the GPU when there is one.
+
+        The text encoder stays float32: it runs once a prompt, and every step depends on it.
+        """
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        generator = load_generator(model, device)
-        return Networks(
-            encode=_function(generator.text, device),
-            denoise=in_chunks(_function(generator.unet, device), build.unet_batch),
-            decode=in_chunks(_function(generator.decoder, device), build.vae_batch),
-        )
+        generator = load_generator(model)
+        known = _read(engine / ATTENTION)
+        kernels = Kernels(candidates(device), known)
+        dtype = getattr(torch, build.precision)
+        # SDXL's decoder leaves float16's range (its config asks for float32), Stable Diffusion's does not.
+        wide = dtype == torch.float16 and isinstance(generator.unet, XLUNetPart)
+        parts: dict[str, tuple[nn.Module, torch.dtype, int]] = {
+            UNET: (generator.unet, dtype, build.unet_batch),
+            DECODER: (generator.decoder, torch.float32 if wide else dtype, build.vae_batch),
+        }
+        runs = {}
+        for name, (network, kind, batch) in parts.items():
+            network.to(device=device, dtype=kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            install(network, kernels)
+            if known is None:
+                first_pass = in_chunks_that_fit(eager(network, device, kind), batch, Path(name).stem)
+                first_pass(*example_inputs(shapes, batch)[name].values())
+            runs[name] = in_chunks_that_fit(self.function(network, device, kind), batch, Path(name).stem)
+        if known is None:
+            write_atomic(engine / ATTENTION, json.dumps(kernels.seconds, indent=2) + "\n")
+        return Networks(eager(generator.text.to(device), device, torch.float32), runs[UNET], runs[DECODER])
+
+    def function(self, network: nn.Module, device: str, dtype: torch.dtype) -> Callable[..., Tensor]:
+        """One network as a function of one chunk: float32 in, float32 out, on the inputs' device."""
+        return eager(network, device, dtype)
 
 
-def _function(module: nn.Module, device: str) -> Callable[..., Tensor]:
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def eager(network: nn.Module, device: str, dtype: torch.dtype) -> Callable[..., Tensor]:
+    """A network, already on `device` and of `dtype`, as a function: float32 in, float32 out, on the inputs' device."""
 
     @torch.inference_mode()
     def run(*inputs: Tensor) -> Tensor:
-        output: Tensor = module(*(_placed(tensor, device) for tensor in inputs))
-        return output.to(inputs[0].device).contiguous()
+        output: Tensor = network(*(placed(tensor, device, dtype) for tensor in inputs))
+        return output.to(inputs[0].device, torch.float32).contiguous()
 
     return run
 
 
-def _placed(tensor: Tensor, device: str) -> Tensor:
+def placed(tensor: Tensor, device: str, dtype: torch.dtype) -> Tensor:
+    """An input where and how the network reads it; timesteps [B] stay float32, for bfloat16 has no 999."""
+    if tensor.is_floating_point() and tensor.dim() > 1:
+        tensor = tensor.to(dtype)
     tensor = tensor.to(device)
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+
+def _read(path: Path) -> dict[str, dict[str, float]] | None:
+    known: dict[str, dict[str, float]] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return known
 
 
 BACKEND = TorchBackend()
