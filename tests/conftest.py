@@ -34,6 +34,15 @@ def random_mini(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def narrow(tmp_path_factory):
+    """Make the model folder of a Stable Diffusion family, narrow, with random weights."""
+    from fglfast.generator.families import random_model
+
+    root = tmp_path_factory.mktemp("families")
+    return lambda family: random_model(family, root / family, narrow=True)
+
+
+@pytest.fixture(scope="session")
 def recipe():
     from fglfast.engine.recipe import Recipe
     from fglfast.sampler.schedule import Sampling

@@ -44,11 +44,14 @@ class Parity(Settings):
         return ""
 
 
-# Measured on `mini`: OpenVINO float32 8e-7 and 126 dB; int8 0.08 and 39 dB.
+# Two to three times the worst that PyTorch measured with the same arithmetic: bfloat16 1.8e-2 and 50.7 dB, float16
+# 2.0e-3 and 69.6 dB on narrow random sd15, sd21-base and sdxl at 128 pixels; on mini, trained, 5.0e-3 and 55 dB,
+# 5.9e-4 and 77 dB. What overflows or drops a layer is far outside. OpenVINO int8 on mini: 0.08 and 39 dB, which
+# costs the global model nothing (benchmarks/results/accuracy-int8.json).
 BOUNDS = {
     "float32": Bounds(relative_error=2e-3, psnr=45.0),
-    "bfloat16": Bounds(relative_error=4e-2, psnr=30.0),
-    "float16": Bounds(relative_error=1e-2, psnr=40.0),
+    "bfloat16": Bounds(relative_error=4e-2, psnr=40.0),
+    "float16": Bounds(relative_error=6e-3, psnr=50.0),
     "int8": Bounds(relative_error=0.1, psnr=30.0),
 }
 

@@ -55,8 +55,9 @@ class XLUNetPart(UNetPart):
     def forward(self, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         """Return the model's own kind of prediction."""
         height, width = (self.vae_factor * side for side in latents.shape[2:])
-        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=latents.dtype, device=latents.device)
-        added = {"text_embeds": text[:, -1, : self.pooled_width], "time_ids": sizes.expand(latents.shape[0], -1)}
+        # Filled where the latents are: a constant made on the CPU would keep the pass out of a CUDA graph.
+        sizes = [latents.new_full((latents.shape[0], 1), side) for side in (height, width, 0, 0, height, width)]
+        added = {"text_embeds": text[:, -1, : self.pooled_width], "time_ids": torch.cat(sizes, dim=1)}
         output = self.unet(latents, timestep, text[:, :-1], added_cond_kwargs=added, return_dict=False)
         return cast(Tensor, output[0])
 

@@ -9,7 +9,7 @@ from fglfast.client.embed import embed
 from fglfast.dataset import read_dataset
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import Recipe, find_recipe, shipped_recipes
-from fglfast.generator.families import UNETS, random_model
+from fglfast.generator.families import UNETS
 from fglfast.generator.load import load_generator, read_shapes
 from fglfast.merge import merge_payloads
 from fglfast.sampler.sample import sample
@@ -18,12 +18,6 @@ from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
 from fglfast.text_encoder import TextEncoder
 
 PROMPTS = ("a photograph", "low quality")
-
-
-@pytest.fixture(scope="session")
-def narrow(tmp_path_factory):
-    root = tmp_path_factory.mktemp("families")
-    return lambda family: random_model(family, root / family, narrow=True)
 
 
 @pytest.mark.parametrize("family", list(UNETS))

@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
 
-import torch
+from torch import cuda  # not `import torch`: the submodule `torch` of this package takes that name
 
 from fglfast.config import Settings
 from fglfast.engine.networks import Networks
@@ -81,7 +81,7 @@ def chosen(name: str, precision: str) -> list[str]:
             able = [other for other in NAMES if precision in _backend(other).precisions]
             raise UsageError(f"backend {name} has no precision {precision}", f"choose one of: {', '.join(able)}")
         return [name]
-    skipped = () if torch.cuda.is_available() else ("torch-compile",)
+    skipped = () if cuda.is_available() else ("torch-compile",)
     able = [other for other in installed() if precision in _backend(other).precisions and other not in skipped]
     if not able:
         raise UsageError(f"no installed backend has precision {precision}", "choose another in the recipe")
