@@ -118,9 +118,12 @@ def _build_one(key: Key, model: Path, engines: Path) -> Engine:
     with _locked(engines / f".{folder.name}.lock"):
         manifest = _cached(folder)
         if manifest is None:
-            if backend.needs_onnx:
-                _export(key, model, shapes, onnx)
-            _compile(key, model, shapes, onnx, folder)
+            try:
+                if backend.needs_onnx:
+                    _export(key, model, shapes, onnx)
+                _compile(key, model, shapes, onnx, folder)
+            except OSError as error:
+                raise _unwritable(engines, error) from error
     built = manifest is None
     manifest = manifest or read_manifest(folder)
     return Engine(folder, manifest, shapes, backend.load(key.build, shapes, model, folder), model, cached=not built)
@@ -190,6 +193,9 @@ def _writable(engines: Path) -> None:
         engines.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=engines).close()
     except OSError as error:
-        raise FglError(
-            f"{engines}: cannot be written ({error.strerror})", "choose another folder with --engines"
-        ) from error
+        raise _unwritable(engines, error) from error
+
+
+def _unwritable(engines: Path, error: OSError) -> FglError:
+    reason = error.strerror or str(error).splitlines()[0]
+    return FglError(f"{engines}: cannot be written ({reason})", "free space, or choose another folder with --engines")

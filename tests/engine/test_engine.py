@@ -14,8 +14,8 @@ from fglfast.errors import BadInputError, FglError, MissingExtraError, UsageErro
 
 
 @pytest.mark.parametrize("backend", backends.NAMES)
-def test_every_backend_passes_the_gate_and_takes_any_number_of_rows(backend, random_mini, recipe, tmp_path):
-    built = build_engine(recipe.model_copy(update={"backend": backend}), random_mini, tmp_path)
+def test_every_backend_passes_the_gate_and_takes_any_number_of_rows(backend, random_mini, recipe, engines):
+    built = build_engine(recipe.model_copy(update={"backend": backend}), random_mini, engines)
     assert built.manifest.parity.problem() == "" and not built.cached
     rows = 11
     latents, text = torch.randn(rows, *built.shapes.latent), torch.randn(rows, 16, 64)
@@ -23,50 +23,50 @@ def test_every_backend_passes_the_gate_and_takes_any_number_of_rows(backend, ran
     one = built.networks.denoise(latents[4:5], torch.full((1,), 300.0), text[4:5])
     assert whole.shape == latents.shape and torch.allclose(whole[4:5], one, atol=1e-4)
     assert built.networks.decode(latents).shape == (rows, 3, 32, 32)
-    found = build_engine(recipe.model_copy(update={"backend": backend}), random_mini, tmp_path)
+    found = build_engine(recipe.model_copy(update={"backend": backend}), random_mini, engines)
     assert found.cached and found.key == built.key
 
 
-def test_a_changed_recipe_or_model_is_another_engine(engine, random_mini, recipe, tmp_path):
-    assert build_engine(recipe.model_copy(update={"vae_batch": 6}), random_mini, tmp_path).key != engine.key
-    other = tmp_path / "other"
+def test_a_changed_recipe_or_model_is_another_engine(engine, random_mini, recipe, engines):
+    assert build_engine(recipe.model_copy(update={"vae_batch": 6}), random_mini, engines).key != engine.key
+    other = engines / "other"
     shutil.copytree(random_mini, other)
     config = json.loads((other / "unet" / "config.json").read_text())
     (other / "unet" / "config.json").write_text(json.dumps({**config, "_note": "changed"}))
-    assert build_engine(recipe, other, tmp_path).key != engine.key
+    assert build_engine(recipe, other, engines).key != engine.key
     resampled = recipe.model_copy(update={"sampling": recipe.sampling.model_copy(update={"steps": 9})})
     assert build_engine(resampled, random_mini, engine.folder.parent).key == engine.key
 
 
-def test_auto_measures_once_and_stays(random_mini, recipe, tmp_path, capsys):
+def test_auto_measures_once_and_stays(random_mini, recipe, engines, capsys):
     auto = recipe.model_copy(update={"backend": "auto"})
-    first = build_engine(auto, random_mini, tmp_path)
-    choice = next(tmp_path.glob("auto-*.json"))
+    first = build_engine(auto, random_mini, engines)
+    choice = next(engines.glob("auto-*.json"))
     seconds = json.loads(choice.read_text())
     assert set(seconds) == set(backends.chosen("auto", "float32")) and all(value > 0 for value in seconds.values())
     assert min(seconds, key=seconds.get) == first.manifest.key.build.backend and not first.cached
     choice.write_text(json.dumps(dict.fromkeys(seconds, 2.0) | {"torch": 1.0}))
-    assert build_engine(auto, random_mini, tmp_path).manifest.key.build.backend == "torch"
+    assert build_engine(auto, random_mini, engines).manifest.key.build.backend == "torch"
     assert "fastest of those installed" in capsys.readouterr().err
 
 
-def test_a_damaged_engine_is_rebuilt(random_mini, recipe, tmp_path, capsys):
-    built = build_engine(recipe, random_mini, tmp_path)
+def test_a_damaged_engine_is_rebuilt(random_mini, recipe, engines, capsys):
+    built = build_engine(recipe, random_mini, engines)
     blob = next(built.folder.glob("unet*"))
     blob.write_bytes(blob.read_bytes()[:-1])
     with pytest.raises(BadInputError):
         check_files(built.folder, read_manifest(built.folder))
-    assert not build_engine(recipe, random_mini, tmp_path).cached
+    assert not build_engine(recipe, random_mini, engines).cached
     assert "rebuilding" in capsys.readouterr().err
     (built.folder / FILE).write_text("{}")
-    assert not build_engine(recipe, random_mini, tmp_path).cached
+    assert not build_engine(recipe, random_mini, engines).cached
 
 
-def test_a_failed_gate_leaves_nothing(random_mini, recipe, tmp_path, monkeypatch):
+def test_a_failed_gate_leaves_nothing(random_mini, recipe, engines, monkeypatch):
     monkeypatch.setitem(BOUNDS, "float32", BOUNDS["float32"].model_copy(update={"relative_error": 1e-12}))
     with pytest.raises(FglError, match="parity gate"):
-        build_engine(recipe, random_mini, tmp_path)
-    assert not [path for path in tmp_path.iterdir() if path.is_dir() and not path.name.startswith("onnx-")]
+        build_engine(recipe, random_mini, engines)
+    assert not [path for path in engines.iterdir() if path.is_dir() and not path.name.startswith("onnx-")]
 
 
 def test_the_gate_refuses_what_is_not_a_number():
