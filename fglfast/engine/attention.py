@@ -103,16 +103,26 @@ class Kernels:
 
 
 def measure(among: Mapping[str, Kernel], q_BMHK: Tensor, k_BNHK: Tensor, v_BNHK: Tensor) -> dict[str, float]:
-    """Seconds of one call of each kernel that works on these tensors: the least of a few, taken in turns."""
+    """Seconds of one call of each kernel that works on these tensors: the least of a few, taken in turns.
+
+    Raises:
+        torch.OutOfMemoryError: no kernel worked, and memory was the reason: fewer rows may do.
+    """
     times: dict[str, list[float]] = {}
+    full: torch.OutOfMemoryError | None = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch explains at length why a kernel is not for these tensors
         for name, kernel in among.items():
             try:
                 _timed(kernel, q_BMHK, k_BNHK, v_BNHK)
+            except torch.OutOfMemoryError as error:
+                full = error
             except Exception:  # whatever it is, the kernel is not for this shape, or not installed
                 continue
-            times[name] = []
+            else:
+                times[name] = []
+        if full and not times:
+            raise full
         for _ in range(ROUNDS if len(times) > 1 else 1):
             for name, taken in times.items():
                 taken.append(_timed(among[name], q_BMHK, k_BNHK, v_BNHK))

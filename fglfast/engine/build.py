@@ -113,7 +113,7 @@ def _key(recipe: Recipe, backend_name: str, weights: str) -> Key:
 def _build_one(key: Key, model: Path, engines: Path) -> Engine:
     backend = backends.find_backend(key.build.backend)
     folder, shapes = engines / key.digest(), read_shapes(model, key.build.image_size)
-    onnx = engines / f"onnx-{_export_key(key)}"
+    onnx = export_folder(key, engines)
     _writable(engines)
     with _locked(engines / f".{folder.name}.lock"):
         manifest = _cached(folder)
@@ -143,12 +143,12 @@ def _cached(folder: Path) -> Manifest | None:
     return manifest
 
 
-def _export_key(key: Key) -> str:
-    """Of the key, what the ONNX files depend on."""
+def export_folder(key: Key, engines: Path) -> Path:
+    """Where a model's ONNX files lie: named by that of the key which they depend on."""
     versions = {name: key.versions[name] for name in ("torch", "diffusers", "transformers", "onnx", "onnxscript")}
     size = key.build.image_size
     plain = Build(backend="onnx", precision="float32", image_size=size, unet_batch=0, vae_batch=0)
-    return Key(weights=key.weights, build=plain, versions=versions, device="any").digest()
+    return engines / f"onnx-{Key(weights=key.weights, build=plain, versions=versions, device='any').digest()}"
 
 
 def _export(key: Key, model: Path, shapes: Shapes, onnx: Path) -> None:

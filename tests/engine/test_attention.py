@@ -90,6 +90,16 @@ def test_where_no_kernel_works_pytorch_decides():
     assert torch.equal(kernels(*qkv), sdpa(*qkv)) and kernels.seconds == {"4x6x3x8 float32": {}}
 
 
+def test_memory_that_runs_out_is_no_verdict_on_a_kernel():
+    def full(*qkv):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    kernels = Kernels({"efficient": full})
+    with pytest.raises(torch.OutOfMemoryError):
+        kernels(*tensors())
+    assert kernels.seconds == {} and set(measure({"math": full, "flash": sdpa}, *tensors())) == {"flash"}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_this_processor_has_flash_and_math(dtype):
     qkv = tensors(dtype=dtype)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from typer.testing import CliRunner
 
 from fglfast.cli import app
@@ -114,14 +115,43 @@ def test_an_engine_is_built_on_a_gpu_that_is_too_small(random_mini, eager, tmp_p
     assert "unet: out of memory at 8 rows a pass; going on with 4" in capsys.readouterr().err
 
 
-def test_a_compiled_network_is_compiled_once_whatever_it_is_given(random_mini, monkeypatch):
-    graphs, compile_ = [], torch.compile
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs that torch.compile traces, run as they are: no C++ compiler, which takes half a minute."""
+    traced, compile_ = [], torch.compile
 
     def keep(graph, _):
-        graphs.append(graph)
+        traced.append(graph)
         return graph
 
     monkeypatch.setattr(torch, "compile", lambda *given, mode, **options: compile_(*given, backend=keep, **options))
+    return traced
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_compiled_backend_passes_the_gate(precision, graphs, random_mini, recipe, tmp_path):
+    asked = recipe.model_copy(update={"backend": "torch-compile", "precision": precision})
+    built = build_engine(asked, random_mini, tmp_path)
+    assert built.manifest.parity.problem() == "" and not built.cached and graphs
+    assert (built.folder / ATTENTION).exists() and built.networks.denoise(*example(built.shapes, 11)).shape[0] == 11
+    found = build_engine(asked, random_mini, tmp_path)
+    assert found.cached and found.key == built.key
+
+
+@torch.inference_mode()
+def test_the_cpp_compiler_compiles_a_unet():
+    sizes = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
+    sizes |= {"block_out_channels": (32,), "layers_per_block": 1, "cross_attention_dim": 32, "attention_head_dim": 2}
+    unet = UNetPart(UNet2DConditionModel(**sizes)).eval().to(memory_format=torch.channels_last)
+    inputs = torch.randn(2, 4, 8, 8), torch.full((2,), 500.0), torch.randn(2, 16, 32)
+    expected = unet(*inputs)
+    attention.install(unet, attention.Kernels(attention.candidates("cpu")))
+    unet(*inputs)
+    run = backends.find_backend("torch-compile").function(unet, "cpu", torch.float32)
+    assert torch.allclose(run(*inputs), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_compiled_network_is_compiled_once_whatever_it_is_given(graphs, random_mini):
     unet = load_generator(random_mini).unet.to(memory_format=torch.channels_last)
     run = backends.find_backend("torch-compile").function(unet, "cpu", torch.float32)
     latents, timestep, text = torch.randn(2, 8, 8, 8), torch.full((2,), 700.0), torch.randn(1, 16, 64)
