@@ -35,6 +35,10 @@ RandomWeights = Annotated[
     bool,
     typer.Option("--random-weights", help="Measure the recipe's architecture without its weights."),
 ]
+BatchSize = Annotated[
+    str | None,
+    typer.Option(help="Rows of one UNet pass, or auto: measured, the VAE's too.", show_default=False, metavar="N|auto"),
+]
 DEFAULT_ENGINES = Path("engines/build")
 
 
@@ -194,12 +198,13 @@ def build_engine(
     recipe: RecipeName = "mini",
     model: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
     backend: BackendOption = None,
+    batch_size: BatchSize = None,
     random_weights: RandomWeights = False,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
     """Compile a generator and prove it equal to float32 eager; a second call finds it."""
-    engine = _engine(recipe, model, backend, engines, random_weights=random_weights)
+    engine = _engine(recipe, model, backend, engines, batch_size, random_weights)
     parity = engine.manifest.parity
     result = {
         "key": engine.key,
@@ -226,7 +231,7 @@ def synthesize(
     guidance: Annotated[
         float | None, typer.Option(min=0, help="Overrides the recipe's guidance scale.", show_default=False)
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2, help="Rows of one UNet pass.", show_default=False)] = None,
+    batch_size: BatchSize = None,
     seed: Annotated[int, typer.Option(min=0, help="Plan seed.")] = 0,
     shard_size: Annotated[int, typer.Option(min=1, help="Images a tar shard.")] = 512,
     image_format: Annotated[Literal["png", "webp"], typer.Option(help="Encoding of the images.")] = "png",
@@ -398,17 +403,30 @@ def _engine(
     model: str | None,
     backend: str | None,
     engines: Path,
-    batch_size: int | None = None,
+    batch_size: str | None = None,
     random_weights: bool = False,
 ) -> Any:
     from fglfast.engine.backends import chosen
     from fglfast.engine.build import build_engine as build
 
     settings = _recipe(recipe)
-    changes = {"model": model, "backend": backend, "unet_batch": batch_size}
+    changes = {"model": model, "backend": backend, "unet_batch": _rows(batch_size)}
     settings = settings.model_copy(update={key: value for key, value in changes.items() if value is not None})
     chosen(settings.backend, settings.precision)  # refused before a model is fetched
-    return build(settings, _model(settings, engines, random_weights), engines)
+    folder = _model(settings, engines, random_weights)
+    if batch_size == "auto":
+        from fglfast.engine.tune import tune_batches
+
+        settings = tune_batches(settings, folder, engines)
+    return build(settings, folder, engines)
+
+
+def _rows(batch_size: str | None) -> int | None:
+    if batch_size is None or batch_size == "auto":
+        return None
+    if not batch_size.isdecimal() or not 2 <= int(batch_size) <= 4096:
+        raise UsageError(f"--batch-size {batch_size} is neither auto nor a number of 2 to 4096", "for example 64")
+    return int(batch_size)
 
 
 def _model(recipe: Any, engines: Path, random_weights: bool) -> Path:
