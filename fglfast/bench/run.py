@@ -37,6 +37,7 @@ from fglfast.training.settings import check_arch
 BATCHES = 2  # of an end-to-end round: one is encoded while the other is drawn
 LARGE_SIDE = 512
 PRODUCTS = 4
+PAUSE = 0.2
 
 
 class BenchSettings(Settings):
@@ -180,7 +181,7 @@ def _passes(
     for name, engine in opened.items():
         runs |= {f"{name} unet": work.unet_pass(engine), f"{name} decoder": work.decoder_pass(engine)}
     note(f"passes: {settings.rounds} rounds of {', '.join(opened)}")
-    timings = interleaved(runs, settings.rounds)
+    timings = interleaved(runs, settings.rounds, pause=PAUSE)
     ceilings = {
         dtype: Ceiling(
             dtype=dtype,
@@ -221,7 +222,7 @@ def _end_to_end(
             runs[name] = work.Synthesis(engine, sampling, images)
     note(f"end to end: {settings.rounds} rounds of {', '.join(runs) or 'nothing'}")
     found = {}
-    for name, timing in interleaved(runs, settings.rounds).items():
+    for name, timing in interleaved(runs, settings.rounds, pause=PAUSE).items():
         shares = [result.network_share for result in runs[name].results[-settings.rounds :]]
         images, ceiling = BATCHES * opened[name].manifest.key.build.unet_batch, ceilings[ceiling_dtype(opened[name])]
         rate = _rate(images, operations.image, timing, ceiling)

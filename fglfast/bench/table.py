@@ -40,8 +40,8 @@ def table(record: BenchRecord) -> RenderableType:
 
 def _lines(record: BenchRecord) -> list[str]:
     lines = [
-        f"ceiling: {_number(ceiling.tflops)} TFLOP/s, {ceiling.dtype} product of {ceiling.side} x {ceiling.side} matrices"
-        for ceiling in record.ceilings
+        f"ceiling: {_number(each.tflops)} TFLOP/s, {each.dtype} product of {each.side} x {each.side} matrices"
+        for each in record.ceilings
     ]
     sampling, image = record.sampling, record.operations.image / 1e12
     lines.append(f"an image: {image:.3g} TFLOP in {sampling.steps} steps at guidance {sampling.guidance_scale:g}")

@@ -46,6 +46,7 @@ def interleaved(
     warmup: int = 1,
     clock: Callable[[], float] = time.perf_counter,
     synchronise: Callable[[], None] | None = None,
+    pause: float = 0.0,
 ) -> dict[str, Timing]:
     """Time each run once a round, all of them in turn: what slows the machine for a while slows all alike.
 
@@ -55,6 +56,7 @@ def interleaved(
         warmup: untimed rounds before.
         clock: seconds that only grow.
         synchronise: waits for what a run left going; by default for the GPU, if there is one.
+        pause: seconds before each run: threads that wait for more work spin for a while, at the next one's cost.
 
     Returns:
         The timing of each run, by name.
@@ -63,6 +65,7 @@ def interleaved(
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round_ in range(-warmup, rounds):
         for name, run in runs.items():
+            time.sleep(pause)
             wait()
             started = clock()
             run()
