@@ -167,9 +167,7 @@ def _inputs(folder: Path, latent: tuple[int, int, int], batch: int, work: Path) 
     return path
 
 
-def _start(
-    names: dict[str, str], ask: dict[str, Any], work: Path
-) -> tuple[dict[str, Contender], dict[str, str]]:
+def _start(names: dict[str, str], ask: dict[str, Any], work: Path) -> tuple[dict[str, Contender], dict[str, str]]:
     """Load one after the other; those that cannot be loaded are left out with their reason."""
     workers, left_out = {}, {}
     for name, python in names.items():

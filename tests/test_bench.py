@@ -8,6 +8,7 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
+from benchmarks.table import README, engines, markdown, renewed
 from fglfast.bench.operations import count, count_operations, count_training
 from fglfast.bench.run import BenchSettings, bench, contenders
 from fglfast.bench.table import table
@@ -167,6 +168,21 @@ def test_json_is_one_object(random_mini, tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     shown = json.loads(done.stdout)
     assert shown == json.loads(out.read_text()) and shown["batch"] == 2 and shown["sampling"]["steps"] == 2
+
+
+def test_the_readme_holds_the_tables_that_the_results_make():
+    text = README.read_text(encoding="utf-8")
+    assert renewed(text) == text
+
+
+def test_a_marked_table_is_renewed():
+    made = renewed("before\n<!-- table:sampling -->\n| old |\n\nafter\n")
+    assert made == f"before\n<!-- table:sampling -->\n{markdown('sampling')}\nafter\n" and "old" not in made
+
+
+def test_a_record_makes_a_table_for_the_readme(record):
+    head, rows = engines(record.model_dump(mode="json"))
+    assert len(rows) == 3 * 2 + 4 + 1 and all(len(row) == len(head) for row in rows)
 
 
 @pytest.mark.parametrize(
