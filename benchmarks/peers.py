@@ -200,7 +200,7 @@ def _row(
         "share": round(tflops / ceiling, 4),
         "timing": timing.model_dump(),
         "peak_memory_bytes": worker.peak_memory,
-        "psnr_against_eager": _psnr(_pixels(work, name), _pixels(work, REFERENCE)),
+        "against_eager": _difference(_pixels(work, name), _pixels(work, REFERENCE)),
         **{key: worker.told[key] for key in ("load_seconds", "first_round_seconds", "versions")},
     }
 
@@ -209,13 +209,15 @@ def _pixels(work: Path, name: str) -> Path:
     return work / f"{name.replace(' ', '-').replace(':', '-')}.npy"
 
 
-def _psnr(found: Path, expected: Path) -> float | None:
-    """How equal two batches of images are, in dB; None where there is nothing to compare or no difference."""
-    if not expected.exists() or found == expected:
+def _difference(found: Path, expected: Path) -> dict[str, float | int | None] | None:
+    """How a batch of images differs from the reference's: largest difference of a byte, PSNR in dB (None if equal)."""
+    if not expected.exists():
         return None
     images: list[NDArray[np.float64]] = [np.load(path).astype(np.float64) for path in (found, expected)]
-    error = float(np.square(images[0] - images[1]).mean())
-    return round(10 * float(np.log10(255**2 / error)), 1) if error else None
+    error = images[0] - images[1]
+    mean = float(np.square(error).mean())
+    psnr = round(10 * float(np.log10(255**2 / mean)), 1) if mean else None
+    return {"largest_difference": int(np.abs(error).max()), "psnr": psnr}
 
 
 if __name__ == "__main__":
