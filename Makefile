@@ -1,8 +1,10 @@
 # setup: a virtual environment with the CPU extras.  demo: one-shot FGL, end to end.  test, lint, bench.
+# bench-peers: ours beside diffusers and optimum, which live in .venv-peers.
 PYTHON ?= python3
 BIN := .venv/bin
+PEERS := .venv-peers/bin/python -m pip
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench bench-peers clean
 
 setup: .venv/installed
 
@@ -25,8 +27,27 @@ lint: setup
 	$(BIN)/lint-imports
 
 bench: setup
-	$(BIN)/python -m benchmarks.accuracy
+	$(BIN)/python -m benchmarks.engines mini
+	$(BIN)/python -m benchmarks.engines unet-35m
 	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-json benchmarks/results/pytest-benchmark.json
+	$(BIN)/python -m benchmarks.accuracy
+	$(BIN)/python -m benchmarks.table --write
+
+bench-peers: setup .venv-peers/installed
+	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.plot
+	$(BIN)/python -m benchmarks.table --write
+
+# torchvision comes with optimum-intel and breaks beside the CPU's torch; optimum-onnx asks for an older optimum.
+.venv-peers/installed: constraints.txt
+	$(PYTHON) -m venv .venv-peers
+	$(PEERS) install --quiet --disable-pip-version-check -c constraints.txt \
+		'optimum-intel[openvino]>=2.2' 'diffusers>=0.38' accelerate
+	$(PEERS) uninstall --quiet --yes torchvision
+	$(PEERS) freeze > .venv-peers/packages.txt
+	$(PEERS) install -c .venv-peers/packages.txt 'optimum-onnx[onnxruntime]' > .venv-peers/refused.txt 2>&1 \
+		&& rm .venv-peers/refused.txt || true
+	touch $@
 
 clean:
-	rm -rf .venv fglfast-demo engines/build
+	rm -rf .venv .venv-peers fglfast-demo engines/build

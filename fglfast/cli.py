@@ -348,6 +348,50 @@ def evaluate(
 
 
 @verb
+def bench(
+    recipe: RecipeName = "mini",
+    model: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="BACKEND or BACKEND:PRECISION, repeated or with commas: measured side by side.", show_default=False
+        ),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Images drawn together.", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Overrides the recipe's steps.", show_default=False)] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="Overrides the recipe's guidance scale.", show_default=False)
+    ] = None,
+    random_weights: RandomWeights = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; the median counts.")] = 5,
+    longest_round: Annotated[float, typer.Option(min=0.1, help="Seconds; parts that take longer are left out.")] = 300,
+    arch: Annotated[str, typer.Option(help="Global model whose training step is timed.")] = "resnet18",
+    out: Annotated[Path | None, typer.Option(help="Write the JSON here too.", show_default=False)] = None,
+    engines: Engines = DEFAULT_ENGINES,
+    as_json: AsJson = False,
+) -> None:
+    """Measure UNet, VAE, end-to-end synthesis, encoding and training step against this machine's ceiling."""
+    from fglfast.bench.run import BenchSettings, contenders
+    from fglfast.bench.run import bench as run
+    from fglfast.bench.table import table
+    from fglfast.files import write_atomic
+    from fglfast.sampler.schedule import Sampling
+
+    settings, changes = _recipe(recipe), {"steps": steps, "guidance_scale": guidance}
+    sampling = settings.sampling.model_dump() | {key: value for key, value in changes.items() if value is not None}
+    settings = settings.model_copy(update={"model": model or settings.model, "sampling": Sampling(**sampling)})
+    recipes = contenders(settings, backend or (), batch_size)
+    asked = BenchSettings(rounds=rounds, longest_round=longest_round, arch=arch)
+    record = run(recipes, _model(settings, engines, random_weights), engines, asked)
+    if out:
+        write_atomic(out, record.model_dump_json(indent=2) + "\n")
+    if as_json:
+        emit_json(record.model_dump(mode="json"))
+    else:
+        stdout.print(table(record), markup=False)
+
+
+@verb
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run, as demo leaves it.")],
     as_json: AsJson = False,

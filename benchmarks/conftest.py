@@ -1,0 +1,37 @@
+"""What the pytest benchmarks share: the bundled generator's engines, and nothing about whose machine it is."""
+
+import pytest
+
+from fglfast.bench.run import contenders
+from fglfast.engine.backends import installed
+from fglfast.engine.build import build_engine
+from fglfast.engine.recipe import find_recipe
+from fglfast.sampler.schedule import Sampling
+from fglfast.text import resolve_model
+
+BATCH = 64
+GUIDED = Sampling(steps=20, guidance_scale=2.0)
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    """Leave out the host's name: results are published."""
+    machine_info.pop("node", None)
+
+
+@pytest.fixture(scope="session", params=installed())
+def engine(request, tmp_path_factory):
+    """The bundled generator on one backend, in batches of 64."""
+    (recipe,) = contenders(find_recipe("mini"), [request.param], BATCH)
+    return build_engine(recipe, resolve_model("mini"), tmp_path_factory.mktemp("engines"))
+
+
+@pytest.fixture
+def timed(benchmark):
+    """Time a piece of work that makes some images: one round warms up, five count."""
+
+    def run(work, images):
+        benchmark.pedantic(work, rounds=5, warmup_rounds=1, iterations=1)
+        if benchmark.stats:  # None under --benchmark-disable
+            benchmark.extra_info["images_per_second"] = round(images / benchmark.stats.stats.median, 2)
+
+    return run

@@ -1,0 +1,195 @@
+"""One contender in a process of its own: load once, then draw whenever asked. Knows nothing of the others.
+
+It runs under the interpreter that has its packages: fglfast is imported for fglfast's own contenders only. A line of
+JSON on stdin says what to load; every further line asks for one round; every answer is a line of JSON on stdout.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+Ask = dict[str, Any]
+Draw = Callable[[], Any]  # pixels uint8 [B,S,S,3]
+PACKAGES = ("torch", "diffusers", "transformers", "openvino", "onnxruntime", "optimum-intel", "optimum-onnx")
+
+
+def matrix_product(ask: Ask) -> Draw:
+    """The ceiling, as `fglfast bench` measures it."""
+    from fglfast.bench.run import measure_ceiling
+
+    run, ask["operations"] = measure_ceiling(ask["dtype"], None)
+    return run
+
+
+def fglfast(ask: Ask, backend: str) -> Draw:
+    """Our engine, with the sampler that `synthesize` uses."""
+    from fglfast.bench.run import contenders
+    from fglfast.engine.build import build_engine
+    from fglfast.engine.recipe import Recipe
+    from fglfast.sampler.sample import sample
+    from fglfast.sampler.schedule import Sampling, Schedule
+
+    recipe = Recipe(image_size=ask["image_size"], unet_batch=ask["batch"], vae_batch=ask["batch"])
+    model = Path(ask["model"])
+    engine = build_engine(contenders(recipe, [backend])[0], model, Path(ask["engines"]))
+    sampling = Sampling(steps=ask["steps"], guidance_scale=ask["guidance"], scheduler=ask["scheduler"])
+    schedule = Schedule.of_model(model, sampling)
+    noise_BCHW, text_LD, negative_LD = _inputs(ask)
+
+    def draw() -> Any:
+        text_BLD = text_LD.expand(len(noise_BCHW), -1, -1)
+        latents_BCHW = sample(engine.networks.denoise, noise_BCHW, text_BLD, negative_LD, schedule)
+        images_BCHW = engine.networks.decode(latents_BCHW)
+        return _uint8(images_BCHW.permute(0, 2, 3, 1).numpy() / 2 + 0.5)
+
+    return draw
+
+
+def diffusers(ask: Ask, channels_last: bool = False, compiled: bool = False) -> Draw:
+    """Diffusers' own pipeline on PyTorch."""
+    from diffusers import StableDiffusionPipeline
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = {"torch_dtype": getattr(torch, ask["dtype"]), "use_safetensors": True}
+    pipeline = StableDiffusionPipeline.from_pretrained(ask["model"], **options).to(device)
+    if channels_last:
+        pipeline.unet.to(memory_format=torch.channels_last)
+        pipeline.vae.to(memory_format=torch.channels_last)
+    if compiled:
+        pipeline.unet = torch.compile(pipeline.unet, fullgraph=True)
+        pipeline.vae.decode = torch.compile(pipeline.vae.decode, fullgraph=True)
+    return _pipeline(pipeline, ask)
+
+
+def optimum_intel(ask: Ask, static: bool = False) -> Draw:
+    """optimum-intel's OpenVINO pipeline in float32, as exported or reshaped to the one batch it will see."""
+    from optimum.intel import OVStableDiffusionPipeline
+
+    options = {"export": True, "compile": False, "ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}
+    pipeline = OVStableDiffusionPipeline.from_pretrained(ask["model"], **options)
+    if static:
+        side = ask["image_size"]
+        pipeline.reshape(batch_size=1, height=side, width=side, num_images_per_prompt=ask["batch"])
+    pipeline.compile()
+    return _pipeline(pipeline, ask)
+
+
+def optimum_onnx(ask: Ask) -> Draw:
+    """optimum-onnx's ONNX Runtime pipeline."""
+    from optimum.onnxruntime import ORTStableDiffusionPipeline
+
+    return _pipeline(ORTStableDiffusionPipeline.from_pretrained(ask["model"], export=True), ask)
+
+
+LOADERS: dict[str, Callable[[Ask], Draw]] = {
+    "ceiling": matrix_product,
+    "diffusers eager": diffusers,
+    "diffusers channels_last": partial(diffusers, channels_last=True),
+    "diffusers torch.compile": partial(diffusers, channels_last=True, compiled=True),
+    "optimum-intel": optimum_intel,
+    "optimum-intel static": partial(optimum_intel, static=True),
+    "optimum-onnx": optimum_onnx,
+}
+
+
+def main() -> None:
+    """Serve one contender until stdin closes."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # libraries print
+    ask: Ask = json.loads(sys.stdin.readline())
+    started, name = time.monotonic(), ask["contender"]
+    try:
+        load = LOADERS.get(name) or partial(fglfast, backend=name.removeprefix("fglfast "))
+        draw = load(ask)
+        loaded, pixels = time.monotonic(), draw()  # the first round compiles
+    except Exception as error:  # whatever a peer raises is the reason it is left out
+        answers.write(json.dumps({"error": _reason(error)}) + "\n")
+        return
+    if pixels is not None:
+        np.save(ask["pixels"], pixels)
+    answers.write(
+        json.dumps(
+            {
+                "load_seconds": round(loaded - started, 2),
+                "first_round_seconds": round(time.monotonic() - loaded, 2),
+                "versions": _versions(),
+                "operations": ask.get("operations"),
+            }
+        )
+        + "\n"
+    )
+    for _ in sys.stdin:
+        draw()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        answers.write(json.dumps({"peak_memory_bytes": _peak_memory()}) + "\n")
+
+
+def _pipeline(pipeline: Any, ask: Ask) -> Draw:
+    """A round of any pipeline with diffusers' call: our noise, our text embeddings, our solver."""
+    import diffusers
+
+    name, config = ask["solver"]
+    pipeline.scheduler = getattr(diffusers, name).from_config(config)
+    pipeline.set_progress_bar_config(disable=True)
+    torch_pipeline = isinstance(pipeline, diffusers.DiffusionPipeline) and hasattr(pipeline.unet, "parameters")
+    place = {"device": pipeline.device, "dtype": getattr(torch, ask["dtype"])} if torch_pipeline else {}
+    noise_BCHW, text_LD, negative_LD = (tensor.to(**place) if place else tensor for tensor in _inputs(ask))
+    call = partial(
+        pipeline,
+        prompt_embeds=text_LD[None],
+        negative_prompt_embeds=negative_LD[None],
+        num_images_per_prompt=ask["batch"],
+        num_inference_steps=ask["steps"],
+        guidance_scale=ask["guidance"],
+        height=ask["image_size"],
+        width=ask["image_size"],
+        output_type="np",
+    )
+    return lambda: _uint8(call(latents=noise_BCHW.clone()).images)
+
+
+def _inputs(ask: Ask) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Noise [B,C,H,W], text embedding [L,D] and negative one [L,D], float32."""
+    with np.load(ask["inputs"]) as arrays:
+        return tuple(torch.from_numpy(arrays[name]) for name in ("noise", "text", "negative"))  # type: ignore[return-value]
+
+
+def _uint8(images: Any) -> Any:
+    """Images in [0,1] as bytes."""
+    return (images.clip(0, 1) * 255).round().astype("uint8")
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Every installed backend on one generator, in turn, against the ceiling: `fglfast bench`, kept as a result."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.models import unet_35m
+from benchmarks.results_file import save_result
+from fglfast.bench.run import BenchSettings, bench, contenders
+from fglfast.bench.table import table
+from fglfast.console import stdout
+from fglfast.engine.backends import installed
+from fglfast.engine.recipe import Recipe, find_recipe
+from fglfast.generator.families import random_model
+from fglfast.sampler.schedule import Sampling
+from fglfast.text import resolve_model
+
+
+class Case(StrEnum):
+    """What can be measured."""
+
+    MINI = "mini"
+    UNET_35M = "unet-35m"
+    SD15 = "sd15"
+
+
+BATCH = {Case.MINI: 64, Case.UNET_35M: 16, Case.SD15: 2}
+
+
+def main(
+    case: Case,
+    backends: Annotated[str, typer.Option(help="BACKEND or BACKEND:PRECISION, with commas; every installed.")] = "",
+    batch: Annotated[int | None, typer.Option(min=2, help="Images drawn together.", show_default=False)] = None,
+    rounds: int = 7,
+    engines: Path = Path("engines/build"),
+) -> None:
+    """Measure one case and save `benchmarks/results/engines-CASE.json`."""
+    recipe, model = _generator(case, engines)
+    recipes = contenders(recipe, [backends or ",".join(installed())], batch or BATCH[case])
+    record = bench(recipes, model, engines, BenchSettings(rounds=rounds))
+    stdout.print(table(record), markup=False)
+    measured = record.model_dump(mode="json", exclude={"machine", "versions"})
+    save_result(f"engines-{case.value}", measured)
+
+
+def _generator(case: Case, engines: Path) -> tuple[Recipe, Path]:
+    if case is Case.SD15:
+        return find_recipe("sd15"), random_model("sd15", engines / "random-sd15")
+    guided = Sampling(steps=20, guidance_scale=2.0)
+    if case is Case.MINI:
+        return find_recipe("mini").model_copy(update={"sampling": guided}), resolve_model("mini")
+    recipe = Recipe(image_size=64, unet_batch=16, vae_batch=16, sampling=guided)
+    return recipe, unet_35m(engines / "random-unet-35m")
+
+
+if __name__ == "__main__":
+    typer.run(main)

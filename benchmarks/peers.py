@@ -1,0 +1,225 @@
+"""fglfast beside its peers: the same model folder, noise, text, solver, steps, guidance and batch, in one run.
+
+Every contender is a process that loads once; then all of them draw a batch in turn, round after round.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+
+from benchmarks.results_file import save_result
+from fglfast.bench.operations import count_operations
+from fglfast.bench.timing import Timing, interleaved
+from fglfast.console import note
+from fglfast.engine.backends import installed
+from fglfast.engine.recipe import find_recipe
+from fglfast.errors import UsageError
+from fglfast.generator.load import read_shapes
+from fglfast.sampler.schedule import Sampling, Schedule
+from fglfast.synthesis.plan import Item, starting_noise
+from fglfast.text import load_prompts, resolve_model
+from fglfast.text_encoder import TextEncoder
+
+WORKER = Path(__file__).with_name("contender.py")
+PEERS = (
+    "diffusers eager",
+    "diffusers channels_last",
+    "diffusers torch.compile",
+    "optimum-intel",
+    "optimum-intel static",
+    "optimum-onnx",
+)
+REFERENCE = "diffusers eager"
+PAUSE = 0.3  # seconds for the threads of the contender before to go to sleep
+REFUSED = Path(".venv-peers/refused.txt")  # what pip said of the peers that it would not install
+
+
+class Contender:
+    """A worker process and the two ends of its pipe.
+
+    Attributes:
+        told: what the worker said when it was ready, or `{"error": ...}`.
+        peak_memory: bytes, after the last round.
+    """
+
+    def __init__(self, python: str, ask: dict[str, Any]) -> None:
+        environment = os.environ | {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        self.process = subprocess.Popen(
+            [python, "-W", "ignore", str(WORKER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if os.environ.get("FGLFAST_DEBUG") else subprocess.DEVNULL,
+            text=True,
+            bufsize=1,
+            env=environment,
+        )
+        self.peak_memory = 0
+        self.told = self._ask(ask)
+
+    def draw(self) -> None:
+        """One round; returns when the pixels are there."""
+        answer = self._ask({})
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        self.peak_memory = answer["peak_memory_bytes"]
+
+    def close(self) -> None:
+        """End the worker."""
+        if self.process.stdin:
+            self.process.stdin.close()
+        self.process.wait()
+
+    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin and self.process.stdout
+        try:
+            self.process.stdin.write(json.dumps(question) + "\n")
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        return json.loads(line) if line else {"error": f"the process ended with status {self.process.wait()}"}
+
+
+def main(
+    model: Annotated[str, typer.Option(help="mini, a diffusers folder or a hub id.")] = "mini",
+    recipe: Annotated[str, typer.Option(help="Whose solver and image size are used.")] = "mini",
+    ours: Annotated[str, typer.Option(help="BACKEND or BACKEND:PRECISION, with commas; every installed one.")] = "",
+    peers: Annotated[str, typer.Option(help="Peers, with commas; all of them.")] = ",".join(PEERS),
+    python: Annotated[Path, typer.Option(help="Interpreter of the peers.")] = Path(".venv-peers/bin/python"),
+    batch: int = 64,
+    steps: int = 20,
+    guidance: float = 2.0,
+    dtype: Annotated[str, typer.Option(help="Of the PyTorch peers and of the ceiling.")] = "float32",
+    rounds: int = 7,
+    engines: Path = Path("engines/build"),
+    name: Annotated[str, typer.Option(help="Name of the result.")] = "peers",
+) -> None:
+    """Measure all in turn and save `benchmarks/results/NAME.json`."""
+    folder, found = resolve_model(model), find_recipe(recipe)
+    sampling = Sampling(steps=steps, guidance_scale=guidance, scheduler=found.sampling.scheduler)
+    schedule = Schedule.of_model(folder, sampling)
+    shapes = read_shapes(folder, found.image_size)
+    if shapes.text_length != shapes.tokens:
+        raise UsageError("the peers' call takes no pooled embedding", "use a Stable Diffusion 1.x or 2.x model")
+    settings = {
+        "model": folder.name,
+        "image_size": found.image_size,
+        "batch": batch,
+        "steps": steps,
+        "guidance_scale": guidance,
+        "solver": schedule.scheduler,
+        "dtype": dtype,
+        "rounds": rounds,
+    }
+    names = {"ceiling": sys.executable}
+    names |= {f"fglfast {backend}": sys.executable for backend in (ours.split(",") if ours else installed())}
+    names |= {peer: str(python) for peer in peers.split(",")}
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        ask = settings | {
+            "model": str(folder),
+            "guidance": guidance,
+            "scheduler": sampling.scheduler,
+            "solver": (schedule.scheduler, schedule.config),
+            "engines": str(engines),
+            "inputs": str(_inputs(folder, shapes.latent, batch, work)),
+        }
+        workers, left_out = _start(names, ask, work)
+        timings = interleaved({each: worker.draw for each, worker in workers.items()}, rounds, pause=PAUSE)
+        for worker in workers.values():
+            worker.close()
+        operations = count_operations(folder, shapes, schedule).image
+        ceiling = workers["ceiling"].told["operations"] / timings["ceiling"].seconds / 1e12
+        rows = [
+            _row(each, worker, timings[each], batch, operations, ceiling, work)
+            for each, worker in workers.items()
+            if each != "ceiling"
+        ]
+    rows.sort(key=lambda row: -row["images_per_second"])
+    result = {
+        "settings": settings,
+        "ceiling_tflops": round(ceiling, 4),
+        "tflop_per_image": round(operations / 1e12, 6),
+        "contenders": rows,
+        "left_out": left_out,
+    }
+    path = save_result(name, result)
+    for row in rows:
+        typer.echo(f"{row['images_per_second']:8.2f} images/s  {row['share']:6.1%} of the ceiling  {row['name']}")
+    typer.echo(f"{path}; left out: {', '.join(left_out) or 'none'}")
+
+
+def _inputs(folder: Path, latent: tuple[int, int, int], batch: int, work: Path) -> Path:
+    """What all draw from: our starting noise and one class-level prompt, embedded as a payload carries it."""
+    prompts, encoder = load_prompts(folder), TextEncoder.load(folder)
+    text_2LD = encoder.encode(encoder.tokenize([prompts.class_level.format(label="bag"), prompts.negative]))
+    noise_BCHW = np.stack([starting_noise(0, Item(k, 0, 0, k), latent) for k in range(batch)])
+    path = work / "inputs.npz"
+    np.savez(path, noise=noise_BCHW, text=text_2LD[0], negative=text_2LD[1])
+    return path
+
+
+def _start(names: dict[str, str], ask: dict[str, Any], work: Path) -> tuple[dict[str, Contender], dict[str, str]]:
+    """Load one after the other; those that cannot be loaded are left out with their reason."""
+    workers, left_out = {}, {}
+    for name, python in names.items():
+        note(f"loading {name}")
+        worker = Contender(python, ask | {"contender": name, "pixels": str(_pixels(work, name))})
+        if "error" in worker.told:
+            worker.close()
+            left_out[name] = _refusal(name) or worker.told["error"]
+            note(f"  left out: {left_out[name]}")
+        else:
+            workers[name] = worker
+    return workers, left_out
+
+
+def _refusal(name: str) -> str:
+    """What pip said of a package that it would not install beside the others."""
+    lines = REFUSED.read_text(encoding="utf-8").splitlines() if REFUSED.exists() else []
+    said = [line.strip() for line in lines if line.strip().startswith(name) or "(constraint)" in line]
+    return f"not installable beside the other peers: {'; '.join(said[:1] + said[-1:])}" if said else ""
+
+
+def _row(
+    name: str, worker: Contender, timing: Timing, batch: int, operations: int, ceiling: float, work: Path
+) -> dict[str, Any]:
+    tflops = batch * operations / timing.seconds / 1e12
+    return {
+        "name": name,
+        "images_per_second": round(batch / timing.seconds, 3),
+        "tflops": round(tflops, 4),
+        "share": round(tflops / ceiling, 4),
+        "timing": timing.model_dump(),
+        "peak_memory_bytes": worker.peak_memory,
+        "against_eager": _difference(_pixels(work, name), _pixels(work, REFERENCE)),
+        **{key: worker.told[key] for key in ("load_seconds", "first_round_seconds", "versions")},
+    }
+
+
+def _pixels(work: Path, name: str) -> Path:
+    return work / f"{name.replace(' ', '-').replace(':', '-')}.npy"
+
+
+def _difference(found: Path, expected: Path) -> dict[str, float | int | None] | None:
+    """How a batch of images differs from the reference's: largest difference of a byte, PSNR in dB (None if equal)."""
+    if not expected.exists():
+        return None
+    images: list[NDArray[np.float64]] = [np.load(path).astype(np.float64) for path in (found, expected)]
+    error = images[0] - images[1]
+    mean = float(np.square(error).mean())
+    psnr = round(10 * float(np.log10(255**2 / mean)), 1) if mean else None
+    return {"largest_difference": int(np.abs(error).max()), "psnr": psnr}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    typer.run(main)

@@ -1,0 +1,66 @@
+"""Draw `benchmarks/results/throughput.png` from peers.json: images a second, ours and the peers, and the ceiling."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from matplotlib.figure import Figure
+
+from benchmarks.results_file import RESULTS
+
+OURS, THEIRS = "#0b6e99", "#a9a9a9"
+
+
+def main(
+    name: Annotated[str, typer.Option(help="Name of the result.")] = "peers",
+    out: Annotated[Path, typer.Option(help="The picture.")] = RESULTS / "throughput.png",
+) -> None:
+    """Read one result and write the picture."""
+    result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    rows, settings = result["contenders"], result["settings"]
+    ceiling = result["ceiling_tflops"] / result["tflop_per_image"]
+    figure = Figure(figsize=(8, 1.3 + 0.36 * len(rows)), layout="constrained", dpi=120)
+    axis = figure.subplots()
+    rates = [row["images_per_second"] for row in rows]
+    bars = axis.barh(
+        [row["name"] for row in rows],
+        rates,
+        color=[OURS if row["name"].startswith("fglfast") else THEIRS for row in rows],
+        xerr=[
+            [rate - settings["batch"] / row["timing"]["slowest"] for rate, row in zip(rates, rows, strict=True)],
+            [settings["batch"] / row["timing"]["fastest"] - rate for rate, row in zip(rates, rows, strict=True)],
+        ],
+        error_kw={"elinewidth": 1, "ecolor": "#444444"},
+    )
+    labels = [f"{row['images_per_second']:.1f}  ({row['share']:.0%})" for row in rows]
+    axis.bar_label(bars, labels, padding=6, fontsize=8)
+    axis.axvline(ceiling, color="#b03a2e", linestyle="--", linewidth=1)
+    axis.annotate(
+        "ceiling: large matrix product",
+        (ceiling, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color="#b03a2e",
+    )
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1.25 * max(ceiling, *(settings["batch"] / row["timing"]["fastest"] for row in rows)))
+    axis.set_xlabel("images/s (share of the ceiling); whiskers: slowest and fastest round", fontsize=8)
+    side, guidance = settings["image_size"], settings["guidance_scale"]
+    axis.set_title(
+        f"{settings['model']} {side}x{side}, {settings['steps']} steps, guidance {guidance:g}, "
+        f"batch {settings['batch']}, {result['machine']['device']}",
+        fontsize=9,
+        loc="left",
+        pad=16,
+    )
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(out)
+
+
+if __name__ == "__main__":
+    typer.run(main)

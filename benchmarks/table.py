@@ -1,0 +1,112 @@
+"""The README's tables, made from the results: nothing in them is typed by hand.
+
+A line `<!-- table:NAME -->` in the README is followed by the table of that name; `--write` renews all of them.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.results_file import RESULTS
+
+README = Path(__file__).parent.parent / "README.md"
+MARKED = re.compile(r"(<!-- table:([\w-]+) -->\n)((?:\|.*\n)*)")
+
+
+def main(
+    name: Annotated[str | None, typer.Argument(help="One table; all that have a result.", show_default=False)] = None,
+    write: Annotated[bool, typer.Option("--write", help="Renew the README's tables instead of printing.")] = False,
+) -> None:
+    """Print the tables, or renew those that the README marks."""
+    if write:
+        README.write_text(renewed(README.read_text(encoding="utf-8")), encoding="utf-8")
+        return
+    for each in [name] if name else [each for each in TABLES if (RESULTS / f"{each}.json").exists()]:
+        typer.echo(f"<!-- table:{each} -->\n{markdown(each)}")
+
+
+def renewed(text: str) -> str:
+    """A text with the tables under its markers made anew."""
+    return MARKED.sub(lambda match: match[1] + markdown(match[2]), text)
+
+
+def markdown(name: str) -> str:
+    """The table of that name, from `benchmarks/results/NAME.json`; every line ends in a newline."""
+    head, rows = TABLES[name](json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
+    right = ["---", *["---:"] * (len(head) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, right, *rows))
+
+
+Table = tuple[Sequence[str], list[Sequence[str]]]
+
+
+def peers(result: dict[str, Any]) -> Table:
+    """Ours and the peers, fastest first."""
+    eager = next((r["images_per_second"] for r in result["contenders"] if r["name"] == "diffusers eager"), None)
+    rows: list[Sequence[str]] = [
+        (
+            row["name"],
+            _number(row["images_per_second"]),
+            f"{row['images_per_second'] / eager:.2f}x" if eager else "",
+            f"{row['share']:.0%}",
+            f"{row['peak_memory_bytes'] / 2**30:.2f} GiB",
+        )
+        for row in result["contenders"]
+    ]
+    return ("pipeline", "images/s", "diffusers eager = 1", "share of the ceiling", "peak memory"), rows
+
+
+def engines(result: dict[str, Any]) -> Table:
+    """The parts of a generator by backend, then encoding and training."""
+    rows: list[Sequence[str]] = []
+    for part, told in (("unet", "UNet pass"), ("decoder", "VAE decoder"), ("end_to_end", "end to end")):
+        for engine in result["engines"]:
+            if engine[part]:
+                rows.append((f"{told}, {engine['name']}", *_rates(engine[part], "per_second")))
+    for entry in result["encode"]:
+        told = f"{entry['image_format']} {entry['side']}x{entry['side']}, {entry['threads']} threads"
+        rows.append((told, _number(entry["images_per_second"]), "", ""))
+    step = result["training"]
+    if step:
+        told = f"training step, {step['arch']} at {step['side']}x{step['side']}"
+        rows.append((told, *_rates(step, "images_per_second")))
+    return ("measured", "images/s", "TFLOP/s", "share of the ceiling"), rows
+
+
+def sampling(result: dict[str, Any]) -> Table:
+    """Accuracy and rate by steps and guidance."""
+    rows: list[Sequence[str]] = [
+        (
+            str(row["steps"]),
+            f"{row['guidance_scale']:g}",
+            f"{row['accuracy']:.1%}",
+            _number(row["images_per_second"]),
+        )
+        for row in result["rows"]
+    ]
+    return ("steps", "guidance", "accuracy", "images/s"), rows
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
+    "peers": peers,
+    "engines-mini": engines,
+    "engines-unet-35m": engines,
+    "engines-sd15": engines,
+    "sampling": sampling,
+}
+
+
+def _rates(entry: dict[str, Any], rate: str) -> tuple[str, str, str]:
+    return _number(entry[rate]), _number(entry["tflops"]), f"{entry['share']:.0%}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    typer.run(main)
