@@ -3,6 +3,7 @@
 PyTorch keeps a CUDA graph to the thread that made it (pytorch/pytorch#123177): load and call such an engine in one.
 """
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,7 +38,9 @@ class TorchCompileBackend(TorchBackend):
         }
         for name, (run, inputs) in first_passes.items():
             try:
-                run(*inputs.values())
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # the compiler's remarks on diffusers' code
+                    run(*inputs.values())
             except FglError:
                 raise
             except Exception as error:  # each stage of the compiler has errors of its own
