@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -42,6 +43,30 @@ def markdown(name: str) -> str:
 
 
 Table = tuple[Sequence[str], list[Sequence[str]]]
+
+
+def accuracy(result: dict[str, Any]) -> Table:
+    """The headline: medians over the seeds, in float32 and, where it was measured, in int8."""
+    quantized = RESULTS / "accuracy-int8.json"
+    results = {"float32": result}
+    if quantized.exists():
+        results["int8"] = json.loads(quantized.read_text(encoding="utf-8"))
+    rows: list[Sequence[str]] = []
+    for precision, found in results.items():
+        runs = found["runs"]
+        upload = max(run["largest_upload_bytes"] for run in runs)
+        rows.append(
+            (
+                f"one-shot, {found['settings']['prompt_level']}-level, {precision} engine",
+                f"**{found['accuracy']:.1%}**",
+                f"{min(run['accuracy'] for run in runs):.1%} to {max(run['accuracy'] for run in runs):.1%}",
+                f"{upload:,} bytes, 1/{runs[0]['model_bytes'] // upload:,} of the model",
+                _number(median(run["images_per_second"] for run in runs)),
+                f"{median(sum(run['seconds'].values()) for run in runs):.0f} s",
+            )
+        )
+    head = ("", "accuracy, real test images", f"{len(result['runs'])} seeds", "largest upload", "images/s", "whole run")
+    return head, rows
 
 
 def peers(result: dict[str, Any]) -> Table:
@@ -92,6 +117,7 @@ def sampling(result: dict[str, Any]) -> Table:
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
+    "accuracy": accuracy,
     "peers": peers,
     "engines-mini": engines,
     "engines-unet-35m": engines,
