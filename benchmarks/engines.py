@@ -11,7 +11,7 @@ from benchmarks.results_file import save_result
 from fglfast.bench.run import BenchSettings, bench, contenders
 from fglfast.bench.table import table
 from fglfast.console import stdout
-from fglfast.engine.backends import installed
+from fglfast.engine.backends import chosen
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.generator.families import random_model
 from fglfast.sampler.schedule import Sampling
@@ -27,22 +27,31 @@ class Case(StrEnum):
 
 
 BATCH = {Case.MINI: 64, Case.UNET_35M: 16, Case.SD15: 2}
+LONGEST_ROUND = {Case.MINI: 300.0, Case.UNET_35M: 20.0, Case.SD15: 300.0}
 
 
 def main(
     case: Case,
-    backends: Annotated[str, typer.Option(help="BACKEND or BACKEND:PRECISION, with commas; every installed.")] = "",
+    backends: Annotated[str, typer.Option(help="BACKEND or BACKEND:PRECISION, with commas.")] = "",
     batch: Annotated[int | None, typer.Option(min=2, help="Images drawn together.", show_default=False)] = None,
     rounds: int = 7,
     engines: Path = Path("engines/build"),
 ) -> None:
-    """Measure one case and save `benchmarks/results/engines-CASE.json`."""
+    """Measure one case and save `benchmarks/results/engines-CASE.json`.
+
+    Without --backends: every backend that auto tries, and int8.
+    """
     recipe, model = _generator(case, engines)
-    recipes = contenders(recipe, [backends or ",".join(installed())], batch or BATCH[case])
-    record = bench(recipes, model, engines, BenchSettings(rounds=rounds))
+    recipes = contenders(recipe, [backends or _worth_measuring()], batch or BATCH[case])
+    record = bench(recipes, model, engines, BenchSettings(rounds=rounds, longest_round=LONGEST_ROUND[case]))
     stdout.print(table(record), markup=False)
     measured = record.model_dump(mode="json", exclude={"machine", "versions"})
     save_result(f"engines-{case.value}", measured)
+
+
+def _worth_measuring() -> str:
+    names = chosen("auto", "float32")
+    return ",".join([*names, *(f"{name}:int8" for name in names if name == "openvino")])
 
 
 def _generator(case: Case, engines: Path) -> tuple[Recipe, Path]:
