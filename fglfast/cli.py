@@ -1,19 +1,31 @@
 """One function a verb. Each imports its stage inside: `--help` never loads torch."""
 
-import glob
 import os
-import signal
-import warnings
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec
 
 import typer
 
 from fglfast import __version__
-from fglfast.console import emit_json, note, stderr, stdout
-from fglfast.errors import BadInputError, ExitCode, FglError, MissingExtraError, UsageError
+from fglfast.command import (
+    DEFAULT_ENGINES,
+    AsJson,
+    BackendOption,
+    BatchSize,
+    Engines,
+    ModelName,
+    RandomWeights,
+    RecipeName,
+    exits,
+    find_model,
+    open_engine,
+    payload_files,
+    read_recipe,
+    tell,
+)
+from fglfast.console import emit_json, note, stdout
+from fglfast.errors import MissingExtraError
 
 app = typer.Typer(
     help="Federated Generative Learning: clients send prompt embeddings once, the server draws a data set and trains.",
@@ -21,53 +33,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
 P = ParamSpec("P")
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-Engines = Annotated[Path, typer.Option(help="Folder that holds compiled engines by key.", envvar="FGLFAST_ENGINES")]
-ModelName = Annotated[str, typer.Option(help="mini, a diffusers directory, or a hub id.")]
-RecipeName = Annotated[str, typer.Option(help="A shipped recipe's name or a .toml file.")]
-BackendOption = Annotated[
-    str | None,
-    typer.Option(help="auto, torch, torch-compile, onnxruntime or openvino; overrides the recipe.", show_default=False),
-]
-RandomWeights = Annotated[
-    bool,
-    typer.Option("--random-weights", help="Measure the recipe's architecture without its weights."),
-]
-BatchSize = Annotated[
-    str | None,
-    typer.Option(help="Rows of one UNet pass, or auto: measured, the VAE's too.", show_default=False, metavar="N|auto"),
-]
-DEFAULT_ENGINES = Path("engines/build")
 
 
 def verb(function: Callable[P, None]) -> Callable[P, None]:
-    """Turn errors into one clear line and the right exit code."""
-
-    @wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        warnings.filterwarnings("ignore")
-        try:
-            function(*args, **kwargs)
-        except FglError as error:
-            _complain(error.message, error.hint)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            _complain("interrupted", "what is finished is kept; run the same command to go on")
-            raise typer.Exit(ExitCode.INTERRUPTED) from None
-        except BrokenPipeError:
-            raise typer.Exit(ExitCode.FAILURE) from None
-        except Exception as error:
-            if os.environ.get("FGLFAST_DEBUG"):
-                raise
-            _complain(
-                f"{type(error).__name__}: {error}", "this is a bug in fglfast; FGLFAST_DEBUG=1 shows the traceback"
-            )
-            raise typer.Exit(ExitCode.FAILURE) from None
-
-    return app.command(name=function.__name__.replace("_", "-"))(run)
+    """Make a function a command; its errors become one clear line and the right exit code."""
+    return app.command(name=function.__name__.replace("_", "-"))(exits(function))
 
 
 @app.callback(invoke_without_command=True)
@@ -150,7 +121,7 @@ def embed(
     payload = embed_dataset(read_dataset(data), client or out.stem, resolve_model(model), prompt_level, send, template)
     size = save_payload(payload, out)
     result = {"file": str(out), "bytes": size, "rows": len(payload.labels), "images": int(payload.counts.sum())}
-    _tell(result, as_json, f"{out}: {result['rows']} rows from {result['images']} images, {size:,} bytes")
+    tell(result, as_json, f"{out}: {result['rows']} rows from {result['images']} images, {size:,} bytes")
 
 
 @verb
@@ -204,7 +175,7 @@ def build_engine(
     as_json: AsJson = False,
 ) -> None:
     """Compile a generator and prove it equal to float32 eager; a second call finds it."""
-    engine = _engine(recipe, model, backend, engines, batch_size, random_weights)
+    engine = open_engine(recipe, model, backend, engines, batch_size, random_weights)
     parity = engine.manifest.parity
     result = {
         "key": engine.key,
@@ -216,7 +187,7 @@ def build_engine(
     }
     worst = max(parity.text_encoder, parity.unet, parity.vae_decoder)
     state = "found" if engine.cached else f"built in {engine.manifest.seconds:.0f} s"
-    _tell(result, as_json, f"{engine.folder}: {state}, relative error {worst:.1e}, PSNR {parity.psnr:.0f} dB")
+    tell(result, as_json, f"{engine.folder}: {state}, relative error {worst:.1e}, PSNR {parity.psnr:.0f} dB")
 
 
 @verb
@@ -249,8 +220,8 @@ def synthesize(
     from fglfast.synthesis import synthesize as stage
     from fglfast.synthesis.folder import export_imagefolder
 
-    merged = merge_payloads(load_payload(path) for path in _files(embeddings))
-    engine, defaults = _engine(recipe, model, backend, engines, batch_size), _recipe(recipe).sampling
+    merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
+    engine, defaults = open_engine(recipe, model, backend, engines, batch_size), read_recipe(recipe).sampling
     settings = stage.SynthesisSettings(
         images_per_class=images_per_class,
         seed=seed,
@@ -263,7 +234,7 @@ def synthesize(
     )
     if dry_run:
         plan = stage.estimate(engine, merged, settings, out)
-        _tell(plan, as_json, "\n".join(f"{key.replace('_', ' ')}: {value}" for key, value in plan.items()))
+        tell(plan, as_json, "\n".join(f"{key.replace('_', ' ')}: {value}" for key, value in plan.items()))
         return
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     done = stage.synthesize(engine, merged, settings, out, rank, world)
@@ -283,7 +254,7 @@ def synthesize(
     }
     pace = f"{done.seconds:.1f} s ({rate:.1f} images/s), {done.network_share:.0%} of it in UNet and VAE"
     line = f"{out}: {done.images} images in {pace}"
-    _tell(result, as_json, line if done.images else f"{out}: all {done.found} images were there already")
+    tell(result, as_json, line if done.images else f"{out}: all {done.found} images were there already")
 
 
 @verb
@@ -321,7 +292,7 @@ def train(
     result = launch(data, out, settings, processes or "auto")
     accuracy = "" if result.val_accuracy is None else f", {result.val_accuracy:.1%} on held-out synthetic images"
     line = f"{result.model}: {result.epochs} epochs of {result.images} images in {result.seconds:.0f} s{accuracy}"
-    _tell(result.model_dump(mode="json"), as_json, line)
+    tell(result.model_dump(mode="json"), as_json, line)
 
 
 @verb
@@ -377,12 +348,12 @@ def bench(
     from fglfast.files import write_atomic
     from fglfast.sampler.schedule import Sampling
 
-    settings, changes = _recipe(recipe), {"steps": steps, "guidance_scale": guidance}
+    settings, changes = read_recipe(recipe), {"steps": steps, "guidance_scale": guidance}
     sampling = settings.sampling.model_dump() | {key: value for key, value in changes.items() if value is not None}
     settings = settings.model_copy(update={"model": model or settings.model, "sampling": Sampling(**sampling)})
     recipes = contenders(settings, backend or (), batch_size)
     asked = BenchSettings(rounds=rounds, longest_round=longest_round, arch=arch)
-    record = run(recipes, _model(settings, engines, random_weights), engines, asked)
+    record = run(recipes, find_model(settings, engines, random_weights), engines, asked)
     if out:
         write_atomic(out, record.model_dump_json(indent=2) + "\n")
     if as_json:
@@ -400,7 +371,7 @@ def report(
     from fglfast.oneshot import report_run
 
     page = report_run(run)
-    _tell({"report": str(page)}, as_json, f"report: {page.resolve()}")
+    tell({"report": str(page)}, as_json, f"report: {page.resolve()}")
 
 
 @verb
@@ -420,7 +391,7 @@ def pretrain(
 
     settings = PretrainSettings.budget(vae_steps, flow_steps, device)
     model = run(read_dataset(data), out, settings)
-    _tell({"model": str(model)}, as_json, f"model: {model}")
+    tell({"model": str(model)}, as_json, f"model: {model}")
 
 
 @verb
@@ -440,73 +411,3 @@ def doctor(as_json: AsJson = False) -> None:
     for check in checks:
         if check.required and check.state != "works":
             raise MissingExtraError(f"fglfast needs {check.name}: {check.detail}", check.mend)
-
-
-def _engine(
-    recipe: str,
-    model: str | None,
-    backend: str | None,
-    engines: Path,
-    batch_size: str | None = None,
-    random_weights: bool = False,
-) -> Any:
-    from fglfast.engine.backends import chosen
-    from fglfast.engine.build import build_engine as build
-
-    settings = _recipe(recipe)
-    changes = {"model": model, "backend": backend, "unet_batch": _rows(batch_size)}
-    settings = settings.model_copy(update={key: value for key, value in changes.items() if value is not None})
-    chosen(settings.backend, settings.precision)  # refused before a model is fetched
-    folder = _model(settings, engines, random_weights)
-    if batch_size == "auto":
-        from fglfast.engine.tune import tune_batches
-
-        settings = tune_batches(settings, folder, engines)
-    return build(settings, folder, engines)
-
-
-def _rows(batch_size: str | None) -> int | None:
-    if batch_size is None or batch_size == "auto":
-        return None
-    if not batch_size.isdecimal() or not 2 <= int(batch_size) <= 4096:
-        raise UsageError(f"--batch-size {batch_size} is neither auto nor a number of 2 to 4096", "for example 64")
-    return int(batch_size)
-
-
-def _model(recipe: Any, engines: Path, random_weights: bool) -> Path:
-    from fglfast.text import resolve_model
-
-    if not random_weights:
-        return resolve_model(recipe.model, recipe.revision, recipe.mirror)
-    if recipe.family is None:
-        raise UsageError("this recipe names no family to draw random weights for", "use recipe sd15, sd21-base or sdxl")
-    from fglfast.generator.families import random_model
-
-    return random_model(recipe.family, engines / f"random-{recipe.family}")
-
-
-def _recipe(name: str) -> Any:
-    from fglfast.engine.recipe import find_recipe
-
-    return find_recipe(name)
-
-
-def _files(pattern: str) -> list[Path]:
-    """The files of a pattern, sorted; a plain path counts as one."""
-    found = sorted(Path(name) for name in glob.glob(pattern))  # noqa: PTH207 (takes absolute patterns too)
-    if not found:
-        raise BadInputError(f"no payload file matches {pattern!r}", "make one with fglfast embed; quote the pattern")
-    return found
-
-
-def _tell(result: dict[str, Any], as_json: bool, line: str) -> None:
-    if as_json:
-        emit_json(result)
-    else:
-        stdout.print(line, markup=False, soft_wrap=True)
-
-
-def _complain(message: str, hint: str) -> None:
-    stderr.print(f"error: {message}", markup=False, style="red", soft_wrap=True)
-    if hint:
-        stderr.print(f"  hint: {hint}", markup=False, soft_wrap=True)
