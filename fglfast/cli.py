@@ -160,7 +160,7 @@ def inspect(
     table = Table(title=f"{file.name}: a valid payload", show_header=False)
     for key, value in result.items():
         shown = ", ".join(f"{k} {v}" for k, v in value.items() if v) if isinstance(value, dict) else str(value)
-        table.add_row(key.replace("_", " "), typer.unstyle(shown))
+        table.add_row(key.replace("_", " "), shown)
     stdout.print(table, markup=False)
 
 
