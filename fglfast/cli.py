@@ -131,6 +131,7 @@ def inspect(
 ) -> None:
     """Validate a payload and show what it holds."""
     from rich.table import Table
+    from rich.text import Text
 
     from fglfast.payload import load_payload
 
@@ -157,11 +158,11 @@ def inspect(
     if as_json:
         emit_json(result)
         return
-    table = Table(title=f"{file.name}: a valid payload", show_header=False)
+    table = Table(title=Text(f"{file.name}: a valid payload"), show_header=False)
     for key, value in result.items():
         shown = ", ".join(f"{k} {v}" for k, v in value.items() if v) if isinstance(value, dict) else str(value)
-        table.add_row(key.replace("_", " "), shown)
-    stdout.print(table, markup=False)
+        table.add_row(key.replace("_", " "), Text(shown))  # a stranger's words are not markup
+    stdout.print(table)
 
 
 @verb
@@ -303,6 +304,7 @@ def evaluate(
 ) -> None:
     """Test the global model on real images: accuracy, per class, confusion, calibration."""
     from rich.table import Table
+    from rich.text import Text
 
     from fglfast.dataset import read_dataset
     from fglfast.training.evaluate import evaluate as run
@@ -313,7 +315,7 @@ def evaluate(
         return
     table = Table("class", "accuracy", "images", title=f"accuracy {found.accuracy:.2%} on {found.n} images")
     for name, entry in found.per_class.items():
-        table.add_row(name, "–" if entry.accuracy is None else f"{entry.accuracy:.1%}", str(entry.n))
+        table.add_row(Text(name), "–" if entry.accuracy is None else f"{entry.accuracy:.1%}", str(entry.n))
     stdout.print(table)
     stdout.print(f"expected calibration error {found.ece:.3f}")
 

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -40,6 +41,17 @@ def test_bad_input_gets_one_line_and_the_exit_code(arguments, code, word, tmp_pa
     result = run(app, arguments)
     assert result.exit_code == code
     assert word in result.output and "Traceback" not in result.output
+
+
+def test_a_strangers_words_are_shown_as_they_are(random_mini, tmp_path):
+    from fglfast.payload import Payload, PayloadHeader, save_payload
+
+    header = PayloadHeader(client="c", class_names=("[red]x", "[/]"), prompt_level="class", text_encoder="0" * 64)
+    rows = np.ones((2, 3, 4), np.float16) * np.array([1, 2], np.float16)[:, None, None]
+    path = tmp_path / "c.safetensors"
+    save_payload(Payload(header, rows, None, np.array([0, 1]), np.array([3, 4])), path)
+    shown = run(app, ["inspect", str(path)])
+    assert shown.exit_code == 0 and "[red]x 3, [/] 4" in shown.output
 
 
 def test_embed_and_inspect(random_mini, tmp_path):
