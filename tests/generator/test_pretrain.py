@@ -9,9 +9,12 @@ from fglfast.errors import BadInputError
 from fglfast.generator.architecture import MiniSettings, build_tokenizer
 from fglfast.generator.fitting import FitSettings
 from fglfast.generator.flow import euler, noisy_pair
-from fglfast.generator.load import read_shapes
+from fglfast.generator.load import load_generator, read_shapes
 from fglfast.generator.pretrain import PretrainSettings, pretrain
+from fglfast.sampler.sample import sample
+from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.text import resolve_model
+from fglfast.text_encoder import TextEncoder
 
 SMALL = PretrainSettings(
     model=MiniSettings(unet_channels=(32, 32), vae_channels=(16, 16, 16)),
@@ -98,3 +101,21 @@ def test_shipped_mini_fits_and_draws_in_stock_diffusers():
     trouser, bag = ink[0].mean(), ink[1].mean()
     assert 0.1 < trouser < bag, "trousers are narrow, bags fill the picture"
     assert np.abs(images[..., 0] - images[..., 1]).mean() < 0.05, "the public images are gray"
+
+
+def test_stock_diffusers_and_our_sampler_draw_the_same_images_with_mini():
+    """The shipped weights, the same noise, the same steps, guidance on."""
+    folder = resolve_model("mini")
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(3))
+    theirs = pipeline(
+        ["bag", "coat"], latents=noise, num_inference_steps=8, guidance_scale=1.5, height=32, width=32, output_type="pt"
+    ).images
+    encoder, generator = TextEncoder.load(folder), load_generator(folder)
+    text = torch.from_numpy(encoder.encode(encoder.tokenize(["bag", "coat", ""])))
+    schedule = Schedule.of_model(folder, Sampling(steps=8, guidance_scale=1.5))
+    latents = sample(generator.unet, noise, text[:2], text[2], schedule)
+    with torch.inference_mode():
+        ours = (generator.decoder(latents) / 2 + 0.5).clamp(0, 1)
+    assert torch.allclose(ours, theirs, atol=2e-3)
