@@ -171,6 +171,7 @@ def save_payload(payload: Payload, path: Path) -> int:
     content = save(tensors, metadata={METADATA_KEY: text})
     _check_header_size(int.from_bytes(content[:8], "little"), len(content), path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
     except OSError as error:
         hint = "check that the folder exists, may be written and has room"
