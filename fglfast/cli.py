@@ -28,7 +28,8 @@ Engines = Annotated[Path, typer.Option(help="Folder that holds compiled engines 
 ModelName = Annotated[str, typer.Option(help="mini, a diffusers directory, or a hub id.")]
 RecipeName = Annotated[str, typer.Option(help="A shipped recipe's name or a .toml file.")]
 BackendOption = Annotated[
-    str | None, typer.Option(help="auto, torch, onnxruntime or openvino; overrides the recipe.", show_default=False)
+    str | None,
+    typer.Option(help="auto, torch, onnxruntime, openvino or tensorrt; overrides the recipe.", show_default=False),
 ]
 DEFAULT_ENGINES = Path("engines/build")
 

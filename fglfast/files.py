@@ -1,5 +1,6 @@
 """Files that are whole or not there: write under a temporary name, sync, rename. Knows no format."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,14 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a whole file, UTF-8 if it is text, as `replacing` does."""
     with replacing(path) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold a lock file, so that two processes at the same work take turns; a killed one lets go."""
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def temporary_name(path: Path) -> Path:

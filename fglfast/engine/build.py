@@ -1,6 +1,5 @@
 """Build, cache and open engines. Export once a model, compile once a key, keep only what passed the gate."""
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -23,7 +22,7 @@ from fglfast.engine.networks import Networks
 from fglfast.engine.parity import BOUNDS, measure, require
 from fglfast.engine.recipe import Recipe
 from fglfast.errors import BadInputError, FglError
-from fglfast.files import write_atomic
+from fglfast.files import exclusive, write_atomic
 from fglfast.generator.load import Shapes, load_generator, read_shapes, weights_fingerprint
 from fglfast.text import TextEncoder
 
@@ -116,7 +115,7 @@ def _build_one(key: Key, model: Path, engines: Path) -> Engine:
     folder, shapes = engines / key.digest(), read_shapes(model, key.build.image_size)
     onnx = engines / f"onnx-{_export_key(key)}"
     _writable(engines)
-    with _locked(engines / f".{folder.name}.lock"):
+    with exclusive(engines / f".{folder.name}.lock"):
         manifest = _cached(folder)
         if manifest is None:
             if backend.needs_onnx:
@@ -150,7 +149,7 @@ def _export_key(key: Key) -> str:
 
 
 def _export(model: Path, shapes: Shapes, onnx: Path) -> None:
-    with _locked(onnx.with_name(f".{onnx.name}.lock")):
+    with exclusive(onnx.with_name(f".{onnx.name}.lock")):
         if onnx.exists():
             return
         note(f"exporting {model.name} to ONNX")
@@ -190,14 +189,6 @@ def _finished_folder(folder: Path) -> Iterator[Path]:
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, so that two builders of one key take turns."""
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _writable(engines: Path) -> None:

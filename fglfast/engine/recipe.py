@@ -9,7 +9,7 @@ from pydantic import Field
 from fglfast.config import Settings
 from fglfast.errors import BadInputError
 
-BackendName = Literal["auto", "torch", "onnxruntime", "openvino"]
+BackendName = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt"]
 
 
 class Sampling(Settings):

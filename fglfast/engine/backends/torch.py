@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fglfast.engine.backends import Build
+from fglfast.engine.backends import Backend, Build
 from fglfast.engine.networks import Networks, in_chunks
 from fglfast.generator.load import Shapes, load_generator
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """Runs the modules as they are; channels last is worth about a third on CPU convolutions."""
 
     packages: tuple[str, ...] = ("torch",)
