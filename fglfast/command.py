@@ -21,7 +21,7 @@ ModelName = Annotated[str, typer.Option(help="mini, a diffusers directory, or a 
 RecipeName = Annotated[str, typer.Option(help="A shipped recipe's name or a .toml file.")]
 BackendOption = Annotated[
     str | None,
-    typer.Option(help="auto, torch, torch-compile, onnxruntime or openvino; overrides the recipe.", show_default=False),
+    typer.Option(help="auto, torch, torch-compile, onnxruntime, openvino or tensorrt.", show_default=False),
 ]
 RandomWeights = Annotated[
     bool,

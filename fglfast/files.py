@@ -1,5 +1,6 @@
 """Files that are whole or not there: write under a temporary name, sync, rename. Knows no format."""
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -49,6 +50,14 @@ def finished_folder(folder: Path) -> Iterator[Path]:
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold a lock file, so that two processes at the same work take turns; a killed one lets go."""
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def temporary_name(path: Path) -> Path:

@@ -1,14 +1,11 @@
 """Build, cache and open engines. Export once a model, compile once a key, keep only what passed the gate."""
 
-import fcntl
 import hashlib
 import json
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +19,7 @@ from fglfast.engine.parity import BOUNDS, measure, require
 from fglfast.engine.quantize import save_calibration
 from fglfast.engine.recipe import Recipe
 from fglfast.errors import BadInputError, FglError
-from fglfast.files import finished_folder, write_atomic
+from fglfast.files import exclusive, finished_folder, write_atomic
 from fglfast.generator.load import Shapes, load_generator, read_shapes, weights_fingerprint
 
 AUTO_ROUNDS = 3
@@ -115,7 +112,7 @@ def _build_one(key: Key, model: Path, engines: Path) -> Engine:
     folder, shapes = engines / key.digest(), read_shapes(model, key.build.image_size)
     onnx = export_folder(key, engines)
     _writable(engines)
-    with _locked(engines / f".{folder.name}.lock"):
+    with exclusive(engines / f".{folder.name}.lock"):
         manifest = _cached(folder)
         if manifest is None:
             try:
@@ -152,7 +149,7 @@ def export_folder(key: Key, engines: Path) -> Path:
 
 
 def _export(key: Key, model: Path, shapes: Shapes, onnx: Path) -> None:
-    with _locked(onnx.with_name(f".{onnx.name}.lock")):
+    with exclusive(onnx.with_name(f".{onnx.name}.lock")):
         if not onnx.exists():
             note(f"exporting {model.name} to ONNX")
             with finished_folder(onnx) as temporary:
@@ -178,14 +175,6 @@ def _compile(key: Key, model: Path, shapes: Shapes, onnx: Path, folder: Path) ->
             files=file_hashes(temporary),
             seconds=round(time.monotonic() - started, 2),
         ).save(temporary)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, so that two builders of one key take turns."""
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _writable(engines: Path) -> None:

@@ -1,6 +1,8 @@
 """A generator's three networks to ONNX, only the batch dynamic. Knows nothing of who runs them."""
 
 import logging
+import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -34,6 +36,18 @@ def export(generator: Generator, shapes: Shapes, folder: Path) -> None:
     networks: dict[str, nn.Module] = {TEXT: generator.text, UNET: generator.unet, DECODER: generator.decoder}
     for name, inputs in example_inputs(shapes, EXPORT_BATCH).items():
         _export_one(networks[name], inputs, folder / name)
+
+
+def link(network: Path, engine: Path) -> None:
+    """Put an exported network and its weights into an engine's folder too, as the same files on the disk.
+
+    An engine that needs them stays whole when the export is deleted, and engines of one model share their weights.
+    """
+    for path in network.parent.glob(f"{network.name}*"):
+        try:
+            os.link(path, engine / path.name)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, engine / path.name)
 
 
 def _export_one(network: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:

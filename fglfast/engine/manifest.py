@@ -16,6 +16,7 @@ from fglfast.errors import BadInputError
 FILE = "manifest.json"
 FORMAT_VERSION = 1
 MAX_BYTES = 1 << 20
+DRIVER = Path("/sys/module/nvidia/version")  # CUDA tells the API version only
 
 
 class Key(Settings):
@@ -102,11 +103,14 @@ def file_hashes(engine: Path) -> dict[str, str]:
 
 
 def device_name() -> str:
-    """What the engine is compiled for: the GPU, or the processor and the cores this process may use."""
+    """What the engine is compiled for: the GPU and its driver, or the processor and the cores this process may use."""
     import torch
 
     if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()} x{torch.cuda.device_count()}"
+        capability = ".".join(map(str, torch.cuda.get_device_capability()))
+        driver = DRIVER.read_text().strip() if DRIVER.exists() else "unknown"
+        name = f"{torch.cuda.get_device_name()} x{torch.cuda.device_count()}"
+        return f"{name}, compute capability {capability}, driver {driver}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{_processor()}, {cores} cores"
 

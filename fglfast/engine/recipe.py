@@ -10,7 +10,7 @@ from fglfast.config import Settings
 from fglfast.errors import BadInputError
 from fglfast.sampler.schedule import Sampling
 
-BackendName = Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino"]
+BackendName = Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "tensorrt"]
 
 
 class Recipe(Settings):

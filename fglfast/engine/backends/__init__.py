@@ -12,7 +12,12 @@ from fglfast.engine.networks import Networks
 from fglfast.errors import MissingExtraError, UsageError
 from fglfast.generator.load import Shapes
 
-NAMES = ("torch", "torch-compile", "onnxruntime", "openvino")
+NAMES = ("torch", "torch-compile", "onnxruntime", "openvino", "tensorrt")
+# A package, and the distributions that bring it.
+DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+}
 
 
 class Build(Settings):
@@ -29,10 +34,11 @@ class Backend(Protocol):
     """How one runtime compiles and runs the networks.
 
     Attributes:
-        packages: what it needs.
+        packages: what it needs, by import name.
         optional: what it uses if it is there.
         extra: the extra that installs the packages.
         needs_onnx: whether `compile` reads the ONNX files.
+        needs_cuda: whether it runs on an NVIDIA GPU only.
         precisions: what it can compute in.
     """
 
@@ -40,6 +46,7 @@ class Backend(Protocol):
     optional: tuple[str, ...]
     extra: str
     needs_onnx: bool
+    needs_cuda: bool = False
     precisions: tuple[str, ...]
 
     def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:
@@ -50,13 +57,17 @@ class Backend(Protocol):
         """Open the compiled networks."""
         ...
 
+    def key_facts(self) -> dict[str, str]:
+        """What besides the packages decides here how it compiles; part of an engine's key."""
+        return {}
+
 
 def find_backend(name: str) -> Backend:
     """The backend of that name.
 
     Raises:
         UsageError: there is no such backend.
-        MissingExtraError: its packages are not installed; the hint is the install command.
+        MissingExtraError: it cannot be used here; the hint is the install command.
     """
     if name not in NAMES:
         raise UsageError(f"no backend named {name!r}", f"choose one of: auto, {', '.join(NAMES)}")
@@ -91,12 +102,25 @@ def chosen(name: str, precision: str) -> list[str]:
 def missing(name: str) -> MissingExtraError | None:
     """Why a backend cannot be used here, or None."""
     backend = _backend(name)
+    install = f"pip install 'fglfast[{backend.extra}]'"
     for package in backend.packages:
         if not _version(package):
-            return MissingExtraError(
-                f"backend {name} needs {package}, which is not installed",
-                f"pip install 'fglfast[{backend.extra}]'",
-            )
+            return MissingExtraError(f"backend {name} needs {package}, which is not installed", install)
+    return _no_gpu(name, backend, install) if backend.needs_cuda else None
+
+
+def _no_gpu(name: str, backend: Backend, install: str) -> MissingExtraError | None:
+    """Why an installed GPU backend cannot run here: no device, or libraries that do not load."""
+    if not cuda.is_available():
+        return MissingExtraError(
+            f"backend {name} needs a CUDA device, and PyTorch finds none",
+            "use another backend, or install an NVIDIA driver and a CUDA build of torch",
+        )
+    for package in backend.packages:
+        try:
+            import_module(package)
+        except (ImportError, OSError) as error:
+            return MissingExtraError(f"backend {name}: {package} is installed but does not load ({error})", install)
     return None
 
 
@@ -108,7 +132,7 @@ def installed() -> list[str]:
 def versions(backend: Backend) -> dict[str, str]:
     """Versions of everything an engine of this backend depends on."""
     packages = ("torch", "diffusers", "transformers", "onnx", "onnxscript", *backend.packages, *backend.optional)
-    return {package: _version(package) or "" for package in sorted(set(packages))}
+    return {package: _version(package) or "" for package in sorted(set(packages))} | backend.key_facts()
 
 
 def _backend(name: str) -> Backend:
@@ -117,8 +141,7 @@ def _backend(name: str) -> Backend:
 
 
 def _version(package: str) -> str | None:
-    names = ("onnxruntime", "onnxruntime-gpu") if package == "onnxruntime" else (package,)
-    for name in names:
+    for name in DISTRIBUTIONS.get(package, (package,)):
         try:
             return version(name)
         except PackageNotFoundError:

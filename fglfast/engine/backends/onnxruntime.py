@@ -1,20 +1,32 @@
-"""ONNX Runtime's CPU provider. Knows nothing of PyTorch modules."""
+"""ONNX Runtime on the CPU, or on CUDA and TensorRT where it can. Knows nothing of PyTorch modules."""
 
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fglfast.engine.backends import Build
-from fglfast.engine.export import DECODER, TEXT, UNET
+from fglfast.console import note
+from fglfast.engine.backends import Backend, Build, missing
+from fglfast.engine.backends.tensorrt import static_shapes, timing_cache
+from fglfast.engine.export import DECODER, TEXT, UNET, link
 from fglfast.engine.networks import Networks, in_chunks
 from fglfast.generator.load import Shapes
 
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+DEVICE = "cuda"
+NUMPY = {torch.float32: np.float32, torch.int64: np.int64}
 
-class OnnxRuntimeBackend:
-    """Runs graphs that ONNX Runtime optimised for this processor when the engine was built."""
+
+class OnnxRuntimeBackend(Backend):
+    """Runs graphs that ONNX Runtime optimised for this processor or GPU when the engine was built.
+
+    What it gives to TensorRT cannot be saved as a graph: such an engine holds the plain graph and TensorRT's cache.
+    """
 
     packages: tuple[str, ...] = ("onnxruntime",)
     optional: tuple[str, ...] = ()
@@ -23,29 +35,130 @@ class OnnxRuntimeBackend:
     precisions: tuple[str, ...] = ("float32",)
 
     def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:
-        """Write one optimised graph a network."""
+        """Write one optimised graph a network, or one plain graph and TensorRT's cache."""
         for name in (TEXT, UNET, DECODER):
-            _session(onnx / name, optimized=engine / name)
+            if TENSORRT in providers():
+                link(onnx / name, engine)
+                _tensorrt_session(engine / name, static_shapes(build, shapes)[name])
+            else:
+                _session(onnx / name, optimized=engine / name)
 
     def load(self, build: Build, shapes: Shapes, model: Path, engine: Path) -> Networks:
         """Open one session a network."""
+        function = _function if providers() == (CPU,) else _bound
+        if TENSORRT in providers():
+            inputs = static_shapes(build, shapes)
+            runs = {name: function(_tensorrt_session(engine / name, inputs[name])) for name in inputs}
+            runs[TEXT] = in_chunks(runs[TEXT], 1)
+        else:
+            runs = {name: function(_session(engine / name)) for name in (TEXT, UNET, DECODER)}
         return Networks(
-            encode=_function(_session(engine / TEXT)),
-            denoise=in_chunks(_function(_session(engine / UNET)), build.unet_batch),
-            decode=in_chunks(_function(_session(engine / DECODER)), build.vae_batch),
+            encode=runs[TEXT],
+            denoise=in_chunks(runs[UNET], build.unet_batch),
+            decode=in_chunks(runs[DECODER], build.vae_batch),
         )
+
+    def key_facts(self) -> dict[str, str]:
+        """The providers off the CPU: `onnxruntime` and `onnxruntime-gpu` have the same version numbers."""
+        if providers() == (CPU,):
+            return {}
+        facts = {"providers": " ".join(providers())}
+        return facts | ({"tensorrt": import_module("tensorrt").__version__} if TENSORRT in providers() else {})
+
+
+@cache
+def providers() -> tuple[str, ...]:
+    """Execution providers of a session, best first: those this ONNX Runtime offers and that load on this machine.
+
+    Without a CUDA device the CPU alone; with one TensorRT, if its package is installed, before CUDA before the CPU.
+    Each is tried once: a session that asks for one whose libraries are missing falls back without an error.
+    """
+    if not torch.cuda.is_available():
+        return (CPU,)
+    import onnxruntime
+
+    offered = set(onnxruntime.get_available_providers())
+    if missing("tensorrt"):  # which has also loaded TensorRT's libraries from where pip puts them
+        offered.discard(TENSORRT)
+    tried = [name for name in (TENSORRT, CUDA) if name in offered]
+    loaded = [name for name in tried if _loads(name)]
+    for name in tried:
+        if name not in loaded:
+            note(f"onnxruntime offers {name}, but it does not load here: running without it")
+    return (*loaded, CPU)
+
+
+def _loads(provider: str) -> bool:
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    options = {"trt_min_subgraph_size": 1000} if provider == TENSORRT else {}  # load it, build nothing
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), _options(), providers=[(provider, options), CPU], enable_fallback=0
+        )
+    except Exception:
+        return False
+    return provider in session.get_providers()
+
+
+def _options() -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return options
 
 
 def _session(path: Path, optimized: Path | None = None) -> Any:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options = _options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(optimized)
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    # ONNX Runtime's own fallback prints on stdout, where a command's result goes.
+    fallback = providers() == (CPU,)
+    return onnxruntime.InferenceSession(path, options, providers=list(providers()), enable_fallback=fallback)
+
+
+def _tensorrt_session(path: Path, inputs: dict[str, tuple[int, ...]]) -> Any:
+    """Open a plain graph; TensorRT's engine is built when its cache beside the graph is empty."""
+    import onnxruntime
+
+    timings = timing_cache(path.parent.parent).with_suffix(".ort")
+    timings.mkdir(exist_ok=True)
+    options = tensorrt_options(path.parent, timings, inputs)
+    chosen = [(TENSORRT, options), *(name for name in providers() if name != TENSORRT)]
+    return onnxruntime.InferenceSession(path, _options(), providers=chosen, enable_fallback=0)
+
+
+def tensorrt_options(engine: Path, timings: Path, inputs: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Options of the TensorRT provider: caches, and a profile whose minimum, optimum and maximum are one shape.
+
+    With all inputs in the profile the engine is built when the session opens, not in its first pass.
+
+    Args:
+        engine: folder of TensorRT's engines; of one model only, as their names do not depend on its weights.
+        timings: folder of kernel timings; of one TensorRT and GPU only, as its file's name holds the latter alone.
+        inputs: the one shape of each input, by name.
+
+    Source: onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html.
+    """
+    profile = ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in inputs.items())
+    return {
+        "trt_engine_cache_enable": True,
+        "trt_engine_cache_path": str(engine),
+        "trt_timing_cache_enable": True,
+        "trt_timing_cache_path": str(timings),
+        "trt_profile_min_shapes": profile,
+        "trt_profile_opt_shapes": profile,
+        "trt_profile_max_shapes": profile,
+    }
 
 
 def _function(session: Any) -> Callable[..., Tensor]:
@@ -54,6 +167,27 @@ def _function(session: Any) -> Callable[..., Tensor]:
     def run(*inputs: Tensor) -> Tensor:
         arrays = [tensor.contiguous().numpy() for tensor in inputs]
         return torch.from_numpy(session.run(None, dict(zip(names, arrays, strict=True)))[0])
+
+    return run
+
+
+def _bound(session: Any) -> Callable[..., Tensor]:
+    """Run on tensors where they lie on the GPU, without a copy through the host."""
+    names = [given.name for given in session.get_inputs()]
+    output = session.get_outputs()[0]
+
+    def run(*inputs: Tensor) -> Tensor:
+        placed = [tensor.to(DEVICE).contiguous() for tensor in inputs]
+        result = torch.empty(len(inputs[0]), *output.shape[1:], device=DEVICE)
+        binding = session.io_binding()
+        for name, tensor in zip(names, placed, strict=True):
+            kind = NUMPY[tensor.dtype]
+            binding.bind_input(name, DEVICE, 0, kind, tuple(tensor.shape), tensor.data_ptr())
+        binding.bind_output(output.name, DEVICE, 0, np.float32, tuple(result.shape), result.data_ptr())
+        torch.cuda.current_stream().synchronize()  # the session works on a stream of its own
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return result.to(inputs[0].device)
 
     return run
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fglfast.engine.backends import Build
+from fglfast.engine.backends import Backend, Build
 from fglfast.engine.export import DECODER, TEXT, UNET, example_inputs
 from fglfast.engine.networks import Networks, chunks
 from fglfast.engine.parity import BOUNDS
@@ -24,7 +24,7 @@ MAX_STREAMS = 16
 HEADROOM = 0.8  # of the gate's bound: it looks at other prompts than the calibration
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(Backend):
     """Compiles each network at one static batch and keeps the compiled blob in the engine."""
 
     packages: tuple[str, ...] = ("openvino",)

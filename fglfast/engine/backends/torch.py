@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fglfast.engine.attention import Kernels, candidates, install
-from fglfast.engine.backends import Build
+from fglfast.engine.backends import Backend, Build
 from fglfast.engine.export import DECODER, UNET, example_inputs
 from fglfast.engine.networks import Networks, in_chunks_that_fit
 from fglfast.files import write_atomic
@@ -17,7 +17,7 @@ from fglfast.generator.load import Shapes, XLUNetPart, load_generator
 ATTENTION = "attention.json"
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """Runs the modules as they are; channels last is worth about a third on CPU convolutions."""
 
     packages: tuple[str, ...] = ("torch",)
