@@ -83,7 +83,7 @@ def test_every_profile_is_one_shape(tensorrt_11, trt_recipe, random_mini, engine
 
 def test_profile_arithmetic_of_a_large_model():
     build = Build(backend="tensorrt", precision="float32", image_size=512, unet_batch=64, vae_batch=8)
-    assert backend.static_shapes(build, Shapes(latent=(4, 64, 64), text_length=77, text_width=768)) == {
+    assert backend.static_shapes(build, Shapes(latent=(4, 64, 64), tokens=77, text_length=77, text_width=768)) == {
         TEXT: {"token_ids": (1, 77)},
         UNET: {"latents": (64, 4, 64, 64), "timestep": (64,), "text": (64, 77, 768)},
         DECODER: {"latents": (8, 4, 64, 64)},
