@@ -61,7 +61,7 @@ def build_unet(settings: MiniSettings) -> UNet2DConditionModel:
         block_out_channels=settings.unet_channels,
         layers_per_block=1,
         cross_attention_dim=settings.text_width,
-        attention_head_dim=32,
+        attention_head_dim=4,  # diffusers reads it as the number of heads
         norm_num_groups=16,
     ).to(memory_format=torch.channels_last)
 
