@@ -45,11 +45,12 @@ def fglfast(ask: Ask, backend: str) -> Draw:
     sampling = Sampling(steps=ask["steps"], guidance_scale=ask["guidance"], scheduler=ask["scheduler"])
     schedule = Schedule.of_model(model, sampling)
     noise_BCHW, text_LD, negative_LD = _inputs(ask)
+    networks = engine.networks
 
     def draw() -> Any:
-        text_BLD = text_LD.expand(len(noise_BCHW), -1, -1)
-        latents_BCHW = sample(engine.networks.denoise, noise_BCHW, text_BLD, negative_LD, schedule)
-        images_BCHW = engine.networks.decode(latents_BCHW)
+        text_LE, negative_LE = networks.project(torch.stack([text_LD, negative_LD]))
+        text_BLE = text_LE.expand(len(noise_BCHW), -1, -1)
+        images_BCHW = networks.decode(sample(networks.denoise, noise_BCHW, text_BLE, negative_LE, schedule))
         return _uint8(images_BCHW.permute(0, 2, 3, 1).numpy() / 2 + 0.5)
 
     return draw

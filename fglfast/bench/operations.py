@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from fglfast.bench.records import Operations
-from fglfast.engine.export import DECODER, UNET, example_inputs
-from fglfast.generator.load import DecoderPart, Shapes, UNetPart, XLUNetPart
+from fglfast.engine.export import DECODER, PROJECTION, UNET, example_inputs
+from fglfast.generator.load import DecoderPart, Shapes, blank_networks, split_unet
 from fglfast.sampler.schedule import Schedule
 from fglfast.training.model import build_model
 
@@ -26,14 +25,12 @@ def count_operations(model: Path, shapes: Shapes, schedule: Schedule) -> Operati
         shapes: sizes of latents and text.
         schedule: how often the UNet is called.
     """
-    inputs = example_inputs(shapes, 1)
-    with torch.device("meta"):
-        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(model / "vae"))
-        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(model / "unet"))
-        factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        xl = unet.config.addition_embed_type == "text_time"
-        part = XLUNetPart(unet, factor) if xl else UNetPart(unet)
-        row, decoded = count(part, *inputs[UNET].values()), count(DecoderPart(vae), *inputs[DECODER].values())
+    inputs = {name: tuple(tensors.values()) for name, tensors in example_inputs(shapes, 1).items()}
+    unet, vae = blank_networks(model)
+    part, projection = split_unet(unet, vae)
+    # As the plain model has them in its UNet: keys and values of the text are counted at every step.
+    row = count(part, *inputs[UNET]) + count(projection, *inputs[PROJECTION])
+    decoded = count(DecoderPart(vae), *inputs[DECODER])
     return Operations(unet=row, decoder=decoded, image=schedule.passes() * row + decoded)
 
 

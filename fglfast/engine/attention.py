@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from fglfast.generator.text_projection import Columns
+
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 Shape = tuple[int, int, int, int, torch.dtype]  # M, N, H, K
 Seconds = dict[str, dict[str, float]]
@@ -179,6 +181,8 @@ class BMHKProcessor:
 def install(network: nn.Module, kernels: Kernels) -> int:
     """Fuse the projections and set the processor wherever it computes what diffusers' own does.
 
+    Keys and values of a cross-attention are those that `take_projection` has left to read.
+
     Args:
         network: in evaluation mode, its weights in their final type.
         kernels: what the processors call.
@@ -188,10 +192,12 @@ def install(network: nn.Module, kernels: Kernels) -> int:
     """
     modules = [module for module in network.modules() if isinstance(module, Attention) and _is_plain(module)]
     for module in modules:
-        module.fuse_projections()
-        fused = ("to_k", "to_v") if module.is_cross_attention else ("to_q", "to_k", "to_v")
-        for name in fused:
-            delattr(module, name)  # SDXL's would hold most of a gigabyte twice
+        if module.is_cross_attention:
+            module.to_kv = Columns(module.to_k.start, module.to_v.stop)
+        else:
+            module.fuse_projections()
+            for name in ("to_q", "to_k", "to_v"):
+                delattr(module, name)  # SDXL's would hold most of a gigabyte twice
         module.requires_grad_(False).set_processor(BMHKProcessor(kernels))
     return len(modules)
 

@@ -1,4 +1,4 @@
-"""A generator's three networks to ONNX, only the batch dynamic. Knows nothing of who runs them."""
+"""A generator's four networks to ONNX, only the batch dynamic. Knows nothing of who runs them."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from fglfast.generator.load import Generator, Shapes
 # Measured on ONNX Runtime 1.31 and OpenVINO 2026.4: opset 18 runs as fast as 23 or faster on CPU.
 OPSET = 18
 EXPORT_BATCH = 2  # the exporter fixes sizes of 0 and 1
-TEXT, UNET, DECODER = "text_encoder.onnx", "unet.onnx", "vae_decoder.onnx"
+TEXT, PROJECTION, UNET, DECODER = "text_encoder.onnx", "text_projection.onnx", "unet.onnx", "vae_decoder.onnx"
 
 
 def example_inputs(shapes: Shapes, batch: int) -> dict[str, dict[str, Tensor]]:
@@ -22,18 +22,24 @@ def example_inputs(shapes: Shapes, batch: int) -> dict[str, dict[str, Tensor]]:
     latents = torch.zeros(batch, *shapes.latent)
     return {
         TEXT: {"token_ids": torch.zeros(batch, shapes.tokens, dtype=torch.int64)},
+        PROJECTION: {"text": torch.zeros(batch, shapes.text_length, shapes.text_width)},
         UNET: {
             "latents": latents,
             "timestep": torch.full((batch,), 500.0),
-            "text": torch.zeros(batch, shapes.text_length, shapes.text_width),
+            "text": torch.zeros(batch, shapes.text_length, shapes.projected_width),
         },
         DECODER: {"latents": latents},
     }
 
 
 def export(generator: Generator, shapes: Shapes, folder: Path) -> None:
-    """Write the three networks into `folder` as ONNX files; large weights go beside them."""
-    networks: dict[str, nn.Module] = {TEXT: generator.text, UNET: generator.unet, DECODER: generator.decoder}
+    """Write the four networks into `folder` as ONNX files; large weights go beside them."""
+    networks: dict[str, nn.Module] = {
+        TEXT: generator.text,
+        PROJECTION: generator.projection,
+        UNET: generator.unet,
+        DECODER: generator.decoder,
+    }
     for name, inputs in example_inputs(shapes, EXPORT_BATCH).items():
         _export_one(networks[name], inputs, folder / name)
 

@@ -14,7 +14,7 @@ from fglfast.engine.parity import Parity
 from fglfast.errors import BadInputError
 
 FILE = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_BYTES = 1 << 20
 DRIVER = Path("/sys/module/nvidia/version")  # CUDA tells the API version only
 

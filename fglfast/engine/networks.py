@@ -1,4 +1,4 @@
-"""The three networks of a compiled generator as plain functions. Knows no backend.
+"""The four networks of a compiled generator as plain functions. Knows no backend.
 
 The sampler sees `Denoiser` only; whoever compiled it, whatever its fixed batch, is hidden here.
 """
@@ -16,15 +16,17 @@ from fglfast.sampler.sample import Denoiser
 
 @dataclass(frozen=True)
 class Networks:
-    """A loaded engine: text encoder, denoiser and VAE decoder, for any number of rows.
+    """A loaded engine: text encoder, text projection, denoiser and VAE decoder, for any number of rows.
 
     Attributes:
         encode: token ids [B,L] int64 -> text embeddings [B,L,D] float32.
+        project: text embeddings [B,L,D] -> keys and values [B,L,E], left where `denoise` reads them.
         denoise: see `Denoiser`.
         decode: latents [B,C,H,W] as the sampler leaves them -> images [B,3,8H,8W] (4H for mini) in [-1,1].
     """
 
     encode: Callable[[Tensor], Tensor]
+    project: Callable[[Tensor], Tensor]
     denoise: Denoiser
     decode: Callable[[Tensor], Tensor]
 
@@ -47,6 +49,11 @@ def in_chunks(function: Callable[..., Tensor], batch: int) -> Callable[..., Tens
         return torch.cat(outputs)[: len(tensors[0])] if len(outputs) > 1 else outputs[0][: len(tensors[0])]
 
     return run
+
+
+def staying(function: Callable[[Tensor], Tensor], device: str) -> Callable[[Tensor], Tensor]:
+    """Make a function that answers where its input lies into one whose result lies on `device`."""
+    return lambda tensor: function(tensor.to(device))
 
 
 def in_chunks_that_fit(function: Callable[..., Tensor], batch: int, what: str) -> Callable[..., Tensor]:

@@ -28,6 +28,7 @@ class Parity(Settings):
     """What was measured: relative L2 errors by network, worst case, and the full sample's PSNR in dB."""
 
     text_encoder: float
+    text_projection: float
     unet: float
     vae_decoder: float
     psnr: float
@@ -35,7 +36,12 @@ class Parity(Settings):
 
     def problem(self) -> str:
         """What is out of bounds, or an empty string."""
-        errors = {"text encoder": self.text_encoder, "UNet": self.unet, "VAE decoder": self.vae_decoder}
+        errors = {
+            "text encoder": self.text_encoder,
+            "text projection": self.text_projection,
+            "UNet": self.unet,
+            "VAE decoder": self.vae_decoder,
+        }
         worst = max(errors, key=lambda name: errors[name] if math.isfinite(errors[name]) else math.inf)
         if not errors[worst] <= self.bounds.relative_error:
             return f"{worst} relative error {errors[worst]:.2e} > {self.bounds.relative_error:.0e}"
@@ -69,9 +75,11 @@ def measure(networks: Networks, reference: Generator, model: Path, shapes: Shape
     """
     run = trajectory(reference, model, shapes, PROMPTS, STEPS, seed=0)
     expected = reference.decoder(run.latents)
-    sampled = networks.decode(sample(networks.denoise, run.noise, run.text, run.text[0], run.schedule))
+    projected_BLE = networks.project(run.text)
+    sampled = networks.decode(sample(networks.denoise, run.noise, projected_BLE, projected_BLE[0], run.schedule))
     return Parity(
         text_encoder=_relative_error(networks.encode(run.token_ids), run.text),
+        text_projection=_relative_error(projected_BLE.to(run.projected), run.projected),
         unet=max(
             _relative_error(networks.denoise(*inputs), output)
             for inputs, output in zip(run.inputs, run.outputs, strict=True)

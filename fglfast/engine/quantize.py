@@ -39,10 +39,10 @@ def save_calibration(generator: Generator, model: Path, shapes: Shapes, folder: 
     if (folder / FILE).exists():
         return
     run = trajectory(generator, model, shapes, PROMPTS, STEPS, seed=1)
-    tensors = {"decoder.0.latents": run.latents.numpy()}
-    for step, values in enumerate(run.inputs):
-        for name, tensor in zip(("latents", "timestep", "text"), values, strict=True):
-            tensors[f"unet.{step}.{name}"] = np.ascontiguousarray(tensor.numpy())
+    tensors = {"decoder.0.latents": run.latents.numpy(), "unet.all.text": run.projected.numpy()}
+    for step, (latents_BCHW, timestep_B, _) in enumerate(run.inputs):
+        tensors[f"unet.{step}.latents"] = np.ascontiguousarray(latents_BCHW.numpy())
+        tensors[f"unet.{step}.timestep"] = np.ascontiguousarray(timestep_B.numpy())
     save_file(tensors, folder / FILE)
 
 
@@ -79,12 +79,13 @@ def quantized(network: Any, name: str, folder: Path, bound: float) -> Any:
 
 def _inputs(folder: Path, name: str) -> list[Inputs]:
     kind = {UNET: "unet", DECODER: "decoder"}[name]
-    steps: dict[int, Inputs] = {}
+    steps: dict[str, Inputs] = {}
     for key, tensor in load_file(folder / FILE).items():
         part, step, argument = key.split(".")
         if part == kind:
-            steps.setdefault(int(step), {})[argument] = tensor
-    return [steps[step] for step in sorted(steps)]
+            steps.setdefault(step, {})[argument] = tensor
+    shared = steps.pop("all", {})
+    return [steps[step] | shared for step in sorted(steps, key=int)]
 
 
 def _compile(network: Any) -> Any:

@@ -21,7 +21,8 @@ class Trajectory:
         token_ids: prompts [B,T].
         noise: where it began [B,C,H,W].
         text: text embeddings [B,L,D].
-        inputs: latents [B,C,H,W], timestep [B] and text of every step.
+        projected: keys and values made of them [B,L,E].
+        inputs: latents [B,C,H,W], timestep [B] and projected text of every step.
         outputs: the prediction of every step [B,C,H,W].
         latents: where it ended [B,C,H,W].
         schedule: how it got there.
@@ -30,6 +31,7 @@ class Trajectory:
     token_ids: Tensor
     noise: Tensor
     text: Tensor
+    projected: Tensor
     inputs: tuple[tuple[Tensor, Tensor, Tensor], ...]
     outputs: tuple[Tensor, ...]
     latents: Tensor
@@ -53,15 +55,18 @@ def trajectory(
     inputs: list[tuple[Tensor, Tensor, Tensor]] = []
     outputs: list[Tensor] = []
 
-    def recorded(latents_BCHW: Tensor, timestep_B: Tensor, text_BLD: Tensor) -> Tensor:
-        prediction_BCHW: Tensor = generator.unet(latents_BCHW, timestep_B, text_BLD)
-        inputs.append((latents_BCHW, timestep_B.clone(), text_BLD))
+    def recorded(latents_BCHW: Tensor, timestep_B: Tensor, text_BLE: Tensor) -> Tensor:
+        prediction_BCHW: Tensor = generator.unet(latents_BCHW, timestep_B, text_BLE)
+        inputs.append((latents_BCHW, timestep_B.clone(), text_BLE))
         outputs.append(prediction_BCHW)
         return prediction_BCHW
 
     token_ids_BT = torch.from_numpy(tokenize(load_tokenizer(model), prompts)).long()
     text_BLD = generator.text(token_ids_BT)
+    projected_BLE = generator.projection(text_BLD)
     noise_BCHW = torch.randn(len(prompts), *shapes.latent, generator=torch.Generator().manual_seed(seed))
     schedule = Schedule.of_model(model, Sampling(steps=steps, guidance_scale=1.0))
-    latents_BCHW = sample(recorded, noise_BCHW, text_BLD, text_BLD[0], schedule)
-    return Trajectory(token_ids_BT, noise_BCHW, text_BLD, tuple(inputs), tuple(outputs), latents_BCHW, schedule)
+    latents_BCHW = sample(recorded, noise_BCHW, projected_BLE, projected_BLE[0], schedule)
+    return Trajectory(
+        token_ids_BT, noise_BCHW, text_BLD, projected_BLE, tuple(inputs), tuple(outputs), latents_BCHW, schedule
+    )

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from fglfast.errors import BadInputError
+from fglfast.generator.text_projection import TextProjection, take_projection
 from fglfast.text import PARTS
 from fglfast.text_encoder import TextPart, load_text_part
 
@@ -24,16 +25,18 @@ class Shapes:
         tokens: tokens of a prompt (T).
         text_length: rows of a text embedding (L): T, and one more for SDXL's pooled embedding.
         text_width: channels of a text embedding (D).
+        projected_width: channels of the keys and values that are made of it (E).
     """
 
     latent: tuple[int, int, int]
     tokens: int
     text_length: int
     text_width: int
+    projected_width: int
 
 
 class UNetPart(nn.Module):
-    """(latents [B,C,H,W], timestep [B], text [B,L,D]) -> prediction [B,C,H,W]."""
+    """(latents [B,C,H,W], timestep [B], projected text [B,L,E]) -> prediction [B,C,H,W]."""
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__()
@@ -80,6 +83,7 @@ class Generator:
     """The float32 eager networks of one model folder, in evaluation mode."""
 
     text: TextPart
+    projection: TextProjection
     unet: UNetPart
     decoder: DecoderPart
 
@@ -89,12 +93,27 @@ def load_generator(folder: Path, device: str = "cpu") -> Generator:
     options: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True}
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", **options)
     vae = AutoencoderKL.from_pretrained(folder / "vae", **options)
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    part = XLUNetPart(unet, factor) if unet.config.addition_embed_type == "text_time" else UNetPart(unet)
-    generator = Generator(load_text_part(folder), part, DecoderPart(vae))
-    for network in (generator.text, generator.unet, generator.decoder):
+    part, projection = split_unet(unet, vae)
+    generator = Generator(load_text_part(folder), projection, part, DecoderPart(vae))
+    for network in (generator.text, generator.projection, generator.unet, generator.decoder):
         network.eval().requires_grad_(False).to(device)
     return generator
+
+
+def split_unet(unet: UNet2DConditionModel, vae: AutoencoderKL) -> tuple[UNetPart, TextProjection]:
+    """What of a UNet runs once a step, and what once a prompt."""
+    if unet.config.addition_embed_type != "text_time":
+        return UNetPart(unet), take_projection(unet)
+    part = XLUNetPart(unet, 2 ** (len(vae.config.block_out_channels) - 1))
+    return part, take_projection(unet, part.pooled_width)
+
+
+def blank_networks(folder: Path) -> tuple[UNet2DConditionModel, AutoencoderKL]:
+    """UNet and VAE on torch's meta device, by their configs: sizes without weights."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(_config(folder / "unet" / "config.json"))
+        vae = AutoencoderKL.from_config(_config(folder / "vae" / "config.json"))
+    return unet, vae
 
 
 def read_shapes(folder: Path, image_size: int) -> Shapes:
@@ -103,15 +122,21 @@ def read_shapes(folder: Path, image_size: int) -> Shapes:
     Raises:
         BadInputError: a config is missing or the image size does not fit the latents.
     """
-    vae, unet, text = (_config(folder / part / "config.json") for part in ("vae", "unet", "text_encoder"))
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    deepest = factor * 2 ** (len(unet["block_out_channels"]) - 1)
+    tokens = _config(folder / "text_encoder" / "config.json")["max_position_embeddings"]
+    unet, vae = blank_networks(folder)
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    deepest = factor * 2 ** (len(unet.config.block_out_channels) - 1)
     if image_size % deepest:
         raise BadInputError(f"image size {image_size} does not fit {folder.name}", f"use a multiple of {deepest}")
     side = image_size // factor
-    tokens = text["max_position_embeddings"]
-    rows = tokens + (unet.get("addition_embed_type") == "text_time")
-    return Shapes((unet["in_channels"], side, side), tokens, rows, unet["cross_attention_dim"])
+    _, projection = split_unet(unet, vae)
+    return Shapes(
+        latent=(unet.config.in_channels, side, side),
+        tokens=tokens,
+        text_length=tokens + (projection.pooled > 0),
+        text_width=unet.config.cross_attention_dim,
+        projected_width=projection.width,
+    )
 
 
 def weights_fingerprint(folder: Path) -> str:

@@ -11,13 +11,16 @@ from fglfast.sampler.schedule import Schedule
 class Denoiser(Protocol):
     """Predicts what the model was trained to predict (velocity for `mini`, noise for SD 1.5)."""
 
-    def __call__(self, latents_BCHW: Tensor, timestep_B: Tensor, text_BLD: Tensor) -> Tensor:
-        """Return the prediction [B,C,H,W]; timesteps are in the scheduler's units (0-1000)."""
+    def __call__(self, latents_BCHW: Tensor, timestep_B: Tensor, text_BLE: Tensor) -> Tensor:
+        """Return the prediction [B,C,H,W]; timesteps are in the scheduler's units (0-1000).
+
+        Of the text it takes what its cross-attention makes of it, which is the same at every step.
+        """
         ...
 
 
 @torch.inference_mode()
-def sample(denoiser: Denoiser, noise_BCHW: Tensor, text_BLD: Tensor, negative_LD: Tensor, schedule: Schedule) -> Tensor:
+def sample(denoiser: Denoiser, noise_BCHW: Tensor, text_BLE: Tensor, negative_LE: Tensor, schedule: Schedule) -> Tensor:
     """Denoise a batch with classifier-free guidance (Ho and Salimans, arXiv 2207.12598) in one pass a step.
 
     Outside the guidance interval (Kynkaanniemi et al., arXiv 2404.07724) only the conditional rows are computed.
@@ -25,8 +28,8 @@ def sample(denoiser: Denoiser, noise_BCHW: Tensor, text_BLD: Tensor, negative_LD
     Args:
         denoiser: the network; a guided step gives it 2B rows, unconditional first.
         noise_BCHW: starting noise, standard normal.
-        text_BLD: text embedding of every image.
-        negative_LD: embedding of the negative (or empty) prompt.
+        text_BLE: text of every image as the denoiser takes it.
+        negative_LE: that of the negative (or empty) prompt.
         schedule: solver, steps and guidance.
 
     Returns:
@@ -34,17 +37,17 @@ def sample(denoiser: Denoiser, noise_BCHW: Tensor, text_BLD: Tensor, negative_LD
     """
     scheduler = schedule.start()
     latents_BCHW: Tensor = noise_BCHW * getattr(scheduler, "init_noise_sigma", 1.0)
-    both_2BLD = torch.cat([negative_LD.expand_as(text_BLD), text_BLD])
+    both_2BLE = torch.cat([negative_LE.expand_as(text_BLE), text_BLE])
     for timestep in scheduler.timesteps:
         input_BCHW = latents_BCHW
         if hasattr(scheduler, "scale_model_input"):
             input_BCHW = scheduler.scale_model_input(latents_BCHW, timestep)
         timestep_B = timestep.to(torch.float32).expand(len(latents_BCHW))
         if schedule.guides(float(timestep)):
-            prediction_2BCHW = denoiser(torch.cat([input_BCHW] * 2), torch.cat([timestep_B] * 2), both_2BLD)
+            prediction_2BCHW = denoiser(torch.cat([input_BCHW] * 2), torch.cat([timestep_B] * 2), both_2BLE)
             free_BCHW, conditional_BCHW = prediction_2BCHW.chunk(2)
             prediction_BCHW = free_BCHW + schedule.guidance_scale * (conditional_BCHW - free_BCHW)
         else:
-            prediction_BCHW = denoiser(input_BCHW, timestep_B, text_BLD)
+            prediction_BCHW = denoiser(input_BCHW, timestep_B, text_BLE)
         latents_BCHW = scheduler.step(prediction_BCHW, timestep, latents_BCHW, return_dict=False)[0]
     return latents_BCHW

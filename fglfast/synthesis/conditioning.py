@@ -1,4 +1,4 @@
-"""Payload rows as the text embeddings a denoiser takes. Knows nothing of images."""
+"""Payload rows as a denoiser takes text. Knows nothing of images."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from fglfast.text_encoder import load_tokenizer, tokenize
 
 
 class Conditioning:
-    """Text embeddings of the merged payloads' rows, and of the negative prompt.
+    """Projected text of the merged payloads' rows, and of the negative prompt.
 
     Raises:
         BadInputError: the payloads come from another text encoder, or their rows have another shape.
@@ -23,18 +23,19 @@ class Conditioning:
 
     def __init__(self, merged: Merged, engine: Engine) -> None:
         _check_fit(merged, engine)
-        self.merged, self.encode = merged, engine.networks.encode
-        self.negative_LD = _negative(engine)
+        self.merged, self.networks = merged, engine.networks
+        self.negative_LE = self.networks.project(_negative(engine)[None])[0]
 
     def rows(self, rows: Sequence[int]) -> Tensor:
-        """Text embeddings [B,L,D] float32 of payload rows."""
+        """Projected text [B,L,E] of payload rows; what is equal is projected once."""
         unique, inverse = np.unique(self.merged.content[list(rows)], return_inverse=True)
         if self.merged.embeddings is not None:
             text_ULD = torch.from_numpy(self.merged.embeddings[unique].astype(np.float32))
         else:
             assert self.merged.token_ids is not None
-            text_ULD = self.encode(torch.from_numpy(self.merged.token_ids[unique]).long())
-        return text_ULD[torch.from_numpy(inverse)]
+            text_ULD = self.networks.encode(torch.from_numpy(self.merged.token_ids[unique]).long())
+        text_ULE = self.networks.project(text_ULD)
+        return text_ULE[torch.from_numpy(inverse).to(text_ULE.device)]
 
 
 def _negative(engine: Engine) -> Tensor:

@@ -67,10 +67,10 @@ class Stopwatch:
     def __init__(self, networks: Networks) -> None:
         self.networks, self.seconds = networks, 0.0
 
-    def denoise(self, latents_BCHW: Tensor, timestep_B: Tensor, text_BLD: Tensor) -> Tensor:
+    def denoise(self, latents_BCHW: Tensor, timestep_B: Tensor, text_BLE: Tensor) -> Tensor:
         """`Networks.denoise`, timed."""
         started = time.perf_counter()
-        prediction_BCHW = self.networks.denoise(latents_BCHW, timestep_B, text_BLD)
+        prediction_BCHW = self.networks.denoise(latents_BCHW, timestep_B, text_BLE)
         self.seconds += time.perf_counter() - started
         return prediction_BCHW
 
@@ -159,8 +159,8 @@ def _draw(
 ) -> NDArray[np.uint8]:
     """Draw the images of some items: uint8 [B,S,S,3]."""
     noise_BCHW = torch.from_numpy(np.stack([starting_noise(plan.seed, item, engine.shapes.latent) for item in items]))
-    text_BLD = conditioning.rows([item.row for item in items])
-    latents_BCHW = sample(watch.denoise, noise_BCHW, text_BLD, conditioning.negative_LD, schedule)
+    text_BLE = conditioning.rows([item.row for item in items])
+    latents_BCHW = sample(watch.denoise, noise_BCHW, text_BLE, conditioning.negative_LE, schedule)
     images_BCHW = watch.decode(latents_BCHW)
     if not bool(torch.isfinite(images_BCHW).all()):
         raise FglError(f"engine {engine.key} made an image that is not a number", "build it with another backend")

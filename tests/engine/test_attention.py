@@ -19,11 +19,11 @@ def tensors(rows=4, keys=6, dtype=torch.float32):
 
 @pytest.fixture(scope="module")
 def networks(narrow):
-    """UNet and decoder of a model by name, float32."""
+    """UNet, decoder and columns of the projected text of a model by name, float32."""
 
     def load(name):
         generator = load_generator(resolve_model("mini", None, None) if name == "mini" else narrow(name))
-        return generator.unet, generator.decoder
+        return generator.unet, generator.decoder, generator.projection.width
 
     return load
 
@@ -32,7 +32,7 @@ def networks(narrow):
 @torch.inference_mode()
 def test_every_attention_module_computes_what_diffusers_does(name, networks):
     torch.manual_seed(0)
-    for theirs in networks(name):
+    for theirs in networks(name)[:2]:
         ours = copy.deepcopy(theirs)
         modules = [module for module in theirs.modules() if isinstance(module, Attention)]
         assert install(ours, Kernels(candidates("cpu"))) == len(modules)
@@ -43,7 +43,7 @@ def test_every_attention_module_computes_what_diffusers_does(name, networks):
             hidden = torch.randn(2, 16, module.query_dim)
             if module.group_norm is not None:
                 hidden = torch.randn(2, module.query_dim, 4, 4).contiguous(memory_format=torch.channels_last)
-            text = torch.randn(2, 7, module.cross_attention_dim) if module.is_cross_attention else None
+            text = torch.randn(2, 7, module.to_v.stop) if module.is_cross_attention else None
             expected, got = module(hidden, encoder_hidden_states=text), twin(hidden, encoder_hidden_states=text)
             assert got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-5, atol=1e-5)
 
@@ -130,11 +130,12 @@ def xformers(monkeypatch):
 
 @torch.inference_mode()
 def test_xformers_gets_views_of_the_fused_projections(xformers, networks):
-    for theirs in networks("sd15"):
+    *parts, width = networks("sd15")
+    for theirs in parts:
         ours = copy.deepcopy(theirs)
         install(ours, Kernels({"xformers": xformers_attention}))
         latents = torch.randn(2, 4, 8, 8)
-        inputs = (latents, torch.full((2,), 500.0), torch.randn(2, 77, 32))[: 3 if hasattr(ours, "unet") else 1]
+        inputs = (latents, torch.full((2,), 500.0), torch.randn(2, 77, width))[: 3 if hasattr(ours, "unet") else 1]
         assert torch.allclose(ours(*inputs), theirs(*inputs), rtol=1e-4, atol=1e-4) and xformers
         for query, key, value in xformers:
             shared = {tensor.untyped_storage().data_ptr() for tensor in (query, key, value)}
@@ -144,8 +145,8 @@ def test_xformers_gets_views_of_the_fused_projections(xformers, networks):
 
 @torch.inference_mode()
 def test_xformers_is_one_operator_of_a_compiled_graph(xformers, networks):
-    unet, _ = networks("sdxl")
-    inputs = (torch.randn(2, 4, 8, 8), torch.full((2,), 500.0), torch.randn(2, 78, 64))
+    unet, _, width = networks("sdxl")
+    inputs = (torch.randn(2, 4, 8, 8), torch.full((2,), 500.0), torch.randn(2, 78, width))
     expected = unet(*inputs)
     install(unet, Kernels({"xformers": xformers_attention}))
     unet(*inputs)  # the shapes are measured outside the graph

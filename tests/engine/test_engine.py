@@ -20,7 +20,7 @@ def test_every_backend_passes_the_gate_and_takes_any_number_of_rows(backend, ran
     built = build_engine(recipe.model_copy(update={"backend": backend}), random_mini, engines)
     assert built.manifest.parity.problem() == "" and not built.cached
     rows = 11
-    latents, text = torch.randn(rows, *built.shapes.latent), torch.randn(rows, 16, 64)
+    latents, text = torch.randn(rows, *built.shapes.latent), torch.randn(rows, 16, built.shapes.projected_width)
     whole = built.networks.denoise(latents, torch.full((rows,), 300.0), text)
     one = built.networks.denoise(latents[4:5], torch.full((1,), 300.0), text[4:5])
     assert whole.shape == latents.shape and torch.allclose(whole[4:5], one, atol=1e-4)
@@ -72,7 +72,7 @@ def test_a_failed_gate_leaves_nothing(random_mini, recipe, engines, monkeypatch)
 
 
 def test_the_gate_refuses_what_is_not_a_number():
-    bad = Parity(text_encoder=0, unet=float("nan"), vae_decoder=0, psnr=90, bounds=BOUNDS["float32"])
+    bad = Parity(text_encoder=0, text_projection=0, unet=float("nan"), vae_decoder=0, psnr=90, bounds=BOUNDS["float32"])
     with pytest.raises(FglError, match="UNet"):
         require(bad, "engine")
 

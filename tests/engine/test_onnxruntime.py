@@ -12,7 +12,7 @@ from fglfast.engine import backends
 from fglfast.engine.backends import onnxruntime as backend
 from fglfast.engine.backends.onnxruntime import CPU, CUDA, TENSORRT
 from fglfast.engine.build import build_engine
-from fglfast.engine.export import DECODER, TEXT, UNET
+from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET
 from fglfast.errors import MissingExtraError
 
 BOTH = {TENSORRT, CUDA}
@@ -87,10 +87,12 @@ def test_a_provider_that_this_build_lacks_does_not_load():
 def test_on_the_cpu_nothing_changes(ort_recipe, random_mini, engines, opened):
     built = build_engine(ort_recipe, random_mini, engines)
     assert {(tuple(providers), bool(fallback)) for _, _, providers, fallback in opened} == {((CPU,), True)}
-    assert sorted(path.name for path in built.folder.iterdir()) == sorted([TEXT, UNET, DECODER, "manifest.json"])
+    assert sorted(path.name for path in built.folder.iterdir()) == sorted(
+        [TEXT, PROJECTION, UNET, DECODER, "manifest.json"]
+    )
     levels = [options.graph_optimization_level for _, options, *_ in opened]
-    levels_expected = [onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL] * 3
-    assert levels == levels_expected + [onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL] * 6
+    levels_expected = [onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL] * 4
+    assert levels == levels_expected + [onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL] * 8
     assert built.manifest.key.versions.keys() == {
         "diffusers",
         "onnx",
@@ -122,7 +124,8 @@ def test_tensorrt_gets_plain_graphs_its_caches_and_one_shape(ort_recipe, random_
     profiles = {name: providers[0][1] for name, _, providers, _ in opened}
     assert {name: options["trt_profile_opt_shapes"] for name, options in profiles.items()} == {
         TEXT: "token_ids:1x16",
-        UNET: "latents:8x8x8x8,timestep:8,text:8x16x64",
+        PROJECTION: "text:1x16x64",
+        UNET: "latents:8x8x8x8,timestep:8,text:8x16x256",
         DECODER: "latents:4x8x8x8",
     }
     for options in profiles.values():
@@ -138,7 +141,7 @@ def test_tensorrt_gets_plain_graphs_its_caches_and_one_shape(ort_recipe, random_
     assert (built.folder / UNET).samefile(next(engines.glob("onnx-*")) / UNET)
     assert built.manifest.key.versions["tensorrt"] == "10.14.1"
     assert build_engine(ort_recipe, random_mini, engines).cached
-    assert (built.folder / "unet.engine").read_text() == "built 2"
+    assert (built.folder / "unet.engine").read_text() == "built 3"
 
 
 def test_each_choice_of_providers_is_another_engine(ort_recipe, monkeypatch):
@@ -156,7 +159,7 @@ def test_bound_tensors_give_what_arrays_give(engine, monkeypatch):
     fake_cuda.install(monkeypatch)
     monkeypatch.setattr(backend, "DEVICE", "cpu")
     folder = next(engine.folder.parent.glob("onnx-*"))
-    inputs = torch.randn(3, 8, 8, 8), torch.tensor([900.0, 500.0, 10.0]), torch.randn(3, 16, 64)
+    inputs = torch.randn(3, 8, 8, 8), torch.tensor([900.0, 500.0, 10.0]), torch.randn(3, 16, 256)
     for name, given in ((UNET, inputs), (TEXT, (torch.arange(48).view(16, 3).T,))):
         session = onnxruntime.InferenceSession(folder / name, providers=[CPU])
         expected = backend._function(session)(*given)

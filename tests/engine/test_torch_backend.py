@@ -14,6 +14,7 @@ from fglfast.engine.build import build_engine
 from fglfast.engine.networks import in_chunks_that_fit
 from fglfast.errors import FglError, UsageError
 from fglfast.generator.load import UNetPart, load_generator
+from fglfast.generator.text_projection import take_projection
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def example(shapes, rows):
     return (
         torch.randn(rows, *shapes.latent),
         torch.full((rows,), 999.0),
-        torch.randn(rows, shapes.text_length, shapes.text_width),
+        torch.randn(rows, shapes.text_length, shapes.projected_width),
     )
 
 
@@ -142,9 +143,10 @@ def test_the_compiled_backend_passes_the_gate(precision, graphs, random_mini, re
 def test_the_cpp_compiler_compiles_a_unet():
     sizes = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
     sizes |= {"block_out_channels": (32,), "layers_per_block": 1, "cross_attention_dim": 32, "attention_head_dim": 2}
-    unet = UNetPart(UNet2DConditionModel(**sizes)).eval().to(memory_format=torch.channels_last)
+    whole = UNet2DConditionModel(**sizes).eval().to(memory_format=torch.channels_last)
     inputs = torch.randn(2, 4, 8, 8), torch.full((2,), 500.0), torch.randn(2, 16, 32)
-    expected = unet(*inputs)
+    expected = whole(*inputs).sample
+    unet, inputs = UNetPart(whole), (*inputs[:2], take_projection(whole)(inputs[2]))
     attention.install(unet, attention.Kernels(attention.candidates("cpu")))
     unet(*inputs)
     run = backends.find_backend("torch-compile").function(unet, "cpu", torch.float32)
@@ -154,7 +156,7 @@ def test_the_cpp_compiler_compiles_a_unet():
 def test_a_compiled_network_is_compiled_once_whatever_it_is_given(graphs, random_mini):
     unet = load_generator(random_mini).unet.to(memory_format=torch.channels_last)
     run = backends.find_backend("torch-compile").function(unet, "cpu", torch.float32)
-    latents, timestep, text = torch.randn(2, 8, 8, 8), torch.full((2,), 700.0), torch.randn(1, 16, 64)
+    latents, timestep, text = torch.randn(2, 8, 8, 8), torch.full((2,), 700.0), torch.randn(1, 16, 256)
     first = run(latents, timestep, text.expand(2, -1, -1))
     with torch.inference_mode():
         strided = latents.to(memory_format=torch.channels_last).double()

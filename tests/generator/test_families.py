@@ -40,6 +40,7 @@ def test_the_stock_pipeline_draws_the_same_latents(family, narrow):
     text = torch.from_numpy(encoder.encode(encoder.tokenize(PROMPTS)))
     assert text.shape == (2, shapes.text_length, shapes.text_width)
     schedule = Schedule.of_model(folder, Sampling(steps=4, guidance_scale=2.0))
+    text = generator.projection(text)
     ours = sample(generator.unet, noise, text[:1].expand(2, -1, -1), text[1], schedule)
     assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
@@ -66,7 +67,8 @@ def test_the_pooled_embedding_reaches_the_unet(narrow):
     other = text.clone()
     other[:, -1] += 1
     latents, timestep = torch.randn(1, *shapes.latent), torch.tensor([500.0])
-    assert not torch.allclose(generator.unet(latents, timestep, text), generator.unet(latents, timestep, other))
+    first, second = (generator.unet(latents, timestep, generator.projection(given)) for given in (text, other))
+    assert not torch.allclose(first, second)
 
 
 @pytest.mark.parametrize(("family", "millions"), [("sd15", 859.5), ("sd21-base", 865.9), ("sdxl", 2567.5)])

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,6 +64,18 @@ def test_resume_and_ranks_give_the_same_bytes(whole, engine, merged, tmp_path):
     again = synthesize(engine, merged, SETTINGS, tmp_path)
     assert again.images == 8 and again.found == 13 and hashes(tmp_path) == hashes(whole)
     assert (tmp_path / "dataset.json").read_bytes() == (whole / "dataset.json").read_bytes()
+
+
+def test_text_is_projected_once_for_equal_rows_and_not_once_a_step(engine, merged, tmp_path):
+    projected = []
+
+    def project(text):
+        projected.append(len(text))
+        return engine.networks.project(text)
+
+    watched = replace(engine, networks=replace(engine.networks, project=project))
+    synthesize(watched, merged, SETTINGS, tmp_path)
+    assert sum(projected) <= 1 + 3 * 4 and projected[0] == 1  # the negative prompt, then the unique rows of each batch
 
 
 def test_images_do_not_depend_on_the_batch_size(whole, random_mini, merged, recipe, tmp_path):
@@ -137,7 +150,7 @@ def test_stock_diffusers_pipeline_makes_the_same_images(engine, random_mini):
         ["t-shirt"] * 3, latents=noise, num_inference_steps=6, guidance_scale=2.0, height=32, width=32, output_type="pt"
     ).images
     tokens = pipeline.tokenizer(["t-shirt", ""], padding="max_length", return_tensors="pt").input_ids
-    text = engine.networks.encode(tokens)
+    text = engine.networks.project(engine.networks.encode(tokens))
     schedule = Schedule.of_model(random_mini, Sampling(steps=6, guidance_scale=2.0))
     latents = sample(engine.networks.denoise, noise, text[:1].expand(3, -1, -1), text[1], schedule)
     ours = (engine.networks.decode(latents) / 2 + 0.5).clamp(0, 1)

@@ -13,8 +13,8 @@ from torch import Tensor
 from fglfast.console import note
 from fglfast.engine.backends import Backend, Build, missing
 from fglfast.engine.backends.tensorrt import static_shapes, timing_cache
-from fglfast.engine.export import DECODER, TEXT, UNET, link
-from fglfast.engine.networks import Networks, in_chunks
+from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, link
+from fglfast.engine.networks import Networks, in_chunks, staying
 from fglfast.generator.load import Shapes
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -36,7 +36,7 @@ class OnnxRuntimeBackend(Backend):
 
     def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:
         """Write one optimised graph a network, or one plain graph and TensorRT's cache."""
-        for name in (TEXT, UNET, DECODER):
+        for name in (TEXT, PROJECTION, UNET, DECODER):
             if TENSORRT in providers():
                 link(onnx / name, engine)
                 _tensorrt_session(engine / name, static_shapes(build, shapes)[name])
@@ -49,11 +49,12 @@ class OnnxRuntimeBackend(Backend):
         if TENSORRT in providers():
             inputs = static_shapes(build, shapes)
             runs = {name: function(_tensorrt_session(engine / name, inputs[name])) for name in inputs}
-            runs[TEXT] = in_chunks(runs[TEXT], 1)
+            runs |= {name: in_chunks(runs[name], 1) for name in (TEXT, PROJECTION)}
         else:
-            runs = {name: function(_session(engine / name)) for name in (TEXT, UNET, DECODER)}
+            runs = {name: function(_session(engine / name)) for name in (TEXT, PROJECTION, UNET, DECODER)}
         return Networks(
             encode=runs[TEXT],
+            project=runs[PROJECTION] if providers() == (CPU,) else staying(runs[PROJECTION], DEVICE),
             denoise=in_chunks(runs[UNET], build.unet_batch),
             decode=in_chunks(runs[DECODER], build.vae_batch),
         )

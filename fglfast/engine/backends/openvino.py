@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fglfast.engine.backends import Backend, Build
-from fglfast.engine.export import DECODER, TEXT, UNET, example_inputs
+from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, example_inputs
 from fglfast.engine.networks import Networks, chunks
 from fglfast.engine.parity import BOUNDS
 from fglfast.engine.quantize import quantized
@@ -40,7 +40,7 @@ class OpenVinoBackend(Backend):
         core = openvino.Core()
         for name, batch in _batches(build).items():
             model = core.read_model(onnx / name)
-            if build.precision == "int8" and name != TEXT:
+            if build.precision == "int8" and name in (UNET, DECODER):
                 model = quantized(model, name, onnx, HEADROOM * BOUNDS["int8"].relative_error)
             model.reshape({key: list(tensor.shape) for key, tensor in example_inputs(shapes, batch)[name].items()})
             compiled = core.compile_model(model, "CPU", _properties())
@@ -55,7 +55,7 @@ class OpenVinoBackend(Backend):
         for name, batch in _batches(build).items():
             blob = BytesIO((engine / _blob(name)).read_bytes())
             runs[name] = _runner(core.import_model(blob, "CPU", _properties()), batch)
-        return Networks(encode=runs[TEXT], denoise=runs[UNET], decode=runs[DECODER])
+        return Networks(runs[TEXT], runs[PROJECTION], runs[UNET], runs[DECODER])
 
 
 def _runner(compiled: Any, batch: int) -> Callable[..., Tensor]:
@@ -88,7 +88,8 @@ def _properties() -> dict[str, Any]:
 
 def _batches(build: Build) -> dict[str, int]:
     streams = min(MAX_STREAMS, _cores())
-    return {TEXT: 1, UNET: max(1, build.unet_batch // streams), DECODER: max(1, build.vae_batch // streams)}
+    unet, decoder = (max(1, batch // streams) for batch in (build.unet_batch, build.vae_batch))
+    return {TEXT: 1, PROJECTION: 1, UNET: unet, DECODER: decoder}
 
 
 def _cores() -> int:

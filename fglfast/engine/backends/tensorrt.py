@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from fglfast.engine.backends import Backend, Build
+from fglfast.engine.backends import Backend, Build, tensorrt_runtime
 from fglfast.engine.backends.tensorrt_runtime import FixedNetwork
-from fglfast.engine.export import DECODER, TEXT, UNET, example_inputs, link
+from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, example_inputs, link
 from fglfast.engine.manifest import device_name
-from fglfast.engine.networks import Networks, in_chunks
+from fglfast.engine.networks import Networks, in_chunks, staying
 from fglfast.errors import FglError
 from fglfast.files import exclusive, write_atomic
 from fglfast.generator.load import Shapes
@@ -58,7 +58,7 @@ class TensorRtBackend(Backend):
         for name, batch in _batches(build).items():
             opened = _refitted(runtime, engine / _plan(name), engine / name)
             runs[name] = in_chunks(FixedNetwork(name, opened, example_inputs(shapes, batch)[name]), batch)
-        return Networks(encode=runs[TEXT], denoise=runs[UNET], decode=runs[DECODER])
+        return Networks(runs[TEXT], staying(runs[PROJECTION], tensorrt_runtime.DEVICE), runs[UNET], runs[DECODER])
 
 
 def static_shapes(build: Build, shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -185,7 +185,7 @@ def _log() -> Any:
 
 
 def _batches(build: Build) -> dict[str, int]:
-    return {TEXT: 1, UNET: build.unet_batch, DECODER: build.vae_batch}
+    return {TEXT: 1, PROJECTION: 1, UNET: build.unet_batch, DECODER: build.vae_batch}
 
 
 def _plan(name: str) -> str:

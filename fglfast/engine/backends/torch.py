@@ -55,7 +55,12 @@ class TorchBackend(Backend):
             runs[name] = in_chunks_that_fit(self.function(network, device, kind), batch, Path(name).stem)
         if known is None:
             write_atomic(engine / ATTENTION, json.dumps(kernels.seconds, indent=2) + "\n")
-        return Networks(eager(generator.text.to(device), device, torch.float32), runs[UNET], runs[DECODER])
+        return Networks(
+            encode=eager(generator.text.to(device), device, torch.float32),
+            project=projecting(generator.projection.to(device), device, dtype),
+            denoise=runs[UNET],
+            decode=runs[DECODER],
+        )
 
     def function(self, network: nn.Module, device: str, dtype: torch.dtype) -> Callable[..., Tensor]:
         """One network as a function of one chunk: float32 in, float32 out, on the inputs' device."""
@@ -69,6 +74,17 @@ def eager(network: nn.Module, device: str, dtype: torch.dtype) -> Callable[..., 
     def run(*inputs: Tensor) -> Tensor:
         output: Tensor = network(*(placed(tensor, device, dtype) for tensor in inputs))
         return output.to(inputs[0].device, torch.float32).contiguous()
+
+    return run
+
+
+def projecting(projection: nn.Module, device: str, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """A text projection as a function: float32 in, its result stays on the device in the UNet's type."""
+
+    @torch.inference_mode()
+    def run(text_BLD: Tensor) -> Tensor:
+        projected_BLE: Tensor = projection(text_BLD.to(device))
+        return projected_BLE.to(dtype)
 
     return run
 
