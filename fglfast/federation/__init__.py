@@ -1,0 +1,1 @@
+"""Rounds over a federated engine: records, client app, server app, baselines."""

@@ -1,0 +1,71 @@
+"""The client: a Flower ClientApp that answers with its payload, trains, judges and keeps the final model.
+
+Nothing in a message chooses what it reads or where it writes: that is in its own node configuration (clients.py).
+"""
+
+from typing import Any
+
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fglfast.client.embed import embed
+from fglfast.federation import wire
+from fglfast.federation.clients import open_client
+from fglfast.federation.experiment import LocalSettings
+from fglfast.federation.local import count_right, train_locally
+from fglfast.payload import to_bytes
+from fglfast.text import resolve_model
+from fglfast.training.model import model_of_config, save_model
+
+SEEDS = 1_000_003
+
+app = ClientApp()
+
+
+@app.query("payload")
+def payload(message: Message, context: Context) -> Message:
+    """Prompt embeddings of the client's images, as the bytes of a payload file."""
+    client, asked = open_client(context), message.content.config_records[wire.CONFIG]
+    model = resolve_model(str(context.node_config.get("model", asked["model"])))
+    level: Any = asked["prompt-level"]
+    made = embed(client.dataset, client.name, model, level)
+    return Message(RecordDict({"payload": ConfigRecord({"file": to_bytes(made)})}), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Local epochs from the global weights."""
+    client, asked = open_client(context), message.content.config_records[wire.CONFIG]
+    settings = LocalSettings.model_validate_json(str(asked["local"]))
+    model, images = _global_model(message), client.images(int(asked["image-size"]), float(asked["validation-share"]))
+    seed = (int(asked["seed"]) * SEEDS + int(asked["server-round"])) * SEEDS + client.number
+    loss = train_locally(model, images, settings, seed, float(asked["proximal-mu"]))
+    metrics = MetricRecord({wire.EXAMPLES: len(images.train), wire.LOSS: loss})
+    content = RecordDict({wire.ARRAYS: wire.weights_record(model), wire.METRICS: metrics})
+    return Message(content, reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """The global weights on the client's held-out images."""
+    client, asked = open_client(context), message.content.config_records[wire.CONFIG]
+    model, images = _global_model(message), client.images(int(asked["image-size"]), float(asked["validation-share"]))
+    right = count_right(model, images, images.held_out)
+    metrics = MetricRecord({wire.EXAMPLES: len(images.held_out), wire.RIGHT: right})
+    return Message(RecordDict({wire.METRICS: metrics}), reply_to=message)
+
+
+@app.query("deliver")
+def deliver(message: Message, context: Context) -> Message:
+    """Keep the final model, if this client has a place for it."""
+    client, asked = open_client(context), message.content.config_records[wire.CONFIG]
+    if client.out is not None:
+        save_model(_global_model(message), client.out, int(asked["image-size"]))
+    metrics = MetricRecord({wire.EXAMPLES: len(client.dataset), "kept": int(client.out is not None)})
+    return Message(RecordDict({wire.METRICS: metrics}), reply_to=message)
+
+
+def _global_model(message: Message) -> Any:
+    model = model_of_config(str(message.content.config_records[wire.CONFIG]["model"]))
+    wire.load_weights(model, message.content.array_records[wire.ARRAYS])
+    return model

@@ -1,0 +1,142 @@
+"""An experiment: data, clients, generator, model, rounds, methods. TOML in, TOML out; knows no transport."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from fglfast.config import Settings
+from fglfast.errors import BadInputError
+from fglfast.training.settings import TrainSettings
+
+Method = Literal["fgl", "fgl-rounds", "fgl-rounds-finetune", "fedavg", "fedprox", "centralized", "local"]
+METHODS: tuple[Method, ...] = (
+    "fgl",
+    "fgl-rounds",
+    "fgl-rounds-finetune",
+    "fedavg",
+    "fedprox",
+    "centralized",
+    "local",
+)
+
+
+class Partition(Settings):
+    """How private images are split over clients.
+
+    Attributes:
+        kind: evenly, by Dirichlet proportions of each class, or one measured word a client.
+        clients: how many; with `domain` there are as many as there are words.
+        beta: Dirichlet concentration; small is skewed.
+        word: which of the measured words is the domain.
+    """
+
+    kind: Literal["iid", "dirichlet", "domain"] = "dirichlet"
+    clients: int = Field(5, ge=1, le=1000)
+    beta: float = Field(0.01, gt=0)
+    word: Literal["shade", "texture", "proportions"] = "shade"
+
+
+class LocalSettings(Settings):
+    """A client's share of one round; the defaults are those of the FGL paper's FedAvg, fresh augmentation apart.
+
+    Attributes:
+        epochs: passes over the client's images.
+        batch_size: images a step.
+        learning_rate: of SGD with momentum 0.9, constant.
+        weight_decay: on all weights.
+        flip: mirror half of the images.
+        erasing: chance that a rectangle of an image is blanked.
+    """
+
+    epochs: int = Field(5, ge=1)
+    batch_size: int = Field(64, ge=2)
+    learning_rate: float = Field(0.01, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    flip: bool = True
+    erasing: float = Field(0.25, ge=0, le=1)
+
+
+class Rounds(Settings):
+    """Communication rounds of each method.
+
+    Attributes:
+        fedavg: rounds of FedAvg and FedProx from fresh weights; centralized and local-only training see as many epochs.
+        fgl: rounds that follow the one-shot model.
+        fine_tune_epochs: of the server, on synthetic images, after each aggregation.
+        fine_tune_rate: peak learning rate of those.
+        proximal_mu: weight of FedProx's proximal term (Li et al., arXiv 1812.06127).
+        milestones: rounds at which the test set is read, besides the last; fixed before anything is seen.
+    """
+
+    fedavg: int = Field(50, ge=1)
+    fgl: int = Field(5, ge=1)
+    fine_tune_epochs: int = Field(5, ge=1)
+    fine_tune_rate: float = Field(5e-4, gt=0)
+    proximal_mu: float = Field(0.01, gt=0)
+    milestones: tuple[int, ...] = (20,)
+
+
+class Experiment(Settings):
+    """What `fglfast run` reads.
+
+    Attributes:
+        data: private images, PATH[:SPLIT].
+        test: real test images.
+        partition: of the private images over the clients.
+        validation_share: of each client's images, held out for every choice and curve.
+        recipe: the generator's recipe.
+        prompt_level: of the clients' prompts.
+        images_per_class: synthetic images of a class.
+        train: the server's training on synthetic images; its architecture is every method's.
+        local: a client's training.
+        rounds: how many.
+        methods: what is compared.
+        seeds: each method runs once a seed.
+        min_clients: fewest clients that have to answer.
+        timeout: seconds a round waits for clients.
+    """
+
+    data: str = "fashion:private"
+    test: str = "fashion:test"
+    partition: Partition = Partition()
+    validation_share: float = Field(0.1, gt=0, le=0.5)
+    recipe: str = "mini"
+    prompt_level: Literal["class", "instance"] = "class"
+    images_per_class: int = Field(500, ge=1)
+    train: TrainSettings = TrainSettings(arch="resnet10-narrow", image_size=32)
+    local: LocalSettings = LocalSettings()
+    rounds: Rounds = Rounds()
+    methods: tuple[Method, ...] = METHODS
+    seeds: tuple[int, ...] = (0,)
+    min_clients: int = Field(2, ge=1)
+    timeout: float = Field(3600.0, gt=0)
+
+    @model_validator(mode="after")
+    def _sized(self) -> "Experiment":
+        if self.train.image_size is None:
+            raise ValueError("train.image_size has to be given: clients resize to it")
+        if not self.seeds or not self.methods:
+            raise ValueError("give at least one seed and one method")
+        return self
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of what the global model sees."""
+        assert self.train.image_size is not None
+        return self.train.image_size
+
+
+def find_experiment(name: str) -> Experiment:
+    """Read an experiment by path, or a preset by name.
+
+    Raises:
+        BadInputError: no such preset, or its content is refused.
+    """
+    if name.endswith(".toml"):
+        return Experiment.from_toml(Path(name))
+    presets = {Path(str(path)).stem: Path(str(path)) for path in (files("fglfast") / "assets" / "experiments").iterdir()}
+    if name not in presets:
+        raise BadInputError(f"no preset named {name!r}", f"presets: {', '.join(sorted(presets))}; or give a .toml file")
+    return Experiment.from_toml(presets[name])

@@ -1,0 +1,86 @@
+"""A Flower grid inside this process: messages go to a ClientApp by a call. Knows no method and no data."""
+
+from collections.abc import Iterable
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from fglfast.console import note
+
+SERVER_NODE, RUN = 1, 1
+FAILED = 0  # Flower's error code for what has no code of its own
+
+
+class LoopbackGrid(Grid):
+    """As many clients as there are partitions, asked one after the other.
+
+    Args:
+        app: what every client runs.
+        clients: how many.
+        run_config: what each of them is told of the run.
+    """
+
+    def __init__(self, app: ClientApp, clients: int, run_config: dict[str, str | int | float | bool]) -> None:
+        self.app = app
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN, SERVER_NODE, RUN
+        self.contexts = {
+            SERVER_NODE + 1 + number: Context(
+                run_id=RUN,
+                node_id=SERVER_NODE + 1 + number,
+                node_config={"partition-id": number, "num-partitions": clients},
+                state=RecordDict(),
+                run_config=dict(run_config),
+            )
+            for number in range(clients)
+        }
+        self._replies: dict[str, Message] = {}
+
+    def get_node_ids(self) -> Iterable[int]:
+        """All clients."""
+        return list(self.contexts)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """All clients."""
+        return [NodeInfo(node_id=node) for node in self.contexts]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Call the app for each message; what it raises becomes an error reply, as on a real grid."""
+        return [self._answer(message) for message in messages]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Answer at once; the replies wait to be pulled."""
+        names = []
+        for message in messages:
+            names.append(f"message-{len(self._replies)}")
+            self._replies[names[-1]] = self._answer(message)
+        return names
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The replies to some messages."""
+        return [self._replies.pop(name) for name in message_ids if name in self._replies]
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message of this run."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def set_run(self, run: Run) -> None:
+        """There is one run."""
+
+    @property
+    def run(self) -> Run:
+        """A run without a name."""
+        return Run.create_empty(RUN)
+
+    def _answer(self, message: Message) -> Message:
+        node = message.metadata.dst_node_id
+        try:
+            return self.app(message, self.contexts[node])
+        except Exception as error:  # whatever a client's code raises is that client's failure
+            note(f"client {node}: {type(error).__name__}: {error}")
+            return Message(Error(FAILED, reason=f"{type(error).__name__}: {error}"), reply_to=message)
