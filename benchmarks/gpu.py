@@ -171,8 +171,10 @@ def verdicts(result: dict[str, Any]) -> list[str]:
     """A line for each target, and for xformers against SDPA."""
     lines = []
     for target in result["targets"]:
-        said = {None: "not measured", True: "reached", False: "missed"}[target["reached"]]
-        lines.append(f"{said}: {target['found']} {target['what']}, wanted {target['wanted']}")
+        said = "not measured"
+        if target["found"] is not None:
+            said = f"{target['found']}: {'reached' if target['reached'] else 'missed'}"
+        lines.append(f"wanted {target['wanted']} {target['what']}: {said}")
     found = result["attention"]
     for shape, entry in found["shapes"].items():
         times = ", ".join(f"{kernel} {1e3 * taken:.3f} ms" for kernel, taken in entry["seconds"].items())
