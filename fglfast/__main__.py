@@ -1,5 +1,6 @@
 """The program's entry: `fglfast` and `python -m fglfast`."""
 
+import logging
 import os
 
 
@@ -14,6 +15,11 @@ def main() -> None:
         "TQDM_DISABLE": "1",
     }.items():
         os.environ.setdefault(name, value)
+    for name in (
+        "torchao",
+        "torch.utils._pytree",
+    ):  # on CUDA libraries that a CPU has not, and on each other's versions
+        logging.getLogger(name).setLevel(logging.ERROR)
     from fglfast.cli import app
 
     app()

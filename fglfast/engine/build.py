@@ -103,7 +103,7 @@ def _build_auto(keys: list[Key], model: Path, engines: Path) -> Engine:
 
 def _key(recipe: Recipe, backend_name: str, weights: str) -> Key:
     build = Build(backend=backend_name, **recipe.model_dump(include=set(Build.model_fields) - {"backend"}))
-    versions = backends.versions(backends.find_backend(backend_name))
+    versions = backends.versions(backends.find_backend(backend_name), recipe.precision)
     return Key(weights=weights, build=build, versions=versions, device=device_name())
 
 
