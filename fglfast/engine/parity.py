@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.backends import cudnn
 
 from fglfast.config import Settings
 from fglfast.engine.networks import Networks
@@ -72,13 +73,14 @@ def measure(networks: Networks, reference: Generator, model: Path, shapes: Shape
 
     Args:
         networks: the compiled engine.
-        reference: the float32 eager generator.
+        reference: the float32 eager generator, on the CPU or a GPU.
         model: its folder.
         shapes: sizes of latents and text.
         bounds: what is allowed.
     """
-    run = trajectory(reference, model, shapes, PROMPTS, STEPS, seed=0)
-    expected = reference.decoder(run.latents)
+    with cudnn.flags(enabled=True, allow_tf32=False):  # it is on by default, and no float32
+        run = trajectory(reference, model, shapes, PROMPTS, STEPS, seed=0)
+        expected = reference.decoder(run.latents)
     projected_BLE = networks.project(run.text)
     sampled = networks.decode(sample(networks.denoise, run.noise, projected_BLE, projected_BLE[0], run.schedule))
     return Parity(
