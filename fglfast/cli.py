@@ -1,6 +1,8 @@
 """One function a verb. Each imports its stage inside: `--help` never loads torch."""
 
 import os
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec
@@ -340,10 +342,14 @@ def bench(
     longest_round: Annotated[float, typer.Option(min=0.1, help="Seconds; parts that take longer are left out.")] = 300,
     arch: Annotated[str, typer.Option(help="Global model whose training step is timed.")] = "resnet18",
     out: Annotated[Path | None, typer.Option(help="Write the JSON here too.", show_default=False)] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write an HTML page with a plot here.", show_default=False)
+    ] = None,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
     """Measure UNet, VAE, end-to-end synthesis, encoding and training step against this machine's ceiling."""
+    from fglfast.bench.page import write_page
     from fglfast.bench.run import BenchSettings, contenders
     from fglfast.bench.run import bench as run
     from fglfast.bench.table import table
@@ -358,6 +364,8 @@ def bench(
     record = run(recipes, find_model(settings, engines, random_weights), engines, asked)
     if out:
         write_atomic(out, record.model_dump_json(indent=2) + "\n")
+    if report:
+        write_page(record, shlex.join(["fglfast", *sys.argv[1:]]), report)
     if as_json:
         emit_json(record.model_dump(mode="json"))
     else:

@@ -1,6 +1,8 @@
 """How the program speaks: progress and notes on stderr, results on stdout. Knows nothing of the work."""
 
 import json
+import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,9 +15,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 PLAIN_SECONDS = 10.0
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+}
+CHATTY = ("torchao", "torch.utils._pytree")  # of CUDA libraries that a CPU has not, and of each other's versions
 
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
+
+
+def quiet_libraries() -> None:
+    """Tell libraries not to talk beside the program, before any of them is imported."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def note(text: str) -> None:

@@ -9,13 +9,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from fglfast.console import note
 from fglfast.engine import backends
 from fglfast.engine.backends import Build
 from fglfast.engine.export import UNET, example_inputs, export
 from fglfast.engine.manifest import Key, Manifest, check_files, device_name, file_hashes, read_manifest
 from fglfast.engine.networks import Networks
-from fglfast.engine.parity import BOUNDS, measure, require
+from fglfast.engine.parity import BOUNDS, Parity, measure, require
 from fglfast.engine.quantize import save_calibration
 from fglfast.engine.recipe import Recipe
 from fglfast.errors import BadInputError, FglError
@@ -103,7 +105,7 @@ def _build_auto(keys: list[Key], model: Path, engines: Path) -> Engine:
 
 def _key(recipe: Recipe, backend_name: str, weights: str) -> Key:
     build = Build(backend=backend_name, **recipe.model_dump(include=set(Build.model_fields) - {"backend"}))
-    versions = backends.versions(backends.find_backend(backend_name))
+    versions = backends.versions(backends.find_backend(backend_name), recipe.precision)
     return Key(weights=weights, build=build, versions=versions, device=device_name())
 
 
@@ -166,7 +168,7 @@ def _compile(key: Key, model: Path, shapes: Shapes, onnx: Path, folder: Path) ->
     with finished_folder(folder) as temporary:
         backend.compile(key.build, shapes, onnx, temporary)
         networks = backend.load(key.build, shapes, model, temporary)
-        parity = measure(networks, load_generator(model), model, shapes, BOUNDS[key.build.precision])
+        parity = _parity(networks, model, shapes, key.build.precision)
         require(parity, f"engine {folder.name} ({name})")
         Manifest(
             key=key,
@@ -175,6 +177,20 @@ def _compile(key: Key, model: Path, shapes: Shapes, onnx: Path, folder: Path) ->
             files=file_hashes(temporary),
             seconds=round(time.monotonic() - started, 2),
         ).save(temporary)
+
+
+def _parity(networks: Networks, model: Path, shapes: Shapes, precision: str) -> Parity:
+    """The gate, against a reference on the GPU if there is one and it has room for both."""
+    try:
+        return measure(networks, load_generator(model, reference_device()), model, shapes, BOUNDS[precision])
+    except torch.OutOfMemoryError:
+        note("the gate's float32 model does not fit into the GPU's memory: it runs on the CPU, which takes longer")
+        return measure(networks, load_generator(model), model, shapes, BOUNDS[precision])
+
+
+def reference_device() -> str:
+    """Where the gate's float32 model runs."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _writable(engines: Path) -> None:

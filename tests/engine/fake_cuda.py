@@ -7,6 +7,8 @@ import pytest
 import torch
 from binding_checks import State
 
+from fglfast.engine import build
+
 
 class Stream:
     """A stream by its handle; 0 is the default one."""
@@ -91,3 +93,4 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for name, value in replaced.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(build, "reference_device", lambda: "cpu")

@@ -129,7 +129,7 @@ def graphs(monkeypatch):
     return traced
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 def test_the_compiled_backend_passes_the_gate(precision, graphs, random_mini, recipe, tmp_path):
     asked = recipe.model_copy(update={"backend": "torch-compile", "precision": precision})
     built = build_engine(asked, random_mini, tmp_path)

@@ -5,9 +5,10 @@ on two cores that is a quarter faster than both cores working on one batch toget
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,10 +29,11 @@ class OpenVinoBackend(Backend):
     """Compiles each network at one static batch and keeps the compiled blob in the engine."""
 
     packages: tuple[str, ...] = ("openvino",)
-    optional: tuple[str, ...] = ("nncf",)
+    optional: tuple[str, ...] = ()
     extra = "cpu"
     needs_onnx = True
     precisions: tuple[str, ...] = ("float32", "int8")
+    needs: Mapping[str, str] = MappingProxyType({"int8": "nncf"})
 
     def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:
         """Write one blob a network."""
