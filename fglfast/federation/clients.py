@@ -17,6 +17,7 @@ from fglfast.dataset import LabelledImages, read_dataset
 from fglfast.federation.experiment import Partition, find_experiment
 from fglfast.federation.local import ClientImages
 
+EVERYTHING = "all"  # the partition of the one client of centralized training
 WORDS = {"shade": 0, "texture": 1, "proportions": 2}
 DESCRIBED_SIZE = 32
 
@@ -41,8 +42,9 @@ def open_client(context: Context) -> Client:
     node = context.node_config
     if "data" in node:
         return _standing(str(node["data"]), str(node.get("name", context.node_id)), str(node.get("out", "")))
-    run = context.run_config
-    return simulated(str(run["experiment"]), int(run["seed"]))[int(node["partition-id"])]
+    experiment, seed = str(context.run_config["experiment"]), int(context.run_config["seed"])
+    partition = node["partition-id"]
+    return everything(experiment) if partition == EVERYTHING else simulated(experiment, seed)[int(partition)]
 
 
 def split_over_clients(dataset: LabelledImages, settings: Partition, seed: int) -> list[Indices]:
@@ -63,6 +65,12 @@ def simulated(experiment: str, seed: int) -> tuple[Client, ...]:
     dataset = read_dataset(found.data)
     parts = split_over_clients(dataset, found.partition, seed)
     return tuple(Client(f"client{number:03d}", number, dataset.select(rows)) for number, rows in enumerate(parts))
+
+
+@lru_cache(maxsize=1)
+def everything(experiment: str) -> Client:
+    """One client that holds all images of an experiment."""
+    return Client(EVERYTHING, 0, read_dataset(find_experiment(experiment).data))
 
 
 @lru_cache(maxsize=1)

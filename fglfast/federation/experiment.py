@@ -20,6 +20,7 @@ METHODS: tuple[Method, ...] = (
     "centralized",
     "local",
 )
+FEDERATED = METHODS[:5]  # those that a real federation can run
 
 
 class Partition(Settings):

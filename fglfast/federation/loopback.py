@@ -1,8 +1,8 @@
 """A Flower grid inside this process: messages go to a ClientApp by a call. Knows no method and no data."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
@@ -16,26 +16,20 @@ FAILED = 0  # Flower's error code for what has no code of its own
 
 
 class LoopbackGrid(Grid):
-    """As many clients as there are partitions, asked one after the other.
+    """One client a partition, asked one after the other.
 
     Args:
         app: what every client runs.
-        clients: how many.
+        partitions: the `partition-id` of each.
         run_config: what each of them is told of the run.
     """
 
-    def __init__(self, app: ClientApp, clients: int, run_config: dict[str, str | int | float | bool]) -> None:
+    def __init__(self, app: ClientApp, partitions: Sequence[int | str], run_config: UserConfig) -> None:
         self.app = app
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN, SERVER_NODE, RUN
         self.contexts = {
-            SERVER_NODE + 1 + number: Context(
-                run_id=RUN,
-                node_id=SERVER_NODE + 1 + number,
-                node_config={"partition-id": number, "num-partitions": clients},
-                state=RecordDict(),
-                run_config=dict(run_config),
-            )
-            for number in range(clients)
+            node: Context(RUN, node, {"partition-id": partition}, RecordDict(), dict(run_config))
+            for node, partition in enumerate(partitions, start=SERVER_NODE + 1)
         }
         self._replies: dict[str, Message] = {}
 

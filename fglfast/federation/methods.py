@@ -90,6 +90,12 @@ class Contest:
         write_atomic(folder / "result.json", result.model_dump_json(indent=1) + "\n")
         return result
 
+    def deliver(self, grid: wire.CountedGrid, method: Method) -> int:
+        """Send a finished method's model to the clients; returns how many kept it."""
+        federation = Federation(grid, self.experiment, self.seed, self.model, self.accuracy)
+        weights, _ = self._one(method, grid, self.out / method / "0")
+        return federation.deliver(weights)
+
     def accuracy(self, model: nn.Module) -> float:
         """Of a model on the real test images."""
         return count_right(model, self.test_images, self.test_images.train) / len(self.test_images.labels)

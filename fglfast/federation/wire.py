@@ -4,6 +4,7 @@ Message types: `query.payload` (prompt embeddings), `train` (local epochs from t
 global weights on the client's held-out images), `query.deliver` (the final model).
 """
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -51,6 +52,11 @@ class CountedGrid:
     def __init__(self, grid: Grid, timeout: float) -> None:
         self.grid, self.timeout = grid, timeout
         self.down = self.up = 0
+
+    def wait_for(self, clients: int, pause: float = 0.5) -> None:
+        """Wait until so many clients are there; the caller's timeout does not count yet."""
+        while len(list(self.grid.get_node_ids())) < clients:
+            time.sleep(pause)
 
     def ask(self, messages: Iterable[Message]) -> list[Message]:
         """Send messages and wait for the replies, errors included."""

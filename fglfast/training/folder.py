@@ -28,9 +28,9 @@ MODEL_FILES = ("config.json", "model.safetensors")
 def identity(job: Job, description: Description) -> dict[str, Any]:
     """What two runs must have in common for one to go on with the other's checkpoint."""
     settings = job.settings.model_dump(mode="json", exclude={"checkpoint_seconds"})
-    for name in ("arch", "deepspeed"):
+    for name in ("arch", "deepspeed", "initial"):
         file = Path(settings[name] or "")
-        if file.suffix == ".json" and file.is_file():
+        if file.suffix in (".json", ".safetensors") and file.is_file():
             settings[name] = f"{file.name} sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
     data = description.model_dump(mode="json", include={"plan", "images", "image_size", "class_names"})
     return {"settings": settings, "data": data}

@@ -68,8 +68,9 @@ def _absolute(settings: TrainSettings) -> TrainSettings:
     changes: dict[str, object] = {}
     if settings.arch.endswith(".json"):
         changes["arch"] = str(Path(settings.arch).absolute())
-    if settings.deepspeed is not None:
-        changes["deepspeed"] = settings.deepspeed.absolute()
+    for name in ("deepspeed", "initial"):
+        if getattr(settings, name) is not None:
+            changes[name] = getattr(settings, name).absolute()
     return settings.model_copy(update=changes)
 
 

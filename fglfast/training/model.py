@@ -9,7 +9,7 @@ import safetensors.torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel, ResNetConfig
 
-from fglfast.errors import UsageError
+from fglfast.errors import BadInputError, UsageError
 from fglfast.files import write_atomic
 from fglfast.training.settings import ARCHITECTURES, check_arch
 
@@ -41,6 +41,35 @@ def build_model(arch: str, class_names: Sequence[str]) -> PreTrainedModel:
         message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"no image classifier can be built from {arch}: {message}") from error
     return model
+
+
+def model_of_config(text: str) -> PreTrainedModel:
+    """Build a classifier from its config as JSON, with fresh weights; no code from outside is ever run.
+
+    Raises:
+        BadInputError: it is not the config of an image classifier.
+    """
+    try:
+        content = json.loads(text)
+        config = AutoConfig.for_model(content.pop("model_type"), **content)
+        build: Any = AutoModelForImageClassification.from_config
+        model: PreTrainedModel = build(config, trust_remote_code=False)
+    except Exception as error:  # transformers validates each config in its own way
+        raise BadInputError(f"the global model's config is refused: {error}", "ask who sent it") from error
+    return model
+
+
+def load_weights(model: PreTrainedModel, path: Path) -> None:
+    """Put the weights of a `model.safetensors` into a classifier of the same architecture.
+
+    Raises:
+        BadInputError: the file is no such file, or holds the weights of another model.
+    """
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except (OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise BadInputError(f"{path} does not hold this model's weights: {first}", "give another file") from error
 
 
 def save_model(model: PreTrainedModel, folder: Path, image_size: int) -> None:

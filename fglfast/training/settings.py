@@ -52,6 +52,7 @@ class TrainSettings(Settings):
         flip: mirror half of the images; off for classes that are not symmetric, such as digits.
         erasing: chance that a rectangle of an image is blanked.
         channels_last: memory format of the images; the layers follow it.
+        initial: a `model.safetensors` whose weights are the first; None for fresh ones.
         deepspeed: path of a DeepSpeed JSON file, merged over the built-in configuration.
         checkpoint_seconds: time between checkpoints, beside the one after every epoch.
     """
@@ -71,6 +72,7 @@ class TrainSettings(Settings):
     flip: bool = True
     erasing: float = Field(0.25, ge=0, le=1)
     channels_last: bool = True
+    initial: Path | None = None
     deepspeed: Path | None = None
     checkpoint_seconds: float = Field(60.0, ge=0)
 

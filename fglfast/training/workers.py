@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fglfast.errors import UsageError
-from fglfast.training.model import build_model, decay_groups
+from fglfast.training.model import build_model, decay_groups, load_weights
 from fglfast.training.settings import TrainSettings, deepspeed_config
 
 
@@ -59,6 +59,8 @@ def start_engine(
 
     torch.manual_seed(settings.seed)
     model: Any = build_model(settings.arch, class_names)
+    if settings.initial is not None:
+        load_weights(model, settings.initial)
     wanted = getattr(model.config, "image_size", None)
     if isinstance(wanted, int) and wanted != image_size:
         raise UsageError(

@@ -1,0 +1,102 @@
+"""All methods and seeds of an experiment in this process, as one record. Knows no Flower transport but the loopback's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fglfast.config import Settings
+from fglfast.console import note
+from fglfast.engine.manifest import device_name
+from fglfast.errors import UsageError
+from fglfast.federation import wire
+from fglfast.federation.client_app import app
+from fglfast.federation.clients import simulated
+from fglfast.federation.experiment import Experiment, Method, find_experiment
+from fglfast.federation.loopback import LoopbackGrid
+from fglfast.federation.methods import Contest, Result
+from fglfast.files import write_atomic
+from fglfast.record import machine_facts, package_versions
+
+
+class Arena(Settings):
+    """What an experiment found.
+
+    Attributes:
+        experiment: what was run.
+        class_names: names of the classes.
+        images: by seed and client, images of each class.
+        results: one a method and seed.
+        machine: that did it.
+        versions: of the packages.
+    """
+
+    experiment: Experiment
+    class_names: tuple[str, ...]
+    images: dict[int, tuple[tuple[int, ...], ...]]
+    results: tuple[Result, ...]
+    machine: dict[str, str]
+    versions: dict[str, str]
+
+
+def run_experiment(name: str, out: Path, engines: Path) -> Arena:
+    """Run every method with every seed; whatever is finished in `out` is read, not run.
+
+    Args:
+        name: a preset, or a .toml file.
+        out: folder of all runs; the record is `arena.json` there.
+        engines: folder of compiled engines.
+
+    Raises:
+        UsageError: `out` belongs to another experiment.
+    """
+    experiment = find_experiment(name)
+    _claim(out, experiment)
+    results: list[Result] = []
+    images: dict[int, tuple[tuple[int, ...], ...]] = {}
+    class_names: tuple[str, ...] = ()
+    for seed in experiment.seeds:
+        clients = simulated(name, seed)
+        class_names = clients[0].dataset.class_names
+        images[seed] = tuple(tuple(int(count) for count in client.dataset.counts()) for client in clients)
+        contest = Contest(experiment, seed, out / f"seed{seed}", engines, _Grids(name, seed, experiment))
+        for method in experiment.methods:
+            note(f"seed {seed}: {method}")
+            results.append(contest.run(method))
+    arena = Arena(
+        experiment=experiment,
+        class_names=class_names,
+        images=images,
+        results=tuple(results),
+        machine=machine_facts(device_name()),
+        versions=package_versions(),
+    )
+    write_atomic(out / "arena.json", arena.model_dump_json(indent=1) + "\n")
+    return arena
+
+
+class _Grids:
+    """The grid of a method: all clients, one that holds everything, or each client alone."""
+
+    def __init__(self, name: str, seed: int, experiment: Experiment) -> None:
+        self.name, self.seed, self.experiment = name, seed, experiment
+
+    def __call__(self, method: Method) -> list[wire.CountedGrid]:
+        """New grids, their counters at zero."""
+        count = len(simulated(self.name, self.seed))
+        if method == "centralized":
+            return [self._grid(["all"])]
+        if method == "local":
+            return [self._grid([number]) for number in range(count)]
+        return [self._grid(range(count))]
+
+    def _grid(self, partitions: Sequence[int | str]) -> wire.CountedGrid:
+        config: dict[str, str | int | float | bool] = {"experiment": self.name, "seed": self.seed}
+        return wire.CountedGrid(LoopbackGrid(app, partitions, config), self.experiment.timeout)
+
+
+def _claim(out: Path, experiment: Experiment) -> None:
+    """Note whose folder it is; more methods and seeds are welcome, other settings are not."""
+    path, mine = out / "experiment.toml", experiment.model_copy(update={"methods": ("fgl",), "seeds": (0,)})
+    out.mkdir(parents=True, exist_ok=True)
+    if path.exists() and Experiment.from_toml(path) != mine:
+        raise UsageError(f"{out} belongs to another experiment", "choose another --out")
+    write_atomic(path, mine.to_toml())
