@@ -41,7 +41,7 @@ def opened(monkeypatch):
     class Session(onnxruntime.InferenceSession):
         def __init__(self, path, options, providers, enable_fallback):
             asked.append((Path(path).name, options, providers, enable_fallback))
-            for name, given in (provider for provider in providers if provider[0] == TENSORRT):
+            for _, given in (provider for provider in providers if provider[0] == TENSORRT):
                 cache = Path(given["trt_engine_cache_path"]) / f"{Path(path).stem}.engine"
                 assert given["device_id"] == GPU and Path(given["trt_timing_cache_path"]).is_dir()
                 cache.write_text(cache.read_text() if cache.exists() else f"built {len(asked)}")
@@ -84,7 +84,8 @@ def test_the_rule(gpu, offered, package, loadable, expected, monkeypatch, capsys
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider", "ignore:Duplicate provider")
-def test_a_provider_that_this_build_lacks_does_not_load():
+def test_a_provider_that_this_build_lacks_does_not_load(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: GPU)
     assert backend._loads(CPU) and not backend._loads(CUDA) and not backend._loads(TENSORRT)
 
 

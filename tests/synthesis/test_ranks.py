@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import shutil
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import time
 
 import psutil
 import pytest
+import torch
 from test_synthesize import hashes
 from typer.testing import CliRunner
 
@@ -22,6 +22,7 @@ from fglfast.engine.build import build_engine
 from fglfast.errors import FglError, IncompleteError, UsageError
 from fglfast.files import exclusive
 from fglfast.payload import save_payload
+from fglfast.ranks import Rank, take_share
 from fglfast.sampler.schedule import Sampling
 from fglfast.synthesis.folder import LOCKS, claim, export_imagefolder, locked
 from fglfast.synthesis.synthesize import SynthesisSettings, estimate, synthesize
@@ -124,10 +125,10 @@ def test_tasks_of_srun_and_one_process_in_their_batch_script(arguments, engine, 
         start([*command, str(tmp_path / "srun")], **step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank})
         for rank in ("0", "1")
     ]
-    alone = start([*command, str(tmp_path / "batch")], **batch)
     shares = [json.loads(ended(task)[0]) for task in tasks]
     assert [(share["rank"], share["images"]) for share in shares] == [(0, 24), (1, 24)]
-    result = json.loads(ended(alone)[0])
+    alone = CliRunner().invoke(app, [*command[3:], str(tmp_path / "batch")], env=environment(**batch))
+    result = json.loads(alone.stdout)
     assert (result["rank"], result["world_size"], result["images"]) == (0, 1, IMAGES)
     assert hashes(tmp_path / "srun") == hashes(tmp_path / "batch") == hashes(whole)
 
@@ -158,26 +159,21 @@ def test_a_rank_that_ends_first_says_what_is_missing_and_one_process_completes(
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])
-def test_a_share_of_the_cores_makes_the_same_bits(backend, recipe, random_mini, merged, tmp_path):
-    """The engine that one process built, and the bytes it made, in a process that has half of its cores."""
-    program = """
-import os, pickle, sys
-from pathlib import Path
-from fglfast.engine.build import build_engine
-from fglfast.ranks import Rank, take_share
-from fglfast.synthesis.synthesize import synthesize
-recipe, model, merged, settings, folder = pickle.loads(Path(sys.argv[1]).read_bytes())
-for ranks in (1, 2):
-    os.environ["LOCAL_WORLD_SIZE"] = str(ranks)
-    take_share(Rank(0, ranks))
-    engine = build_engine(recipe, model, folder / "engines")
-    synthesize(engine, merged, settings, folder / str(ranks))
-    assert engine.cached == (ranks == 2)
-"""
+def test_a_share_of_the_cores_makes_the_same_bits(backend, engine, recipe, merged, tmp_path, monkeypatch):
+    """Alone and as one of two on this machine: the same engine, the same bytes."""
     settings = SETTINGS.model_copy(update={"images_per_class": 4, "sampling": Sampling(steps=2, guidance_scale=2.0)})
-    asked = recipe.model_copy(update={"backend": backend}), random_mini, merged, settings, tmp_path
-    (tmp_path / "asked").write_bytes(pickle.dumps(asked))
-    ended(start([sys.executable, "-c", program, str(tmp_path / "asked")]))
+    asked, threads = recipe.model_copy(update={"backend": backend}), torch.get_num_threads()
+    keys = []
+    for ranks in ("1", "2"):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+        take_share(Rank(0, int(ranks)))
+        try:
+            opened = build_engine(asked, engine.model, engine.folder.parent)
+            synthesize(opened, merged, settings, tmp_path / ranks)
+        finally:
+            torch.set_num_threads(threads)
+        keys.append(opened.key)
+    assert len(set(keys)) == 1 and opened.cached
     assert hashes(tmp_path / "1") == hashes(tmp_path / "2") and len(hashes(tmp_path / "1")) == 2
 
 

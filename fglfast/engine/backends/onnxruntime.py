@@ -97,9 +97,10 @@ def _loads(provider: str) -> bool:
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", values[:1], values[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     options = {"trt_min_subgraph_size": 1000} if provider == TENSORRT else {}  # load it, build nothing
+    chosen = [on_this_gpu(provider, options), CPU]
     try:
         session = onnxruntime.InferenceSession(
-            model.SerializeToString(), _options(), providers=[on_this_gpu(provider, options), CPU], enable_fallback=0
+            model.SerializeToString(), _options(), providers=chosen, enable_fallback=0
         )
     except Exception:
         return False
