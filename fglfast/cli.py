@@ -219,14 +219,14 @@ def synthesize(
 
     Under torchrun or srun each process draws its share of the shards, on a GPU of its own.
     """
+    rank = join_ranks()  # before PyTorch is imported
+    if dry_run and rank.number:
+        return
     from fglfast.merge import merge_payloads
     from fglfast.payload import load_payload
     from fglfast.sampler.schedule import Sampling
     from fglfast.synthesis import synthesize as stage
 
-    rank = join_ranks()
-    if dry_run and rank.number:
-        return
     merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
     engine, defaults = open_engine(recipe, model, backend, engines, batch_size), read_recipe(recipe).sampling
     settings = stage.SynthesisSettings(

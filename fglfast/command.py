@@ -13,7 +13,7 @@ import typer
 
 from fglfast.console import emit_json, signed, speaker, stderr, stdout
 from fglfast.errors import BadInputError, ExitCode, FglError, UsageError
-from fglfast.ranks import Rank, find_rank, take_share
+from fglfast.ranks import Rank, find_rank, take_place
 
 P = ParamSpec("P")
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
@@ -64,11 +64,11 @@ def exits(function: Callable[P, None]) -> Callable[P, None]:
 
 
 def join_ranks() -> Rank:
-    """Find out which of several processes this one is, take its GPU or cores, and sign what it says."""
+    """Find out which of several processes this one is, take its GPU, and sign what it says."""
     rank = find_rank()
     if rank.world_size > 1:
         speaker.name, speaker.leads = str(rank), rank.number == 0
-        take_share(rank)
+        take_place(rank)
     return rank
 
 

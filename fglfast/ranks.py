@@ -67,22 +67,21 @@ def ranks_here() -> int:
     return max(1, _number("LOCAL_WORLD_SIZE", 1))
 
 
-def own_cores() -> int:
-    """How many cores this rank may use without taking another's."""
-    return max(1, len(os.sched_getaffinity(0)) // ranks_here())
+def take_place(rank: Rank) -> None:
+    """Make PyTorch work on the rank's own GPU, and its CPU threads as they would alone; before PyTorch is imported.
 
-
-def take_share(rank: Rank) -> None:
-    """Make PyTorch work on the rank's own GPU, or on its share of the cores; before any engine is opened.
-
-    A launcher that shows each rank one GPU only and one that shows it all of them come to the same.
+    A launcher that shows each rank one GPU only and one that shows it all of them come to the same. The number of
+    CPU threads decides the last bits of PyTorch's sums, so that which torchrun sets (one, unless the user set another)
+    would make other images than a single process: ranks on the same cores have all of them, but wait without spinning.
     """
+    if ranks_here() > 1:
+        if os.environ.get("OMP_NUM_THREADS") == "1":
+            del os.environ["OMP_NUM_THREADS"]
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.set_device(rank.local % torch.cuda.device_count())
-    elif ranks_here() > 1:  # torchrun sets OMP_NUM_THREADS=1, however many cores there are
-        torch.set_num_threads(own_cores())
 
 
 def _rank(number: str, world_size: str, local: str) -> Rank:

@@ -84,22 +84,18 @@ def test_each_rank_takes_a_gpu_of_those_it_is_shown(shown, gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: shown)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    ranks.take_share(Rank(11, 16, 3))
+    ranks.take_place(Rank(11, 16, 3))
     assert chosen == [gpu]
 
 
-def test_ranks_of_one_machine_share_its_cores(environment, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        ranks.take_share(Rank(1, 2, 1))
-        assert torch.get_num_threads() == 1  # another launcher's: its own affair
-        environment({"LOCAL_WORLD_SIZE": "2"})
-        ranks.take_share(Rank(1, 2, 1))
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
+@pytest.mark.parametrize(("here", "given", "left"), [("2", "1", None), ("2", "3", "3"), ("1", "1", "1")])
+def test_torchruns_one_thread_is_not_taken_for_the_users_wish(here, given, left, environment, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    environment({"LOCAL_WORLD_SIZE": here, "OMP_NUM_THREADS": given})
+    ranks.take_place(Rank(1, 2, 1))
+    assert os.environ.get("OMP_NUM_THREADS") == left
+    assert os.environ.get("OMP_WAIT_POLICY") == ("passive" if here == "2" else None)
 
 
 def test_one_of_several_signs_its_lines_and_the_first_shows_progress(environment, monkeypatch, capsys):

@@ -16,7 +16,7 @@ from fglfast.engine.backends.tensorrt import static_shapes, timing_cache
 from fglfast.engine.export import DECODER, TEXT, UNET, link
 from fglfast.engine.networks import Networks, in_chunks
 from fglfast.generator.load import Shapes
-from fglfast.ranks import own_cores, ranks_here
+from fglfast.ranks import ranks_here
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 DEVICE = "cuda"
@@ -112,8 +112,8 @@ def _options() -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if ranks_here() > 1:
-        options.intra_op_num_threads = own_cores()
+    if ranks_here() > 1:  # on the same cores
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 

@@ -57,6 +57,10 @@ class TorchBackend(Backend):
             write_atomic(engine / ATTENTION, json.dumps(kernels.seconds, indent=2) + "\n")
         return Networks(eager(generator.text.to(device), device, torch.float32), runs[UNET], runs[DECODER])
 
+    def key_facts(self) -> dict[str, str]:
+        """On a CPU the number of threads: it decides the last bits of a sum."""
+        return {} if torch.cuda.is_available() else {"threads": str(torch.get_num_threads())}
+
     def function(self, network: nn.Module, device: str, dtype: torch.dtype) -> Callable[..., Tensor]:
         """One network as a function of one chunk: float32 in, float32 out, on the inputs' device."""
         return eager(network, device, dtype)
