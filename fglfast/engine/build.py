@@ -6,6 +6,8 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,17 +88,22 @@ def seconds_per_pass(engine: Engine, rounds: int = AUTO_ROUNDS) -> float:
 
 
 def _build_auto(keys: list[Key], model: Path, engines: Path) -> Engine:
-    """The fastest installed backend, measured once and remembered: a resumed run draws with the same engine."""
+    """The fastest installed backend, measured once and remembered: a resumed run draws with the same engine.
+
+    Ranks that start together take turns: measuring side by side, they could choose differently.
+    """
     by_name = {key.build.backend: key for key in keys}
     digest = hashlib.sha256("".join(key.digest() for key in keys).encode()).hexdigest()[:16]
     path = engines / f"auto-{digest}.json"
     built: dict[str, Engine] = {}
-    if path.exists():
-        seconds = json.loads(path.read_text(encoding="utf-8"))
-    else:
-        built = {name: _build_one(key, model, engines) for name, key in by_name.items()}
-        seconds = {name: seconds_per_pass(engine) for name, engine in built.items()}
-        write_atomic(path, json.dumps(seconds) + "\n")
+    _writable(engines)
+    with _turn(path.with_name(f".{path.name}.lock"), "the choice of a backend"):
+        if path.exists():
+            seconds = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            built = {name: _build_one(key, model, engines) for name, key in by_name.items()}
+            seconds = {name: seconds_per_pass(engine) for name, engine in built.items()}
+            write_atomic(path, json.dumps(seconds) + "\n")
     ranked = sorted(seconds, key=seconds.__getitem__)
     told, rows = ", ".join(f"{name} {1000 * seconds[name]:.0f} ms" for name in ranked), keys[0].build.unet_batch
     note(f"backend {ranked[0]}: fastest of those installed (one UNet pass of {rows} rows: {told})")
@@ -114,7 +121,7 @@ def _build_one(key: Key, model: Path, engines: Path) -> Engine:
     folder, shapes = engines / key.digest(), read_shapes(model, key.build.image_size)
     onnx = export_folder(key, engines)
     _writable(engines)
-    with exclusive(engines / f".{folder.name}.lock"):
+    with _turn(engines / f".{folder.name}.lock", f"engine {folder.name}"):
         manifest = _cached(folder)
         if manifest is None:
             try:
@@ -126,6 +133,18 @@ def _build_one(key: Key, model: Path, engines: Path) -> Engine:
     built = manifest is None
     manifest = manifest or read_manifest(folder)
     return Engine(folder, manifest, shapes, backend.load(key.build, shapes, model, folder), model, cached=not built)
+
+
+@contextmanager
+def _turn(lock: Path, what: str) -> Iterator[None]:
+    """Hold a lock file; who has to wait for it is told why."""
+    with exclusive(lock, wait=False) as free:
+        if free:
+            yield
+            return
+    note(f"waiting for {what}: another process builds or checks it")
+    with exclusive(lock):
+        yield
 
 
 def _cached(folder: Path) -> Manifest | None:

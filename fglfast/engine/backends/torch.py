@@ -70,6 +70,10 @@ class TorchBackend(Backend):
         """Why this GPU, or the lack of one, does not compute in a precision."""
         return refusal(precision)
 
+    def key_facts(self) -> dict[str, str]:
+        """On a CPU the number of threads: it decides the last bits of a sum."""
+        return {} if torch.cuda.is_available() else {"threads": str(torch.get_num_threads())}
+
     def function(self, network: nn.Module, device: str, dtype: torch.dtype) -> Callable[..., Tensor]:
         """One network as a function of one chunk: float32 in, float32 out, on the inputs' device."""
         return eager(network, device, dtype)
