@@ -115,6 +115,8 @@ def synthesize(
     claim(out, _facts(plan, engine, merged, settings))
     if (there := engine_of(out)) not in (None, engine.key):
         note(f"engine {there} drew the images that are there, {engine.key} draws the others: last bits may differ")
+    if rank >= plan.shards:
+        note(f"nothing to do: there are {plan.shards} shards only; a smaller --shard-size makes more")
     with locked(out, rank, world_size):
         numbers = plan.remaining(out, rank, world_size)
         mine = sum(map(plan.size, range(rank, plan.shards, world_size)))

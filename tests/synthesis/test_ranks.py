@@ -29,7 +29,7 @@ from fglfast.training.data import read_description, read_index
 
 PYTHON = [sys.executable, "-m"]
 TORCHRUN = [*PYTHON, "torch.distributed.run", "--standalone"]
-STEPS = 20
+STEPS = 12
 SETTINGS = SynthesisSettings(images_per_class=16, shard_size=6, sampling=Sampling(steps=STEPS, guidance_scale=2.0))
 IMAGES, SHARDS = 48, 8
 
@@ -100,8 +100,9 @@ def test_kill_nine_one_of_two_then_three(arguments, engine, recipe, merged, tmp_
     """
     engines, out, whole = engine.folder.parent, tmp_path / "out", tmp_path / "whole"
     alone = build_engine(recipe.model_copy(update={"backend": "torch"}), engine.model, engines)
-    synthesize(alone, merged, SETTINGS, whole)
-    command = [*arguments, "--engines", str(engines), "--backend", "torch", "--out", str(out)]
+    synthesize(alone, merged, SETTINGS.model_copy(update={"images_per_class": 8, "shard_size": 3}), whole)
+    command = [*arguments, "--images-per-class", "8", "--shard-size", "3", "--backend", "torch"]
+    command += ["--engines", str(engines), "--out", str(out)]
     launcher = start([*TORCHRUN, "--nproc-per-node", "2", "-m", *command])
     deadline = time.monotonic() + 200
     while len(list(out.glob("*.tar"))) < 2 and time.monotonic() < deadline and launcher.poll() is None:
@@ -117,8 +118,8 @@ def test_kill_nine_one_of_two_then_three(arguments, engine, recipe, merged, tmp_
     again = [start([*PYTHON, *command], RANK=str(rank), WORLD_SIZE="3") for rank in range(3)]
     results = [json.loads(ended(process)[0]) for process in again]
     assert hashes(out) == hashes(whole) and not list(out.glob(".*.tmp"))
-    assert sum(result["found"] for result in results) == 6 * len(found)
-    assert sum(result["images"] for result in results) == IMAGES - 6 * len(found)
+    assert sum(result["found"] for result in results) == 3 * len(found)
+    assert sum(result["images"] for result in results) == 24 - 3 * len(found)
 
 
 def test_tasks_of_srun_and_one_process_in_their_batch_script(arguments, engine, whole, tmp_path):
@@ -228,6 +229,11 @@ def test_ranks_that_start_together_choose_one_backend(engine, recipe, tmp_path, 
 def test_images_of_another_engine_are_said_to_be_there(engine, merged, recipe, random_mini, tmp_path, capsys):
     other = build_engine(recipe.model_copy(update={"vae_batch": 2}), random_mini, engine.folder.parent)
     settings = SETTINGS.model_copy(update={"images_per_class": 4, "sampling": Sampling(steps=1)})
+    synthesize(engine, merged, settings, tmp_path, rank=0, world_size=2)
+    idle = synthesize(engine, merged, settings, tmp_path, rank=2, world_size=3)
+    assert (idle.images, idle.found) == (0, 0)
+    said = capsys.readouterr().err
+    assert "nothing to do: there are 2 shards only" in said and "last bits" not in said
     synthesize(engine, merged, settings, tmp_path, rank=0, world_size=2)
     assert "last bits" not in capsys.readouterr().err
     synthesize(other, merged, settings, tmp_path)
