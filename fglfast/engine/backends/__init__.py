@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import cuda  # not `import torch`: the submodule `torch` of this package takes that name
 
 from fglfast.config import Settings
+from fglfast.engine.export import Route
 from fglfast.engine.networks import Networks
 from fglfast.errors import MissingExtraError, UsageError
 from fglfast.generator.load import Shapes
@@ -49,8 +50,8 @@ class Backend(Protocol):
     needs_cuda: bool = False
     precisions: tuple[str, ...]
 
-    def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:
-        """Write into `engine` all that `load` needs, besides the model folder."""
+    def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> dict[str, dict[str, int]] | None:
+        """Write into `engine` all that `load` needs, besides the model folder; return the fused operators, if known."""
         ...
 
     def load(self, build: Build, shapes: Shapes, model: Path, engine: Path) -> Networks:
@@ -60,6 +61,14 @@ class Backend(Protocol):
     def key_facts(self) -> dict[str, str]:
         """What besides the packages decides here how it compiles; part of an engine's key."""
         return {}
+
+    def route(self, precision: str) -> Route:
+        """How it wants its ONNX files."""
+        return Route()
+
+    def refusal(self, precision: str) -> str:
+        """Why this machine's processor or GPU cannot compute in one of `precisions`; empty if it can."""
+        return ""
 
 
 def find_backend(name: str) -> Backend:
@@ -91,9 +100,12 @@ def chosen(name: str, precision: str) -> list[str]:
         if precision not in find_backend(name).precisions:
             able = [other for other in NAMES if precision in _backend(other).precisions]
             raise UsageError(f"backend {name} has no precision {precision}", f"choose one of: {', '.join(able)}")
+        if reason := _backend(name).refusal(precision):
+            raise UsageError(f"backend {name}: {reason}", "choose another precision in the recipe")
         return [name]
     skipped = () if cuda.is_available() else ("torch-compile",)
     able = [other for other in installed() if precision in _backend(other).precisions and other not in skipped]
+    able = [other for other in able if not _backend(other).refusal(precision)]
     if not able:
         raise UsageError(f"no installed backend has precision {precision}", "choose another in the recipe")
     return able

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fglfast.engine.backends import Backend, Build, tensorrt_runtime
 from fglfast.engine.backends.tensorrt_runtime import FixedNetwork
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, example_inputs, link
+from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs, link
 from fglfast.engine.manifest import device_name
 from fglfast.engine.networks import Networks, in_chunks, staying
 from fglfast.errors import FglError
@@ -21,7 +21,7 @@ HINT = "use another backend, or another version of tensorrt"
 
 
 class TensorRtBackend(Backend):
-    """Strongly typed networks: the ONNX carries the precision, float32 with TensorRT's default of TF32 products.
+    """Strongly typed networks: the ONNX carries the precision; products of float32 are TF32, TensorRT's default.
 
     The plans hold no weights: on loading they are refitted from the ONNX file, which all engines of a model share on
     the disk whatever their batch. Refitting identical weights costs no speed, by NVIDIA's word in pytorch/TensorRT
@@ -31,7 +31,7 @@ class TensorRtBackend(Backend):
     packages: tuple[str, ...] = ("tensorrt",)
     optional: tuple[str, ...] = ()
     extra = "tensorrt"
-    precisions: tuple[str, ...] = ("float32",)
+    precisions: tuple[str, ...] = ("float32", "bfloat16", "float16")
     needs_onnx = True
     needs_cuda = True
 
@@ -59,6 +59,10 @@ class TensorRtBackend(Backend):
             opened = _refitted(runtime, engine / _plan(name), engine / name)
             runs[name] = in_chunks(FixedNetwork(name, opened, example_inputs(shapes, batch)[name]), batch)
         return Networks(runs[TEXT], staying(runs[PROJECTION], tensorrt_runtime.DEVICE), runs[UNET], runs[DECODER])
+
+    def route(self, precision: str) -> Route:
+        """The precision in the ONNX, attention in the parts that TensorRT fuses itself."""
+        return Route(precision=precision)
 
 
 def static_shapes(build: Build, shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
