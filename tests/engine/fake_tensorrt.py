@@ -21,6 +21,7 @@ from onnx import numpy_helper
 VERSIONS = ("10.14.1.48.post1", "11.4.0.106")
 MAGIC = b"plan of a fake tensorrt"
 LARGE = 16  # weights of more values are stripped
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 class PyBindEnum(Enum):
@@ -144,8 +145,8 @@ class Builder(Checked):
         stripped = {}
         if "STRIP_PLAN" in config._flags:
             for weight in list(model.graph.initializer):
-                if np.prod(weight.dims) > LARGE and weight.data_type == onnx.TensorProto.FLOAT:
-                    stripped[weight.name] = tuple(weight.dims)
+                if np.prod(weight.dims) > LARGE and weight.data_type in FLOATS:
+                    stripped[weight.name] = tuple(weight.dims), weight.data_type
                     model.graph.initializer.remove(weight)
         plan = (State.version, model.SerializeToString(), profile._shapes, stripped, frozenset(config._flags))
         return host_memory(MAGIC + pickle.dumps(plan))
@@ -223,8 +224,8 @@ class ICudaEngine(Checked):
         """Weights that were stripped and not refitted are zero."""
         if self._ready is None:
             model = onnx.ModelProto.FromString(self._model.SerializeToString())
-            for name, shape in self._stripped.items():
-                array = self._weights.get(name, np.zeros(shape, np.float32))
+            for name, (shape, kind) in self._stripped.items():
+                array = self._weights.get(name, np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(kind)))
                 model.graph.initializer.append(numpy_helper.from_array(array, name))
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = 1

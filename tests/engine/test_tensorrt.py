@@ -236,3 +236,22 @@ def test_the_gate_sees_an_engine_that_was_not_refitted(tensorrt_11, trt_recipe, 
     monkeypatch.setattr(fake_tensorrt.Refitter, "refit_cuda_engine", lambda self: True)
     with pytest.raises(FglError, match="failed the parity gate"):
         build_engine(trt_recipe, random_mini, engines)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_precision_lies_in_the_onnx_between_inputs_and_outputs_of_float32(
+    precision, tensorrt_11, trt_recipe, random_mini, engines
+):
+    plain = manifest.Key(weights="w", build=_build(trt_recipe), versions={}, device="d")
+    built = build_engine(trt_recipe.model_copy(update={"precision": precision}), random_mini, engines)
+    assert built.manifest.parity.problem() == "" and built.manifest.parity.unet > 1e-5
+    assert built.manifest.key.versions["export"].endswith(precision) and built.manifest.key.digest() != plain.digest()
+    kind = {"float16": onnx.TensorProto.FLOAT16, "bfloat16": onnx.TensorProto.BFLOAT16}[precision]
+    for name in (UNET, DECODER):
+        graph = onnx.load(built.folder / name).graph
+        assert {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
+        weights = [weight.data_type for weight in graph.initializer if len(weight.dims) > 1]
+        assert set(weights) & {onnx.TensorProto.FLOAT, kind} and weights.count(kind) > 0.9 * len(weights)
+    readers = [node for node in onnx.load(built.folder / UNET).graph.node if "timestep" in node.input]
+    assert readers and not any(node.op_type == "Cast" for node in readers)
+    assert len(list(engines.glob("onnx-*"))) == 2

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fglfast.engine import backends
+from fglfast.engine.build import export_folder
 from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET
 from fglfast.errors import MissingExtraError
 
@@ -50,7 +51,7 @@ def test_a_distribution_of_one_cuda_counts_too(monkeypatch):
 def test_the_parser_knows_every_operator(engine):
     lines = (Path(__file__).parent / "tensorrt_operators.txt").read_text().splitlines()
     supported = {name for line in lines if not line.startswith("#") for name in line.split()}
-    folder = next(engine.folder.parent.glob("onnx-*"))
+    folder = export_folder(engine.manifest.key, engine.folder.parent)
     for name in (TEXT, PROJECTION, UNET, DECODER):
         model = onnx.load(folder / name)
         assert not model.functions and [(part.domain, part.version) for part in model.opset_import] == [("", 18)]
