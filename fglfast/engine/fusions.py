@@ -74,20 +74,18 @@ def multi_head_attention(q_BMHK: Tensor, k_BNHK: Tensor, v_BNHK: Tensor) -> Tens
 
 @contextmanager
 def counting(network: nn.Module) -> Iterator[Counts]:
-    """Count the modules of each kind that run meanwhile, each once; a normalization inside an attention is its own."""
-    inside = {id(part) for module in network.modules() if isinstance(module, Attention) for part in module.modules()}
+    """Count the modules of each kind that run meanwhile, each once."""
     seen: set[int] = set()
     counts: Counts = dict.fromkeys(KINDS, 0)
 
     def note(module: nn.Module, *_: Any) -> None:
-        if id(module) in seen:
-            return
-        seen.add(id(module))
-        for kind, cls in KINDS.items():
-            counts[kind] += isinstance(module, cls) and (cls is Attention or id(module) not in inside)
+        if id(module) not in seen:
+            seen.add(id(module))
+            for kind, cls in KINDS.items():
+                counts[kind] += isinstance(module, cls)
 
     hooks = [
-        module.register_forward_hook(note) for module in network.modules() if isinstance(module, (*KINDS.values(),))
+        module.register_forward_hook(note) for module in network.modules() if isinstance(module, tuple(KINDS.values()))
     ]
     try:
         yield counts
