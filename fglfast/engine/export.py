@@ -5,9 +5,11 @@ What runs them chooses a `Route`, by what it fuses (ONNX Runtime 1.31, PyTorch 2
 - Its own operator for attention, opset 18: ONNX Runtime's optimiser then finds every normalization and convolution.
   Left to it, it finds no attention in what PyTorch exports at opset 18, no group norm at opset 23, and all of them in
   the old exporter's opset 17 only with NumPy before 2.4 and with the key's product beside the query's.
-- Plain products and a softmax, opset 18: TensorRT fuses those itself. ONNX's own `Attention`, opset 23, it builds only
-  where it has one kernel for it, unless a node says otherwise in an attribute that ONNX does not have: on the decoder's
-  512 channels a head it fails (NVIDIA/TensorRT issue 4705).
+- Plain products and a softmax, opset 22: TensorRT fuses those itself. Each group norm and each GELU is one operator of
+  ONNX, and a convolution may be bfloat16, which neither is so at opset 18. ONNX's own `Attention`, opset 23, TensorRT
+  builds only where it has one kernel for it, unless a node says otherwise in an attribute that ONNX does not have: on
+  512 channels a head, as in the decoder, it fails (NVIDIA/TensorRT issue 4705).
+- Plain, opset 18: all others. OpenVINO was measured with it; ONNX Runtime takes apart the group norms of opset 21.
 """
 
 import logging

@@ -18,6 +18,8 @@ from fglfast.config import Settings, first_problem
 from fglfast.errors import BadInputError, FglError
 
 FILE = "export.json"
+# Of ONNX's own.
+COMPOUND = ("Attention", "Gelu", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "Softmax")
 Counts = dict[str, int]
 KINDS: dict[str, type[nn.Module]] = {
     "Attention": Attention,
@@ -94,12 +96,14 @@ def counting(network: nn.Module) -> Iterator[Counts]:
             hook.remove()
 
 
-def count(graph: Any) -> Counts:
-    """How often each operator that ONNX itself does not have occurs, and the fused ones that it has."""
+def count(network: Path) -> Counts:
+    """How often each operator that is many operations in one occurs in an ONNX file."""
+    from onnx import load
+
     names = (
         f"{node.domain.removeprefix('com.microsoft').strip('.')}.{node.op_type}".strip(".")
-        for node in graph.node
-        if node.domain not in ("", "ai.onnx") or node.op_type in ("Attention", "LayerNormalization")
+        for node in load(network, load_external_data=False).graph.node
+        if node.domain not in ("", "ai.onnx") or node.op_type in COMPOUND
     )
     return dict(sorted(Counter(names).items()))
 
@@ -122,5 +126,5 @@ def require(found: Counts, modules: Counts, operators: Mapping[str, tuple[str, .
         if fused and number != expected:
             raise FglError(
                 f"{what}: {number} {' or '.join(fused)} operators for {expected} {kind} modules: a fusion failed",
-                "use another version of onnxruntime, or another backend",
+                "use another version of torch or of the backend's package, or another backend",
             )

@@ -229,7 +229,7 @@ class ICudaEngine(Checked):
                 model.graph.initializer.append(numpy_helper.from_array(array, name))
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = 1
-            graph, cpu = model.SerializeToString(), ["CPUExecutionProvider"]
+            graph, cpu = _computable(model).SerializeToString(), ["CPUExecutionProvider"]
             self._ready = onnxruntime.InferenceSession(graph, options, providers=cpu)
         return self._ready
 
@@ -296,3 +296,17 @@ def make(version: str) -> ModuleType:
 
 def _dims(value: Any) -> tuple[int, ...]:
     return tuple(-1 if dim.dim_param else dim.dim_value for dim in value.type.tensor_type.shape.dim)
+
+
+def _computable(model: onnx.ModelProto) -> onnx.ModelProto:
+    """ONNX Runtime has no bfloat16 on the CPU: weights rounded to it, sums in float32."""
+    wide, narrow = onnx.TensorProto.FLOAT, onnx.TensorProto.BFLOAT16
+    for weight in model.graph.initializer:
+        if weight.data_type == narrow:
+            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float32), weight.name))
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "to" and attribute.i == narrow:
+                attribute.i = wide
+    del model.graph.value_info[:]
+    return model

@@ -1,6 +1,5 @@
 """Which execution providers ONNX Runtime gets, with what options; on the CPU nothing may change."""
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from fglfast.engine import backends
 from fglfast.engine.backends import onnxruntime as backend
 from fglfast.engine.backends.onnxruntime import CPU, CUDA, TENSORRT
 from fglfast.engine.build import build_engine, export_folder
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET
+from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route
 from fglfast.engine.fusions import Exported
 from fglfast.errors import FglError, MissingExtraError, UsageError
 
@@ -34,17 +33,9 @@ def ort_recipe(recipe):
     return recipe.model_copy(update={"backend": "onnxruntime"})
 
 
-@pytest.fixture(scope="session")
-def on_the_cpu(ort_recipe, random_mini, tmp_path_factory):
-    """An engine, with the export beside it from which those for CUDA are made too."""
-    return build_engine(ort_recipe, random_mini, tmp_path_factory.mktemp("fused"))
-
-
 @pytest.fixture
-def engines(engines, on_the_cpu):
-    fused = export_folder(on_the_cpu.manifest.key, on_the_cpu.folder.parent)
-    shutil.copytree(fused, engines / fused.name)
-    return engines
+def engines(exported):
+    return exported
 
 
 @pytest.fixture
@@ -169,11 +160,11 @@ def test_float16_on_cuda_passes_the_gate_and_keeps_the_timestep(ort_recipe, rand
     ],
 )
 def test_a_graph_in_which_a_fusion_failed_is_refused(
-    operator, providers, message, ort_recipe, random_mini, engines, opened, monkeypatch
+    operator, providers, message, ort_recipe, random_mini, engines, exports, opened, monkeypatch
 ):
     if CUDA in providers:
         _gpu(monkeypatch, *providers)
-    path = next(folder for folder in engines.glob("onnx-*") if _uses(folder / UNET, "MultiHeadAttention")) / UNET
+    path = engines / exports[Route(fused=True)].name / UNET
     model = onnx.load(path)
     node = next(node for node in model.graph.node if node.op_type == operator)
     if operator == "InstanceNormalization":
@@ -187,8 +178,15 @@ def test_a_graph_in_which_a_fusion_failed_is_refused(
     assert all(folder.name.startswith("onnx-") for folder in engines.iterdir() if folder.is_dir())
 
 
-def _uses(path, operator):
-    return any(node.op_type == operator for node in onnx.load(path).graph.node)
+@pytest.mark.parametrize("version", ["10.14.1", "11.4.0"])
+def test_float16_on_tensorrt_is_in_the_graph(version, ort_recipe, random_mini, engines, exports, opened, monkeypatch):
+    _gpu(monkeypatch, TENSORRT, CUDA, CPU)
+    sys.modules["tensorrt"].__version__ = version
+    built = build_engine(ort_recipe.model_copy(update={"precision": "float16"}), random_mini, engines)
+    assert built.manifest.parity.problem() == "" and built.manifest.parity.unet > 1e-5
+    assert (built.folder / UNET).samefile(engines / exports[Route(precision="float16")].name / UNET)
+    asked = {providers[0][1].get("trt_fp16_enable", False) for _, _, providers, _ in opened}
+    assert asked == {version < "11"}
 
 
 def test_tensorrt_gets_plain_graphs_its_caches_and_one_shape(ort_recipe, random_mini, engines, opened, monkeypatch):

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from onnx import load
 from torch import Tensor
 
 from fglfast.console import note
@@ -65,7 +64,7 @@ class OnnxRuntimeBackend(Backend):
                 save(optimized(onnx / name, half), engine / name)
             else:
                 _session(onnx / name, written=engine / name)
-            fused[name] = count(load(engine / name, load_external_data=False).graph)
+            fused[name] = count(engine / name)
             require(fused[name], exported.modules.get(name, {}), FUSED[providers()[0]], name)
         return fused
 
