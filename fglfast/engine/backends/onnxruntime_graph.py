@@ -46,7 +46,7 @@ def save(model: Any, path: Path) -> None:
     """Write a graph, weights of more than a gigabyte beside it."""
     import onnx
 
-    large = model.ByteSize() > 1 << 30
+    large = sum(len(weight.raw_data) for weight in model.graph.initializer) > 1 << 30
     onnx.save(model, path, save_as_external_data=large, location=f"{path.name}.data")
 
 
