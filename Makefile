@@ -1,10 +1,11 @@
 # setup: a virtual environment with the CPU extras.  demo: one-shot FGL, end to end.  test, lint, bench.
 # bench-peers: ours beside diffusers and optimum, which live in .venv-peers.
+# bench-gpu: Stable Diffusion 1.5 on an NVIDIA GPU, with the packages of $(PYTHON): benchmarks/README.md.
 PYTHON ?= python3
 BIN := .venv/bin
 PEERS := .venv-peers/bin/python -m pip
 
-.PHONY: setup demo test lint bench bench-peers clean
+.PHONY: setup demo test lint bench bench-peers bench-gpu clean
 
 setup: .venv/installed
 
@@ -37,6 +38,9 @@ bench-peers: setup .venv-peers/installed
 	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.plot
 	$(BIN)/python -m benchmarks.table --write
+
+bench-gpu:
+	$(PYTHON) -m benchmarks.gpu
 
 # torchvision comes with optimum-intel and breaks beside the CPU's torch; optimum-onnx asks for an older optimum.
 .venv-peers/installed: constraints.txt

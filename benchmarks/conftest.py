@@ -1,5 +1,7 @@
 """What the pytest benchmarks share: the bundled generator's engines, and nothing about whose machine it is."""
 
+from pathlib import Path
+
 import pytest
 
 from fglfast.bench.run import contenders
@@ -11,6 +13,14 @@ from fglfast.text import resolve_model
 
 BATCH = 64
 GUIDED = Sampling(steps=20, guidance_scale=2.0)
+SECONDS = 3600  # the suite's own limit is for tests that hang; a slow machine is none
+
+
+def pytest_collection_modifyitems(items):
+    """Give every benchmark the time it takes."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(SECONDS))
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):

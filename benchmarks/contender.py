@@ -20,7 +20,18 @@ import torch
 
 Ask = dict[str, Any]
 Draw = Callable[[], Any]  # pixels uint8 [B,S,S,3]
-PACKAGES = ("torch", "diffusers", "transformers", "openvino", "onnxruntime", "optimum-intel", "optimum-onnx")
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "openvino",
+    "onnxruntime",
+    "optimum-intel",
+    "optimum-onnx",
+    "xformers",
+    "triton",
+)
+WITHOUT = " without "
 
 
 def matrix_product(ask: Ask) -> Draw:
@@ -32,16 +43,26 @@ def matrix_product(ask: Ask) -> Draw:
 
 
 def fglfast(ask: Ask, backend: str) -> Draw:
-    """Our engine, with the sampler that `synthesize` uses."""
+    """Our engine, with the sampler that `synthesize` uses and its way from the decoder to bytes.
+
+    "BACKEND without PACKAGE" is the engine as it comes out where the package is not installed.
+    """
+    backend, _, absent = backend.partition(WITHOUT)
+    engines = Path(ask["engines"])
+    if absent:
+        sys.modules[absent] = None  # type: ignore[assignment]  # importing it fails from here on
+        engines /= f"without-{absent}"  # an engine's key holds what is installed, not what can be imported
     from fglfast.bench.run import contenders
     from fglfast.engine.build import build_engine
     from fglfast.engine.recipe import Recipe
     from fglfast.sampler.sample import sample
     from fglfast.sampler.schedule import Sampling, Schedule
 
-    recipe = Recipe(image_size=ask["image_size"], unet_batch=ask["batch"], vae_batch=ask["batch"])
+    recipe = Recipe(image_size=ask["image_size"], unet_batch=ask["batch"], vae_batch=ask["vae_batch"])
     model = Path(ask["model"])
-    engine = build_engine(contenders(recipe, [backend])[0], model, Path(ask["engines"]))
+    engine = build_engine(contenders(recipe, [backend])[0], model, engines)
+    kernels = engine.folder / "attention.json"
+    ask["attention"] = json.loads(kernels.read_text(encoding="utf-8")) if kernels.exists() else None
     sampling = Sampling(steps=ask["steps"], guidance_scale=ask["guidance"], scheduler=ask["scheduler"])
     schedule = Schedule.of_model(model, sampling)
     noise_BCHW, text_LD, negative_LD = _inputs(ask)
@@ -51,13 +72,16 @@ def fglfast(ask: Ask, backend: str) -> Draw:
         text_LE, negative_LE = networks.project(torch.stack([text_LD, negative_LD]))
         text_BLE = text_LE.expand(len(noise_BCHW), -1, -1)
         images_BCHW = networks.decode(sample(networks.denoise, noise_BCHW, text_BLE, negative_LE, schedule))
-        return _uint8(images_BCHW.permute(0, 2, 3, 1).numpy() / 2 + 0.5)
+        return images_BCHW.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
     return draw
 
 
-def diffusers(ask: Ask, channels_last: bool = False, compiled: bool = False) -> Draw:
-    """Diffusers' own pipeline on PyTorch."""
+def diffusers(ask: Ask, channels_last: bool = False, compiled: str = "") -> Draw:
+    """Diffusers' own pipeline on PyTorch; `compiled` is torch.compile's mode.
+
+    What goes with max-autotune is as in diffusers' guide "Accelerate inference".
+    """
     from diffusers import StableDiffusionPipeline
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -66,9 +90,15 @@ def diffusers(ask: Ask, channels_last: bool = False, compiled: bool = False) -> 
     if channels_last:
         pipeline.unet.to(memory_format=torch.channels_last)
         pipeline.vae.to(memory_format=torch.channels_last)
+    if compiled == "max-autotune":
+        from torch._inductor import config
+
+        config.conv_1x1_as_mm = config.coordinate_descent_tuning = config.coordinate_descent_check_all_directions = True
+        config.epilogue_fusion = False
+        pipeline.fuse_qkv_projections()
     if compiled:
-        pipeline.unet = torch.compile(pipeline.unet, fullgraph=True)
-        pipeline.vae.decode = torch.compile(pipeline.vae.decode, fullgraph=True)
+        pipeline.unet = torch.compile(pipeline.unet, mode=compiled, fullgraph=True)
+        pipeline.vae.decode = torch.compile(pipeline.vae.decode, mode=compiled, fullgraph=True)
     return _pipeline(pipeline, ask)
 
 
@@ -96,7 +126,8 @@ LOADERS: dict[str, Callable[[Ask], Draw]] = {
     "ceiling": matrix_product,
     "diffusers eager": diffusers,
     "diffusers channels_last": partial(diffusers, channels_last=True),
-    "diffusers torch.compile": partial(diffusers, channels_last=True, compiled=True),
+    "diffusers torch.compile": partial(diffusers, channels_last=True, compiled="default"),
+    "diffusers torch.compile max-autotune": partial(diffusers, channels_last=True, compiled="max-autotune"),
     "optimum-intel": optimum_intel,
     "optimum-intel static": partial(optimum_intel, static=True),
     "optimum-onnx": optimum_onnx,
@@ -125,15 +156,28 @@ def main() -> None:
                 "first_round_seconds": round(time.monotonic() - loaded, 2),
                 "versions": _versions(),
                 "operations": ask.get("operations"),
+                "attention": ask.get("attention"),
             }
         )
         + "\n"
     )
+    _rest()
     for _ in sys.stdin:
-        draw()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        answers.write(json.dumps({"peak_memory_bytes": _peak_memory()}) + "\n")
+        try:
+            draw()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            answer = {"peak_memory_bytes": _peak_memory()}
+        except Exception as error:  # a GPU that others fill too
+            answer = {"error": _reason(error)}
+        answers.write(json.dumps(answer) + "\n")
+        _rest()
+
+
+def _rest() -> None:
+    """Give cached GPU memory back: whose turn it is has all but the others' weights and CUDA graphs."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _pipeline(pipeline: Any, ask: Ask) -> Draw:
@@ -155,8 +199,10 @@ def _pipeline(pipeline: Any, ask: Ask) -> Draw:
         guidance_scale=ask["guidance"],
         height=ask["image_size"],
         width=ask["image_size"],
-        output_type="np",
+        output_type="pt" if torch_pipeline else "np",
     )
+    if torch_pipeline:  # bytes on its own device
+        return lambda: _uint8_tensor(call(latents=noise_BCHW.clone()).images)
     return lambda: _uint8(call(latents=noise_BCHW.clone()).images)
 
 
@@ -169,6 +215,10 @@ def _inputs(ask: Ask) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def _uint8(images: Any) -> Any:
     """Images in [0,1] as bytes."""
     return (images.clip(0, 1) * 255).round().astype("uint8")
+
+
+def _uint8_tensor(images_BCHW: torch.Tensor) -> Any:
+    return images_BCHW.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _reason(error: Exception) -> str:

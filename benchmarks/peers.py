@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,8 +23,8 @@ from fglfast.bench.operations import count_operations
 from fglfast.bench.timing import Timing, interleaved
 from fglfast.console import note
 from fglfast.engine.backends import installed
-from fglfast.engine.recipe import find_recipe
-from fglfast.errors import UsageError
+from fglfast.engine.recipe import Recipe, find_recipe
+from fglfast.errors import FglError, UsageError
 from fglfast.generator.load import read_shapes
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.plan import Item, starting_noise
@@ -40,6 +42,7 @@ PEERS = (
 )
 REFERENCE = "diffusers eager"
 PAUSE = 0.3  # seconds for the threads of the contender before to go to sleep
+LAST_WORDS = 5.0  # seconds
 REFUSED = Path(".venv-peers/refused.txt")  # what pip said of the peers that it would not install
 
 
@@ -51,7 +54,7 @@ class Contender:
         peak_memory: bytes, after the last round.
     """
 
-    def __init__(self, python: str, ask: dict[str, Any]) -> None:
+    def __init__(self, python: str) -> None:
         environment = os.environ | {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         self.process = subprocess.Popen(
             [python, "-W", "ignore", str(WORKER)],
@@ -63,6 +66,10 @@ class Contender:
             env=environment,
         )
         self.peak_memory = 0
+        self.told: dict[str, Any] = {}
+
+    def load(self, ask: dict[str, Any]) -> None:
+        """Load, and draw the first round."""
         self.told = self._ask(ask)
 
     def draw(self) -> None:
@@ -73,10 +80,15 @@ class Contender:
         self.peak_memory = answer["peak_memory_bytes"]
 
     def close(self) -> None:
-        """End the worker."""
-        if self.process.stdin:
+        """End the worker, in the middle of its work if need be."""
+        assert self.process.stdin
+        with suppress(BrokenPipeError):
             self.process.stdin.close()
-        self.process.wait()
+        try:
+            self.process.wait(timeout=LAST_WORDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdin and self.process.stdout
@@ -103,39 +115,58 @@ def main(
     name: Annotated[str, typer.Option(help="Name of the result.")] = "peers",
 ) -> None:
     """Measure all in turn and save `benchmarks/results/NAME.json`."""
-    folder, found = resolve_model(model), find_recipe(recipe)
+    found = find_recipe(recipe)
     sampling = Sampling(steps=steps, guidance_scale=guidance, scheduler=found.sampling.scheduler)
-    schedule = Schedule.of_model(folder, sampling)
-    shapes = read_shapes(folder, found.image_size)
+    found = found.model_copy(update={"sampling": sampling, "unet_batch": batch, "vae_batch": batch})
+    names = {f"fglfast {backend}": sys.executable for backend in (ours.split(",") if ours else installed())}
+    names |= {peer: str(python) for peer in peers.split(",")}
+    result = compare(found, resolve_model(model), names, dtype, rounds, engines)
+    show(result, save_result(name, result))
+
+
+def compare(
+    recipe: Recipe, folder: Path, names: Mapping[str, str], dtype: str, rounds: int, engines: Path
+) -> dict[str, Any]:
+    """Measure contenders in turn; what cannot be loaded or does not fit beside the others is left out.
+
+    Args:
+        recipe: image size, solver, steps, guidance; `unet_batch` images are drawn together, `vae_batch` only ours see.
+        folder: the model.
+        names: contenders, each with the interpreter that has its packages.
+        dtype: of the PyTorch peers and of the ceiling.
+        rounds: timed rounds; two more warm up, the first of them alone on the machine.
+        engines: folder of our compiled engines.
+    """
+    sampling, batch = recipe.sampling, recipe.unet_batch
+    schedule, shapes = Schedule.of_model(folder, sampling), read_shapes(folder, recipe.image_size)
     if shapes.text_length != shapes.tokens:
         raise UsageError("the peers' call takes no pooled embedding", "use a Stable Diffusion 1.x or 2.x model")
     settings = {
         "model": folder.name,
-        "image_size": found.image_size,
+        "image_size": recipe.image_size,
         "batch": batch,
-        "steps": steps,
-        "guidance_scale": guidance,
+        "steps": sampling.steps,
+        "guidance_scale": sampling.guidance_scale,
         "solver": schedule.scheduler,
         "dtype": dtype,
         "rounds": rounds,
     }
-    names = {"ceiling": sys.executable}
-    names |= {f"fglfast {backend}": sys.executable for backend in (ours.split(",") if ours else installed())}
-    names |= {peer: str(python) for peer in peers.split(",")}
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as started:
         work = Path(temporary)
         ask = settings | {
             "model": str(folder),
-            "guidance": guidance,
+            "vae_batch": recipe.vae_batch,
+            "guidance": sampling.guidance_scale,
             "scheduler": sampling.scheduler,
             "solver": (schedule.scheduler, schedule.config),
             "engines": str(engines),
             "inputs": str(_inputs(folder, shapes.latent, batch, work)),
         }
-        workers, left_out = _start(names, ask, work)
-        timings = interleaved({each: worker.draw for each, worker in workers.items()}, rounds, pause=PAUSE)
-        for worker in workers.values():
-            worker.close()
+        workers, left_out = _start({"ceiling": sys.executable, **names}, ask, work, started)
+        if "ceiling" in left_out:
+            raise FglError(f"the ceiling could not be measured: {left_out['ceiling']}", f"is {dtype} possible here?")
+        note(f"{rounds} rounds of {', '.join(workers)}")
+        timings = interleaved({each: worker.draw for each, worker in workers.items()}, rounds, 0, pause=PAUSE)
         operations = count_operations(folder, shapes, schedule).image
         ceiling = workers["ceiling"].told["operations"] / timings["ceiling"].seconds / 1e12
         rows = [
@@ -143,18 +174,20 @@ def main(
             for each, worker in workers.items()
             if each != "ceiling"
         ]
-    rows.sort(key=lambda row: -row["images_per_second"])
-    result = {
+    return {
         "settings": settings,
         "ceiling_tflops": round(ceiling, 4),
         "tflop_per_image": round(operations / 1e12, 6),
-        "contenders": rows,
+        "contenders": sorted(rows, key=lambda row: -row["images_per_second"]),
         "left_out": left_out,
     }
-    path = save_result(name, result)
-    for row in rows:
+
+
+def show(result: dict[str, Any], path: Path) -> None:
+    """A line for each contender, fastest first."""
+    for row in result["contenders"]:
         typer.echo(f"{row['images_per_second']:8.2f} images/s  {row['share']:6.1%} of the ceiling  {row['name']}")
-    typer.echo(f"{path}; left out: {', '.join(left_out) or 'none'}")
+    typer.echo(f"{path}; left out: {', '.join(result['left_out']) or 'none'}")
 
 
 def _inputs(folder: Path, latent: tuple[int, int, int], batch: int, work: Path) -> Path:
@@ -167,18 +200,26 @@ def _inputs(folder: Path, latent: tuple[int, int, int], batch: int, work: Path) 
     return path
 
 
-def _start(names: dict[str, str], ask: dict[str, Any], work: Path) -> tuple[dict[str, Contender], dict[str, str]]:
-    """Load one after the other; those that cannot be loaded are left out with their reason."""
+def _start(
+    names: Mapping[str, str], ask: dict[str, Any], work: Path, started: ExitStack
+) -> tuple[dict[str, Contender], dict[str, str]]:
+    """Load one after the other, then let all draw once; who cannot is left out with the reason."""
     workers, left_out = {}, {}
     for name, python in names.items():
         note(f"loading {name}")
-        worker = Contender(python, ask | {"contender": name, "pixels": str(_pixels(work, name))})
+        worker = workers[name] = Contender(python)
+        started.callback(worker.close)
+        worker.load(ask | {"contender": name, "pixels": str(_pixels(work, name))})
+    for name, worker in list(workers.items()):
+        try:
+            if "error" not in worker.told:
+                worker.draw()
+        except RuntimeError as error:
+            worker.told = {"error": str(error)}
         if "error" in worker.told:
-            worker.close()
+            workers.pop(name).close()
             left_out[name] = _refusal(name) or worker.told["error"]
-            note(f"  left out: {left_out[name]}")
-        else:
-            workers[name] = worker
+            note(f"left out {name}: {left_out[name]}")
     return workers, left_out
 
 
@@ -202,6 +243,7 @@ def _row(
         "peak_memory_bytes": worker.peak_memory,
         "against_eager": _difference(_pixels(work, name), _pixels(work, REFERENCE)),
         **{key: worker.told[key] for key in ("load_seconds", "first_round_seconds", "versions")},
+        **({"attention": worker.told["attention"]} if worker.told["attention"] else {}),
     }
 
 

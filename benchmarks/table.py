@@ -119,6 +119,7 @@ def sampling(result: dict[str, Any]) -> Table:
 TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
     "accuracy": accuracy,
     "peers": peers,
+    "gpu": peers,
     "engines-mini": engines,
     "engines-unet-35m": engines,
     "engines-sd15": engines,

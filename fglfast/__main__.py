@@ -1,19 +1,11 @@
 """The program's entry: `fglfast` and `python -m fglfast`."""
 
-import os
+from fglfast.console import quiet_libraries
 
 
 def main() -> None:
     """Run the command line; libraries are told to keep quiet before any of them is imported."""
-    for name, value in {
-        "TRANSFORMERS_VERBOSITY": "error",
-        "DIFFUSERS_VERBOSITY": "error",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TQDM_DISABLE": "1",
-    }.items():
-        os.environ.setdefault(name, value)
+    quiet_libraries()
     from fglfast.cli import app
 
     app()

@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,15 @@ def write_report(record: RunRecord, synthetic: Samples, real: Samples, out: Path
         real: a few real test images of each class.
         out: path of the HTML file.
     """
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    write_atomic(out, render("report.html.j2", _view(record, synthetic, real)))
+
+
+def render(template: str, view: Mapping[str, Any]) -> str:
+    """A page from a template in `assets` and what it shows."""
+    loader = jinja2.PackageLoader("fglfast", "assets")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(size=_size, percent=_percent, number=_number)
-    template = environment.from_string((files("fglfast") / "assets" / "report.html.j2").read_text(encoding="utf-8"))
-    write_atomic(out, template.render(_view(record, synthetic, real)))
+    return environment.get_template(template).render(view)
 
 
 def _view(record: RunRecord, synthetic: Samples, real: Samples) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from typer.testing import CliRunner
 
 from benchmarks.table import README, engines, markdown, renewed
 from fglfast.bench.operations import count, count_operations, count_training
+from fglfast.bench.page import write_page
 from fglfast.bench.run import BenchSettings, bench, contenders
-from fglfast.bench.table import table
+from fglfast.bench.table import number, table
 from fglfast.bench.timing import Timing, interleaved
 from fglfast.bench.work import Encoding, photograph_like
 from fglfast.cli import app
@@ -156,15 +158,15 @@ def test_pictures_compress_like_photographs():
 
 def test_json_is_one_object(random_mini, tmp_path, monkeypatch):
     monkeypatch.setattr("fglfast.bench.run.BenchSettings", lambda **asked: QUICK.model_copy(update={"rounds": 1}))
-    out, recipe = tmp_path / "out.json", tmp_path / "small.toml"
+    out, page, recipe = tmp_path / "out.json", tmp_path / "out.html", tmp_path / "small.toml"
     recipe.write_text(
         f'model = "{random_mini}"\nimage_size = 32\nunet_batch = 4\nvae_batch = 4\n[sampling]\nsteps = 1\n'
     )
     options = ["--recipe", str(recipe), "--backend", "torch", "--engines", str(tmp_path / "engines")]
-    done = CliRunner().invoke(
-        app, ["bench", *options, "--batch-size", "2", "--steps", "2", "--out", str(out), "--json"]
-    )
+    written = ["--out", str(out), "--report", str(page)]
+    done = CliRunner().invoke(app, ["bench", *options, "--batch-size", "2", "--steps", "2", *written, "--json"])
     assert done.exit_code == 0, done.output
+    assert "2 steps at guidance" in page.read_text(encoding="utf-8")
     shown = json.loads(done.stdout)
     assert shown == json.loads(out.read_text()) and shown["batch"] == 2 and shown["sampling"]["steps"] == 2
 
@@ -202,3 +204,32 @@ def test_errors_have_their_exit_codes(options, code, word, tmp_path, monkeypatch
     done = CliRunner().invoke(app, ["bench", *options])
     assert done.exit_code == code, done.output
     assert word in done.output and "Traceback" not in done.output
+
+
+def test_the_page_shows_every_rate_and_needs_nothing_else(record, tmp_path):
+    evil = record.model_copy(update={"model": "<script>x</script>", "left_out": ("<b>slow</b>",)})
+    pages = []
+    for name in ("a.html", "b.html"):
+        write_page(evil, "fglfast bench --report a.html", tmp_path / name)
+        pages.append((tmp_path / name).read_text(encoding="utf-8"))
+    text = pages[0]
+    assert pages[1] == text and "<script" not in text and "<b>slow" not in text
+    assert not [word for word in ("http:", "https:", "src=", "<link", "@import") if word in text]
+    for engine in record.engines:
+        for rate in (engine.unet, engine.decoder, engine.end_to_end):
+            assert f"<td>{number(rate.per_second)} " in text and f"<td>{rate.share:.0%}</td>" in text
+    widths = [float(width) for width in re.findall(r'class="bar" style="width: ([\d.]+)%', text)]
+    assert len(widths) == 3 * 2 + 1 + 4 and max(widths) <= 100
+    assert widths[0] == pytest.approx(widths[1] * _shares(record)[0] / _shares(record)[1], abs=0.2)
+
+
+def _shares(record):
+    return sorted((engine.end_to_end.share for engine in record.engines), reverse=True)
+
+
+def test_the_page_starts_with_the_unet_where_nothing_ran_end_to_end(record, tmp_path):
+    engines = tuple(engine.model_copy(update={"end_to_end": None}) for engine in record.engines)
+    write_page(record.model_copy(update={"engines": engines, "training": None}), "", tmp_path / "a.html")
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    best = max(engine.unet.per_second for engine in engines)
+    assert f"<h1>UNet pass: {number(best)} rows/s" in text and "End to end</h2>" not in text

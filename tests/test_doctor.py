@@ -65,6 +65,8 @@ def one(seen, group, name):
 def test_a_real_run_sees_what_is_installed(seen, backends):
     for name in backends.NAMES:
         assert one(seen, "backends", name)["state"] == ("works" if name in backends.installed() else "missing")
+    assert one(seen, "backends", "torch int8")["state"] == "works"
+    assert "torchao" in one(seen, "backends", "torch int8")["detail"]
     assert one(seen, "packages", "torch")["state"] == one(seen, "attention", "SDPA math")["state"] == "works"
     assert one(seen, "training", "deepspeed")["state"] == one(seen, "training", "gloo")["state"] == "works"
     assert {check["name"] for check in seen["checks"] if check["group"] == "extras"} >= {"cpu", "gpu", "fed", "dev"}
@@ -85,6 +87,8 @@ def test_without_a_gpu_what_needs_one_has_no_mend(seen):
     needing = [("attention", "SDPA cuDNN"), ("attention", "xformers"), ("training", "nccl"), ("extras", "gpu")]
     for check in (one(seen, *where) for where in needing):
         assert check["state"] == "missing" and "needs a CUDA GPU" in check["detail"] and not check["mend"]
+    float8 = one(seen, "backends", "torch float8")
+    assert float8["state"] == "missing" and "compute capability 8.9" in float8["detail"] and not float8["mend"]
 
 
 def test_a_broken_torch_gives_exit_code_3_and_one_json_object(tmp_path):

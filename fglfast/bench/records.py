@@ -12,7 +12,7 @@ class Ceiling(Settings):
     """The rate of a large square matrix product, the most a network can be expected to reach.
 
     Attributes:
-        dtype: of the product; an int8 engine is held against float32.
+        dtype: of the product; an eight-bit engine is held against what stays of floats in it.
         threads: threads of the product on a CPU.
         side: rows and columns of the matrices.
         tflops: TFLOP/s.

@@ -24,7 +24,7 @@ from fglfast.bench.timing import Run, Timing, interleaved
 from fglfast.bench.training import training_rate, training_seconds
 from fglfast.config import Settings, first_problem
 from fglfast.console import note
-from fglfast.engine.backends import NAMES, find_backend
+from fglfast.engine.backends import NAMES, chosen
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import Recipe
@@ -71,15 +71,13 @@ def contenders(recipe: Recipe, names: Sequence[str], batch: int | None = None) -
         batch: images drawn together; a smaller one makes the decoder's batch as small.
 
     Raises:
-        UsageError: no such backend or precision.
-        MissingExtraError: a backend is not installed.
+        UsageError: no such backend or precision, or not on this machine.
+        MissingExtraError: a backend is not installed, or the package of a precision.
     """
     asked = [name.strip() for part in names for name in part.split(",") if name.strip()] or [recipe.backend]
     made = []
     for name in asked:
         backend, _, precision = name.partition(":")
-        if backend != "auto":
-            find_backend(backend)
         changes: dict[str, str | int] = {"backend": backend, "precision": precision or recipe.precision}
         if batch is not None:
             changes |= {"unet_batch": batch, "vae_batch": min(recipe.vae_batch, batch)}
@@ -89,6 +87,7 @@ def contenders(recipe: Recipe, names: Sequence[str], batch: int | None = None) -
             raise UsageError(
                 f"{name}: {first_problem(error)}", f"give BACKEND or BACKEND:PRECISION; backends: {', '.join(NAMES)}"
             ) from error
+        chosen(made[-1].backend, made[-1].precision)
     return made
 
 
@@ -143,9 +142,11 @@ def bench(recipes: Sequence[Recipe], model: Path, engines: Path, settings: Bench
 
 
 def ceiling_dtype(engine: Engine) -> str:
-    """The dtype whose matrix product an engine is held against: its own, or float32 for an integer one."""
-    found = getattr(torch, engine.manifest.key.build.precision, None)
-    return str(found).removeprefix("torch.") if found is not None and found.is_floating_point else "float32"
+    """The dtype whose matrix product an engine is held against: its own, or for eight bits what stays of floats."""
+    precision = engine.manifest.key.build.precision
+    if precision in ("int8", "float8"):
+        return "bfloat16" if torch.cuda.is_available() else "float32"
+    return precision
 
 
 def measure_ceiling(dtype: str, side: int | None) -> tuple[Run, int]:

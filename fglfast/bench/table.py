@@ -26,10 +26,10 @@ def table(record: BenchRecord) -> RenderableType:
         shown.add_section()
     for encode in record.encode:
         what = f"{encode.image_format} {encode.side}x{encode.side}, encoded and written"
-        shown.add_row(what, _number(encode.images_per_second), "", "", f"{encode.timing.spread:.0%}")
+        shown.add_row(what, number(encode.images_per_second), "", "", f"{encode.timing.spread:.0%}")
     if record.training:
         step = record.training
-        cells = (_number(step.images_per_second), _number(step.tflops), f"{step.share:.0%}")
+        cells = (number(step.images_per_second), number(step.tflops), f"{step.share:.0%}")
         shown.add_row(
             f"training, {step.arch} at {step.side}x{step.side}",
             *cells,
@@ -40,7 +40,7 @@ def table(record: BenchRecord) -> RenderableType:
 
 def _lines(record: BenchRecord) -> list[str]:
     lines = [
-        f"ceiling: {_number(each.tflops)} TFLOP/s, {each.dtype} product of {each.side} x {each.side} matrices"
+        f"ceiling: {number(each.tflops)} TFLOP/s, {each.dtype} product of {each.side} x {each.side} matrices"
         for each in record.ceilings
     ]
     sampling, image = record.sampling, record.operations.image / 1e12
@@ -53,9 +53,9 @@ def _lines(record: BenchRecord) -> list[str]:
 
 
 def _cells(rate: Rate) -> tuple[str, ...]:
-    return _number(rate.per_second), _number(rate.tflops), f"{rate.share:.0%}", f"{rate.timing.spread:.0%}"
+    return number(rate.per_second), number(rate.tflops), f"{rate.share:.0%}", f"{rate.timing.spread:.0%}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three significant digits, never in powers of ten."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -26,10 +26,11 @@ KERNELS = {
 
 
 def backends() -> Probes:
-    """Each backend of the engine."""
+    """Each backend of the engine, and what the PyTorch one does through torchao."""
     from fglfast.engine.backends import NAMES
 
-    return {name: partial(_backend, name) for name in NAMES}
+    eight_bits = {f"torch {precision}": partial(_eight_bits, precision) for precision in ("int8", "float8")}
+    return {**{name: partial(_backend, name) for name in NAMES}, **eight_bits}
 
 
 def attention() -> Probes:
@@ -48,7 +49,7 @@ def training() -> Probes:
     }
 
 
-def _backend(name: str) -> str:
+def _backend(name: str, precision: str = "float32") -> str:
     """Through the engine's own interface: stand-ins where it takes ONNX, the bundled model where it does not."""
     import torch
 
@@ -60,8 +61,10 @@ def _backend(name: str) -> str:
     from fglfast.text import BUNDLED, resolve_model
 
     backend, model = find_backend(name), resolve_model(BUNDLED)
-    recipe = Recipe(image_size=32, unet_batch=2, vae_batch=2)
-    build = Build(backend=name, **recipe.model_dump(include=set(Build.model_fields) - {"backend"}))
+    recipe = Recipe(image_size=32, unet_batch=2, vae_batch=2).model_copy(
+        update={"backend": name, "precision": precision}
+    )
+    build = Build(**recipe.model_dump(include=set(Build.model_fields)))
     shapes = read_shapes(model, build.image_size)
     examples = example_inputs(shapes, build.unet_batch)
     with tempfile.TemporaryDirectory(prefix="fglfast-doctor-") as temporary:
@@ -75,8 +78,17 @@ def _backend(name: str) -> str:
         output = backend.load(build, shapes, model, engine).denoise(*examples[UNET].values())
     if len(output) != build.unet_batch or not torch.isfinite(output).all():
         raise FglError("it ran a small network, and what came out is wrong")
-    found = versions(backend)
-    return ", ".join(f"{package} {found[package]}" for package in backend.packages) + ", ran a small network"
+    found, packages = versions(backend, precision), [*backend.packages, backend.needs.get(precision)]
+    return ", ".join(f"{package} {found[package]}" for package in packages if package) + ", ran a small network"
+
+
+def _eight_bits(precision: str) -> str:
+    from fglfast.engine.backends import chosen, find_backend
+
+    if reason := find_backend("torch").refusal(precision):
+        raise MissingExtraError(reason)
+    chosen("torch", precision)
+    return _backend("torch", precision)
 
 
 def _write_stand_in(inputs: Mapping[str, "Tensor"], path: Path) -> None:

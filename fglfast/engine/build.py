@@ -6,8 +6,12 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from fglfast.console import note
 from fglfast.engine import backends
@@ -15,7 +19,7 @@ from fglfast.engine.backends import Build
 from fglfast.engine.export import UNET, example_inputs, export
 from fglfast.engine.manifest import Key, Manifest, check_files, device_name, file_hashes, read_manifest
 from fglfast.engine.networks import Networks
-from fglfast.engine.parity import BOUNDS, measure, require
+from fglfast.engine.parity import BOUNDS, Parity, measure, require
 from fglfast.engine.quantize import save_calibration
 from fglfast.engine.recipe import Recipe
 from fglfast.errors import BadInputError, FglError
@@ -84,17 +88,22 @@ def seconds_per_pass(engine: Engine, rounds: int = AUTO_ROUNDS) -> float:
 
 
 def _build_auto(keys: list[Key], model: Path, engines: Path) -> Engine:
-    """The fastest installed backend, measured once and remembered: a resumed run draws with the same engine."""
+    """The fastest installed backend, measured once and remembered: a resumed run draws with the same engine.
+
+    Ranks that start together take turns: measuring side by side, they could choose differently.
+    """
     by_name = {key.build.backend: key for key in keys}
     digest = hashlib.sha256("".join(key.digest() for key in keys).encode()).hexdigest()[:16]
     path = engines / f"auto-{digest}.json"
     built: dict[str, Engine] = {}
-    if path.exists():
-        seconds = json.loads(path.read_text(encoding="utf-8"))
-    else:
-        built = {name: _build_one(key, model, engines) for name, key in by_name.items()}
-        seconds = {name: seconds_per_pass(engine) for name, engine in built.items()}
-        write_atomic(path, json.dumps(seconds) + "\n")
+    _writable(engines)
+    with _turn(path.with_name(f".{path.name}.lock"), "the choice of a backend"):
+        if path.exists():
+            seconds = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            built = {name: _build_one(key, model, engines) for name, key in by_name.items()}
+            seconds = {name: seconds_per_pass(engine) for name, engine in built.items()}
+            write_atomic(path, json.dumps(seconds) + "\n")
     ranked = sorted(seconds, key=seconds.__getitem__)
     told, rows = ", ".join(f"{name} {1000 * seconds[name]:.0f} ms" for name in ranked), keys[0].build.unet_batch
     note(f"backend {ranked[0]}: fastest of those installed (one UNet pass of {rows} rows: {told})")
@@ -104,7 +113,7 @@ def _build_auto(keys: list[Key], model: Path, engines: Path) -> Engine:
 def _key(recipe: Recipe, backend_name: str, weights: str) -> Key:
     build = Build(backend=backend_name, **recipe.model_dump(include=set(Build.model_fields) - {"backend"}))
     backend = backends.find_backend(backend_name)
-    versions = backends.versions(backend)
+    versions = backends.versions(backend, recipe.precision)
     if backend.needs_onnx:
         versions["export"] = str(backend.route(recipe.precision))
     return Key(weights=weights, build=build, versions=versions, device=device_name())
@@ -115,7 +124,7 @@ def _build_one(key: Key, model: Path, engines: Path) -> Engine:
     folder, shapes = engines / key.digest(), read_shapes(model, key.build.image_size)
     onnx = export_folder(key, engines)
     _writable(engines)
-    with exclusive(engines / f".{folder.name}.lock"):
+    with _turn(engines / f".{folder.name}.lock", f"engine {folder.name}"):
         manifest = _cached(folder)
         if manifest is None:
             try:
@@ -127,6 +136,18 @@ def _build_one(key: Key, model: Path, engines: Path) -> Engine:
     built = manifest is None
     manifest = manifest or read_manifest(folder)
     return Engine(folder, manifest, shapes, backend.load(key.build, shapes, model, folder), model, cached=not built)
+
+
+@contextmanager
+def _turn(lock: Path, what: str) -> Iterator[None]:
+    """Hold a lock file; who has to wait for it is told why."""
+    with exclusive(lock, wait=False) as free:
+        if free:
+            yield
+            return
+    note(f"waiting for {what}: another process builds or checks it")
+    with exclusive(lock):
+        yield
 
 
 def _cached(folder: Path) -> Manifest | None:
@@ -171,7 +192,7 @@ def _compile(key: Key, model: Path, shapes: Shapes, onnx: Path, folder: Path) ->
     with finished_folder(folder) as temporary:
         fusions = backend.compile(key.build, shapes, onnx, temporary) or {}
         networks = backend.load(key.build, shapes, model, temporary)
-        parity = measure(networks, load_generator(model), model, shapes, BOUNDS[key.build.precision])
+        parity = _parity(networks, model, shapes, key.build.precision)
         require(parity, f"engine {folder.name} ({name})")
         Manifest(
             key=key,
@@ -181,6 +202,20 @@ def _compile(key: Key, model: Path, shapes: Shapes, onnx: Path, folder: Path) ->
             files=file_hashes(temporary),
             seconds=round(time.monotonic() - started, 2),
         ).save(temporary)
+
+
+def _parity(networks: Networks, model: Path, shapes: Shapes, precision: str) -> Parity:
+    """The gate, against a reference on the GPU if there is one and it has room for both."""
+    try:
+        return measure(networks, load_generator(model, reference_device()), model, shapes, BOUNDS[precision])
+    except torch.OutOfMemoryError:
+        note("the gate's float32 model does not fit into the GPU's memory: it runs on the CPU, which takes longer")
+        return measure(networks, load_generator(model), model, shapes, BOUNDS[precision])
+
+
+def reference_device() -> str:
+    """Where the gate's float32 model runs."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _writable(engines: Path) -> None:

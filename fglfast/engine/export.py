@@ -84,7 +84,7 @@ def export(generator: Generator, shapes: Shapes, folder: Path, route: Route | No
     for name, inputs in example_inputs(shapes, EXPORT_BATCH).items():
         network = networks[name]
         if name in (UNET, DECODER):
-            dtype = dtype_of(name, generator, route.precision)
+            dtype = dtype_of(name, generator, getattr(torch, route.precision))
             network.to(dtype)
             if route.fused:
                 install(network, multi_head_attention)
@@ -92,18 +92,17 @@ def export(generator: Generator, shapes: Shapes, folder: Path, route: Route | No
                 _export_one(network if dtype == torch.float32 else Narrow(network, dtype), inputs, folder / name, route)
         else:
             _export_one(network, inputs, folder / name, route)
-    half = (name for name in (UNET, DECODER) if dtype_of(name, generator, "float16") == torch.float16)
+    half = (name for name in (UNET, DECODER) if dtype_of(name, generator, torch.float16) == torch.float16)
     Exported(modules=modules, float16=tuple(half)).save(folder)
 
 
-def dtype_of(name: str, generator: Generator, precision: str) -> torch.dtype:
-    """What UNet or decoder computes in at a precision.
+def dtype_of(name: str, generator: Generator, dtype: torch.dtype) -> torch.dtype:
+    """What UNet or decoder computes in when `dtype` was asked for.
 
     SDXL's decoder leaves float16's range (its config asks for float32), Stable Diffusion's does not.
     """
-    wide = name == DECODER and precision == "float16" and isinstance(generator.unet, XLUNetPart)
-    dtype: torch.dtype = torch.float32 if wide else getattr(torch, precision)
-    return dtype
+    wide = name == DECODER and dtype == torch.float16 and isinstance(generator.unet, XLUNetPart)
+    return torch.float32 if wide else dtype
 
 
 class Narrow(nn.Module):

@@ -111,8 +111,7 @@ def device_name() -> str:
     if torch.cuda.is_available():
         capability = ".".join(map(str, torch.cuda.get_device_capability()))
         driver = DRIVER.read_text().strip() if DRIVER.exists() else "unknown"
-        name = f"{torch.cuda.get_device_name()} x{torch.cuda.device_count()}"
-        return f"{name}, compute capability {capability}, driver {driver}"
+        return f"{torch.cuda.get_device_name()}, compute capability {capability}, driver {driver}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{_processor()}, {cores} cores"
 

@@ -19,7 +19,6 @@ from safetensors.numpy import load_file, save_file
 
 from fglfast.engine.export import DECODER, UNET
 from fglfast.engine.trajectory import trajectory
-from fglfast.errors import MissingExtraError
 from fglfast.generator.load import Generator, Shapes
 
 FILE = "calibration.safetensors"
@@ -104,11 +103,7 @@ def _relative_error(actual: NDArray[np.float32], expected: NDArray[np.float32]) 
 
 def _import_nncf() -> Any:
     os.environ.setdefault("NNCF_CI", "1")  # its telemetry stays off
-    try:
-        import nncf
-    except ImportError as error:
-        raise MissingExtraError(
-            "precision int8 needs nncf, which is not installed", "pip install 'fglfast[cpu]'"
-        ) from error
+    import nncf
+
     nncf.set_log_level(logging.ERROR)
     return nncf

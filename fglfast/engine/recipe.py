@@ -34,7 +34,7 @@ class Recipe(Settings):
     mirror: str | None = None
     family: Literal["sd15", "sd21-base", "sdxl"] | None = None
     backend: BackendName = "auto"
-    precision: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16", "int8", "float8"] = "float32"
     image_size: int = Field(ge=8, le=4096, multiple_of=8)
     unet_batch: int = Field(default=32, ge=2, le=4096)
     vae_batch: int = Field(default=16, ge=1, le=4096)

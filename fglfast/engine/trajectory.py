@@ -42,7 +42,7 @@ class Trajectory:
 def trajectory(
     generator: Generator, model: Path, shapes: Shapes, prompts: Sequence[str], steps: int, seed: int
 ) -> Trajectory:
-    """Sample without guidance, keeping every pass.
+    """Sample without guidance, keeping every pass; all of it lies where the generator does.
 
     Args:
         generator: the float32 networks.
@@ -61,10 +61,11 @@ def trajectory(
         outputs.append(prediction_BCHW)
         return prediction_BCHW
 
-    token_ids_BT = torch.from_numpy(tokenize(load_tokenizer(model), prompts)).long()
+    device = next(generator.unet.parameters()).device
+    token_ids_BT = torch.from_numpy(tokenize(load_tokenizer(model), prompts)).long().to(device)
     text_BLD = generator.text(token_ids_BT)
     projected_BLE = generator.projection(text_BLD)
-    noise_BCHW = torch.randn(len(prompts), *shapes.latent, generator=torch.Generator().manual_seed(seed))
+    noise_BCHW = torch.randn(len(prompts), *shapes.latent, generator=torch.Generator().manual_seed(seed)).to(device)
     schedule = Schedule.of_model(model, Sampling(steps=steps, guidance_scale=1.0))
     latents_BCHW = sample(recorded, noise_BCHW, projected_BLE, projected_BLE[0], schedule)
     return Trajectory(

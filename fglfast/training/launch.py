@@ -132,7 +132,7 @@ def _command(job_file: Path, count: int) -> list[str]:
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(count)),
         *("--master-addr", "127.0.0.1", "--master-port", str(port), "--local-addr", "127.0.0.1"),
-        *("-m", "fglfast.training.loop", str(job_file)),
+        *("-m", "fglfast.training", str(job_file)),
     ]
 
 

@@ -272,7 +272,3 @@ def _end_with_launcher() -> None:
     while os.read(0, 1):  # not sys.stdin: its lock would be in the way of a normal end
         pass
     os._exit(ExitCode.FAILURE)
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))

@@ -7,6 +7,8 @@ import pytest
 import torch
 from binding_checks import State
 
+from fglfast.engine import build
+
 
 class Stream:
     """A stream by its handle; 0 is the default one."""
@@ -81,6 +83,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     replaced = {
         "is_available": lambda: True,
         "device_count": lambda: 1,
+        "current_device": lambda: 0,
         "get_device_name": lambda: "NVIDIA H200",
         "get_device_capability": lambda: (9, 0),
         "current_stream": lambda: CURRENT[-1],
@@ -91,3 +94,4 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for name, value in replaced.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(build, "reference_device", lambda: "cpu")

@@ -4,13 +4,14 @@ import shutil
 import pytest
 import torch
 
-from fglfast.engine import backends
+from fglfast.engine import backends, build
 from fglfast.engine.build import build_engine
 from fglfast.engine.manifest import FILE, check_files, read_manifest
 from fglfast.engine.networks import in_chunks
 from fglfast.engine.parity import BOUNDS, Parity, require
 from fglfast.engine.recipe import Recipe, find_recipe, shipped_recipes
 from fglfast.errors import BadInputError, FglError, MissingExtraError, UsageError
+from fglfast.generator.load import load_generator
 
 
 @pytest.mark.parametrize(
@@ -109,3 +110,16 @@ def test_recipes(tmp_path):
             Recipe.from_toml(path)
     with pytest.raises(BadInputError, match="minni"):
         find_recipe("minni")
+
+
+def test_a_gate_that_does_not_fit_beside_the_engine_runs_on_the_cpu(random_mini, recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build, "reference_device", lambda: "cuda")
+
+    def load(model, device="cpu"):
+        if device == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return load_generator(model)
+
+    monkeypatch.setattr(build, "load_generator", load)
+    built = build_engine(recipe.model_copy(update={"backend": "torch"}), random_mini, tmp_path)
+    assert built.manifest.parity.problem() == "" and "runs on the CPU" in capsys.readouterr().err

@@ -167,7 +167,7 @@ def test_timings_and_keys_are_of_one_version_gpu_and_driver(
 ):
     driver = tmp_path / "version"
     monkeypatch.setattr(manifest, "DRIVER", driver)
-    assert manifest.device_name() == "NVIDIA H200 x1, compute capability 9.0, driver unknown"
+    assert manifest.device_name() == "NVIDIA H200, compute capability 9.0, driver unknown"
     seen = set()
     for change in (
         lambda: driver.write_text("580.65.06\n"),
@@ -181,7 +181,7 @@ def test_timings_and_keys_are_of_one_version_gpu_and_driver(
         key = manifest.Key(weights="w", build=_build(trt_recipe), versions=versions, device=manifest.device_name())
         seen.add((key.digest(), backend.timing_cache(tmp_path).name))
     assert len({key for key, _ in seen}) == len({timings for _, timings in seen}) == 5
-    assert manifest.device_name() == "NVIDIA B200 x1, compute capability 10.0, driver 580.95.05"
+    assert manifest.device_name() == "NVIDIA B200, compute capability 10.0, driver 580.95.05"
     assert versions["tensorrt"] == "11.5.0.1"
 
 

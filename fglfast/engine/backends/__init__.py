@@ -1,8 +1,10 @@
 """The backends by name, and why one is missing. Each is one small file with a `Backend` in it."""
 
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from torch import cuda  # not `import torch`: the submodule `torch` of this package takes that name
@@ -10,7 +12,7 @@ from torch import cuda  # not `import torch`: the submodule `torch` of this pack
 from fglfast.config import Settings
 from fglfast.engine.export import Route
 from fglfast.engine.networks import Networks
-from fglfast.errors import MissingExtraError, UsageError
+from fglfast.errors import FglError, MissingExtraError, UsageError
 from fglfast.generator.load import Shapes
 
 NAMES = ("torch", "torch-compile", "onnxruntime", "openvino", "tensorrt")
@@ -19,6 +21,7 @@ DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
 }
+HINT = "choose another precision in the recipe"
 
 
 class Build(Settings):
@@ -41,6 +44,7 @@ class Backend(Protocol):
         needs_onnx: whether `compile` reads the ONNX files.
         needs_cuda: whether it runs on an NVIDIA GPU only.
         precisions: what it can compute in.
+        needs: the package that a precision needs besides, by precision.
     """
 
     packages: tuple[str, ...]
@@ -49,6 +53,7 @@ class Backend(Protocol):
     needs_onnx: bool
     needs_cuda: bool = False
     precisions: tuple[str, ...]
+    needs: Mapping[str, str] = MappingProxyType({})
 
     def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> dict[str, dict[str, int]] | None:
         """Write into `engine` all that `load` needs, besides the model folder; return the fused operators, if known."""
@@ -89,26 +94,37 @@ def find_backend(name: str) -> Backend:
 def chosen(name: str, precision: str) -> list[str]:
     """Names of the backends to build: one, or all that "auto" measures.
 
-    Compiling on a CPU takes minutes and ends behind OpenVINO (share of the matrix-product rate 0.49 to 0.76), so
-    "auto" leaves `torch-compile` to the GPU.
-
     Raises:
-        UsageError: no such backend, or none that can do the precision.
-        MissingExtraError: its packages are not installed.
+        UsageError: no such backend, or none that can do the precision here.
+        MissingExtraError: the backend's packages are not installed, or that of the precision.
     """
-    if name != "auto":
-        if precision not in find_backend(name).precisions:
-            able = [other for other in NAMES if precision in _backend(other).precisions]
-            raise UsageError(f"backend {name} has no precision {precision}", f"choose one of: {', '.join(able)}")
-        if reason := _backend(name).refusal(precision):
-            raise UsageError(f"backend {name}: {reason}", "choose another precision in the recipe")
-        return [name]
-    skipped = () if cuda.is_available() else ("torch-compile",)
-    able = [other for other in installed() if precision in _backend(other).precisions and other not in skipped]
-    able = [other for other in able if not _backend(other).refusal(precision)]
+    if name == "auto":
+        having = [other for other in installed() if precision in _backend(other).precisions]
+        having = [other for other in having if not _slow(other, precision)]
+    elif precision in find_backend(name).precisions:
+        having = [name]
+    else:
+        able = [other for other in NAMES if precision in _backend(other).precisions]
+        raise UsageError(f"backend {name} has no precision {precision}", f"choose one of: {', '.join(able)}")
+    reasons = {other: _unable(other, precision) for other in having}
+    able = [other for other, reason in reasons.items() if reason is None]
     if not able:
-        raise UsageError(f"no installed backend has precision {precision}", "choose another in the recipe")
+        nobody = UsageError(f"no installed backend has precision {precision}", HINT)
+        raise next((reason for reason in reasons.values() if reason), nobody)
     return able
+
+
+def _unable(name: str, precision: str) -> FglError | None:
+    """Why an installed backend cannot compute here in one of its precisions, or None."""
+    backend = _backend(name)
+    reason = backend.refusal(precision)
+    if reason:
+        return UsageError(f"backend {name}: {reason}", HINT)
+    package = backend.needs.get(precision)
+    if package and not _version(package):
+        message = f"backend {name} needs {package} for precision {precision}, and it is not installed"
+        return MissingExtraError(message, f"pip install {package}")
+    return None
 
 
 def missing(name: str) -> MissingExtraError | None:
@@ -141,10 +157,22 @@ def installed() -> list[str]:
     return [name for name in NAMES if missing(name) is None]
 
 
-def versions(backend: Backend) -> dict[str, str]:
-    """Versions of everything an engine of this backend depends on."""
-    packages = ("torch", "diffusers", "transformers", "onnx", "onnxscript", *backend.packages, *backend.optional)
-    return {package: _version(package) or "" for package in sorted(set(packages))} | backend.key_facts()
+def versions(backend: Backend, precision: str = "float32") -> dict[str, str]:
+    """Versions of everything an engine of this backend and precision depends on."""
+    packages = {"torch", "diffusers", "transformers", "onnx", "onnxscript", *backend.packages, *backend.optional}
+    if precision in backend.needs:
+        packages.add(backend.needs[precision])
+    return {package: _version(package) or "" for package in sorted(packages)} | backend.key_facts()
+
+
+def _slow(name: str, precision: str) -> bool:
+    """Whether "auto" need not try a backend that works here.
+
+    Compiling on a CPU takes minutes and ends behind OpenVINO (share of the matrix-product rate 0.49 to 0.76). With
+    torchao's int8 layers a pass of mini takes four times the processor time of OpenVINO's int8, and no less than
+    without them.
+    """
+    return not cuda.is_available() and (name == "torch-compile" or (name == "torch" and precision == "int8"))
 
 
 def _backend(name: str) -> Backend:

@@ -18,6 +18,7 @@ from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, link
 from fglfast.engine.fusions import Exported, count, require
 from fglfast.engine.networks import Networks, in_chunks, staying
 from fglfast.generator.load import Shapes
+from fglfast.ranks import ranks_here
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 DEVICE = "cuda"
@@ -100,7 +101,8 @@ class OnnxRuntimeBackend(Backend):
 
     def refusal(self, precision: str) -> str:
         """On the CPU its convolutions and products are float32."""
-        return "on the CPU it computes in float32 only" if precision != "float32" and providers() == (CPU,) else ""
+        unable = precision != "float32" and providers() == (CPU,)
+        return f"on the CPU it computes in float32 only, not {precision}" if unable else ""
 
 
 @cache
@@ -133,9 +135,10 @@ def _loads(provider: str) -> bool:
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", values[:1], values[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     options = {"trt_min_subgraph_size": 1000} if provider == TENSORRT else {}  # load it, build nothing
+    chosen = [on_this_gpu(provider, options), CPU]
     try:
         session = onnxruntime.InferenceSession(
-            model.SerializeToString(), _options(), providers=[(provider, options), CPU], enable_fallback=0
+            model.SerializeToString(), _options(), providers=chosen, enable_fallback=0
         )
     except Exception:
         return False
@@ -147,7 +150,14 @@ def _options() -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if ranks_here() > 1:  # on the same cores
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+def on_this_gpu(provider: str, options: dict[str, Any] | None = None) -> Any:
+    """A provider with its options: PyTorch's current GPU, not the first one, as each rank has its own."""
+    return provider if provider == CPU else (provider, {**(options or {}), "device_id": torch.cuda.current_device()})
 
 
 def _session(path: Path, written: Path | None = None) -> Any:
@@ -163,7 +173,8 @@ def _session(path: Path, written: Path | None = None) -> Any:
         options.optimized_model_filepath = str(written)
     # ONNX Runtime's own fallback prints on stdout, where a command's result goes.
     fallback = providers() == (CPU,)
-    return onnxruntime.InferenceSession(path, options, providers=list(providers()), enable_fallback=fallback)
+    chosen = [on_this_gpu(name) for name in providers()]
+    return onnxruntime.InferenceSession(path, options, providers=chosen, enable_fallback=fallback)
 
 
 def _tensorrt_session(path: Path, build: Build, shapes: Shapes) -> Any:
@@ -175,7 +186,7 @@ def _tensorrt_session(path: Path, build: Build, shapes: Shapes) -> Any:
     options = tensorrt_options(path.parent, timings, static_shapes(build, shapes)[path.name])
     if build.precision == "float16" and int(import_module("tensorrt").__version__.split(".")[0]) < 11:
         options["trt_fp16_enable"] = True  # later versions take every type as it stands in the graph
-    chosen = [(TENSORRT, options), *(name for name in providers() if name != TENSORRT)]
+    chosen = [on_this_gpu(name, options if name == TENSORRT else None) for name in providers()]
     return onnxruntime.InferenceSession(path, _options(), providers=chosen, enable_fallback=0)
 
 
@@ -221,11 +232,11 @@ def _bound(session: Any) -> Callable[..., Tensor]:
     def run(*inputs: Tensor) -> Tensor:
         placed = [tensor.to(DEVICE).contiguous() for tensor in inputs]
         result = torch.empty(len(inputs[0]), *output.shape[1:], device=DEVICE)
-        binding = session.io_binding()
+        binding, gpu = session.io_binding(), result.device.index or 0
         for name, tensor in zip(names, placed, strict=True):
             kind = NUMPY[tensor.dtype]
-            binding.bind_input(name, DEVICE, 0, kind, tuple(tensor.shape), tensor.data_ptr())
-        binding.bind_output(output.name, DEVICE, 0, np.float32, tuple(result.shape), result.data_ptr())
+            binding.bind_input(name, DEVICE, gpu, kind, tuple(tensor.shape), tensor.data_ptr())
+        binding.bind_output(output.name, DEVICE, gpu, np.float32, tuple(result.shape), result.data_ptr())
         torch.cuda.current_stream().synchronize()  # the session works on a stream of its own
         session.run_with_iobinding(binding)
         binding.synchronize_outputs()

@@ -1,7 +1,7 @@
 """PyTorch eager, channels last, measured attention: the backend that is always there. Knows nothing of ONNX."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fglfast.engine.attention import Kernels, candidates, install
 from fglfast.engine.backends import Backend, Build
+from fglfast.engine.backends.torch_eight_bits import PACKAGES, float_type, refusal, to_eight_bits
 from fglfast.engine.export import DECODER, UNET, dtype_of, example_inputs
 from fglfast.engine.networks import Networks, in_chunks_that_fit
 from fglfast.files import write_atomic
@@ -24,7 +25,8 @@ class TorchBackend(Backend):
     optional: tuple[str, ...] = ("xformers",)
     extra = "cpu"
     needs_onnx = False
-    precisions: tuple[str, ...] = ("float32", "bfloat16", "float16")
+    precisions: tuple[str, ...] = ("float32", "bfloat16", "float16", *PACKAGES)
+    needs: Mapping[str, str] = PACKAGES
 
     def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:
         """Nothing yet: the first `load` measures the attention kernels and leaves them in the engine."""
@@ -38,15 +40,17 @@ class TorchBackend(Backend):
         generator = load_generator(model)
         known = _read(engine / ATTENTION)
         kernels = Kernels(candidates(device), known)
-        dtype = getattr(torch, build.precision)
+        dtype = float_type(build.precision, device)
         parts: dict[str, tuple[nn.Module, torch.dtype, int]] = {
             UNET: (generator.unet, dtype, build.unet_batch),
-            DECODER: (generator.decoder, dtype_of(DECODER, generator, build.precision), build.vae_batch),
+            DECODER: (generator.decoder, dtype_of(DECODER, generator, dtype), build.vae_batch),
         }
         runs = {}
         for name, (network, kind, batch) in parts.items():
             network.to(device=device, dtype=kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
             install(network, kernels)
+            if name == UNET and build.precision in PACKAGES:
+                to_eight_bits(network, build.precision)
             if known is None:
                 first_pass = in_chunks_that_fit(eager(network, device, kind), batch, Path(name).stem)
                 first_pass(*example_inputs(shapes, batch)[name].values())
@@ -59,6 +63,14 @@ class TorchBackend(Backend):
             denoise=runs[UNET],
             decode=runs[DECODER],
         )
+
+    def refusal(self, precision: str) -> str:
+        """Why this GPU, or the lack of one, does not compute in a precision."""
+        return refusal(precision)
+
+    def key_facts(self) -> dict[str, str]:
+        """On a CPU the number of threads: it decides the last bits of a sum."""
+        return {} if torch.cuda.is_available() else {"threads": str(torch.get_num_threads())}
 
     def function(self, network: nn.Module, device: str, dtype: torch.dtype) -> Callable[..., Tensor]:
         """One network as a function of one chunk: float32 in, float32 out, on the inputs' device."""

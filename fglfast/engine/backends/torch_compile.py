@@ -18,6 +18,8 @@ from fglfast.errors import FglError
 from fglfast.generator.load import Shapes
 
 MAX_PROGRAMS = 256  # PyTorch's own limit, 8, counts those of every engine that a process opens
+# An int8 product on a GPU is scaled where it is made, not written out in four bytes first (pytorch/pytorch#111125).
+SETTINGS = {"force_fuse_int_mm_with_mul": True}
 
 
 class TorchCompileBackend(TorchBackend):
@@ -66,7 +68,7 @@ class TorchCompileBackend(TorchBackend):
             for buffer, tensor in zip(buffers[rows], inputs, strict=True):
                 buffer.copy_(tensor)
             torch.compiler.cudagraph_mark_step_begin()
-            with torch._dynamo.config.patch(recompile_limit=MAX_PROGRAMS):
+            with torch._dynamo.config.patch(recompile_limit=MAX_PROGRAMS), torch._inductor.config.patch(SETTINGS):
                 output: Tensor = compiled(*buffers[rows])
             # A copy: the next replay of a CUDA graph writes over its output.
             return output.to(inputs[0].device, torch.float32, copy=True).contiguous()
