@@ -112,7 +112,10 @@ def _build_auto(keys: list[Key], model: Path, engines: Path) -> Engine:
 
 def _key(recipe: Recipe, backend_name: str, weights: str) -> Key:
     build = Build(backend=backend_name, **recipe.model_dump(include=set(Build.model_fields) - {"backend"}))
-    versions = backends.versions(backends.find_backend(backend_name), recipe.precision)
+    backend = backends.find_backend(backend_name)
+    versions = backends.versions(backend, recipe.precision)
+    if backend.needs_onnx:
+        versions["export"] = str(backend.route(recipe.precision))
     return Key(weights=weights, build=build, versions=versions, device=device_name())
 
 
@@ -163,7 +166,8 @@ def _cached(folder: Path) -> Manifest | None:
 
 def export_folder(key: Key, engines: Path) -> Path:
     """Where a model's ONNX files lie: named by that of the key which they depend on."""
-    versions = {name: key.versions[name] for name in ("torch", "diffusers", "transformers", "onnx", "onnxscript")}
+    depends = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "export")
+    versions = {name: key.versions[name] for name in depends if name in key.versions}
     size = key.build.image_size
     plain = Build(backend="onnx", precision="float32", image_size=size, unet_batch=0, vae_batch=0)
     return engines / f"onnx-{Key(weights=key.weights, build=plain, versions=versions, device='any').digest()}"
@@ -172,9 +176,10 @@ def export_folder(key: Key, engines: Path) -> Path:
 def _export(key: Key, model: Path, shapes: Shapes, onnx: Path) -> None:
     with exclusive(onnx.with_name(f".{onnx.name}.lock")):
         if not onnx.exists():
-            note(f"exporting {model.name} to ONNX")
+            route = backends.find_backend(key.build.backend).route(key.build.precision)
+            note(f"exporting {model.name} to ONNX ({route})")
             with finished_folder(onnx) as temporary:
-                export(load_generator(model), shapes, temporary)
+                export(load_generator(model), shapes, temporary, route)
         if key.build.precision == "int8":
             save_calibration(load_generator(model), model, shapes, onnx)
 
@@ -185,7 +190,7 @@ def _compile(key: Key, model: Path, shapes: Shapes, onnx: Path, folder: Path) ->
     backend = backends.find_backend(name)
     note(f"building engine {folder.name} ({name}, {key.build.precision})")
     with finished_folder(folder) as temporary:
-        backend.compile(key.build, shapes, onnx, temporary)
+        fusions = backend.compile(key.build, shapes, onnx, temporary) or {}
         networks = backend.load(key.build, shapes, model, temporary)
         parity = _parity(networks, model, shapes, key.build.precision)
         require(parity, f"engine {folder.name} ({name})")
@@ -193,6 +198,7 @@ def _compile(key: Key, model: Path, shapes: Shapes, onnx: Path, folder: Path) ->
             key=key,
             model=str(model),
             parity=parity,
+            fusions=fusions,
             files=file_hashes(temporary),
             seconds=round(time.monotonic() - started, 2),
         ).save(temporary)

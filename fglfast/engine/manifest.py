@@ -41,6 +41,7 @@ class Manifest(Settings):
         key: what the engine was built from.
         model: the model folder it came from, for people.
         parity: what the gate measured.
+        fusions: fused operators of each network's graph, where the backend has a graph to count them in.
         files: sha256 of every other file in the engine's folder.
         seconds: what export, compilation and the gate took.
     """
@@ -48,6 +49,7 @@ class Manifest(Settings):
     key: Key
     model: str
     parity: Parity
+    fusions: dict[str, dict[str, int]]
     files: dict[str, str]
     seconds: float
 
