@@ -21,6 +21,7 @@ from fglfast.command import (
     RecipeName,
     exits,
     find_model,
+    join_ranks,
     open_engine,
     payload_files,
     read_recipe,
@@ -216,12 +217,17 @@ def synthesize(
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a labelled synthetic data set from the clients' payloads; goes on where it was stopped."""
+    """Draw a labelled synthetic data set from the clients' payloads; goes on where it was stopped.
+
+    Under torchrun or srun each process draws its share of the shards, on a GPU of its own.
+    """
+    rank = join_ranks()  # before PyTorch is imported
+    if dry_run and rank.number:
+        return
     from fglfast.merge import merge_payloads
     from fglfast.payload import load_payload
     from fglfast.sampler.schedule import Sampling
     from fglfast.synthesis import synthesize as stage
-    from fglfast.synthesis.folder import export_imagefolder
 
     merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
     engine, defaults = open_engine(recipe, model, backend, engines, batch_size), read_recipe(recipe).sampling
@@ -236,14 +242,12 @@ def synthesize(
         ),
     )
     if dry_run:
-        plan = stage.estimate(engine, merged, settings, out)
+        plan = stage.estimate(engine, merged, settings, out, rank.world_size)
         tell(plan, as_json, "\n".join(f"{key.replace('_', ' ')}: {value}" for key, value in plan.items()))
         return
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    done = stage.synthesize(engine, merged, settings, out, rank, world)
-    if format == "imagefolder" and rank == 0:
-        shards = stage.plan_synthesis(engine, merged, settings).shards
-        note(f"unpacked to {export_imagefolder(out, merged.class_names, shards)}")
+    done = stage.synthesize(engine, merged, settings, out, rank.number, rank.world_size)
+    if format == "imagefolder":
+        _unpack(out, merged.class_names, done)
     rate = done.images / done.seconds if done.seconds else 0.0
     result = {
         "folder": str(out),
@@ -254,10 +258,30 @@ def synthesize(
         "network_share": round(done.network_share, 4),
         "bytes": done.bytes,
         "engine": engine.key,
+        "rank": rank.number,
+        "world_size": rank.world_size,
+        "missing_shards": done.missing,
     }
     pace = f"{done.seconds:.1f} s ({rate:.1f} images/s), {done.network_share:.0%} of it in UNet and VAE"
-    line = f"{out}: {done.images} images in {pace}"
-    tell(result, as_json, line if done.images else f"{out}: all {done.found} images were there already")
+    line = (
+        f"{out}: {done.images} images in {pace}"
+        if done.images
+        else f"{out}: all {done.found} images were there already"
+    )
+    left = f"; {done.missing} of {done.shards} shards, other ranks' share, are not there yet"
+    whole = "; the data set is complete" if rank.world_size > 1 else ""
+    tell(result, as_json, line + (left if done.missing else whole))
+
+
+def _unpack(out: Path, class_names: tuple[str, ...], done: Any) -> None:
+    """Unpack a complete data set; of several ranks, the one that finishes last."""
+    from fglfast.synthesis.folder import export_imagefolder
+
+    if done.missing:
+        note("not unpacked: shards are missing; the rank that finishes last unpacks, or run again")
+        return
+    target = export_imagefolder(out, class_names, done.shards)
+    note(f"unpacked to {target}" if target else "another rank unpacks")
 
 
 @verb

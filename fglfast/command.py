@@ -11,8 +11,9 @@ from typing import Annotated, Any, ParamSpec
 
 import typer
 
-from fglfast.console import emit_json, stderr, stdout
+from fglfast.console import emit_json, signed, speaker, stderr, stdout
 from fglfast.errors import BadInputError, ExitCode, FglError, UsageError
+from fglfast.ranks import Rank, find_rank, take_place
 
 P = ParamSpec("P")
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
@@ -60,6 +61,15 @@ def exits(function: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(ExitCode.FAILURE) from None
 
     return run
+
+
+def join_ranks() -> Rank:
+    """Find out which of several processes this one is, take its GPU, and sign what it says."""
+    rank = find_rank()
+    if rank.world_size > 1:
+        speaker.name, speaker.leads = str(rank), rank.number == 0
+        take_place(rank)
+    return rank
 
 
 def open_engine(
@@ -127,10 +137,10 @@ def tell(result: dict[str, Any], as_json: bool, line: str) -> None:
     if as_json:
         emit_json(result)
     else:
-        stdout.print(line, markup=False, soft_wrap=True)
+        stdout.print(signed(line), markup=False, soft_wrap=True)
 
 
 def _complain(message: str, hint: str) -> None:
-    stderr.print(f"error: {message}", markup=False, style="red", soft_wrap=True)
+    stderr.print(signed(f"error: {message}"), markup=False, style="red", soft_wrap=True)
     if hint:
-        stderr.print(f"  hint: {hint}", markup=False, soft_wrap=True)
+        stderr.print(signed(f"  hint: {hint}"), markup=False, soft_wrap=True)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -37,9 +38,30 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+@dataclass
+class Speaker:
+    """Who speaks in this process, when several share a terminal.
+
+    Attributes:
+        name: what every line begins with; empty for one that is alone.
+        leads: whether it shows progress; one does so for all, as their shares are alike.
+    """
+
+    name: str = ""
+    leads: bool = True
+
+
+speaker = Speaker()
+
+
+def signed(text: str) -> str:
+    """A line with the speaker's name before it."""
+    return f"{speaker.name}: {text}" if speaker.name else text
+
+
 def note(text: str) -> None:
     """Say something about the work in progress; never part of a command's result."""
-    stderr.print(text, markup=False, soft_wrap=True)
+    stderr.print(signed(text), markup=False, soft_wrap=True)
 
 
 def emit_json(result: dict[str, Any]) -> None:
@@ -63,14 +85,14 @@ def no_loading_bars() -> Iterator[None]:
 
 
 class Progress:
-    """A progress bar with the rate and the time left; on a pipe, a plain line every ten seconds."""
+    """A progress bar with the rate and the time left; on a pipe, or among several, a plain line every ten seconds."""
 
     def __init__(self, name: str, total: int, start: int = 0, unit: str = "image") -> None:
         self.name, self.total, self.unit = name, total, unit
         self.done, self.start = start, start
         self.begun = self.said = time.monotonic()
         self.bar: RichProgress | None = None
-        if stderr.is_terminal:
+        if stderr.is_terminal and not speaker.name:
             self.bar = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -94,7 +116,7 @@ class Progress:
         text = "  ".join([f"{rate:.1f} {self.unit}s/s", *(f"{k} {v}" for k, v in facts.items())])
         if self.bar:
             self.bar.update(self.task, completed=self.done, note=text)
-        elif now - self.said > PLAIN_SECONDS or self.done == self.total:
+        elif speaker.leads and (now - self.said > PLAIN_SECONDS or self.done == self.total):
             self.said = now
             left = (self.total - self.done) / max(rate, 1e-9)
             note(f"{self.name}: {self.done}/{self.total}  {text}  {left:.0f} s left")

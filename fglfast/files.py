@@ -7,7 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
+
+from fglfast.errors import FglError
 
 
 @contextmanager
@@ -53,11 +55,33 @@ def finished_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold a lock file, so that two processes at the same work take turns; a killed one lets go."""
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+def exclusive(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock file, so that two processes at the same work take turns; a killed one lets go.
+
+    Yields whether it is held: always, unless it was not to `wait` and another process holds it.
+
+    Raises:
+        FglError: the file system has no locks.
+    """
+    with path.open("a+") as stream:
+        yield _lock(stream, path, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def is_held(path: Path) -> bool:
+    """Whether another process holds a lock file; any number may ask at once."""
+    with path.open("a+") as stream:
+        return not _lock(stream, path, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def _lock(stream: IO[str], path: Path, how: int) -> bool:
+    """Lock a file open for reading and writing: NFS wants the first for a shared lock, the second for an exclusive."""
+    try:
+        fcntl.flock(stream, how)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise FglError(f"{path}: cannot be locked ({error.strerror})", "use a file system that has locks") from error
+    return True
 
 
 def temporary_name(path: Path) -> Path:

@@ -55,6 +55,7 @@ def _backend(name: str, precision: str = "float32") -> str:
 
     from fglfast.engine.backends import Build, find_backend, versions
     from fglfast.engine.export import UNET, example_inputs
+    from fglfast.engine.fusions import Exported
     from fglfast.engine.recipe import Recipe
     from fglfast.generator.load import read_shapes
     from fglfast.text import BUNDLED, resolve_model
@@ -72,6 +73,7 @@ def _backend(name: str, precision: str = "float32") -> str:
         engine.mkdir()
         for file, inputs in examples.items() if backend.needs_onnx else ():
             _write_stand_in(inputs, onnx / file)
+        Exported(modules={}, float16=()).save(onnx)
         backend.compile(build, shapes, onnx, engine)
         output = backend.load(build, shapes, model, engine).denoise(*examples[UNET].values())
     if len(output) != build.unet_batch or not torch.isfinite(output).all():

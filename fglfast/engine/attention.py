@@ -145,9 +145,9 @@ def _finish(tensor: Tensor) -> None:
 
 
 class BMHKProcessor:
-    """A processor of diffusers' `Attention` that hands views [B,M,H,K] of fused projections to `Kernels`."""
+    """A processor of diffusers' `Attention` that hands views [B,M,H,K] of fused projections to a kernel."""
 
-    def __init__(self, kernels: Kernels) -> None:
+    def __init__(self, kernels: Kernel) -> None:
         self.kernels = kernels
 
     def __call__(
@@ -178,14 +178,14 @@ class BMHKProcessor:
         return output if attn.rescale_output_factor == 1 else output / attn.rescale_output_factor
 
 
-def install(network: nn.Module, kernels: Kernels) -> int:
+def install(network: nn.Module, kernels: Kernel) -> int:
     """Fuse the projections and set the processor wherever it computes what diffusers' own does.
 
     Keys and values of a cross-attention are those that `take_projection` has left to read.
 
     Args:
         network: in evaluation mode, its weights in their final type.
-        kernels: what the processors call.
+        kernels: what the processors call: one kernel, or `Kernels` to choose among several.
 
     Returns:
         How many attention modules took it; the others keep theirs.

@@ -6,6 +6,8 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,17 +88,22 @@ def seconds_per_pass(engine: Engine, rounds: int = AUTO_ROUNDS) -> float:
 
 
 def _build_auto(keys: list[Key], model: Path, engines: Path) -> Engine:
-    """The fastest installed backend, measured once and remembered: a resumed run draws with the same engine."""
+    """The fastest installed backend, measured once and remembered: a resumed run draws with the same engine.
+
+    Ranks that start together take turns: measuring side by side, they could choose differently.
+    """
     by_name = {key.build.backend: key for key in keys}
     digest = hashlib.sha256("".join(key.digest() for key in keys).encode()).hexdigest()[:16]
     path = engines / f"auto-{digest}.json"
     built: dict[str, Engine] = {}
-    if path.exists():
-        seconds = json.loads(path.read_text(encoding="utf-8"))
-    else:
-        built = {name: _build_one(key, model, engines) for name, key in by_name.items()}
-        seconds = {name: seconds_per_pass(engine) for name, engine in built.items()}
-        write_atomic(path, json.dumps(seconds) + "\n")
+    _writable(engines)
+    with _turn(path.with_name(f".{path.name}.lock"), "the choice of a backend"):
+        if path.exists():
+            seconds = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            built = {name: _build_one(key, model, engines) for name, key in by_name.items()}
+            seconds = {name: seconds_per_pass(engine) for name, engine in built.items()}
+            write_atomic(path, json.dumps(seconds) + "\n")
     ranked = sorted(seconds, key=seconds.__getitem__)
     told, rows = ", ".join(f"{name} {1000 * seconds[name]:.0f} ms" for name in ranked), keys[0].build.unet_batch
     note(f"backend {ranked[0]}: fastest of those installed (one UNet pass of {rows} rows: {told})")
@@ -105,7 +112,10 @@ def _build_auto(keys: list[Key], model: Path, engines: Path) -> Engine:
 
 def _key(recipe: Recipe, backend_name: str, weights: str) -> Key:
     build = Build(backend=backend_name, **recipe.model_dump(include=set(Build.model_fields) - {"backend"}))
-    versions = backends.versions(backends.find_backend(backend_name), recipe.precision)
+    backend = backends.find_backend(backend_name)
+    versions = backends.versions(backend, recipe.precision)
+    if backend.needs_onnx:
+        versions["export"] = str(backend.route(recipe.precision))
     return Key(weights=weights, build=build, versions=versions, device=device_name())
 
 
@@ -114,7 +124,7 @@ def _build_one(key: Key, model: Path, engines: Path) -> Engine:
     folder, shapes = engines / key.digest(), read_shapes(model, key.build.image_size)
     onnx = export_folder(key, engines)
     _writable(engines)
-    with exclusive(engines / f".{folder.name}.lock"):
+    with _turn(engines / f".{folder.name}.lock", f"engine {folder.name}"):
         manifest = _cached(folder)
         if manifest is None:
             try:
@@ -126,6 +136,18 @@ def _build_one(key: Key, model: Path, engines: Path) -> Engine:
     built = manifest is None
     manifest = manifest or read_manifest(folder)
     return Engine(folder, manifest, shapes, backend.load(key.build, shapes, model, folder), model, cached=not built)
+
+
+@contextmanager
+def _turn(lock: Path, what: str) -> Iterator[None]:
+    """Hold a lock file; who has to wait for it is told why."""
+    with exclusive(lock, wait=False) as free:
+        if free:
+            yield
+            return
+    note(f"waiting for {what}: another process builds or checks it")
+    with exclusive(lock):
+        yield
 
 
 def _cached(folder: Path) -> Manifest | None:
@@ -144,7 +166,8 @@ def _cached(folder: Path) -> Manifest | None:
 
 def export_folder(key: Key, engines: Path) -> Path:
     """Where a model's ONNX files lie: named by that of the key which they depend on."""
-    versions = {name: key.versions[name] for name in ("torch", "diffusers", "transformers", "onnx", "onnxscript")}
+    depends = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "export")
+    versions = {name: key.versions[name] for name in depends if name in key.versions}
     size = key.build.image_size
     plain = Build(backend="onnx", precision="float32", image_size=size, unet_batch=0, vae_batch=0)
     return engines / f"onnx-{Key(weights=key.weights, build=plain, versions=versions, device='any').digest()}"
@@ -153,9 +176,10 @@ def export_folder(key: Key, engines: Path) -> Path:
 def _export(key: Key, model: Path, shapes: Shapes, onnx: Path) -> None:
     with exclusive(onnx.with_name(f".{onnx.name}.lock")):
         if not onnx.exists():
-            note(f"exporting {model.name} to ONNX")
+            route = backends.find_backend(key.build.backend).route(key.build.precision)
+            note(f"exporting {model.name} to ONNX ({route})")
             with finished_folder(onnx) as temporary:
-                export(load_generator(model), shapes, temporary)
+                export(load_generator(model), shapes, temporary, route)
         if key.build.precision == "int8":
             save_calibration(load_generator(model), model, shapes, onnx)
 
@@ -166,7 +190,7 @@ def _compile(key: Key, model: Path, shapes: Shapes, onnx: Path, folder: Path) ->
     backend = backends.find_backend(name)
     note(f"building engine {folder.name} ({name}, {key.build.precision})")
     with finished_folder(folder) as temporary:
-        backend.compile(key.build, shapes, onnx, temporary)
+        fusions = backend.compile(key.build, shapes, onnx, temporary) or {}
         networks = backend.load(key.build, shapes, model, temporary)
         parity = _parity(networks, model, shapes, key.build.precision)
         require(parity, f"engine {folder.name} ({name})")
@@ -174,6 +198,7 @@ def _compile(key: Key, model: Path, shapes: Shapes, onnx: Path, folder: Path) ->
             key=key,
             model=str(model),
             parity=parity,
+            fusions=fusions,
             files=file_hashes(temporary),
             seconds=round(time.monotonic() - started, 2),
         ).save(temporary)

@@ -1,4 +1,16 @@
-"""A generator's four networks to ONNX, only the batch dynamic. Knows nothing of who runs them."""
+"""A generator's four networks to ONNX, only the batch dynamic. Knows nothing of who runs them.
+
+What runs them chooses a `Route`, by what it fuses (ONNX Runtime 1.31, PyTorch 2.13; UNets of sd15, sd21-base, sdxl):
+
+- Its own operator for attention, opset 18: ONNX Runtime's optimiser then finds every normalization and convolution.
+  Left to it, it finds no attention in what PyTorch exports at opset 18, no group norm at opset 23, and all of them in
+  the old exporter's opset 17 only with NumPy before 2.4 and with the key's product beside the query's.
+- Plain products and a softmax, opset 22: TensorRT fuses those itself. Each group norm and each GELU is one operator of
+  ONNX, and a convolution may be bfloat16, which neither is so at opset 18. ONNX's own `Attention`, opset 23, TensorRT
+  builds only where it has one kernel for it, unless a node says otherwise in an attribute that ONNX does not have: on
+  512 channels a head, as in the decoder, it fails (NVIDIA/TensorRT issue 4705).
+- Plain, opset 18: all others. OpenVINO was measured with it; ONNX Runtime takes apart the group norms of opset 21.
+"""
 
 import logging
 import os
@@ -9,12 +21,32 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fglfast.generator.load import Generator, Shapes
+from fglfast.config import Settings
+from fglfast.engine.attention import install
+from fglfast.engine.fusions import Counts, Exported, counting, multi_head_attention
+from fglfast.generator.load import Generator, Shapes, XLUNetPart
 
 # Measured on ONNX Runtime 1.31 and OpenVINO 2026.4: opset 18 runs as fast as 23 or faster on CPU.
 OPSET = 18
 EXPORT_BATCH = 2  # the exporter fixes sizes of 0 and 1
 TEXT, PROJECTION, UNET, DECODER = "text_encoder.onnx", "text_projection.onnx", "unet.onnx", "vae_decoder.onnx"
+
+
+class Route(Settings):
+    """How networks become ONNX; exports by two routes lie in two folders.
+
+    Attributes:
+        opset: of ONNX.
+        fused: whether attention is one operator that ONNX Runtime alone has.
+        precision: of UNet and decoder between inputs and outputs of float32.
+    """
+
+    opset: int = OPSET
+    fused: bool = False
+    precision: str = "float32"
+
+    def __str__(self) -> str:
+        return f"opset {self.opset}, {'fused' if self.fused else 'plain'} attention, {self.precision}"
 
 
 def example_inputs(shapes: Shapes, batch: int) -> dict[str, dict[str, Tensor]]:
@@ -32,16 +64,58 @@ def example_inputs(shapes: Shapes, batch: int) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def export(generator: Generator, shapes: Shapes, folder: Path) -> None:
-    """Write the four networks into `folder` as ONNX files; large weights go beside them."""
+def export(generator: Generator, shapes: Shapes, folder: Path, route: Route | None = None) -> None:
+    """Write the four networks into `folder` as ONNX files; large weights go beside them.
+
+    Args:
+        generator: changed by a route that fuses or is not float32.
+        shapes: sizes of latents and text.
+        folder: must exist.
+        route: how; the default is plain float32.
+    """
+    route = route or Route()
     networks: dict[str, nn.Module] = {
         TEXT: generator.text,
         PROJECTION: generator.projection,
         UNET: generator.unet,
         DECODER: generator.decoder,
     }
+    modules: dict[str, Counts] = {}
     for name, inputs in example_inputs(shapes, EXPORT_BATCH).items():
-        _export_one(networks[name], inputs, folder / name)
+        network = networks[name]
+        if name in (UNET, DECODER):
+            dtype = dtype_of(name, generator, getattr(torch, route.precision))
+            network.to(dtype)
+            if route.fused:
+                install(network, multi_head_attention)
+            with counting(network) as modules[name]:
+                _export_one(network if dtype == torch.float32 else Narrow(network, dtype), inputs, folder / name, route)
+        else:
+            _export_one(network, inputs, folder / name, route)
+    half = (name for name in (UNET, DECODER) if dtype_of(name, generator, torch.float16) == torch.float16)
+    Exported(modules=modules, float16=tuple(half)).save(folder)
+
+
+def dtype_of(name: str, generator: Generator, dtype: torch.dtype) -> torch.dtype:
+    """What UNet or decoder computes in when `dtype` was asked for.
+
+    SDXL's decoder leaves float16's range (its config asks for float32), Stable Diffusion's does not.
+    """
+    wide = name == DECODER and dtype == torch.float16 and isinstance(generator.unet, XLUNetPart)
+    return torch.float32 if wide else dtype
+
+
+class Narrow(nn.Module):
+    """A network of half the width between inputs and an output of float32; a timestep [B] stays what it is."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network, self.dtype = network, dtype
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Cast, compute, cast back."""
+        output: Tensor = self.network(*(tensor.to(self.dtype) if tensor.dim() > 1 else tensor for tensor in inputs))
+        return output.float()
 
 
 def link(network: Path, engine: Path) -> None:
@@ -56,8 +130,9 @@ def link(network: Path, engine: Path) -> None:
             shutil.copyfile(path, engine / path.name)
 
 
-def _export_one(network: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
+def _export_one(network: nn.Module, inputs: dict[str, Tensor], path: Path, route: Route) -> None:
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
+    dynamic = tuple({0: batch} for _ in inputs)
     exporter_log = logging.getLogger("torch.onnx")
     level = exporter_log.level
     exporter_log.setLevel(logging.ERROR)
@@ -69,10 +144,10 @@ def _export_one(network: nn.Module, inputs: dict[str, Tensor], path: Path) -> No
                 tuple(inputs.values()),
                 path,
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=route.opset,
                 input_names=list(inputs),
                 output_names=["output"],
-                dynamic_shapes=tuple({0: batch} for _ in inputs),
+                dynamic_shapes=(dynamic,) if isinstance(network, Narrow) else dynamic,
                 external_data=sum(p.numel() for p in network.parameters()) > 400_000_000,
                 verbose=False,
             )

@@ -41,6 +41,7 @@ class Manifest(Settings):
         key: what the engine was built from.
         model: the model folder it came from, for people.
         parity: what the gate measured.
+        fusions: fused operators of each network's graph, where the backend has a graph to count them in.
         files: sha256 of every other file in the engine's folder.
         seconds: what export, compilation and the gate took.
     """
@@ -48,6 +49,7 @@ class Manifest(Settings):
     key: Key
     model: str
     parity: Parity
+    fusions: dict[str, dict[str, int]]
     files: dict[str, str]
     seconds: float
 
@@ -109,8 +111,7 @@ def device_name() -> str:
     if torch.cuda.is_available():
         capability = ".".join(map(str, torch.cuda.get_device_capability()))
         driver = DRIVER.read_text().strip() if DRIVER.exists() else "unknown"
-        name = f"{torch.cuda.get_device_name()} x{torch.cuda.device_count()}"
-        return f"{name}, compute capability {capability}, driver {driver}"
+        return f"{torch.cuda.get_device_name()}, compute capability {capability}, driver {driver}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{_processor()}, {cores} cores"
 

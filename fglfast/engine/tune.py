@@ -18,7 +18,7 @@ from fglfast.engine.build import Engine, build_engine, export_folder
 from fglfast.engine.export import DECODER, UNET, example_inputs
 from fglfast.engine.recipe import Recipe
 from fglfast.errors import FglError
-from fglfast.files import write_atomic
+from fglfast.files import exclusive, write_atomic
 
 CANDIDATES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
 GAIN = 1.03  # less is noise
@@ -42,16 +42,20 @@ def tune_batches(recipe: Recipe, model: Path, engines: Path) -> Recipe:
     build = engine.manifest.key.build
     plain = engine.manifest.key.model_copy(update={"build": build.model_copy(update={"unet_batch": 0, "vae_batch": 0})})
     path = engines / f"batches-{plain.digest()}.json"
-    if path.exists():
-        best = json.loads(path.read_text(encoding="utf-8"))
-    else:
-        rates = _measure(engine, build, engines)
-        best = {name: max(found, key=found.__getitem__) for name, found in rates.items()}
-        for name, found in rates.items():
-            told = ", ".join(f"{batch}: {rate:.1f}" for batch, rate in found.items())
-            note(f"{Path(name).stem}: {best[name]} rows a pass (rows/s at {told})")
-        write_atomic(path, json.dumps(best) + "\n")
+    with exclusive(path.with_name(f".{path.name}.lock")):  # measuring side by side, ranks could choose differently
+        best = json.loads(path.read_text(encoding="utf-8")) if path.exists() else _tuned(engine, build, engines, path)
     return recipe.model_copy(update={"backend": build.backend, "unet_batch": best[UNET], "vae_batch": best[DECODER]})
+
+
+def _tuned(engine: Engine, build: Build, engines: Path, path: Path) -> dict[str, int]:
+    """The fastest batch of UNet and decoder, told and written to `path`."""
+    rates = _measure(engine, build, engines)
+    best = {name: max(found, key=found.__getitem__) for name, found in rates.items()}
+    for name, found in rates.items():
+        told = ", ".join(f"{batch}: {rate:.1f}" for batch, rate in found.items())
+        note(f"{Path(name).stem}: {best[name]} rows a pass (rows/s at {told})")
+    write_atomic(path, json.dumps(best) + "\n")
+    return best
 
 
 def _measure(engine: Engine, build: Build, engines: Path) -> Rates:

@@ -1,27 +1,33 @@
 """The folder of a synthetic data set: its facts, its card, its lock. Knows nothing of how images are made."""
 
-import fcntl
 import json
+import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from fglfast.errors import BadInputError, UsageError
-from fglfast.files import write_atomic
+from fglfast.files import exclusive, is_held, write_atomic
 from fglfast.synthesis.shards import read_shard, shard_name
 
 FACTS = "dataset.json"
 FORMAT_VERSION = 1
+LOCKS = ".locks"
 
 
 def claim(out: Path, facts: dict[str, Any]) -> None:
-    """Write the data set's facts, or check that those there are of the same plan.
+    """Write the data set's card and facts, or check that those there are of the same plan; ranks take turns.
 
     Raises:
         UsageError: the folder belongs to another plan; both hashes are shown.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    (out / LOCKS).mkdir(parents=True, exist_ok=True)
+    with exclusive(out / LOCKS / "claim"):
+        _claim(out, facts)
+
+
+def _claim(out: Path, facts: dict[str, Any]) -> None:
     path = out / FACTS
     if path.exists():
         there = read_facts(out).get("plan")
@@ -33,8 +39,8 @@ def claim(out: Path, facts: dict[str, Any]) -> None:
         return
     if any(out.glob("*.tar")):
         raise UsageError(f"{out} holds tar files but no {FACTS}", "choose another --out")
-    write_atomic(path, json.dumps({"format_version": FORMAT_VERSION, **facts}, indent=2, ensure_ascii=False) + "\n")
     write_atomic(out / "README.md", _card(facts))
+    write_atomic(path, json.dumps({"format_version": FORMAT_VERSION, **facts}, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_facts(out: Path) -> dict[str, Any]:
@@ -55,23 +61,44 @@ def read_facts(out: Path) -> dict[str, Any]:
     return facts
 
 
+def engine_of(out: Path) -> str | None:
+    """The engine that drew the first image there; None when there is none, or its shard cannot be read."""
+    for path in sorted(out.glob("*.tar"))[:1]:
+        with suppress(tarfile.TarError, ValueError, KeyError, StopIteration):
+            content = next(content for name, content in read_shard(path) if name.endswith(".json"))
+            return str(json.loads(content)["engine"])
+    return None
+
+
 @contextmanager
-def locked(out: Path, shared: bool) -> Iterator[None]:
-    """Keep a second run out of the folder; the ranks of one run share it.
+def locked(out: Path, rank: int = 0, world_size: int = 1) -> Iterator[None]:
+    """Keep a second run out of a claimed folder: each rank holds a lock file of its own.
+
+    A run of as many ranks meets those files, and one of another number looks for them: two that wrote the same shard
+    could leave it damaged under its final name.
 
     Raises:
         UsageError: another run is at work here.
     """
-    with (out / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(f"{out}: another run is writing here", "wait for it, or choose another --out") from error
+    locks, own = out / LOCKS, f"-of-{world_size}"
+    with exclusive(locks / f"{rank}{own}", wait=False) as free:
+        others = (path for path in locks.glob("*-of-*") if not path.name.endswith(own))
+        if not free or any(map(is_held, others)):
+            raise UsageError(f"{out}: another run is writing here", "wait for it, or choose another --out")
         yield
 
 
-def export_imagefolder(out: Path, class_names: tuple[str, ...], shards: int) -> Path:
-    """Unpack the shards to `out/imagefolder/CLASS/KEY.png`; images already there are left alone."""
+def export_imagefolder(out: Path, class_names: tuple[str, ...], shards: int) -> Path | None:
+    """Unpack the shards of a complete folder to `out/imagefolder/CLASS/KEY.png`; images already there are left alone.
+
+    Returns:
+        The folder; None when another rank is at it.
+    """
+    with exclusive(out / LOCKS / "imagefolder", wait=False) as free:
+        return _export_imagefolder(out, class_names, shards) if free else None
+
+
+def _export_imagefolder(out: Path, class_names: tuple[str, ...], shards: int) -> Path:
     target = out / "imagefolder"
     folders = [target / safe_name(name, label) for label, name in enumerate(class_names)]
     for folder in folders:

@@ -21,7 +21,7 @@ from fglfast.merge import Merged
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
-from fglfast.synthesis.folder import claim, locked
+from fglfast.synthesis.folder import claim, engine_of, locked
 from fglfast.synthesis.plan import Item, Plan, make_plan, starting_noise
 from fglfast.synthesis.shards import ImageFormat, shard_name
 from fglfast.synthesis.writer import ShardWriter
@@ -47,6 +47,8 @@ class SynthesisResult:
         seconds: wall time of this run, the engine being loaded.
         network_seconds: of those, spent inside UNet and VAE.
         bytes: bytes of the shards written by this run.
+        shards: shards of the plan.
+        missing: of those, how many are not in the folder yet: other ranks' share.
     """
 
     images: int
@@ -54,6 +56,8 @@ class SynthesisResult:
     seconds: float
     network_seconds: float
     bytes: int
+    shards: int
+    missing: int
 
     @property
     def network_share(self) -> float:
@@ -96,7 +100,7 @@ def plan_synthesis(engine: Engine, merged: Merged, settings: SynthesisSettings) 
 def synthesize(
     engine: Engine, merged: Merged, settings: SynthesisSettings, out: Path, rank: int = 0, world_size: int = 1
 ) -> SynthesisResult:
-    """Make every shard of the plan that is not in `out` yet.
+    """Make every shard of the plan that is not in `out` yet, or a rank's share of them.
 
     A kill at any moment costs the open shard only: run it again, and the finished tars are those of an
     uninterrupted run, byte for byte on the same engine. Batches never cross a shard.
@@ -109,7 +113,11 @@ def synthesize(
     plan = plan_synthesis(engine, merged, settings)
     conditioning = Conditioning(merged, engine)
     claim(out, _facts(plan, engine, merged, settings))
-    with locked(out, shared=world_size > 1):
+    if (there := engine_of(out)) not in (None, engine.key):
+        note(f"engine {there} drew the images that are there, {engine.key} draws the others: last bits may differ")
+    if rank >= plan.shards:
+        note(f"nothing to do: there are {plan.shards} shards only; a smaller --shard-size makes more")
+    with locked(out, rank, world_size):
         numbers = plan.remaining(out, rank, world_size)
         mine = sum(map(plan.size, range(rank, plan.shards, world_size)))
         todo = sum(map(plan.size, numbers))
@@ -129,14 +137,18 @@ def synthesize(
                     progress.advance(len(part))
                 writer.finish_shard(out / shard_name(number))
         seconds = time.perf_counter() - started
-    return SynthesisResult(todo, mine - todo, seconds, watch.seconds, writer.bytes)
+    missing = len(plan.remaining(out))
+    return SynthesisResult(todo, mine - todo, seconds, watch.seconds, writer.bytes, plan.shards, missing)
 
 
-def estimate(engine: Engine, merged: Merged, settings: SynthesisSettings, out: Path) -> dict[str, Any]:
+def estimate(
+    engine: Engine, merged: Merged, settings: SynthesisSettings, out: Path, world_size: int = 1
+) -> dict[str, Any]:
     """What `synthesize` would do: images, shards, bytes (of raw pixels, an upper bound for PNG) and seconds."""
     plan = plan_synthesis(engine, merged, settings)
     left = sum(map(plan.size, plan.remaining(out)))
-    batches = -(-left // _rows(engine))
+    most = max(sum(map(plan.size, plan.remaining(out, rank, world_size))) for rank in range(world_size))
+    batches = -(-most // _rows(engine))
     side, passes = engine.manifest.key.build.image_size, Schedule.of_model(engine.model, settings.sampling).passes()
     return {
         "plan": plan.digest(),

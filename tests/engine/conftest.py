@@ -10,14 +10,39 @@ import pytest
 from fglfast.engine import backends
 from fglfast.engine.backends import tensorrt as tensorrt_backend
 from fglfast.engine.backends import tensorrt_runtime
+from fglfast.engine.build import export_folder
+from fglfast.engine.export import Route, export
+from fglfast.generator.load import load_generator
 
 
 @pytest.fixture
 def engines(engine, tmp_path):
     """A folder for engines in which the model is exported already."""
-    export = next(engine.folder.parent.glob("onnx-*"))
-    shutil.copytree(export, tmp_path / export.name)
+    plain = export_folder(engine.manifest.key, engine.folder.parent)
+    shutil.copytree(plain, tmp_path / plain.name)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def exports(engine, random_mini, tmp_path_factory):
+    """Exports by route, under the names they are looked for: PyTorch cannot make one while a GPU is pretended."""
+    key, root = engine.manifest.key, tmp_path_factory.mktemp("exports")
+    narrow = [Route(opset=opset, precision="float16") for opset in (18, 22)]
+    folders = {}
+    for route in (Route(fused=True), Route(opset=22), *narrow, Route(opset=22, precision="bfloat16")):
+        routed = key.model_copy(update={"versions": key.versions | {"export": str(route)}})
+        folders[route] = export_folder(routed, root)
+        folders[route].mkdir()
+        export(load_generator(random_mini), engine.shapes, folders[route], route)
+    return folders
+
+
+@pytest.fixture
+def exported(exports, engines):
+    """A folder for engines in which the model is exported by every route."""
+    for folder in exports.values():
+        shutil.copytree(folder, engines / folder.name)
+    return engines
 
 
 @pytest.fixture(params=fake_tensorrt.VERSIONS)

@@ -83,6 +83,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     replaced = {
         "is_available": lambda: True,
         "device_count": lambda: 1,
+        "current_device": lambda: 0,
         "get_device_name": lambda: "NVIDIA H200",
         "get_device_capability": lambda: (9, 0),
         "current_stream": lambda: CURRENT[-1],

@@ -21,6 +21,7 @@ from onnx import numpy_helper
 VERSIONS = ("10.14.1.48.post1", "11.4.0.106")
 MAGIC = b"plan of a fake tensorrt"
 LARGE = 16  # weights of more values are stripped
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 class PyBindEnum(Enum):
@@ -144,8 +145,8 @@ class Builder(Checked):
         stripped = {}
         if "STRIP_PLAN" in config._flags:
             for weight in list(model.graph.initializer):
-                if np.prod(weight.dims) > LARGE and weight.data_type == onnx.TensorProto.FLOAT:
-                    stripped[weight.name] = tuple(weight.dims)
+                if np.prod(weight.dims) > LARGE and weight.data_type in FLOATS:
+                    stripped[weight.name] = tuple(weight.dims), weight.data_type
                     model.graph.initializer.remove(weight)
         plan = (State.version, model.SerializeToString(), profile._shapes, stripped, frozenset(config._flags))
         return host_memory(MAGIC + pickle.dumps(plan))
@@ -223,12 +224,12 @@ class ICudaEngine(Checked):
         """Weights that were stripped and not refitted are zero."""
         if self._ready is None:
             model = onnx.ModelProto.FromString(self._model.SerializeToString())
-            for name, shape in self._stripped.items():
-                array = self._weights.get(name, np.zeros(shape, np.float32))
+            for name, (shape, kind) in self._stripped.items():
+                array = self._weights.get(name, np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(kind)))
                 model.graph.initializer.append(numpy_helper.from_array(array, name))
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = 1
-            graph, cpu = model.SerializeToString(), ["CPUExecutionProvider"]
+            graph, cpu = _computable(model).SerializeToString(), ["CPUExecutionProvider"]
             self._ready = onnxruntime.InferenceSession(graph, options, providers=cpu)
         return self._ready
 
@@ -295,3 +296,17 @@ def make(version: str) -> ModuleType:
 
 def _dims(value: Any) -> tuple[int, ...]:
     return tuple(-1 if dim.dim_param else dim.dim_value for dim in value.type.tensor_type.shape.dim)
+
+
+def _computable(model: onnx.ModelProto) -> onnx.ModelProto:
+    """ONNX Runtime has no bfloat16 on the CPU: weights rounded to it, sums in float32."""
+    wide, narrow = onnx.TensorProto.FLOAT, onnx.TensorProto.BFLOAT16
+    for weight in model.graph.initializer:
+        if weight.data_type == narrow:
+            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float32), weight.name))
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "to" and attribute.i == narrow:
+                attribute.i = wide
+    del model.graph.value_info[:]
+    return model

@@ -4,18 +4,24 @@ import sys
 from pathlib import Path
 
 import fake_cuda
+import onnx
 import onnxruntime
 import pytest
 import torch
+from cuda_operators import on_cpu
 
 from fglfast.engine import backends
 from fglfast.engine.backends import onnxruntime as backend
 from fglfast.engine.backends.onnxruntime import CPU, CUDA, TENSORRT
-from fglfast.engine.build import build_engine
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET
-from fglfast.errors import MissingExtraError
+from fglfast.engine.build import build_engine, export_folder
+from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route
+from fglfast.engine.fusions import Exported
+from fglfast.errors import FglError, MissingExtraError, UsageError
 
 BOTH = {TENSORRT, CUDA}
+
+GPU = 3  # which of several a rank has
+ON_CUDA = (CUDA, {"device_id": GPU})
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +37,11 @@ def ort_recipe(recipe):
 
 
 @pytest.fixture
+def engines(exported):
+    return exported
+
+
+@pytest.fixture
 def opened(monkeypatch):
     """What sessions were asked for; all of them run on the CPU, and TensorRT's leave a file as its cache."""
     asked = []
@@ -38,12 +49,13 @@ def opened(monkeypatch):
     class Session(onnxruntime.InferenceSession):
         def __init__(self, path, options, providers, enable_fallback):
             asked.append((Path(path).name, options, providers, enable_fallback))
-            for name, given in (provider for provider in providers if isinstance(provider, tuple)):
+            for _, given in (provider for provider in providers if provider[0] == TENSORRT):
                 cache = Path(given["trt_engine_cache_path"]) / f"{Path(path).stem}.engine"
-                assert name == TENSORRT and Path(given["trt_timing_cache_path"]).is_dir()
+                assert given["device_id"] == GPU and Path(given["trt_timing_cache_path"]).is_dir()
                 cache.write_text(cache.read_text() if cache.exists() else f"built {len(asked)}")
             options.intra_op_num_threads = 1
-            super().__init__(path, options, providers=[CPU])
+            graph = on_cpu(onnx.load(path)).SerializeToString() if len(providers) > 1 else path
+            super().__init__(graph, options, providers=[CPU])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     return asked
@@ -51,6 +63,7 @@ def opened(monkeypatch):
 
 def _gpu(monkeypatch, *chosen):
     fake_cuda.install(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: GPU)
     monkeypatch.setattr(backend, "DEVICE", "cpu")
     monkeypatch.setattr(backend, "providers", lambda: chosen)
     monkeypatch.setitem(sys.modules, "tensorrt", type(sys)("tensorrt"))
@@ -80,7 +93,8 @@ def test_the_rule(gpu, offered, package, loadable, expected, monkeypatch, capsys
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider", "ignore:Duplicate provider")
-def test_a_provider_that_this_build_lacks_does_not_load():
+def test_a_provider_that_this_build_lacks_does_not_load(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: GPU)
     assert backend._loads(CPU) and not backend._loads(CUDA) and not backend._loads(TENSORRT)
 
 
@@ -95,6 +109,7 @@ def test_on_the_cpu_nothing_changes(ort_recipe, random_mini, engines, opened):
     assert levels == levels_expected + [onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL] * 8
     assert built.manifest.key.versions.keys() == {
         "diffusers",
+        "export",
         "onnx",
         "onnxruntime",
         "onnxscript",
@@ -109,9 +124,74 @@ def test_on_cuda_graphs_are_optimised_for_it_and_tensors_are_bound(
     _gpu(monkeypatch, CUDA, CPU)
     built = build_engine(ort_recipe, random_mini, engines)
     assert built.manifest.parity.problem() == ""
-    assert {(tuple(providers), bool(fallback)) for _, _, providers, fallback in opened} == {((CUDA, CPU), False)}
+    assert all(providers == [ON_CUDA, CPU] and not fallback for _, _, providers, fallback in opened)
     assert "0 synchronizes" in fake_cuda.EVENTS
+    fused, modules = built.manifest.fusions, Exported.load(export_folder(built.manifest.key, engines)).modules
+    assert fused[UNET]["MultiHeadAttention"] == modules[UNET]["Attention"] > 0
+    for name in (UNET, DECODER):
+        assert fused[name]["NhwcConv"] == modules[name]["Conv2d"] > 0
+        assert fused[name]["GroupNorm"] + fused[name]["SkipGroupNorm"] == modules[name]["GroupNorm"] > 0
     assert built.manifest.key.versions["providers"] == f"{CUDA} {CPU}" and "tensorrt" not in built.manifest.key.versions
+
+
+def test_float16_on_cuda_passes_the_gate_and_keeps_the_timestep(ort_recipe, random_mini, engines, opened, monkeypatch):
+    half = ort_recipe.model_copy(update={"precision": "float16"})
+    with pytest.raises(UsageError, match="onnxruntime: on the CPU it computes in float32 only"):
+        build_engine(half, random_mini, engines)
+    _gpu(monkeypatch, CUDA, CPU)
+    built = build_engine(half, random_mini, engines)
+    assert built.manifest.parity.problem() == "" and built.manifest.parity.unet > 1e-5
+    wide = build_engine(ort_recipe, random_mini, engines)
+    assert built.manifest.fusions == wide.manifest.fusions
+    assert export_folder(built.manifest.key, engines) == export_folder(wide.manifest.key, engines)
+    for name in (UNET, DECODER):
+        graph = onnx.load(built.folder / name).graph
+        assert {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
+        kinds = [weight.data_type for weight in graph.initializer if len(weight.dims) > 1]
+        assert kinds.count(onnx.TensorProto.FLOAT16) > 0.9 * len(kinds)
+    readers = [node for node in onnx.load(built.folder / UNET).graph.node if "timestep" in node.input]
+    assert readers and not any(node.op_type == "Cast" for node in readers)
+
+
+@pytest.mark.parametrize(
+    ("operator", "providers", "message"),
+    [
+        (
+            "InstanceNormalization",
+            (CUDA, CPU),
+            r"unet\.onnx: \d+ GroupNorm or SkipGroupNorm operators for \d+ GroupNorm",
+        ),
+        ("MultiHeadAttention", (CPU,), r"unet\.onnx: 7 MultiHeadAttention operators for 8 Attention modules"),
+    ],
+)
+def test_a_graph_in_which_a_fusion_failed_is_refused(
+    operator, providers, message, ort_recipe, random_mini, engines, exports, opened, monkeypatch
+):
+    if CUDA in providers:
+        _gpu(monkeypatch, *providers)
+    path = engines / exports[Route(fused=True)].name / UNET
+    model = onnx.load(path)
+    node = next(node for node in model.graph.node if node.op_type == operator)
+    if operator == "InstanceNormalization":
+        node.input[1] = node.input[2]  # a scale that is not one
+    else:
+        node.op_type, node.domain = "Identity", ""
+        del node.input[1:], node.attribute[:]
+    onnx.save(model, path)
+    with pytest.raises(FglError, match=message):
+        build_engine(ort_recipe, random_mini, engines)
+    assert all(folder.name.startswith("onnx-") for folder in engines.iterdir() if folder.is_dir())
+
+
+@pytest.mark.parametrize("version", ["10.14.1", "11.4.0"])
+def test_float16_on_tensorrt_is_in_the_graph(version, ort_recipe, random_mini, engines, exports, opened, monkeypatch):
+    _gpu(monkeypatch, TENSORRT, CUDA, CPU)
+    sys.modules["tensorrt"].__version__ = version
+    built = build_engine(ort_recipe.model_copy(update={"precision": "float16"}), random_mini, engines)
+    assert built.manifest.parity.problem() == "" and built.manifest.parity.unet > 1e-5
+    assert (built.folder / UNET).samefile(engines / exports[Route(precision="float16")].name / UNET)
+    asked = {providers[0][1].get("trt_fp16_enable", False) for _, _, providers, _ in opened}
+    assert asked == {version < "11"}
 
 
 def test_tensorrt_gets_plain_graphs_its_caches_and_one_shape(ort_recipe, random_mini, engines, opened, monkeypatch):
@@ -136,9 +216,9 @@ def test_tensorrt_gets_plain_graphs_its_caches_and_one_shape(ort_recipe, random_
         "4x8x8x8",
     }
     assert {shape for _, name, _, _, _, shape, _ in bound if name == "token_ids"} == {(1, 16)}
-    assert all(providers[1:] == [CUDA, CPU] and not fallback for _, _, providers, fallback in opened)
+    assert all(providers[1:] == [ON_CUDA, CPU] and not fallback for _, _, providers, fallback in opened)
     assert {"unet.engine", "unet.onnx"} < {path.name for path in built.folder.iterdir()}
-    assert (built.folder / UNET).samefile(next(engines.glob("onnx-*")) / UNET)
+    assert (built.folder / UNET).samefile(export_folder(built.manifest.key, engines) / UNET)
     assert built.manifest.key.versions["tensorrt"] == "10.14.1"
     assert build_engine(ort_recipe, random_mini, engines).cached
     assert (built.folder / "unet.engine").read_text() == "built 3"
@@ -158,7 +238,7 @@ def test_each_choice_of_providers_is_another_engine(ort_recipe, monkeypatch):
 def test_bound_tensors_give_what_arrays_give(engine, monkeypatch):
     fake_cuda.install(monkeypatch)
     monkeypatch.setattr(backend, "DEVICE", "cpu")
-    folder = next(engine.folder.parent.glob("onnx-*"))
+    folder = export_folder(engine.manifest.key, engine.folder.parent)
     inputs = torch.randn(3, 8, 8, 8), torch.tensor([900.0, 500.0, 10.0]), torch.randn(3, 16, 256)
     for name, given in ((UNET, inputs), (TEXT, (torch.arange(48).view(16, 3).T,))):
         session = onnxruntime.InferenceSession(folder / name, providers=[CPU])

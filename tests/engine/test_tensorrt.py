@@ -14,11 +14,18 @@ from binding_checks import State
 from fglfast.engine import backends, manifest
 from fglfast.engine.backends import Build
 from fglfast.engine.backends import tensorrt as backend
-from fglfast.engine.build import build_engine
+from fglfast.engine.build import build_engine, export_folder
 from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, link
+from fglfast.engine.fusions import Exported
 from fglfast.engine.recipe import Recipe
-from fglfast.errors import FglError
+from fglfast.errors import FglError, UsageError
 from fglfast.generator.load import Shapes
+
+
+@pytest.fixture
+def engines(exported):
+    return exported
+
 
 NETWORKS = (TEXT, PROJECTION, UNET, DECODER)
 
@@ -83,9 +90,9 @@ def test_every_profile_is_one_shape(tensorrt_11, trt_recipe, random_mini, engine
 
 
 def test_profile_arithmetic_of_a_large_model():
-    build = Build(backend="tensorrt", precision="float32", image_size=512, unet_batch=64, vae_batch=8)
+    asked = Build(backend="tensorrt", precision="float32", image_size=512, unet_batch=64, vae_batch=8)
     shapes = Shapes(latent=(4, 64, 64), tokens=77, text_length=77, text_width=768, projected_width=24960)
-    assert backend.static_shapes(build, shapes) == {
+    assert backend.static_shapes(asked, shapes) == {
         TEXT: {"token_ids": (1, 77)},
         PROJECTION: {"text": (1, 77, 768)},
         UNET: {"latents": (64, 4, 64, 64), "timestep": (64,), "text": (64, 77, 24960)},
@@ -106,7 +113,7 @@ def test_plans_hold_no_weights_and_engines_share_them(tensorrt_11, trt_recipe, r
         "STRIP_PLAN",
         "REFIT_IDENTICAL",
     ] * 8
-    shutil.rmtree(next(engines.glob("onnx-*")))
+    shutil.rmtree(export_folder(small.manifest.key, engines))
     found = build_engine(trt_recipe, random_mini, engines)
     latents = torch.randn(2, *found.shapes.latent)
     assert found.cached and torch.equal(found.networks.decode(latents), small.networks.decode(latents))
@@ -160,7 +167,7 @@ def test_timings_and_keys_are_of_one_version_gpu_and_driver(
 ):
     driver = tmp_path / "version"
     monkeypatch.setattr(manifest, "DRIVER", driver)
-    assert manifest.device_name() == "NVIDIA H200 x1, compute capability 9.0, driver unknown"
+    assert manifest.device_name() == "NVIDIA H200, compute capability 9.0, driver unknown"
     seen = set()
     for change in (
         lambda: driver.write_text("580.65.06\n"),
@@ -174,7 +181,7 @@ def test_timings_and_keys_are_of_one_version_gpu_and_driver(
         key = manifest.Key(weights="w", build=_build(trt_recipe), versions=versions, device=manifest.device_name())
         seen.add((key.digest(), backend.timing_cache(tmp_path).name))
     assert len({key for key, _ in seen}) == len({timings for _, timings in seen}) == 5
-    assert manifest.device_name() == "NVIDIA B200 x1, compute capability 10.0, driver 580.95.05"
+    assert manifest.device_name() == "NVIDIA B200, compute capability 10.0, driver 580.95.05"
     assert versions["tensorrt"] == "11.5.0.1"
 
 
@@ -213,7 +220,7 @@ def test_every_refusal_is_one_clear_line_and_leaves_nothing(
     with pytest.raises(FglError, match=message) as refused:
         build_engine(trt_recipe, random_mini, engines)
     assert "\n" not in refused.value.message and refused.value.hint and refused.value.exit_code == 1
-    assert [path.name[:5] for path in engines.iterdir() if path.is_dir()] == ["onnx-"]
+    assert {path.name[:5] for path in engines.iterdir() if path.is_dir()} == {"onnx-"}
 
 
 def test_weights_that_do_not_fit_are_refused(tensorrt_11, trt_recipe, random_mini, engines):
@@ -236,3 +243,49 @@ def test_the_gate_sees_an_engine_that_was_not_refitted(tensorrt_11, trt_recipe, 
     monkeypatch.setattr(fake_tensorrt.Refitter, "refit_cuda_engine", lambda self: True)
     with pytest.raises(FglError, match="failed the parity gate"):
         build_engine(trt_recipe, random_mini, engines)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_precision_lies_in_the_onnx_between_inputs_and_outputs_of_float32(
+    precision, tensorrt_11, trt_recipe, random_mini, engines
+):
+    plain = build_engine(trt_recipe, random_mini, engines)
+    built = build_engine(trt_recipe.model_copy(update={"precision": precision}), random_mini, engines)
+    assert built.manifest.parity.problem() == "" and built.manifest.parity.unet > 1e-5
+    assert export_folder(built.manifest.key, engines) != export_folder(plain.manifest.key, engines)
+    kind = {"float16": onnx.TensorProto.FLOAT16, "bfloat16": onnx.TensorProto.BFLOAT16}[precision]
+    for name in (UNET, DECODER):
+        model = onnx.load(built.folder / name)
+        onnx.checker.check_model(model, full_check=True)
+        values = (*model.graph.input, *model.graph.output)
+        assert {value.type.tensor_type.elem_type for value in values} == {onnx.TensorProto.FLOAT}
+        weights = [weight.data_type for weight in model.graph.initializer if len(weight.dims) > 1]
+        assert weights.count(kind) > 0.9 * len(weights) and len(weights) > 20
+    readers = [node for node in onnx.load(built.folder / UNET).graph.node if "timestep" in node.input]
+    assert readers and not any(node.op_type == "Cast" for node in readers)
+
+
+def test_a_version_that_cannot_read_group_norms_gets_them_in_parts(tensorrt, trt_recipe, random_mini, engines):
+    old = tensorrt.__version__ < "11"
+    built = build_engine(trt_recipe, random_mini, engines)
+    assert built.manifest.key.versions["export"].startswith("opset 18" if old else "opset 22")
+    assert built.manifest.fusions[DECODER].keys() == {"InstanceNormalization" if old else "GroupNormalization"}
+    half = build_engine(trt_recipe.model_copy(update={"precision": "float16"}), random_mini, engines)
+    assert half.manifest.parity.problem() == ""
+    if old:
+        with pytest.raises(UsageError, match=r"tensorrt: bfloat16 needs tensorrt 10\.15 or later"):
+            build_engine(trt_recipe.model_copy(update={"precision": "bfloat16"}), random_mini, engines)
+
+
+def test_what_tensorrt_fuses_is_counted_and_required(tensorrt_11, trt_recipe, random_mini, engines):
+    built = build_engine(trt_recipe, random_mini, engines)
+    folder = export_folder(built.manifest.key, engines)
+    modules = Exported.load(folder).modules
+    assert built.manifest.fusions[UNET]["Softmax"] == modules[UNET]["Attention"] > 0
+    for name in (UNET, DECODER):
+        assert built.manifest.fusions[name]["GroupNormalization"] == modules[name]["GroupNorm"] > 0
+    model = onnx.load(folder / UNET)
+    next(node for node in model.graph.node if node.op_type == "Softmax").op_type = "LogSoftmax"
+    onnx.save(model, folder / UNET)
+    with pytest.raises(FglError, match=r"^unet\.onnx: 7 Softmax operators for 8 Attention modules: a fusion failed$"):
+        build_engine(trt_recipe.model_copy(update={"vae_batch": 2}), random_mini, engines)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fglfast.engine import backends
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET
+from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route
 from fglfast.errors import MissingExtraError
 
 
@@ -47,13 +47,14 @@ def test_a_distribution_of_one_cuda_counts_too(monkeypatch):
     assert backends._version("tensorrt") == "11.4" and backends._version("openvino") is None
 
 
-def test_the_parser_knows_every_operator(engine):
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_the_parser_knows_every_operator(precision, exports):
     lines = (Path(__file__).parent / "tensorrt_operators.txt").read_text().splitlines()
     supported = {name for line in lines if not line.startswith("#") for name in line.split()}
-    folder = next(engine.folder.parent.glob("onnx-*"))
+    folder = exports[Route(opset=22, precision=precision)]
     for name in (TEXT, PROJECTION, UNET, DECODER):
         model = onnx.load(folder / name)
-        assert not model.functions and [(part.domain, part.version) for part in model.opset_import] == [("", 18)]
+        assert not model.functions and [(part.domain, part.version) for part in model.opset_import] == [("", 22)]
         assert {node.op_type for node in model.graph.node} <= supported
         weights = {weight.name for weight in model.graph.initializer}
         for node in model.graph.node:

@@ -51,7 +51,7 @@ def test_sdxl_in_float16_decodes_in_float32(narrow, eager, tmp_path):
 def test_a_precision_that_a_backend_has_not_is_refused_before_any_work(random_mini, recipe, tmp_path):
     with pytest.raises(UsageError, match="openvino has no precision bfloat16") as refused:
         build_engine(recipe.model_copy(update={"precision": "bfloat16"}), random_mini, tmp_path / "engines")
-    assert refused.value.hint == "choose one of: torch, torch-compile" and not (tmp_path / "engines").exists()
+    assert refused.value.hint == "choose one of: torch, torch-compile, tensorrt" and not (tmp_path / "engines").exists()
     assert "torch" in backends.chosen("auto", "bfloat16") and "openvino" not in backends.chosen("auto", "bfloat16")
     own = tmp_path / "own.toml"
     own.write_text('model = "./none"\nbackend = "onnxruntime"\nprecision = "float16"\nimage_size = 32')

@@ -98,7 +98,7 @@ def test_another_plan_in_the_folder_is_refused(whole, engine, merged):
 
 
 def test_two_runs_in_one_folder_are_refused(whole, engine, merged):
-    with locked(whole, shared=False), pytest.raises(UsageError, match="another run"):
+    with locked(whole), pytest.raises(UsageError, match="another run"):
         synthesize(engine, merged, SETTINGS, whole)
 
 

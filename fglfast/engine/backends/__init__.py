@@ -10,6 +10,7 @@ from typing import Protocol
 from torch import cuda  # not `import torch`: the submodule `torch` of this package takes that name
 
 from fglfast.config import Settings
+from fglfast.engine.export import Route
 from fglfast.engine.networks import Networks
 from fglfast.errors import FglError, MissingExtraError, UsageError
 from fglfast.generator.load import Shapes
@@ -54,8 +55,8 @@ class Backend(Protocol):
     precisions: tuple[str, ...]
     needs: Mapping[str, str] = MappingProxyType({})
 
-    def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:
-        """Write into `engine` all that `load` needs, besides the model folder."""
+    def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> dict[str, dict[str, int]] | None:
+        """Write into `engine` all that `load` needs, besides the model folder; return the fused operators, if known."""
         ...
 
     def load(self, build: Build, shapes: Shapes, model: Path, engine: Path) -> Networks:
@@ -65,6 +66,10 @@ class Backend(Protocol):
     def key_facts(self) -> dict[str, str]:
         """What besides the packages decides here how it compiles; part of an engine's key."""
         return {}
+
+    def route(self, precision: str) -> Route:
+        """How it wants its ONNX files."""
+        return Route()
 
     def refusal(self, precision: str) -> str:
         """Why this machine's processor or GPU cannot compute in one of `precisions`; empty if it can."""

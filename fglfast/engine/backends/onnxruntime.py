@@ -12,13 +12,27 @@ from torch import Tensor
 
 from fglfast.console import note
 from fglfast.engine.backends import Backend, Build, missing
+from fglfast.engine.backends.onnxruntime_graph import KINDS, optimized, save
 from fglfast.engine.backends.tensorrt import static_shapes, timing_cache
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, link
+from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, link
+from fglfast.engine.fusions import Exported, count, require
 from fglfast.engine.networks import Networks, in_chunks, staying
 from fglfast.generator.load import Shapes
+from fglfast.ranks import ranks_here
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 DEVICE = "cuda"
+# Which operators each kind of module becomes one of. The CPU has no kernel for a group norm; its convolutions depend on
+# the processor.
+FUSED: dict[str, dict[str, tuple[str, ...]]] = {
+    CPU: {"Attention": ("MultiHeadAttention",), "LayerNorm": ("LayerNormalization", "SkipLayerNormalization")},
+    CUDA: {
+        "Attention": ("MultiHeadAttention",),
+        "Conv2d": ("NhwcConv",),
+        "GroupNorm": ("GroupNorm", "SkipGroupNorm"),
+        "LayerNorm": ("LayerNormalization", "SkipLayerNormalization"),
+    },
+}
 NUMPY = {torch.float32: np.float32, torch.int64: np.int64}
 
 
@@ -32,23 +46,35 @@ class OnnxRuntimeBackend(Backend):
     optional: tuple[str, ...] = ()
     extra = "cpu"
     needs_onnx = True
-    precisions: tuple[str, ...] = ("float32",)
+    precisions: tuple[str, ...] = ("float32", "float16")
 
-    def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:
-        """Write one optimised graph a network, or one plain graph and TensorRT's cache."""
+    def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> dict[str, dict[str, int]]:
+        """Write one optimised graph a network, or one plain graph and TensorRT's cache.
+
+        Raises:
+            FglError: a fusion that the network's modules imply did not happen.
+        """
+        exported, fused = Exported.load(onnx), {}
         for name in (TEXT, PROJECTION, UNET, DECODER):
             if TENSORRT in providers():
                 link(onnx / name, engine)
-                _tensorrt_session(engine / name, static_shapes(build, shapes)[name])
+                _tensorrt_session(engine / name, build, shapes)
+                continue
+            if CUDA in providers() and name in KINDS:
+                half = build.precision == "float16" and name in exported.float16
+                save(optimized(onnx / name, half), engine / name)
             else:
-                _session(onnx / name, optimized=engine / name)
+                _session(onnx / name, written=engine / name)
+            fused[name] = count(engine / name)
+            require(fused[name], exported.modules.get(name, {}), FUSED[providers()[0]], name)
+        return fused
 
     def load(self, build: Build, shapes: Shapes, model: Path, engine: Path) -> Networks:
         """Open one session a network."""
         function = _function if providers() == (CPU,) else _bound
         if TENSORRT in providers():
-            inputs = static_shapes(build, shapes)
-            runs = {name: function(_tensorrt_session(engine / name, inputs[name])) for name in inputs}
+            names = static_shapes(build, shapes)
+            runs = {name: function(_tensorrt_session(engine / name, build, shapes)) for name in names}
             runs |= {name: in_chunks(runs[name], 1) for name in (TEXT, PROJECTION)}
         else:
             runs = {name: function(_session(engine / name)) for name in (TEXT, PROJECTION, UNET, DECODER)}
@@ -65,6 +91,18 @@ class OnnxRuntimeBackend(Backend):
             return {}
         facts = {"providers": " ".join(providers())}
         return facts | ({"tensorrt": import_module("tensorrt").__version__} if TENSORRT in providers() else {})
+
+    def route(self, precision: str) -> Route:
+        """Its own attention; for TensorRT plain graphs in the precision itself.
+
+        For CUDA the graph is narrowed after it is fused: the patterns of the fusions are those of float32.
+        """
+        return Route(precision=precision) if TENSORRT in providers() else Route(fused=True)
+
+    def refusal(self, precision: str) -> str:
+        """On the CPU its convolutions and products are float32."""
+        unable = precision != "float32" and providers() == (CPU,)
+        return f"on the CPU it computes in float32 only, not {precision}" if unable else ""
 
 
 @cache
@@ -97,9 +135,10 @@ def _loads(provider: str) -> bool:
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", values[:1], values[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     options = {"trt_min_subgraph_size": 1000} if provider == TENSORRT else {}  # load it, build nothing
+    chosen = [on_this_gpu(provider, options), CPU]
     try:
         session = onnxruntime.InferenceSession(
-            model.SerializeToString(), _options(), providers=[(provider, options), CPU], enable_fallback=0
+            model.SerializeToString(), _options(), providers=chosen, enable_fallback=0
         )
     except Exception:
         return False
@@ -111,30 +150,43 @@ def _options() -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if ranks_here() > 1:  # on the same cores
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
-def _session(path: Path, optimized: Path | None = None) -> Any:
+def on_this_gpu(provider: str, options: dict[str, Any] | None = None) -> Any:
+    """A provider with its options: PyTorch's current GPU, not the first one, as each rank has its own."""
+    return provider if provider == CPU else (provider, {**(options or {}), "device_id": torch.cuda.current_device()})
+
+
+def _session(path: Path, written: Path | None = None) -> Any:
+    """Open a graph; with `written`, only to write what the session makes of it."""
     import onnxruntime
 
     options = _options()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if optimized:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.optimized_model_filepath = str(optimized)
+    # What was optimised before is left alone; what was written for CUDA has constants to fold and casts to drop yet.
+    done = providers() == (CPU,) and not written
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_DISABLE_ALL if done else levels.ORT_ENABLE_ALL
+    if written:
+        options.optimized_model_filepath = str(written)
     # ONNX Runtime's own fallback prints on stdout, where a command's result goes.
     fallback = providers() == (CPU,)
-    return onnxruntime.InferenceSession(path, options, providers=list(providers()), enable_fallback=fallback)
+    chosen = [on_this_gpu(name) for name in providers()]
+    return onnxruntime.InferenceSession(path, options, providers=chosen, enable_fallback=fallback)
 
 
-def _tensorrt_session(path: Path, inputs: dict[str, tuple[int, ...]]) -> Any:
+def _tensorrt_session(path: Path, build: Build, shapes: Shapes) -> Any:
     """Open a plain graph; TensorRT's engine is built when its cache beside the graph is empty."""
     import onnxruntime
 
     timings = timing_cache(path.parent.parent).with_suffix(".ort")
     timings.mkdir(exist_ok=True)
-    options = tensorrt_options(path.parent, timings, inputs)
-    chosen = [(TENSORRT, options), *(name for name in providers() if name != TENSORRT)]
+    options = tensorrt_options(path.parent, timings, static_shapes(build, shapes)[path.name])
+    if build.precision == "float16" and int(import_module("tensorrt").__version__.split(".")[0]) < 11:
+        options["trt_fp16_enable"] = True  # later versions take every type as it stands in the graph
+    chosen = [on_this_gpu(name, options if name == TENSORRT else None) for name in providers()]
     return onnxruntime.InferenceSession(path, _options(), providers=chosen, enable_fallback=0)
 
 
@@ -180,11 +232,11 @@ def _bound(session: Any) -> Callable[..., Tensor]:
     def run(*inputs: Tensor) -> Tensor:
         placed = [tensor.to(DEVICE).contiguous() for tensor in inputs]
         result = torch.empty(len(inputs[0]), *output.shape[1:], device=DEVICE)
-        binding = session.io_binding()
+        binding, gpu = session.io_binding(), result.device.index or 0
         for name, tensor in zip(names, placed, strict=True):
             kind = NUMPY[tensor.dtype]
-            binding.bind_input(name, DEVICE, 0, kind, tuple(tensor.shape), tensor.data_ptr())
-        binding.bind_output(output.name, DEVICE, 0, np.float32, tuple(result.shape), result.data_ptr())
+            binding.bind_input(name, DEVICE, gpu, kind, tuple(tensor.shape), tensor.data_ptr())
+        binding.bind_output(output.name, DEVICE, gpu, np.float32, tuple(result.shape), result.data_ptr())
         torch.cuda.current_stream().synchronize()  # the session works on a stream of its own
         session.run_with_iobinding(binding)
         binding.synchronize_outputs()

@@ -2,6 +2,9 @@
 
 A batch is cut into one chunk a stream and the chunks run side by side, each on a core of its own:
 on two cores that is a quarter faster than both cores working on one batch together.
+
+The chunks follow from the cores that the engine was built for, which are part of its key. Ranks on one machine share
+its streams and leave the chunks as they are, so each makes the bits that it would make alone.
 """
 
 import os
@@ -20,6 +23,7 @@ from fglfast.engine.networks import Networks, chunks
 from fglfast.engine.parity import BOUNDS
 from fglfast.engine.quantize import quantized
 from fglfast.generator.load import Shapes
+from fglfast.ranks import ranks_here
 
 MAX_STREAMS = 16
 HEADROOM = 0.8  # of the gate's bound: it looks at other prompts than the calibration
@@ -45,7 +49,7 @@ class OpenVinoBackend(Backend):
             if build.precision == "int8" and name in (UNET, DECODER):
                 model = quantized(model, name, onnx, HEADROOM * BOUNDS["int8"].relative_error)
             model.reshape({key: list(tensor.shape) for key, tensor in example_inputs(shapes, batch)[name].items()})
-            compiled = core.compile_model(model, "CPU", _properties())
+            compiled = core.compile_model(model, "CPU", _properties(ranks=1))
             (engine / _blob(name)).write_bytes(compiled.export_model().getvalue())
 
     def load(self, build: Build, shapes: Shapes, model: Path, engine: Path) -> Networks:
@@ -56,7 +60,7 @@ class OpenVinoBackend(Backend):
         runs: dict[str, Callable[..., Tensor]] = {}
         for name, batch in _batches(build).items():
             blob = BytesIO((engine / _blob(name)).read_bytes())
-            runs[name] = _runner(core.import_model(blob, "CPU", _properties()), batch)
+            runs[name] = _runner(core.import_model(blob, "CPU", _properties(ranks_here())), batch)
         return Networks(runs[TEXT], runs[PROJECTION], runs[UNET], runs[DECODER])
 
 
@@ -79,19 +83,24 @@ def _runner(compiled: Any, batch: int) -> Callable[..., Tensor]:
     return run
 
 
-def _properties() -> dict[str, Any]:
-    cores = _cores()
-    return {
-        "NUM_STREAMS": min(MAX_STREAMS, cores),
-        "INFERENCE_NUM_THREADS": cores,
+def _properties(ranks: int) -> dict[str, Any]:
+    """Properties of one rank of several on this machine; pinned, they would all sit on the first cores."""
+    properties = {
+        "NUM_STREAMS": max(1, _streams() // ranks),
+        "INFERENCE_NUM_THREADS": max(1, _cores() // ranks),
         "INFERENCE_PRECISION_HINT": "f32",
     }
+    return properties if ranks == 1 else properties | {"ENABLE_CPU_PINNING": False}
 
 
 def _batches(build: Build) -> dict[str, int]:
-    streams = min(MAX_STREAMS, _cores())
+    streams = _streams()
     unet, decoder = (max(1, batch // streams) for batch in (build.unet_batch, build.vae_batch))
     return {TEXT: 1, PROJECTION: 1, UNET: unet, DECODER: decoder}
+
+
+def _streams() -> int:
+    return min(MAX_STREAMS, _cores())
 
 
 def _cores() -> int:

@@ -10,18 +10,25 @@ from torch import Tensor
 
 from fglfast.engine.backends import Backend, Build, tensorrt_runtime
 from fglfast.engine.backends.tensorrt_runtime import FixedNetwork
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, example_inputs, link
+from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs, link
+from fglfast.engine.fusions import Exported, count, require
 from fglfast.engine.manifest import device_name
 from fglfast.engine.networks import Networks, in_chunks, staying
 from fglfast.errors import FglError
 from fglfast.files import exclusive, write_atomic
 from fglfast.generator.load import Shapes
 
+# What TensorRT has one layer for, or fuses by pattern: a softmax between two products.
+FUSED = {
+    "Attention": ("Softmax",),
+    "GroupNorm": ("GroupNormalization", "InstanceNormalization"),
+    "LayerNorm": ("LayerNormalization",),
+}
 HINT = "use another backend, or another version of tensorrt"
 
 
 class TensorRtBackend(Backend):
-    """Strongly typed networks: the ONNX carries the precision, float32 with TensorRT's default of TF32 products.
+    """Strongly typed networks: the ONNX carries the precision; products of float32 are TF32, TensorRT's default.
 
     The plans hold no weights: on loading they are refitted from the ONNX file, which all engines of a model share on
     the disk whatever their batch. Refitting identical weights costs no speed, by NVIDIA's word in pytorch/TensorRT
@@ -31,19 +38,23 @@ class TensorRtBackend(Backend):
     packages: tuple[str, ...] = ("tensorrt",)
     optional: tuple[str, ...] = ()
     extra = "tensorrt"
-    precisions: tuple[str, ...] = ("float32",)
+    precisions: tuple[str, ...] = ("float32", "bfloat16", "float16")
     needs_onnx = True
     needs_cuda = True
 
-    def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:
+    def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> dict[str, dict[str, int]]:
         """Write one plan a network, the ONNX file with its weights beside it.
 
         Raises:
-            FglError: TensorRT cannot read or build a network.
+            FglError: what TensorRT fuses is not in a graph, or it cannot read or build one.
         """
+        exported, fused = Exported.load(onnx), {}
         for name, inputs in static_shapes(build, shapes).items():
+            fused[name] = count(onnx / name)
+            require(fused[name], exported.modules.get(name, {}), FUSED, name)
             (engine / _plan(name)).write_bytes(_build(onnx / name, inputs, timing_cache(engine.parent)))
             link(onnx / name, engine)
+        return fused
 
     def load(self, build: Build, shapes: Shapes, model: Path, engine: Path) -> Networks:
         """Open the plans and give them their weights.
@@ -60,6 +71,15 @@ class TensorRtBackend(Backend):
             runs[name] = in_chunks(FixedNetwork(name, opened, example_inputs(shapes, batch)[name]), batch)
         return Networks(runs[TEXT], staying(runs[PROJECTION], tensorrt_runtime.DEVICE), runs[UNET], runs[DECODER])
 
+    def route(self, precision: str) -> Route:
+        """The precision in the ONNX, attention in the parts that TensorRT fuses itself."""
+        return Route(opset=22 if _normalizes_groups() else 18, precision=precision)
+
+    def refusal(self, precision: str) -> str:
+        """ONNX's convolutions are bfloat16 from an opset on whose group norms TensorRT 10.14 cannot read."""
+        unable = precision == "bfloat16" and not _normalizes_groups()
+        return "bfloat16 needs tensorrt 10.15 or later" if unable else ""
+
 
 def static_shapes(build: Build, shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
     """The one shape of each input, by network: minimum, optimum and maximum of its optimisation profile."""
@@ -67,6 +87,13 @@ def static_shapes(build: Build, shapes: Shapes) -> dict[str, dict[str, tuple[int
         name: {key: tuple(tensor.shape) for key, tensor in example_inputs(shapes, batch)[name].items()}
         for name, batch in _batches(build).items()
     }
+
+
+def _normalizes_groups() -> bool:
+    """Whether a group norm may have a scale for each channel, as from opset 21 on: `add_normalization_v2` is there."""
+    import tensorrt
+
+    return tuple(int(part) for part in tensorrt.__version__.split(".")[:2]) >= (10, 15)
 
 
 def timing_cache(engines: Path) -> Path:

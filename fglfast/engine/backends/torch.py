@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from fglfast.engine.attention import Kernels, candidates, install
 from fglfast.engine.backends import Backend, Build
 from fglfast.engine.backends.torch_eight_bits import PACKAGES, float_type, refusal, to_eight_bits
-from fglfast.engine.export import DECODER, UNET, example_inputs
+from fglfast.engine.export import DECODER, UNET, dtype_of, example_inputs
 from fglfast.engine.networks import Networks, in_chunks_that_fit
 from fglfast.files import write_atomic
-from fglfast.generator.load import Shapes, XLUNetPart, load_generator
+from fglfast.generator.load import Shapes, load_generator
 
 ATTENTION = "attention.json"
 
@@ -41,11 +41,9 @@ class TorchBackend(Backend):
         known = _read(engine / ATTENTION)
         kernels = Kernels(candidates(device), known)
         dtype = float_type(build.precision, device)
-        # SDXL's decoder leaves float16's range (its config asks for float32), Stable Diffusion's does not.
-        wide = dtype == torch.float16 and isinstance(generator.unet, XLUNetPart)
         parts: dict[str, tuple[nn.Module, torch.dtype, int]] = {
             UNET: (generator.unet, dtype, build.unet_batch),
-            DECODER: (generator.decoder, torch.float32 if wide else dtype, build.vae_batch),
+            DECODER: (generator.decoder, dtype_of(DECODER, generator, dtype), build.vae_batch),
         }
         runs = {}
         for name, (network, kind, batch) in parts.items():
@@ -69,6 +67,10 @@ class TorchBackend(Backend):
     def refusal(self, precision: str) -> str:
         """Why this GPU, or the lack of one, does not compute in a precision."""
         return refusal(precision)
+
+    def key_facts(self) -> dict[str, str]:
+        """On a CPU the number of threads: it decides the last bits of a sum."""
+        return {} if torch.cuda.is_available() else {"threads": str(torch.get_num_threads())}
 
     def function(self, network: nn.Module, device: str, dtype: torch.dtype) -> Callable[..., Tensor]:
         """One network as a function of one chunk: float32 in, float32 out, on the inputs' device."""

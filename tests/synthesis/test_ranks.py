@@ -1,0 +1,249 @@
+"""Several processes, one data set: real ones, killed, restarted in other numbers, under torchrun and Slurm's names."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+import torch
+from test_synthesize import hashes
+from typer.testing import CliRunner
+
+from fglfast import console, files
+from fglfast.cli import app
+from fglfast.engine import build as building
+from fglfast.engine.build import build_engine
+from fglfast.errors import FglError, IncompleteError, UsageError
+from fglfast.files import exclusive
+from fglfast.payload import save_payload
+from fglfast.sampler.schedule import Sampling
+from fglfast.synthesis.folder import LOCKS, claim, export_imagefolder, locked
+from fglfast.synthesis.synthesize import SynthesisSettings, estimate, synthesize
+from fglfast.training.data import read_description, read_index
+
+PYTHON = [sys.executable, "-m"]
+TORCHRUN = [*PYTHON, "torch.distributed.run", "--standalone"]
+STEPS = 12
+SETTINGS = SynthesisSettings(images_per_class=16, shard_size=6, sampling=Sampling(steps=STEPS, guidance_scale=2.0))
+IMAGES, SHARDS = 48, 8
+
+
+def environment(**changes):
+    """This process's, without what a launcher of the tests themselves may have set."""
+    known = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS")
+    kept = {name: value for name, value in os.environ.items() if name not in known and not name.startswith("SLURM_")}
+    return kept | changes
+
+
+def start(command, **changes):
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment(**changes), **pipes)
+
+
+def ended(process, code=0):
+    """What a process said, once it has ended with that exit code."""
+    out, err = process.communicate(timeout=250)
+    assert process.returncode == code, err
+    return out, err
+
+
+@pytest.fixture(scope="module")
+def arguments(payload, random_mini, recipe, tmp_path_factory):
+    """Arguments of the command, but for --engines and --out."""
+    folder = tmp_path_factory.mktemp("clients")
+    for client, counts in (("ann", (3, 0, 1)), ("bob", (1, 5, 0))):
+        save_payload(payload(client, counts), folder / f"{client}.safetensors")
+    (folder / "r.toml").write_text(recipe.to_toml())
+    given = ["fglfast", "synthesize", "--embeddings", f"{folder}/*.safetensors", "--recipe", f"{folder}/r.toml"]
+    given += ["--model", str(random_mini), "--images-per-class", "16", "--shard-size", "6", "--steps", str(STEPS)]
+    return [*given, "--json"]
+
+
+@pytest.fixture(scope="module")
+def whole(engine, merged, tmp_path_factory):
+    """What one process makes."""
+    out = tmp_path_factory.mktemp("whole")
+    made = synthesize(engine, merged, SETTINGS, out)
+    assert (made.images, made.shards, made.missing) == (IMAGES, SHARDS, 0)
+    return out
+
+
+def test_torchrun_with_no_engine_there(arguments, engine, whole, tmp_path):
+    """One rank builds and the other waits; one object a rank on stdout; tars, card and facts of one process."""
+    exported = next(engine.folder.parent.glob("onnx-*"))
+    shutil.copytree(exported, tmp_path / "engines" / exported.name)
+    out = tmp_path / "out"
+    command = [*TORCHRUN, "--nproc-per-node", "2", "-m", *arguments, "--engines", str(tmp_path / "engines")]
+    said, log = ended(start([*command, "--out", str(out), "--format", "imagefolder"]))
+    results = sorted((json.loads(line) for line in said.splitlines()), key=lambda result: result["rank"])
+    assert [(result["rank"], result["world_size"], result["images"]) for result in results] == [(0, 2, 24), (1, 2, 24)]
+    assert min(result["missing_shards"] for result in results) == 0
+    assert hashes(out) == hashes(whole)
+    assert all((out / name).read_bytes() == (whole / name).read_bytes() for name in ("dataset.json", "README.md"))
+    assert log.count("building engine") == 1 and "waiting for engine" in log
+    ours = [line for line in log.splitlines() if "engine" in line or "image" in line]
+    assert all(line.startswith(("rank 0 of 2: ", "rank 1 of 2: ")) for line in ours)
+    assert "rank 0 of 2: synthesize: 24/24" in log and "rank 1 of 2: synthesize:" not in log
+    assert len(list((out / "imagefolder").rglob("*.png"))) == IMAGES and "unpacked to" in log
+
+
+def test_kill_nine_one_of_two_then_three(arguments, engine, recipe, merged, tmp_path):
+    """Torchrun ends the other; three ranks, started by hand, go on: nothing lost, nothing twice.
+
+    By PyTorch, whose last bits follow the number of threads, and torchrun sets one: still those of one process.
+    """
+    engines, out, whole = engine.folder.parent, tmp_path / "out", tmp_path / "whole"
+    alone = build_engine(recipe.model_copy(update={"backend": "torch"}), engine.model, engines)
+    synthesize(alone, merged, SETTINGS.model_copy(update={"images_per_class": 8, "shard_size": 3}), whole)
+    command = [*arguments, "--images-per-class", "8", "--shard-size", "3", "--backend", "torch"]
+    command += ["--engines", str(engines), "--out", str(out)]
+    launcher = start([*TORCHRUN, "--nproc-per-node", "2", "-m", *command])
+    deadline = time.monotonic() + 200
+    while len(list(out.glob("*.tar"))) < 2 and time.monotonic() < deadline and launcher.poll() is None:
+        time.sleep(0.01)
+    children = psutil.Process(launcher.pid).children(recursive=True)
+    ranks = [child for child in children if "synthesize" in child.cmdline()]
+    assert len(ranks) == 2
+    ranks[1].send_signal(signal.SIGKILL)
+    launcher.communicate(timeout=100)
+    assert launcher.returncode != 0 and not any(rank.is_running() for rank in ranks)
+    found = hashes(out)
+    assert 2 <= len(found) < SHARDS and found.items() <= hashes(whole).items()
+    again = [start([*PYTHON, *command], RANK=str(rank), WORLD_SIZE="3") for rank in range(3)]
+    results = [json.loads(ended(process)[0]) for process in again]
+    assert hashes(out) == hashes(whole) and not list(out.glob(".*.tmp"))
+    assert sum(result["found"] for result in results) == 3 * len(found)
+    assert sum(result["images"] for result in results) == 24 - 3 * len(found)
+
+
+def test_tasks_of_srun_and_one_process_in_their_batch_script(arguments, engine, whole, tmp_path):
+    command = [*PYTHON, *arguments, "--engines", str(engine.folder.parent), "--out"]
+    batch = {"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "1"}
+    step = batch | {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+    tasks = [
+        start([*command, str(tmp_path / "srun")], **step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank})
+        for rank in ("0", "1")
+    ]
+    shares = [json.loads(ended(task)[0]) for task in tasks]
+    assert [(share["rank"], share["images"]) for share in shares] == [(0, 24), (1, 24)]
+    alone = CliRunner().invoke(app, [*command[3:], str(tmp_path / "batch")], env=environment(**batch))
+    result = json.loads(alone.stdout)
+    assert (result["rank"], result["world_size"], result["images"]) == (0, 1, IMAGES)
+    assert hashes(tmp_path / "srun") == hashes(tmp_path / "batch") == hashes(whole)
+
+
+def test_a_rank_that_ends_first_says_what_is_missing_and_one_process_completes(
+    arguments, engine, merged, whole, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(console.speaker, "name", "")
+    monkeypatch.setattr(console.speaker, "leads", True)
+    line = [argument for argument in arguments[1:] if argument != "--json"]
+    line += ["--engines", str(engine.folder.parent), "--out", str(tmp_path), "--format", "imagefolder"]
+    planned = estimate(engine, merged, SETTINGS, tmp_path)["seconds"]
+    assert 0 < estimate(engine, merged, SETTINGS, tmp_path, world_size=2)["seconds"] < planned
+    first = CliRunner().invoke(app, line, env={"RANK": "0", "WORLD_SIZE": "2"})
+    assert first.exit_code == 0 and "4 of 8 shards, other ranks' share, are not there yet" in first.output
+    assert "not unpacked" in first.output and not (tmp_path / "imagefolder").exists()
+    with pytest.raises(IncompleteError, match="lacks 4 of 8 shards"):
+        read_index(tmp_path, read_description(tmp_path))
+    console.speaker.name = ""
+    second = CliRunner().invoke(app, line)
+    assert second.exit_code == 0 and "24 images in" in second.output and "unpacked to" in second.output
+    assert hashes(tmp_path) == hashes(whole)
+    assert len(list((tmp_path / "imagefolder").rglob("*.png"))) == IMAGES
+    with exclusive(tmp_path / LOCKS / "imagefolder"):
+        assert export_imagefolder(tmp_path, merged.class_names, SHARDS) is None
+    silent = CliRunner().invoke(app, [*line, "--dry-run"], env={"RANK": "1", "WORLD_SIZE": "2"})
+    assert silent.exit_code == 0 and silent.output == ""
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_share_of_the_cores_makes_the_same_bits(backend, engine, recipe, merged, tmp_path, monkeypatch):
+    """Alone and as one of two on this machine: the same engine, the same bytes."""
+    settings = SETTINGS.model_copy(update={"images_per_class": 4, "sampling": Sampling(steps=2, guidance_scale=2.0)})
+    asked, keys = recipe.model_copy(update={"backend": backend}), []
+    for ranks in ("1", "2"):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+        opened = build_engine(asked, engine.model, engine.folder.parent)
+        synthesize(opened, merged, settings, tmp_path / ranks)
+        keys.append(opened.key)
+    assert len(set(keys)) == 1 and opened.cached
+    assert hashes(tmp_path / "1") == hashes(tmp_path / "2") and len(hashes(tmp_path / "1")) == 2
+
+
+def test_threads_are_part_of_the_torch_engines_key(engine, recipe):
+    """One thread and two make images with other last bits: never under one name."""
+    threads, asked = torch.get_num_threads(), recipe.model_copy(update={"backend": "torch"})
+    keys = set()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            keys.add(build_engine(asked, engine.model, engine.folder.parent).key)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(keys) == 2
+
+
+def test_who_may_write_in_a_folder(tmp_path):
+    claim(tmp_path, {"plan": "p", **dict.fromkeys(("images", "image_size", "images_per_class", "shards"), 1),
+                     "image_format": "png", "model": "m", "weights": "w", "sampling": {}, "seed": 0, "clients": [],
+                     "class_names": []})  # fmt: skip
+    with locked(tmp_path, 0, 2), locked(tmp_path, 1, 2):
+        for rank, world_size in ((0, 2), (1, 3), (0, 1)):
+            with pytest.raises(UsageError, match="another run"), locked(tmp_path, rank, world_size):
+                pass
+    with locked(tmp_path, 0, 1):
+        pass
+
+
+def test_ranks_that_start_together_choose_one_backend(engine, recipe, tmp_path, monkeypatch):
+    """Each would measure another backend to be the fastest."""
+    measured = []
+
+    def seconds(asked):
+        time.sleep(0.05)
+        measured.append(asked)
+        return {"torch": 1.0, "openvino": 1.0 + 0.5 * (-1) ** (len(measured) // 2)}[asked]
+
+    monkeypatch.setattr(building.backends, "chosen", lambda name, precision: ["torch", "openvino"])
+    monkeypatch.setattr(building, "_build_one", lambda key, model, engines: key.build.backend)
+    monkeypatch.setattr(building, "seconds_per_pass", seconds)
+    opened = []
+    auto = recipe.model_copy(update={"backend": "auto"})
+    threads = [
+        threading.Thread(target=lambda: opened.append(build_engine(auto, engine.model, tmp_path))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 3 and len(set(opened)) == 1 and len(measured) == 2
+
+
+def test_images_of_another_engine_are_said_to_be_there(engine, merged, recipe, random_mini, tmp_path, capsys):
+    other = build_engine(recipe.model_copy(update={"vae_batch": 2}), random_mini, engine.folder.parent)
+    settings = SETTINGS.model_copy(update={"images_per_class": 4, "sampling": Sampling(steps=1)})
+    synthesize(engine, merged, settings, tmp_path, rank=0, world_size=2)
+    idle = synthesize(engine, merged, settings, tmp_path, rank=2, world_size=3)
+    assert (idle.images, idle.found) == (0, 0)
+    said = capsys.readouterr().err
+    assert "nothing to do: there are 2 shards only" in said and "last bits" not in said
+    synthesize(engine, merged, settings, tmp_path, rank=0, world_size=2)
+    assert "last bits" not in capsys.readouterr().err
+    synthesize(other, merged, settings, tmp_path)
+    assert f"engine {engine.key} drew the images that are there" in capsys.readouterr().err
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(stream, how):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with pytest.raises(FglError, match="cannot be locked"), exclusive(tmp_path / "lock"):
+        pass
