@@ -90,7 +90,8 @@ class _Grids:
 
     def _grid(self, partitions: Sequence[int | str]) -> wire.CountedGrid:
         config: dict[str, str | int | float | bool] = {"experiment": self.name, "seed": self.seed}
-        return wire.CountedGrid(LoopbackGrid(app, partitions, config), self.experiment.timeout)
+        least = min(self.experiment.min_clients, len(partitions))
+        return wire.CountedGrid(LoopbackGrid(app, partitions, config), self.experiment.timeout, least)
 
 
 def _claim(out: Path, experiment: Experiment) -> None:

@@ -3,6 +3,8 @@
 Nothing in a message chooses what it reads or where it writes: that is in its own node configuration (clients.py).
 """
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -13,7 +15,7 @@ from fglfast.federation import wire
 from fglfast.federation.clients import open_client
 from fglfast.federation.experiment import LocalSettings
 from fglfast.federation.local import count_right, train_locally
-from fglfast.payload import to_bytes
+from fglfast.payload import save_payload
 from fglfast.text import resolve_model
 from fglfast.training.model import model_of_config, save_model
 
@@ -29,7 +31,11 @@ def payload(message: Message, context: Context) -> Message:
     model = resolve_model(str(context.node_config.get("model", asked["model"])))
     level: Any = asked["prompt-level"]
     made = embed(client.dataset, client.name, model, level)
-    return Message(RecordDict({"payload": ConfigRecord({"file": to_bytes(made)})}), reply_to=message)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "payload.safetensors"
+        save_payload(made, path)
+        record = ConfigRecord({"file": path.read_bytes()})
+    return Message(RecordDict({"payload": record}), reply_to=message)
 
 
 @app.train()

@@ -83,11 +83,11 @@ def collect_payloads(grid: wire.CountedGrid, experiment: Experiment, folder: Pat
         return sorted(folder.glob("*.safetensors"))
     folder.mkdir(parents=True, exist_ok=True)
     asked = {"model": find_recipe(experiment.recipe).model, "prompt-level": experiment.prompt_level}
-    replies = sound(grid.ask_all(wire.PAYLOAD, wire.config(**asked)), experiment.min_clients)
+    replies = sound(grid.ask_all(wire.PAYLOAD, wire.config(**asked)), grid.least)
     kept = [path for path in (_kept(reply, folder) for reply in replies) if path]
-    if len(kept) < experiment.min_clients:
+    if len(kept) < grid.least:
         raise FglError(
-            f"{len(kept)} clients sent a sound payload, {experiment.min_clients} are needed", "see what was refused above"
+            f"{len(kept)} clients sent a sound payload, {grid.least} are needed", "see what was refused above"
         )
     write_atomic(folder / DONE, "")
     return sorted(kept)

@@ -87,8 +87,7 @@ class Federation:
         test: Callable[[nn.Module], float],
     ) -> None:
         self.grid, self.experiment, self.seed, self.model, self.test = grid, experiment, seed, model, test
-        few = experiment.min_clients
-        self.strategy = FedAvg(min_train_nodes=few, min_evaluate_nodes=few, min_available_nodes=few)
+        self.average = FedAvg()
 
     def run(self, plan: Plan, weights: Weights, before: Row, folder: Path) -> tuple[Weights, list[Row]]:
         """All rounds of a method, from some weights; rows begin with `before`."""
@@ -143,7 +142,7 @@ class Federation:
         )
 
     def _average(self, number: int, replies: list[Message]) -> Weights:
-        arrays, _ = self.strategy.aggregate_train(number, replies)
+        arrays, _ = self.average.aggregate_train(number, replies)
         assert arrays is not None, "asking makes sure of replies"
         return wire.state(arrays)
 
@@ -157,7 +156,7 @@ class Federation:
             "seed": self.seed,
         }
         records = {wire.ARRAYS: ArrayRecord(weights), **wire.config(**common, **asked)}
-        return sound(self.grid.ask_all(message_type, records), self.experiment.min_clients)
+        return sound(self.grid.ask_all(message_type, records), self.grid.least)
 
     def _with(self, weights: Weights) -> nn.Module:
         self.model.load_state_dict(weights)

@@ -26,8 +26,8 @@ def main(grid: Grid, context: Context) -> None:
     if method not in FEDERATED:
         raise UsageError(f"{method} is no method of a federation", f"choose one of {', '.join(FEDERATED)}")
     experiment = find_experiment(str(run["experiment"]))
-    counted = wire.CountedGrid(grid, experiment.timeout)
-    counted.wait_for(experiment.min_clients)
+    counted = wire.CountedGrid(grid, experiment.timeout, experiment.min_clients)
+    counted.wait()
     contest = Contest(experiment, int(run["seed"]), Path(str(run["out"])), Path(str(run["engines"])), lambda _: [counted])
     result = contest.run(cast(Method, method))
     kept = contest.deliver(counted, cast(Method, method))

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from torch import Tensor, nn
 
 PAYLOAD, TRAIN, EVALUATE, DELIVER = "query.payload", "train", "evaluate", "query.deliver"
+PAUSE = 0.5  # seconds
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # Flower's own names of the records
 EXAMPLES, RIGHT, LOSS = "num-examples", "right", "loss"
 
@@ -44,19 +45,24 @@ def count_bytes(content: RecordDict) -> int:
 class CountedGrid:
     """A grid whose traffic is weighed.
 
+    Args:
+        grid: of Flower's.
+        timeout: seconds that clients have to answer.
+        least: how many have to.
+
     Attributes:
         down: bytes sent to clients so far.
         up: bytes received from them.
     """
 
-    def __init__(self, grid: Grid, timeout: float) -> None:
-        self.grid, self.timeout = grid, timeout
+    def __init__(self, grid: Grid, timeout: float, least: int) -> None:
+        self.grid, self.timeout, self.least = grid, timeout, least
         self.down = self.up = 0
 
-    def wait_for(self, clients: int, pause: float = 0.5) -> None:
-        """Wait until so many clients are there; the caller's timeout does not count yet."""
-        while len(list(self.grid.get_node_ids())) < clients:
-            time.sleep(pause)
+    def wait(self) -> None:
+        """Wait until enough clients are there."""
+        while len(list(self.grid.get_node_ids())) < self.least:
+            time.sleep(PAUSE)
 
     def ask(self, messages: Iterable[Message]) -> list[Message]:
         """Send messages and wait for the replies, errors included."""
