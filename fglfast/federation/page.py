@@ -1,0 +1,101 @@
+"""The arena's record as one self-contained HTML page. Knows no method and no measurement."""
+
+import base64
+import io
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from fglfast.federation.arena import Arena
+from fglfast.federation.experiment import Method
+from fglfast.federation.methods import Result
+from fglfast.federation.rounds import Row
+from fglfast.files import write_atomic
+from fglfast.report import HUES, render
+
+TITLES: dict[Method, str] = {
+    "fgl": "one-shot FGL",
+    "fgl-rounds": "FGL, then rounds",
+    "fgl-rounds-finetune": "FGL, rounds, server fine-tuning",
+    "fedavg": "FedAvg",
+    "fedprox": "FedProx",
+    "centralized": "centralized",
+    "local": "each client alone",
+}
+AXES: tuple[tuple[str, Callable[[Row], float], bool], ...] = (
+    ("round", lambda row: row.round, False),
+    ("bytes, all clients, both ways", lambda row: row.bytes_down + row.bytes_up, True),
+    ("server-seconds", lambda row: row.server_seconds, True),
+)
+MOST_CLIENTS = 100
+
+
+def write_page(arena: Arena, out: Path) -> None:
+    """Write the page; the same input gives the same bytes."""
+    by_method = {
+        method: [result for result in arena.results if result.method == method] for method in arena.experiment.methods
+    }
+    view = {
+        "arena": arena,
+        "titles": TITLES,
+        "summaries": [_summary(found, arena.experiment.rounds.milestones) for found in by_method.values()],
+        "curves": [_curves(by_method, name, value, wide) for name, value, wide in AXES],
+        "clients": next(iter(arena.images.values()))[:MOST_CLIENTS],
+        "colours": [f"hsl({(index * HUES) % 360:.0f} 55% 55%)" for index in range(len(arena.class_names))],
+    }
+    write_atomic(out, render("arena.html.j2", view))
+
+
+def _summary(results: list[Result], milestones: tuple[int, ...]) -> dict[str, Any]:
+    """One method over its seeds."""
+    last = [result.rows[-1] for result in results]
+    tests = [result.test_accuracy for result in results]
+    reached = {
+        number: [row.test_accuracy for result in results for row in result.rows if row.round == number]
+        for number in milestones
+    }
+    return {
+        "title": TITLES[results[0].method],
+        "test": statistics.median(tests),
+        "low": min(tests),
+        "high": max(tests),
+        "milestones": {
+            number: statistics.median(value for value in found if value is not None)
+            for number, found in reached.items()
+            if found and number != last[0].round and None not in found
+        },
+        "rounds": last[0].round,
+        "worst_client": statistics.median(row.worst_client for row in last),
+        "bytes": statistics.median(row.bytes_down + row.bytes_up for row in last),
+        "server_seconds": statistics.median(row.server_seconds for row in last),
+        "client_seconds": statistics.median(row.client_seconds for row in last),
+        "clients": last[0].by_client if len(last[0].by_client) > 1 else (),
+    }
+
+
+def _curves(by_method: dict[Method, list[Result]], name: str, value: Callable[[Row], float], wide: bool) -> str:
+    """Validation accuracy of each method and seed against something that it spends, as a data URI of an SVG."""
+    with mpl.rc_context({"svg.hashsalt": "fglfast", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(7, 3), layout="constrained")
+        axis = figure.subplots()
+        for index, (method, results) in enumerate(by_method.items()):
+            if wide and method in ("centralized", "local"):
+                continue  # they neither send nor have a server
+            for number, result in enumerate(results):
+                spent = [max(1.0, value(row)) if wide else value(row) for row in result.rows]
+                accuracy = [100 * row.accuracy for row in result.rows]
+                label = TITLES[method] if number == 0 else None
+                axis.plot(spent, accuracy, color=f"C{index}", label=label, marker="o", markersize=2.5, linewidth=1)
+        if wide:
+            axis.set_xscale("log")
+        axis.set_xlabel(name)
+        axis.set_ylabel("accuracy, clients' held-out images, %")
+        axis.legend(frameon=False, fontsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
