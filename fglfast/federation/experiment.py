@@ -137,7 +137,9 @@ def find_experiment(name: str) -> Experiment:
     """
     if name.endswith(".toml"):
         return Experiment.from_toml(Path(name))
-    presets = {Path(str(path)).stem: Path(str(path)) for path in (files("fglfast") / "assets" / "experiments").iterdir()}
+    presets = {
+        Path(str(path)).stem: Path(str(path)) for path in (files("fglfast") / "assets" / "experiments").iterdir()
+    }
     if name not in presets:
         raise BadInputError(f"no preset named {name!r}", f"presets: {', '.join(sorted(presets))}; or give a .toml file")
     return Experiment.from_toml(presets[name])

@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 from fglfast.dataset import LabelledImages
 from fglfast.federation.experiment import LocalSettings
 from fglfast.training.augment import Augmentation, normalise
-from fglfast.training.data import Rows
 from fglfast.training.batches import epoch_rows, split, step_seed
+from fglfast.training.data import Rows
 
 JUDGED = 512  # images of one pass when nothing is learned
 
@@ -92,9 +92,7 @@ def count_right(model: nn.Module, images: ClientImages, rows: Rows) -> int:
     return right
 
 
-def _steps(
-    rows: Rows, batch_size: int, seed: int, epoch: int
-) -> Iterator[Rows]:
+def _steps(rows: Rows, batch_size: int, seed: int, epoch: int) -> Iterator[Rows]:
     """Batches of one epoch; a client with fewer images than a batch has one batch of them all."""
     size = min(batch_size, len(rows))
     if size >= 2:  # batch normalisation refuses one
@@ -102,6 +100,4 @@ def _steps(
 
 
 def _squared_distance(model: nn.Module, start: list[Tensor]) -> Tensor:
-    return torch.stack(
-        [(now - then).square().sum() for now, then in zip(model.parameters(), start, strict=True)]
-    ).sum()
+    return torch.stack([(now - then).square().sum() for now, then in zip(model.parameters(), start, strict=True)]).sum()

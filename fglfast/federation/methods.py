@@ -124,4 +124,6 @@ class Contest:
         return shot.weights, row
 
     def _tuned(self, folder: Path, weights: Weights, number: int) -> Weights:
-        return fine_tune(weights, self.out / "one-shot" / "synthetic", self.experiment, self.seed + number, folder / "tune")
+        return fine_tune(
+            weights, self.out / "one-shot" / "synthetic", self.experiment, self.seed + number, folder / "tune"
+        )

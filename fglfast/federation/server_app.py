@@ -1,4 +1,4 @@
-"""The server: a Flower ServerApp that runs one method of an experiment and delivers the model. Knows no method's insides.
+"""The server: a Flower ServerApp that runs one method of an experiment and delivers the model.
 
 Run configuration: `experiment` (a preset or a .toml file), `method`, `seed`, `out` and `engines` (folders).
 """
@@ -28,7 +28,9 @@ def main(grid: Grid, context: Context) -> None:
     experiment = find_experiment(str(run["experiment"]))
     counted = wire.CountedGrid(grid, experiment.timeout, experiment.min_clients)
     counted.wait()
-    contest = Contest(experiment, int(run["seed"]), Path(str(run["out"])), Path(str(run["engines"])), lambda _: [counted])
+    contest = Contest(
+        experiment, int(run["seed"]), Path(str(run["out"])), Path(str(run["engines"])), lambda _: [counted]
+    )
     result = contest.run(cast(Method, method))
     kept = contest.deliver(counted, cast(Method, method))
     note(f"{method}: {result.test_accuracy:.1%} on the test images; {kept} clients keep the model")
