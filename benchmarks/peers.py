@@ -103,9 +103,7 @@ class Contender:
 def main(
     model: Annotated[str, typer.Option(help="mini, a diffusers folder or a hub id.")] = "mini",
     recipe: Annotated[str, typer.Option(help="Whose solver and image size are used.")] = "mini",
-    ours: Annotated[
-        str, typer.Option(help="BACKEND or BACKEND:PRECISION, with commas; what auto tries, int8.")
-    ] = "",
+    ours: Annotated[str, typer.Option(help="BACKEND or BACKEND:PRECISION, with commas; what auto tries, int8.")] = "",
     peers: Annotated[str, typer.Option(help="Peers, with commas; all of them.")] = ",".join(PEERS),
     python: Annotated[Path, typer.Option(help="Interpreter of the peers.")] = Path(".venv-peers/bin/python"),
     batch: int = 64,
