@@ -57,6 +57,7 @@ def fglfast(ask: Ask, backend: str) -> Draw:
     from fglfast.engine.recipe import Recipe
     from fglfast.sampler.sample import sample
     from fglfast.sampler.schedule import Sampling, Schedule
+    from fglfast.synthesis.synthesize import to_pixels
 
     recipe = Recipe(image_size=ask["image_size"], unet_batch=ask["batch"], vae_batch=ask["vae_batch"])
     model = Path(ask["model"])
@@ -72,7 +73,7 @@ def fglfast(ask: Ask, backend: str) -> Draw:
         text_LE, negative_LE = networks.project(torch.stack([text_LD, negative_LD]))
         text_BLE = text_LE.expand(len(noise_BCHW), -1, -1)
         images_BCHW = networks.decode(sample(networks.denoise, noise_BCHW, text_BLE, negative_LE, schedule))
-        return images_BCHW.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        return to_pixels(images_BCHW)
 
     return draw
 

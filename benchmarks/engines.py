@@ -11,7 +11,7 @@ from benchmarks.results_file import save_result
 from fglfast.bench.run import BenchSettings, bench, contenders
 from fglfast.bench.table import table
 from fglfast.console import stdout
-from fglfast.engine.backends import chosen
+from fglfast.engine.backends import worth_measuring
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.generator.families import random_model
 from fglfast.sampler.schedule import Sampling
@@ -42,16 +42,11 @@ def main(
     Without --backends: every backend that auto tries, and int8.
     """
     recipe, model = _generator(case, engines)
-    recipes = contenders(recipe, [backends or _worth_measuring()], batch or BATCH[case])
+    recipes = contenders(recipe, [backends or ",".join(worth_measuring())], batch or BATCH[case])
     record = bench(recipes, model, engines, BenchSettings(rounds=rounds, longest_round=LONGEST_ROUND[case]))
     stdout.print(table(record), markup=False)
     measured = record.model_dump(mode="json", exclude={"machine", "versions"})
     save_result(f"engines-{case.value}", measured)
-
-
-def _worth_measuring() -> str:
-    names = chosen("auto", "float32")
-    return ",".join([*names, *(f"{name}:int8" for name in names if name == "openvino")])
 
 
 def _generator(case: Case, engines: Path) -> tuple[Recipe, Path]:

@@ -5,8 +5,9 @@ has finished the next one finds, in the folder of engines and in PyTorch's own c
 """
 
 import gc
-import signal
+import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -24,7 +25,7 @@ from fglfast.console import note
 from fglfast.engine.backends import find_backend, installed
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.engine.tune import tune_batches
-from fglfast.errors import IncompleteError, MissingExtraError
+from fglfast.errors import ExitCode, MissingExtraError
 from fglfast.generator.families import random_model
 from fglfast.text import resolve_model
 
@@ -35,10 +36,6 @@ XFORMERS = "xformers"
 LARGEST = 32  # images drawn together: the peers decode them in one pass, and all contenders share the memory
 # Half of what an H200 can do: 790 TFLOP/s, measured, over 42.7 TFLOP an image.
 IMAGES_PER_SECOND, OVER_COMPILED, OVER_EAGER = 9.3, 1.3, 2.0
-
-
-class OutOfTimeError(BaseException):
-    """The call's limit; no `Exception`, for the work under way must not take it for one of its own."""
 
 
 @exits
@@ -84,27 +81,23 @@ def main(
 
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """Stop what is in the block after so long.
+    """End the process, whatever it is at, when the block takes so long: exit code 5.
 
-    Raises:
-        IncompleteError: it was stopped.
+    The contenders end too, for their standard input closes; a half-built engine is never found.
     """
 
-    def stop(*_: object) -> None:
-        raise OutOfTimeError
+    def end() -> None:
+        note(f"error: not done after {seconds} s; what was built and compiled is kept")
+        note("  hint: run the same command again, until it prints images/s")
+        os._exit(ExitCode.INCOMPLETE)
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
     try:
         yield
-    except OutOfTimeError:
-        raise IncompleteError(
-            f"not done after {seconds} s; what was built and compiled is kept",
-            "run the same command again, until it prints images/s",
-        ) from None
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        timer.cancel()
 
 
 def with_batches(recipe: Recipe, folder: Path, engines: Path, batch: int | None) -> Recipe:

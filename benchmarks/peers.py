@@ -22,7 +22,7 @@ from benchmarks.results_file import save_result
 from fglfast.bench.operations import count_operations
 from fglfast.bench.timing import Timing, interleaved
 from fglfast.console import note
-from fglfast.engine.backends import installed
+from fglfast.engine.backends import worth_measuring
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.errors import FglError, UsageError
 from fglfast.generator.load import read_shapes
@@ -103,7 +103,7 @@ class Contender:
 def main(
     model: Annotated[str, typer.Option(help="mini, a diffusers folder or a hub id.")] = "mini",
     recipe: Annotated[str, typer.Option(help="Whose solver and image size are used.")] = "mini",
-    ours: Annotated[str, typer.Option(help="BACKEND or BACKEND:PRECISION, with commas; every installed one.")] = "",
+    ours: Annotated[str, typer.Option(help="BACKEND or BACKEND:PRECISION, with commas; what auto tries, int8.")] = "",
     peers: Annotated[str, typer.Option(help="Peers, with commas; all of them.")] = ",".join(PEERS),
     python: Annotated[Path, typer.Option(help="Interpreter of the peers.")] = Path(".venv-peers/bin/python"),
     batch: int = 64,
@@ -118,7 +118,7 @@ def main(
     found = find_recipe(recipe)
     sampling = Sampling(steps=steps, guidance_scale=guidance, scheduler=found.sampling.scheduler)
     found = found.model_copy(update={"sampling": sampling, "unet_batch": batch, "vae_batch": batch})
-    names = {f"fglfast {backend}": sys.executable for backend in (ours.split(",") if ours else installed())}
+    names = {f"fglfast {backend}": sys.executable for backend in (ours.split(",") if ours else worth_measuring())}
     names |= {peer: str(python) for peer in peers.split(",")}
     result = compare(found, resolve_model(model), names, dtype, rounds, engines)
     show(result, save_result(name, result))

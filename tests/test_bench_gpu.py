@@ -1,21 +1,18 @@
 """The GPU benchmark on a CPU: all of it but CUDA itself."""
 
 import json
-import signal
 import subprocess
 import sys
 import time
 
 import pytest
 import torch
-import typer
 
 from benchmarks import gpu, results_file
 from benchmarks.contender import WITHOUT
 from benchmarks.gpu import COMPILED, attention, limited, main, targets, verdicts, with_batches, worth_measuring
 from benchmarks.peers import REFERENCE
 from fglfast.engine.recipe import Recipe
-from fglfast.errors import IncompleteError
 
 SHAPE = "4096x4096x8x40 bfloat16"
 EAGER = "fglfast torch:bfloat16"
@@ -108,16 +105,20 @@ def test_the_measured_batch_is_bounded_by_what_fits_beside_the_others(monkeypatc
 
 
 def test_a_call_ends_at_its_limit_whatever_is_caught_inside():
-    with pytest.raises(IncompleteError, match="after 1 s") as caught, limited(1):
-        try:
-            time.sleep(60)
-        except Exception:
-            time.sleep(60)
-    assert caught.value.exit_code == 5 and signal.alarm(0) == 0
+    script = """
+import time
+from benchmarks.gpu import limited
+with limited(1):
+    try:
+        time.sleep(60)
+    except BaseException:
+        time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 5 and "not done after 1 s" in done.stderr and "run the same command again" in done.stderr
 
 
-def test_a_call_that_ran_out_of_time_exits_so(narrow, tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "tune_batches", lambda *_: time.sleep(60))
-    with pytest.raises(typer.Exit) as caught:
-        main(model=str(narrow("sd15")), limit=1, engines=tmp_path, device="any")
-    assert caught.value.exit_code == 5
+def test_a_call_within_its_limit_goes_on():
+    with limited(1):
+        pass
+    time.sleep(1.2)

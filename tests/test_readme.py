@@ -39,7 +39,7 @@ def test_every_verb_and_option_the_readme_names_exists():
     group = typer.main.get_command(app)
     text = README.read_text(encoding="utf-8")
     options = {option for command in group.commands.values() for param in command.params for option in param.opts}
-    foreign = {"--strict", "--nproc-per-node"}
+    foreign = {"--standalone", "--nproc-per-node", "--ntasks", "--gpus-per-task"}  # of torchrun and srun
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - foreign
     assert named <= options | {"--help"}, named - options
     for verb in re.findall(r"`fglfast ([a-z-]+)", text):

@@ -176,6 +176,11 @@ def _draw(
     images_BCHW = watch.decode(latents_BCHW)
     if not bool(torch.isfinite(images_BCHW).all()):
         raise FglError(f"engine {engine.key} made an image that is not a number", "build it with another backend")
+    return to_pixels(images_BCHW)
+
+
+def to_pixels(images_BCHW: Tensor) -> NDArray[np.uint8]:
+    """Decoded images [B,3,S,S] in [-1,1] as bytes [B,S,S,3]."""
     pixels_BCHW = images_BCHW.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
     return pixels_BCHW.permute(0, 2, 3, 1).contiguous().numpy()
 

@@ -6,7 +6,6 @@ checkpoint/<tag>/     the newest checkpoint; checkpoint/latest names it
 config.json, preprocessor_config.json, model.safetensors      the finished model
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fglfast.errors import BadInputError, FglError, UsageError
-from fglfast.files import sync_folder, write_atomic
+from fglfast.files import exclusive, sync_folder, write_atomic
 from fglfast.training.data import Description
 from fglfast.training.settings import Job, TrainResult
 
@@ -108,21 +107,15 @@ class RunFolder:
             FglError: another run keeps it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as stream:
-            deadline = time.monotonic() + LOCK_PATIENCE
-            while not _try_lock(stream.fileno()):
-                if time.monotonic() > deadline:
-                    raise FglError(f"another training runs in {self.path}", "Wait for it, or choose another folder.")
-                time.sleep(0.2)
-            yield
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while True:
+            with exclusive(self.path / ".lock", wait=False) as free:
+                if free:
+                    yield
+                    return
+            if time.monotonic() > deadline:
+                raise FglError(f"another training runs in {self.path}", "Wait for it, or choose another folder.")
+            time.sleep(0.2)
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -115,7 +115,8 @@ def test_stock_diffusers_and_our_sampler_draw_the_same_images_with_mini():
     encoder, generator = TextEncoder.load(folder), load_generator(folder)
     text = torch.from_numpy(encoder.encode(encoder.tokenize(["bag", "coat", ""])))
     schedule = Schedule.of_model(folder, Sampling(steps=8, guidance_scale=1.5))
-    latents = sample(generator.unet, noise, text[:2], text[2], schedule)
     with torch.inference_mode():
+        text = generator.projection(text)
+        latents = sample(generator.unet, noise, text[:2], text[2], schedule)
         ours = (generator.decoder(latents) / 2 + 0.5).clamp(0, 1)
     assert torch.allclose(ours, theirs, atol=2e-3)

@@ -157,6 +157,13 @@ def installed() -> list[str]:
     return [name for name in NAMES if missing(name) is None]
 
 
+def worth_measuring() -> list[str]:
+    """What a benchmark measures unless told otherwise: every backend that "auto" tries, and its int8, as NAME:int8."""
+    eight_bits = [name for name in installed() if "int8" in _backend(name).precisions and not _slow(name, "int8")]
+    able = [f"{name}:int8" for name in eight_bits if _unable(name, "int8") is None]
+    return [*chosen("auto", "float32"), *able]
+
+
 def versions(backend: Backend, precision: str = "float32") -> dict[str, str]:
     """Versions of everything an engine of this backend and precision depends on."""
     packages = {"torch", "diffusers", "transformers", "onnx", "onnxscript", *backend.packages, *backend.optional}
