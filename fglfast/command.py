@@ -15,6 +15,12 @@ from fglfast.console import emit_json, signed, speaker, stderr, stdout
 from fglfast.errors import BadInputError, ExitCode, FglError, UsageError
 from fglfast.ranks import Rank, find_rank, take_place
 
+app = typer.Typer(
+    help="Federated Generative Learning: clients send prompt embeddings once, the server draws a data set and trains.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 P = ParamSpec("P")
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Engines = Annotated[Path, typer.Option(help="Folder that holds compiled engines by key.", envvar="FGLFAST_ENGINES")]
@@ -33,6 +39,11 @@ BatchSize = Annotated[
     typer.Option(help="Rows of one UNet pass, or auto: measured, the VAE's too.", show_default=False, metavar="N|auto"),
 ]
 DEFAULT_ENGINES = Path("engines/build")
+
+
+def verb(function: Callable[P, None]) -> Callable[P, None]:
+    """Make a function a command; its errors become one clear line and the right exit code."""
+    return app.command(name=function.__name__.replace("_", "-"))(exits(function))
 
 
 def exits(function: Callable[P, None]) -> Callable[P, None]:

@@ -72,9 +72,36 @@ class LabelledImages:
         rows = [int(index) for index in indices]
         return replace(self, labels=self.labels[rows], openers=tuple(self.openers[row] for row in rows), skipped=())
 
+    def named(self, class_names: tuple[str, ...]) -> "LabelledImages":
+        """The same images under a longer or otherwise ordered list of classes.
+
+        Raises:
+            BadInputError: a class of these images is not in the list.
+        """
+        unknown = [name for name in self.class_names if name not in class_names]
+        if unknown:
+            raise BadInputError(
+                f"{self.source}: {len(unknown)} classes are unknown: {', '.join(unknown[:10])}",
+                f"known are {', '.join(class_names[:10])}{', ...' if len(class_names) > 10 else ''}",
+            )
+        table = np.array([class_names.index(name) for name in self.class_names], dtype=np.int64)
+        return replace(self, class_names=class_names, labels=table[self.labels])
+
     def counts(self) -> NDArray[np.int64]:
         """Images of each class [classes]."""
         return np.bincount(self.labels, minlength=len(self.class_names)).astype(np.int64)
+
+
+def concatenate(parts: Sequence[LabelledImages]) -> LabelledImages:
+    """The images of several data sets, and all their classes."""
+    names = tuple(dict.fromkeys(name for part in parts for name in part.class_names))
+    return LabelledImages(
+        class_names=names,
+        labels=np.concatenate([part.named(names).labels for part in parts]),
+        openers=tuple(opener for part in parts for opener in part.openers),
+        skipped=tuple(skipped for part in parts for skipped in part.skipped),
+        source=", ".join(dict.fromkeys(part.source for part in parts)),
+    )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -9,8 +9,8 @@ from fglfast.engine.manifest import device_name
 from fglfast.errors import UsageError
 from fglfast.federation import wire
 from fglfast.federation.client_app import app
-from fglfast.federation.clients import simulated
-from fglfast.federation.experiment import Experiment, Method, find_experiment
+from fglfast.federation.clients import EVERYTHING, simulated
+from fglfast.federation.experiment import Experiment, Method
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.methods import Contest, Result
 from fglfast.files import write_atomic
@@ -37,27 +37,28 @@ class Arena(Settings):
     versions: dict[str, str]
 
 
-def run_experiment(name: str, out: Path, engines: Path) -> Arena:
+def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
     """Run every method with every seed; whatever is finished in `out` is read, not run.
 
     Args:
-        name: a preset, or a .toml file.
+        experiment: what to run.
         out: folder of all runs; the record is `arena.json` there.
         engines: folder of compiled engines.
 
     Raises:
-        UsageError: `out` belongs to another experiment.
+        UsageError: the experiment names no images, or `out` belongs to another one.
     """
-    experiment = find_experiment(name)
-    _claim(out, experiment)
+    if not experiment.data or not experiment.test:
+        raise UsageError("this experiment names no images", "give --data PATH[:SPLIT] and --test PATH[:SPLIT]")
+    file = _claim(out, experiment)
     results: list[Result] = []
     images: dict[int, tuple[tuple[int, ...], ...]] = {}
     class_names: tuple[str, ...] = ()
     for seed in experiment.seeds:
-        clients = simulated(name, seed)
-        class_names = clients[0].dataset.class_names
-        images[seed] = tuple(tuple(int(count) for count in client.dataset.counts()) for client in clients)
-        contest = Contest(experiment, seed, out / f"seed{seed}", engines, _Grids(name, seed, experiment))
+        contest = Contest(experiment, seed, out / f"seed{seed}", engines, _Grids(file, seed, experiment))
+        class_names = contest.class_names
+        held = [client.dataset.named(class_names) for client in simulated(file, seed)]
+        images[seed] = tuple(tuple(int(count) for count in dataset.counts()) for dataset in held)
         for method in experiment.methods:
             note(f"seed {seed}: {method}")
             results.append(contest.run(method))
@@ -76,28 +77,29 @@ def run_experiment(name: str, out: Path, engines: Path) -> Arena:
 class _Grids:
     """The grid of a method: all clients, one that holds everything, or each client alone."""
 
-    def __init__(self, name: str, seed: int, experiment: Experiment) -> None:
-        self.name, self.seed, self.experiment = name, seed, experiment
+    def __init__(self, file: str, seed: int, experiment: Experiment) -> None:
+        self.file, self.seed, self.experiment = file, seed, experiment
 
     def __call__(self, method: Method) -> list[wire.CountedGrid]:
         """New grids, their counters at zero."""
-        count = len(simulated(self.name, self.seed))
+        count = len(simulated(self.file, self.seed))
         if method == "centralized":
-            return [self._grid(["all"])]
+            return [self._grid([EVERYTHING])]
         if method == "local":
             return [self._grid([number]) for number in range(count)]
         return [self._grid(range(count))]
 
     def _grid(self, partitions: Sequence[int | str]) -> wire.CountedGrid:
-        config: dict[str, str | int | float | bool] = {"experiment": self.name, "seed": self.seed}
+        config: dict[str, str | int | float | bool] = {"experiment": self.file, "seed": self.seed}
         least = min(self.experiment.min_clients, len(partitions))
         return wire.CountedGrid(LoopbackGrid(app, partitions, config), self.experiment.timeout, least)
 
 
-def _claim(out: Path, experiment: Experiment) -> None:
-    """Note whose folder it is; more methods and seeds are welcome, other settings are not."""
-    path, mine = out / "experiment.toml", experiment.model_copy(update={"methods": ("fgl",), "seeds": (0,)})
+def _claim(out: Path, experiment: Experiment) -> str:
+    """Note whose folder it is, in the file that its clients read; more methods and seeds are welcome."""
+    file, shared = out / "experiment.toml", experiment.model_copy(update={"methods": ("fgl",), "seeds": (0,)})
     out.mkdir(parents=True, exist_ok=True)
-    if path.exists() and Experiment.from_toml(path) != mine:
+    if file.exists() and Experiment.from_toml(file) != shared:
         raise UsageError(f"{out} belongs to another experiment", "choose another --out")
-    write_atomic(path, mine.to_toml())
+    write_atomic(file, shared.to_toml())
+    return str(file)

@@ -9,14 +9,14 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from transformers import PreTrainedModel
 
 from fglfast.client.embed import embed
 from fglfast.federation import wire
-from fglfast.federation.clients import open_client
+from fglfast.federation.clients import Client, open_client
 from fglfast.federation.experiment import LocalSettings
-from fglfast.federation.local import count_right, train_locally
+from fglfast.federation.local import ClientImages, count_right, train_locally
 from fglfast.payload import save_payload
-from fglfast.text import resolve_model
 from fglfast.training.model import model_of_config, save_model
 
 SEEDS = 1_000_003
@@ -27,35 +27,34 @@ app = ClientApp()
 @app.query("payload")
 def payload(message: Message, context: Context) -> Message:
     """Prompt embeddings of the client's images, as the bytes of a payload file."""
-    client, asked = open_client(context), message.content.config_records[wire.CONFIG]
-    model = resolve_model(str(context.node_config.get("model", asked["model"])))
+    client, asked = open_client(context), _asked(message)
     level: Any = asked["prompt-level"]
-    made = embed(client.dataset, client.name, model, level)
+    made = embed(client.dataset.named(tuple(asked["class-names"])), client.name, client.model, level)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "payload.safetensors"
         save_payload(made, path)
-        record = ConfigRecord({"file": path.read_bytes()})
-    return Message(RecordDict({"payload": record}), reply_to=message)
+        record = ConfigRecord({wire.FILE: path.read_bytes()})
+    return Message(RecordDict({wire.CONFIG: record}), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Local epochs from the global weights."""
-    client, asked = open_client(context), message.content.config_records[wire.CONFIG]
-    settings = LocalSettings.model_validate_json(str(asked["local"]))
-    model, images = _global_model(message), client.images(int(asked["image-size"]), float(asked["validation-share"]))
-    seed = (int(asked["seed"]) * SEEDS + int(asked["server-round"])) * SEEDS + client.number
-    loss = train_locally(model, images, settings, seed, float(asked["proximal-mu"]))
+    client, asked = open_client(context), _asked(message)
+    settings = LocalSettings.model_validate_json(asked["local"])
+    model, images = _global_model(message), _images(client, asked)
+    seed = (asked["seed"] * SEEDS + asked["server-round"]) * SEEDS + client.number
+    loss = train_locally(model, images, settings, seed, asked["proximal-mu"])
     metrics = MetricRecord({wire.EXAMPLES: len(images.train), wire.LOSS: loss})
-    content = RecordDict({wire.ARRAYS: wire.weights_record(model), wire.METRICS: metrics})
+    content = RecordDict({wire.ARRAYS: wire.weights_record(model.state_dict()), wire.METRICS: metrics})
     return Message(content, reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """The global weights on the client's held-out images."""
-    client, asked = open_client(context), message.content.config_records[wire.CONFIG]
-    model, images = _global_model(message), client.images(int(asked["image-size"]), float(asked["validation-share"]))
+    client, asked = open_client(context), _asked(message)
+    model, images = _global_model(message), _images(client, asked)
     right = count_right(model, images, images.held_out)
     metrics = MetricRecord({wire.EXAMPLES: len(images.held_out), wire.RIGHT: right})
     return Message(RecordDict({wire.METRICS: metrics}), reply_to=message)
@@ -64,14 +63,22 @@ def evaluate(message: Message, context: Context) -> Message:
 @app.query("deliver")
 def deliver(message: Message, context: Context) -> Message:
     """Keep the final model, if this client has a place for it."""
-    client, asked = open_client(context), message.content.config_records[wire.CONFIG]
+    client, asked = open_client(context), _asked(message)
     if client.out is not None:
-        save_model(_global_model(message), client.out, int(asked["image-size"]))
-    metrics = MetricRecord({wire.EXAMPLES: len(client.dataset), "kept": int(client.out is not None)})
+        save_model(_global_model(message), client.out, asked["image-size"])
+    metrics = MetricRecord({wire.EXAMPLES: len(client.dataset), wire.KEPT: int(client.out is not None)})
     return Message(RecordDict({wire.METRICS: metrics}), reply_to=message)
 
 
-def _global_model(message: Message) -> Any:
-    model = model_of_config(str(message.content.config_records[wire.CONFIG]["model"]))
-    wire.load_weights(model, message.content.array_records[wire.ARRAYS])
+def _asked(message: Message) -> dict[str, Any]:
+    return dict(message.content.config_records[wire.CONFIG])
+
+
+def _global_model(message: Message) -> PreTrainedModel:
+    model = model_of_config(_asked(message)["model"])
+    model.load_state_dict(wire.weights(message.content.array_records[wire.ARRAYS]))
     return model
+
+
+def _images(client: Client, asked: dict[str, Any]) -> ClientImages:
+    return client.images(tuple(asked["class-names"]), asked["image-size"], asked["validation-share"])

@@ -1,21 +1,23 @@
 """Which images a node holds: its own folder, or its share of an experiment's. Knows no message.
 
-A standing client has `data` = PATH[:SPLIT] in its node configuration, and optionally `name`, `model` (its copy of the
-generator) and `out` (a folder for the final model). A simulated one has `partition-id`, and the run names the
+A standing client's node configuration has `data` = PATH[:SPLIT], and optionally `name`, `model` (its copy of the
+generator) and `out` (a folder for the final model). A simulated one's has `partition-id`, and the run names the
 experiment and the seed.
 """
 
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 from flwr.app import Context
 
 from fglfast.attributes import describe
 from fglfast.client.partition import Indices, partition_by_domain, partition_dirichlet, partition_iid
-from fglfast.dataset import LabelledImages, read_dataset
-from fglfast.federation.experiment import Partition, find_experiment
+from fglfast.dataset import LabelledImages, concatenate, read_dataset
+from fglfast.engine.recipe import find_recipe
+from fglfast.errors import BadInputError
+from fglfast.federation.experiment import Experiment, Partition, find_experiment
 from fglfast.federation.local import ClientImages
+from fglfast.text import resolve_model
 
 EVERYTHING = "all"  # the partition of the one client of centralized training
 WORDS = {"shade": 0, "texture": 1, "proportions": 2}
@@ -23,17 +25,30 @@ DESCRIBED_SIZE = 32
 
 
 class Client:
-    """One client: its name, its images, where the final model goes."""
+    """One client.
 
-    def __init__(self, name: str, number: int, dataset: LabelledImages, out: Path | None = None) -> None:
-        self.name, self.number, self.dataset, self.out = name, number, dataset, out
-        self._prepared: dict[tuple[int, float], ClientImages] = {}
+    Args:
+        name: in its payload.
+        number: of its draws.
+        dataset: its images.
+        model: the generator's folder, whose text encoder it uses.
+        out: where the final model goes, or None.
+    """
 
-    def images(self, size: int, validation_share: float) -> ClientImages:
-        """The images at the model's size, decoded once."""
-        key = (size, validation_share)
+    def __init__(self, name: str, number: int, dataset: LabelledImages, model: Path, out: Path | None = None) -> None:
+        self.name, self.number, self.dataset, self.model, self.out = name, number, dataset, model, out
+        self._prepared: dict[tuple[object, ...], ClientImages] = {}
+
+    def images(self, class_names: tuple[str, ...], size: int, validation_share: float) -> ClientImages:
+        """The images at the model's size, decoded once, labelled as the model numbers the classes.
+
+        Raises:
+            BadInputError: this client holds a class that the federation does not know.
+        """
+        key = (class_names, size, validation_share)
         if key not in self._prepared:
-            self._prepared[key] = ClientImages.prepare(self.dataset, size, validation_share, seed=0)
+            named = self.dataset.named(class_names)
+            self._prepared[key] = ClientImages.prepare(named, size, validation_share, seed=0)
         return self._prepared[key]
 
 
@@ -41,38 +56,58 @@ def open_client(context: Context) -> Client:
     """The client that a node's configuration describes."""
     node = context.node_config
     if "data" in node:
-        return _standing(str(node["data"]), str(node.get("name", context.node_id)), str(node.get("out", "")))
+        name, model = str(node.get("name", f"node-{context.node_id}")), str(node.get("model", "mini"))
+        return _standing(str(node["data"]), name, model, str(node.get("out", "")))
     experiment, seed = str(context.run_config["experiment"]), int(context.run_config["seed"])
     partition = node["partition-id"]
     return everything(experiment) if partition == EVERYTHING else simulated(experiment, seed)[int(partition)]
 
 
 def split_over_clients(dataset: LabelledImages, settings: Partition, seed: int) -> list[Indices]:
-    """Rows of each client."""
+    """Rows of each client, by any rule that looks at labels or images."""
     if settings.kind == "iid":
         return partition_iid(dataset.labels, settings.clients, seed)
     if settings.kind == "dirichlet":
         return partition_dirichlet(dataset.labels, settings.clients, settings.beta, seed)
-    which = WORDS[settings.word]
-    words = [describe(dataset.pixels(index, DESCRIBED_SIZE)).split()[which] for index in range(len(dataset))]
-    return partition_by_domain(np.asarray(words).tolist())
+    return partition_by_domain(domains(dataset, settings.domain))
 
 
-@lru_cache(maxsize=4)
+def domains(dataset: LabelledImages, word: str) -> list[str]:
+    """One measured word of each image."""
+    return [describe(dataset.pixels(row, DESCRIBED_SIZE)).split()[WORDS[word]] for row in range(len(dataset))]
+
+
+@lru_cache(maxsize=2)
 def simulated(experiment: str, seed: int) -> tuple[Client, ...]:
     """All clients of an experiment."""
     found = find_experiment(experiment)
-    dataset = read_dataset(found.data)
-    parts = split_over_clients(dataset, found.partition, seed)
-    return tuple(Client(f"client{number:03d}", number, dataset.select(rows)) for number, rows in enumerate(parts))
+    model, held = _generator(found), _held(found, seed)
+    return tuple(Client(f"client{number:03d}", number, dataset, model) for number, dataset in enumerate(held))
 
 
 @lru_cache(maxsize=1)
 def everything(experiment: str) -> Client:
     """One client that holds all images of an experiment."""
-    return Client(EVERYTHING, 0, read_dataset(find_experiment(experiment).data))
+    found = find_experiment(experiment)
+    return Client(EVERYTHING, 0, concatenate(_held(found, seed=0)), _generator(found))
+
+
+def _held(experiment: Experiment, seed: int) -> list[LabelledImages]:
+    """The images of each client."""
+    if experiment.partition.kind == "domain" and experiment.partition.domain == "folder":
+        folders = sorted(path for path in Path(experiment.data).glob("*") if path.is_dir())
+        if not folders:
+            raise BadInputError(f"{experiment.data}: holds no folder of a domain", "lay it out as DOMAIN/CLASS/*.png")
+        return [read_dataset(str(folder)) for folder in folders]
+    dataset = read_dataset(experiment.data)
+    return [dataset.select(rows) for rows in split_over_clients(dataset, experiment.partition, seed)]
 
 
 @lru_cache(maxsize=1)
-def _standing(data: str, name: str, out: str) -> Client:
-    return Client(name, 0, read_dataset(data), Path(out) if out else None)
+def _standing(data: str, name: str, model: str, out: str) -> Client:
+    return Client(name, 0, read_dataset(data), resolve_model(model), Path(out) if out else None)
+
+
+def _generator(experiment: Experiment) -> Path:
+    recipe = find_recipe(experiment.recipe)
+    return resolve_model(recipe.model, recipe.revision, recipe.mirror)

@@ -27,16 +27,16 @@ class Partition(Settings):
     """How private images are split over clients.
 
     Attributes:
-        kind: evenly, by Dirichlet proportions of each class, or one measured word a client.
-        clients: how many; with `domain` there are as many as there are words.
+        kind: evenly, by Dirichlet proportions of each class, or one domain a client.
+        clients: how many; with `domain` there are as many as there are domains.
         beta: Dirichlet concentration; small is skewed.
-        word: which of the measured words is the domain.
+        domain: what an image's domain is: a measured word, or the folder of `data` that it is in.
     """
 
     kind: Literal["iid", "dirichlet", "domain"] = "dirichlet"
     clients: int = Field(5, ge=1, le=1000)
     beta: float = Field(0.01, gt=0)
-    word: Literal["shade", "texture", "proportions"] = "shade"
+    domain: Literal["folder", "shade", "texture", "proportions"] = "folder"
 
 
 class LocalSettings(Settings):

@@ -9,8 +9,6 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fglfast.console import note
-
 SERVER_NODE, RUN = 1, 1
 FAILED = 0  # Flower's error code for what has no code of its own
 
@@ -76,5 +74,4 @@ class LoopbackGrid(Grid):
         try:
             return self.app(message, self.contexts[node])
         except Exception as error:  # whatever a client's code raises is that client's failure
-            note(f"client {node}: {type(error).__name__}: {error}")
             return Message(Error(FAILED, reason=f"{type(error).__name__}: {error}"), reply_to=message)

@@ -4,25 +4,25 @@ Centralized training is FedAvg with one client that holds everything, local-only
 the same loop, optimiser and number of epochs for all.
 """
 
-import json
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
 from fglfast.config import Settings
 from fglfast.dataset import read_dataset
 from fglfast.federation import wire
 from fglfast.federation.experiment import Experiment, Method
 from fglfast.federation.local import ClientImages, count_right
-from fglfast.federation.oneshot import fine_tune, one_shot
-from fglfast.federation.rounds import Federation, Plan, Row, Weights
+from fglfast.federation.oneshot import MODEL, Shot, fine_tune, one_shot
+from fglfast.federation.rounds import Federation, Plan, Row
+from fglfast.federation.wire import Weights
 from fglfast.files import write_atomic
-from fglfast.training.model import build_model
+from fglfast.training.model import build_model, save_model
 
 Grids = Callable[[Method], list[wire.CountedGrid]]
 
@@ -36,8 +36,7 @@ class Result(Settings):
         test_accuracy: on the real test images, read once at the end (local-only: mean over the clients' models).
         worst_test: the lowest of several models; None for one.
         rows: what was seen on the way.
-        model_bytes: of one copy of the weights as it travels.
-        seconds: wall time of all of it.
+        model_bytes: of one copy of the weights as it travels; the delivery of the final one is not in the rows.
     """
 
     method: Method
@@ -46,7 +45,6 @@ class Result(Settings):
     worst_test: float | None = None
     rows: tuple[Row, ...]
     model_bytes: int
-    seconds: float
 
 
 class Contest:
@@ -66,7 +64,7 @@ class Contest:
         self.class_names = test.class_names
         self.test_images = ClientImages.prepare(test, experiment.image_size, 0.0, seed=0)
         torch.manual_seed(seed)
-        self.model = build_model(experiment.train.arch, self.class_names).to(memory_format=torch.channels_last)
+        self.model = build_model(experiment.train.arch, self.class_names)
         self.fresh: Weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
 
     def run(self, method: Method) -> Result:
@@ -74,7 +72,6 @@ class Contest:
         folder = self.out / method
         if (folder / "result.json").exists():
             return Result.model_validate_json((folder / "result.json").read_bytes())
-        begun = time.monotonic()
         found = [self._one(method, grid, folder / str(number)) for number, grid in enumerate(self.grids(method))]
         last = [rows[-1].test_accuracy or 0.0 for _, rows in found]
         result = Result(
@@ -82,48 +79,78 @@ class Contest:
             seed=self.seed,
             test_accuracy=float(np.mean(last)),
             worst_test=min(last) if len(last) > 1 else None,
-            rows=tuple(found[0][1]),
-            model_bytes=wire.weights_record(self.model).count_bytes(),
-            seconds=round(time.monotonic() - begun, 1),
+            rows=together([rows for _, rows in found]),
+            model_bytes=wire.weights_record(self.fresh).count_bytes(),
         )
-        folder.mkdir(parents=True, exist_ok=True)
+        if len(found) == 1:
+            self.model.load_state_dict(found[0][0])
+            save_model(self.model, folder / "model", self.experiment.image_size)
         write_atomic(folder / "result.json", result.model_dump_json(indent=1) + "\n")
         return result
 
     def deliver(self, grid: wire.CountedGrid, method: Method) -> int:
         """Send a finished method's model to the clients; returns how many kept it."""
-        federation = Federation(grid, self.experiment, self.seed, self.model, self.accuracy)
-        weights, _ = self._one(method, grid, self.out / method / "0")
-        return federation.deliver(weights)
+        return self._federation(grid).deliver(load_file(self.out / method / "model" / MODEL))
 
-    def accuracy(self, model: nn.Module) -> float:
+    def accuracy(self, model: PreTrainedModel) -> float:
         """Of a model on the real test images."""
         return count_right(model, self.test_images, self.test_images.train) / len(self.test_images.labels)
 
+    def _federation(self, grid: wire.CountedGrid) -> Federation:
+        return Federation(grid, self.experiment, self.seed, self.class_names, self.model, self.accuracy)
+
     def _one(self, method: Method, grid: wire.CountedGrid, folder: Path) -> tuple[Weights, list[Row]]:
-        federation = Federation(grid, self.experiment, self.seed, self.model, self.accuracy)
-        rounds = self.experiment.rounds
+        federation, rounds = self._federation(grid), self.experiment.rounds
         if not method.startswith("fgl"):
             plan = Plan(method, rounds.fedavg, rounds.proximal_mu if method == "fedprox" else 0.0)
             return federation.run(plan, self.fresh, federation.judge(self.fresh, 0, milestone=False), folder)
         shot, first = self._first_shot(federation, grid)
         if method == "fgl":
-            return shot, [first]
-        tune = partial(self._tuned, folder) if method == "fgl-rounds-finetune" else None
-        return federation.run(Plan(method, rounds.fgl, fine_tune=tune), shot, first, folder)
+            return shot.weights, [first]
+        tune = partial(self._tuned, shot.synthetic, folder) if method == "fgl-rounds-finetune" else None
+        return federation.run(Plan(method, rounds.fgl, fine_tune=tune), shot.weights, first, folder)
 
-    def _first_shot(self, federation: Federation, grid: wire.CountedGrid) -> tuple[Weights, Row]:
+    def _first_shot(self, federation: Federation, grid: wire.CountedGrid) -> tuple[Shot, Row]:
         """The one-shot model and its row, made once for all methods that begin with it."""
         folder, path = self.out / "one-shot", self.out / "one-shot" / "row.json"
-        shot = one_shot(grid, self.experiment, self.seed, folder, self.engines)
+        shot = one_shot(grid, self.experiment, self.class_names, self.seed, folder, self.engines)
         if path.exists():
-            return shot.weights, Row.model_validate_json(path.read_bytes())
-        spent = {"bytes_down": grid.down, "bytes_up": grid.up, "server_seconds": round(shot.seconds, 3)}
+            return shot, Row.model_validate_json(path.read_bytes())
+        spent = {
+            "bytes_down": shot.collected.bytes_down,
+            "bytes_up": shot.collected.bytes_up,
+            "client_seconds": shot.collected.seconds,
+            "server_seconds": round(shot.seconds, 3),
+        }
         row = federation.judge(shot.weights, 0, milestone=True).model_copy(update=spent)
-        write_atomic(path, json.dumps(row.model_dump(mode="json"), indent=1) + "\n")
-        return shot.weights, row
+        write_atomic(path, row.model_dump_json(indent=1) + "\n")
+        return shot, row
 
-    def _tuned(self, folder: Path, weights: Weights, number: int) -> Weights:
-        return fine_tune(
-            weights, self.out / "one-shot" / "synthetic", self.experiment, self.seed + number, folder / "tune"
+    def _tuned(self, synthetic: Path, folder: Path, weights: Weights, number: int) -> Weights:
+        return fine_tune(weights, synthetic, self.experiment, self.seed + number, folder / "tune")
+
+
+def together(runs: list[list[Row]]) -> tuple[Row, ...]:
+    """The rows of several models side by side as one: means of accuracy and time over them, sums of bytes."""
+    if len(runs) == 1:
+        return tuple(runs[0])
+    return tuple(
+        Row(
+            round=rows[0].round,
+            accuracy=float(np.mean([row.accuracy for row in rows])),
+            worst_client=min(row.worst_client for row in rows),
+            by_client=tuple(share for row in rows for share in row.by_client),
+            test_accuracy=_mean([row.test_accuracy for row in rows]),
+            bytes_down=sum(row.bytes_down for row in rows),
+            bytes_up=sum(row.bytes_up for row in rows),
+            server_seconds=round(sum(row.server_seconds for row in rows), 3),
+            client_seconds=round(sum(row.client_seconds for row in rows), 3),
+            clients=len(rows),
         )
+        for rows in zip(*runs, strict=True)
+    )
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

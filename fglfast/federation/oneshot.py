@@ -2,28 +2,39 @@
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from flwr.app import Message
 from safetensors.torch import load_file, save
 
+from fglfast.config import Settings
 from fglfast.console import note
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import find_recipe
 from fglfast.errors import BadInputError, FglError
 from fglfast.federation import wire
 from fglfast.federation.experiment import Experiment
-from fglfast.federation.rounds import Weights, sound
+from fglfast.federation.wire import Weights
 from fglfast.files import write_atomic
 from fglfast.merge import merge_payloads
-from fglfast.payload import load_payload
+from fglfast.payload import PayloadHeader, load_payload
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
-from fglfast.text import resolve_model
+from fglfast.text import resolve_model, text_fingerprint
 from fglfast.training.launch import train
 
-DONE = "done"
+T = TypeVar("T")
 MODEL = "model.safetensors"
+
+
+class Collected(Settings):
+    """What collecting the payloads took, kept beside them: with this file the collection is whole."""
+
+    bytes_down: int
+    bytes_up: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -33,29 +44,37 @@ class Shot:
     Attributes:
         weights: of the global model.
         synthetic: folder of the synthetic images.
-        seconds: of the server: engine, synthesis and training; 0 of what was there already.
+        collected: what the clients were asked and took.
+        seconds: of the server: engine, synthesis and training, each as long as its last, uninterrupted call took.
     """
 
     weights: Weights
     synthetic: Path
+    collected: Collected
     seconds: float
 
 
-def one_shot(grid: wire.CountedGrid, experiment: Experiment, seed: int, folder: Path, engines: Path) -> Shot:
+def one_shot(
+    grid: wire.CountedGrid, experiment: Experiment, class_names: tuple[str, ...], seed: int, folder: Path, engines: Path
+) -> Shot:
     """Collect, synthesize, train; whatever is in `folder` already is not done again.
 
     Raises:
         FglError: too few clients sent a sound payload, or a stage failed.
     """
-    payloads = collect_payloads(grid, experiment, folder / "clients")
-    begun = time.monotonic()
     recipe = find_recipe(experiment.recipe)
-    engine = build_engine(recipe, resolve_model(recipe.model, recipe.revision, recipe.mirror), engines)
+    model = resolve_model(recipe.model, recipe.revision, recipe.mirror)
+    payloads, collected = collect_payloads(grid, experiment, class_names, model, folder / "clients")
+    merged = merge_payloads(load_payload(path) for path in payloads)
     asked = SynthesisSettings(images_per_class=experiment.images_per_class, seed=seed, sampling=recipe.sampling)
-    synthesize(engine, merge_payloads(load_payload(path) for path in payloads), asked, folder / "synthetic")
     settings = experiment.train.model_copy(update={"seed": seed})
-    trained = train(folder / "synthetic", folder / "model", settings, "auto")
-    return Shot(load_file(trained.model / MODEL), folder / "synthetic", time.monotonic() - begun)
+
+    engine, building = _timed(folder / "engine.seconds", lambda: build_engine(recipe, model, engines))
+    _, drawing = _timed(folder / "synthesis.seconds", lambda: synthesize(engine, merged, asked, folder / "synthetic"))
+    trained, training = _timed(
+        folder / "training.seconds", lambda: train(folder / "synthetic", folder / "model", settings, "auto")
+    )
+    return Shot(load_file(trained.model / MODEL), folder / "synthetic", collected, building + drawing + training)
 
 
 def fine_tune(weights: Weights, synthetic: Path, experiment: Experiment, seed: int, folder: Path) -> Weights:
@@ -73,39 +92,61 @@ def fine_tune(weights: Weights, synthetic: Path, experiment: Experiment, seed: i
     return tuned
 
 
-def collect_payloads(grid: wire.CountedGrid, experiment: Experiment, folder: Path) -> list[Path]:
+def collect_payloads(
+    grid: wire.CountedGrid, experiment: Experiment, class_names: tuple[str, ...], model: Path, folder: Path
+) -> tuple[list[Path], Collected]:
     """Ask every client for its payload and keep those that pass inspection, one file a client.
 
     Raises:
         FglError: too few clients sent a sound payload.
     """
-    if (folder / DONE).exists():
-        return sorted(folder.glob("*.safetensors"))
-    folder.mkdir(parents=True, exist_ok=True)
-    asked = {"model": find_recipe(experiment.recipe).model, "prompt-level": experiment.prompt_level}
-    replies = sound(grid.ask_all(wire.PAYLOAD, wire.config(**asked)), grid.least)
-    kept = [path for path in (_kept(reply, folder) for reply in replies) if path]
+    done = folder / "collected.json"
+    if done.exists():
+        return sorted(folder.glob("*.safetensors")), Collected.model_validate_json(done.read_bytes())
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    down, up, begun = grid.down, grid.up, time.monotonic()
+    asked = wire.config(**{"prompt-level": experiment.prompt_level, "class-names": list(class_names)})
+    kept, encoder = {}, text_fingerprint(model)
+    for reply in grid.ask(wire.PAYLOAD, asked):
+        node, path = reply.metadata.src_node_id, folder / f"{reply.metadata.src_node_id:020d}.safetensors"
+        try:
+            header = _keep(reply, path)
+        except BadInputError as error:
+            note(f"client {node}: payload refused: {error.message}")
+        else:
+            sound = (header.class_names, header.text_encoder) == (class_names, encoder) and header.client not in kept
+            if sound:
+                kept[header.client] = path
+                continue
+            note(f"client {node}: payload refused: its classes, its text encoder or its name do not fit the others'")
+        path.unlink(missing_ok=True)
     if len(kept) < grid.least:
-        raise FglError(
-            f"{len(kept)} clients sent a sound payload, {grid.least} are needed", "see what was refused above"
-        )
-    write_atomic(folder / DONE, "")
-    return sorted(kept)
+        raise FglError(f"{len(kept)} sound payloads, {grid.least} are needed", "see what was refused above")
+    took = round(time.monotonic() - begun, 3)
+    collected = Collected(bytes_down=grid.down - down, bytes_up=grid.up - up, seconds=took)
+    write_atomic(done, collected.model_dump_json() + "\n")
+    return sorted(kept.values()), collected
 
 
-def _kept(reply: Message, folder: Path) -> Path | None:
-    """A client's payload as a file named by its node, or None if it is refused: a stranger wrote it."""
-    node = reply.metadata.src_node_id
-    path = folder / f"{node}.safetensors"
-    content = reply.content.config_records.get("payload", {}).get("file")
+def _keep(reply: Message, path: Path) -> PayloadHeader:
+    """Write a client's payload and read it as what a stranger wrote.
+
+    Raises:
+        BadInputError: there is none, or it is refused.
+    """
+    record = reply.content.config_records.get(wire.CONFIG)
+    content = record.get(wire.FILE) if record else None
     if not isinstance(content, bytes):
-        note(f"client {node}: sent no payload")
-        return None
+        raise BadInputError("there is none", "ask the client")
     write_atomic(path, content)
-    try:
-        load_payload(path)
-    except BadInputError as error:
-        note(f"client {node}: payload refused: {error.message}")
-        path.unlink()
-        return None
-    return path
+    return load_payload(path).header
+
+
+def _timed(file: Path, stage: Callable[[], T]) -> tuple[T, float]:
+    """A stage's result, and its seconds when it was first done to the end: a later call finds it done."""
+    begun = time.monotonic()
+    result = stage()
+    if not file.exists():
+        write_atomic(file, f"{time.monotonic() - begun:.3f}\n")
+    return result, float(file.read_text(encoding="utf-8"))

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,13 @@ from fglfast.federation.arena import Arena
 from fglfast.federation.experiment import Method
 from fglfast.federation.methods import Result
 from fglfast.federation.rounds import Row
+from fglfast.federation.summary import TITLES, summarise
 from fglfast.files import write_atomic
 from fglfast.report import HUES, render
 
-TITLES: dict[Method, str] = {
-    "fgl": "one-shot FGL",
-    "fgl-rounds": "FGL, then rounds",
-    "fgl-rounds-finetune": "FGL, rounds, server fine-tuning",
-    "fedavg": "FedAvg",
-    "fedprox": "FedProx",
-    "centralized": "centralized",
-    "local": "each client alone",
-}
 AXES: tuple[tuple[str, Callable[[Row], float], bool], ...] = (
     ("round", lambda row: row.round, False),
-    ("bytes, all clients, both ways", lambda row: row.bytes_down + row.bytes_up, True),
+    ("bytes uploaded by all clients", lambda row: row.bytes_up, True),
     ("server-seconds", lambda row: row.server_seconds, True),
 )
 MOST_CLIENTS = 100
@@ -36,45 +27,19 @@ MOST_CLIENTS = 100
 
 def write_page(arena: Arena, out: Path) -> None:
     """Write the page; the same input gives the same bytes."""
-    by_method = {
-        method: [result for result in arena.results if result.method == method] for method in arena.experiment.methods
-    }
-    view = {
+    methods = arena.experiment.methods
+    by_method = {method: [result for result in arena.results if result.method == method] for method in methods}
+    view: dict[str, Any] = {
         "arena": arena,
-        "titles": TITLES,
-        "summaries": [_summary(found, arena.experiment.rounds.milestones) for found in by_method.values()],
+        "summaries": summarise(arena),
         "curves": [_curves(by_method, name, value, wide) for name, value, wide in AXES],
-        "clients": next(iter(arena.images.values()))[:MOST_CLIENTS],
+        "images": next(iter(arena.images.values()))[:MOST_CLIENTS],
+        "by_client": {TITLES[method]: found[0].rows[-1].by_client for method, found in by_method.items()},
+        "delivery": max(result.model_bytes for result in arena.results) * len(next(iter(arena.images.values()))),
         "colours": [f"hsl({(index * HUES) % 360:.0f} 55% 55%)" for index in range(len(arena.class_names))],
     }
+    view["by_client"].pop(TITLES["centralized"], None)  # one client that holds everything
     write_atomic(out, render("arena.html.j2", view))
-
-
-def _summary(results: list[Result], milestones: tuple[int, ...]) -> dict[str, Any]:
-    """One method over its seeds."""
-    last = [result.rows[-1] for result in results]
-    tests = [result.test_accuracy for result in results]
-    reached = {
-        number: [row.test_accuracy for result in results for row in result.rows if row.round == number]
-        for number in milestones
-    }
-    return {
-        "title": TITLES[results[0].method],
-        "test": statistics.median(tests),
-        "low": min(tests),
-        "high": max(tests),
-        "milestones": {
-            number: statistics.median(value for value in found if value is not None)
-            for number, found in reached.items()
-            if found and number != last[0].round and None not in found
-        },
-        "rounds": last[0].round,
-        "worst_client": statistics.median(row.worst_client for row in last),
-        "bytes": statistics.median(row.bytes_down + row.bytes_up for row in last),
-        "server_seconds": statistics.median(row.server_seconds for row in last),
-        "client_seconds": statistics.median(row.client_seconds for row in last),
-        "clients": last[0].by_client if len(last[0].by_client) > 1 else (),
-    }
 
 
 def _curves(by_method: dict[Method, list[Result]], name: str, value: Callable[[Row], float], wide: bool) -> str:

@@ -2,34 +2,32 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from flwr.app import ArrayRecord, Message
+from flwr.app import Message
 from flwr.serverapp.strategy import FedAvg
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from fglfast.config import Settings
-from fglfast.console import Progress, note
-from fglfast.errors import FglError
+from fglfast.console import Progress
 from fglfast.federation import wire
 from fglfast.federation.experiment import Experiment
+from fglfast.federation.wire import Weights
 from fglfast.files import write_atomic
-
-Weights = dict[str, Tensor]
 
 
 class Row(Settings):
-    """The state of things after a round; sums are over all rounds so far.
+    """The state of things after a round; bytes and seconds are sums over all rounds so far.
 
     Attributes:
         round: 0 is before the first.
         accuracy: on the clients' held-out images, each image counting once.
         worst_client: the lowest accuracy of a client on its own.
-        by_client: all of them.
+        by_client: all of them; None for a client with too few images to hold one out.
         test_accuracy: on the real test images, at milestones only.
         bytes_down: to all clients.
         bytes_up: from all clients.
@@ -41,7 +39,7 @@ class Row(Settings):
     round: int
     accuracy: float
     worst_client: float
-    by_client: tuple[float, ...]
+    by_client: tuple[float | None, ...]
     test_accuracy: float | None = None
     bytes_down: int = 0
     bytes_up: int = 0
@@ -74,6 +72,7 @@ class Federation:
         grid: whose traffic is weighed.
         experiment: what is run.
         seed: of weights and draws.
+        class_names: the classes, in the order of the model's labels.
         model: the global model's architecture; its weights are used as a place to load others into.
         test: accuracy of weights on the real test images.
     """
@@ -83,10 +82,12 @@ class Federation:
         grid: wire.CountedGrid,
         experiment: Experiment,
         seed: int,
-        model: nn.Module,
-        test: Callable[[nn.Module], float],
+        class_names: tuple[str, ...],
+        model: PreTrainedModel,
+        test: Callable[[PreTrainedModel], float],
     ) -> None:
-        self.grid, self.experiment, self.seed, self.model, self.test = grid, experiment, seed, model, test
+        self.grid, self.experiment, self.seed, self.class_names = grid, experiment, seed, class_names
+        self.model, self.test = model, test
         self.average = FedAvg()
 
     def run(self, plan: Plan, weights: Weights, before: Row, folder: Path) -> tuple[Weights, list[Row]]:
@@ -103,13 +104,13 @@ class Federation:
     def judge(self, weights: Weights, number: int, milestone: bool) -> Row:
         """Weights on every client's held-out images, and on the test images at a milestone."""
         replies = self._ask(wire.EVALUATE, weights, {"server-round": number})
-        metrics = [reply.content.metric_records[wire.METRICS] for reply in replies]
-        right, images = ([int(record[key]) for record in metrics] for key in (wire.RIGHT, wire.EXAMPLES))
-        shares = tuple(r / n for r, n in zip(right, images, strict=True) if n)
+        metrics = [wire.metrics(reply) for reply in replies]
+        right, images = ([int(found[key]) for found in metrics] for key in (wire.RIGHT, wire.EXAMPLES))
+        shares = tuple(r / n if n else None for r, n in zip(right, images, strict=True))
         return Row(
             round=number,
             accuracy=sum(right) / max(1, sum(images)),
-            worst_client=min(shares),
+            worst_client=min((share for share in shares if share is not None), default=0.0),
             by_client=shares,
             test_accuracy=self.test(self._with(weights)) if milestone else None,
             clients=len(replies),
@@ -118,7 +119,7 @@ class Federation:
     def deliver(self, weights: Weights) -> int:
         """Send the final model to every client; returns how many kept it."""
         replies = self._ask(wire.DELIVER, weights, {})
-        return sum(int(reply.content.metric_records[wire.METRICS]["kept"]) for reply in replies)
+        return sum(int(wire.metrics(reply)[wire.KEPT]) for reply in replies)
 
     def _round(self, plan: Plan, weights: Weights, last: Row, number: int) -> tuple[Weights, Row]:
         down, up, begun = self.grid.down, self.grid.up, time.monotonic()
@@ -144,40 +145,24 @@ class Federation:
     def _average(self, number: int, replies: list[Message]) -> Weights:
         arrays, _ = self.average.aggregate_train(number, replies)
         assert arrays is not None, "asking makes sure of replies"
-        return wire.state(arrays)
+        return wire.weights(arrays)
 
-    def _ask(self, message_type: str, weights: Weights, asked: dict[str, str | int | float]) -> list[Message]:
-        """One message to all; errors are named, and too few answers end the run."""
+    def _ask(self, message_type: str, weights: Weights, asked: Mapping[str, int | float]) -> list[Message]:
         common = {
             "model": self.model.config.to_json_string(use_diff=False),
+            "class-names": list(self.class_names),
             "image-size": self.experiment.image_size,
             "validation-share": self.experiment.validation_share,
             "local": self.experiment.local.model_dump_json(),
             "seed": self.seed,
         }
-        records = {wire.ARRAYS: ArrayRecord(weights), **wire.config(**common, **asked)}
-        return sound(self.grid.ask_all(message_type, records), self.grid.least)
+        return self.grid.ask(
+            message_type, {wire.ARRAYS: wire.weights_record(weights), **wire.config(**common, **asked)}
+        )
 
-    def _with(self, weights: Weights) -> nn.Module:
+    def _with(self, weights: Weights) -> PreTrainedModel:
         self.model.load_state_dict(weights)
         return self.model
-
-
-def sound(replies: Iterable[Message], least: int) -> list[Message]:
-    """The replies without an error.
-
-    Raises:
-        FglError: fewer than `least`.
-    """
-    good = []
-    for reply in replies:
-        if reply.has_error():
-            note(f"client {reply.metadata.src_node_id} failed: {reply.error.reason}")
-        else:
-            good.append(reply)
-    if len(good) < least:
-        raise FglError(f"{len(good)} clients answered, {least} are needed", "start more clients, or lower min_clients")
-    return good
 
 
 def _save(folder: Path, weights: Weights, rows: list[Row]) -> None:

@@ -4,7 +4,6 @@ Run configuration: `experiment` (a preset or a .toml file), `method`, `seed`, `o
 """
 
 from pathlib import Path
-from typing import cast
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -12,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from fglfast.console import note
 from fglfast.errors import UsageError
 from fglfast.federation import wire
-from fglfast.federation.experiment import FEDERATED, Method, find_experiment
+from fglfast.federation.experiment import FEDERATED, find_experiment
 from fglfast.federation.methods import Contest
 
 app = ServerApp()
@@ -27,10 +26,10 @@ def main(grid: Grid, context: Context) -> None:
         raise UsageError(f"{method} is no method of a federation", f"choose one of {', '.join(FEDERATED)}")
     experiment = find_experiment(str(run["experiment"]))
     counted = wire.CountedGrid(grid, experiment.timeout, experiment.min_clients)
-    counted.wait()
+    counted.wait(experiment.partition.clients)
     contest = Contest(
         experiment, int(run["seed"]), Path(str(run["out"])), Path(str(run["engines"])), lambda _: [counted]
     )
-    result = contest.run(cast(Method, method))
-    kept = contest.deliver(counted, cast(Method, method))
+    result = contest.run(method)
+    kept = contest.deliver(counted, method)
     note(f"{method}: {result.test_accuracy:.1%} on the test images; {kept} clients keep the model")

@@ -5,36 +5,41 @@ global weights on the client's held-out images), `query.deliver` (the final mode
 """
 
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from torch import Tensor, nn
+from torch import Tensor
+
+from fglfast.console import note
+from fglfast.errors import FglError
 
 PAYLOAD, TRAIN, EVALUATE, DELIVER = "query.payload", "train", "evaluate", "query.deliver"
-PAUSE = 0.5  # seconds
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # Flower's own names of the records
-EXAMPLES, RIGHT, LOSS = "num-examples", "right", "loss"
+EXAMPLES, RIGHT, LOSS, KEPT, FILE = "num-examples", "right", "loss", "kept", "file"
+PAUSE = 0.5  # seconds between two looks at who is there
+
+Weights = dict[str, Tensor]
 
 
-def weights_record(model: nn.Module) -> ArrayRecord:
-    """All weights and buffers of a model."""
-    return ArrayRecord({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+def weights_record(weights: Weights) -> ArrayRecord:
+    """Weights and buffers of a model by name."""
+    return ArrayRecord({name: tensor.detach().cpu() for name, tensor in weights.items()})
 
 
-def load_weights(model: nn.Module, record: ArrayRecord) -> None:
-    """Put weights into a model.
-
-    Raises:
-        RuntimeError: names or shapes are another model's.
-    """
-    model.load_state_dict(state(record))
-
-
-def state(record: ArrayRecord) -> dict[str, Tensor]:
-    """Weights by name."""
+def weights(record: ArrayRecord) -> Weights:
+    """Weights and buffers by name."""
     return dict(record.to_torch_state_dict())
+
+
+def config(**values: Any) -> dict[str, ConfigRecord]:
+    """Settings as the one record that a message carries them in."""
+    return {CONFIG: ConfigRecord(values)}
+
+
+def metrics(reply: Message) -> dict[str, Any]:
+    """The numbers of a reply."""
+    return dict(reply.content.metric_records[METRICS])
 
 
 def count_bytes(content: RecordDict) -> int:
@@ -47,7 +52,7 @@ class CountedGrid:
 
     Args:
         grid: of Flower's.
-        timeout: seconds that clients have to answer.
+        timeout: seconds that clients have to come or to answer.
         least: how many have to.
 
     Attributes:
@@ -59,25 +64,37 @@ class CountedGrid:
         self.grid, self.timeout, self.least = grid, timeout, least
         self.down = self.up = 0
 
-    def wait(self) -> None:
-        """Wait until enough clients are there."""
-        while len(list(self.grid.get_node_ids())) < self.least:
+    def wait(self, expected: int) -> None:
+        """Wait until all clients are there, or the time is up and enough of them are.
+
+        Raises:
+            FglError: too few came.
+        """
+        until = time.monotonic() + self.timeout
+        note(f"waiting for {expected} clients, at most {self.timeout:.0f} s")
+        while (here := len(list(self.grid.get_node_ids()))) < expected and time.monotonic() < until:
             time.sleep(PAUSE)
+        if here < self.least:
+            raise FglError(f"{here} clients came, {self.least} are needed", "start more clients, or lower min_clients")
 
-    def ask(self, messages: Iterable[Message]) -> list[Message]:
-        """Send messages and wait for the replies, errors included."""
-        sent = list(messages)
-        self.down += sum(count_bytes(message.content) for message in sent)
-        replies = list(self.grid.send_and_receive(sent, timeout=self.timeout))
-        self.up += sum(count_bytes(reply.content) for reply in replies if reply.has_content())
-        return replies
+    def ask(self, message_type: str, records: dict[str, Any]) -> list[Message]:
+        """The same message to every client that is there; their replies, those with an error named and left out.
 
-    def ask_all(self, message_type: str, records: dict[str, Any]) -> list[Message]:
-        """The same message to every client that is there."""
+        Raises:
+            FglError: too few answered.
+        """
         content = RecordDict(records)
-        return self.ask(Message(content, node, message_type) for node in sorted(self.grid.get_node_ids()))
-
-
-def config(**values: Any) -> dict[str, ConfigRecord]:
-    """Settings as the one record that a message carries them in."""
-    return {CONFIG: ConfigRecord(values)}
+        sent = [Message(content, node, message_type) for node in sorted(self.grid.get_node_ids())]
+        self.down += len(sent) * count_bytes(content)
+        replies = list(self.grid.send_and_receive(sent, timeout=self.timeout))
+        for reply in replies:
+            if reply.has_error():
+                note(f"client {reply.metadata.src_node_id} failed: {reply.error.reason}")
+        good = sorted((reply for reply in replies if reply.has_content()), key=lambda r: r.metadata.src_node_id)
+        self.up += sum(count_bytes(reply.content) for reply in good)
+        if len(good) < self.least:
+            raise FglError(
+                f"{len(good)} of {len(sent)} clients answered, {self.least} are needed",
+                "start more clients, or lower min_clients; run again to go on",
+            )
+        return good

@@ -67,7 +67,7 @@ def evaluate(model_dir: Path, dataset: "LabelledImages", batch_size: int = 256) 
     if len(dataset) == 0:
         raise BadInputError("there are no images to evaluate on", "Name a data set with labelled images.")
     size, (model, names) = _image_size(model_dir), _load(model_dir)
-    labels = torch.from_numpy(_translate(dataset, names))
+    labels = torch.from_numpy(dataset.named(names).labels)
     logits = torch.cat(list(_logits(model, dataset, size, batch_size)))
     confusion = MulticlassConfusionMatrix(len(names))(logits, labels)
     rights, totals = confusion.diagonal().tolist(), confusion.sum(1).tolist()
@@ -127,15 +127,3 @@ def _image_size(model_dir: Path) -> int:
     if scaling != ([0.5] * 3, [0.5] * 3):
         raise BadInputError(f"{path}: the model expects images scaled otherwise than to -1..1", MODEL_HINT)
     return height
-
-
-def _translate(dataset: "LabelledImages", names: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The data's labels as the model numbers the classes of the same names."""
-    unknown = [name for name in dataset.class_names if name not in names]
-    if unknown:
-        raise BadInputError(
-            f"the model does not know {len(unknown)} of the data's classes: {', '.join(unknown[:10])}",
-            f"It knows {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}.",
-        )
-    table = np.array([names.index(name) for name in dataset.class_names], dtype=np.int64)
-    return table[np.asarray(dataset.labels, dtype=np.int64)]

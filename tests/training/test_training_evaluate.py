@@ -63,7 +63,7 @@ def test_batches_do_not_change_the_answer(model_dir: Path) -> None:
 
 
 def test_unknown_classes_are_named(model_dir: Path) -> None:
-    with pytest.raises(BadInputError, match="does not know 2 of the data's classes: dog, eel") as caught:
+    with pytest.raises(BadInputError, match="2 classes are unknown: dog, eel") as caught:
         evaluate(model_dir, Images(("dog", "ant", "eel"), [0, 1, 2]))
     assert "ant, bee, cow" in caught.value.hint
 

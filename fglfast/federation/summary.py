@@ -1,0 +1,107 @@
+"""Each method of an arena over its seeds, in one line: what the page, the terminal and the README show."""
+
+import statistics
+from collections.abc import Callable
+
+from rich import box
+from rich.table import Table
+
+from fglfast.config import Settings
+from fglfast.federation.arena import Arena
+from fglfast.federation.experiment import Method
+from fglfast.federation.methods import Result
+from fglfast.federation.rounds import Row
+
+TITLES: dict[Method, str] = {
+    "fgl": "one-shot FGL",
+    "fgl-rounds": "FGL, then FedAvg",
+    "fgl-rounds-finetune": "FGL, FedAvg, fine-tuning",
+    "fedavg": "FedAvg",
+    "fedprox": "FedProx",
+    "centralized": "centralized",
+    "local": "each client alone",
+}
+
+
+class Summary(Settings):
+    """One method at one round; medians over the seeds.
+
+    Attributes:
+        method: its name.
+        rounds: FedAvg rounds until here.
+        test: accuracy on the real test images.
+        low: the lowest of the seeds.
+        high: the highest.
+        worst_client: accuracy of the worst client, on its held-out images (local-only: with its own model).
+        worst_model: test accuracy of the worst of several models; None for one.
+        bytes_up: of all clients in all rounds.
+        bytes_down: likewise, without the delivery of the final model.
+        server_seconds: synthesis, training, averaging, fine-tuning.
+        client_seconds: waiting for clients.
+    """
+
+    method: Method
+    rounds: int
+    test: float
+    low: float
+    high: float
+    worst_client: float
+    worst_model: float | None
+    bytes_up: float
+    bytes_down: float
+    server_seconds: float
+    client_seconds: float
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{TITLES[self.method]}, {self.rounds} rounds" if self.rounds else TITLES[self.method]
+
+
+def summarise(arena: Arena) -> list[Summary]:
+    """All methods, in order, at every round whose test accuracy is known."""
+    found = []
+    for method in arena.experiment.methods:
+        results = [result for result in arena.results if result.method == method]
+        last = results[0].rows[-1].round
+        for number in sorted({row.round for row in results[0].rows if row.test_accuracy is not None}):
+            if method.startswith("fgl-rounds") and number == 0:
+                continue  # the one shot, which has a line of its own
+            found.append(_summary(method, results, number, number == last))
+    return found
+
+
+def _summary(method: Method, results: list[Result], number: int, last: bool) -> Summary:
+    rows = [row for result in results for row in result.rows if row.round == number]
+    tests = [row.test_accuracy or 0.0 for row in rows]
+    worst = [result.worst_test for result in results if result.worst_test is not None]
+    return Summary(
+        method=method,
+        rounds=number,
+        test=statistics.median(tests),
+        low=min(tests),
+        high=max(tests),
+        worst_client=_median(rows, lambda row: row.worst_client),
+        worst_model=statistics.median(worst) if last and worst else None,
+        bytes_up=_median(rows, lambda row: row.bytes_up),
+        bytes_down=_median(rows, lambda row: row.bytes_down),
+        server_seconds=_median(rows, lambda row: row.server_seconds),
+        client_seconds=_median(rows, lambda row: row.client_seconds),
+    )
+
+
+def _median(rows: list[Row], value: Callable[[Row], float]) -> float:
+    return statistics.median(value(row) for row in rows)
+
+
+def table(arena: Arena) -> Table:
+    """For the terminal."""
+    title = f"{arena.experiment.data}, {len(arena.images[arena.experiment.seeds[0]])} clients"
+    shown = Table(title=title, box=box.SIMPLE, pad_edge=False, title_justify="left")
+    shown.add_column("method", overflow="fold")
+    for heading in ("test accuracy", "seeds", "uploaded", "server s"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for line in summarise(arena):
+        spread = f"{line.low:.1%} to {line.high:.1%}" if len(arena.experiment.seeds) > 1 else "1"
+        shown.add_row(line.title, f"{line.test:.1%}", spread, f"{line.bytes_up:,.0f}", f"{line.server_seconds:.0f}")
+    return shown

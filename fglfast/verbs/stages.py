@@ -1,0 +1,270 @@
+"""Verbs of one stage each, from private images to a tested global model."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from fglfast.command import (
+    DEFAULT_ENGINES,
+    AsJson,
+    BackendOption,
+    BatchSize,
+    Engines,
+    ModelName,
+    RandomWeights,
+    RecipeName,
+    join_ranks,
+    open_engine,
+    payload_files,
+    read_recipe,
+    tell,
+    verb,
+)
+from fglfast.console import emit_json, note, stdout
+
+
+@verb
+def embed(
+    data: Annotated[str, typer.Argument(help="Private images: PATH[:SPLIT] (class folders, parquet, datasets, npz).")],
+    out: Annotated[Path, typer.Option(help="The payload file to write.")],
+    model: ModelName = "mini",
+    prompt_level: Annotated[
+        Literal["class", "instance"], typer.Option(help="One prompt a class, or one an image.")
+    ] = "class",
+    send: Annotated[Literal["embeddings", "tokens"], typer.Option(help="What the payload carries.")] = "embeddings",
+    client: Annotated[
+        str | None, typer.Option(help="Client name; the file's stem unless given.", show_default=False)
+    ] = None,
+    template: Annotated[str | None, typer.Option(help="Prompt template with {label}.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn private images into prompt text embeddings: the one file a client uploads."""
+    from fglfast.client.embed import embed as embed_dataset
+    from fglfast.dataset import read_dataset
+    from fglfast.payload import save_payload
+    from fglfast.text import resolve_model
+
+    payload = embed_dataset(read_dataset(data), client or out.stem, resolve_model(model), prompt_level, send, template)
+    size = save_payload(payload, out)
+    result = {"file": str(out), "bytes": size, "rows": len(payload.labels), "images": int(payload.counts.sum())}
+    tell(result, as_json, f"{out}: {result['rows']} rows from {result['images']} images, {size:,} bytes")
+
+
+@verb
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A payload file.")],
+    as_json: AsJson = False,
+) -> None:
+    """Validate a payload and show what it holds."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from fglfast.payload import load_payload
+
+    payload, size = load_payload(file), file.stat().st_size if file.exists() else 0
+    header = payload.header
+    kind = "embeddings" if payload.embeddings is not None else "token_ids"
+    tensor = payload.embeddings if payload.embeddings is not None else payload.token_ids
+    assert tensor is not None
+    by_class = {
+        name: int(payload.counts[payload.labels == label].sum()) for label, name in enumerate(header.class_names)
+    }
+    result = {
+        "file": str(file),
+        "bytes": size,
+        "client": header.client,
+        "prompt_level": header.prompt_level,
+        "text_encoder": header.text_encoder,
+        "privacy": header.privacy.model_dump() if header.privacy else None,
+        "tensor": kind,
+        "shape": list(tensor.shape),
+        "images_by_class": by_class,
+        "digest": payload.digest(),
+    }
+    if as_json:
+        emit_json(result)
+        return
+    table = Table(title=Text(f"{file.name}: a valid payload"), show_header=False)
+    for key, value in result.items():
+        shown = ", ".join(f"{k} {v}" for k, v in value.items() if v) if isinstance(value, dict) else str(value)
+        table.add_row(key.replace("_", " "), Text(shown))  # a stranger's words are not markup
+    stdout.print(table)
+
+
+@verb
+def build_engine(
+    recipe: RecipeName = "mini",
+    model: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
+    backend: BackendOption = None,
+    batch_size: BatchSize = None,
+    random_weights: RandomWeights = False,
+    engines: Engines = DEFAULT_ENGINES,
+    as_json: AsJson = False,
+) -> None:
+    """Compile a generator and prove it equal to float32 eager; a second call finds it."""
+    engine = open_engine(recipe, model, backend, engines, batch_size, random_weights)
+    parity = engine.manifest.parity
+    result = {
+        "key": engine.key,
+        "folder": str(engine.folder),
+        "backend": engine.manifest.key.build.backend,
+        "cached": engine.cached,
+        "seconds": engine.manifest.seconds,
+        "parity": parity.model_dump(mode="json"),
+    }
+    worst = max(parity.text_encoder, parity.unet, parity.vae_decoder)
+    state = "found" if engine.cached else f"built in {engine.manifest.seconds:.0f} s"
+    tell(result, as_json, f"{engine.folder}: {state}, relative error {worst:.1e}, PSNR {parity.psnr:.0f} dB")
+
+
+@verb
+def synthesize(
+    embeddings: Annotated[str, typer.Option(help="Payload files; a quoted pattern such as 'clients/*.safetensors'.")],
+    out: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    images_per_class: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 500,
+    recipe: RecipeName = "mini",
+    model: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
+    backend: BackendOption = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Overrides the recipe's steps.", show_default=False)] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="Overrides the recipe's guidance scale.", show_default=False)
+    ] = None,
+    batch_size: BatchSize = None,
+    seed: Annotated[int, typer.Option(min=0, help="Plan seed.")] = 0,
+    shard_size: Annotated[int, typer.Option(min=1, help="Images a tar shard.")] = 512,
+    image_format: Annotated[Literal["png", "webp"], typer.Option(help="Encoding of the images.")] = "png",
+    format: Annotated[
+        Literal["shards", "imagefolder"], typer.Option(help="imagefolder unpacks the shards too.")
+    ] = "shards",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan, bytes and time, and stop.")] = False,
+    engines: Engines = DEFAULT_ENGINES,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a labelled synthetic data set from the clients' payloads; goes on where it was stopped.
+
+    Under torchrun or srun each process draws its share of the shards, on a GPU of its own.
+    """
+    rank = join_ranks()  # before PyTorch is imported
+    if dry_run and rank.number:
+        return
+    from fglfast.merge import merge_payloads
+    from fglfast.payload import load_payload
+    from fglfast.sampler.schedule import Sampling
+    from fglfast.synthesis import synthesize as stage
+
+    merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
+    engine, defaults = open_engine(recipe, model, backend, engines, batch_size), read_recipe(recipe).sampling
+    settings = stage.SynthesisSettings(
+        images_per_class=images_per_class,
+        seed=seed,
+        shard_size=shard_size,
+        image_format=image_format,
+        sampling=Sampling(
+            steps=defaults.steps if steps is None else steps,
+            guidance_scale=defaults.guidance_scale if guidance is None else guidance,
+        ),
+    )
+    if dry_run:
+        plan = stage.estimate(engine, merged, settings, out, rank.world_size)
+        tell(plan, as_json, "\n".join(f"{key.replace('_', ' ')}: {value}" for key, value in plan.items()))
+        return
+    done = stage.synthesize(engine, merged, settings, out, rank.number, rank.world_size)
+    if format == "imagefolder":
+        _unpack(out, merged.class_names, done)
+    rate = done.images / done.seconds if done.seconds else 0.0
+    result = {
+        "folder": str(out),
+        "images": done.images,
+        "found": done.found,
+        "seconds": round(done.seconds, 3),
+        "images_per_second": round(rate, 2),
+        "network_share": round(done.network_share, 4),
+        "bytes": done.bytes,
+        "engine": engine.key,
+        "rank": rank.number,
+        "world_size": rank.world_size,
+        "missing_shards": done.missing,
+    }
+    pace = f"{done.seconds:.1f} s ({rate:.1f} images/s), {done.network_share:.0%} of it in UNet and VAE"
+    line = (
+        f"{out}: {done.images} images in {pace}"
+        if done.images
+        else f"{out}: all {done.found} images were there already"
+    )
+    left = f"; {done.missing} of {done.shards} shards, other ranks' share, are not there yet"
+    whole = "; the data set is complete" if rank.world_size > 1 else ""
+    tell(result, as_json, line + (left if done.missing else whole))
+
+
+def _unpack(out: Path, class_names: tuple[str, ...], done: Any) -> None:
+    """Unpack a complete data set; of several ranks, the one that finishes last."""
+    from fglfast.synthesis.folder import export_imagefolder
+
+    if done.missing:
+        note("not unpacked: shards are missing; the rank that finishes last unpacks, or run again")
+        return
+    target = export_imagefolder(out, class_names, done.shards)
+    note(f"unpacked to {target}" if target else "another rank unpacks")
+
+
+@verb
+def train(
+    data: Annotated[Path, typer.Argument(help="Folder made by synthesize.")],
+    out: Annotated[Path, typer.Option(help="Folder of the global model.")],
+    arch: Annotated[
+        str, typer.Option(help="resnet10-narrow, resnet18-narrow, resnet18, resnet34, resnet50, or a JSON config.")
+    ] = "resnet18",
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, help="Images a step, over all processes.", show_default=False)
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default=False)] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize images.", show_default=False)] = None,
+    processes: Annotated[int, typer.Option(min=0, help="Processes; 0 takes one a GPU, or one.")] = 0,
+    deepspeed: Annotated[Path | None, typer.Option(help="Your DeepSpeed JSON.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train the global model on synthetic images with DeepSpeed; goes on where it was stopped."""
+    from fglfast.training.launch import train as launch
+    from fglfast.training.settings import TrainSettings
+
+    asked: dict[str, Any] = {
+        "arch": arch,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "image_size": image_size,
+        "deepspeed": deepspeed,
+        "seed": seed,
+    }
+    settings = TrainSettings(**{key: value for key, value in asked.items() if value is not None})
+    result = launch(data, out, settings, processes or "auto")
+    accuracy = "" if result.val_accuracy is None else f", {result.val_accuracy:.1%} on held-out synthetic images"
+    line = f"{result.model}: {result.epochs} epochs of {result.images} images in {result.seconds:.0f} s{accuracy}"
+    tell(result.model_dump(mode="json"), as_json, line)
+
+
+@verb
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Folder of a global model.")],
+    data: Annotated[str, typer.Argument(help="Real test images: PATH[:SPLIT].")],
+    as_json: AsJson = False,
+) -> None:
+    """Test the global model on real images: accuracy, per class, confusion, calibration."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from fglfast.dataset import read_dataset
+    from fglfast.training.evaluate import evaluate as run
+
+    found = run(model, read_dataset(data))
+    if as_json:
+        emit_json(found.model_dump(mode="json"))
+        return
+    table = Table("class", "accuracy", "images", title=f"accuracy {found.accuracy:.2%} on {found.n} images")
+    for name, entry in found.per_class.items():
+        table.add_row(Text(name), "–" if entry.accuracy is None else f"{entry.accuracy:.1%}", str(entry.n))
+    stdout.print(table)
+    stdout.print(f"expected calibration error {found.ece:.3f}")

@@ -1,0 +1,112 @@
+"""Verbs beside the data flow: measuring, training a generator, looking at the machine."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from fglfast.command import (
+    DEFAULT_ENGINES,
+    AsJson,
+    Engines,
+    RandomWeights,
+    RecipeName,
+    find_model,
+    read_recipe,
+    tell,
+    verb,
+)
+from fglfast.console import emit_json, stdout
+from fglfast.errors import MissingExtraError
+
+
+@verb
+def bench(
+    recipe: RecipeName = "mini",
+    model: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="BACKEND or BACKEND:PRECISION, repeated or with commas: measured side by side.", show_default=False
+        ),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Images drawn together.", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Overrides the recipe's steps.", show_default=False)] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="Overrides the recipe's guidance scale.", show_default=False)
+    ] = None,
+    random_weights: RandomWeights = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; the median counts.")] = 5,
+    longest_round: Annotated[float, typer.Option(min=0.1, help="Seconds; parts that take longer are left out.")] = 300,
+    arch: Annotated[str, typer.Option(help="Global model whose training step is timed.")] = "resnet18",
+    out: Annotated[Path | None, typer.Option(help="Write the JSON here too.", show_default=False)] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write an HTML page with a plot here.", show_default=False)
+    ] = None,
+    engines: Engines = DEFAULT_ENGINES,
+    as_json: AsJson = False,
+) -> None:
+    """Measure UNet, VAE, end-to-end synthesis, encoding and training step against this machine's ceiling."""
+    from fglfast.bench.page import write_page
+    from fglfast.bench.run import BenchSettings, contenders
+    from fglfast.bench.run import bench as run
+    from fglfast.bench.table import table
+    from fglfast.files import write_atomic
+    from fglfast.sampler.schedule import Sampling
+
+    settings, changes = read_recipe(recipe), {"steps": steps, "guidance_scale": guidance}
+    sampling = settings.sampling.model_dump() | {key: value for key, value in changes.items() if value is not None}
+    settings = settings.model_copy(update={"model": model or settings.model, "sampling": Sampling(**sampling)})
+    recipes = contenders(settings, backend or (), batch_size)
+    asked = BenchSettings(rounds=rounds, longest_round=longest_round, arch=arch)
+    record = run(recipes, find_model(settings, engines, random_weights), engines, asked)
+    if out:
+        write_atomic(out, record.model_dump_json(indent=2) + "\n")
+    if report:
+        write_page(record, shlex.join(["fglfast", *sys.argv[1:]]), report)
+    if as_json:
+        emit_json(record.model_dump(mode="json"))
+    else:
+        stdout.print(table(record), markup=False)
+
+
+@verb
+def pretrain(
+    data: Annotated[str, typer.Option(help="Public images: PATH[:SPLIT].")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, sample grids and the model.")],
+    vae_steps: Annotated[int, typer.Option(min=1, help="Steps of the VAE, batch 32.")] = 12_000,
+    flow_steps: Annotated[int, typer.Option(min=1, help="Steps of text encoder and UNet, batch 64.")] = 10_000,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to train.")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Train a small text-to-image model of your own on public images; goes on where it was stopped."""
+    os.environ.setdefault("DS_ACCELERATOR", device)  # diffusers imports DeepSpeed, which else warns that it guesses
+    from fglfast.dataset import read_dataset
+    from fglfast.generator.pretrain import PretrainSettings
+    from fglfast.generator.pretrain import pretrain as run
+
+    settings = PretrainSettings.budget(vae_steps, flow_steps, device)
+    model = run(read_dataset(data), out, settings)
+    tell({"model": str(model)}, as_json, f"model: {model}")
+
+
+@verb
+def doctor(as_json: AsJson = False) -> None:
+    """Try what works here: packages, devices, backends, attention kernels, training; and say what mends the rest."""
+    from dataclasses import asdict
+
+    from fglfast.doctor import counts, diagnose, table
+
+    checks = diagnose()
+    found = counts(checks)
+    if as_json:
+        emit_json({"checks": [asdict(check) for check in checks], **found})
+    else:
+        stdout.print(table(checks))
+        stdout.print(f"{found['works']} work, {found['missing']} missing, {found['broken']} broken")
+    for check in checks:
+        if check.required and check.state != "works":
+            raise MissingExtraError(f"fglfast needs {check.name}: {check.detail}", check.mend)

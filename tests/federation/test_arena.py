@@ -1,0 +1,104 @@
+"""All methods on a small federation, in this process: what they leave, what a second run redoes, what is shown."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from fglfast.cli import app
+from fglfast.errors import UsageError
+from fglfast.federation.arena import Arena, run_experiment
+from fglfast.federation.experiment import METHODS
+from fglfast.federation.summary import summarise
+from fglfast.training.evaluate import evaluate
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("arena")
+
+
+@pytest.fixture(scope="module")
+def arena(experiment, folder):
+    return run_experiment(experiment, folder / "run", folder / "engines")
+
+
+def rows(arena, method):
+    return next(result.rows for result in arena.results if result.method == method)
+
+
+def test_every_method_ran_all_its_rounds(arena):
+    assert [result.method for result in arena.results] == list(METHODS)
+    last = {result.method: result.rows[-1].round for result in arena.results}
+    assert last == {
+        **dict.fromkeys(("fedavg", "fedprox", "centralized", "local"), 3),
+        "fgl": 0,
+        "fgl-rounds": 2,
+        "fgl-rounds-finetune": 2,
+    }
+
+
+def test_uploads_are_payloads_in_the_one_shot_and_models_in_a_round(arena, folder):
+    payloads = sum(path.stat().st_size for path in (folder / "run/seed0/one-shot/clients").glob("*.safetensors"))
+    one_shot, model = rows(arena, "fgl")[0].bytes_up, arena.results[0].model_bytes
+    assert payloads <= one_shot < payloads + 3 * 200
+    assert rows(arena, "fgl-rounds")[1].bytes_up == pytest.approx(one_shot + 3 * model, rel=0.05)
+    assert rows(arena, "fedavg")[-1].bytes_up == pytest.approx(3 * 3 * model, rel=0.05)
+
+
+def test_baselines_begin_with_the_same_weights(arena):
+    assert rows(arena, "fedavg")[0] == rows(arena, "fedprox")[0]
+
+
+def test_local_is_the_mean_over_models_with_the_worst_beside(arena):
+    local = next(result for result in arena.results if result.method == "local")
+    assert local.worst_test is not None and local.worst_test <= local.test_accuracy
+    assert len(local.rows[-1].by_client) == 3
+
+
+def test_the_model_is_what_the_table_says(arena, folder, public):
+    from fglfast.dataset import read_dataset
+
+    fedavg = next(result for result in arena.results if result.method == "fedavg")
+    found = evaluate(folder / "run/seed0/fedavg/model", read_dataset(public))
+    assert found.accuracy == pytest.approx(fedavg.test_accuracy)
+
+
+def test_a_second_run_redoes_nothing(arena, experiment, folder, monkeypatch):
+    monkeypatch.setattr("fglfast.federation.loopback.LoopbackGrid.send_and_receive", _refuse)
+    monkeypatch.setattr("fglfast.federation.oneshot.train", _refuse)
+    again = run_experiment(experiment, folder / "run", folder / "engines")
+    assert again.results == arena.results
+
+
+def _refuse(*args, **kwargs):
+    raise AssertionError("done already")
+
+
+def test_other_settings_are_refused_and_more_methods_welcome(arena, experiment, folder):
+    with pytest.raises(UsageError, match="belongs to another experiment"):
+        run_experiment(experiment.model_copy(update={"images_per_class": 9}), folder / "run", folder / "engines")
+    fewer = experiment.model_copy(update={"methods": ("fedavg",)})
+    assert run_experiment(fewer, folder / "run", folder / "engines").results[0].method == "fedavg"
+
+
+def test_summary_shows_milestones_and_the_end(arena):
+    shown = [(line.method, line.rounds) for line in summarise(arena)]
+    assert ("fgl", 0) in shown and ("fedavg", 2) in shown and ("fedavg", 3) in shown
+    assert ("fgl-rounds-finetune", 0) not in shown
+
+
+def test_command_prints_a_table_and_writes_the_page(arena, experiment, folder, private, public):
+    file = folder / "mine.toml"
+    file.write_text(experiment.model_copy(update={"data": "", "test": ""}).to_toml())
+    command = ["run", str(file), "--out", str(folder / "run"), "--engines", str(folder / "engines")]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2 and "--data" in refused.output
+    done = CliRunner().invoke(app, [*command, "--data", private, "--test", public])
+    assert done.exit_code == 0, done.output
+    assert "one-shot FGL" in done.output and "FedProx" in done.output
+    page = (folder / "run" / "arena.html").read_text()
+    assert "worst client" in page and "Who holds what" in page and "http" not in page.replace("http://www.w3.org", "")
+    as_json = CliRunner().invoke(app, [*command, "--data", private, "--test", public, "--json"])
+    assert json.loads(as_json.stdout)["results"] == json.loads((folder / "run" / "arena.json").read_text())["results"]
+    assert Arena.model_validate_json((folder / "run" / "arena.json").read_bytes()).class_names

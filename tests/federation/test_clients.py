@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+from flwr.app import Context, RecordDict
+from PIL import Image
+from small_federation import CLASSES, write_images
+
+from fglfast.attributes import SHADES
+from fglfast.dataset import read_dataset
+from fglfast.errors import BadInputError
+from fglfast.federation.clients import domains, everything, open_client, simulated, split_over_clients
+from fglfast.federation.experiment import Partition
+
+
+@pytest.fixture
+def file(experiment, tmp_path):
+    path = tmp_path / "experiment.toml"
+    path.write_text(experiment.to_toml())
+    return str(path)
+
+
+def context(node, run=None):
+    return Context(1, 2, node, RecordDict(), run or {})
+
+
+@pytest.mark.parametrize("kind", ["iid", "dirichlet"])
+def test_every_image_goes_to_one_client(private, kind):
+    dataset = read_dataset(private)
+    parts = split_over_clients(dataset, Partition(kind=kind, clients=4, beta=0.5), seed=3)
+    assert len(parts) == 4 and sorted(np.concatenate(parts)) == list(range(len(dataset)))
+
+
+def test_a_domain_a_client():
+    dataset = read_dataset("fashion:test").select(range(200))
+    parts = split_over_clients(dataset, Partition(kind="domain", domain="shade"), seed=0)
+    assert sorted(np.concatenate(parts)) == list(range(200))
+    shades = np.array(domains(dataset, "shade"))
+    assert [set(shades[rows]) for rows in parts] == [{shade} for shade in sorted(SHADES)]
+
+
+def test_a_domain_folder_a_client(experiment, tmp_path):
+    for domain, classes in (("photo", ("bag", "t-shirt")), ("sketch", ("bag", "ankle boot"))):
+        for name in classes:
+            (tmp_path / "data" / domain / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / "data" / domain / name / "1.png")
+    changes = {"data": str(tmp_path / "data"), "partition": Partition(kind="domain")}
+    file = tmp_path / "experiment.toml"
+    file.write_text(experiment.model_copy(update=changes).to_toml())
+    clients = simulated(str(file), 0)
+    assert [client.dataset.named(CLASSES).counts().tolist() for client in clients] == [[1, 1, 0], [0, 1, 1]]
+    assert everything(str(file)).dataset.named(CLASSES).counts().tolist() == [1, 2, 1]
+
+
+def test_simulated_clients_are_the_partition(experiment, private, file):
+    clients = simulated(file, 0)
+    parts = split_over_clients(read_dataset(private), experiment.partition, 0)
+    assert [len(client.dataset) for client in clients] == [len(rows) for rows in parts]
+    run = {"experiment": file, "seed": 0}
+    assert open_client(context({"partition-id": 1}, run)) is clients[1]
+    assert len(open_client(context({"partition-id": "all"}, run)).dataset) == len(read_dataset(private))
+    assert everything(file).dataset.class_names == CLASSES
+
+
+def test_a_standing_client_reads_what_its_own_configuration_names(private, random_mini, tmp_path):
+    node = {"data": private, "name": "ann", "model": str(random_mini), "out": str(tmp_path / "model")}
+    client = open_client(context(node, {"experiment": "another", "seed": 7}))
+    assert (client.name, client.model, client.out) == ("ann", random_mini, tmp_path / "model")
+    assert len(client.dataset) == len(read_dataset(private))
+
+
+def test_labels_follow_the_federations_order_of_classes(tmp_path):
+    client = _holder(tmp_path, ("bag", "ankle boot"))
+    images = client.images(CLASSES, 16, 0.1)
+    assert set(images.labels.tolist()) == {CLASSES.index("bag"), CLASSES.index("ankle boot")}
+
+
+def test_a_class_that_the_federation_does_not_know_is_refused(tmp_path):
+    with pytest.raises(BadInputError, match="1 classes are unknown: zebra"):
+        _holder(tmp_path, ("bag", "zebra")).images(CLASSES, 16, 0.1)
+
+
+def _holder(tmp_path, classes):
+    from fglfast.federation.clients import Client
+
+    source = write_images(tmp_path / "own.npz", 6, classes=classes)
+    return Client("own", 0, read_dataset(source), tmp_path)

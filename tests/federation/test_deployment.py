@@ -1,0 +1,205 @@
+"""A real federation on loopback: a SuperLink and SuperNodes as processes, TLS, node authentication, a killed client."""
+
+import datetime
+import ipaddress
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tomli_w
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from small_federation import write_images
+
+from fglfast.dataset import read_dataset
+from fglfast.training.evaluate import evaluate
+
+REPOSITORY = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+PATIENCE = 240.0  # seconds
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def write_authority(folder):
+    """A certificate authority of one, for 127.0.0.1."""
+    folder.mkdir()
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, folder.name)])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "certificate.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(_private(key, serialization.PrivateFormat.TraditionalOpenSSL))
+    return folder / "certificate.pem", folder / "key.pem"
+
+
+def write_node_key(folder, name):
+    """A node's key pair as OpenSSH writes it."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    (folder / name).write_bytes(_private(key, serialization.PrivateFormat.OpenSSH))
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    (folder / f"{name}.pub").write_bytes(public)
+    return folder / name, folder / f"{name}.pub"
+
+
+def _private(key, form):
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+
+
+class Deployment:
+    """A SuperLink, and SuperNodes as they are asked for; all of them are killed at the end."""
+
+    def __init__(self, folder):
+        self.folder, self.processes, self.address = folder, [], f"127.0.0.1:{free_port()}"
+        self.certificate, self.key = write_authority(folder / "authority")
+        self.environment = os.environ | {
+            "FLWR_HOME": str(folder / "flwr"),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        (folder / "flwr").mkdir()
+        connection = {"address": self.address, "root-certificates": str(self.certificate)}
+        (folder / "flwr" / "config.toml").write_text(
+            tomli_w.dumps({"superlink": {"default": "here", "here": connection}})
+        )
+
+    def start(self, name, *command):
+        """A process of its own session, its output in a file."""
+        log = (self.folder / f"{name}.log").open("w")
+        process = subprocess.Popen(
+            [BIN / command[0], *map(str, command[1:])],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=self.environment,
+            cwd=self.folder,
+            start_new_session=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def superlink(self):
+        tls = ("--ssl-certfile", self.certificate, "--ssl-keyfile", self.key, "--ssl-ca-certfile", self.certificate)
+        host, port = self.address.split(":")
+        options = ("--enable-supernode-auth", "--disable-runtime-dependency-installation")
+        self.start("superlink", "flower-superlink", *tls, *options, "--host", host, "--port", port)
+        wait(lambda: self.flwr("supernode", "list", "here", check=False).returncode == 0, "the SuperLink answers")
+
+    def supernode(self, name, key, root=None, **config):
+        words = " ".join(f'{key}="{value}"' for key, value in config.items())
+        trust = ("--root-certificates", root or self.certificate, "--auth-supernode-private-key", key)
+        place = ("--superlink", self.address, "--host", "127.0.0.1", "--port", free_port(), "--max-retries", 2)
+        return self.start(name, "flower-supernode", *trust, *place, "--node-config", words)
+
+    def flwr(self, *command, check=True):
+        done = subprocess.run([BIN / "flwr", *map(str, command)], env=self.environment, capture_output=True, text=True)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def online(self):
+        listed = json.loads(self.flwr("supernode", "list", "here", "--format", "json").stdout)
+        return sum(node["status"] == "online" for node in listed["nodes"])
+
+    def log(self, name):
+        return (self.folder / f"{name}.log").read_text()
+
+    def close(self):
+        for process in self.processes:
+            kill(process)
+
+
+def kill(process):
+    """End a process and all it started, at once."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait()
+
+
+def wait(condition, what, patience=PATIENCE):
+    until = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < until, f"waited in vain until {what}"
+        time.sleep(0.5)
+
+
+@pytest.fixture
+def deployment(tmp_path):
+    made = Deployment(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.mark.timeout(900)
+def test_a_deployment_refuses_strangers_survives_a_killed_client_and_delivers(
+    deployment, experiment, random_mini, public
+):
+    folder = deployment.folder
+    settings = experiment.model_copy(update={"timeout": 60.0, "data": ""})
+    (folder / "experiment.toml").write_text(settings.to_toml())
+    deployment.superlink()
+    nodes = {}
+    for number, name in enumerate(("ann", "bob", "eve")):
+        key, public_key = write_node_key(folder, name)
+        deployment.flwr("supernode", "register", public_key, "here")
+        data = write_images(folder / f"{name}.npz", 20, seed=number)
+        nodes[name] = deployment.supernode(
+            f"node-{name}", key, data=data, name=name, model=random_mini, out=folder / f"model-{name}"
+        )
+    _refused(deployment)
+    wait(lambda: deployment.online() == 3, "three nodes are online")
+
+    run = {"experiment": folder / "experiment.toml", "method": "fgl-rounds", "out": folder / "run"}
+    words = " ".join(f'{key}="{value}"' for key, value in (run | {"engines": folder / "engines"}).items())
+    deployment.flwr("run", REPOSITORY, "here", "--run-config", words)
+    rounds = folder / "run" / "fgl-rounds" / "0" / "rounds.json"
+    wait(lambda: rounds.exists() and len(json.loads(rounds.read_text())) == 2, "the first round is done")
+    kill(nodes["eve"])
+    result = folder / "run" / "fgl-rounds" / "result.json"
+    wait(result.exists, "the last round is done")
+
+    rows = json.loads(result.read_text())["rows"]
+    assert [row["clients"] for row in rows] == [3, 3, 2]
+    for name in ("ann", "bob"):
+        wait((folder / f"model-{name}" / "model.safetensors").exists, f"{name} has the model")
+        assert evaluate(folder / f"model-{name}", read_dataset(public)).accuracy == pytest.approx(
+            rows[-1]["test_accuracy"]
+        )
+    assert not (folder / "model-eve").exists()
+
+
+def _refused(deployment):
+    """A node whose key nobody registered, and one that trusts another authority, never come in."""
+    key, _ = write_node_key(deployment.folder, "mallory")
+    unknown = deployment.supernode("unknown", key, data="fashion:private")
+    other, _ = write_authority(deployment.folder / "other")
+    ann = deployment.folder / "ann"
+    misled = deployment.supernode("misled", ann, root=other, data="fashion:private")
+    for process in (unknown, misled):
+        wait(lambda process=process: process.poll() is not None, "a stranger is turned away")
+        assert process.returncode != 0
+    assert "certificate" in deployment.log("misled").lower()

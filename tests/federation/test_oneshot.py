@@ -1,0 +1,78 @@
+"""Payloads as a server receives them: from strangers."""
+
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
+from small_federation import CLASSES
+
+from fglfast.client.embed import embed
+from fglfast.dataset import read_dataset
+from fglfast.errors import FglError
+from fglfast.federation import wire
+from fglfast.federation.loopback import LoopbackGrid
+from fglfast.federation.oneshot import collect_payloads
+from fglfast.payload import load_payload, save_payload
+
+
+@pytest.fixture(scope="module")
+def payload_bytes(private, random_mini, tmp_path_factory):
+    folder, dataset = tmp_path_factory.mktemp("payloads"), read_dataset(private)
+
+    def make(name, classes=CLASSES):
+        path = folder / f"{name}-{len(classes)}.safetensors"
+        save_payload(embed(dataset.named(classes), name, random_mini), path)
+        return path.read_bytes()
+
+    return make
+
+
+def grid_of(*contents, least=2):
+    """Clients that answer with given bytes."""
+    app, calls = ClientApp(), []
+
+    @app.query("payload")
+    def payload(message, context):
+        calls.append(context.node_config["partition-id"])
+        content = contents[context.node_config["partition-id"]]
+        return Message(RecordDict({wire.CONFIG: ConfigRecord({wire.FILE: content})}), reply_to=message)
+
+    return wire.CountedGrid(LoopbackGrid(app, list(range(len(contents))), {}), timeout=10, least=least), calls
+
+
+def collect(grid, experiment, model, folder):
+    return collect_payloads(grid, experiment, CLASSES, model, folder)
+
+
+def test_sound_payloads_are_kept_and_weighed(payload_bytes, experiment, random_mini, tmp_path):
+    contents = [payload_bytes("ann"), payload_bytes("bob")]
+    grid, _ = grid_of(*contents)
+    paths, collected = collect(grid, experiment, random_mini, tmp_path)
+    assert [load_payload(path).header.client for path in paths] == ["ann", "bob"]
+    assert 0 <= collected.bytes_up - sum(map(len, contents)) < 200
+
+
+@pytest.mark.parametrize("bad", ["text", "truncated", "classes", "name"])
+def test_what_is_not_sound_is_refused_by_itself(bad, payload_bytes, experiment, random_mini, tmp_path, capsys):
+    third = {
+        "text": b"not a payload",
+        "truncated": payload_bytes("eve")[:-100],
+        "classes": payload_bytes("eve", (*CLASSES, "coat")),
+        "name": payload_bytes("ann"),
+    }[bad]
+    grid, _ = grid_of(payload_bytes("ann"), payload_bytes("bob"), third)
+    paths, _ = collect(grid, experiment, random_mini, tmp_path)
+    assert len(paths) == 2 and "payload refused" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+
+
+def test_too_few_sound_payloads_end_the_run(payload_bytes, experiment, random_mini, tmp_path):
+    grid, _ = grid_of(payload_bytes("ann"), b"nonsense")
+    with pytest.raises(FglError, match="1 sound payloads, 2 are needed"):
+        collect(grid, experiment, random_mini, tmp_path)
+
+
+def test_payloads_are_asked_for_once(payload_bytes, experiment, random_mini, tmp_path):
+    grid, calls = grid_of(payload_bytes("ann"), payload_bytes("bob"))
+    first = collect(grid, experiment, random_mini, tmp_path)
+    assert collect(grid, experiment, random_mini, tmp_path) == first
+    assert len(calls) == 2
