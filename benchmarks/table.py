@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.results_file import RESULTS
+from fglfast.federation.summary import Summary
 
 README = Path(__file__).parent.parent / "README.md"
 MARKED = re.compile(r"(<!-- table:([\w-]+) -->\n)((?:\|.*\n)*)")
@@ -116,6 +117,46 @@ def sampling(result: dict[str, Any]) -> Table:
     return ("steps", "guidance", "accuracy", "images/s"), rows
 
 
+SKEWS = {"arena-skewed": "beta 0.01", "arena-mild": "beta 0.5", "arena-iid": "iid"}
+
+
+def arenas(result: dict[str, Any]) -> Table:
+    """Every method by skew: accuracy, its spread over the seeds, what it uploads and costs the server."""
+    found = {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["summaries"] for name in SKEWS}
+    rows: list[Sequence[str]] = []
+    for line in result["summaries"]:
+        key = (line["method"], line["rounds"])
+        same = {name: next(each for each in found[name] if (each["method"], each["rounds"]) == key) for name in SKEWS}
+        sends = line["method"] not in ("centralized", "local")
+        rows.append(
+            (
+                _title(line),
+                *(f"{each['test']:.1%} ({each['low']:.1%} to {each['high']:.1%})" for each in same.values()),
+                f"{line['bytes_up']:,.0f}" if sends else "",
+                f"{line['server_seconds']:.0f}",
+            )
+        )
+    return ("method", *SKEWS.values(), "bytes uploaded by all clients", "server-seconds"), rows
+
+
+def arena(result: dict[str, Any]) -> Table:
+    """One experiment on its own: accuracy, and the worst client's."""
+    rows: list[Sequence[str]] = [
+        (
+            _title(line),
+            f"{line['test']:.1%} ({line['low']:.1%} to {line['high']:.1%})",
+            f"{line['worst_client']:.1%}",
+            f"{line['bytes_up']:,.0f}" if line["method"] not in ("centralized", "local") else "",
+        )
+        for line in result["summaries"]
+    ]
+    return ("method", "accuracy", "worst client, held-out images", "bytes uploaded by all clients"), rows
+
+
+def _title(line: dict[str, Any]) -> str:
+    return Summary.model_validate(line).title
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
     "accuracy": accuracy,
     "peers": peers,
@@ -124,6 +165,10 @@ TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
     "engines-unet-35m": engines,
     "engines-sd15": engines,
     "sampling": sampling,
+    "arena-skewed": arenas,
+    "arena-fifty": arena,
+    "arena-shades": arena,
+    "arena-shades-instance": arena,
 }
 
 

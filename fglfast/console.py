@@ -23,8 +23,11 @@ QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
 }
-CHATTY = ("torchao", "torch.utils._pytree")  # of CUDA libraries that a CPU has not, and of each other's versions
+# Of CUDA libraries that a CPU has not, of each other's versions, of every message received.
+CHATTY = ("torchao", "torch.utils._pytree", "flwr")
 
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)

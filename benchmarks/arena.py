@@ -1,0 +1,52 @@
+"""FGL beside FedAvg, FedProx, centralized and local training: a preset of `fglfast run`, and what the README shows."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.results_file import save_result
+from fglfast.federation.arena import Arena, run_experiment
+from fglfast.federation.experiment import find_experiment
+from fglfast.federation.page import write_page
+from fglfast.federation.summary import summarise
+
+
+def main(
+    preset: Annotated[str, typer.Argument(help="fashion-skewed, fashion-mild, fashion-iid, ...")],
+    data: Annotated[str, typer.Option(help="Holds the splits private and test.")] = "fashion",
+    work: Annotated[Path, typer.Option(help="Folder of the runs; a second call redoes nothing.")] = Path("runs"),
+    engines: Path = Path("engines/build"),
+) -> None:
+    """Run all methods and seeds, draw the page, and save `benchmarks/results/arena-NAME.json`."""
+    changes = {"data": f"{data}:private", "test": f"{data}:test"}
+    arena = run_experiment(find_experiment(preset).model_copy(update=changes), work / preset, engines)
+    write_page(arena, work / preset / "arena.html")
+    save_result(preset.replace("fashion", "arena"), _shown(arena))
+
+
+def _shown(arena: Arena) -> dict[str, Any]:
+    """Summaries, and of every round what the curves need; who holds what is in the partition's seed."""
+    settings = arena.experiment.model_copy(
+        update={"data": Path(arena.experiment.data).name, "test": Path(arena.experiment.test).name}
+    )
+    rounds = [
+        {
+            "method": result.method,
+            "seed": result.seed,
+            "accuracy": [round(row.accuracy, 4) for row in result.rows],
+            "last_by_client": result.rows[-1].by_client,
+        }
+        for result in arena.results
+    ]
+    return {
+        "experiment": settings.model_dump(mode="json"),
+        "model_bytes": arena.results[0].model_bytes,
+        "summaries": [line.model_dump(mode="json") for line in summarise(arena)],
+        "rounds": rounds,
+        "images_by_client": arena.images,
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
