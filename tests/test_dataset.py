@@ -6,7 +6,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from fglfast.dataset import read_dataset, to_rgb
+from fglfast.dataset import concatenate, read_dataset, to_rgb
 from fglfast.errors import BadInputError
 
 
@@ -113,3 +113,18 @@ def test_the_bundled_sample():
     private, test = read_dataset("fashion:private"), read_dataset("fashion:test")
     assert private.class_names == test.class_names and len(private) == 5000 and len(test) == 4000
     assert set(private.counts()) == {500}
+
+
+def test_labels_follow_another_order_of_the_classes(folder):
+    found = read_dataset(str(folder)).named(("pes 犬", "mýval", "kočka"))
+    assert found.labels.tolist() == [2, 2, 0, 0] and found.counts().tolist() == [2, 0, 2]
+    with pytest.raises(BadInputError, match="1 classes are unknown: kočka"):
+        read_dataset(str(folder)).named(("pes 犬",))
+
+
+def test_data_sets_are_joined_by_the_names_of_their_classes(folder):
+    first = read_dataset(str(folder))
+    second = first.named(("pes 犬", "mýval", "kočka"))
+    both = concatenate([first, second])
+    assert both.class_names == ("kočka", "pes 犬", "mýval") and both.counts().tolist() == [4, 4, 0]
+    assert both.image(5).size == first.image(1).size

@@ -106,7 +106,7 @@ class Experiment(Settings):
     recipe: str = "mini"
     prompt_level: Literal["class", "instance"] = "class"
     images_per_class: int = Field(500, ge=1)
-    train: TrainSettings = TrainSettings(arch="resnet10-narrow", image_size=32)
+    train: TrainSettings = TrainSettings(arch="resnet10-tiny", image_size=28)
     local: LocalSettings = LocalSettings()
     rounds: Rounds = Rounds()
     methods: tuple[Method, ...] = METHODS

@@ -213,7 +213,7 @@ def train(
     data: Annotated[Path, typer.Argument(help="Folder made by synthesize.")],
     out: Annotated[Path, typer.Option(help="Folder of the global model.")],
     arch: Annotated[
-        str, typer.Option(help="resnet10-narrow, resnet18-narrow, resnet18, resnet34, resnet50, or a JSON config.")
+        str, typer.Option(help="resnet18, its kin (resnet10-tiny to resnet50), or a JSON config.")
     ] = "resnet18",
     epochs: Annotated[int, typer.Option(min=1)] = 30,
     batch_size: Annotated[

@@ -1,6 +1,7 @@
 """A real federation on loopback: a SuperLink and SuperNodes as processes, TLS, node authentication, a killed client."""
 
 import datetime
+import io
 import ipaddress
 import json
 import os
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from flwr.cli.build import build_fab_from_disk
 from small_federation import write_images
 
 from fglfast.dataset import read_dataset
@@ -108,11 +111,11 @@ class Deployment:
         self.start("superlink", "flower-superlink", *tls, *options, "--host", host, "--port", port)
         wait(lambda: self.flwr("supernode", "list", "here", check=False).returncode == 0, "the SuperLink answers")
 
-    def supernode(self, name, key, root=None, **config):
-        words = " ".join(f'{key}="{value}"' for key, value in config.items())
+    def supernode(self, log, key, /, root=None, **config):
+        words = " ".join(f'{word}="{value}"' for word, value in config.items())
         trust = ("--root-certificates", root or self.certificate, "--auth-supernode-private-key", key)
         place = ("--superlink", self.address, "--host", "127.0.0.1", "--port", free_port(), "--max-retries", 2)
-        return self.start(name, "flower-supernode", *trust, *place, "--node-config", words)
+        return self.start(log, "flower-supernode", *trust, *place, "--node-config", words)
 
     def flwr(self, *command, check=True):
         done = subprocess.run([BIN / "flwr", *map(str, command)], env=self.environment, capture_output=True, text=True)
@@ -190,6 +193,12 @@ def test_a_deployment_refuses_strangers_survives_a_killed_client_and_delivers(
             rows[-1]["test_accuracy"]
         )
     assert not (folder / "model-eve").exists()
+
+
+def test_the_bundle_that_flower_sends_carries_no_code():
+    """A node runs the fglfast that is installed there, whatever a server sends."""
+    with zipfile.ZipFile(io.BytesIO(build_fab_from_disk(REPOSITORY))) as bundle:
+        assert set(bundle.namelist()) == {"pyproject.toml", "LICENSE", ".info/CONTENT"}
 
 
 def _refused(deployment):

@@ -1,29 +1,25 @@
 """Evaluation against figures worked out by hand."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from fglfast.dataset import LabelledImages
 from fglfast.errors import BadInputError
 from fglfast.training import evaluate as module
 from fglfast.training.evaluate import evaluate
 from fglfast.training.model import build_model, save_model
 
 
-class Images:
-    """The part of LabelledImages that evaluation uses."""
-
-    def __init__(self, class_names: tuple[str, ...], labels: list[int]) -> None:
-        self.class_names, self.labels = class_names, np.array(labels, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def pixels(self, index: int, size: int) -> np.ndarray:
-        return np.full((size, size, 3), 10 * index % 256, np.uint8)
+def images(class_names: tuple[str, ...], labels: list[int]) -> LabelledImages:
+    """Grey images, each another grey."""
+    openers = tuple(partial(Image.new, "RGB", (16, 16), (10 * n % 256,) * 3) for n in range(len(labels)))
+    return LabelledImages(class_names, np.array(labels, dtype=np.int64), openers, (), "greys")
 
 
 @pytest.fixture
@@ -40,7 +36,7 @@ def test_hand_worked_case(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> N
     rows = torch.log((1 - confidence) / 2)[:, None].repeat(1, 3)
     rows[torch.arange(4), named] = torch.log(confidence)
     monkeypatch.setattr(module, "_logits", lambda *_: iter([rows[:3], rows[3:]]))
-    found = evaluate(model_dir, Images(("cow", "ant"), [1, 0, 1, 0]))
+    found = evaluate(model_dir, images(("cow", "ant"), [1, 0, 1, 0]))
     assert found.class_names == ("ant", "bee", "cow")
     assert found.confusion == ((1, 1, 0), (0, 0, 0), (1, 0, 1))
     assert found.accuracy == 0.5 and found.n == 4
@@ -56,7 +52,7 @@ def test_hand_worked_case(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_batches_do_not_change_the_answer(model_dir: Path) -> None:
-    data = Images(("ant", "bee", "cow"), [n % 3 for n in range(17)])
+    data = images(("ant", "bee", "cow"), [n % 3 for n in range(17)])
     whole, parts = evaluate(model_dir, data), evaluate(model_dir, data, batch_size=4)
     assert whole.confusion == parts.confusion
     assert whole.loss == pytest.approx(parts.loss, rel=1e-5)
@@ -64,17 +60,17 @@ def test_batches_do_not_change_the_answer(model_dir: Path) -> None:
 
 def test_unknown_classes_are_named(model_dir: Path) -> None:
     with pytest.raises(BadInputError, match="2 classes are unknown: dog, eel") as caught:
-        evaluate(model_dir, Images(("dog", "ant", "eel"), [0, 1, 2]))
+        evaluate(model_dir, images(("dog", "ant", "eel"), [0, 1, 2]))
     assert "ant, bee, cow" in caught.value.hint
 
 
 def test_no_images(model_dir: Path) -> None:
     with pytest.raises(BadInputError, match="no images"):
-        evaluate(model_dir, Images(("ant",), []))
+        evaluate(model_dir, images(("ant",), []))
 
 
 def test_no_model(tmp_path: Path, model_dir: Path) -> None:
-    data = Images(("ant",), [0])
+    data = images(("ant",), [0])
     with pytest.raises(BadInputError, match="holds no image classifier"):
         evaluate(tmp_path / "nowhere", data)
     (model_dir / "model.safetensors").write_bytes(b"not weights")
@@ -87,4 +83,4 @@ def test_other_preprocessing_is_refused(model_dir: Path, change: dict) -> None:
     path = model_dir / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(BadInputError, match="preprocessor_config"):
-        evaluate(model_dir, Images(("ant",), [0]))
+        evaluate(model_dir, images(("ant",), [0]))
