@@ -1,11 +1,13 @@
 # setup: a virtual environment with the CPU extras.  demo: one-shot FGL, end to end.  test, lint, bench.
 # bench-peers: ours beside diffusers and optimum, which live in .venv-peers.
+# bench-accuracy: one-shot accuracy, three seeds; DATA is the bundled sample or, say, your fashion_mnist.npz.
 # bench-gpu: Stable Diffusion 1.5 on an NVIDIA GPU, with the packages of $(PYTHON): benchmarks/README.md.
 PYTHON ?= python3
+DATA ?= fashion
 BIN := .venv/bin
 PEERS := .venv-peers/bin/python -m pip
 
-.PHONY: setup demo test lint bench bench-peers bench-gpu clean
+.PHONY: setup demo test lint bench bench-accuracy bench-peers bench-gpu clean
 
 setup: .venv/installed
 
@@ -30,8 +32,11 @@ lint: setup
 bench: setup
 	$(BIN)/python -m benchmarks.engines mini
 	$(BIN)/python -m benchmarks.engines unet-35m
-	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-json benchmarks/results/pytest-benchmark.json
-	$(BIN)/python -m benchmarks.accuracy
+	$(BIN)/python -m pytest benchmarks -n 0 --benchmark-enable --benchmark-json benchmarks/results/pytest-benchmark.json
+	$(BIN)/python -m benchmarks.table --write
+
+bench-accuracy: setup
+	$(BIN)/python -m benchmarks.accuracy --private $(DATA):private --test $(DATA):test
 	$(BIN)/python -m benchmarks.table --write
 
 bench-peers: setup .venv-peers/installed
