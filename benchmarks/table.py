@@ -122,21 +122,22 @@ SKEWS = {"arena-skewed": "beta 0.01", "arena-mild": "beta 0.5", "arena-iid": "ii
 
 def arenas(result: dict[str, Any]) -> Table:
     """Every method by skew: accuracy, its spread over the seeds, what it uploads and costs the server."""
-    found = {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["summaries"] for name in SKEWS}
+    files = {name: RESULTS / f"{name}.json" for name in SKEWS}
+    found = {name: json.loads(file.read_bytes())["summaries"] for name, file in files.items() if file.exists()}
     rows: list[Sequence[str]] = []
     for line in result["summaries"]:
         key = (line["method"], line["rounds"])
-        same = {name: next(each for each in found[name] if (each["method"], each["rounds"]) == key) for name in SKEWS}
+        same = [next(each for each in lines if (each["method"], each["rounds"]) == key) for lines in found.values()]
         sends = line["method"] not in ("centralized", "local")
         rows.append(
             (
                 _title(line),
-                *(f"{each['test']:.1%} ({each['low']:.1%} to {each['high']:.1%})" for each in same.values()),
+                *(f"{each['test']:.1%} ({each['low']:.1%} to {each['high']:.1%})" for each in same),
                 f"{line['bytes_up']:,.0f}" if sends else "",
                 f"{line['server_seconds']:.0f}",
             )
         )
-    return ("method", *SKEWS.values(), "bytes uploaded by all clients", "server-seconds"), rows
+    return ("method", *(SKEWS[name] for name in found), "bytes uploaded by all clients", "server-seconds"), rows
 
 
 def arena(result: dict[str, Any]) -> Table:

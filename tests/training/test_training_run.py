@@ -5,16 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from training_samples import CLASSES, SIZE, picture, write_synthetic, write_tar
+from training_samples import CLASSES, picture, write_synthetic, write_tar
 from transformers import pipeline
 
 from fglfast import errors
+from fglfast.dataset import LabelledImages
 from fglfast.errors import BadInputError, ExitCode, FglError, UsageError
 from fglfast.training import launch
 from fglfast.training.evaluate import evaluate
@@ -42,25 +44,18 @@ def reference(tmp_path_factory: pytest.TempPathFactory, synthetic: Path, tiny_ar
         return train(synthetic, tmp_path_factory.mktemp("reference") / "model", settings_for(tiny_arch), 1)
 
 
-class RealImages:
+def real_images() -> LabelledImages:
     """New pictures of the classes, in another order of classes."""
-
-    class_names = CLASSES[::-1]
     labels = np.repeat(np.arange(3), 20)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def pixels(self, index: int, size: int) -> np.ndarray:
-        assert size == SIZE
-        return picture(2 - int(self.labels[index]), 1000 + index)
+    openers = [partial(Image.fromarray, picture(2 - label, 1000 + n)) for n, label in enumerate(labels.tolist())]
+    return LabelledImages(CLASSES[::-1], labels, tuple(openers), (), "pictures")
 
 
 def test_training_learns_and_is_plain_transformers(reference: TrainResult) -> None:
     assert (reference.images, reference.validation_images, reference.steps) == (114, 6, EPOCHS * 9)
     assert reference.val_accuracy is not None and reference.val_accuracy > 0.8
     assert reference.train_loss < reference.history[0]["train_loss"]
-    assert evaluate(reference.model, RealImages()).accuracy > 0.8
+    assert evaluate(reference.model, real_images()).accuracy > 0.8
     answer = pipeline("image-classification", model=str(reference.model))(Image.fromarray(picture(1, 5000)))
     assert answer[0]["label"] == CLASSES[1]
 
