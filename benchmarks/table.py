@@ -121,41 +121,35 @@ SKEWS = {"arena-skewed": "beta 0.01", "arena-mild": "beta 0.5", "arena-iid": "ii
 
 
 def arenas(result: dict[str, Any]) -> Table:
-    """Every method by skew: accuracy, its spread over the seeds, what it uploads and costs the server."""
+    """Every method by skew: accuracy and its spread over the seeds; what it uploads, what it costs the server."""
     files = {name: RESULTS / f"{name}.json" for name in SKEWS}
-    found = {name: json.loads(file.read_bytes())["summaries"] for name, file in files.items() if file.exists()}
+    found = {name: _summaries(json.loads(file.read_bytes())) for name, file in files.items() if file.exists()}
     rows: list[Sequence[str]] = []
-    for line in result["summaries"]:
-        key = (line["method"], line["rounds"])
-        same = [next(each for each in lines if (each["method"], each["rounds"]) == key) for lines in found.values()]
-        sends = line["method"] not in ("centralized", "local")
-        rows.append(
-            (
-                _title(line),
-                *(f"{each['test']:.1%} ({each['low']:.1%} to {each['high']:.1%})" for each in same),
-                f"{line['bytes_up']:,.0f}" if sends else "",
-                f"{line['server_seconds']:.0f}",
-            )
-        )
-    return ("method", *(SKEWS[name] for name in found), "bytes uploaded by all clients", "server-seconds"), rows
+    for line in _summaries(result):
+        same = [next(each for each in lines if _place(each) == _place(line)).spread for lines in found.values()]
+        rows.append((line.title, str(line.rounds), *same, _uploaded(line), f"{line.server_seconds:.0f}"))
+    return ("method", "rounds", *(SKEWS[name] for name in found), "uploaded by all clients", "server s"), rows
 
 
 def arena(result: dict[str, Any]) -> Table:
     """One experiment on its own: accuracy, and the worst client's."""
     rows: list[Sequence[str]] = [
-        (
-            _title(line),
-            f"{line['test']:.1%} ({line['low']:.1%} to {line['high']:.1%})",
-            f"{line['worst_client']:.1%}",
-            f"{line['bytes_up']:,.0f}" if line["method"] not in ("centralized", "local") else "",
-        )
-        for line in result["summaries"]
+        (line.title, str(line.rounds), line.spread, f"{line.worst_client:.1%}", _uploaded(line))
+        for line in _summaries(result)
     ]
-    return ("method", "accuracy", "worst client, held-out images", "bytes uploaded by all clients"), rows
+    return ("method", "rounds", "accuracy", "worst client, held-out images", "uploaded by all clients"), rows
 
 
-def _title(line: dict[str, Any]) -> str:
-    return Summary.model_validate(line).title
+def _summaries(result: dict[str, Any]) -> list[Summary]:
+    return [Summary.model_validate(line) for line in result["summaries"]]
+
+
+def _place(line: Summary) -> tuple[str, int]:
+    return line.method, line.rounds
+
+
+def _uploaded(line: Summary) -> str:
+    return f"{line.bytes_up:,.0f} B" if line.sends else ""
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {

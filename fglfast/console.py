@@ -26,8 +26,7 @@ QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
 }
-# Of CUDA libraries that a CPU has not, of each other's versions, of every message received.
-CHATTY = ("torchao", "torch.utils._pytree", "flwr")
+CHATTY = ("torchao", "torch.utils._pytree")  # of CUDA libraries that a CPU has not, and of each other's versions
 
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)

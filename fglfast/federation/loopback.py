@@ -1,5 +1,6 @@
 """A Flower grid inside this process: messages go to a ClientApp by a call. Knows no method and no data."""
 
+import logging
 from collections.abc import Iterable, Sequence
 
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
@@ -10,6 +11,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 SERVER_NODE, RUN = 1, 1
+logging.getLogger("flwr").setLevel(logging.WARNING)  # it would say so for every round
 FAILED = 0  # Flower's error code for what has no code of its own
 
 

@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def write_page(arena: Arena, out: Path) -> None:
     view: dict[str, Any] = {
         "arena": arena,
         "summaries": summarise(arena),
-        "curves": [_curves(by_method, name, value, wide) for name, value, wide in AXES],
+        "curves": [_curves(by_method, name, value, spends) for name, value, spends in AXES],
         "images": next(iter(arena.images.values()))[:MOST_CLIENTS],
         "by_client": {TITLES[method]: found[0].rows[-1].by_client for method, found in by_method.items()},
         "delivery": max(result.model_bytes for result in arena.results) * len(next(iter(arena.images.values()))),
@@ -42,25 +43,32 @@ def write_page(arena: Arena, out: Path) -> None:
     write_atomic(out, render("arena.html.j2", view))
 
 
-def _curves(by_method: dict[Method, list[Result]], name: str, value: Callable[[Row], float], wide: bool) -> str:
-    """Validation accuracy of each method and seed against something that it spends, as a data URI of an SVG."""
+def _curves(by_method: dict[Method, list[Result]], name: str, value: Callable[[Row], float], spends: bool) -> str:
+    """Validation accuracy of each method against something that it spends: the seeds' median, and where they lie."""
     with mpl.rc_context({"svg.hashsalt": "fglfast", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(7, 3), layout="constrained")
+        figure = Figure(figsize=(9, 3.2), layout="constrained")
         axis = figure.subplots()
         for index, (method, results) in enumerate(by_method.items()):
-            if wide and method in ("centralized", "local"):
+            if spends and method in ("centralized", "local"):
                 continue  # they neither send nor have a server
-            for number, result in enumerate(results):
-                spent = [max(1.0, value(row)) if wide else value(row) for row in result.rows]
-                accuracy = [100 * row.accuracy for row in result.rows]
-                label = TITLES[method] if number == 0 else None
-                axis.plot(spent, accuracy, color=f"C{index}", label=label, marker="o", markersize=2.5, linewidth=1)
-        if wide:
+            points = [_point(rows, value) for rows in zip(*(result.rows for result in results), strict=True)]
+            points = [point for point in points if not spends or point[0] > 0]
+            spent, low, middle, high = zip(*points, strict=True)
+            mark = "*" if len(points) == 1 else None
+            axis.plot(spent, middle, color=f"C{index}", label=TITLES[method], marker=mark, markersize=9, linewidth=1.2)
+            axis.fill_between(spent, low, high, color=f"C{index}", alpha=0.15, linewidth=0)
+        if spends:
             axis.set_xscale("log")
         axis.set_xlabel(name)
-        axis.set_ylabel("accuracy, clients' held-out images, %")
-        axis.legend(frameon=False, fontsize=8)
+        axis.set_ylabel("accuracy, held-out images, %")
         axis.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _point(rows: Sequence[Row], value: Callable[[Row], float]) -> tuple[float, float, float, float]:
+    """What was spent until a round, and the lowest, median and highest accuracy of the seeds there."""
+    found = [100 * row.accuracy for row in rows]
+    return statistics.median(value(row) for row in rows), min(found), statistics.median(found), max(found)

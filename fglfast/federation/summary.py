@@ -14,8 +14,8 @@ from fglfast.federation.rounds import Row
 
 TITLES: dict[Method, str] = {
     "fgl": "one-shot FGL",
-    "fgl-rounds": "FGL, then FedAvg",
-    "fgl-rounds-finetune": "FGL, FedAvg, fine-tuning",
+    "fgl-rounds": "FGL rounds",
+    "fgl-rounds-finetune": "FGL rounds, fine-tuned",
     "fedavg": "FedAvg",
     "fedprox": "FedProx",
     "centralized": "centralized",
@@ -55,7 +55,17 @@ class Summary(Settings):
     @property
     def title(self) -> str:
         """For people."""
-        return f"{TITLES[self.method]}, {self.rounds} rounds" if self.rounds else TITLES[self.method]
+        return TITLES[self.method]
+
+    @property
+    def sends(self) -> bool:
+        """Whether clients and a server exchange anything."""
+        return self.method not in ("centralized", "local")
+
+    @property
+    def spread(self) -> str:
+        """Median of the seeds, and where they lie."""
+        return f"{self.test:.1%}" + (f" ({self.low:.1%} to {self.high:.1%})" if self.low < self.high else "")
 
 
 def summarise(arena: Arena) -> list[Summary]:
@@ -95,13 +105,13 @@ def _median(rows: list[Row], value: Callable[[Row], float]) -> float:
 
 
 def table(arena: Arena) -> Table:
-    """For the terminal."""
+    """For the terminal, 80 columns wide."""
     title = f"{arena.experiment.data}, {len(arena.images[arena.experiment.seeds[0]])} clients"
     shown = Table(title=title, box=box.SIMPLE, pad_edge=False, title_justify="left")
     shown.add_column("method", overflow="fold")
-    for heading in ("test accuracy", "seeds", "uploaded", "server s"):
+    for heading in ("rounds", "test accuracy", "uploaded", "server s"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for line in summarise(arena):
-        spread = f"{line.low:.1%} to {line.high:.1%}" if len(arena.experiment.seeds) > 1 else "1"
-        shown.add_row(line.title, f"{line.test:.1%}", spread, f"{line.bytes_up:,.0f}", f"{line.server_seconds:.0f}")
+        uploaded = f"{line.bytes_up / 1e6:,.2f} MB" if line.sends else ""
+        shown.add_row(line.title, str(line.rounds), line.spread, uploaded, f"{line.server_seconds:.0f}")
     return shown
