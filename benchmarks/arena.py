@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.results_file import save_result
+from benchmarks.results_file import RESULTS, save_result
 from fglfast.federation.arena import Arena, run_experiment
 from fglfast.federation.experiment import find_experiment
-from fglfast.federation.page import write_page
+from fglfast.federation.page import AXES, draw, write_page
 from fglfast.federation.summary import summarise
 
 
@@ -18,11 +18,13 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder of the runs; a second call redoes nothing.")] = Path("runs"),
     engines: Path = Path("engines/build"),
 ) -> None:
-    """Run all methods and seeds, draw the page, and save `benchmarks/results/arena-NAME.json`."""
+    """Run all methods and seeds, draw the page, and save `benchmarks/results/arena-NAME.json` with a picture."""
     changes = {"data": f"{data}:private", "test": f"{data}:test"}
     arena = run_experiment(find_experiment(preset).model_copy(update=changes), work / preset, engines)
     write_page(arena, work / preset / "arena.html")
-    save_result(preset.replace("fashion", "arena"), _shown(arena))
+    name = preset.replace("fashion", "arena")
+    save_result(name, _shown(arena))
+    draw(arena, *AXES[1]).savefig(RESULTS / f"{name}.png", dpi=110, metadata={"Software": None})
 
 
 def _shown(arena: Arena) -> dict[str, Any]:

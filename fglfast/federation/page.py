@@ -28,14 +28,12 @@ MOST_CLIENTS = 100
 
 def write_page(arena: Arena, out: Path) -> None:
     """Write the page; the same input gives the same bytes."""
-    methods = arena.experiment.methods
-    by_method = {method: [result for result in arena.results if result.method == method] for method in methods}
     view: dict[str, Any] = {
         "arena": arena,
         "summaries": summarise(arena),
-        "curves": [_curves(by_method, name, value, spends) for name, value, spends in AXES],
+        "curves": [_svg(arena, *axis) for axis in AXES],
         "images": next(iter(arena.images.values()))[:MOST_CLIENTS],
-        "by_client": {TITLES[method]: found[0].rows[-1].by_client for method, found in by_method.items()},
+        "by_client": {TITLES[method]: found[0].rows[-1].by_client for method, found in _by_method(arena).items()},
         "delivery": max(result.model_bytes for result in arena.results) * len(next(iter(arena.images.values()))),
         "colours": [f"hsl({(index * HUES) % 360:.0f} 55% 55%)" for index in range(len(arena.class_names))],
     }
@@ -43,29 +41,46 @@ def write_page(arena: Arena, out: Path) -> None:
     write_atomic(out, render("arena.html.j2", view))
 
 
-def _curves(by_method: dict[Method, list[Result]], name: str, value: Callable[[Row], float], spends: bool) -> str:
-    """Validation accuracy of each method against something that it spends: the seeds' median, and where they lie."""
+def draw(arena: Arena, name: str, value: Callable[[Row], float], spends: bool) -> Figure:
+    """Accuracy of each method against something that it spends: the seeds' median, and where they lie.
+
+    Args:
+        arena: what was found.
+        name: of the horizontal axis.
+        value: what was spent until a round.
+        spends: whether it is something that only methods with clients and a server spend, over orders of magnitude.
+    """
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axis = figure.subplots()
+    for index, (method, results) in enumerate(_by_method(arena).items()):
+        if spends and method in ("centralized", "local"):
+            continue
+        points = [_point(rows, value) for rows in zip(*(result.rows for result in results), strict=True)]
+        points = [point for point in points if not spends or point[0] > 0]
+        spent, low, middle, high = zip(*points, strict=True)
+        mark = "*" if len(points) == 1 else None
+        axis.plot(spent, middle, color=f"C{index}", label=TITLES[method], marker=mark, markersize=9, linewidth=1.2)
+        axis.fill_between(spent, low, high, color=f"C{index}", alpha=0.15, linewidth=0)
+    if spends:
+        axis.set_xscale("log")
+    axis.set_xlabel(name)
+    axis.set_ylabel("accuracy, held-out images, %")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+def _svg(arena: Arena, name: str, value: Callable[[Row], float], spends: bool) -> str:
+    """The same as a data URI."""
     with mpl.rc_context({"svg.hashsalt": "fglfast", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(9, 3.2), layout="constrained")
-        axis = figure.subplots()
-        for index, (method, results) in enumerate(by_method.items()):
-            if spends and method in ("centralized", "local"):
-                continue  # they neither send nor have a server
-            points = [_point(rows, value) for rows in zip(*(result.rows for result in results), strict=True)]
-            points = [point for point in points if not spends or point[0] > 0]
-            spent, low, middle, high = zip(*points, strict=True)
-            mark = "*" if len(points) == 1 else None
-            axis.plot(spent, middle, color=f"C{index}", label=TITLES[method], marker=mark, markersize=9, linewidth=1.2)
-            axis.fill_between(spent, low, high, color=f"C{index}", alpha=0.15, linewidth=0)
-        if spends:
-            axis.set_xscale("log")
-        axis.set_xlabel(name)
-        axis.set_ylabel("accuracy, held-out images, %")
-        axis.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        draw(arena, name, value, spends).savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _by_method(arena: Arena) -> dict[Method, list[Result]]:
+    methods = arena.experiment.methods
+    return {method: [result for result in arena.results if result.method == method] for method in methods}
 
 
 def _point(rows: Sequence[Row], value: Callable[[Row], float]) -> tuple[float, float, float, float]:

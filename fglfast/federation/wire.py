@@ -17,6 +17,7 @@ from fglfast.errors import FglError
 PAYLOAD, TRAIN, EVALUATE, DELIVER = "query.payload", "train", "evaluate", "query.deliver"
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # Flower's own names of the records
 EXAMPLES, RIGHT, LOSS, KEPT, FILE = "num-examples", "right", "loss", "kept", "file"
+NEEDED = {TRAIN: (EXAMPLES,), EVALUATE: (EXAMPLES, RIGHT), DELIVER: (KEPT,)}  # whole numbers of a reply
 PAUSE = 0.5  # seconds between two looks at who is there
 
 Weights = dict[str, Tensor]
@@ -45,6 +46,30 @@ def metrics(reply: Message) -> dict[str, Any]:
 def count_bytes(content: RecordDict) -> int:
     """Bytes of a message's records as they travel; names and headers of the transport are not counted."""
     return sum(record.count_bytes() for record in content.values())
+
+
+def complaint(reply: Message, message_type: str, sent: RecordDict) -> str | None:
+    """What is wrong with a client's reply, or None: a stranger wrote it."""
+    if reply.has_error():
+        return reply.error.reason
+    try:
+        found = metrics(reply) if message_type in NEEDED else {}
+        for key in NEEDED.get(message_type, ()):
+            if not isinstance(found[key], int) or found[key] < 0:
+                return f"{key} is {found[key]!r}"
+        if message_type == TRAIN:
+            return _strange_weights(weights(reply.content.array_records[ARRAYS]), weights(sent.array_records[ARRAYS]))
+    except Exception as error:  # whatever reading it raises
+        return f"its reply cannot be read: {type(error).__name__}: {error}"
+    return None
+
+
+def _strange_weights(found: Weights, sent: Weights) -> str | None:
+    if {name: tensor.shape for name, tensor in found.items()} != {name: tensor.shape for name, tensor in sent.items()}:
+        return "it sent the weights of another model"
+    if not all(bool(tensor.isfinite().all()) for tensor in found.values()):
+        return "it sent weights that are not finite"
+    return None
 
 
 class CountedGrid:
@@ -87,11 +112,14 @@ class CountedGrid:
         sent = [Message(content, node, message_type) for node in sorted(self.grid.get_node_ids())]
         self.down += len(sent) * count_bytes(content)
         replies = list(self.grid.send_and_receive(sent, timeout=self.timeout))
-        for reply in replies:
-            if reply.has_error():
-                note(f"client {reply.metadata.src_node_id} failed: {reply.error.reason}")
-        good = sorted((reply for reply in replies if reply.has_content()), key=lambda r: r.metadata.src_node_id)
-        self.up += sum(count_bytes(reply.content) for reply in good)
+        self.up += sum(count_bytes(reply.content) for reply in replies if reply.has_content())
+        good = []
+        for reply in sorted(replies, key=lambda reply: reply.metadata.src_node_id):
+            wrong = complaint(reply, message_type, content)
+            if wrong is None:
+                good.append(reply)
+            else:
+                note(f"client {reply.metadata.src_node_id} left out: {wrong}")
         if len(good) < self.least:
             raise FglError(
                 f"{len(good)} of {len(sent)} clients answered, {self.least} are needed",

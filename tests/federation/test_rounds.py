@@ -21,8 +21,8 @@ class KilledError(Exception):
     """Stands for a kill of the server."""
 
 
-def adding_app(asked=None, failing=()):
-    """A client whose weights after a round are those it got, plus its number."""
+def adding_app(asked=None, failing=(), spoil=None):
+    """A client whose weights after a round are those it got, plus its number; the last one may spoil its reply."""
     app = ClientApp()
 
     @app.train()
@@ -36,7 +36,10 @@ def adding_app(asked=None, failing=()):
         if asked is not None:
             asked.append(dict(message.content.config_records[wire.CONFIG]))
         content = RecordDict({wire.ARRAYS: wire.weights_record(weights), wire.METRICS: metrics})
-        return Message(content, reply_to=message)
+        reply = Message(content, reply_to=message)
+        if spoil is not None and number == max(SIZES):
+            spoil(reply)
+        return reply
 
     @app.evaluate()
     def evaluate(message, context):
@@ -137,6 +140,28 @@ def test_a_failing_client_is_named_and_the_others_carry_on(federation, tmp_path,
     weights, _ = run(federation(adding_app(failing=(2,))), tmp_path)
     assert "broken disk" in capsys.readouterr().err
     assert all(torch.allclose(tensor, torch.tensor(3 * 3 / 4)) for tensor in weights.values())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda reply: reply.content.pop(wire.METRICS), "cannot be read"),
+        (lambda reply: reply.content.pop(wire.ARRAYS), "cannot be read"),
+        (lambda reply: reply.content[wire.METRICS].update({wire.EXAMPLES: -5}), "num-examples is -5"),
+        (lambda reply: reply.content.update({wire.ARRAYS: changed(reply, lambda t: t * float("nan"))}), "not finite"),
+        (lambda reply: reply.content.update({wire.ARRAYS: changed(reply, lambda t: t[None])}), "another model"),
+    ],
+)
+def test_nonsense_is_named_and_left_out(federation, tmp_path, capsys, spoil, words):
+    weights, _ = run(federation(adding_app(spoil=spoil)), tmp_path, Plan("fedavg", 1))
+    said = capsys.readouterr().err
+    assert "left out: " in said and words in said
+    assert all(torch.allclose(tensor, torch.tensor(3 / 4)) for tensor in weights.values())
+
+
+def changed(reply, change):
+    weights = wire.weights(reply.content.array_records[wire.ARRAYS])
+    return wire.weights_record({name: change(tensor.float()) for name, tensor in weights.items()})
 
 
 def test_too_few_answers_end_the_run(federation, tmp_path):
