@@ -8,6 +8,11 @@ from fglfast.merge import merge_payloads
 from fglfast.payload import Payload, PayloadHeader
 
 
+def pytest_collection_modifyitems(items):
+    """Tests of real processes that mostly wait come first: the other worker computes meanwhile."""
+    items.sort(key=lambda item: "test_deployment" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def random_mini(tmp_path_factory):
     """A model folder in the diffusers layout with random weights, smaller than mini."""

@@ -76,6 +76,7 @@ class Deployment:
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "OMP_NUM_THREADS": "1",
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # Flower starts its own programs by name
         }
         (folder / "flwr").mkdir()
         trust = {"insecure": True} if simulation else {"root-certificates": str(self.certificate)}
@@ -102,8 +103,15 @@ class Deployment:
         tls = ("--ssl-certfile", self.certificate, "--ssl-keyfile", self.key, "--ssl-ca-certfile", self.certificate)
         options = ("--insecure", "--simulation") if self.simulation else (*tls, "--enable-supernode-auth")
         place = ("--host", "127.0.0.1", "--port", self.address.split(":")[1])
-        self.start("superlink", "flower-superlink", *options, *place, "--disable-runtime-dependency-installation")
-        wait(lambda: self.flwr("supernode", "list", "here", check=False).returncode == 0, "the SuperLink answers")
+        link = self.start(
+            "superlink", "flower-superlink", *options, *place, "--disable-runtime-dependency-installation"
+        )
+
+        def answers():
+            assert link.poll() is None, self.log("superlink")
+            return self.flwr("supernode", "list", "here", check=False).returncode == 0
+
+        wait(answers, "the SuperLink answers")
 
     def supernode(self, log, key, /, root=None, **config):
         words = " ".join(f'{word}="{value}"' for word, value in config.items())
