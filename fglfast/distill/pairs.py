@@ -1,0 +1,102 @@
+"""Pairs of noise and latents by a compiled teacher, in shards that outlive a kill. Knows no training.
+
+A pair is an image of a synthesis plan before it is decoded: its noise follows from its identity and is not stored.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from fglfast.console import Progress
+from fglfast.engine.build import Engine
+from fglfast.errors import BadInputError
+from fglfast.files import write_atomic
+from fglfast.generator.student import HeldPairs
+from fglfast.merge import Merged
+from fglfast.sampler.sample import sample
+from fglfast.sampler.schedule import Sampling, Schedule
+from fglfast.synthesis.conditioning import Conditioning
+from fglfast.synthesis.plan import Item, Plan, make_plan, starting_noise
+
+SHARD = 1024  # pairs
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a teacher drew.
+
+    Attributes:
+        plan: identities, in order.
+        folder: of the shards.
+    """
+
+    plan: Plan
+    folder: Path
+
+
+def draw_pairs(engine: Engine, merged: Merged, per_class: int, seed: int, sampling: Sampling, out: Path) -> Drawn:
+    """Sample until all pairs are in `out`; a second call goes on after the last whole shard.
+
+    Args:
+        engine: the teacher's.
+        merged: rows of prompts.
+        per_class: pairs of each class.
+        seed: of the noises; distinct from those of any data set to be drawn later.
+        sampling: solver, steps and guidance of the teacher.
+        out: folder of `pairs-NNNNNN.safetensors`.
+
+    Raises:
+        BadInputError: `out` holds other pairs.
+    """
+    facts: dict[str, object] = {"engine": engine.key, "sampling": sampling.model_dump(mode="json")}
+    plan = make_plan(merged, per_class, seed, SHARD, facts)
+    _claim(out, plan)
+    conditioning, schedule = Conditioning(merged, engine), Schedule.of_model(engine.model, sampling)
+    missing = [number for number in range(plan.shards) if not shard_path(out, number).exists()]
+    begun = plan.images - sum(plan.size(number) for number in missing)
+    batch = max(1, engine.manifest.key.build.unet_batch // (2 if schedule.guidance_scale != 1.0 else 1))
+    with Progress("pairs", total=plan.images, start=begun) as progress:
+        for number in missing:
+            parts, items = [], plan.shard(number)
+            for start in range(0, len(items), batch):
+                some = items[start : start + batch]
+                text_BLE = conditioning.rows([item.row for item in some])
+                noise_BCHW = noises(seed, some, engine.shapes.latent)
+                denoise = engine.networks.denoise
+                parts.append(sample(denoise, noise_BCHW, text_BLE, conditioning.negative_LE, schedule).half().cpu())
+                progress.advance(len(some))
+            write_atomic(shard_path(out, number), save({"latents": torch.cat(parts).contiguous()}))
+    return Drawn(plan, out)
+
+
+def read_pairs(drawn: Drawn, merged: Merged, latent: tuple[int, int, int]) -> HeldPairs:
+    """All pairs in memory; a million of mini's take two gigabytes."""
+    assert merged.embeddings is not None
+    items = [item for number in range(drawn.plan.shards) for item in drawn.plan.shard(number)]
+    data = [load_file(shard_path(drawn.folder, number))["latents"] for number in range(drawn.plan.shards)]
+    rows = torch.from_numpy(merged.content[[item.row for item in items]])
+    noise_NCHW = noises(drawn.plan.seed, items, latent).half()
+    return HeldPairs(noise_NCHW, torch.cat(data), torch.from_numpy(merged.embeddings.astype(np.float32)), rows)
+
+
+def noises(seed: int, items: list[Item], latent: tuple[int, int, int]) -> Tensor:
+    """Starting noise of some images [B,C,H,W]."""
+    return torch.from_numpy(np.stack([starting_noise(seed, item, latent) for item in items]))
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Where a shard is."""
+    return folder / f"pairs-{number:06d}.safetensors"
+
+
+def _claim(out: Path, plan: Plan) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "pairs.json"
+    if file.exists() and json.loads(file.read_text(encoding="utf-8"))["plan"] != plan.digest():
+        raise BadInputError(f"{out}: holds pairs of another teacher or plan", "give another --out")
+    write_atomic(file, json.dumps({"plan": plan.digest(), "pairs": plan.images}) + "\n")
