@@ -15,6 +15,8 @@ from fglfast.command import (
     RandomWeights,
     RecipeName,
     find_model,
+    open_engine,
+    payload_files,
     read_recipe,
     tell,
     verb,
@@ -91,6 +93,51 @@ def pretrain(
     settings = PretrainSettings.budget(vae_steps, flow_steps, device)
     model = run(read_dataset(data), out, settings)
     tell({"model": str(model)}, as_json, f"model: {model}")
+
+
+@verb
+def distill(
+    embeddings: Annotated[str, typer.Option(help="Payload files whose prompts the student is made for.")],
+    out: Annotated[Path, typer.Option(help="Folder for pairs, checkpoint and the student's model.")],
+    recipe: RecipeName = "mini",
+    teacher: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
+    method: Annotated[
+        Literal["reflow", "rectified-diffusion"], typer.Option(help="For flow models; for noise, data or v models.")
+    ] = "reflow",
+    steps: Annotated[int, typer.Option(min=1, help="Of the student.")] = 4,
+    teacher_steps: Annotated[
+        int | None, typer.Option(min=1, help="Overrides the recipe's steps.", show_default=False)
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="Folded into the student; the recipe's.", show_default=False)
+    ] = None,
+    pairs_per_class: Annotated[int, typer.Option(min=1, help="Drawn by the teacher.")] = 2000,
+    fit_steps: Annotated[int, typer.Option(min=1, help="Steps of the student's training, batch 64.")] = 4000,
+    engines: Engines = DEFAULT_ENGINES,
+    as_json: AsJson = False,
+) -> None:
+    """Make a few-step student of a generator: its engine draws pairs, a UNet learns from them; resumes."""
+    from fglfast.distill.run import DistillSettings
+    from fglfast.distill.run import distill as run
+    from fglfast.generator.fitting import FitSettings
+    from fglfast.merge import merge_payloads
+    from fglfast.payload import load_payload
+
+    sampling, changes = read_recipe(recipe).sampling, {"steps": teacher_steps, "guidance_scale": guidance}
+    changed = {key: value for key, value in changes.items() if value is not None}
+    fit: FitSettings = DistillSettings.model_fields["fit"].default
+    settings = DistillSettings(
+        method=method,
+        steps=steps,
+        teacher=sampling.model_copy(update=changed),
+        pairs_per_class=pairs_per_class,
+        fit=fit.model_copy(update={"steps": fit_steps}),
+    )
+    merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
+    model, found = run(open_engine(recipe, teacher, None, engines), merged, settings, out)
+    straight = f", straightness {found.straight_before} to {found.straight_after}" if found.straight_before else ""
+    result = {"model": str(model), **found.model_dump(mode="json")}
+    tell(result, as_json, f"{model}: {steps} steps, {found.pairs} pairs{straight}")
 
 
 @verb

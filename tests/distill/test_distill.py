@@ -1,0 +1,84 @@
+"""From a compiled teacher to a student that is compiled in its turn."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from fglfast.cli import app
+from fglfast.client.embed import embed
+from fglfast.dataset import read_dataset
+from fglfast.distill.pairs import draw_pairs, read_pairs, shard_path
+from fglfast.errors import BadInputError
+from fglfast.merge import merge_payloads
+from fglfast.payload import save_payload
+from fglfast.sampler.sample import sample
+from fglfast.sampler.schedule import Sampling, Schedule
+from fglfast.synthesis.conditioning import Conditioning
+
+TEACHER = Sampling(steps=2, guidance_scale=2.0)
+
+
+@pytest.fixture(scope="module")
+def payload(random_mini):
+    dataset = read_dataset("fashion:private").select(np.arange(12))
+    return embed(dataset, "ann", random_mini)
+
+
+@pytest.fixture(scope="module")
+def merged(payload):
+    return merge_payloads([payload])
+
+
+def test_pairs_are_what_the_teacher_makes_of_their_noise(engine, merged, tmp_path):
+    drawn = draw_pairs(engine, merged, 3, 7, TEACHER, tmp_path)
+    pairs = read_pairs(drawn, merged, engine.shapes.latent)
+    assert len(pairs) == drawn.plan.images
+    noise, data, text = pairs.batch(torch.tensor([4]))
+    item = drawn.plan.shard(0)[4]
+    conditioning, schedule = Conditioning(merged, engine), Schedule.of_model(engine.model, TEACHER)
+    again = sample(engine.networks.denoise, noise, conditioning.rows([item.row]), conditioning.negative_LE, schedule)
+    assert torch.allclose(again, data, atol=2e-2)
+    assert torch.equal(text[0], torch.from_numpy(merged.embeddings[merged.content[item.row]]).float())
+
+
+def test_pairs_go_on_where_they_were_stopped_and_belong_to_one_plan(engine, merged, tmp_path, monkeypatch):
+    monkeypatch.setattr("fglfast.distill.pairs.SHARD", 8)
+    drawn = draw_pairs(engine, merged, 3, 7, TEACHER, tmp_path)
+    before = {number: shard_path(tmp_path, number).read_bytes() for number in range(drawn.plan.shards)}
+    assert len(before) > 2
+    shard_path(tmp_path, 1).unlink()
+    kept = shard_path(tmp_path, 0).stat().st_mtime_ns
+    draw_pairs(engine, merged, 3, 7, TEACHER, tmp_path)
+    assert {number: shard_path(tmp_path, number).read_bytes() for number in before} == before
+    assert shard_path(tmp_path, 0).stat().st_mtime_ns == kept
+    with pytest.raises(BadInputError, match="another teacher or plan"):
+        draw_pairs(engine, merged, 3, 8, TEACHER, tmp_path)
+
+
+def test_the_command_makes_a_student_that_is_a_generator(payload, random_mini, tmp_path):
+    save_payload(payload, tmp_path / "ann.safetensors")
+    (tmp_path / "tiny.toml").write_text(
+        'backend = "torch"\nimage_size = 32\n[sampling]\nsteps = 2\nguidance_scale = 1.0\n'
+    )
+    base = ["--recipe", str(tmp_path / "tiny.toml"), "--engines", str(tmp_path / "engines")]
+    made = ["--embeddings", str(tmp_path / "ann.safetensors"), "--out", str(tmp_path / "student")]
+    few = ["--teacher", str(random_mini), "--steps", "2", "--pairs-per-class", "4", "--fit-steps", "3", "--json"]
+    done = CliRunner().invoke(app, ["distill", *base, *made, *few])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["pairs"] > 0 and found["straight_after"] is not None
+    drawn = [
+        "--embeddings",
+        str(tmp_path / "ann.safetensors"),
+        "--out",
+        str(tmp_path / "synth"),
+        "--model",
+        found["model"],
+    ]
+    synth = CliRunner().invoke(app, ["synthesize", *base, *drawn, "--images-per-class", "2", "--json"])
+    assert synth.exit_code == 0, synth.output
+    refused = CliRunner().invoke(app, ["distill", *base, *made, *few, "--method", "rectified-diffusion"])
+    assert refused.exit_code == 2 and "use reflow" in refused.output
