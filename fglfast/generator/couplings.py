@@ -69,7 +69,7 @@ def sparse_ot(partners: int = 2, strength: float = 0.1) -> Coupling:
                 (cost / cost.mean()).double().numpy(),
                 reg=strength,
                 reg_type="sparsity_constrained",
-                max_nz=min(partners, len(cost)),
+                max_nz=min(partners, len(cost) - 1),
             )
             # Its constraint is on columns: they are the rows of data here, as cost and plan are turned.
             shares = torch.from_numpy(plan).clamp(min=0) + 1e-12

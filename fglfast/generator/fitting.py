@@ -62,6 +62,7 @@ class Fit:
         self.ema = EMAModel(self.parameters, decay=settings.ema_decay)
         self.step = 0
         self.seconds = 0.0
+        self.noted: dict[str, float] = {}  # what a loss function wants logged beside its loss
         if self.checkpoint.exists():
             self._restore()
 
@@ -132,6 +133,7 @@ class Fit:
             "loss": round(loss, 6),
             "rate": self.settings.rate_at(self.step),
             "seconds": round(self.seconds, 1),
+            **self.noted,
         }
         with self.metrics.open("a") as stream:
             stream.write(json.dumps(row) + "\n")

@@ -1,33 +1,52 @@
-"""Latent flow matching on the linear path (arXiv 2307.08698). Knows nothing of networks or text.
+"""When and on what a flow is trained: latent flow matching on the linear path (arXiv 2307.08698). Knows no network."""
 
-Data x0, noise e, t in [0,1] with noise at t=1: x_t = (1-t) x0 + t e, velocity v = e - x0.
-"""
-
-from collections.abc import Callable
-from itertools import pairwise
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fglfast.generator.couplings import Coupling
+from fglfast.generator.paths import LINEAR
+
 TIMESTEPS = 1000
 
 
-def noisy_pair(x0_BCHW: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw t logit-normally and noise, and put the data on the path (arXiv 2403.03206, section 3.1).
+@dataclass(frozen=True)
+class Lesson:
+    """A batch to regress on.
 
-    Returns:
-        x_t [B,C,H,W], t [B] in (0,1), and the velocity target e - x0 [B,C,H,W].
+    Attributes:
+        x: points of the paths [B,C,H,W].
+        t: when [B], in (0,1).
+        target: their velocity [B,C,H,W].
+        weight: of each row's loss [B], with mean 1.
+        effective: effective sample size as a share of the batch.
+    """
+
+    x: Tensor
+    t: Tensor
+    target: Tensor
+    weight: Tensor
+    effective: float
+
+    def loss(self, velocity_BCHW: Tensor) -> Tensor:
+        """Weighted mean squared error."""
+        error_B = (velocity_BCHW - self.target).square().flatten(1).mean(1)
+        return (self.weight.to(error_B) * error_B).mean()
+
+
+def lesson(x0_BCHW: Tensor, condition_B: Tensor, coupling: Coupling, generator: torch.Generator) -> Lesson:
+    """Draw t logit-normally (arXiv 2403.03206, section 3.1) and noise, pair it with the data, put them on the path.
+
+    Args:
+        x0_BCHW: the data.
+        condition_B: whose text each row is learned with; noise is paired within one.
+        coupling: which noise goes with which data.
+        generator: of all draws.
     """
     device = x0_BCHW.device
     t_B = torch.sigmoid(torch.randn(len(x0_BCHW), generator=generator)).to(device)
     noise_BCHW = torch.randn(x0_BCHW.shape, generator=generator).to(device)
-    t_B111 = t_B.view(-1, 1, 1, 1)
-    return (1 - t_B111) * x0_BCHW + t_B111 * noise_BCHW, t_B, noise_BCHW - x0_BCHW
-
-
-def euler(velocity: Callable[[Tensor, Tensor], Tensor], noise_BCHW: Tensor, steps: int) -> Tensor:
-    """Integrate dx/dt = v(x, t) from t=1 to 0 in equal Euler steps."""
-    x_BCHW, times = noise_BCHW, torch.linspace(1.0, 0.0, steps + 1)
-    for now, after in pairwise(times):
-        x_BCHW = x_BCHW + (after - now) * velocity(x_BCHW, now.expand(len(x_BCHW)).to(x_BCHW.device))
-    return x_BCHW
+    paired = coupling(x0_BCHW, noise_BCHW, condition_B, generator)
+    x_BCHW, target_BCHW = LINEAR.at(x0_BCHW, paired.noise, t_B), LINEAR.velocity(x0_BCHW, paired.noise, t_B)
+    return Lesson(x_BCHW, t_B, target_BCHW, paired.weight, paired.effective)

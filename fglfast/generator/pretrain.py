@@ -32,8 +32,10 @@ from fglfast.generator.architecture import (
     save_pipeline,
 )
 from fglfast.generator.card import model_card
+from fglfast.generator.couplings import COUPLINGS, CouplingName
 from fglfast.generator.fitting import Fit, FitSettings
-from fglfast.generator.flow import TIMESTEPS, euler, noisy_pair
+from fglfast.generator.flow import TIMESTEPS, lesson
+from fglfast.generator.solvers import euler, uniform
 
 UNCONDITIONAL_SHARE = 0.10
 CLASS_LEVEL_SHARE = 0.45  # of the rest, the instance-level prompt
@@ -47,15 +49,17 @@ class PretrainSettings(Settings):
     model: MiniSettings = MiniSettings()
     vae: FitSettings = FitSettings(steps=12_000, batch_size=32, learning_rate=1e-3, seed=1)
     flow: FitSettings = FitSettings(steps=10_000, batch_size=64, learning_rate=1.5e-3, seed=2)
+    coupling: CouplingName = "independent"
     device: str = "cpu"
 
     @classmethod
-    def budget(cls, vae_steps: int, flow_steps: int, device: str) -> "PretrainSettings":
+    def budget(cls, vae_steps: int, flow_steps: int, coupling: CouplingName, device: str) -> "PretrainSettings":
         """The default sizes with other numbers of steps."""
         default = cls()
         return cls(
             vae=default.vae.model_copy(update={"steps": vae_steps}),
             flow=default.flow.model_copy(update={"steps": flow_steps}),
+            coupling=coupling,
             device=device,
         )
 
@@ -101,12 +105,15 @@ def pretrain(dataset: LabelledImages, out: Path, settings: PretrainSettings) -> 
 def _check_same_run(
     path: Path, images_NHWC: NDArray[np.uint8], dataset: LabelledImages, settings: PretrainSettings
 ) -> None:
-    """Refuse to go on from checkpoints of other images or another model; more steps are welcome."""
+    """Refuse to go on from checkpoints of other images, another model or coupling; more steps are welcome."""
     digest = hashlib.sha256(np.ascontiguousarray(images_NHWC).data)
     digest.update(json.dumps([dataset.labels.tolist(), dataset.class_names]).encode())
-    run = {"images": digest.hexdigest(), "model": settings.model.model_dump(mode="json")}
+    model = settings.model.model_dump(mode="json")
+    run = {"images": digest.hexdigest(), "model": model, "coupling": settings.coupling}
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) != run:
-        raise BadInputError(f"{path.parent}: holds checkpoints of other images or another model", "give another --out")
+        raise BadInputError(
+            f"{path.parent}: holds checkpoints of other images, another model or coupling", "give another --out"
+        )
     write_atomic(path, json.dumps(run, indent=2) + "\n")
 
 
@@ -184,8 +191,10 @@ def _train_flow(
         level_B = (share_B > UNCONDITIONAL_SHARE + CLASS_LEVEL_SHARE).long()
         tokens_BL = tokens_NPL[rows, level_B]
         tokens_BL[share_B < UNCONDITIONAL_SHARE] = empty_L
-        x_BCHW, t_B, target_BCHW = noisy_pair(x0_BCHW, generator)
-        return (velocity(x_BCHW, t_B, tokens_BL) - target_BCHW).square().mean()
+        _, condition_B = tokens_BL.unique(dim=0, return_inverse=True)
+        taught = lesson(x0_BCHW, condition_B, COUPLINGS[settings.coupling], generator)
+        fit.noted["effective"] = round(taught.effective, 4)
+        return taught.loss(velocity(taught.x, taught.t, tokens_BL))
 
     @torch.no_grad()
     def grid(step: int, guidance: float = 2.0, columns: int = 8) -> None:
@@ -198,7 +207,7 @@ def _train_flow(
             free_BCHW = velocity(x_BCHW, t_B, empty_L.expand(len(x_BCHW), -1))
             return free_BCHW + guidance * (velocity(x_BCHW, t_B, tokens_BL) - free_BCHW)
 
-        latents_BCHW = euler(guided, noise_BCHW, steps=20)
+        latents_BCHW = euler(guided, noise_BCHW, uniform(20))
         save_grid(vae.decode(latents_BCHW / scale).sample, columns, grids / f"flow-{step:06d}.png")
 
     fit.run(loss_function, grid)

@@ -81,6 +81,10 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, sample grids and the model.")],
     vae_steps: Annotated[int, typer.Option(min=1, help="Steps of the VAE, batch 32.")] = 12_000,
     flow_steps: Annotated[int, typer.Option(min=1, help="Steps of text encoder and UNet, batch 64.")] = 10_000,
+    coupling: Annotated[
+        Literal["independent", "ot", "sparse-ot", "w-cfm", "immiscible"],
+        typer.Option(help="Which noise with which data."),
+    ] = "independent",
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to train.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
@@ -90,7 +94,7 @@ def pretrain(
     from fglfast.generator.pretrain import PretrainSettings
     from fglfast.generator.pretrain import pretrain as run
 
-    settings = PretrainSettings.budget(vae_steps, flow_steps, device)
+    settings = PretrainSettings.budget(vae_steps, flow_steps, coupling, device)
     model = run(read_dataset(data), out, settings)
     tell({"model": str(model)}, as_json, f"model: {model}")
 

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from safetensors.torch import load_file
 from fglfast.dataset import read_dataset
 from fglfast.errors import BadInputError
 from fglfast.generator.architecture import MiniSettings, build_tokenizer
+from fglfast.generator.couplings import COUPLINGS
 from fglfast.generator.fitting import FitSettings
-from fglfast.generator.flow import euler, noisy_pair
+from fglfast.generator.flow import lesson
 from fglfast.generator.load import load_generator, read_shapes
 from fglfast.generator.pretrain import PretrainSettings, pretrain
 from fglfast.sampler.sample import sample
@@ -61,18 +64,25 @@ def test_the_rate_warms_up_stays_and_decays():
     assert rates[751:] == sorted(rates[751:], reverse=True)
 
 
-def test_euler_follows_a_known_flow():
-    """With all data at one point c, v = (x - c) / t exactly, and any number of steps lands on c."""
-    noise = torch.randn(5, 1, 2, 2)
-    ends = euler(lambda x, t: (x - 3.0) / t.view(-1, 1, 1, 1), noise, steps=4)
-    assert torch.allclose(ends, torch.full_like(ends, 3.0), atol=1e-5)
+def test_a_lesson_lies_on_the_path_and_weighs_its_rows():
+    x0, condition = torch.randn(64, 2, 3, 3), torch.zeros(64)
+    taught = lesson(x0, condition, COUPLINGS["w-cfm"], torch.Generator().manual_seed(0))
+    t = taught.t.view(-1, 1, 1, 1)
+    assert torch.allclose(taught.x, x0 + t * taught.target, atol=1e-5) and bool(((t > 0) & (t < 1)).all())
+    error = (torch.zeros_like(x0) - taught.target).square().flatten(1).mean(1)
+    assert torch.allclose(taught.loss(torch.zeros_like(x0)), (taught.weight * error).sum() / 64)
+    assert 0 < taught.effective < 1
 
 
-def test_noisy_pairs_lie_on_the_path():
-    x0 = torch.randn(64, 2, 3, 3)
-    x, t, velocity = noisy_pair(x0, torch.Generator().manual_seed(0))
-    t4 = t.view(-1, 1, 1, 1)
-    assert torch.allclose(x, x0 + t4 * velocity, atol=1e-5) and bool(((t > 0) & (t < 1)).all())
+@pytest.mark.parametrize("coupling", ["ot", "sparse-ot", "w-cfm", "immiscible"])
+def test_every_coupling_trains_and_its_effective_sample_size_is_logged(tmp_path, coupling):
+    data = read_dataset("fashion:private").select(range(0, 5000, 500))
+    settings = SMALL.model_copy(update={"coupling": coupling})
+    pretrain(data, tmp_path, settings)
+    logged = json.loads((tmp_path / "state" / "flow-metrics.jsonl").read_text().splitlines()[-1])
+    assert 0 < logged["effective"] <= 1
+    with pytest.raises(BadInputError, match="coupling"):
+        pretrain(data, tmp_path, SMALL)
 
 
 def test_words_of_captions_are_one_token_and_any_text_encodes():
