@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import diffusers
 import numpy as np
 from diffusers.schedulers import AysSchedules
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fglfast.config import Settings
 from fglfast.errors import BadInputError, UsageError
@@ -21,6 +22,7 @@ SOLVERS = {
     "flow-euler": "FlowMatchEulerDiscreteScheduler",
 }
 SOLVE_FLOW = ("dpmsolver++", "unipc", "flow-euler")
+FLOW_EULER = SOLVERS["flow-euler"]
 TAKE_TIMESTEPS = ("DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
 
 
@@ -35,6 +37,7 @@ class Sampling(Settings):
         steps: solver steps.
         scheduler: the solver; "model" is the one in the model's folder.
         spacing: where the steps lie; "ays" is Align Your Steps, for Stable Diffusion.
+        timesteps: where they lie, one by one, descending; as `fglfast tune-steps` finds them. Overrules `spacing`.
         guidance_scale: 1 is unguided, and half the work.
         guidance_interval: lowest and highest noise level that is guided, as shares of the training timesteps.
     """
@@ -42,8 +45,17 @@ class Sampling(Settings):
     steps: int = Field(default=25, ge=1, le=1000)
     scheduler: SchedulerName = "model"
     spacing: Literal["model", "ays"] = "model"
+    timesteps: tuple[float, ...] | None = None
     guidance_scale: float = Field(default=2.0, ge=0.0, le=50.0)
     guidance_interval: tuple[Share, Share] = (0.0, 1.0)
+
+    @model_validator(mode="after")
+    def _one_a_step(self) -> "Sampling":
+        if self.timesteps is not None:
+            descending = all(later < earlier for earlier, later in pairwise(self.timesteps))
+            if len(self.timesteps) != self.steps or not descending or min(self.timesteps) <= 0:
+                raise ValueError(f"timesteps: give {self.steps}, descending and above 0")
+        return self
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,7 @@ class Schedule:
     scheduler: str
     config: dict[str, Any]
     steps: int
-    timesteps: tuple[int, ...] | None
+    timesteps: tuple[float, ...] | None
     guidance_scale: float
     guidance_interval: tuple[float, float]
 
@@ -76,8 +88,10 @@ class Schedule:
         """
         config = _model_config(model)
         name, config = _solver(config, sampling.scheduler)
-        timesteps = None
-        if sampling.spacing == "ays":
+        timesteps: tuple[float, ...] | None = sampling.timesteps
+        if timesteps and (name not in (*TAKE_TIMESTEPS, FLOW_EULER) or _is_dpm_flow(name, config)):
+            raise UsageError(f"{name} does not take timesteps on this model", "use flow-euler on a flow model")
+        if sampling.spacing == "ays" and not timesteps:
             if name not in TAKE_TIMESTEPS or _predicts_flow(config):
                 raise UsageError(
                     f"AYS steps do not fit {name} on this model", "use scheduler dpmsolver++ or euler on a noise model"
@@ -90,15 +104,21 @@ class Schedule:
         scheduler = getattr(diffusers, self.scheduler).from_config(self.config)
         if self.timesteps is None:
             scheduler.set_timesteps(self.steps)
+        elif self.scheduler == FLOW_EULER:
+            scheduler.set_timesteps(sigmas=[timestep / self.levels for timestep in self.timesteps])
         else:
-            scheduler.set_timesteps(timesteps=list(self.timesteps))
+            scheduler.set_timesteps(timesteps=[round(timestep) for timestep in self.timesteps])
         return scheduler
+
+    @property
+    def levels(self) -> float:
+        """Noise levels that the model was trained on: the unit of its timesteps."""
+        return float(self.config.get("num_train_timesteps", 1000))
 
     def guides(self, timestep: float) -> bool:
         """Whether the step at this timestep is guided, and so costs two rows an image."""
         low, high = self.guidance_interval
-        level = timestep / float(self.config.get("num_train_timesteps", 1000))
-        return self.guidance_scale != 1.0 and low <= level <= high
+        return self.guidance_scale != 1.0 and low <= timestep / self.levels <= high
 
     def passes(self) -> int:
         """Rows of the denoiser that one image costs."""
@@ -140,6 +160,11 @@ def _solver(config: dict[str, Any], asked: str) -> tuple[str, dict[str, Any]]:
 def _predicts_flow(config: dict[str, Any]) -> bool:
     named = str(config.get("_class_name", "")).startswith("FlowMatch")
     return named or config.get("prediction_type") == "flow_prediction"
+
+
+def _is_dpm_flow(name: str, config: dict[str, Any]) -> bool:
+    """Whether it is a diffusion solver on a flow model, which lays out its steps itself."""
+    return name != FLOW_EULER and _predicts_flow(config)
 
 
 def _is_xl(model: Path) -> bool:

@@ -92,7 +92,7 @@ def plan_synthesis(engine: Engine, merged: Merged, settings: SynthesisSettings) 
         "weights": engine.manifest.key.weights,
         "image_size": engine.manifest.key.build.image_size,
         "image_format": settings.image_format,
-        "sampling": settings.sampling.model_dump(mode="json"),
+        "sampling": settings.sampling.model_dump(mode="json", exclude_none=True),
     }
     return make_plan(merged, settings.images_per_class, settings.seed, settings.shard_size, facts)
 

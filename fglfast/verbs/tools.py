@@ -145,6 +145,36 @@ def distill(
 
 
 @verb
+def tune_steps(
+    embeddings: Annotated[str, typer.Option(help="Payload files whose prompts are drawn.")],
+    out: Annotated[Path, typer.Option(help="The recipe to write (.toml).")],
+    recipe: RecipeName = "mini",
+    model: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
+    steps: Annotated[int, typer.Option(min=1, help="To place.")] = 4,
+    grid: Annotated[int, typer.Option(min=2, help="Equal steps of the fine trajectory.")] = 60,
+    trajectories: Annotated[int, typer.Option(min=1, help="How many.")] = 64,
+    engines: Engines = DEFAULT_ENGINES,
+    as_json: AsJson = False,
+) -> None:
+    """Place a flow model's steps where its trajectories bend (BOSS), and write them into a recipe."""
+    from fglfast.distill.steps import place
+    from fglfast.files import write_atomic
+    from fglfast.merge import merge_payloads
+    from fglfast.payload import load_payload
+
+    merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
+    settings = read_recipe(recipe)
+    placed = place(open_engine(recipe, model, None, engines), merged, settings, steps, grid, trajectories)
+    changes = {"scheduler": "flow-euler", "steps": steps, "timesteps": placed.timesteps}
+    sampling = settings.sampling.model_copy(update=changes)
+    changed = settings.model_copy(update={"model": model or settings.model, "sampling": sampling})
+    write_atomic(out, changed.to_toml())
+    result = {"recipe": str(out), **placed.model_dump(mode="json")}
+    shown = ", ".join(f"{timestep:g}" for timestep in placed.timesteps)
+    tell(result, as_json, f"{out}: steps at {shown}; cost {placed.cost:.3g}, equal steps {placed.uniform_cost:.3g}")
+
+
+@verb
 def doctor(as_json: AsJson = False) -> None:
     """Try what works here: packages, devices, backends, attention kernels, training; and say what mends the rest."""
     from dataclasses import asdict

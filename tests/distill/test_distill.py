@@ -82,3 +82,20 @@ def test_the_command_makes_a_student_that_is_a_generator(payload, random_mini, t
     assert synth.exit_code == 0, synth.output
     refused = CliRunner().invoke(app, ["distill", *base, *made, *few, "--method", "rectified-diffusion"])
     assert refused.exit_code == 2 and "use reflow" in refused.output
+
+
+def test_steps_are_placed_no_worse_than_equal_ones_and_the_recipe_draws(payload, random_mini, tmp_path):
+    save_payload(payload, tmp_path / "ann.safetensors")
+    (tmp_path / "tiny.toml").write_text(
+        f'model = "{random_mini}"\nbackend = "torch"\nimage_size = 32\n[sampling]\nsteps = 2\nguidance_scale = 2.0\n'
+    )
+    base = ["--embeddings", str(tmp_path / "ann.safetensors"), "--engines", str(tmp_path / "engines")]
+    place = ["--recipe", str(tmp_path / "tiny.toml"), "--steps", "3", "--grid", "12", "--trajectories", "4", "--json"]
+    done = CliRunner().invoke(app, ["tune-steps", *base, *place, "--out", str(tmp_path / "placed.toml")])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert len(found["timesteps"]) == 3 and found["timesteps"][0] == 1000 and found["cost"] <= found["uniform_cost"]
+    draw = ["--recipe", str(tmp_path / "placed.toml"), "--images-per-class", "1", "--out", str(tmp_path / "synth")]
+    assert CliRunner().invoke(app, ["synthesize", *base, *draw]).exit_code == 0
+    uneven = CliRunner().invoke(app, ["tune-steps", *base, *place, "--grid", "10", "--out", str(tmp_path / "x.toml")])
+    assert uneven.exit_code == 2 and "multiple of 3" in uneven.output

@@ -92,3 +92,24 @@ def test_guidance_interval():
     schedule = Schedule("DDIMScheduler", {}, 10, None, 3.0, (0.2, 0.8))
     assert [schedule.guides(t) for t in (900.0, 800.0, 500.0, 200.0, 100.0)] == [False, True, True, True, False]
     assert not Schedule("DDIMScheduler", {}, 10, None, 1.0, (0.0, 1.0)).guides(500.0)
+
+
+def test_steps_may_be_placed_one_by_one(random_mini, noise_model):
+    placed = Sampling(steps=3, scheduler="flow-euler", timesteps=(1000.0, 400.0, 50.0))
+    schedule = Schedule.of_model(random_mini, placed)
+    assert schedule.start().timesteps.tolist() == pytest.approx([1000.0, 400.0, 50.0])
+    asked = []
+    solve(
+        random_mini, lambda x, t, _: asked.append(float(t[0])) or 0 * x, **placed.model_dump(exclude={"guidance_scale"})
+    )
+    assert asked == pytest.approx([1000.0, 400.0, 50.0])
+    noise = Sampling(steps=2, scheduler="euler", timesteps=(999.0, 300.0))
+    assert Schedule.of_model(noise_model, noise).start().timesteps.tolist() == [999, 300]
+    with pytest.raises(UsageError, match="does not take timesteps"):
+        Schedule.of_model(random_mini, Sampling(steps=2, timesteps=(1000.0, 500.0)))
+
+
+@pytest.mark.parametrize("timesteps", [(1000.0,), (500.0, 900.0), (900.0, 0.0)])
+def test_badly_placed_steps_are_refused(timesteps):
+    with pytest.raises(ValueError, match="give 2, descending and above 0"):
+        Sampling(steps=2, timesteps=timesteps)

@@ -1,0 +1,80 @@
+"""Place the steps of a recipe by its engine's own trajectories. Knows no training."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from fglfast.config import Settings
+from fglfast.distill.pairs import noises
+from fglfast.engine.build import Engine
+from fglfast.engine.recipe import Recipe
+from fglfast.errors import UsageError
+from fglfast.generator.solvers import uniform
+from fglfast.merge import Merged
+from fglfast.sampler.placement import place_steps, step_costs
+from fglfast.sampler.sample import Denoiser
+from fglfast.sampler.schedule import Sampling, Schedule
+from fglfast.synthesis.conditioning import Conditioning
+from fglfast.synthesis.plan import make_plan
+
+
+class Placed(Settings):
+    """Where steps lie, and what they miss.
+
+    Attributes:
+        timesteps: of the placed steps, descending.
+        cost: sum over the placed steps of the mean squared distance to the fine trajectory.
+        uniform_cost: that of equal steps.
+    """
+
+    timesteps: tuple[float, ...]
+    cost: float
+    uniform_cost: float
+
+
+def place(engine: Engine, merged: Merged, recipe: Recipe, steps: int, grid: int, trajectories: int) -> Placed:
+    """Find the best places of Euler steps for a flow model, guided as the recipe guides.
+
+    Args:
+        engine: the recipe's.
+        merged: rows of prompts.
+        recipe: whose guidance is kept.
+        steps: to place.
+        grid: equal steps of the fine trajectory; a multiple of `steps` makes the comparison with equal steps exact.
+        trajectories: how many.
+
+    Raises:
+        UsageError: the model is no flow model.
+    """
+    schedule = Schedule.of_model(engine.model, Sampling(steps=steps, scheduler="flow-euler", guidance_scale=1.0))
+    if grid % steps:
+        raise UsageError(f"a grid of {grid} does not hold {steps} equal steps", f"give a multiple of {steps}")
+    plan = make_plan(merged, -(-trajectories // max(1, len(merged.class_names))), seed=0, shard_size=4096, settings={})
+    items = plan.shard(0)[:trajectories]
+    conditioning = Conditioning(merged, engine)
+    text_BLE = conditioning.rows([item.row for item in items])
+    denoiser = _guided(engine.networks.denoise, conditioning.negative_LE, recipe.sampling.guidance_scale)
+    noise_BCHW, times = noises(0, items, engine.shapes.latent), uniform(grid)
+    costs = step_costs(denoiser, noise_BCHW, text_BLE, times, schedule.levels)
+    places, equal = place_steps(costs, steps), range(0, grid + 1, grid // steps)
+    return Placed(
+        timesteps=tuple(round(float(times[place]) * schedule.levels, 3) for place in places[:-1]),
+        cost=_total(costs, places),
+        uniform_cost=_total(costs, equal),
+    )
+
+
+def _guided(denoise: Denoiser, negative_LE: Tensor, scale: float) -> Denoiser:
+    if scale == 1.0:
+        return denoise
+
+    def guided(latents_BCHW: Tensor, timestep_B: Tensor, text_BLE: Tensor) -> Tensor:
+        free_BCHW = denoise(latents_BCHW, timestep_B, negative_LE.expand_as(text_BLE))
+        return free_BCHW + scale * (denoise(latents_BCHW, timestep_B, text_BLE) - free_BCHW)
+
+    return guided
+
+
+def _total(costs: Tensor, places: range | tuple[int, ...]) -> float:
+    return float(torch.stack([costs[j, k] for j, k in pairwise(places)]).sum())
