@@ -127,7 +127,9 @@ def arenas(result: dict[str, Any]) -> Table:
     rows: list[Sequence[str]] = []
     for line in _summaries(result):
         same = [next(each for each in lines if _place(each) == _place(line)).spread for lines in found.values()]
-        rows.append((line.title, str(line.rounds), *same, _uploaded(line), f"{line.server_seconds:.0f}"))
+        rows.append(
+            (line.title, str(line.rounds), *same, _uploaded(line), f"{line.server_seconds:.0f}" if line.sends else "")
+        )
     return ("method", "rounds", *(SKEWS[name] for name in found), "uploaded by all clients", "server s"), rows
 
 

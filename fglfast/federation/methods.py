@@ -131,23 +131,23 @@ class Contest:
 
 
 def together(runs: list[list[Row]]) -> tuple[Row, ...]:
-    """The rows of several models side by side as one: means of accuracy and time over them, sums of bytes."""
-    if len(runs) == 1:
-        return tuple(runs[0])
-    return tuple(
-        Row(
-            round=rows[0].round,
-            accuracy=float(np.mean([row.accuracy for row in rows])),
-            worst_client=min(row.worst_client for row in rows),
-            by_client=tuple(share for row in rows for share in row.by_client),
-            test_accuracy=_mean([row.test_accuracy for row in rows]),
-            bytes_down=sum(row.bytes_down for row in rows),
-            bytes_up=sum(row.bytes_up for row in rows),
-            server_seconds=round(sum(row.server_seconds for row in rows), 3),
-            client_seconds=round(sum(row.client_seconds for row in rows), 3),
-            clients=len(rows),
-        )
-        for rows in zip(*runs, strict=True)
+    """The rows of several models side by side as one: means over them, sums of bytes and time."""
+    return tuple(runs[0]) if len(runs) == 1 else tuple(_together(rows) for rows in zip(*runs, strict=True))
+
+
+def _together(rows: tuple[Row, ...]) -> Row:
+    judged = [row for row in rows if any(share is not None for share in row.by_client)] or rows
+    return Row(
+        round=rows[0].round,
+        accuracy=float(np.mean([row.accuracy for row in judged])),
+        worst_client=min(row.worst_client for row in judged),
+        by_client=tuple(share for row in rows for share in row.by_client),
+        test_accuracy=_mean([row.test_accuracy for row in rows]),
+        bytes_down=sum(row.bytes_down for row in rows),
+        bytes_up=sum(row.bytes_up for row in rows),
+        server_seconds=round(sum(row.server_seconds for row in rows), 3),
+        client_seconds=round(sum(row.client_seconds for row in rows), 3),
+        clients=len(rows),
     )
 
 

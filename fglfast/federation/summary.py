@@ -112,6 +112,6 @@ def table(arena: Arena) -> Table:
     for heading in ("rounds", "test accuracy", "uploaded", "server s"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for line in summarise(arena):
-        uploaded = f"{line.bytes_up / 1e6:,.2f} MB" if line.sends else ""
-        shown.add_row(line.title, str(line.rounds), line.spread, uploaded, f"{line.server_seconds:.0f}")
+        spent = (f"{line.bytes_up / 1e6:,.2f} MB", f"{line.server_seconds:.0f}") if line.sends else ("", "")
+        shown.add_row(line.title, str(line.rounds), line.spread, *spent)
     return shown

@@ -9,6 +9,8 @@ from fglfast.cli import app
 from fglfast.errors import UsageError
 from fglfast.federation.arena import Arena, run_experiment
 from fglfast.federation.experiment import METHODS
+from fglfast.federation.methods import together
+from fglfast.federation.rounds import Row
 from fglfast.federation.summary import summarise
 from fglfast.training.evaluate import evaluate
 
@@ -54,6 +56,14 @@ def test_local_is_the_mean_over_models_with_the_worst_beside(arena):
     local = next(result for result in arena.results if result.method == "local")
     assert local.worst_test is not None and local.worst_test <= local.test_accuracy
     assert len(local.rows[-1].by_client) == 3
+
+
+def test_a_client_without_held_out_images_counts_as_nothing():
+    none = Row(round=1, accuracy=0.0, worst_client=0.0, by_client=(None,), test_accuracy=0.1)
+    some = Row(round=1, accuracy=0.8, worst_client=0.8, by_client=(0.8,), test_accuracy=0.3)
+    (both,) = together([[none], [some]])
+    assert (both.accuracy, both.worst_client, both.by_client) == (0.8, 0.8, (None, 0.8))
+    assert both.test_accuracy == pytest.approx(0.2)
 
 
 def test_the_model_is_what_the_table_says(arena, folder, public):
