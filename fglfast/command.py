@@ -117,10 +117,9 @@ def _rows(batch_size: str | None) -> int | None:
 
 def find_model(recipe: Any, engines: Path, random_weights: bool) -> Path:
     """The model folder of a recipe, or one of its architecture with random weights."""
-    from fglfast.text import resolve_model
-
     if not random_weights:
-        return resolve_model(recipe.model, recipe.revision, recipe.mirror)
+        folder: Path = recipe.model_folder()
+        return folder
     if recipe.family is None:
         raise UsageError("this recipe names no family to draw random weights for", "use recipe sd15, sd21-base or sdxl")
     from fglfast.generator.families import random_model

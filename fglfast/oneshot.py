@@ -39,7 +39,6 @@ from fglfast.record import (
 from fglfast.report import write_report
 from fglfast.synthesis.shards import read_shard, shard_name
 from fglfast.synthesis.synthesize import SynthesisResult, SynthesisSettings, synthesize
-from fglfast.text import resolve_model
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
 from fglfast.training.settings import TrainResult, TrainSettings
@@ -92,7 +91,7 @@ def run_one_shot(settings: OneShot, out: Path) -> tuple[RunRecord, Path]:
     """
     out.mkdir(parents=True, exist_ok=True)
     stages, recipe = Stages(), find_recipe(settings.recipe)
-    model = resolve_model(recipe.model, recipe.revision, recipe.mirror)
+    model = recipe.model_folder()
     private, test = read_dataset(settings.private), read_dataset(settings.test)
     with stages.stage("embed", f"{settings.clients} clients, Dirichlet beta {settings.beta:g}") as facts:
         clients = _embed_clients(private, settings, model, out / "clients")

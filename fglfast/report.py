@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,12 @@ def _view(record: RunRecord, synthetic: Samples, real: Samples) -> dict[str, Any
         "upload_ratio": record.model_bytes / upload if upload else 0,
         "stages": [(stage, stage.seconds / seconds if seconds else 0) for stage in record.stages],
         "clients": record.clients[:MOST_ROWS],
-        "colours": [f"hsl({(index * HUES) % 360:.0f} 55% 55%)" for index in range(len(record.class_names))],
+        "colours": colours(len(record.class_names)),
         "grids": [
             (name, _sprite(synthetic.get(name, ())), _sprite(real.get(name, ())))
             for name in record.class_names[:MOST_ROWS]
         ],
-        "curve": _curve(record),
+        "curve": svg(partial(_curve, record)) if record.history else "",
         "per_class": sorted(evaluation.per_class, key=lambda entry: (entry.accuracy is None, entry.accuracy))[
             :MOST_ROWS
         ],
@@ -79,27 +80,35 @@ def _sprite(images: Sequence[NDArray[np.uint8]]) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _curve(record: RunRecord) -> str:
-    """Training loss and synthetic validation accuracy by epoch, as a data URI of an SVG."""
-    if not record.history:
-        return ""
-    epochs = [row.epoch for row in record.history]
+def colours(count: int) -> list[str]:
+    """Of classes, neighbours far apart, as CSS."""
+    return [f"hsl({(index * HUES) % 360:.0f} 55% 55%)" for index in range(count)]
+
+
+def svg(draw: Callable[[], Figure]) -> str:
+    """What a function draws, as a data URI of an SVG; the same figure gives the same bytes."""
     with mpl.rc_context({"svg.hashsalt": "fglfast", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(7, 2.6), layout="constrained")
-        left = figure.subplots()
-        left.plot(epochs, [row.train_loss for row in record.history], color="#8a8f98")
-        left.set_xlabel("epoch")
-        left.set_ylabel("training loss", color="#6b7078")
-        scored = [(row.epoch, row.val_accuracy) for row in record.history if row.val_accuracy is not None]
-        if scored:
-            right = left.twinx()
-            right.plot(*zip(*scored, strict=True), color="#2f6fde")
-            right.set_ylabel("accuracy, held-out synthetic", color="#2f6fde")
-        for axis in figure.axes:
-            axis.spines["top"].set_visible(False)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        draw().savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _curve(record: RunRecord) -> Figure:
+    """Training loss and synthetic validation accuracy by epoch."""
+    epochs = [row.epoch for row in record.history]
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    left = figure.subplots()
+    left.plot(epochs, [row.train_loss for row in record.history], color="#8a8f98")
+    left.set_xlabel("epoch")
+    left.set_ylabel("training loss", color="#6b7078")
+    scored = [(row.epoch, row.val_accuracy) for row in record.history if row.val_accuracy is not None]
+    if scored:
+        right = left.twinx()
+        right.plot(*zip(*scored, strict=True), color="#2f6fde")
+        right.set_ylabel("accuracy, held-out synthetic", color="#2f6fde")
+    for axis in figure.axes:
+        axis.spines["top"].set_visible(False)
+    return figure
 
 
 def _largest_confusions(record: RunRecord) -> list[tuple[str, str, int]]:

@@ -9,6 +9,7 @@ from pydantic import Field
 from fglfast.config import Settings
 from fglfast.errors import BadInputError
 from fglfast.sampler.schedule import Sampling
+from fglfast.text import resolve_model
 
 BackendName = Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "tensorrt"]
 
@@ -39,6 +40,14 @@ class Recipe(Settings):
     unet_batch: int = Field(default=32, ge=2, le=4096)
     vae_batch: int = Field(default=16, ge=1, le=4096)
     sampling: Sampling = Sampling()
+
+    def model_folder(self) -> Path:
+        """Where the model is, fetched if need be.
+
+        Raises:
+            BadInputError: it cannot be had.
+        """
+        return resolve_model(self.model, self.revision, self.mirror)
 
 
 def find_recipe(name: str) -> Recipe:

@@ -36,6 +36,11 @@ class Arena(Settings):
     machine: dict[str, str]
     versions: dict[str, str]
 
+    def by_method(self) -> dict[Method, list[Result]]:
+        """The results of each method, a seed after the other."""
+        methods = self.experiment.methods
+        return {method: [result for result in self.results if result.method == method] for method in methods}
+
 
 def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
     """Run every method with every seed; whatever is finished in `out` is read, not run.

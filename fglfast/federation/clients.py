@@ -109,5 +109,4 @@ def _standing(data: str, name: str, model: str, out: str) -> Client:
 
 
 def _generator(experiment: Experiment) -> Path:
-    recipe = find_recipe(experiment.recipe)
-    return resolve_model(recipe.model, recipe.revision, recipe.mirror)
+    return find_recipe(experiment.recipe).model_folder()

@@ -18,7 +18,7 @@ from fglfast.dataset import read_dataset
 from fglfast.federation import wire
 from fglfast.federation.experiment import Experiment, Method
 from fglfast.federation.local import ClientImages, count_right
-from fglfast.federation.oneshot import MODEL, Shot, fine_tune, one_shot
+from fglfast.federation.oneshot import MODEL, fine_tune, one_shot
 from fglfast.federation.rounds import Federation, Plan, Row
 from fglfast.federation.wire import Weights
 from fglfast.files import write_atomic
@@ -60,6 +60,7 @@ class Contest:
 
     def __init__(self, experiment: Experiment, seed: int, out: Path, engines: Path, grids: Grids) -> None:
         self.experiment, self.seed, self.out, self.engines, self.grids = experiment, seed, out, engines, grids
+        self.shot = out / "one-shot"
         test = read_dataset(experiment.test)
         self.class_names = test.class_names
         self.test_images = ClientImages.prepare(test, experiment.image_size, 0.0, seed=0)
@@ -103,31 +104,30 @@ class Contest:
         federation, rounds = self._federation(grid), self.experiment.rounds
         if not method.startswith("fgl"):
             plan = Plan(method, rounds.fedavg, rounds.proximal_mu if method == "fedprox" else 0.0)
-            return federation.run(plan, self.fresh, federation.judge(self.fresh, 0, milestone=False), folder)
-        shot, first = self._first_shot(federation, grid)
+            return federation.run(plan, self.fresh, folder)
+        weights, first = self._first_shot(federation, grid)
         if method == "fgl":
-            return shot.weights, [first]
-        tune = partial(self._tuned, shot.synthetic, folder) if method == "fgl-rounds-finetune" else None
-        return federation.run(Plan(method, rounds.fgl, fine_tune=tune), shot.weights, first, folder)
+            return weights, [first]
+        tune = partial(self._tuned, folder) if method == "fgl-rounds-finetune" else None
+        return federation.run(Plan(method, rounds.fgl, fine_tune=tune), weights, folder, first)
 
-    def _first_shot(self, federation: Federation, grid: wire.CountedGrid) -> tuple[Shot, Row]:
+    def _first_shot(self, federation: Federation, grid: wire.CountedGrid) -> tuple[Weights, Row]:
         """The one-shot model and its row, made once for all methods that begin with it."""
-        folder, path = self.out / "one-shot", self.out / "one-shot" / "row.json"
-        shot = one_shot(grid, self.experiment, self.class_names, self.seed, folder, self.engines)
-        if path.exists():
-            return shot, Row.model_validate_json(path.read_bytes())
-        spent = {
-            "bytes_down": shot.collected.bytes_down,
-            "bytes_up": shot.collected.bytes_up,
-            "client_seconds": shot.collected.seconds,
-            "server_seconds": round(shot.seconds, 3),
-        }
-        row = federation.judge(shot.weights, 0, milestone=True).model_copy(update=spent)
-        write_atomic(path, row.model_dump_json(indent=1) + "\n")
-        return shot, row
+        path = self.shot / "row.json"
+        if not path.exists():
+            made = one_shot(grid, self.experiment, self.class_names, self.seed, self.shot, self.engines)
+            spent = {
+                "bytes_down": made.collected.bytes_down,
+                "bytes_up": made.collected.bytes_up,
+                "client_seconds": made.collected.seconds,
+                "server_seconds": round(made.seconds, 3),
+            }
+            row = federation.judge(made.weights, 0, milestone=True).model_copy(update=spent)
+            write_atomic(path, row.model_dump_json(indent=1) + "\n")
+        return load_file(self.shot / "model" / MODEL), Row.model_validate_json(path.read_bytes())
 
-    def _tuned(self, synthetic: Path, folder: Path, weights: Weights, number: int) -> Weights:
-        return fine_tune(weights, synthetic, self.experiment, self.seed + number, folder / "tune")
+    def _tuned(self, folder: Path, weights: Weights, number: int) -> Weights:
+        return fine_tune(weights, self.shot / "synthetic", self.experiment, self.seed + number, folder / "tune")
 
 
 def together(runs: list[list[Row]]) -> tuple[Row, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from flwr.app import Message
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from fglfast.config import Settings
 from fglfast.console import note
@@ -22,8 +22,9 @@ from fglfast.files import write_atomic
 from fglfast.merge import merge_payloads
 from fglfast.payload import PayloadHeader, load_payload
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
-from fglfast.text import resolve_model, text_fingerprint
+from fglfast.text import text_fingerprint
 from fglfast.training.launch import train
+from fglfast.training.model import write_weights
 
 T = TypeVar("T")
 MODEL = "model.safetensors"
@@ -43,13 +44,11 @@ class Shot:
 
     Attributes:
         weights: of the global model.
-        synthetic: folder of the synthetic images.
         collected: what the clients were asked and took.
         seconds: of the server: engine, synthesis and training, each as long as its last, uninterrupted call took.
     """
 
     weights: Weights
-    synthetic: Path
     collected: Collected
     seconds: float
 
@@ -63,7 +62,7 @@ def one_shot(
         FglError: too few clients sent a sound payload, or a stage failed.
     """
     recipe = find_recipe(experiment.recipe)
-    model = resolve_model(recipe.model, recipe.revision, recipe.mirror)
+    model = recipe.model_folder()
     payloads, collected = collect_payloads(grid, experiment, class_names, model, folder / "clients")
     merged = merge_payloads(load_payload(path) for path in payloads)
     asked = SynthesisSettings(images_per_class=experiment.images_per_class, seed=seed, sampling=recipe.sampling)
@@ -74,14 +73,14 @@ def one_shot(
     trained, training = _timed(
         folder / "training.seconds", lambda: train(folder / "synthetic", folder / "model", settings, "auto")
     )
-    return Shot(load_file(trained.model / MODEL), folder / "synthetic", collected, building + drawing + training)
+    return Shot(load_file(trained.model / MODEL), collected, building + drawing + training)
 
 
 def fine_tune(weights: Weights, synthetic: Path, experiment: Experiment, seed: int, folder: Path) -> Weights:
     """Train an average further on the synthetic images; `folder` is the work's own and is removed."""
     folder.mkdir(parents=True, exist_ok=True)
     initial = folder.with_name(f"{folder.name}.safetensors")
-    write_atomic(initial, save({name: tensor.contiguous() for name, tensor in weights.items()}))
+    write_weights(weights, initial)
     rounds = experiment.rounds
     changes = {"seed": seed, "initial": initial, "epochs": rounds.fine_tune_epochs}
     changes |= {"learning_rate": rounds.fine_tune_rate, "warmup_share": 0.0}
@@ -111,15 +110,14 @@ def collect_payloads(
     for reply in grid.ask(wire.PAYLOAD, asked):
         node, path = reply.metadata.src_node_id, folder / f"{reply.metadata.src_node_id:020d}.safetensors"
         try:
-            header = _keep(reply, path)
+            header = _keep(reply, path, encoder)
         except BadInputError as error:
             note(f"client {node}: payload refused: {error.message}")
         else:
-            sound = (header.class_names, header.text_encoder) == (class_names, encoder) and header.client not in kept
-            if sound:
+            if header.class_names == class_names and header.client not in kept:
                 kept[header.client] = path
                 continue
-            note(f"client {node}: payload refused: its classes, its text encoder or its name do not fit the others'")
+            note(f"client {node}: payload refused: its classes or its name do not fit the others'")
         path.unlink(missing_ok=True)
     if len(kept) < grid.least:
         raise FglError(f"{len(kept)} sound payloads, {grid.least} are needed", "see what was refused above")
@@ -129,7 +127,7 @@ def collect_payloads(
     return sorted(kept.values()), collected
 
 
-def _keep(reply: Message, path: Path) -> PayloadHeader:
+def _keep(reply: Message, path: Path, text_encoder: str) -> PayloadHeader:
     """Write a client's payload and read it as what a stranger wrote.
 
     Raises:
@@ -140,7 +138,7 @@ def _keep(reply: Message, path: Path) -> PayloadHeader:
     if not isinstance(content, bytes):
         raise BadInputError("there is none", "ask the client")
     write_atomic(path, content)
-    return load_payload(path).header
+    return load_payload(path, text_encoder=text_encoder).header
 
 
 def _timed(file: Path, stage: Callable[[], T]) -> tuple[T, float]:

@@ -1,22 +1,19 @@
 """The arena's record as one self-contained HTML page. Knows no method and no measurement."""
 
-import base64
-import io
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from fglfast.federation.arena import Arena
-from fglfast.federation.experiment import Method
-from fglfast.federation.methods import Result
+from fglfast.federation.experiment import FEDERATED
 from fglfast.federation.rounds import Row
 from fglfast.federation.summary import TITLES, summarise
 from fglfast.files import write_atomic
-from fglfast.report import HUES, render
+from fglfast.report import colours, render, svg
 
 AXES: tuple[tuple[str, Callable[[Row], float], bool], ...] = (
     ("round", lambda row: row.round, False),
@@ -31,11 +28,11 @@ def write_page(arena: Arena, out: Path) -> None:
     view: dict[str, Any] = {
         "arena": arena,
         "summaries": summarise(arena),
-        "curves": [_svg(arena, *axis) for axis in AXES],
+        "curves": [svg(partial(draw, arena, *axis)) for axis in AXES],
         "images": next(iter(arena.images.values()))[:MOST_CLIENTS],
-        "by_client": {TITLES[method]: found[0].rows[-1].by_client for method, found in _by_method(arena).items()},
+        "by_client": {TITLES[method]: found[0].rows[-1].by_client for method, found in arena.by_method().items()},
         "delivery": max(result.model_bytes for result in arena.results) * len(next(iter(arena.images.values()))),
-        "colours": [f"hsl({(index * HUES) % 360:.0f} 55% 55%)" for index in range(len(arena.class_names))],
+        "colours": colours(len(arena.class_names)),
     }
     view["by_client"].pop(TITLES["centralized"], None)  # one client that holds everything
     write_atomic(out, render("arena.html.j2", view))
@@ -52,8 +49,8 @@ def draw(arena: Arena, name: str, value: Callable[[Row], float], spends: bool) -
     """
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axis = figure.subplots()
-    for index, (method, results) in enumerate(_by_method(arena).items()):
-        if spends and method in ("centralized", "local"):
+    for index, (method, results) in enumerate(arena.by_method().items()):
+        if spends and method not in FEDERATED:
             continue
         points = [_point(rows, value) for rows in zip(*(result.rows for result in results), strict=True)]
         points = [point for point in points if not spends or point[0] > 0]
@@ -68,19 +65,6 @@ def draw(arena: Arena, name: str, value: Callable[[Row], float], spends: bool) -
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
-
-
-def _svg(arena: Arena, name: str, value: Callable[[Row], float], spends: bool) -> str:
-    """The same as a data URI."""
-    with mpl.rc_context({"svg.hashsalt": "fglfast", "svg.fonttype": "none", "font.size": 9}):
-        buffer = io.BytesIO()
-        draw(arena, name, value, spends).savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _by_method(arena: Arena) -> dict[Method, list[Result]]:
-    methods = arena.experiment.methods
-    return {method: [result for result in arena.results if result.method == method] for method in methods}
 
 
 def _point(rows: Sequence[Row], value: Callable[[Row], float]) -> tuple[float, float, float, float]:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from flwr.app import Message
 from flwr.serverapp.strategy import FedAvg
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from fglfast.config import Settings
@@ -18,6 +17,7 @@ from fglfast.federation import wire
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.wire import Weights
 from fglfast.files import write_atomic
+from fglfast.training.model import write_weights
 
 
 class Row(Settings):
@@ -90,9 +90,10 @@ class Federation:
         self.model, self.test = model, test
         self.average = FedAvg()
 
-    def run(self, plan: Plan, weights: Weights, before: Row, folder: Path) -> tuple[Weights, list[Row]]:
-        """All rounds of a method, from some weights; rows begin with `before`."""
-        rows, weights = _restored(folder, [before], weights)
+    def run(self, plan: Plan, weights: Weights, folder: Path, before: Row | None = None) -> tuple[Weights, list[Row]]:
+        """All rounds of a method, from some weights; rows begin with `before`, or with what clients say of those."""
+        restored = _restored(folder)
+        rows, weights = restored or ([before or self.judge(weights, 0, milestone=False)], weights)
         with Progress(plan.name, total=plan.rounds, start=len(rows) - 1, unit="round") as progress:
             for number in range(len(rows), plan.rounds + 1):
                 weights, row = self._round(plan, weights, rows[-1], number)
@@ -167,20 +168,16 @@ class Federation:
 
 def _save(folder: Path, weights: Weights, rows: list[Row]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / f"weights-{rows[-1].round:04d}.safetensors", save(_contiguous(weights)))
+    write_weights(weights, folder / f"weights-{rows[-1].round:04d}.safetensors")
     write_atomic(folder / "rounds.json", json.dumps([row.model_dump(mode="json") for row in rows], indent=1) + "\n")
     for old in folder.glob("weights-*.safetensors"):
         if old.name != f"weights-{rows[-1].round:04d}.safetensors":
             old.unlink()
 
 
-def _restored(folder: Path, rows: list[Row], weights: Weights) -> tuple[list[Row], Weights]:
-    """Rows and weights of the last round that was saved, or those to begin with."""
+def _restored(folder: Path) -> tuple[list[Row], Weights] | None:
+    """Rows until the last round that was saved, and its weights."""
     if not (folder / "rounds.json").exists():
-        return rows, weights
+        return None
     rows = [Row.model_validate(row) for row in json.loads((folder / "rounds.json").read_text(encoding="utf-8"))]
     return rows, load_file(folder / f"weights-{rows[-1].round:04d}.safetensors")
-
-
-def _contiguous(weights: Weights) -> Weights:
-    return {name: torch.as_tensor(tensor).contiguous() for name, tensor in weights.items()}

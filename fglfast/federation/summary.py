@@ -8,7 +8,7 @@ from rich.table import Table
 
 from fglfast.config import Settings
 from fglfast.federation.arena import Arena
-from fglfast.federation.experiment import Method
+from fglfast.federation.experiment import FEDERATED, Method
 from fglfast.federation.methods import Result
 from fglfast.federation.rounds import Row
 
@@ -60,7 +60,7 @@ class Summary(Settings):
     @property
     def sends(self) -> bool:
         """Whether clients and a server exchange anything."""
-        return self.method not in ("centralized", "local")
+        return self.method in FEDERATED
 
     @property
     def spread(self) -> str:
@@ -71,8 +71,7 @@ class Summary(Settings):
 def summarise(arena: Arena) -> list[Summary]:
     """All methods, in order, at every round whose test accuracy is known."""
     found = []
-    for method in arena.experiment.methods:
-        results = [result for result in arena.results if result.method == method]
+    for method, results in arena.by_method().items():
         last = results[0].rows[-1].round
         for number in sorted({row.round for row in results[0].rows if row.test_accuracy is not None}):
             if method.startswith("fgl-rounds") and number == 0:

@@ -1,12 +1,12 @@
 """The global model: build one from a name or a config file, save it for plain transformers. Knows no data."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel, ResNetConfig
 
 from fglfast.errors import BadInputError, UsageError
@@ -35,8 +35,7 @@ def build_model(arch: str, class_names: Sequence[str]) -> PreTrainedModel:
     else:
         config = _config_from_file(Path(arch), labels)
     try:
-        build: Any = AutoModelForImageClassification.from_config
-        model: PreTrainedModel = build(config, trust_remote_code=False)
+        model = _from_config(config)
     except Exception as error:  # whatever the config's own model raises at sizes that do not fit together
         message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"no image classifier can be built from {arch}: {message}") from error
@@ -51,11 +50,14 @@ def model_of_config(text: str) -> PreTrainedModel:
     """
     try:
         content = json.loads(text)
-        config = AutoConfig.for_model(content.pop("model_type"), **content)
-        build: Any = AutoModelForImageClassification.from_config
-        model: PreTrainedModel = build(config, trust_remote_code=False)
+        return _from_config(AutoConfig.for_model(content.pop("model_type"), **content))
     except Exception as error:  # transformers validates each config in its own way
         raise BadInputError(f"the global model's config is refused: {error}", "ask who sent it") from error
+
+
+def _from_config(config: Any) -> PreTrainedModel:
+    build: Any = AutoModelForImageClassification.from_config
+    model: PreTrainedModel = build(config, trust_remote_code=False)
     return model
 
 
@@ -86,8 +88,13 @@ def save_model(model: PreTrainedModel, folder: Path, image_size: int) -> None:
     model.config.architectures = [type(model).__name__]
     write_atomic(folder / "config.json", model.config.to_json_string())
     write_atomic(folder / "preprocessor_config.json", json.dumps(processor_config(image_size), indent=2) + "\n")
-    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    write_atomic(folder / "model.safetensors", safetensors.torch.save(weights, metadata={"format": "pt"}))
+    write_weights(model.state_dict(), folder / "model.safetensors")
+
+
+def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights by name, whole or not at all, as transformers reads them."""
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    write_atomic(path, safetensors.torch.save(copies, metadata={"format": "pt"}))
 
 
 def processor_config(image_size: int) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def start(made):
 
 
 def run(made, folder, plan=Plan("fedavg", 3)):  # noqa: B008 (a frozen plan)
-    return made.run(plan, start(made), made.judge(start(made), 0, milestone=False), folder)
+    return made.run(plan, start(made), folder)
 
 
 def test_clients_count_by_their_images(federation, tmp_path):
