@@ -17,8 +17,10 @@ from fglfast.files import finished_folder, write_atomic
 from fglfast.generator.fitting import FitSettings
 from fglfast.generator.solvers import straightness
 from fglfast.generator.student import HeldPairs, Method, Task, check_method, fit_student
+from fglfast.generator.transport import fit_transport
 from fglfast.merge import Merged
 from fglfast.sampler.schedule import Sampling, Schedule
+from fglfast.synthesis.conditioning import negative_text
 
 JUDGED = 64  # trajectories whose straightness is measured
 
@@ -27,8 +29,9 @@ class DistillSettings(Settings):
     """How a student is made.
 
     Attributes:
-        method: reflow for flow models, rectified-diffusion for those that predict noise, data or v.
-        steps: of the student; it is trained at their times only. None for all times.
+        method: reflow for flow models, mdt for one or two steps of them; rectified-diffusion for models that predict
+            noise, data or v.
+        steps: of the student; it is trained at their times only. mdt, and None, train at all times.
         teacher: how the teacher samples; its guidance is what the student learns to do without.
         pairs_per_class: drawn by the teacher.
         fit: of the student's network.
@@ -84,7 +87,11 @@ def distill(engine: Engine, merged: Merged, settings: DistillSettings, out: Path
     drawn = draw_pairs(engine, merged, settings.pairs_per_class, settings.seed, settings.teacher, out / "pairs")
     pairs = read_pairs(drawn, merged, engine.shapes.latent)
     before = _straightness(unet, task, pairs)
-    fit_student(unet, task, pairs, settings.fit, _state(out), _moments(engine.model, settings.steps))
+    if settings.method == "mdt":
+        scale = settings.teacher.guidance_scale
+        fit_transport(unet, task, pairs, settings.fit, _state(out), negative_text(engine).cpu(), scale)
+    else:
+        fit_student(unet, task, pairs, settings.fit, _state(out), _moments(engine.model, settings.steps))
     found = Distilled(
         settings=settings,
         teacher=engine.key,

@@ -118,13 +118,13 @@ def _times(count: int, moments: tuple[float, ...], generator: torch.Generator) -
     return torch.tensor(moments)[torch.randint(len(moments), (count,), generator=generator)]
 
 
-Method = Literal["reflow", "rectified-diffusion"]
+Method = Literal["reflow", "rectified-diffusion", "mdt"]
 
 
 def check_method(method: Method, task: Task) -> str | None:
     """Why a method does not fit a teacher, or None."""
-    if (method == "reflow") != (task.kind == "velocity"):
-        wanted = "rectified-diffusion" if method == "reflow" else "reflow"
+    if (method == "rectified-diffusion") == (task.kind == "velocity"):
+        wanted = "reflow or mdt" if task.kind == "velocity" else "rectified-diffusion"
         return f"{method} is not for a model that predicts {task.kind}; use {wanted}"
     return None
 

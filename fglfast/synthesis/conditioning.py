@@ -24,7 +24,7 @@ class Conditioning:
     def __init__(self, merged: Merged, engine: Engine) -> None:
         _check_fit(merged, engine)
         self.merged, self.networks = merged, engine.networks
-        self.negative_LE = self.networks.project(_negative(engine)[None])[0]
+        self.negative_LE = self.networks.project(negative_text(engine)[None])[0]
 
     def rows(self, rows: Sequence[int]) -> Tensor:
         """Projected text [B,L,E] of payload rows; what is equal is projected once."""
@@ -38,7 +38,7 @@ class Conditioning:
         return text_ULE[torch.from_numpy(inverse).to(text_ULE.device)]
 
 
-def _negative(engine: Engine) -> Tensor:
+def negative_text(engine: Engine) -> Tensor:
     """Embedding [L,D] of the model's negative prompt; zeros for an empty one where the model was trained so (SDXL)."""
     prompt = load_prompts(engine.model).negative
     index = json.loads((engine.model / "model_index.json").read_text(encoding="utf-8"))

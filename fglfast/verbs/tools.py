@@ -106,7 +106,8 @@ def distill(
     recipe: RecipeName = "mini",
     teacher: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
     method: Annotated[
-        Literal["reflow", "rectified-diffusion"], typer.Option(help="For flow models; for noise, data or v models.")
+        Literal["reflow", "rectified-diffusion", "mdt"],
+        typer.Option(help="reflow or, for 1-2 steps, mdt: flow models. rectified-diffusion: noise, data or v models."),
     ] = "reflow",
     steps: Annotated[int, typer.Option(min=1, help="Of the student.")] = 4,
     teacher_steps: Annotated[

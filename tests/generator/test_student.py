@@ -119,4 +119,5 @@ def test_a_method_that_does_not_fit_is_refused():
     noise = Task.of_scheduler(dict(DDIMScheduler().config))
     assert check_method("reflow", FLOW) is None and check_method("rectified-diffusion", noise) is None
     assert "use rectified-diffusion" in check_method("reflow", noise)
-    assert "use reflow" in check_method("rectified-diffusion", FLOW)
+    assert "use reflow or mdt" in check_method("rectified-diffusion", FLOW) and check_method("mdt", FLOW) is None
+    assert "use rectified-diffusion" in check_method("mdt", noise)
