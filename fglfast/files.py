@@ -1,15 +1,16 @@
 """Files that are whole or not there: write under a temporary name, sync, rename. Knows no format."""
 
 import fcntl
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from fglfast.errors import FglError
+from fglfast.errors import BadInputError, FglError
 
 
 @contextmanager
@@ -30,6 +31,24 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def claim(path: Path, facts: Mapping[str, object], what: str) -> None:
+    """Write down what a folder is begun for; refuse one that was begun for something else.
+
+    Args:
+        path: the file that says it.
+        facts: what must not change from one call to the next; JSON.
+        what: what the folder would hold, for people.
+
+    Raises:
+        BadInputError: other facts stand there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(facts, indent=2) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise BadInputError(f"{path.parent}: holds {what}", "give another --out")
+    write_atomic(path, text)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -4,17 +4,23 @@ import hashlib
 import json
 import os
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from fglfast.config import Settings, first_problem
 from fglfast.errors import BadInputError
 
+T = TypeVar("T", bound=Settings)
 BUNDLED = "mini"
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae", "scheduler", "tokenizer", "tokenizer_2")
-WANTED = ("model_index.json", "prompts.json", *(f"{part}/*.{end}" for part in PARTS for end in ("json", "txt")))
-WEIGHTS = tuple(f"{part}/*.safetensors" for part in PARTS)
+BLOCKS = "blocks.json"
+FURTHER = "unet_*"  # folders of the UNets after the first, from unet_2 on
+_SETTINGS = tuple(f"{part}/*.{end}" for part in (*PARTS, FURTHER) for end in ("json", "txt"))
+WANTED = ("model_index.json", "prompts.json", BLOCKS, *_SETTINGS)
+WEIGHTS = tuple(f"{part}/*.safetensors" for part in (*PARTS, FURTHER))
 OTHER_WEIGHTS = ("*.fp16*", "*.bf16*", "*non_ema*", "*openvino*")  # further copies of the same weights
 
 
@@ -24,6 +30,27 @@ class Prompts(Settings):
     class_level: str = "{label}, real world images, high resolution"
     instance_level: str = "{label}, {caption}, real world images, high resolution."
     negative: str = "low quality, low resolution"
+
+
+class Blocks(Settings):
+    """`blocks.json` of a model whose UNets share time between them (blockwise flow matching, arXiv 2510.21167).
+
+    Attributes:
+        boundaries: timesteps at which a UNet hands over to the next, descending; one less than UNets.
+    """
+
+    boundaries: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _descend(self) -> "Blocks":
+        if any(later >= earlier for earlier, later in pairwise(self.boundaries)):
+            raise ValueError("boundaries: give descending timesteps")
+        return self
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Of the UNets, first the one that sees the noise."""
+        return ("unet", *(f"unet_{number + 2}" for number in range(len(self.boundaries))))
 
 
 def resolve_model(name: str, revision: str | None = None, mirror: str | None = None) -> Path:
@@ -49,11 +76,19 @@ def resolve_model(name: str, revision: str | None = None, mirror: str | None = N
 
 def load_prompts(folder: Path) -> Prompts:
     """The prompt templates of a model folder."""
-    path = folder / "prompts.json"
+    return _optional(folder / "prompts.json", Prompts)
+
+
+def load_blocks(folder: Path) -> Blocks:
+    """How the UNets of a model folder share time; most have one for all of it."""
+    return _optional(folder / BLOCKS, Blocks)
+
+
+def _optional(path: Path, kind: type[T]) -> T:
     if not path.exists():
-        return Prompts()
+        return kind()
     try:
-        return Prompts.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise BadInputError(f"{path}: {first_problem(error)}", "mend the key it names") from error
 
@@ -81,7 +116,7 @@ def _complete(folder: Path) -> Path:
         raise BadInputError(
             f"{folder}: not a diffusers directory (no model_index.json)", "give a complete model folder"
         )
-    for part in ("unet", "vae", "text_encoder"):
+    for part in (*load_blocks(folder).folders, "vae", "text_encoder"):
         if not list((folder / part).glob("*.safetensors")):
             raise BadInputError(
                 f"{folder / part}: no safetensors weights", "only safetensors are read; convert the model"

@@ -9,13 +9,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fglfast.bench.records import Operations
 from fglfast.engine.export import DECODER, PROJECTION, UNET, example_inputs
-from fglfast.generator.load import DecoderPart, Shapes, blank_networks, split_unet
+from fglfast.generator.load import DecoderPart, Shapes, blank_networks, segment, split_unets
 from fglfast.sampler.schedule import Schedule
 from fglfast.training.model import build_model
 
 
 def count_operations(model: Path, shapes: Shapes, schedule: Schedule) -> Operations:
-    """Operations of one row of the UNet, of the decoder, and of one image.
+    """Operations of one row of the UNet (at timestep 500, where one is measured), of the decoder, and of one image.
 
     The modules are built on torch's meta device: no weights, no arithmetic. There attention is made of matrix
     products, which the counter sees; the CPU's fused attention it counts as nothing (torch 2.13).
@@ -26,12 +26,15 @@ def count_operations(model: Path, shapes: Shapes, schedule: Schedule) -> Operati
         schedule: how often the UNet is called.
     """
     inputs = {name: tuple(tensors.values()) for name, tensors in example_inputs(shapes, 1).items()}
-    unet, vae = blank_networks(model)
-    part, projection = split_unet(unet, vae)
+    unets, vae = blank_networks(model)
+    parts, projection = split_unets(unets, vae)
     # As the plain model has them in its UNet: keys and values of the text are counted at every step.
-    row = count(part, *inputs[UNET]) + count(projection, *inputs[PROJECTION])
+    text = count(projection, *inputs[PROJECTION]) // len(parts)
+    row = [count(part, *inputs[UNET]) + text for part in parts]
     decoded = count(DecoderPart(vae), *inputs[DECODER])
-    return Operations(unet=row, decoder=decoded, image=schedule.passes() * row + decoded)
+    steps = sum(rows * row[segment(timestep, shapes.boundaries)] for timestep, rows in schedule.rows())
+    measured = segment(float(inputs[UNET][1]), shapes.boundaries)
+    return Operations(unet=row[measured], decoder=decoded, image=steps + decoded)
 
 
 @torch.no_grad()

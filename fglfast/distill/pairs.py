@@ -3,7 +3,6 @@
 A pair is an image of a synthesis plan before it is decoded: its noise follows from its identity and is not stored.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +13,7 @@ from torch import Tensor
 
 from fglfast.console import Progress
 from fglfast.engine.build import Engine
-from fglfast.errors import BadInputError
-from fglfast.files import write_atomic
+from fglfast.files import claim, write_atomic
 from fglfast.generator.student import HeldPairs
 from fglfast.merge import Merged
 from fglfast.sampler.sample import sample
@@ -55,7 +53,7 @@ def draw_pairs(engine: Engine, merged: Merged, per_class: int, seed: int, sampli
     """
     facts: dict[str, object] = {"engine": engine.key, "sampling": sampling.model_dump(mode="json")}
     plan = make_plan(merged, per_class, seed, SHARD, facts)
-    _claim(out, plan)
+    claim(out / "pairs.json", {"plan": plan.digest(), "pairs": plan.images}, "pairs of another teacher or plan")
     conditioning, schedule = Conditioning(merged, engine), Schedule.of_model(engine.model, sampling)
     missing = [number for number in range(plan.shards) if not shard_path(out, number).exists()]
     begun = plan.images - sum(plan.size(number) for number in missing)
@@ -92,11 +90,3 @@ def noises(seed: int, items: list[Item], latent: tuple[int, int, int]) -> Tensor
 def shard_path(folder: Path, number: int) -> Path:
     """Where a shard is."""
     return folder / f"pairs-{number:06d}.safetensors"
-
-
-def _claim(out: Path, plan: Plan) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "pairs.json"
-    if file.exists() and json.loads(file.read_text(encoding="utf-8"))["plan"] != plan.digest():
-        raise BadInputError(f"{out}: holds pairs of another teacher or plan", "give another --out")
-    write_atomic(file, json.dumps({"plan": plan.digest(), "pairs": plan.images}) + "\n")

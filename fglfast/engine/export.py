@@ -1,4 +1,4 @@
-"""A generator's four networks to ONNX, only the batch dynamic. Knows nothing of who runs them.
+"""A generator's networks to ONNX, only the batch dynamic. Knows nothing of who runs them.
 
 What runs them chooses a `Route`, by what it fuses (ONNX Runtime 1.31, PyTorch 2.13; UNets of sd15, sd21-base, sdxl):
 
@@ -32,6 +32,12 @@ EXPORT_BATCH = 2  # the exporter fixes sizes of 0 and 1
 TEXT, PROJECTION, UNET, DECODER = "text_encoder.onnx", "text_projection.onnx", "unet.onnx", "vae_decoder.onnx"
 
 
+def unet_names(shapes: Shapes) -> tuple[str, ...]:
+    """Files of the UNets by time, most often one."""
+    stem, suffix = UNET.split(".")
+    return (UNET, *(f"{stem}_{number + 2}.{suffix}" for number in range(len(shapes.boundaries))))
+
+
 class Route(Settings):
     """How networks become ONNX; exports by two routes lie in two folders.
 
@@ -52,20 +58,18 @@ class Route(Settings):
 def example_inputs(shapes: Shapes, batch: int) -> dict[str, dict[str, Tensor]]:
     """Example inputs of each network by file name: what it is exported, compiled and warmed with."""
     latents = torch.zeros(batch, *shapes.latent)
+    text = torch.zeros(batch, shapes.text_length, shapes.projected_width)
+    step = {"latents": latents, "timestep": torch.full((batch,), 500.0), "text": text}
     return {
         TEXT: {"token_ids": torch.zeros(batch, shapes.tokens, dtype=torch.int64)},
         PROJECTION: {"text": torch.zeros(batch, shapes.text_length, shapes.text_width)},
-        UNET: {
-            "latents": latents,
-            "timestep": torch.full((batch,), 500.0),
-            "text": torch.zeros(batch, shapes.text_length, shapes.projected_width),
-        },
+        **dict.fromkeys(unet_names(shapes), step),
         DECODER: {"latents": latents},
     }
 
 
 def export(generator: Generator, shapes: Shapes, folder: Path, route: Route | None = None) -> None:
-    """Write the four networks into `folder` as ONNX files; large weights go beside them.
+    """Write the networks into `folder` as ONNX files; large weights go beside them.
 
     Args:
         generator: changed by a route that fuses or is not float32.
@@ -77,13 +81,13 @@ def export(generator: Generator, shapes: Shapes, folder: Path, route: Route | No
     networks: dict[str, nn.Module] = {
         TEXT: generator.text,
         PROJECTION: generator.projection,
-        UNET: generator.unet,
+        **dict(zip(unet_names(shapes), generator.unets, strict=True)),
         DECODER: generator.decoder,
     }
     modules: dict[str, Counts] = {}
     for name, inputs in example_inputs(shapes, EXPORT_BATCH).items():
         network = networks[name]
-        if name in (UNET, DECODER):
+        if name not in (TEXT, PROJECTION):
             dtype = dtype_of(name, generator, getattr(torch, route.precision))
             network.to(dtype)
             if route.fused:
@@ -92,7 +96,7 @@ def export(generator: Generator, shapes: Shapes, folder: Path, route: Route | No
                 _export_one(network if dtype == torch.float32 else Narrow(network, dtype), inputs, folder / name, route)
         else:
             _export_one(network, inputs, folder / name, route)
-    half = (name for name in (UNET, DECODER) if dtype_of(name, generator, torch.float16) == torch.float16)
+    half = (name for name in modules if dtype_of(name, generator, torch.float16) == torch.float16)
     Exported(modules=modules, float16=tuple(half)).save(folder)
 
 
@@ -101,7 +105,7 @@ def dtype_of(name: str, generator: Generator, dtype: torch.dtype) -> torch.dtype
 
     SDXL's decoder leaves float16's range (its config asks for float32), Stable Diffusion's does not.
     """
-    wide = name == DECODER and dtype == torch.float16 and isinstance(generator.unet, XLUNetPart)
+    wide = name == DECODER and dtype == torch.float16 and isinstance(generator.unets[0], XLUNetPart)
     return torch.float32 if wide else dtype
 
 

@@ -3,7 +3,7 @@
 The sampler sees `Denoiser` only; whoever compiled it, whatever its fixed batch, is hidden here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fglfast.console import note
 from fglfast.errors import FglError
+from fglfast.generator.load import segment
 from fglfast.sampler.sample import Denoiser
 
 
@@ -29,6 +30,15 @@ class Networks:
     project: Callable[[Tensor], Tensor]
     denoise: Denoiser
     decode: Callable[[Tensor], Tensor]
+
+
+def by_time(runs: Sequence[Denoiser], boundaries: Sequence[float]) -> Denoiser:
+    """UNets that share time as one denoiser; all rows of a pass are at one timestep."""
+
+    def denoise(latents_BCHW: Tensor, timestep_B: Tensor, text_BLE: Tensor) -> Tensor:
+        return runs[segment(float(timestep_B[0]), boundaries)](latents_BCHW, timestep_B, text_BLE)
+
+    return denoise if boundaries else runs[0]
 
 
 def chunks(batch: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

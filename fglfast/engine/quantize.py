@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from fglfast.engine.export import DECODER, UNET
+from fglfast.engine.export import DECODER, unet_names
 from fglfast.engine.trajectory import trajectory
-from fglfast.generator.load import Generator, Shapes
+from fglfast.generator.load import Generator, Shapes, segment
 
-FILE = "calibration.safetensors"
+FILE = "inputs.safetensors"
 # Any words do for a model that knows many; for one that knows few, some it knows and some it does not.
 PROMPTS = (
     *("", "a picture", "the sea", "a man, a tree", "dark", "light striped"),
@@ -38,10 +38,12 @@ def save_calibration(generator: Generator, model: Path, shapes: Shapes, folder: 
     if (folder / FILE).exists():
         return
     run = trajectory(generator, model, shapes, PROMPTS, STEPS, seed=1)
-    tensors = {"decoder.0.latents": run.latents.numpy(), "unet.all.text": run.projected.numpy()}
+    tensors, unets = {f"{DECODER}/0/latents": run.latents.numpy()}, unet_names(shapes)
+    tensors |= {f"{name}/all/text": run.projected.numpy() for name in unets}
     for step, (latents_BCHW, timestep_B, _) in enumerate(run.inputs):
-        tensors[f"unet.{step}.latents"] = np.ascontiguousarray(latents_BCHW.numpy())
-        tensors[f"unet.{step}.timestep"] = np.ascontiguousarray(timestep_B.numpy())
+        name = unets[segment(float(timestep_B[0]), shapes.boundaries)]
+        tensors[f"{name}/{step}/latents"] = np.ascontiguousarray(latents_BCHW.numpy())
+        tensors[f"{name}/{step}/timestep"] = np.ascontiguousarray(timestep_B.numpy())
     save_file(tensors, folder / FILE)
 
 
@@ -50,7 +52,7 @@ def quantized(network: Any, name: str, folder: Path, bound: float) -> Any:
 
     Args:
         network: an `openvino.Model` with a dynamic batch.
-        name: UNET or DECODER.
+        name: file of a UNet or of the decoder.
         folder: holds the calibration.
         bound: largest relative error; layers are kept in float until it is met.
     """
@@ -77,11 +79,10 @@ def quantized(network: Any, name: str, folder: Path, bound: float) -> Any:
 
 
 def _inputs(folder: Path, name: str) -> list[Inputs]:
-    kind = {UNET: "unet", DECODER: "decoder"}[name]
     steps: dict[str, Inputs] = {}
     for key, tensor in load_file(folder / FILE).items():
-        part, step, argument = key.split(".")
-        if part == kind:
+        part, step, argument = key.split("/")
+        if part == name:
             steps.setdefault(step, {})[argument] = tensor
     shared = steps.pop("all", {})
     return [steps[step] | shared for step in sorted(steps, key=int)]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from fglfast.errors import BadInputError
 from fglfast.generator.text_projection import TextProjection, take_projection
-from fglfast.text import PARTS
+from fglfast.text import PARTS, load_blocks
 from fglfast.text_encoder import TextPart, load_text_part
 
 
@@ -26,6 +27,7 @@ class Shapes:
         text_length: rows of a text embedding (L): T, and one more for SDXL's pooled embedding.
         text_width: channels of a text embedding (D).
         projected_width: channels of the keys and values that are made of it (E).
+        boundaries: timesteps at which a UNet hands over to the next, descending; none for a single UNet.
     """
 
     latent: tuple[int, int, int]
@@ -33,6 +35,12 @@ class Shapes:
     text_length: int
     text_width: int
     projected_width: int
+    boundaries: tuple[float, ...] = ()
+
+
+def segment(timestep: float, boundaries: Sequence[float]) -> int:
+    """Which of the UNets that share time a timestep belongs to, counted from the noise."""
+    return sum(timestep <= boundary for boundary in boundaries)
 
 
 class UNetPart(nn.Module):
@@ -65,6 +73,18 @@ class XLUNetPart(UNetPart):
         return cast(Tensor, output[0])
 
 
+class BlockwiseUNet(nn.Module):
+    """UNets that share time between them: all rows of a pass are at one timestep, which is one UNet's own."""
+
+    def __init__(self, parts: Sequence[UNetPart], boundaries: Sequence[float]) -> None:
+        super().__init__()
+        self.parts, self.boundaries = nn.ModuleList(parts), boundaries
+
+    def forward(self, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        """Ask the UNet whose time it is."""
+        return cast(Tensor, self.parts[segment(float(timestep[0]), self.boundaries)](latents, timestep, text))
+
+
 class DecoderPart(nn.Module):
     """Sampled latents [B,C,H,W] -> images [B,3,S,S], nominally in [-1,1]."""
 
@@ -84,36 +104,44 @@ class Generator:
 
     text: TextPart
     projection: TextProjection
-    unet: UNetPart
+    unet: UNetPart | BlockwiseUNet
     decoder: DecoderPart
+
+    @property
+    def unets(self) -> tuple[UNetPart, ...]:
+        """The UNets by time, most often one."""
+        return tuple(self.unet.parts) if isinstance(self.unet, BlockwiseUNet) else (self.unet,)  # type: ignore[arg-type]
 
 
 def load_generator(folder: Path, device: str = "cpu") -> Generator:
     """Load text encoder (or both), UNet and VAE decoder; safetensors only."""
     options: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True}
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", **options)
+    blocks = load_blocks(folder)
+    unets = [UNet2DConditionModel.from_pretrained(folder / part, **options) for part in blocks.folders]
     vae = AutoencoderKL.from_pretrained(folder / "vae", **options)
-    part, projection = split_unet(unet, vae)
-    generator = Generator(load_text_part(folder), projection, part, DecoderPart(vae))
+    parts, projection = split_unets(unets, vae)
+    unet = BlockwiseUNet(parts, blocks.boundaries) if blocks.boundaries else parts[0]
+    generator = Generator(load_text_part(folder), projection, unet, DecoderPart(vae))
     for network in (generator.text, generator.projection, generator.unet, generator.decoder):
         network.eval().requires_grad_(False).to(device)
     return generator
 
 
-def split_unet(unet: UNet2DConditionModel, vae: AutoencoderKL) -> tuple[UNetPart, TextProjection]:
-    """What of a UNet runs once a step, and what once a prompt."""
-    if unet.config.addition_embed_type != "text_time":
-        return UNetPart(unet), take_projection(unet)
-    part = XLUNetPart(unet, 2 ** (len(vae.config.block_out_channels) - 1))
-    return part, take_projection(unet, part.pooled_width)
+def split_unets(unets: Sequence[UNet2DConditionModel], vae: AutoencoderKL) -> tuple[list[UNetPart], TextProjection]:
+    """What of a model's UNets runs once a step, and what once a prompt."""
+    if unets[0].config.addition_embed_type != "text_time":
+        return [UNetPart(unet) for unet in unets], take_projection(unets)
+    parts = [XLUNetPart(unet, 2 ** (len(vae.config.block_out_channels) - 1)) for unet in unets]
+    return [*parts], take_projection(unets, parts[0].pooled_width)
 
 
-def blank_networks(folder: Path) -> tuple[UNet2DConditionModel, AutoencoderKL]:
-    """UNet and VAE on torch's meta device, by their configs: sizes without weights."""
+def blank_networks(folder: Path) -> tuple[list[UNet2DConditionModel], AutoencoderKL]:
+    """UNets and VAE on torch's meta device, by their configs: sizes without weights."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(_config(folder / "unet" / "config.json"))
+        parts = load_blocks(folder).folders
+        unets = [UNet2DConditionModel.from_config(_config(folder / part / "config.json")) for part in parts]
         vae = AutoencoderKL.from_config(_config(folder / "vae" / "config.json"))
-    return unet, vae
+    return unets, vae
 
 
 def read_shapes(folder: Path, image_size: int) -> Shapes:
@@ -123,26 +151,29 @@ def read_shapes(folder: Path, image_size: int) -> Shapes:
         BadInputError: a config is missing or the image size does not fit the latents.
     """
     tokens = _config(folder / "text_encoder" / "config.json")["max_position_embeddings"]
-    unet, vae = blank_networks(folder)
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    deepest = factor * 2 ** (len(unet.config.block_out_channels) - 1)
+    unets, vae = blank_networks(folder)
+    config, factor = unets[0].config, 2 ** (len(vae.config.block_out_channels) - 1)
+    deepest = factor * max(2 ** (len(unet.config.block_out_channels) - 1) for unet in unets)
     if image_size % deepest:
         raise BadInputError(f"image size {image_size} does not fit {folder.name}", f"use a multiple of {deepest}")
     side = image_size // factor
-    _, projection = split_unet(unet, vae)
+    _, projection = split_unets(unets, vae)
     return Shapes(
-        latent=(unet.config.in_channels, side, side),
+        latent=(config.in_channels, side, side),
         tokens=tokens,
         text_length=tokens + (projection.pooled > 0),
-        text_width=unet.config.cross_attention_dim,
+        text_width=config.cross_attention_dim,
         projected_width=projection.width,
+        boundaries=load_blocks(folder).boundaries,
     )
 
 
 def weights_fingerprint(folder: Path) -> str:
     """sha256 over every weight and config file of the model's parts, names included."""
-    digest = hashlib.sha256()
-    for part in PARTS:
+    digest, blocks = hashlib.sha256(), load_blocks(folder)
+    if blocks.boundaries:
+        digest.update(blocks.model_dump_json().encode())
+    for part in (*PARTS, *blocks.folders[1:]):
         for path in sorted((folder / part).glob("*")):
             if path.suffix in {".json", ".safetensors", ".txt"}:
                 digest.update(f"{part}/{path.name}\0{path.stat().st_size}\0".encode())

@@ -21,8 +21,8 @@ from fglfast.attributes import describe
 from fglfast.config import Settings
 from fglfast.console import Progress, note
 from fglfast.dataset import LabelledImages
-from fglfast.errors import BadInputError, UsageError
-from fglfast.files import finished_folder, write_atomic
+from fglfast.errors import UsageError
+from fglfast.files import claim, finished_folder, write_atomic
 from fglfast.generator.architecture import (
     MiniSettings,
     build_text_encoder,
@@ -110,11 +110,7 @@ def _check_same_run(
     digest.update(json.dumps([dataset.labels.tolist(), dataset.class_names]).encode())
     model = settings.model.model_dump(mode="json")
     run = {"images": digest.hexdigest(), "model": model, "coupling": settings.coupling}
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != run:
-        raise BadInputError(
-            f"{path.parent}: holds checkpoints of other images, another model or coupling", "give another --out"
-        )
-    write_atomic(path, json.dumps(run, indent=2) + "\n")
+    claim(path, run, "checkpoints of other images, another model or coupling")
 
 
 def _train_vae(pixels_NCHW: Tensor, settings: PretrainSettings, state: Path, grids: Path) -> AutoencoderKL:

@@ -40,11 +40,13 @@ class Task:
         path: between data and noise.
         kind: of prediction.
         clock: t in [0,1] to the network's timesteps.
+        levels: how many of those t=1 is.
     """
 
     path: Path
     kind: Kind
     clock: Callable[[Tensor], Tensor]
+    levels: int = TIMESTEPS
 
     @classmethod
     def of_scheduler(cls, config: dict[str, Any]) -> "Task":
@@ -53,7 +55,7 @@ class Task:
             return cls(LINEAR, "velocity", lambda t: TIMESTEPS * t)
         path, levels = scheduled_path(config)
         kind = KINDS[str(config.get("prediction_type", "epsilon"))]
-        return cls(path, kind, lambda t: (levels * t).floor().clamp(max=levels - 1))
+        return cls(path, kind, lambda t: (levels * t).floor().clamp(max=levels - 1), levels)
 
 
 def scheduled_path(config: dict[str, Any]) -> tuple[Path, int]:

@@ -101,11 +101,14 @@ class Schedule:
 
     def start(self) -> Any:
         """A fresh scheduler at its first step: schedulers remember, so each batch gets its own."""
-        scheduler = getattr(diffusers, self.scheduler).from_config(self.config)
-        if self.timesteps is None:
+        placed = {"shift": 1.0} if self.timesteps and self.scheduler == FLOW_EULER else {}
+        scheduler = getattr(diffusers, self.scheduler).from_config(self.config | placed)
+        if self.scheduler == FLOW_EULER:
+            # Left alone it puts its last step at the end of the path, where nothing is left to do (diffusers 0.38).
+            timesteps = self.timesteps or np.linspace(self.levels, self.levels / self.steps, self.steps)
+            scheduler.set_timesteps(sigmas=[float(timestep) / self.levels for timestep in timesteps])
+        elif self.timesteps is None:
             scheduler.set_timesteps(self.steps)
-        elif self.scheduler == FLOW_EULER:
-            scheduler.set_timesteps(sigmas=[timestep / self.levels for timestep in self.timesteps])
         else:
             scheduler.set_timesteps(timesteps=[round(timestep) for timestep in self.timesteps])
         return scheduler
@@ -120,9 +123,14 @@ class Schedule:
         low, high = self.guidance_interval
         return self.guidance_scale != 1.0 and low <= timestep / self.levels <= high
 
+    def rows(self) -> list[tuple[float, int]]:
+        """Timestep and rows of the denoiser of every step of one image."""
+        timesteps = (float(timestep) for timestep in self.start().timesteps)
+        return [(timestep, 2 if self.guides(timestep) else 1) for timestep in timesteps]
+
     def passes(self) -> int:
         """Rows of the denoiser that one image costs."""
-        return sum(2 if self.guides(float(timestep)) else 1 for timestep in self.start().timesteps)
+        return sum(rows for _, rows in self.rows())
 
 
 def _model_config(model: Path) -> dict[str, Any]:

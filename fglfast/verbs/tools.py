@@ -22,7 +22,7 @@ from fglfast.command import (
     verb,
 )
 from fglfast.console import emit_json, stdout
-from fglfast.errors import MissingExtraError
+from fglfast.errors import MissingExtraError, UsageError
 
 
 @verb
@@ -102,7 +102,7 @@ def pretrain(
 @verb
 def distill(
     embeddings: Annotated[str, typer.Option(help="Payload files whose prompts the student is made for.")],
-    out: Annotated[Path, typer.Option(help="Folder for pairs, checkpoint and the student's model.")],
+    out: Annotated[Path, typer.Option(help="Folder for pairs, checkpoints, the student's model and its recipe.")],
     recipe: RecipeName = "mini",
     teacher: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
     method: Annotated[
@@ -110,6 +110,11 @@ def distill(
         typer.Option(help="reflow or, for 1-2 steps, mdt: flow models. rectified-diffusion: noise, data or v models."),
     ] = "reflow",
     steps: Annotated[int, typer.Option(min=1, help="Of the student.")] = 4,
+    blocks: Annotated[int, typer.Option(min=1, help="Networks that share the steps between them.")] = 1,
+    channels: Annotated[
+        str | None,
+        typer.Option(help="Widths of the student's networks, say 96,128; they begin anew.", show_default=False),
+    ] = None,
     teacher_steps: Annotated[
         int | None, typer.Option(min=1, help="Overrides the recipe's steps.", show_default=False)
     ] = None,
@@ -128,21 +133,30 @@ def distill(
     from fglfast.merge import merge_payloads
     from fglfast.payload import load_payload
 
-    sampling, changes = read_recipe(recipe).sampling, {"steps": teacher_steps, "guidance_scale": guidance}
+    asked, changes = read_recipe(recipe), {"steps": teacher_steps, "guidance_scale": guidance}
     changed = {key: value for key, value in changes.items() if value is not None}
     fit: FitSettings = DistillSettings.model_fields["fit"].default
     settings = DistillSettings(
         method=method,
         steps=steps,
-        teacher=sampling.model_copy(update=changed),
+        blocks=blocks,
+        channels=_whole_numbers("--channels", channels) if channels else None,
+        teacher=asked.sampling.model_copy(update=changed),
         pairs_per_class=pairs_per_class,
         fit=fit.model_copy(update={"steps": fit_steps}),
     )
     merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
-    model, found = run(open_engine(recipe, teacher, None, engines), merged, settings, out)
+    written, found = run(open_engine(recipe, teacher, None, engines), merged, asked, settings, out)
     straight = f", straightness {found.straight_before} to {found.straight_after}" if found.straight_before else ""
-    result = {"model": str(model), **found.model_dump(mode="json")}
-    tell(result, as_json, f"{model}: {steps} steps, {found.pairs} pairs{straight}")
+    result = {"recipe": str(written), "model": str(out / "model"), **found.model_dump(mode="json")}
+    tell(result, as_json, f"{written}: {steps} steps, {found.pairs} pairs{straight}")
+
+
+def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option}: {text!r} is no list of whole numbers", "give, say, 96,128") from None
 
 
 @verb

@@ -70,18 +70,53 @@ def test_the_command_makes_a_student_that_is_a_generator(payload, random_mini, t
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["pairs"] > 0 and found["straight_after"] is not None
-    drawn = [
-        "--embeddings",
-        str(tmp_path / "ann.safetensors"),
-        "--out",
-        str(tmp_path / "synth"),
-        "--model",
-        found["model"],
-    ]
-    synth = CliRunner().invoke(app, ["synthesize", *base, *drawn, "--images-per-class", "2", "--json"])
+    drawn = ["--embeddings", str(tmp_path / "ann.safetensors"), "--out", str(tmp_path / "synth")]
+    drawn += ["--recipe", found["recipe"], "--engines", str(tmp_path / "engines")]
+    synth = CliRunner().invoke(app, ["synthesize", *drawn, "--images-per-class", "2", "--json"])
     assert synth.exit_code == 0, synth.output
     refused = CliRunner().invoke(app, ["distill", *base, *made, *few, "--method", "rectified-diffusion"])
     assert refused.exit_code == 2 and "use reflow" in refused.output
+    other = CliRunner().invoke(app, ["distill", *base, *made, *few, "--guidance", "3"])
+    assert other.exit_code == 4 and "other settings" in " ".join(other.output.split()), other.output
+
+
+@pytest.mark.parametrize(
+    "how", [["--blocks", "2", "--channels", "16,32"], ["--method", "mdt", "--guidance", "2"]], ids=["blocks", "mdt"]
+)
+def test_other_students_are_generators_too(how, payload, random_mini, tmp_path):
+    save_payload(payload, tmp_path / "ann.safetensors")
+    (tmp_path / "tiny.toml").write_text('backend = "torch"\nimage_size = 32\n[sampling]\nsteps = 2\n')
+    given = ["--embeddings", str(tmp_path / "ann.safetensors"), "--recipe", str(tmp_path / "tiny.toml")]
+    given += ["--engines", str(tmp_path / "engines"), "--json"]
+    few = ["--teacher", str(random_mini), "--steps", "2", "--pairs-per-class", "4", "--fit-steps", "3"]
+    done = CliRunner().invoke(app, ["distill", *given, *few, *how, "--out", str(tmp_path / "student")])
+    assert done.exit_code == 0, done.output
+    model = json.loads(done.stdout)["model"]
+    draw = ["--model", model, "--images-per-class", "2", "--out", str(tmp_path / "synth")]
+    assert CliRunner().invoke(app, ["synthesize", *given, *draw]).exit_code == 0
+    if "--blocks" in how:
+        assert json.loads((tmp_path / "student" / "model" / "blocks.json").read_text())["boundaries"] == [500.0]
+        again = CliRunner().invoke(app, ["distill", *given, *few, "--teacher", model, "--out", str(tmp_path / "more")])
+        assert again.exit_code == 2 and "blockwise" in again.output
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--channels", "20,20"], "give multiples of 16"),
+        (["--channels", "32"], "give as many"),
+        (["--channels", "wide"], "no list of whole numbers"),
+        (["--blocks", "3"], "give fewer --blocks"),
+        (["--blocks", "2", "--method", "mdt"], "give fewer --blocks"),
+    ],
+)
+def test_what_makes_no_student_is_refused_in_one_line(wrong, said, payload, random_mini, tmp_path):
+    save_payload(payload, tmp_path / "ann.safetensors")
+    (tmp_path / "tiny.toml").write_text('backend = "torch"\nimage_size = 32\n[sampling]\nsteps = 1\n')
+    given = ["--embeddings", str(tmp_path / "ann.safetensors"), "--recipe", str(tmp_path / "tiny.toml")]
+    given += ["--engines", str(tmp_path / "engines"), "--teacher", str(random_mini), "--out", str(tmp_path / "no")]
+    refused = CliRunner().invoke(app, ["distill", *given, "--steps", "2", "--pairs-per-class", "1", *wrong])
+    assert refused.exit_code == 2 and said in " ".join(refused.output.split()), refused.output
 
 
 def test_steps_are_placed_no_worse_than_equal_ones_and_the_recipe_draws(payload, random_mini, tmp_path):

@@ -113,3 +113,8 @@ def test_steps_may_be_placed_one_by_one(random_mini, noise_model):
 def test_badly_placed_steps_are_refused(timesteps):
     with pytest.raises(ValueError, match="give 2, descending and above 0"):
         Sampling(steps=2, timesteps=timesteps)
+
+
+def test_flow_euler_spends_no_step_where_the_path_ends(random_mini):
+    scheduler = Schedule.of_model(random_mini, Sampling(steps=4, scheduler="flow-euler", guidance_scale=1.0)).start()
+    assert scheduler.timesteps.tolist() == [1000, 750, 500, 250]

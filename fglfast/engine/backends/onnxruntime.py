@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fglfast.console import note
 from fglfast.engine.backends import Backend, Build, missing
-from fglfast.engine.backends.onnxruntime_graph import KINDS, optimized, save
+from fglfast.engine.backends.onnxruntime_graph import optimized, save
 from fglfast.engine.backends.tensorrt import static_shapes, timing_cache
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, link
+from fglfast.engine.export import DECODER, PROJECTION, TEXT, Route, example_inputs, link, unet_names
 from fglfast.engine.fusions import Exported, count, require
-from fglfast.engine.networks import Networks, in_chunks, staying
+from fglfast.engine.networks import Networks, by_time, in_chunks, staying
 from fglfast.generator.load import Shapes
 from fglfast.ranks import ranks_here
 
@@ -55,12 +55,12 @@ class OnnxRuntimeBackend(Backend):
             FglError: a fusion that the network's modules imply did not happen.
         """
         exported, fused = Exported.load(onnx), {}
-        for name in (TEXT, PROJECTION, UNET, DECODER):
+        for name in example_inputs(shapes, 1):
             if TENSORRT in providers():
                 link(onnx / name, engine)
                 _tensorrt_session(engine / name, build, shapes)
                 continue
-            if CUDA in providers() and name in KINDS:
+            if CUDA in providers() and name != PROJECTION:
                 half = build.precision == "float16" and name in exported.float16
                 save(optimized(onnx / name, half), engine / name)
             else:
@@ -77,11 +77,12 @@ class OnnxRuntimeBackend(Backend):
             runs = {name: function(_tensorrt_session(engine / name, build, shapes)) for name in names}
             runs |= {name: in_chunks(runs[name], 1) for name in (TEXT, PROJECTION)}
         else:
-            runs = {name: function(_session(engine / name)) for name in (TEXT, PROJECTION, UNET, DECODER)}
+            runs = {name: function(_session(engine / name)) for name in example_inputs(shapes, 1)}
+        unets = [in_chunks(runs[name], build.unet_batch) for name in unet_names(shapes)]
         return Networks(
             encode=runs[TEXT],
             project=runs[PROJECTION] if providers() == (CPU,) else staying(runs[PROJECTION], DEVICE),
-            denoise=in_chunks(runs[UNET], build.unet_batch),
+            denoise=by_time(unets, shapes.boundaries),
             decode=in_chunks(runs[DECODER], build.vae_batch),
         )
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from fglfast.engine.export import DECODER, TEXT, UNET
+from fglfast.engine.export import DECODER, TEXT
 
-KINDS = {TEXT: "clip", UNET: "unet", DECODER: "vae"}
+KINDS = {TEXT: "clip", DECODER: "vae"}  # all others are UNets
 
 
 def optimized(network: Path, half: bool) -> Any:
@@ -22,14 +22,14 @@ def optimized(network: Path, half: bool) -> Any:
     or 10240) and BiasAdd (320, 640 or 1280); both refuse other sizes when they run (contrib_ops/cuda/diffusion).
 
     Args:
-        network: one of `KINDS`; whatever attention is to be fused in it is fused already.
+        network: any but the text projection; whatever attention is to be fused in it is fused already.
         half: whether it is to compute in float16, its inputs and output staying float32.
     """
     with _quiet():
         from onnxruntime.transformers.fusion_options import FusionOptions
         from onnxruntime.transformers.optimizer import optimize_model
 
-        kind = KINDS[network.name]
+        kind = KINDS.get(network.name, "unet")
         options = FusionOptions(kind)
         options.enable_attention = options.enable_bias_splitgelu = options.enable_bias_add = False
         graph = optimize_model(str(network), model_type=kind, opt_level=0, optimization_options=options, use_gpu=True)

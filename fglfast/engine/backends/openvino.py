@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from fglfast.engine.backends import Backend, Build
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, example_inputs
-from fglfast.engine.networks import Networks, chunks
+from fglfast.engine.export import DECODER, PROJECTION, TEXT, example_inputs, unet_names
+from fglfast.engine.networks import Networks, by_time, chunks
 from fglfast.engine.parity import BOUNDS
 from fglfast.engine.quantize import quantized
 from fglfast.generator.load import Shapes
@@ -44,9 +44,9 @@ class OpenVinoBackend(Backend):
         import openvino
 
         core = openvino.Core()
-        for name, batch in _batches(build).items():
+        for name, batch in _batches(build, shapes).items():
             model = core.read_model(onnx / name)
-            if build.precision == "int8" and name in (UNET, DECODER):
+            if build.precision == "int8" and name not in (TEXT, PROJECTION):
                 model = quantized(model, name, onnx, HEADROOM * BOUNDS["int8"].relative_error)
             model.reshape({key: list(tensor.shape) for key, tensor in example_inputs(shapes, batch)[name].items()})
             compiled = core.compile_model(model, "CPU", _properties(ranks=1))
@@ -58,10 +58,11 @@ class OpenVinoBackend(Backend):
 
         core = openvino.Core()
         runs: dict[str, Callable[..., Tensor]] = {}
-        for name, batch in _batches(build).items():
+        for name, batch in _batches(build, shapes).items():
             blob = BytesIO((engine / _blob(name)).read_bytes())
             runs[name] = _runner(core.import_model(blob, "CPU", _properties(ranks_here())), batch)
-        return Networks(runs[TEXT], runs[PROJECTION], runs[UNET], runs[DECODER])
+        denoise = by_time([runs[name] for name in unet_names(shapes)], shapes.boundaries)
+        return Networks(runs[TEXT], runs[PROJECTION], denoise, runs[DECODER])
 
 
 def _runner(compiled: Any, batch: int) -> Callable[..., Tensor]:
@@ -93,10 +94,10 @@ def _properties(ranks: int) -> dict[str, Any]:
     return properties if ranks == 1 else properties | {"ENABLE_CPU_PINNING": False}
 
 
-def _batches(build: Build) -> dict[str, int]:
+def _batches(build: Build, shapes: Shapes) -> dict[str, int]:
     streams = _streams()
     unet, decoder = (max(1, batch // streams) for batch in (build.unet_batch, build.vae_batch))
-    return {TEXT: 1, PROJECTION: 1, UNET: unet, DECODER: decoder}
+    return {TEXT: 1, PROJECTION: 1, **dict.fromkeys(unet_names(shapes), unet), DECODER: decoder}
 
 
 def _streams() -> int:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from fglfast.engine.attention import Kernels, candidates, install
 from fglfast.engine.backends import Backend, Build
 from fglfast.engine.backends.torch_eight_bits import PACKAGES, float_type, refusal, to_eight_bits
-from fglfast.engine.export import DECODER, UNET, dtype_of, example_inputs
-from fglfast.engine.networks import Networks, in_chunks_that_fit
+from fglfast.engine.export import DECODER, dtype_of, example_inputs, unet_names
+from fglfast.engine.networks import Networks, by_time, in_chunks_that_fit
 from fglfast.files import write_atomic
 from fglfast.generator.load import Shapes, load_generator
 
@@ -37,19 +37,21 @@ class TorchBackend(Backend):
         The text encoder stays float32: it runs once a prompt, and every step depends on it.
         """
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        generator = load_generator(model)
+        generator, unets = load_generator(model), unet_names(shapes)
         known = _read(engine / ATTENTION)
         kernels = Kernels(candidates(device), known)
         dtype = float_type(build.precision, device)
         parts: dict[str, tuple[nn.Module, torch.dtype, int]] = {
-            UNET: (generator.unet, dtype, build.unet_batch),
+            name: (unet, dtype, build.unet_batch) for name, unet in zip(unets, generator.unets, strict=True)
+        }
+        parts |= {
             DECODER: (generator.decoder, dtype_of(DECODER, generator, dtype), build.vae_batch),
         }
         runs = {}
         for name, (network, kind, batch) in parts.items():
             network.to(device=device, dtype=kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
             install(network, kernels)
-            if name == UNET and build.precision in PACKAGES:
+            if name != DECODER and build.precision in PACKAGES:
                 to_eight_bits(network, build.precision)
             if known is None:
                 first_pass = in_chunks_that_fit(eager(network, device, kind), batch, Path(name).stem)
@@ -60,7 +62,7 @@ class TorchBackend(Backend):
         return Networks(
             encode=eager(generator.text.to(device), device, torch.float32),
             project=projecting(generator.projection.to(device), device, dtype),
-            denoise=runs[UNET],
+            denoise=by_time([runs[name] for name in unets], shapes.boundaries),
             decode=runs[DECODER],
         )
 

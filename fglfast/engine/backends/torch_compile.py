@@ -34,15 +34,17 @@ class TorchCompileBackend(TorchBackend):
             FglError: a network does not compile here.
         """
         networks = super().load(build, shapes, model, engine)
-        first_passes: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]] = {
-            "UNet": (networks.denoise, example_inputs(shapes, build.unet_batch)[UNET]),
-            "VAE decoder": (networks.decode, example_inputs(shapes, build.vae_batch)[DECODER]),
-        }
-        for name, (run, inputs) in first_passes.items():
+        latents, _, text = example_inputs(shapes, build.unet_batch)[UNET].values()
+        first_passes: list[tuple[str, Callable[..., Tensor], tuple[Tensor, ...]]] = [
+            ("UNet", networks.denoise, (latents, torch.full((build.unet_batch,), timestep), text))
+            for timestep in (1000.0, *shapes.boundaries)
+        ]
+        decoded = tuple(example_inputs(shapes, build.vae_batch)[DECODER].values())
+        for name, run, inputs in [*first_passes, ("VAE decoder", networks.decode, decoded)]:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # the compiler's remarks on diffusers' code
-                    run(*inputs.values())
+                    run(*inputs)
             except FglError:
                 raise
             except Exception as error:  # each stage of the compiler has errors of its own

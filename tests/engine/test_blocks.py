@@ -1,0 +1,70 @@
+"""Two UNets that share time, as one denoiser in every backend."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from fglfast.engine.backends import installed
+from fglfast.engine.build import build_engine
+from fglfast.engine.export import UNET, example_inputs
+from fglfast.errors import BadInputError
+from fglfast.generator.architecture import MiniSettings, build_unet
+from fglfast.generator.load import load_generator, read_shapes, segment, weights_fingerprint
+from fglfast.text import resolve_model
+
+
+@pytest.fixture(scope="module")
+def blockwise(random_mini, tmp_path_factory):
+    """The random small model above timestep 400, a narrower one from there on."""
+    folder = tmp_path_factory.mktemp("blocks") / "blockwise"
+    shutil.copytree(random_mini, folder)
+    torch.manual_seed(5)
+    build_unet(MiniSettings(unet_channels=(16, 32))).half().save_pretrained(folder / "unet_2")
+    (folder / "blocks.json").write_text(json.dumps({"boundaries": [400.0]}))
+    return folder
+
+
+def test_every_timestep_is_one_networks_own():
+    assert [segment(t, (750.0, 250.0)) for t in (1000.0, 751.0, 750.0, 251.0, 250.0, 0.0)] == [0, 0, 1, 1, 2, 2]
+    assert segment(3.0, ()) == 0
+
+
+@pytest.mark.parametrize("backend", [name for name in installed() if name != "torch-compile"])
+def test_each_backend_asks_the_network_whose_time_it_is(backend, blockwise, recipe, tmp_path):
+    build = {"backend": backend, "unet_batch": 4}
+    engine = build_engine(recipe.model_copy(update=build), blockwise, tmp_path)
+    assert engine.manifest.parity.problem() == ""
+    latents, _, _ = (torch.randn_like(tensor) for tensor in example_inputs(engine.shapes, 3)[UNET].values())
+    text = torch.randn(3, engine.shapes.text_length, engine.shapes.text_width)
+    for timestep, part in ((900.0, "unet"), (401.0, "unet"), (400.0, "unet_2"), (20.0, "unet_2")):
+        whole = UNet2DConditionModel.from_pretrained(blockwise / part, torch_dtype=torch.float32)
+        timestep_B = torch.full((3,), timestep)
+        expected = whole(latents, timestep_B, text, return_dict=False)[0]
+        found = engine.networks.denoise(latents, timestep_B, engine.networks.project(text))
+        assert torch.allclose(found, expected, atol=2e-3), (timestep, (found - expected).abs().max())
+
+
+def test_eight_bits_are_calibrated_by_each_networks_own_time(blockwise, recipe, tmp_path):
+    pytest.importorskip("nncf")
+    engine = build_engine(recipe.model_copy(update={"precision": "int8"}), blockwise, tmp_path)
+    parity = engine.manifest.parity
+    assert parity.problem() == "" and parity.unet > 1e-4
+
+
+def test_the_second_network_is_part_of_the_model(blockwise, random_mini, tmp_path):
+    shapes, alone = read_shapes(blockwise, 32), read_shapes(random_mini, 32)
+    assert shapes.boundaries == (400.0,) and shapes.projected_width > alone.projected_width
+    assert len(load_generator(blockwise).unets) == 2
+    changed = tmp_path / "changed"
+    shutil.copytree(blockwise, changed)
+    (changed / "blocks.json").write_text(json.dumps({"boundaries": [300.0]}))
+    assert len({weights_fingerprint(folder) for folder in (blockwise, changed, random_mini)}) == 3
+    (changed / "unet_2" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(BadInputError, match="unet_2: no safetensors"):
+        resolve_model(str(changed))
+    (changed / "blocks.json").write_text(json.dumps({"boundaries": [300.0, 400.0]}))
+    with pytest.raises(BadInputError, match="descending"):
+        resolve_model(str(changed))
