@@ -57,11 +57,10 @@ def bench(
     from fglfast.bench.run import bench as run
     from fglfast.bench.table import table
     from fglfast.files import write_atomic
-    from fglfast.sampler.schedule import Sampling
 
-    settings, changes = read_recipe(recipe), {"steps": steps, "guidance_scale": guidance}
-    sampling = settings.sampling.model_dump() | {key: value for key, value in changes.items() if value is not None}
-    settings = settings.model_copy(update={"model": model or settings.model, "sampling": Sampling(**sampling)})
+    settings = read_recipe(recipe)
+    sampling = settings.sampling.changed(steps, guidance)
+    settings = settings.model_copy(update={"model": model or settings.model, "sampling": sampling})
     recipes = contenders(settings, backend or (), batch_size)
     asked = BenchSettings(rounds=rounds, longest_round=longest_round, arch=arch)
     record = run(recipes, find_model(settings, engines, random_weights), engines, asked)
@@ -127,13 +126,11 @@ def distill(
     from fglfast.merge import merge_payloads
     from fglfast.payload import load_payload
 
-    sampling, changes = read_recipe(recipe).sampling, {"steps": teacher_steps, "guidance_scale": guidance}
-    changed = {key: value for key, value in changes.items() if value is not None}
     fit: FitSettings = DistillSettings.model_fields["fit"].default
     settings = DistillSettings(
         method=method,
         steps=steps,
-        teacher=sampling.model_copy(update=changed),
+        teacher=read_recipe(recipe).sampling.changed(teacher_steps, guidance),
         pairs_per_class=pairs_per_class,
         fit=fit.model_copy(update={"steps": fit_steps}),
     )

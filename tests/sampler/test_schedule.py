@@ -113,3 +113,15 @@ def test_steps_may_be_placed_one_by_one(random_mini, noise_model):
 def test_badly_placed_steps_are_refused(timesteps):
     with pytest.raises(ValueError, match="give 2, descending and above 0"):
         Sampling(steps=2, timesteps=timesteps)
+
+
+def test_other_steps_or_guidance_keep_the_rest_but_not_steps_placed_one_by_one():
+    placed = Sampling(
+        steps=2, scheduler="flow-euler", timesteps=(900.0, 300.0), guidance_scale=2.0, guidance_interval=(0.2, 0.8)
+    )
+    assert placed.changed() == placed.changed(steps=2) == placed
+    assert placed.changed(guidance_scale=3.0) == placed.model_copy(update={"guidance_scale": 3.0})
+    more = placed.changed(steps=3, guidance_interval=(0.0, 1.0))
+    assert more == Sampling(steps=3, scheduler="flow-euler", guidance_scale=2.0)
+    with pytest.raises(UsageError, match="guidance_scale"):
+        placed.changed(guidance_scale=51.0)
