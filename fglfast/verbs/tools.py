@@ -1,5 +1,6 @@
-"""Verbs beside the data flow: measuring, training a generator, looking at the machine."""
+"""Verbs beside the data flow: measuring, training a generator, finding a recipe, looking at the machine."""
 
+import math
 import os
 import shlex
 import sys
@@ -22,7 +23,9 @@ from fglfast.command import (
     verb,
 )
 from fglfast.console import emit_json, stdout
-from fglfast.errors import MissingExtraError
+from fglfast.errors import MissingExtraError, UsageError
+
+STEPS, GUIDANCE, INTERVALS, IMAGES_PER_CLASS = ["6,12"], ["1,1.5"], ["0:1,0.2:0.8"], ["150,300"]  # what tune tries
 
 
 @verb
@@ -169,6 +172,67 @@ def tune_steps(
     result = {"recipe": str(out), **placed.model_dump(mode="json")}
     shown = ", ".join(f"{timestep:g}" for timestep in placed.timesteps)
     tell(result, as_json, f"{out}: steps at {shown}; cost {placed.cost:.3g}, equal steps {placed.uniform_cost:.3g}")
+
+
+@verb
+def tune(
+    embeddings: Annotated[str, typer.Option(help="Payload files whose prompts are drawn.")],
+    validation: Annotated[
+        str,
+        typer.Option(help="Real images that judge, PATH[:SPLIT]; never the test images: a choice is made on them."),
+    ],
+    budget: Annotated[float, typer.Option(help="Seconds of synthesis and training that the winner may take.")],
+    out: Annotated[Path, typer.Option(help="Folder of candidates, page and winning recipe.")],
+    recipe: RecipeName = "mini",
+    model: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
+    steps: Annotated[list[str], typer.Option(help="Repeated or with commas, as all lists.")] = STEPS,
+    guidance: Annotated[list[str], typer.Option(help="Scales; 1 is unguided.")] = GUIDANCE,
+    interval: Annotated[
+        list[str], typer.Option(help="LOW:HIGH noise levels that are guided, as shares of all.")
+    ] = INTERVALS,
+    images_per_class: Annotated[list[str], typer.Option(help="Synthetic images of each class.")] = IMAGES_PER_CLASS,
+    arch: Annotated[str, typer.Option(help="Global model.")] = "resnet18-narrow",
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each global model.")] = 20,
+    image_size: Annotated[int, typer.Option(min=8, max=4096, help="Training images' side, in pixels.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of plan and training.")] = 0,
+    engines: Engines = DEFAULT_ENGINES,
+    as_json: AsJson = False,
+) -> None:
+    """Find the steps, guidance and images per class that a budget of server-seconds buys most accuracy with; resumes.
+
+    The winner is chosen on the validation images, so its accuracy there is optimistic: report that on test images.
+    """
+    if not 0 < budget < math.inf:
+        raise UsageError(f"--budget {budget:g} is no number of seconds", "for example 120")
+    from fglfast.dataset import read_dataset
+    from fglfast.merge import merge_payloads
+    from fglfast.payload import load_payload
+    from fglfast.training.settings import TrainSettings, check_arch
+    from fglfast.tuning.candidates import Grid
+    from fglfast.tuning.page import write_page
+    from fglfast.tuning.records import TuneSettings
+    from fglfast.tuning.sweep import check_input
+    from fglfast.tuning.sweep import tune as run
+
+    grid = Grid.parse(steps, guidance, interval, images_per_class)
+    check_arch(arch)
+    train = TrainSettings(arch=arch, epochs=epochs, image_size=image_size, seed=seed)
+    asked, settings = TuneSettings(grid=grid, budget=budget, train=train), read_recipe(recipe)
+    merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
+    judges = read_dataset(validation)
+    check_input(merged, judges, asked)
+    engine = open_engine(recipe, model, None, engines)
+    tuned = run(engine, merged, judges, settings.model_copy(update={"model": model or settings.model}), asked, out)
+    winner = ["fglfast", "synthesize", "--recipe", str(out / "recipe.toml"), "--embeddings", embeddings]
+    winner += ["--images-per-class", str(tuned.best.candidate.images_per_class), "--seed", str(seed), "--out", "synth"]
+    write_page(tuned, shlex.join(winner), out)
+    best = tuned.best
+    line = f"{best.candidate.words}: {best.accuracy:.1%} of the validation images in {best.seconds:.0f} s"
+    tell(
+        {"page": str(out / "tune.html"), "command": shlex.join(winner), **tuned.model_dump(mode="json")},
+        as_json,
+        f"{line}\npage: {out / 'tune.html'}\ndraw with it: {shlex.join(winner)}",
+    )
 
 
 @verb
