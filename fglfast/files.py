@@ -42,13 +42,18 @@ def claim(path: Path, facts: Mapping[str, object], what: str) -> None:
         what: what the folder would hold, for people.
 
     Raises:
-        BadInputError: other facts stand there.
+        BadInputError: other facts stand there, or what no call wrote.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(facts, indent=2) + "\n"
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise BadInputError(f"{path.parent}: holds {what}", "give another --out")
-    write_atomic(path, text)
+    asked = json.loads(json.dumps(facts))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else asked
+        differing = sorted(key for key in found.keys() | asked.keys() if found.get(key) != asked.get(key))
+    except (ValueError, AttributeError) as error:
+        raise BadInputError(f"{path}: cannot be read ({error})", "give another --out") from error
+    if differing:
+        raise BadInputError(f"{path.parent}: holds {what} ({', '.join(differing)})", "give another --out")
+    write_atomic(path, json.dumps(asked, indent=2) + "\n")
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import diffusers
 import numpy as np
 from diffusers.schedulers import AysSchedules
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from fglfast.config import Settings
+from fglfast.config import Settings, first_problem
 from fglfast.errors import BadInputError, UsageError
 
 SOLVERS = {
@@ -56,6 +56,26 @@ class Sampling(Settings):
             if len(self.timesteps) != self.steps or not descending or min(self.timesteps) <= 0:
                 raise ValueError(f"timesteps: give {self.steps}, descending and above 0")
         return self
+
+    def changed(
+        self,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+    ) -> "Sampling":
+        """The same with what is given; timesteps hold for their own number of steps only.
+
+        Raises:
+            UsageError: a value is out of range.
+        """
+        asked = {"steps": steps, "guidance_scale": guidance_scale, "guidance_interval": guidance_interval}
+        changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+        if changes.get("steps", self.steps) != self.steps:
+            changes["timesteps"] = None
+        try:
+            return Sampling(**(self.model_dump() | changes))
+        except ValidationError as error:
+            raise UsageError(first_problem(error), "mend that value") from error
 
 
 @dataclass(frozen=True)

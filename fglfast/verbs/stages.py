@@ -150,20 +150,16 @@ def synthesize(
         return
     from fglfast.merge import merge_payloads
     from fglfast.payload import load_payload
-    from fglfast.sampler.schedule import Sampling
     from fglfast.synthesis import synthesize as stage
 
     merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
-    engine, defaults = open_engine(recipe, model, backend, engines, batch_size), read_recipe(recipe).sampling
+    engine = open_engine(recipe, model, backend, engines, batch_size)
     settings = stage.SynthesisSettings(
         images_per_class=images_per_class,
         seed=seed,
         shard_size=shard_size,
         image_format=image_format,
-        sampling=Sampling(
-            steps=defaults.steps if steps is None else steps,
-            guidance_scale=defaults.guidance_scale if guidance is None else guidance,
-        ),
+        sampling=read_recipe(recipe).sampling.changed(steps, guidance),
     )
     if dry_run:
         plan = stage.estimate(engine, merged, settings, out, rank.world_size)

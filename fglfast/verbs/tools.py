@@ -1,10 +1,10 @@
-"""Verbs beside the data flow: measuring, training a generator, looking at the machine."""
+"""Verbs beside the data flow: measuring, finding a recipe, looking at the machine."""
 
-import os
+import math
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -23,6 +23,8 @@ from fglfast.command import (
 )
 from fglfast.console import emit_json, stdout
 from fglfast.errors import MissingExtraError, UsageError
+
+STEPS, GUIDANCE, INTERVALS, IMAGES_PER_CLASS = ["6,12"], ["1,1.5"], ["0:1,0.2:0.8"], ["150,300"]  # what tune tries
 
 
 @verb
@@ -57,11 +59,10 @@ def bench(
     from fglfast.bench.run import bench as run
     from fglfast.bench.table import table
     from fglfast.files import write_atomic
-    from fglfast.sampler.schedule import Sampling
 
-    settings, changes = read_recipe(recipe), {"steps": steps, "guidance_scale": guidance}
-    sampling = settings.sampling.model_dump() | {key: value for key, value in changes.items() if value is not None}
-    settings = settings.model_copy(update={"model": model or settings.model, "sampling": Sampling(**sampling)})
+    settings = read_recipe(recipe)
+    sampling = settings.sampling.changed(steps, guidance)
+    settings = settings.model_copy(update={"model": model or settings.model, "sampling": sampling})
     recipes = contenders(settings, backend or (), batch_size)
     asked = BenchSettings(rounds=rounds, longest_round=longest_round, arch=arch)
     record = run(recipes, find_model(settings, engines, random_weights), engines, asked)
@@ -73,90 +74,6 @@ def bench(
         emit_json(record.model_dump(mode="json"))
     else:
         stdout.print(table(record), markup=False)
-
-
-@verb
-def pretrain(
-    data: Annotated[str, typer.Option(help="Public images: PATH[:SPLIT].")],
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints, sample grids and the model.")],
-    vae_steps: Annotated[int, typer.Option(min=1, help="Steps of the VAE, batch 32.")] = 12_000,
-    flow_steps: Annotated[int, typer.Option(min=1, help="Steps of text encoder and UNet, batch 64.")] = 10_000,
-    coupling: Annotated[
-        Literal["independent", "ot", "sparse-ot", "w-cfm", "immiscible"],
-        typer.Option(help="Which noise with which data."),
-    ] = "independent",
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to train.")] = "cpu",
-    as_json: AsJson = False,
-) -> None:
-    """Train a small text-to-image model of your own on public images; goes on where it was stopped."""
-    os.environ.setdefault("DS_ACCELERATOR", device)  # diffusers imports DeepSpeed, which else warns that it guesses
-    from fglfast.dataset import read_dataset
-    from fglfast.generator.pretrain import PretrainSettings
-    from fglfast.generator.pretrain import pretrain as run
-
-    settings = PretrainSettings.budget(vae_steps, flow_steps, coupling, device)
-    model = run(read_dataset(data), out, settings)
-    tell({"model": str(model)}, as_json, f"model: {model}")
-
-
-@verb
-def distill(
-    embeddings: Annotated[str, typer.Option(help="Payload files whose prompts the student is made for.")],
-    out: Annotated[Path, typer.Option(help="Folder for pairs, checkpoints, the student's model and its recipe.")],
-    recipe: RecipeName = "mini",
-    teacher: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
-    method: Annotated[
-        Literal["reflow", "rectified-diffusion", "mdt"],
-        typer.Option(help="reflow or, for 1-2 steps, mdt: flow models. rectified-diffusion: noise, data or v models."),
-    ] = "reflow",
-    steps: Annotated[int, typer.Option(min=1, help="Of the student.")] = 4,
-    blocks: Annotated[int, typer.Option(min=1, help="Networks that share the steps between them.")] = 1,
-    channels: Annotated[
-        str | None,
-        typer.Option(help="Widths of the student's networks, say 96,128; they begin anew.", show_default=False),
-    ] = None,
-    teacher_steps: Annotated[
-        int | None, typer.Option(min=1, help="Overrides the recipe's steps.", show_default=False)
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(min=0, help="Folded into the student; the recipe's.", show_default=False)
-    ] = None,
-    pairs_per_class: Annotated[int, typer.Option(min=1, help="Drawn by the teacher.")] = 2000,
-    fit_steps: Annotated[int, typer.Option(min=1, help="Steps of the student's training, batch 64.")] = 4000,
-    engines: Engines = DEFAULT_ENGINES,
-    as_json: AsJson = False,
-) -> None:
-    """Make a few-step student of a generator: its engine draws pairs, a UNet learns from them; resumes."""
-    from fglfast.distill.run import DistillSettings
-    from fglfast.distill.run import distill as run
-    from fglfast.generator.fitting import FitSettings
-    from fglfast.merge import merge_payloads
-    from fglfast.payload import load_payload
-
-    asked, changes = read_recipe(recipe), {"steps": teacher_steps, "guidance_scale": guidance}
-    changed = {key: value for key, value in changes.items() if value is not None}
-    fit: FitSettings = DistillSettings.model_fields["fit"].default
-    settings = DistillSettings(
-        method=method,
-        steps=steps,
-        blocks=blocks,
-        channels=_whole_numbers("--channels", channels) if channels else None,
-        teacher=asked.sampling.model_copy(update=changed),
-        pairs_per_class=pairs_per_class,
-        fit=fit.model_copy(update={"steps": fit_steps}),
-    )
-    merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
-    written, found = run(open_engine(recipe, teacher, None, engines), merged, asked, settings, out)
-    straight = f", straightness {found.straight_before} to {found.straight_after}" if found.straight_before else ""
-    result = {"recipe": str(written), "model": str(out / "model"), **found.model_dump(mode="json")}
-    tell(result, as_json, f"{written}: {steps} steps, {found.pairs} pairs{straight}")
-
-
-def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        raise UsageError(f"{option}: {text!r} is no list of whole numbers", "give, say, 96,128") from None
 
 
 @verb
@@ -187,6 +104,67 @@ def tune_steps(
     result = {"recipe": str(out), **placed.model_dump(mode="json")}
     shown = ", ".join(f"{timestep:g}" for timestep in placed.timesteps)
     tell(result, as_json, f"{out}: steps at {shown}; cost {placed.cost:.3g}, equal steps {placed.uniform_cost:.3g}")
+
+
+@verb
+def tune(
+    embeddings: Annotated[str, typer.Option(help="Payload files whose prompts are drawn.")],
+    validation: Annotated[
+        str,
+        typer.Option(help="Real images that judge, PATH[:SPLIT]; never the test images: a choice is made on them."),
+    ],
+    budget: Annotated[float, typer.Option(help="Seconds of synthesis and training that the winner may take.")],
+    out: Annotated[Path, typer.Option(help="Folder of candidates, page and winning recipe.")],
+    recipe: RecipeName = "mini",
+    model: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
+    steps: Annotated[list[str], typer.Option(help="Repeated or with commas, as all lists.")] = STEPS,
+    guidance: Annotated[list[str], typer.Option(help="Scales; 1 is unguided.")] = GUIDANCE,
+    interval: Annotated[
+        list[str], typer.Option(help="LOW:HIGH noise levels that are guided, as shares of all.")
+    ] = INTERVALS,
+    images_per_class: Annotated[list[str], typer.Option(help="Synthetic images of each class.")] = IMAGES_PER_CLASS,
+    arch: Annotated[str, typer.Option(help="Global model.")] = "resnet18-narrow",
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each global model.")] = 20,
+    image_size: Annotated[int, typer.Option(min=8, max=4096, help="Training images' side, in pixels.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of plan and training.")] = 0,
+    engines: Engines = DEFAULT_ENGINES,
+    as_json: AsJson = False,
+) -> None:
+    """Find the steps, guidance and images per class that a budget of server-seconds buys most accuracy with; resumes.
+
+    The winner is chosen on the validation images, so its accuracy there is optimistic: report that on test images.
+    """
+    if not 0 < budget < math.inf:
+        raise UsageError(f"--budget {budget:g} is no number of seconds", "for example 120")
+    from fglfast.dataset import read_dataset
+    from fglfast.merge import merge_payloads
+    from fglfast.payload import load_payload
+    from fglfast.training.settings import TrainSettings, check_arch
+    from fglfast.tuning.candidates import Grid
+    from fglfast.tuning.page import write_page
+    from fglfast.tuning.records import TuneSettings
+    from fglfast.tuning.sweep import check_input
+    from fglfast.tuning.sweep import tune as run
+
+    grid = Grid.parse(steps, guidance, interval, images_per_class)
+    check_arch(arch)
+    train = TrainSettings(arch=arch, epochs=epochs, image_size=image_size, seed=seed)
+    asked, settings = TuneSettings(grid=grid, budget=budget, train=train), read_recipe(recipe)
+    merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
+    judges = read_dataset(validation)
+    check_input(merged, judges, asked)
+    engine = open_engine(recipe, model, None, engines)
+    tuned = run(engine, merged, judges, settings.model_copy(update={"model": model or settings.model}), asked, out)
+    winner = ["fglfast", "synthesize", "--recipe", str(out / "recipe.toml"), "--embeddings", embeddings]
+    winner += ["--images-per-class", str(tuned.best.candidate.images_per_class), "--seed", str(seed), "--out", "synth"]
+    write_page(tuned, shlex.join(winner), out)
+    best = tuned.best
+    line = f"{best.candidate.words}: {best.accuracy:.1%} of the validation images in {best.seconds:.0f} s"
+    tell(
+        {"page": str(out / "tune.html"), "command": shlex.join(winner), **tuned.model_dump(mode="json")},
+        as_json,
+        f"{line}\npage: {out / 'tune.html'}\ndraw with it: {shlex.join(winner)}",
+    )
 
 
 @verb

@@ -118,3 +118,15 @@ def test_badly_placed_steps_are_refused(timesteps):
 def test_flow_euler_spends_no_step_where_the_path_ends(random_mini):
     scheduler = Schedule.of_model(random_mini, Sampling(steps=4, scheduler="flow-euler", guidance_scale=1.0)).start()
     assert scheduler.timesteps.tolist() == [1000, 750, 500, 250]
+
+
+def test_other_steps_or_guidance_keep_the_rest_but_not_steps_placed_one_by_one():
+    placed = Sampling(
+        steps=2, scheduler="flow-euler", timesteps=(900.0, 300.0), guidance_scale=2.0, guidance_interval=(0.2, 0.8)
+    )
+    assert placed.changed() == placed.changed(steps=2) == placed
+    assert placed.changed(guidance_scale=3.0) == placed.model_copy(update={"guidance_scale": 3.0})
+    more = placed.changed(steps=3, guidance_interval=(0.0, 1.0))
+    assert more == Sampling(steps=3, scheduler="flow-euler", guidance_scale=2.0)
+    with pytest.raises(UsageError, match="guidance_scale"):
+        placed.changed(guidance_scale=51.0)

@@ -1,0 +1,103 @@
+"""A candidate's data set: drawn, or taken out of a larger one of the same sampling. Knows no training."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from fglfast.engine.build import Engine, seconds_per_pass
+from fglfast.merge import Merged
+from fglfast.synthesis.folder import claim, read_facts
+from fglfast.synthesis.plan import Item, Plan
+from fglfast.synthesis.shards import ImageFormat, Sample, read_shard, shard_name, write_shard
+from fglfast.synthesis.synthesize import SynthesisSettings, plan_synthesis, synthesize
+from fglfast.tuning.candidates import Candidate
+
+FORMAT: ImageFormat = "png"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set that is there.
+
+    Attributes:
+        candidate: whose it is.
+        plan: its images.
+        folder: where it lies.
+        seconds: what drawing it takes.
+        drawn_with: images per class of the set it was taken from; None if it was drawn.
+    """
+
+    candidate: Candidate
+    plan: Plan
+    folder: Path
+    seconds: float
+    drawn_with: int | None = None
+
+
+class DataSets:
+    """Draws one data set after the other into a folder of its own, and keeps the last one that it drew.
+
+    Args:
+        engine: draws.
+        merged: the clients' rows.
+        seed: of the plans.
+        folder: removed at first: seconds of a set that was begun before could not be told.
+    """
+
+    def __init__(self, engine: Engine, merged: Merged, seed: int, folder: Path) -> None:
+        self.engine, self.merged, self.seed, self.folder = engine, merged, seed, folder
+        self.kept: DataSet | None = None
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def make(self, candidate: Candidate) -> DataSet:
+        """The data set that `fglfast synthesize` makes of a candidate; it lasts until the next call."""
+        settings = SynthesisSettings(
+            images_per_class=candidate.images_per_class,
+            seed=self.seed,
+            image_format=FORMAT,
+            sampling=candidate.sampling,
+        )
+        plan, kept, taken = plan_synthesis(self.engine, self.merged, settings), self.kept, self.folder / "taken"
+        shutil.rmtree(taken, ignore_errors=True)
+        if kept and kept.candidate.sampling == candidate.sampling and take(kept.plan, kept.folder, plan, taken):
+            seconds = kept.seconds * plan.images / kept.plan.images
+            return DataSet(candidate, plan, taken, seconds, kept.candidate.images_per_class)
+        if not kept:
+            seconds_per_pass(self.engine, rounds=1)  # an engine's first passes are slower, whoever comes first
+        drawn = self.folder / "drawn"
+        shutil.rmtree(drawn, ignore_errors=True)
+        seconds = synthesize(self.engine, self.merged, settings, drawn).seconds
+        self.kept = DataSet(candidate, plan, drawn, seconds)
+        return self.kept
+
+
+def take(whole: Plan, source: Path, part: Plan, out: Path) -> bool:
+    """Write a plan's data set out of a larger one's images, as drawing it would; whether that holds them all.
+
+    Rows share a class by largest remainder, so more images a class may, rarely, be fewer of a row.
+    """
+    places = {_identity(item): item.index for number in range(whole.shards) for item in whole.shard(number)}
+    if not all(_identity(item) in places for number in range(part.shards) for item in part.shard(number)):
+        return False
+    changes = {"plan": part.digest(), "images": part.images, "shards": part.shards}
+    claim(out, read_facts(source) | changes | {"images_per_class": part.images_per_class})
+    for number in range(part.shards):
+        items = part.shard(number)
+        wanted = [places[_identity(item)] for item in items]
+        files: dict[str, bytes] = {}
+        for shard in sorted({place // whole.shard_size for place in wanted}):
+            files |= dict(read_shard(source / shard_name(shard)))
+        samples = (_sample(files, place, item) for place, item in zip(wanted, items, strict=True))
+        write_shard(out / shard_name(number), samples, FORMAT)
+    return True
+
+
+def _identity(item: Item) -> tuple[int, int, int]:
+    return item.label, item.row, item.ordinal
+
+
+def _sample(files: dict[str, bytes], place: int, item: Item) -> Sample:
+    """An image at a place of the larger set, as the item of the smaller one that it is."""
+    key = f"{place:09d}"
+    return Sample(f"{item.index:09d}", files[f"{key}.{FORMAT}"], item.label, json.loads(files[f"{key}.json"]))

@@ -1,0 +1,103 @@
+"""Verbs that make a generator: train a small one of your own, make a few-step student of one."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from fglfast.command import (
+    DEFAULT_ENGINES,
+    AsJson,
+    Engines,
+    RecipeName,
+    open_engine,
+    payload_files,
+    read_recipe,
+    tell,
+    verb,
+)
+from fglfast.errors import UsageError
+
+
+@verb
+def pretrain(
+    data: Annotated[str, typer.Option(help="Public images: PATH[:SPLIT].")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, sample grids and the model.")],
+    vae_steps: Annotated[int, typer.Option(min=1, help="Steps of the VAE, batch 32.")] = 12_000,
+    flow_steps: Annotated[int, typer.Option(min=1, help="Steps of text encoder and UNet, batch 64.")] = 10_000,
+    coupling: Annotated[
+        Literal["independent", "ot", "sparse-ot", "w-cfm", "immiscible"],
+        typer.Option(help="Which noise with which data."),
+    ] = "independent",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to train.")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Train a small text-to-image model of your own on public images; goes on where it was stopped."""
+    os.environ.setdefault("DS_ACCELERATOR", device)  # diffusers imports DeepSpeed, which else warns that it guesses
+    from fglfast.dataset import read_dataset
+    from fglfast.generator.pretrain import PretrainSettings
+    from fglfast.generator.pretrain import pretrain as run
+
+    settings = PretrainSettings.budget(vae_steps, flow_steps, coupling, device)
+    model = run(read_dataset(data), out, settings)
+    tell({"model": str(model)}, as_json, f"model: {model}")
+
+
+@verb
+def distill(
+    embeddings: Annotated[str, typer.Option(help="Payload files whose prompts the student is made for.")],
+    out: Annotated[Path, typer.Option(help="Folder for pairs, checkpoints, the student's model and its recipe.")],
+    recipe: RecipeName = "mini",
+    teacher: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
+    method: Annotated[
+        Literal["reflow", "rectified-diffusion", "mdt"],
+        typer.Option(help="reflow or, for 1-2 steps, mdt: flow models. rectified-diffusion: noise, data or v models."),
+    ] = "reflow",
+    steps: Annotated[int, typer.Option(min=1, help="Of the student.")] = 4,
+    blocks: Annotated[int, typer.Option(min=1, help="Networks that share the steps between them.")] = 1,
+    channels: Annotated[
+        str | None,
+        typer.Option(help="Widths of the student's networks, say 96,128; they begin anew.", show_default=False),
+    ] = None,
+    teacher_steps: Annotated[
+        int | None, typer.Option(min=1, help="Overrides the recipe's steps.", show_default=False)
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="Folded into the student; the recipe's.", show_default=False)
+    ] = None,
+    pairs_per_class: Annotated[int, typer.Option(min=1, help="Drawn by the teacher.")] = 2000,
+    fit_steps: Annotated[int, typer.Option(min=1, help="Steps of the student's training, batch 64.")] = 4000,
+    engines: Engines = DEFAULT_ENGINES,
+    as_json: AsJson = False,
+) -> None:
+    """Make a few-step student of a generator: its engine draws pairs, a UNet learns from them; resumes."""
+    from fglfast.distill.run import DistillSettings
+    from fglfast.distill.run import distill as run
+    from fglfast.generator.fitting import FitSettings
+    from fglfast.merge import merge_payloads
+    from fglfast.payload import load_payload
+
+    asked = read_recipe(recipe)
+    fit: FitSettings = DistillSettings.model_fields["fit"].default
+    settings = DistillSettings(
+        method=method,
+        steps=steps,
+        blocks=blocks,
+        channels=_whole_numbers("--channels", channels) if channels else None,
+        teacher=asked.sampling.changed(teacher_steps, guidance),
+        pairs_per_class=pairs_per_class,
+        fit=fit.model_copy(update={"steps": fit_steps}),
+    )
+    merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
+    written, found = run(open_engine(recipe, teacher, None, engines), merged, asked, settings, out)
+    straight = f", straightness {found.straight_before} to {found.straight_after}" if found.straight_before else ""
+    result = {"recipe": str(written), "model": str(out / "model"), **found.model_dump(mode="json")}
+    tell(result, as_json, f"{written}: {steps} steps, {found.pairs} pairs{straight}")
+
+
+def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option}: {text!r} is no list of whole numbers", "give, say, 96,128") from None
