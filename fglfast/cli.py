@@ -7,9 +7,9 @@ import typer
 from fglfast import __version__
 from fglfast.command import app
 from fglfast.console import stdout
-from fglfast.verbs import generators, runs, stages, tools
+from fglfast.verbs import runs, stages, tools, trainers
 
-__all__ = ["app", "generators", "runs", "stages", "tools"]
+__all__ = ["app", "runs", "stages", "tools", "trainers"]
 
 
 @app.callback(invoke_without_command=True)

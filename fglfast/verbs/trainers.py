@@ -1,4 +1,4 @@
-"""Verbs that make a generator: train a small one of your own, make a few-step student of one."""
+"""Verbs that train a generator: a small one of your own, or a few-step student of one."""
 
 import os
 from pathlib import Path
