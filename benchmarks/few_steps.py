@@ -1,0 +1,188 @@
+"""What fewer, straighter steps cost and gain: accuracy of the global model, and images a second, by generator and steps.
+
+Every row draws the same images per class from the same payload with the same engine settings, and trains the same
+small ResNet on them. The seeds go round: all rows with the first, then all with the second.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import diffusers
+import numpy as np
+import typer
+from diffusers.schedulers import AysSchedules
+
+from benchmarks.results_file import save_result
+from fglfast.client.embed import embed
+from fglfast.dataset import read_dataset
+from fglfast.distill.run import DistillSettings, distill
+from fglfast.distill.steps import place
+from fglfast.engine.build import Engine, build_engine
+from fglfast.engine.recipe import Recipe, find_recipe
+from fglfast.merge import Merged, merge_payloads
+from fglfast.sampler.schedule import Sampling
+from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
+from fglfast.training.evaluate import evaluate
+from fglfast.training.launch import train
+from fglfast.training.settings import TrainSettings
+
+TEACHER = Sampling(steps=20, guidance_scale=1.0)
+STUDENTS: dict[str, DistillSettings] = {
+    "reflow": DistillSettings(method="reflow", steps=4, teacher=TEACHER),
+    "reflow of a guided teacher": DistillSettings(
+        method="reflow", steps=4, teacher=TEACHER.changed(guidance_scale=1.5)
+    ),
+    "reflow in two narrow blocks": DistillSettings(
+        method="reflow", steps=4, teacher=TEACHER, blocks=2, channels=(96, 128)
+    ),
+    "marginal-data transport": DistillSettings(method="mdt", steps=1, teacher=TEACHER),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to draw.
+
+    Attributes:
+        title: of the generator, or of what places its steps.
+        source: the paper's arXiv number.
+        sampling: how.
+        recipe: the generator's.
+    """
+
+    title: str
+    source: str
+    sampling: Sampling
+    recipe: Recipe = field(repr=False)
+
+
+def main(
+    data: Annotated[str, typer.Option(help="Holds the splits private and test.")] = "fashion",
+    work: Annotated[Path, typer.Option(help="Students, and what is finished; a second call redoes none.")] = Path(
+        "runs/few-steps"
+    ),
+    engines: Path = Path("engines/build"),
+    recipe: str = "mini",
+    images_per_class: int = 500,
+    seeds: int = 3,
+    students: Annotated[str, typer.Option(help="Some of them, with commas.")] = ",".join(STUDENTS),
+) -> None:
+    """Make the students, draw and train with everything, save the table."""
+    private, test, base = read_dataset(f"{data}:private"), read_dataset(f"{data}:test"), find_recipe(recipe)
+    merged = merge_payloads([embed(private, "all", base.model_folder(), "class")])
+    teacher = build_engine(base, base.model_folder(), engines)
+    rows = teachers(base, teacher, merged)
+    straightness = {}
+    for name in students.split(","):
+        written, found = distill(teacher, merged, base, STUDENTS[name], work / name.replace(" ", "-"))
+        straightness[name] = [found.straight_before, found.straight_after]
+        rows += of_student(name, find_recipe(str(written)))
+    found_rows: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(seeds):
+        for row in rows:
+            engine = build_engine(row.recipe, row.recipe.model_folder(), engines)
+            key = f"{row.title}, {row.sampling.steps} steps, guidance {row.sampling.guidance_scale:g}"
+            measured = measure(engine, merged, row.sampling, images_per_class, seed, work / "rows" / key, private, test)
+            found_rows.setdefault(key, []).append(measured)
+            typer.echo(json.dumps({"row": key, **measured}))
+    save_result(
+        "few-steps",
+        {
+            "images_per_class": images_per_class,
+            "backend": teacher.manifest.key.build.backend,
+            "students": {name: STUDENTS[name].model_dump(mode="json") for name in students.split(",")},
+            "straightness": straightness,
+            "rows": [summed(row, runs) for row, runs in zip(rows, found_rows.values(), strict=True)],
+        },
+    )
+
+
+def teachers(base: Recipe, engine: Engine, merged: Merged) -> list[Row]:
+    """The teacher, guided and not; four steps of it as each rule places them."""
+    guided = [(50, 2.0), (50, 1.5), (20, 2.0), (20, 1.5)]
+    free = [(20, 1.0), (12, 1.0), (8, 1.0), (6, 1.0), (4, 1.0), (2, 1.0), (1, 1.0)]
+    solver = [
+        Row("teacher, DPM-Solver++", "2211.01095", Sampling(steps=steps, guidance_scale=scale), base)
+        for steps, scale in [*guided, *free]
+    ]
+    euler = Sampling(steps=4, scheduler="flow-euler", guidance_scale=1.0)
+    unguided = base.model_copy(update={"sampling": euler})
+    placed = place(engine, merged, unguided, 4, 60, 64).timesteps
+    return [
+        *solver,
+        Row("teacher, Euler, equal steps", "2209.03003", euler, base),
+        Row("teacher, Euler, BOSS", "2312.16414", euler.model_copy(update={"timesteps": placed}), base),
+        Row("teacher, Euler, AYS", "2404.14507", euler.model_copy(update={"timesteps": align_your_steps(4)}), base),
+    ]
+
+
+def align_your_steps(steps: int) -> tuple[float, ...]:
+    """Stable Diffusion's published steps at the same ratios of noise to data: on the linear path that is t / (1 - t)."""
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    alphas = diffusers.DDIMScheduler(**config).alphas_cumprod.numpy()[AysSchedules["StableDiffusionTimesteps"]]
+    logs = 0.5 * np.log((1 - alphas) / alphas)
+    sigmas = np.exp(np.interp(np.linspace(0, len(logs) - 1, steps), np.arange(len(logs)), logs))
+    return tuple(round(float(1000 * sigma / (1 + sigma)), 3) for sigma in sigmas)
+
+
+def of_student(name: str, recipe: Recipe) -> list[Row]:
+    """At its own number of steps and fewer."""
+    source = {
+        "reflow": "2209.03003",
+        "reflow in two narrow blocks": "2510.21167",
+        "marginal-data transport": "2509.04406",
+    }
+    counts = (4, 2, 1) if recipe.sampling.steps == 4 else (2, 1)
+    return [
+        Row(f"student, {name}", source.get(name, "2209.03003"), recipe.sampling.changed(steps=count), recipe)
+        for count in counts
+    ]
+
+
+def measure(
+    engine: Engine,
+    merged: Merged,
+    sampling: Sampling,
+    images_per_class: int,
+    seed: int,
+    folder: Path,
+    private: Any,
+    test: Any,
+) -> dict[str, Any]:
+    """Draw, train and judge once, or read what an earlier call found."""
+    done = folder / f"{images_per_class}-{seed}.json"
+    if done.exists():
+        found: dict[str, Any] = json.loads(done.read_text())
+        return found
+    asked = SynthesisSettings(images_per_class=images_per_class, seed=seed, sampling=sampling)
+    made = synthesize(engine, merged, asked, folder / f"synthetic-{seed}")
+    chosen = TrainSettings(arch="resnet10-tiny", epochs=30, image_size=28, seed=seed)
+    trained = train(folder / f"synthetic-{seed}", folder / f"model-{seed}", chosen, "auto")
+    found = {
+        "seed": seed,
+        "test": evaluate(trained.model, test).accuracy,
+        "private": evaluate(trained.model, private).accuracy,
+        "images_per_second": round(made.images / made.seconds, 2),
+        "training_seconds": round(trained.seconds, 1),
+    }
+    done.write_text(json.dumps(found))
+    return found
+
+
+def summed(row: Row, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A row of the result: medians over the seeds, and the seeds."""
+    return {
+        "title": row.title,
+        "source": row.source,
+        "sampling": row.sampling.model_dump(mode="json"),
+        **{key: median(run[key] for run in runs) for key in ("test", "private", "images_per_second")},
+        "runs": list(runs),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
