@@ -15,7 +15,7 @@ def test_align_your_steps_descends_from_noise():
 
 
 def test_a_students_rows_are_its_own_steps_and_fewer():
-    recipe = Recipe(sampling=Sampling(steps=4, scheduler="flow-euler", guidance_scale=1.0))
+    recipe = Recipe(image_size=32, sampling=Sampling(steps=4, scheduler="flow-euler", guidance_scale=1.0))
     rows = of_student("reflow", recipe)
     assert [row.sampling.steps for row in rows] == [4, 2, 1]
     assert all(name in STUDENTS for name in ("reflow", "marginal-data transport"))
