@@ -10,10 +10,9 @@ from fglfast.distill.pairs import noises
 from fglfast.engine.build import Engine
 from fglfast.engine.recipe import Recipe
 from fglfast.errors import UsageError
-from fglfast.generator.solvers import uniform
+from fglfast.generator.solvers import Velocity, guided, uniform
 from fglfast.merge import Merged
 from fglfast.sampler.placement import place_steps, step_costs
-from fglfast.sampler.sample import Denoiser
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
 from fglfast.synthesis.plan import make_plan
@@ -54,26 +53,20 @@ def place(engine: Engine, merged: Merged, recipe: Recipe, steps: int, grid: int,
     items = plan.shard(0)[:trajectories]
     conditioning = Conditioning(merged, engine)
     text_BLE = conditioning.rows([item.row for item in items])
-    denoiser = _guided(engine.networks.denoise, conditioning.negative_LE, recipe.sampling.guidance_scale)
-    noise_BCHW, times = noises(0, items, engine.shapes.latent), uniform(grid)
-    costs = step_costs(denoiser, noise_BCHW, text_BLE, times, schedule.levels)
+
+    def towards(text_BLE: Tensor) -> Velocity:
+        return lambda x_BCHW, t_B: engine.networks.denoise(x_BCHW, schedule.levels * t_B, text_BLE)
+
+    free = towards(conditioning.negative_LE.expand_as(text_BLE))
+    velocity = guided(towards(text_BLE), free, recipe.sampling.guidance_scale)
+    times = uniform(grid)
+    costs = step_costs(velocity, noises(0, items, engine.shapes.latent), times)
     places, equal = place_steps(costs, steps), range(0, grid + 1, grid // steps)
     return Placed(
         timesteps=tuple(round(float(times[place]) * schedule.levels, 3) for place in places[:-1]),
         cost=_total(costs, places),
         uniform_cost=_total(costs, equal),
     )
-
-
-def _guided(denoise: Denoiser, negative_LE: Tensor, scale: float) -> Denoiser:
-    if scale == 1.0:
-        return denoise
-
-    def guided(latents_BCHW: Tensor, timestep_B: Tensor, text_BLE: Tensor) -> Tensor:
-        free_BCHW = denoise(latents_BCHW, timestep_B, negative_LE.expand_as(text_BLE))
-        return free_BCHW + scale * (denoise(latents_BCHW, timestep_B, text_BLE) - free_BCHW)
-
-    return guided
 
 
 def _total(costs: Tensor, places: range | tuple[int, ...]) -> float:

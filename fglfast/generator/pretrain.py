@@ -6,6 +6,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ from fglfast.generator.card import model_card
 from fglfast.generator.couplings import COUPLINGS, CouplingName
 from fglfast.generator.fitting import Fit, FitSettings
 from fglfast.generator.flow import TIMESTEPS, lesson
-from fglfast.generator.solvers import euler, uniform
+from fglfast.generator.solvers import euler, guided, uniform
 
 UNCONDITIONAL_SHARE = 0.10
 CLASS_LEVEL_SHARE = 0.45  # of the rest, the instance-level prompt
@@ -198,12 +199,9 @@ def _train_flow(
         noise_BCHW = torch.randn(
             (len(tokens_BL), *moments_N2CHW.shape[2:]), generator=torch.Generator().manual_seed(step)
         ).to(device)
-
-        def guided(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
-            free_BCHW = velocity(x_BCHW, t_B, empty_L.expand(len(x_BCHW), -1))
-            return free_BCHW + guidance * (velocity(x_BCHW, t_B, tokens_BL) - free_BCHW)
-
-        latents_BCHW = euler(guided, noise_BCHW, uniform(20))
+        free_BL = empty_L.expand(len(tokens_BL), -1)
+        conditional, free = (partial(velocity, tokens_BL=each_BL) for each_BL in (tokens_BL, free_BL))
+        latents_BCHW = euler(guided(conditional, free, guidance), noise_BCHW, uniform(20))
         save_grid(vae.decode(latents_BCHW / scale).sample, columns, grids / f"flow-{step:06d}.png")
 
     fit.run(loss_function, grid)

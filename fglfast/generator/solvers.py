@@ -18,6 +18,18 @@ from fglfast.generator.paths import Path, score
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
+def guided(conditional: Velocity, free: Velocity, scale: float) -> Velocity:
+    """Classifier-free guidance of a velocity; at scale 1 the unconditional one is not asked."""
+    if scale == 1.0:
+        return conditional
+
+    def velocity(x: Tensor, t_B: Tensor) -> Tensor:
+        without = free(x, t_B)
+        return without + scale * (conditional(x, t_B) - without)
+
+    return velocity
+
+
 def uniform(steps: int) -> Tensor:
     """Times of equal steps [steps + 1]."""
     return torch.linspace(1.0, 0.0, steps + 1)

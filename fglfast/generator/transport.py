@@ -5,7 +5,6 @@ ends. Velocity matching asks that the student's endpoint stays put along that tr
 moves what one step makes towards where the teacher's velocity agrees with the one that the student implies.
 """
 
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path as File
 
@@ -15,9 +14,8 @@ from torch import Tensor, nn
 
 from fglfast.generator.fitting import Fit, FitSettings
 from fglfast.generator.paths import LINEAR
+from fglfast.generator.solvers import Velocity, guided
 from fglfast.generator.student import Pairs, Task
-
-Velocity = Callable[[Tensor, Tensor], Tensor]
 
 INTERVAL = 0.1  # of the finite difference along the teacher's trajectory
 DISTILLED = 0.5  # share of the steps, the last ones, that velocity distillation joins
@@ -71,18 +69,6 @@ def fit_transport(
         return loss
 
     fit.run(loss_function, on_grid=lambda _: None)
-
-
-def guided(conditional: Velocity, free: Velocity, scale: float) -> Velocity:
-    """Classifier-free guidance of a velocity; at scale 1 the unconditional one is not asked."""
-    if scale == 1.0:
-        return conditional
-
-    def velocity(x: Tensor, t_B: Tensor) -> Tensor:
-        without = free(x, t_B)
-        return without + scale * (conditional(x, t_B) - without)
-
-    return velocity
 
 
 def matching(student: Velocity, teacher: Velocity, x: Tensor, t_B: Tensor) -> Tensor:

@@ -1,37 +1,34 @@
 """Where the steps of a few-step sampler lie best (BOSS, arXiv 2312.16414). Knows no engine and no file."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from fglfast.sampler.sample import Denoiser
-
 
 @torch.inference_mode()
-def step_costs(denoiser: Denoiser, noise_BCHW: Tensor, text_BLE: Tensor, grid: Tensor, units: float = 1000.0) -> Tensor:
+def step_costs(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, grid: Tensor) -> Tensor:
     """What each Euler step between two times of a fine grid would miss.
 
     Args:
-        denoiser: predicts the velocity of a linear path.
-        noise_BCHW: where a few trajectories begin.
-        text_BLE: text of each.
+        velocity: dx/dt of x [B,...] and t [B].
+        noise: where a few trajectories begin [B,...].
         grid: times [N+1] from 1 down to 0; the trajectories are Euler's on all of them.
-        units: of the denoiser's timesteps.
 
     Returns:
         Mean squared distance [N+1,N+1] between the fine trajectory at k and one step from it at j, for j < k; else
         infinity.
     """
-    x, points, velocities = noise_BCHW, [noise_BCHW], []
+    x, points, velocities = noise, [noise], []
     for now, after in pairwise(grid):
-        velocities.append(denoiser(x, units * now.expand(len(x)), text_BLE))
+        velocities.append(velocity(x, now.expand(len(x))))
         x = x + (after - now) * velocities[-1]
         points.append(x)
     costs = torch.full((len(grid), len(grid)), torch.inf, dtype=torch.float64)
-    for j, (point, velocity) in enumerate(zip(points, velocities, strict=False)):
+    for j, (point, along) in enumerate(zip(points, velocities, strict=False)):
         for k in range(j + 1, len(grid)):
-            costs[j, k] = (points[k] - point - (grid[k] - grid[j]) * velocity).double().square().mean()
+            costs[j, k] = (points[k] - point - (grid[k] - grid[j]) * along).double().square().mean()
     return costs
 
 

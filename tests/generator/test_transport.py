@@ -6,9 +6,9 @@ from torch import nn
 
 from fglfast.generator.fitting import FitSettings
 from fglfast.generator.paths import LINEAR
-from fglfast.generator.solvers import euler, rk45, uniform
+from fglfast.generator.solvers import euler, guided, rk45, uniform
 from fglfast.generator.student import HeldPairs, Task
-from fglfast.generator.transport import distillation, fit_transport, guided, matching
+from fglfast.generator.transport import distillation, fit_transport, matching
 
 FLOW = Task(LINEAR, "velocity", lambda t: 1000 * t)
 MEAN, DEVIATION = 1.5, 0.4

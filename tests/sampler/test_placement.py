@@ -29,27 +29,21 @@ def test_more_steps_than_the_grid_has_are_refused():
         place_steps(torch.zeros(4, 4), 5)
 
 
-def curved(latents_BCHW, timestep_B, text_BLE):
+def curved(x, t):
     """A velocity that turns near the end of the path: dx/dt = c(t), steep below t = 0.2."""
-    t = timestep_B / 1000
-    return (1 + 50 * (0.2 - t).clamp(min=0)).view(-1, 1, 1, 1).expand_as(latents_BCHW)
+    return (1 + 50 * (0.2 - t).clamp(min=0)).view(-1, 1, 1, 1).expand_as(x)
 
 
 def test_steps_gather_where_the_path_bends():
     grid = torch.linspace(1, 0, 21)
-    costs = step_costs(curved, torch.zeros(2, 1, 2, 2), torch.zeros(2, 1, 1), grid)
+    costs = step_costs(curved, torch.zeros(2, 1, 2, 2), grid)
     assert costs[0, 16] == pytest.approx(0.0, abs=1e-9)  # straight until t = 0.2
     placed = [float(grid[place]) for place in place_steps(costs, 4)]
     assert placed[1] <= 0.21 and all(time <= 0.21 for time in placed[1:])
 
 
 def test_costs_are_those_of_one_step_from_the_fine_trajectory():
-    grid = torch.tensor([1.0, 0.5, 0.0])
-
-    def doubling(latents_BCHW, timestep_B, text_BLE):
-        return 2 * latents_BCHW
-
-    costs = step_costs(doubling, torch.full((1, 1, 1, 1), 8.0), torch.zeros(1, 1, 1), grid)
+    costs = step_costs(lambda x, t: 2 * x, torch.full((1, 1, 1, 1), 8.0), torch.tensor([1.0, 0.5, 0.0]))
     # Fine: 8, then 8 - 0.5 * 16 = 0, then 0. One step from 1 to 0: 8 - 16 = -8.
     assert costs[0, 1] == 0 and costs[1, 2] == 0 and costs[0, 2] == 64
     assert torch.isinf(costs.tril()).logical_or(costs.tril() == 0).all()
