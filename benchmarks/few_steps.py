@@ -78,10 +78,10 @@ def main(
     merged = merge_payloads([embed(private, "all", base.model_folder(), "class")])
     teacher = build_engine(base, base.model_folder(), engines)
     rows = teachers(base, teacher, merged)
-    straightness = {}
+    bends = {}
     for name in students.split(","):
         written, found = distill(teacher, merged, base, STUDENTS[name], with_pairs(work, name))
-        straightness[name] = [found.straight_before, found.straight_after]
+        bends[name] = found.model_dump(mode="json", include={"before", "after"})
         rows += of_student(name, find_recipe(str(written)))
     found_rows: dict[str, list[dict[str, Any]]] = {}
     for seed in range(seeds):
@@ -97,7 +97,7 @@ def main(
             "images_per_class": images_per_class,
             "backend": teacher.manifest.key.build.backend,
             "students": {name: STUDENTS[name].model_dump(mode="json") for name in students.split(",")},
-            "straightness": straightness,
+            "bends": bends,
             "rows": [summed(row, runs) for row, runs in zip(rows, found_rows.values(), strict=True)],
         },
     )

@@ -19,7 +19,7 @@ from fglfast.errors import UsageError
 from fglfast.files import claim, finished_folder, write_atomic
 from fglfast.generator.fitting import FitSettings
 from fglfast.generator.load import segment
-from fglfast.generator.solvers import straightness
+from fglfast.generator.solvers import Bend, bend, uniform
 from fglfast.generator.student import HeldPairs, Method, Task, check_method, fit_student
 from fglfast.generator.transport import fit_transport
 from fglfast.merge import Merged
@@ -27,7 +27,7 @@ from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import negative_text
 from fglfast.text import BLOCKS, FURTHER, Blocks
 
-JUDGED = 64  # trajectories whose straightness is measured
+JUDGED, FINE = 64, 50  # trajectories whose bend is measured, and steps of the teacher's
 
 
 class DistillSettings(Settings):
@@ -62,15 +62,15 @@ class Distilled(Settings):
         settings: as asked.
         teacher: key of its engine.
         pairs: it was trained on.
-        straight_before: of the teacher's unguided trajectories (0 is straight); None if it predicts no velocity.
-        straight_after: of the student's.
+        before: how the teacher's unguided trajectories bend, in many steps; None if it predicts no velocity.
+        after: how the student's do, in its own.
     """
 
     settings: DistillSettings
     teacher: str
     pairs: int
-    straight_before: float | None
-    straight_after: float | None
+    before: Bend | None
+    after: Bend | None
 
 
 def distill(
@@ -115,8 +115,8 @@ def distill(
         settings=settings,
         teacher=engine.key,
         pairs=len(pairs),
-        straight_before=_straightness([teacher], (), task, pairs),
-        straight_after=_straightness(unets, blocks.boundaries, task, pairs),
+        before=_bend([teacher], (), task, pairs, FINE),
+        after=_bend(unets, blocks.boundaries, task, pairs, settings.steps),
     )
     _save(engine.model, unets, blocks, found, out / "model")
     changes = {"model": str((out / "model").resolve()), "sampling": few_steps(task, settings.steps)}
@@ -174,9 +174,9 @@ def _share(times: tuple[float, ...], blocks: int) -> Blocks:
 
 
 @torch.inference_mode()
-def _straightness(
-    unets: Sequence[UNet2DConditionModel], boundaries: tuple[float, ...], task: Task, pairs: HeldPairs
-) -> float | None:
+def _bend(
+    unets: Sequence[UNet2DConditionModel], boundaries: tuple[float, ...], task: Task, pairs: HeldPairs, steps: int
+) -> Bend | None:
     if task.kind != "velocity":
         return None
     noise_BCHW, _, text_BLD = pairs.batch(torch.arange(min(JUDGED, len(pairs))))
@@ -187,7 +187,7 @@ def _straightness(
         answer: Tensor = unet(x_BCHW, timestep_B, text_BLD, return_dict=False)[0]
         return answer
 
-    return round(straightness(velocity, noise_BCHW), 5)
+    return bend(velocity, noise_BCHW, uniform(steps))
 
 
 def _save(teacher: Path, unets: Sequence[UNet2DConditionModel], blocks: Blocks, found: Distilled, folder: Path) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from fglfast.config import Settings
 from fglfast.generator.paths import Path, score
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -94,17 +95,35 @@ def sde(
     return x
 
 
-def straightness(velocity: Velocity, noise: Tensor, steps: int = 50) -> float:
-    """How far trajectories are from straight lines (rectified flow, arXiv 2209.03003, equation 6); 0 is straight.
+class Bend(Settings):
+    """How far trajectories are from straight lines, in units of their chords; both are 0 if they are.
 
-    The mean over time, samples and dimensions of |(x_1 - x_0) - v(x_t, t)|^2, over the mean of |x_1 - x_0|^2.
+    Attributes:
+        straightness: mean over time and samples of |(x_1 - x_0) - v(x_t, t)|^2 (rectified flow, arXiv 2209.03003,
+            equation 6).
+        curvature: the same mean of |dv/dt|^2 along the trajectory.
     """
+
+    straightness: float
+    curvature: float
+
+    def __str__(self) -> str:
+        return f"straightness {self.straightness:g}, curvature {self.curvature:g}"
+
+
+def bend(velocity: Velocity, noise: Tensor, times: Tensor) -> Bend:
+    """Follow trajectories by Euler's method over equal steps, and see how they bend."""
     x, seen = noise, []
-    for now, after in pairwise(uniform(steps)):
+    for now, after in pairwise(times):
         seen.append(velocity(x, _everywhere(now, x)))
         x = x + (after - now) * seen[-1]
-    chord = noise - x
-    return float(torch.stack([(chord - v).square().mean() for v in seen]).mean() / chord.square().mean())
+    chord, path = noise - x, torch.stack(seen)
+    turns = path.diff(dim=0) * len(path) if len(path) > 1 else torch.zeros(1)
+    size = chord.square().mean()
+    return Bend(
+        straightness=round(float((chord - path).square().mean() / size), 5),
+        curvature=round(float(turns.square().mean() / size), 5),
+    )
 
 
 def _everywhere(t: Tensor, x: Tensor) -> Tensor:

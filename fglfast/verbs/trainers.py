@@ -91,9 +91,9 @@ def distill(
     )
     merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
     written, found = run(open_engine(recipe, teacher, None, engines), merged, asked, settings, out)
-    straight = f", straightness {found.straight_before} to {found.straight_after}" if found.straight_before else ""
+    bends = f"; teacher: {found.before}; student: {found.after}" if found.before else ""
     result = {"recipe": str(written), "model": str(out / "model"), **found.model_dump(mode="json")}
-    tell(result, as_json, f"{written}: {steps} steps, {found.pairs} pairs{straight}")
+    tell(result, as_json, f"{written}: {steps} steps, {found.pairs} pairs{bends}")
 
 
 def _whole_numbers(option: str, text: str) -> tuple[int, ...]:

@@ -5,13 +5,19 @@ import json
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from typer.testing import CliRunner
 
 from fglfast.cli import app
 from fglfast.client.embed import embed
 from fglfast.dataset import read_dataset
 from fglfast.distill.pairs import draw_pairs, read_pairs, shard_path
+from fglfast.distill.run import DistillSettings, distill
+from fglfast.engine.build import build_engine
+from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.errors import BadInputError
+from fglfast.generator.fitting import FitSettings
+from fglfast.generator.load import load_generator
 from fglfast.merge import merge_payloads
 from fglfast.payload import save_payload
 from fglfast.sampler.sample import sample
@@ -69,7 +75,7 @@ def test_the_command_makes_a_student_that_is_a_generator(payload, random_mini, t
     done = CliRunner().invoke(app, ["distill", *base, *made, *few])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert found["pairs"] > 0 and found["straight_after"] is not None
+    assert found["pairs"] > 0 and found["before"]["curvature"] > 0 and found["after"] is not None
     drawn = ["--embeddings", str(tmp_path / "ann.safetensors"), "--out", str(tmp_path / "synth")]
     drawn += ["--recipe", found["recipe"], "--engines", str(tmp_path / "engines")]
     synth = CliRunner().invoke(app, ["synthesize", *drawn, "--images-per-class", "2", "--json"])
@@ -98,6 +104,27 @@ def test_other_students_are_generators_too(how, payload, random_mini, tmp_path):
         assert json.loads((tmp_path / "student" / "model" / "blocks.json").read_text())["boundaries"] == [500.0]
         again = CliRunner().invoke(app, ["distill", *given, *few, "--teacher", model, "--out", str(tmp_path / "more")])
         assert again.exit_code == 2 and "blockwise" in again.output
+
+
+def test_a_model_that_predicts_noise_has_students_too(narrow, payload, tmp_path):
+    """Stable Diffusion 1.5's architecture, guided; what comes out is loaded by a stock pipeline."""
+    recipe = Recipe(model=str(narrow("sd15")), backend="torch", image_size=64, sampling=Sampling(steps=2))
+    engine = build_engine(recipe, narrow("sd15"), tmp_path / "engines")
+    dataset = read_dataset("fashion:private").select(np.arange(3))
+    merged = merge_payloads([embed(dataset, "ann", narrow("sd15"))])
+    settings = DistillSettings(
+        method="rectified-diffusion",
+        steps=2,
+        teacher=Sampling(steps=2, guidance_scale=3.0),
+        pairs_per_class=2,
+        fit=FitSettings(steps=2, batch_size=2, learning_rate=1e-4),
+    )
+    written, found = distill(engine, merged, recipe, settings, tmp_path / "student")
+    assert found.before is None and find_recipe(str(written)).sampling == Sampling(steps=2, guidance_scale=1.0)
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "student" / "model", safety_checker=None)
+    before, after = (load_generator(folder).unet for folder in (narrow("sd15"), tmp_path / "student" / "model"))
+    moved = [not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)]
+    assert any(moved) and all(torch.isfinite(weight).all() for weight in pipeline.unet.parameters())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fglfast.generator.paths import LINEAR, TRIGONOMETRIC, convert, data_and_noise, score
-from fglfast.generator.solvers import euler, heun, rk45, sde, straightness, uniform
+from fglfast.generator.solvers import bend, euler, heun, rk45, sde, uniform
 
 PATHS = {"linear": LINEAR, "trigonometric": TRIGONOMETRIC}
 MEANS = torch.tensor([[-2.0, 0.0], [1.0, 1.5], [1.0, -1.5]], dtype=torch.float64)
@@ -125,6 +125,8 @@ def test_a_straight_field_is_straight_and_one_step_solves_it():
     def velocity(x, t):
         return (x - point) / t[:, None]
 
-    assert straightness(velocity, start(50)) < 1e-12
+    assert bend(velocity, start(50), uniform(20)) == bend(velocity, start(50), uniform(1))
+    assert bend(velocity, start(50), uniform(20)).curvature == 0
     assert torch.allclose(euler(velocity, start(50), uniform(1)), point.expand(50, 2), atol=1e-9)
-    assert straightness(exact_velocity(LINEAR), start(200)) > 0.05
+    found = bend(exact_velocity(LINEAR), start(200), uniform(50))
+    assert found.straightness > 0.05 and found.curvature > 0.5

@@ -7,7 +7,7 @@ from torch import nn
 
 from fglfast.generator.fitting import FitSettings
 from fglfast.generator.paths import LINEAR
-from fglfast.generator.solvers import euler, rk45, straightness, uniform
+from fglfast.generator.solvers import bend, euler, rk45, uniform
 from fglfast.generator.student import HeldPairs, Task, check_method, fit_student, scheduled_path, target
 
 FLOW = Task(LINEAR, "velocity", lambda t: 1000 * t)
@@ -68,7 +68,9 @@ def test_reflow_straightens_so_that_one_step_nearly_solves_it(pairs, tmp_path):
         for who, field in (("teacher", teacher), ("student", velocity))
     }
     assert errors["student"] < 0.2 * errors["teacher"]
-    assert straightness(velocity, noise) < 0.2 * straightness(teacher, noise)
+    student_bend, teacher_bend = (bend(field, noise, uniform(50)) for field in (velocity, teacher))
+    assert student_bend.straightness < 0.2 * teacher_bend.straightness
+    assert student_bend.curvature < 0.2 * teacher_bend.curvature
 
 
 def test_a_student_of_given_moments_is_asked_no_other_time(pairs, tmp_path, monkeypatch):
