@@ -57,7 +57,7 @@ def fglfast(ask: Ask, backend: str) -> Draw:
     from fglfast.engine.recipe import Recipe
     from fglfast.sampler.sample import sample
     from fglfast.sampler.schedule import Sampling, Schedule
-    from fglfast.synthesis.synthesize import to_pixels
+    from fglfast.synthesis.draw import to_pixels
 
     recipe = Recipe(image_size=ask["image_size"], unet_batch=ask["batch"], vae_batch=ask["vae_batch"])
     model = Path(ask["model"])

@@ -1,14 +1,23 @@
 """The program's entry: `fglfast` and `python -m fglfast`."""
 
+import signal
+import sys
+
 from fglfast.console import quiet_libraries
+from fglfast.errors import ExitCode
 
 
 def main() -> None:
     """Run the command line; libraries are told to keep quiet before any of them is imported."""
-    quiet_libraries()
-    from fglfast.cli import app
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        quiet_libraries()
+        from fglfast.cli import app
 
-    app()
+        app()
+    except KeyboardInterrupt:  # before a verb began, or after it ended
+        sys.stderr.write("error: interrupted\n")
+        sys.exit(ExitCode.INTERRUPTED)
 
 
 if __name__ == "__main__":

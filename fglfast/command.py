@@ -1,5 +1,6 @@
 """What all verbs share: options, errors as exit codes, opening an engine. Imports nothing heavy at the top."""
 
+import errno
 import glob
 import os
 import signal
@@ -39,6 +40,10 @@ BatchSize = Annotated[
     typer.Option(help="Rows of one UNet pass, or auto: measured, the VAE's too.", show_default=False, metavar="N|auto"),
 ]
 DEFAULT_ENGINES = Path("engines/build")
+# PyTorch's words on a CPU and on a GPU, ONNX Runtime's, and C++'s own.
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Failed to allocate memory", "bad_alloc", "bad allocation")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
 
 
 def verb(function: Callable[P, None]) -> Callable[P, None]:
@@ -66,12 +71,23 @@ def exits(function: Callable[P, None]) -> Callable[P, None]:
         except Exception as error:
             if os.environ.get("FGLFAST_DEBUG"):
                 raise
-            _complain(
-                f"{type(error).__name__}: {error}", "this is a bug in fglfast; FGLFAST_DEBUG=1 shows the traceback"
-            )
+            _complain(*explain(error))
             raise typer.Exit(ExitCode.FAILURE) from None
 
     return run
+
+
+def explain(error: Exception) -> tuple[str, str]:
+    """What an error that no stage foresaw means, and how to mend it: the machine's limits, or a bug."""
+    text = str(error).strip().splitlines()
+    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        return "out of memory", "give a smaller --batch-size, or end other programs; what is finished is kept"
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return f"{error.filename or 'the disk'}: {error.strerror}", "free space and run the same command again"
+    if isinstance(error, OSError) and error.errno in NO_ACCESS:
+        return f"{error.filename or 'a file'}: {error.strerror}", "choose a folder that you may write in, or mend it"
+    line = f"{type(error).__name__}: {text[0] if text else 'no message'}"
+    return line, "this is a bug in fglfast; FGLFAST_DEBUG=1 shows the traceback"
 
 
 def join_ranks() -> Rank:

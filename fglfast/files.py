@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -19,6 +19,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     The content is on the disk before the rename, the rename before this returns: a kill or a power cut
     leaves the old file or the new one. A killed writer's temporary file is overwritten by the next.
+
+    Raises:
+        OSError: the disk refused; it names `path`, as a full disk's own does not.
     """
     temporary = temporary_name(path)
     try:
@@ -27,8 +30,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)
         raise
     sync_folder(path.parent)
 

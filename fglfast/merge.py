@@ -16,6 +16,7 @@ from fglfast.errors import BadInputError
 from fglfast.payload import Payload
 
 Ints = NDArray[np.int64]
+DISTINCTIVE_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -63,23 +64,44 @@ def merge_payloads(payloads: Iterable[Payload]) -> Merged:
 
     Raises:
         BadInputError: none given; or two clients differ in class names, encoder, kind or shape of
-            their rows, or share a name; or their images together overflow int64.
+            their rows, share a name, or one is a copy of the other; or their images together overflow int64.
     """
     parts: dict[str, _Part] = {}
     places: dict[bytes, int] = {}
     distinct: list[NDArray[Any]] = []
     first: Payload | None = None
+    senders: dict[str, str] = {}
     for payload in payloads:
         first = first or payload
         client = payload.header.client
         if client in parts:
             raise BadInputError(f"two payloads of one client, {client!r}", "give each client's payload once")
         _check_pair(first, payload)
+        if (whole := fingerprint(payload)) is not None:
+            if whole in senders:
+                who = f"clients {senders[whole]!r} and {client!r}"
+                raise BadInputError(f"{who} sent the same payload", "leave out the copy")
+            senders[whole] = client
         content = np.array([_place(row, places, distinct) for row in _rows(payload)], dtype=np.int64)
         parts[client] = _Part(client, payload.digest(), content, payload.labels, payload.counts)
     if first is None:
         raise BadInputError("no payload to merge", "give at least one client's payload")
     return _table(first, [parts[client] for client in sorted(parts)], np.stack(distinct))
+
+
+def fingerprint(payload: Payload) -> str | None:
+    """sha256 of all rows, labels and counts in any order: equal for two clients only if one sent the other's payload.
+
+    None where honest clients may be equal: class-level prompts are the class names, so that an even split of the images
+    makes equal payloads, and a few captions may coincide. Noise never does.
+    """
+    privacy = payload.header.privacy
+    noisy = privacy is not None and privacy.noise > 0
+    if not noisy and (payload.header.prompt_level == "class" or len(payload.labels) < DISTINCTIVE_ROWS):
+        return None
+    facts = zip(_rows(payload), payload.labels.tolist(), payload.counts.tolist(), strict=True)
+    rows = sorted(hashlib.sha256(row.tobytes() + b"%d %d" % (label, count)).digest() for row, label, count in facts)
+    return hashlib.sha256(b"".join(rows)).hexdigest()
 
 
 def _table(first: Payload, parts: list[_Part], distinct: NDArray[Any]) -> Merged:

@@ -193,6 +193,7 @@ def _record(
         ),
         resumed=bool(made.found),
         images=made.images + made.found,
+        redrawn=made.redrawn,
         images_per_second=round(made.images / made.seconds, 2) if made.images else 0.0,
         network_share=round(made.network_share, 4),
         model_arch=settings.arch,

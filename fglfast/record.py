@@ -74,7 +74,7 @@ class EngineRecord(Settings):
 
 
 class RunRecord(Settings):
-    """Everything the report shows; a resumed run's times leave out what an earlier one did."""
+    """Everything the report shows; a resumed run's times, and redrawn images, leave out what an earlier one did."""
 
     command: str
     created: str
@@ -88,6 +88,7 @@ class RunRecord(Settings):
     engine: EngineRecord
     resumed: bool
     images: int
+    redrawn: int = 0
     images_per_second: float
     network_share: float
     model_arch: str

@@ -90,6 +90,7 @@ class Experiment(Settings):
         recipe: the generator's recipe.
         prompt_level: of the clients' prompts.
         images_per_class: synthetic images of a class.
+        max_share_per_client: of those, where several clients hold the class; 1 takes their counts as they are.
         train: the server's training on synthetic images; its architecture is every method's.
         local: a client's training.
         rounds: how many.
@@ -106,6 +107,7 @@ class Experiment(Settings):
     recipe: str = "mini"
     prompt_level: Literal["class", "instance"] = "class"
     images_per_class: int = Field(500, ge=1)
+    max_share_per_client: float = Field(1.0, gt=0, le=1)
     train: TrainSettings = TrainSettings(arch="resnet10-tiny", image_size=28)
     local: LocalSettings = LocalSettings()
     rounds: Rounds = Rounds()

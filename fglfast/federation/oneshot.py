@@ -19,7 +19,7 @@ from fglfast.federation import wire
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.wire import Weights
 from fglfast.files import write_atomic
-from fglfast.merge import merge_payloads
+from fglfast.merge import fingerprint, merge_payloads
 from fglfast.payload import PayloadHeader, load_payload
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
 from fglfast.text import text_fingerprint
@@ -65,7 +65,12 @@ def one_shot(
     model = recipe.model_folder()
     payloads, collected = collect_payloads(grid, experiment, class_names, model, folder / "clients")
     merged = merge_payloads(load_payload(path) for path in payloads)
-    asked = SynthesisSettings(images_per_class=experiment.images_per_class, seed=seed, sampling=recipe.sampling)
+    asked = SynthesisSettings(
+        images_per_class=experiment.images_per_class,
+        seed=seed,
+        sampling=recipe.sampling,
+        max_share_per_client=experiment.max_share_per_client,
+    )
     settings = experiment.train.model_copy(update={"seed": seed})
 
     engine, building = _timed(folder / "engine.seconds", lambda: build_engine(recipe, model, engines))
@@ -106,18 +111,21 @@ def collect_payloads(
     folder.mkdir(parents=True)
     down, up, begun = grid.down, grid.up, time.monotonic()
     asked = wire.config(**{"prompt-level": experiment.prompt_level, "class-names": list(class_names)})
-    kept, encoder = {}, text_fingerprint(model)
+    encoder = text_fingerprint(model)
+    kept: dict[str, Path] = {}
+    seen: set[str | None] = set()
     for reply in grid.ask(wire.PAYLOAD, asked):
         node, path = reply.metadata.src_node_id, folder / f"{reply.metadata.src_node_id:020d}.safetensors"
         try:
-            header = _keep(reply, path, encoder)
+            header, content = _keep(reply, path, encoder)
         except BadInputError as error:
             note(f"client {node}: payload refused: {error.message}")
         else:
-            if header.class_names == class_names and header.client not in kept:
+            if header.class_names == class_names and header.client not in kept and content not in seen:
                 kept[header.client] = path
+                seen |= {content} - {None}
                 continue
-            note(f"client {node}: payload refused: its classes or its name do not fit the others'")
+            note(f"client {node}: payload refused: its classes or name do not fit the others', or it copies one")
         path.unlink(missing_ok=True)
     if len(kept) < grid.least:
         raise FglError(f"{len(kept)} sound payloads, {grid.least} are needed", "see what was refused above")
@@ -127,8 +135,11 @@ def collect_payloads(
     return sorted(kept.values()), collected
 
 
-def _keep(reply: Message, path: Path, text_encoder: str) -> PayloadHeader:
+def _keep(reply: Message, path: Path, text_encoder: str) -> tuple[PayloadHeader, str | None]:
     """Write a client's payload and read it as what a stranger wrote.
+
+    Returns:
+        Its header and its `fingerprint`.
 
     Raises:
         BadInputError: there is none, or it is refused.
@@ -138,7 +149,8 @@ def _keep(reply: Message, path: Path, text_encoder: str) -> PayloadHeader:
     if not isinstance(content, bytes):
         raise BadInputError("there is none", "ask the client")
     write_atomic(path, content)
-    return load_payload(path, text_encoder=text_encoder).header
+    payload = load_payload(path, text_encoder=text_encoder)
+    return payload.header, fingerprint(payload)
 
 
 def _timed(file: Path, stage: Callable[[], T]) -> tuple[T, float]:

@@ -61,12 +61,11 @@ def read_facts(out: Path) -> dict[str, Any]:
     return facts
 
 
-def engine_of(out: Path) -> str | None:
-    """The engine that drew the first image there; None when there is none, or its shard cannot be read."""
-    for path in sorted(out.glob("*.tar"))[:1]:
-        with suppress(tarfile.TarError, ValueError, KeyError, StopIteration):
-            content = next(content for name, content in read_shard(path) if name.endswith(".json"))
-            return str(json.loads(content)["engine"])
+def engine_of(shard: Path) -> str | None:
+    """The engine that drew a shard's first image; None when the shard is not there, or cannot be read."""
+    with suppress(OSError, tarfile.TarError, ValueError, KeyError, StopIteration):
+        content = next(content for name, content in read_shard(shard) if name.endswith(".json"))
+        return str(json.loads(content)["engine"])
     return None
 
 

@@ -13,19 +13,27 @@ from numpy.typing import NDArray
 
 from fglfast.errors import BadInputError
 from fglfast.merge import Merged
+from fglfast.synthesis.allot import Ints, allot_rows
 from fglfast.synthesis.shards import shard_name
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Item:
-    """The identity of an image: (plan seed, class, embedding row, ordinal)."""
+    """The identity of an image, (plan seed, class, embedding row, ordinal), and its place in the plan.
+
+    Attributes:
+        index: the place.
+        label: class.
+        row: row of the merged payloads.
+        ordinal: which of the row's images.
+        draw: 0, unless so many draws of this identity came out blank.
+    """
 
     index: int
     label: int
     row: int
     ordinal: int
+    draw: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,14 @@ class Plan:
         return [number for number in range(rank, self.shards, world_size) if shard_name(number) not in done]
 
 
-def make_plan(merged: Merged, images_per_class: int, seed: int, shard_size: int, settings: dict[str, object]) -> Plan:
+def make_plan(
+    merged: Merged,
+    images_per_class: int,
+    seed: int,
+    shard_size: int,
+    settings: dict[str, object],
+    max_share: float = 1.0,
+) -> Plan:
     """Balance the classes, and share each among its rows in proportion to their counts.
 
     Args:
@@ -105,7 +120,8 @@ def make_plan(merged: Merged, images_per_class: int, seed: int, shard_size: int,
         images_per_class: images of every class that has at least one row.
         seed: plan seed.
         shard_size: images a shard.
-        settings: what else decides the images (model weights, steps, guidance, format); must be JSON.
+        settings: what else decides the images (model weights, steps, guidance, format, cap); must be JSON.
+        max_share: of a class's images that one client's rows get if others hold it too.
 
     Raises:
         BadInputError: the payloads hold no row.
@@ -122,28 +138,19 @@ def make_plan(merged: Merged, images_per_class: int, seed: int, shard_size: int,
         seed=seed,
         shard_size=shard_size,
         row_of_class=rows,
-        until_row=tuple(np.cumsum(allot(images_per_class, merged.counts[of_class])) for of_class in rows),
+        until_row=tuple(
+            np.cumsum(allot_rows(images_per_class, merged.counts[own], merged.row_client[own], max_share))
+            for own in rows
+        ),
         content=hashlib.sha256(content.encode()).hexdigest(),
     )
-
-
-def allot(total: int, counts: Ints) -> Ints:
-    """Share `total` in proportion to counts by largest remainder (Hamilton); ties go to the first.
-
-    Whole numbers only, in exact arithmetic, so every machine allots alike.
-    """
-    weight = sum(int(count) for count in counts)
-    shares = [divmod(total * int(count), weight) for count in counts]
-    allotted = np.array([whole for whole, _ in shares], dtype=np.int64)
-    order = sorted(range(len(shares)), key=lambda k: -shares[k][1])
-    allotted[order[: total - int(allotted.sum())]] += 1
-    return allotted
 
 
 def starting_noise(seed: int, item: Item, shape: tuple[int, int, int]) -> NDArray[np.float32]:
     """Standard normal noise [C,H,W] of one image, by counter-based Philox keyed by its identity.
 
-    The same at any batch size, rank count, order or resume (Salmon et al., SC 2011).
+    The same at any batch size, rank count, order or resume (Salmon et al., SC 2011). Of the 128 bits of the key the
+    upper 64 count the draws.
     """
-    bits = np.random.Philox(key=seed, counter=[0, item.label, item.row, item.ordinal])
+    bits = np.random.Philox(key=seed | item.draw << 64, counter=[0, item.label, item.row, item.ordinal])
     return np.random.Generator(bits).standard_normal(shape, dtype=np.float32)

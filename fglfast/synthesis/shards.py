@@ -9,13 +9,15 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fglfast.errors import FglError
 from fglfast.files import replacing
+from fglfast.synthesis.checksums import Hashing, write_checksum
 
 ImageFormat = Literal["png", "webp"]
 PNG_LEVEL = 1  # level 6 takes three times as long for a few per cent of bytes
@@ -54,16 +56,39 @@ def encode_image(pixels_HWC: NDArray[np.uint8], image_format: ImageFormat) -> by
     return buffer.getvalue()
 
 
-def write_shard(path: Path, samples: Iterable[Sample], image_format: ImageFormat) -> int:
-    """Write a shard under a temporary name, fsync it and rename it; returns its bytes."""
+def write_shard(path: Path, samples: Iterable[Sample], image_format: ImageFormat, expected: str | None = None) -> int:
+    """Write a shard under a temporary name, fsync it, write its checksum and rename it; returns its bytes.
+
+    Args:
+        path: the shard.
+        samples: what it holds, in order.
+        image_format: of all images.
+        expected: sha256 that it must have; None takes any.
+
+    Raises:
+        FglError: it has another; what was there is left as it was.
+        OSError: the disk refused.
+    """
     with replacing(path) as stream:
-        with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for sample in samples:
-                facts = json.dumps(sample.facts, sort_keys=True, separators=(",", ":"))
-                _add(tar, f"{sample.key}.{image_format}", sample.image)
-                _add(tar, f"{sample.key}.cls", str(sample.label).encode())
-                _add(tar, f"{sample.key}.json", facts.encode())
-        return stream.tell()
+        hashing = Hashing(stream)
+        write_tar(hashing, samples, image_format)
+        if expected not in (None, hashing.digest()):
+            raise FglError(
+                f"{path}: drawn again it has sha256 {hashing.digest()[:16]}, not {str(expected)[:16]}",
+                "use the machine, the versions and the batch size that drew it; nothing was changed",
+            )
+        write_checksum(path, hashing.digest())
+    return hashing.size
+
+
+def write_tar(stream: Hashing, samples: Iterable[Sample], image_format: ImageFormat) -> None:
+    """Write what a shard holds; equal samples, equal bytes."""
+    with tarfile.open(fileobj=cast(IO[bytes], stream), mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for sample in samples:
+            facts = json.dumps(sample.facts, sort_keys=True, separators=(",", ":"))
+            _add(tar, f"{sample.key}.{image_format}", sample.image)
+            _add(tar, f"{sample.key}.cls", str(sample.label).encode())
+            _add(tar, f"{sample.key}.json", facts.encode())
 
 
 def read_shard(path: Path) -> Iterator[tuple[str, bytes]]:

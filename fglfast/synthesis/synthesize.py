@@ -1,40 +1,45 @@
-"""Engine and payloads to shards: noise, denoise, decode, hand over. Knows nothing of files' insides."""
+"""Engine and payloads to shards, one after the other. Knows neither how an image is drawn nor files' insides."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
 
 from fglfast.config import Settings
 from fglfast.console import Progress, note
 from fglfast.engine.build import Engine, seconds_per_pass
-from fglfast.engine.networks import Networks
-from fglfast.errors import FglError
 from fglfast.merge import Merged
-from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
+from fglfast.synthesis.draw import Drawer, rows_together
 from fglfast.synthesis.folder import claim, engine_of, locked
-from fglfast.synthesis.plan import Item, Plan, make_plan, starting_noise
+from fglfast.synthesis.plan import Item, Plan, make_plan
 from fglfast.synthesis.shards import ImageFormat, shard_name
-from fglfast.synthesis.writer import ShardWriter
+from fglfast.synthesis.writer import Describe, ShardWriter
 
 
 class SynthesisSettings(Settings):
-    """What decides the images, besides engine and payloads."""
+    """What decides the images, besides engine and payloads.
+
+    Attributes:
+        images_per_class: images of every class that a client sent a row of.
+        seed: plan seed.
+        shard_size: images a shard.
+        image_format: encoding.
+        sampling: solver, steps and guidance.
+        max_share_per_client: of the images of a class that several clients hold; 1 takes the clients' counts as they
+            are, the only choice that leaves every honest federation alone: with a Dirichlet beta of 0.01 one client
+            rightly has all but an image or two of a class that others hold too.
+    """
 
     images_per_class: int = Field(default=500, ge=1, le=10_000_000)
     seed: int = Field(default=0, ge=0, lt=1 << 64)
     shard_size: int = Field(default=512, ge=1, le=100_000)
     image_format: ImageFormat = "png"
     sampling: Sampling = Sampling()
+    max_share_per_client: float = Field(default=1.0, gt=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class SynthesisResult:
         bytes: bytes of the shards written by this run.
         shards: shards of the plan.
         missing: of those, how many are not in the folder yet: other ranks' share.
+        redrawn: draws of this run that came out blank and were made again.
     """
 
     images: int
@@ -58,6 +64,7 @@ class SynthesisResult:
     bytes: int
     shards: int
     missing: int
+    redrawn: int
 
     @property
     def network_share(self) -> float:
@@ -65,36 +72,23 @@ class SynthesisResult:
         return self.network_seconds / self.seconds if self.seconds else 0.0
 
 
-class Stopwatch:
-    """Networks whose time is counted."""
-
-    def __init__(self, networks: Networks) -> None:
-        self.networks, self.seconds = networks, 0.0
-
-    def denoise(self, latents_BCHW: Tensor, timestep_B: Tensor, text_BLE: Tensor) -> Tensor:
-        """`Networks.denoise`, timed."""
-        started = time.perf_counter()
-        prediction_BCHW = self.networks.denoise(latents_BCHW, timestep_B, text_BLE)
-        self.seconds += time.perf_counter() - started
-        return prediction_BCHW
-
-    def decode(self, latents_BCHW: Tensor) -> Tensor:
-        """`Networks.decode`, timed."""
-        started = time.perf_counter()
-        images_BCHW = self.networks.decode(latents_BCHW)
-        self.seconds += time.perf_counter() - started
-        return images_BCHW
-
-
 def plan_synthesis(engine: Engine, merged: Merged, settings: SynthesisSettings) -> Plan:
     """The plan of a data set: which images an engine of these weights makes of these payloads."""
+    return plan_of(engine.manifest.key.weights, engine.manifest.key.build.image_size, merged, settings)
+
+
+def plan_of(weights: str, image_size: int, merged: Merged, settings: SynthesisSettings) -> Plan:
+    """The plan of a data set by any engine of some weights and image size."""
     facts: dict[str, object] = {
-        "weights": engine.manifest.key.weights,
-        "image_size": engine.manifest.key.build.image_size,
+        "weights": weights,
+        "image_size": image_size,
         "image_format": settings.image_format,
         "sampling": settings.sampling.model_dump(mode="json", exclude_none=True),
     }
-    return make_plan(merged, settings.images_per_class, settings.seed, settings.shard_size, facts)
+    share = settings.max_share_per_client
+    if share < 1:  # plans without a cap keep the digest that they had before there was one
+        facts["max_share_per_client"] = share
+    return make_plan(merged, settings.images_per_class, settings.seed, settings.shard_size, facts, share)
 
 
 def synthesize(
@@ -108,12 +102,12 @@ def synthesize(
     Raises:
         UsageError: `out` belongs to another plan, or another run is at work in it.
         BadInputError: the payloads do not fit the engine.
-        FglError: the disk refused, or the engine made something that is not a number.
+        FglError: the disk refused, or an image came out blank however often it was drawn.
     """
     plan = plan_synthesis(engine, merged, settings)
-    conditioning = Conditioning(merged, engine)
+    drawer = Drawer(engine, plan, Conditioning(merged, engine), settings.sampling)
     claim(out, _facts(plan, engine, merged, settings))
-    if (there := engine_of(out)) not in (None, engine.key):
+    if (there := engine_of(min(out.glob("*.tar"), default=out))) not in (None, engine.key):
         note(f"engine {there} drew the images that are there, {engine.key} draws the others: last bits may differ")
     if rank >= plan.shards:
         note(f"nothing to do: there are {plan.shards} shards only; a smaller --shard-size makes more")
@@ -123,22 +117,28 @@ def synthesize(
         todo = sum(map(plan.size, numbers))
         if todo < mine:
             note(f"resuming: {mine - todo} of {mine} images are there")
-        watch, started = Stopwatch(engine.networks), time.perf_counter()
-        schedule, batch = Schedule.of_model(engine.model, settings.sampling), _rows(engine)
+        started = time.perf_counter()
         with (
-            ShardWriter(settings.image_format, _describer(plan, merged, engine)) as writer,
+            ShardWriter(settings.image_format, describer(plan, merged, engine)) as writer,
             Progress("synthesize", mine, start=mine - todo) as progress,
         ):
             for number in numbers:
-                items = plan.shard(number)
-                for start in range(0, len(items), batch):
-                    part = items[start : start + batch]
-                    writer.add(part, _draw(part, plan, conditioning, watch, schedule, engine))
-                    progress.advance(len(part))
+                draw_shard(drawer, number, writer, progress)
                 writer.finish_shard(out / shard_name(number))
         seconds = time.perf_counter() - started
     missing = len(plan.remaining(out))
-    return SynthesisResult(todo, mine - todo, seconds, watch.seconds, writer.bytes, plan.shards, missing)
+    return SynthesisResult(
+        todo, mine - todo, seconds, drawer.watch.seconds, writer.bytes, plan.shards, missing, drawer.redrawn
+    )
+
+
+def draw_shard(drawer: Drawer, number: int, writer: ShardWriter, progress: Progress) -> None:
+    """Draw the images of one shard and queue them to be encoded."""
+    items = drawer.plan.shard(number)
+    for start in range(0, len(items), drawer.batch):
+        drawn, pixels_BSS3 = drawer.draw(items[start : start + drawer.batch])
+        writer.add(drawn, pixels_BSS3)
+        progress.advance(len(drawn))
 
 
 def estimate(
@@ -148,7 +148,7 @@ def estimate(
     plan = plan_synthesis(engine, merged, settings)
     left = sum(map(plan.size, plan.remaining(out)))
     most = max(sum(map(plan.size, plan.remaining(out, rank, world_size))) for rank in range(world_size))
-    batches = -(-most // _rows(engine))
+    batches = -(-most // rows_together(engine))
     side, passes = engine.manifest.key.build.image_size, Schedule.of_model(engine.model, settings.sampling).passes()
     return {
         "plan": plan.digest(),
@@ -159,35 +159,6 @@ def estimate(
         "bytes_at_most": left * (3 * side * side + 3 * 512),
         "seconds": round(batches * passes * seconds_per_pass(engine), 1),
     }
-
-
-def _draw(
-    items: Sequence[Item],
-    plan: Plan,
-    conditioning: Conditioning,
-    watch: Stopwatch,
-    schedule: Schedule,
-    engine: Engine,
-) -> NDArray[np.uint8]:
-    """Draw the images of some items: uint8 [B,S,S,3]."""
-    noise_BCHW = torch.from_numpy(np.stack([starting_noise(plan.seed, item, engine.shapes.latent) for item in items]))
-    text_BLE = conditioning.rows([item.row for item in items])
-    latents_BCHW = sample(watch.denoise, noise_BCHW, text_BLE, conditioning.negative_LE, schedule)
-    images_BCHW = watch.decode(latents_BCHW)
-    if not bool(torch.isfinite(images_BCHW).all()):
-        raise FglError(f"engine {engine.key} made an image that is not a number", "build it with another backend")
-    return to_pixels(images_BCHW)
-
-
-def to_pixels(images_BCHW: Tensor) -> NDArray[np.uint8]:
-    """Decoded images [B,3,S,S] in [-1,1] as bytes [B,S,S,3]."""
-    pixels_BCHW = images_BCHW.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return pixels_BCHW.permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def _rows(engine: Engine) -> int:
-    """Images drawn together: a guided step then fills two passes, an unguided one a single pass."""
-    return engine.manifest.key.build.unet_batch
 
 
 def _facts(plan: Plan, engine: Engine, merged: Merged, settings: SynthesisSettings) -> dict[str, Any]:
@@ -206,7 +177,9 @@ def _facts(plan: Plan, engine: Engine, merged: Merged, settings: SynthesisSettin
     }
 
 
-def _describer(plan: Plan, merged: Merged, engine: Engine):  # type: ignore[no-untyped-def]
+def describer(plan: Plan, merged: Merged, engine: Engine) -> Describe:
+    """What `KEY.json` says of an image."""
+
     def describe(item: Item) -> dict[str, object]:
         client = int(merged.row_client[item.row])
         return {
@@ -217,6 +190,7 @@ def _describer(plan: Plan, merged: Merged, engine: Engine):  # type: ignore[no-u
             "client": merged.clients[client],
             "payload": merged.digests[client],
             "engine": engine.key,
+            **({"redraw": item.draw} if item.draw else {}),
         }
 
     return describe

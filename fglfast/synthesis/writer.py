@@ -41,9 +41,9 @@ class ShardWriter:
         self.room.acquire()
         self.batches.append(self.encoders.submit(self._encode, items, pixels_BHWC))
 
-    def finish_shard(self, path: Path) -> None:
-        """Write the current shard once its batches are encoded; does not wait for it."""
-        self.shards.append(self.closer.submit(self._write, path, self.batches))
+    def finish_shard(self, path: Path, expected: str | None = None) -> None:
+        """Write the current shard once its batches are encoded, as `write_shard` does; does not wait for it."""
+        self.shards.append(self.closer.submit(self._write, path, self.batches, expected))
         self.batches = []
 
     def check(self) -> None:
@@ -58,10 +58,11 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        abandon = kind is not None
-        self.encoders.shutdown(cancel_futures=abandon)
-        self.closer.shutdown(cancel_futures=abandon)
-        if not abandon:
+        for batch in self.batches:
+            batch.cancel()  # the open shard's, of a run that was stopped; what is drawn to the end is written
+        self.encoders.shutdown()
+        self.closer.shutdown()
+        if kind is None:
             self.check()
 
     def _encode(self, items: Sequence[Item], pixels_BHWC: NDArray[np.uint8]) -> list[Sample]:
@@ -73,9 +74,10 @@ class ShardWriter:
         finally:
             self.room.release()
 
-    def _write(self, path: Path, batches: list[Future[list[Sample]]]) -> int:
+    def _write(self, path: Path, batches: list[Future[list[Sample]]], expected: str | None) -> int:
         try:
-            return write_shard(path, (sample for batch in batches for sample in batch.result()), self.image_format)
+            samples = (sample for batch in batches for sample in batch.result())
+            return write_shard(path, samples, self.image_format, expected)
         except OSError as error:
             raise FglError(
                 f"{path}: cannot be written ({error.strerror})", "free space or mend the folder, run again"

@@ -137,6 +137,10 @@ def synthesize(
     format: Annotated[
         Literal["shards", "imagefolder"], typer.Option(help="imagefolder unpacks the shards too.")
     ] = "shards",
+    max_share_per_client: Annotated[
+        float,
+        typer.Option(min=0.001, max=1, help="Of a class's images, where several clients hold it; 1 cuts nothing."),
+    ] = 1.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan, bytes and time, and stop.")] = False,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
@@ -160,6 +164,7 @@ def synthesize(
         shard_size=shard_size,
         image_format=image_format,
         sampling=read_recipe(recipe).sampling.changed(steps, guidance),
+        max_share_per_client=max_share_per_client,
     )
     if dry_run:
         plan = stage.estimate(engine, merged, settings, out, rank.world_size)
@@ -181,6 +186,7 @@ def synthesize(
         "rank": rank.number,
         "world_size": rank.world_size,
         "missing_shards": done.missing,
+        "redrawn": done.redrawn,
     }
     pace = f"{done.seconds:.1f} s ({rate:.1f} images/s), {done.network_share:.0%} of it in UNet and VAE"
     line = (
@@ -188,9 +194,10 @@ def synthesize(
         if done.images
         else f"{out}: all {done.found} images were there already"
     )
+    again = f"; {done.redrawn} came out blank and were drawn again" if done.redrawn else ""
     left = f"; {done.missing} of {done.shards} shards, other ranks' share, are not there yet"
     whole = "; the data set is complete" if rank.world_size > 1 else ""
-    tell(result, as_json, line + (left if done.missing else whole))
+    tell(result, as_json, line + again + (left if done.missing else whole))
 
 
 def _unpack(out: Path, class_names: tuple[str, ...], done: Any) -> None:

@@ -1,0 +1,66 @@
+"""Damaged shards of a data set made anew, byte for byte. Knows what is damaged from `verify`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fglfast.console import Progress
+from fglfast.engine.build import Engine
+from fglfast.errors import UsageError
+from fglfast.merge import Merged
+from fglfast.synthesis.checksums import read_checksum
+from fglfast.synthesis.conditioning import Conditioning
+from fglfast.synthesis.draw import Drawer
+from fglfast.synthesis.folder import LOCKS, engine_of, locked
+from fglfast.synthesis.shards import shard_name
+from fglfast.synthesis.synthesize import describer, draw_shard
+from fglfast.synthesis.verify import Checked, Facts
+from fglfast.synthesis.writer import ShardWriter
+
+
+def repair(engine: Engine, merged: Merged, out: Path, checked: Sequence[Checked]) -> int:
+    """Draw the damaged and missing shards again, and only those, as the plan of the folder says.
+
+    A shard whose checksum is known takes its place only if it has that checksum.
+
+    Returns:
+        Draws that came out blank and were made again.
+
+    Raises:
+        BadInputError: the payloads are not those of the data set, or do not fit the engine.
+        UsageError: the engine is not the one that drew the data set, or another run is at work in it.
+        FglError: a shard came out otherwise; what is there is left as it is.
+    """
+    facts = Facts.of(out)
+    plan = facts.plan_with(merged)
+    _check_engine(engine, facts, out, [shard.number for shard in checked if not shard.problem])
+    drawer = Drawer(engine, plan, Conditioning(merged, engine), facts.sampling)
+    numbers = [shard.number for shard in checked if shard.problem]
+    (out / LOCKS).mkdir(exist_ok=True)
+    with (
+        locked(out),
+        ShardWriter(facts.image_format, describer(plan, merged, engine)) as writer,
+        Progress("repair", sum(map(plan.size, numbers))) as progress,
+    ):
+        for number in numbers:
+            path = out / shard_name(number)
+            draw_shard(drawer, number, writer, progress)
+            writer.finish_shard(path, read_checksum(path))
+    return drawer.redrawn
+
+
+def _check_engine(engine: Engine, facts: Facts, out: Path, sound: Sequence[int]) -> None:
+    """Refuse an engine of other weights, and one that drew none of the sound shards."""
+    key = engine.manifest.key
+    if (key.weights, key.build.image_size) != (facts.weights, facts.image_size):
+        raise UsageError(
+            f"{out} was drawn with weights {facts.weights[:16]} at {facts.image_size} pixels, engine {engine.key} has "
+            f"{key.weights[:16]} at {key.build.image_size}",
+            "give the --recipe and --model that drew it",
+        )
+    engines = {engine_of(out / shard_name(number)) for number in sound} - {None}
+    if engines and engine.key not in engines:
+        names = ", ".join(sorted(map(str, engines)))
+        raise UsageError(
+            f"{out} was drawn by engine {names}, this is engine {engine.key}",
+            "give the --recipe, --backend and --batch-size that drew it, on the machine that did",
+        )

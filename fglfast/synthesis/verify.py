@@ -1,0 +1,181 @@
+"""Whether a synthetic data set is what its plan says, shard by shard. Reads only; knows no engine."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from pydantic import ConfigDict, Field, ValidationError
+
+from fglfast.config import first_problem
+from fglfast.errors import BadInputError
+from fglfast.merge import Merged
+from fglfast.synthesis.checksums import Hashing, digest_of, read_checksum
+from fglfast.synthesis.draw import REDRAWS
+from fglfast.synthesis.folder import FACTS, read_facts
+from fglfast.synthesis.plan import Item, Plan
+from fglfast.synthesis.shards import Sample, shard_name, write_tar
+from fglfast.synthesis.synthesize import SynthesisSettings, plan_of
+
+MEMBER_LIMIT = 64 << 20  # bytes
+DAMAGE = (tarfile.TarError, OSError, EOFError, Image.DecompressionBombError, SyntaxError)  # what readers raise
+NONSENSE = (ValueError, TypeError, KeyError, RecursionError)  # what a member's content leads to
+
+
+class Facts(SynthesisSettings):
+    """What `dataset.json` says and a check needs."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    plan: str
+    class_names: tuple[str, ...] = Field(min_length=1)
+    images: int = Field(ge=1)
+    shards: int = Field(ge=1)
+    image_size: int = Field(ge=1, le=8192)
+    weights: str
+    clients: tuple[str, ...]
+    payloads: tuple[str, ...]
+
+    @classmethod
+    def of(cls, out: Path) -> "Facts":
+        """Read and check them.
+
+        Raises:
+            BadInputError: missing or malformed.
+        """
+        try:
+            facts = cls.model_validate(read_facts(out))
+        except ValidationError as error:
+            raise BadInputError(f"{out / FACTS}: {first_problem(error)}", "make the data set again") from error
+        if facts.shards != -(-facts.images // facts.shard_size):
+            raise BadInputError(f"{out / FACTS}: shards: not those of its images", "make the data set again")
+        return facts
+
+    def plan_with(self, merged: Merged) -> Plan:
+        """The data set's plan, made again of its payloads.
+
+        Raises:
+            BadInputError: they are others.
+        """
+        plan = plan_of(self.weights, self.image_size, merged, self)
+        if plan.digest() != self.plan:
+            raise BadInputError(
+                f"these payloads make plan {plan.digest()[:16]}, the data set is of plan {self.plan[:16]}",
+                f"give those it was made of: the payloads of {', '.join(self.clients[:5])}",
+            )
+        return plan
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One shard.
+
+    Attributes:
+        number: which.
+        how: what it was held against.
+        problem: what is wrong with it; empty if nothing is.
+    """
+
+    number: int
+    how: str
+    problem: str
+
+
+def verify(out: Path, merged: Merged | None = None) -> list[Checked]:
+    """Check every shard of a data set: against its checksum, or, where none was written, member by member.
+
+    The latter reads the tar to its last byte, decodes all images and compares labels and identities with the plan;
+    without the payloads, which the plan is made of, with what `dataset.json` says of it.
+
+    Raises:
+        BadInputError: the folder is no data set, holds shards beyond its plan, or the payloads are not its own.
+    """
+    facts = Facts.of(out)
+    plan = facts.plan_with(merged) if merged else None
+    known = {shard_name(number) for number in range(facts.shards)}
+    surplus = sorted(path.name for path in out.glob("*.tar") if path.name not in known)
+    if surplus:
+        raise BadInputError(f"{out} holds {surplus[0]}, which its plan does not", "remove what does not belong there")
+    return [_check(out / shard_name(number), number, facts, plan) for number in range(facts.shards)]
+
+
+def _check(path: Path, number: int, facts: Facts, plan: Plan | None) -> Checked:
+    expected = read_checksum(path)
+    how = "structure" if expected is None else "checksum"
+    if not path.is_file():
+        return Checked(number, how, "missing")
+    try:
+        if expected is None:
+            _check_structure(path, number, facts, plan)
+        elif digest_of(path) != expected:
+            return Checked(number, how, "damaged: its checksum is another")
+    except (*DAMAGE, *NONSENSE) as error:
+        return Checked(number, how, f"damaged: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+    return Checked(number, how, "")
+
+
+def _check_structure(path: Path, number: int, facts: Facts, plan: Plan | None) -> None:
+    """Compare a shard with what its own members make, and those with the plan; raises `DAMAGE` or `NONSENSE`."""
+    start = number * facts.shard_size
+    indices = range(start, min(start + facts.shard_size, facts.images))
+    hashing, seen = Hashing(), set()
+
+    def samples(tar: tarfile.TarFile) -> Iterator[Sample]:
+        for index in indices:
+            sample = _sample(tar, index, facts)
+            seen.add(_check_identity(sample, facts, plan.item(index) if plan else None))
+            yield sample
+
+    with tarfile.open(path, "r:") as tar:
+        write_tar(hashing, samples(tar), facts.image_format)
+    if len(seen) < len(indices):
+        raise ValueError("an image is there twice")
+    if hashing.digest() != digest_of(path):
+        raise ValueError("not the bytes that synthesize writes")
+
+
+def _sample(tar: tarfile.TarFile, index: int, facts: Facts) -> Sample:
+    """The next image of a shard, decoded to see that it can be."""
+    key = f"{index:09d}"
+    image = _content(tar, f"{key}.{facts.image_format}")
+    label = _content(tar, f"{key}.cls")
+    if not label.isdigit():
+        raise ValueError(f"{key}.cls is no label")
+    said = json.loads(_content(tar, f"{key}.json"))
+    with Image.open(io.BytesIO(image), formats=(facts.image_format.upper(),)) as opened:
+        if (opened.size, opened.mode) != ((facts.image_size, facts.image_size), "RGB"):
+            raise ValueError(f"{key}: {opened.mode} of {opened.size[0]}x{opened.size[1]} pixels")
+        opened.load()
+    return Sample(key, image, int(label), said)
+
+
+def _content(tar: tarfile.TarFile, name: str) -> bytes:
+    member = tar.next()
+    if member is None or member.name != name:
+        raise ValueError(f"{name} is not where it should be")
+    stream = tar.extractfile(member) if member.type == tarfile.REGTYPE and member.size <= MEMBER_LIMIT else None
+    if stream is None:
+        raise ValueError(f"{name} is no file, or too large")
+    return stream.read()
+
+
+def _check_identity(sample: Sample, facts: Facts, item: Item | None) -> tuple[Any, ...]:
+    """Compare what `KEY.json` says with the plan; returns the image's identity."""
+    said = sample.facts
+    senders = set(zip(facts.clients, facts.payloads, strict=False))
+    fits = (
+        sample.label < len(facts.class_names)
+        and (said["class"], said["seed"]) == (sample.label, facts.seed)
+        and (said["client"], said["payload"]) in senders
+        and said.get("redraw", 1) in range(1, REDRAWS + 1)
+    )
+    if not fits:
+        raise ValueError(f"{sample.key}.json contradicts its label or {FACTS}")
+    identity = (said["class"], said["row"], said["ordinal"])
+    if item and identity != (item.label, item.row, item.ordinal):
+        raise ValueError(f"{sample.key} is another image than the plan's")
+    return identity
