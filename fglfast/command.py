@@ -1,6 +1,5 @@
 """What all verbs share: options, errors as exit codes, opening an engine. Imports nothing heavy at the top."""
 
-import errno
 import glob
 import os
 import signal
@@ -14,6 +13,7 @@ import typer
 
 from fglfast.console import emit_json, signed, speaker, stderr, stdout
 from fglfast.errors import BadInputError, ExitCode, FglError, UsageError
+from fglfast.limits import as_limit
 from fglfast.ranks import Rank, find_rank, take_place
 
 app = typer.Typer(
@@ -40,10 +40,6 @@ BatchSize = Annotated[
     typer.Option(help="Rows of one UNet pass, or auto: measured, the VAE's too.", show_default=False, metavar="N|auto"),
 ]
 DEFAULT_ENGINES = Path("engines/build")
-# PyTorch's words on a CPU and on a GPU, ONNX Runtime's, and C++'s own.
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Failed to allocate memory", "bad_alloc", "bad allocation")
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
 
 
 def verb(function: Callable[P, None]) -> Callable[P, None]:
@@ -71,23 +67,17 @@ def exits(function: Callable[P, None]) -> Callable[P, None]:
         except Exception as error:
             if os.environ.get("FGLFAST_DEBUG"):
                 raise
-            _complain(*explain(error))
+            bug = FglError(_line(error), "this is a bug in fglfast; FGLFAST_DEBUG=1 shows the traceback")
+            known = as_limit(error) or bug
+            _complain(known.message, known.hint)
             raise typer.Exit(ExitCode.FAILURE) from None
 
     return run
 
 
-def explain(error: Exception) -> tuple[str, str]:
-    """What an error that no stage foresaw means, and how to mend it: the machine's limits, or a bug."""
-    text = str(error).strip().splitlines()
-    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
-        return "out of memory", "give a smaller --batch-size, or end other programs; what is finished is kept"
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return f"{error.filename or 'the disk'}: {error.strerror}", "free space and run the same command again"
-    if isinstance(error, OSError) and error.errno in NO_ACCESS:
-        return f"{error.filename or 'a file'}: {error.strerror}", "choose a folder that you may write in, or mend it"
-    line = f"{type(error).__name__}: {text[0] if text else 'no message'}"
-    return line, "this is a bug in fglfast; FGLFAST_DEBUG=1 shows the traceback"
+def _line(error: Exception) -> str:
+    """An error's kind and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
 
 
 def join_ranks() -> Rank:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, Literal
@@ -207,5 +207,6 @@ def _failure(job: Job, error_file: Path, output: bytes, status: int) -> FglError
         lines = [line.strip() for line in output.decode("utf-8", "replace").splitlines() if line.strip()]
         said = [line for line in lines if not DYING.match(line.encode()) and not set(line) <= set("=-~^ ")]
         message, hint = f"a training process ended (status {status}): {said[-1] if said else 'it said nothing'}", ""
-    log.write_bytes(output)
+    with suppress(OSError):  # the disk may be full: then that is what they died of
+        log.write_bytes(output)
     return FglError(message, hint or f"All they said is in {log}; run again to go on from the last checkpoint.")

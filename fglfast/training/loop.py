@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from fglfast.console import Progress, note
 from fglfast.errors import BadInputError, ExitCode, FglError
+from fglfast.limits import as_limit
 from fglfast.training.augment import Augmentation
 from fglfast.training.batches import TrainingData, epoch_rows, load_data, step_seed
 from fglfast.training.data import read_description
@@ -248,13 +249,16 @@ def _result(job: Job, training: Training) -> TrainResult:
 def main(job_file: Path) -> int:
     """Run one worker for launch.py: errors go to `error.json` beside the job file, the first one counts."""
     threading.Thread(target=_end_with_launcher, daemon=True).start()
+    job = Job.model_validate_json(job_file.read_bytes())
     try:
         with redirect_stdout(sys.stderr):
-            run_worker(Job.model_validate_json(job_file.read_bytes()))
+            run_worker(job)
     except FglError as error:
         return _report(job_file, error)
     except Exception as error:
         traceback.print_exc()
+        if limit := as_limit(error, str(job.out)):
+            return _report(job_file, limit)
         last = (str(error).strip().splitlines() or ["no message"])[-1]
         return _report(job_file, FglError(f"training failed: {type(error).__name__}: {last}"))
     return ExitCode.DONE
