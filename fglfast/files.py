@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from fglfast.errors import BadInputError, FglError
+from fglfast.errors import BadInputError, FglError, UsageError
 
 
 @contextmanager
@@ -95,6 +95,20 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[bool]:
     """
     with path.open("a+") as stream:
         yield _lock(stream, path, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+@contextmanager
+def sole(folder: Path) -> Iterator[None]:
+    """Keep a second run out of a folder, which is made if it is not there; one that was killed lets go.
+
+    Raises:
+        UsageError: another run is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder / ".lock", wait=False) as free:
+        if not free:
+            raise UsageError(f"{folder}: another run is at work here", "wait for it, or choose another --out")
+        yield
 
 
 def is_held(path: Path) -> bool:

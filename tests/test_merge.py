@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fglfast.errors import BadInputError
 from fglfast.merge import merge_payloads
-from fglfast.payload import Payload, PayloadHeader
+from fglfast.payload import Payload, PayloadHeader, Privacy
 
 
 def make(client="ann", rows=3, names=("x", "y", "z"), **changes):
@@ -61,7 +61,7 @@ def test_merging_holds_one_payload_at_a_time():
     code = """
 import resource, numpy as np
 from fglfast.merge import merge_payloads
-from fglfast.payload import Payload, PayloadHeader
+from fglfast.payload import Payload, PayloadHeader, Privacy
 names = tuple(map(str, range(20)))
 rows = np.random.default_rng(0).standard_normal((20, 77, 768)).astype(np.float16)
 def clients():
@@ -75,3 +75,34 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 60
+
+
+def instance(client, rows=20, noise=0.0, order=None, **changes):
+    """An instance-level payload of random rows, the same for every client."""
+    made, privacy = make(client, rows, **changes), None
+    if noise:
+        privacy = Privacy(mechanism="gaussian", epsilon=1.0, delta=1e-5, clip=1.0, noise=noise)
+    header = made.header.model_copy(update={"prompt_level": "instance", "privacy": privacy})
+    order = np.arange(rows) if order is None else order
+    tensors = {"embeddings": made.embeddings[order], "labels": made.labels[order], "counts": made.counts[order]}
+    return dataclasses.replace(made, header=header, **tensors)
+
+
+@given(st.permutations(range(20)))
+def test_a_payload_under_a_second_name_is_refused_whatever_its_order(order):
+    with pytest.raises(BadInputError, match="clients 'ann' and 'bob' sent the same payload"):
+        merge_payloads([instance("ann"), make("cid"), instance("bob", order=np.array(order))])
+
+
+def test_equal_noise_is_a_copy_however_short():
+    with pytest.raises(BadInputError, match="sent the same payload"):
+        merge_payloads([instance("ann", 1, noise=0.1), instance("bob", 1, noise=0.1)])
+
+
+def test_honest_clients_may_send_equal_payloads():
+    """Class names and an even split; a few captions; all but one count."""
+    assert len(merge_payloads([make("ann", 3), make("bob", 3)]).labels) == 6
+    assert len(merge_payloads([instance("ann", 3), instance("bob", 3)]).labels) == 6
+    other = np.arange(1, 21)
+    other[7] += 1
+    assert len(merge_payloads([instance("ann"), instance("bob", counts=other)]).labels) == 40

@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import ConfigDict, Field, ValidationError
 
 from fglfast.config import first_problem
+from fglfast.console import Progress
 from fglfast.errors import BadInputError
 from fglfast.merge import Merged
 from fglfast.synthesis.checksums import Hashing, digest_of, read_checksum
@@ -34,7 +35,7 @@ class Facts(SynthesisSettings):
     plan: str
     class_names: tuple[str, ...] = Field(min_length=1)
     images: int = Field(ge=1)
-    shards: int = Field(ge=1)
+    shards: int = Field(ge=1, le=10_000_000)
     image_size: int = Field(ge=1, le=8192)
     weights: str
     clients: tuple[str, ...]
@@ -100,7 +101,12 @@ def verify(out: Path, merged: Merged | None = None) -> list[Checked]:
     surplus = sorted(path.name for path in out.glob("*.tar") if path.name not in known)
     if surplus:
         raise BadInputError(f"{out} holds {surplus[0]}, which its plan does not", "remove what does not belong there")
-    return [_check(out / shard_name(number), number, facts, plan) for number in range(facts.shards)]
+    checked = []
+    with Progress("verify", facts.shards, unit="shard") as progress:
+        for number in range(facts.shards):
+            checked.append(_check(out / shard_name(number), number, facts, plan))
+            progress.advance(1)
+    return checked
 
 
 def _check(path: Path, number: int, facts: Facts, plan: Plan | None) -> Checked:

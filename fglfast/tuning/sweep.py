@@ -19,7 +19,7 @@ from fglfast.engine.build import Engine, seconds_per_pass
 from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import Recipe
 from fglfast.errors import BadInputError, UsageError
-from fglfast.files import claim, exclusive, write_atomic
+from fglfast.files import claim, sole, write_atomic
 from fglfast.merge import Merged
 from fglfast.record import machine_facts, package_versions
 from fglfast.sampler.schedule import Schedule
@@ -56,10 +56,8 @@ def tune(
         UsageError: `check_input` refuses, no candidate keeps within the budget, or another run is at work in `out`.
     """
     check_input(merged, validation, settings)
-    (out / "candidates").mkdir(parents=True, exist_ok=True)
-    with exclusive(out / ".lock", wait=False) as free:
-        if not free:
-            raise UsageError(f"{out}: another run is at work here", "wait for it, or choose another --out")
+    with sole(out):
+        (out / "candidates").mkdir(exist_ok=True)
         facts = _facts(engine, merged, validation, recipe, settings)
         claim(out / "sweep.json", facts, "candidates measured with other settings")
         sweep = _Sweep(engine, merged, validation, recipe, settings, out)

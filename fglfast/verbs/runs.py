@@ -36,6 +36,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Run one-shot Federated Generative Learning end to end and write an HTML report."""
+    from fglfast.files import sole
     from fglfast.oneshot import OneShot, run_one_shot
 
     settings = OneShot(
@@ -51,7 +52,8 @@ def demo(
         image_size=image_size,
         seed=seed,
     )
-    record, page = run_one_shot(settings, out)
+    with sole(out):
+        record, page = run_one_shot(settings, out)
     if as_json:
         emit_json({"accuracy": record.evaluation.accuracy, "report": str(page), **record.model_dump(mode="json")})
         return
@@ -88,12 +90,14 @@ def run(
     from fglfast.federation.experiment import find_experiment
     from fglfast.federation.page import write_page
     from fglfast.federation.summary import table
+    from fglfast.files import sole
 
     changes = {key: value for key, value in (("data", data), ("test", test)) if value}
     folder = out or Path("runs") / Path(experiment).stem
-    arena = run_experiment(find_experiment(experiment).model_copy(update=changes), folder, engines)
-    page = folder / "arena.html"
-    write_page(arena, page)
+    asked, page = find_experiment(experiment).model_copy(update=changes), folder / "arena.html"
+    with sole(folder):
+        arena = run_experiment(asked, folder, engines)
+        write_page(arena, page)
     if as_json:
         emit_json({"page": str(page), **arena.model_dump(mode="json")})
         return

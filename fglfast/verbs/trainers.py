@@ -36,11 +36,13 @@ def pretrain(
     """Train a small text-to-image model of your own on public images; goes on where it was stopped."""
     os.environ.setdefault("DS_ACCELERATOR", device)  # diffusers imports DeepSpeed, which else warns that it guesses
     from fglfast.dataset import read_dataset
+    from fglfast.files import sole
     from fglfast.generator.pretrain import PretrainSettings
     from fglfast.generator.pretrain import pretrain as run
 
     settings = PretrainSettings.budget(vae_steps, flow_steps, coupling, device)
-    model = run(read_dataset(data), out, settings)
+    with sole(out):
+        model = run(read_dataset(data), out, settings)
     tell({"model": str(model)}, as_json, f"model: {model}")
 
 
@@ -74,6 +76,7 @@ def distill(
     """Make a few-step student of a generator: its engine draws pairs, a UNet learns from them; resumes."""
     from fglfast.distill.run import DistillSettings
     from fglfast.distill.run import distill as run
+    from fglfast.files import sole
     from fglfast.generator.fitting import FitSettings
     from fglfast.merge import merge_payloads
     from fglfast.payload import load_payload
@@ -90,7 +93,8 @@ def distill(
         fit=fit.model_copy(update={"steps": fit_steps}),
     )
     merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
-    written, found = run(open_engine(recipe, teacher, None, engines), merged, asked, settings, out)
+    with sole(out):
+        written, found = run(open_engine(recipe, teacher, None, engines), merged, asked, settings, out)
     bends = f"; teacher: {found.before}; student: {found.after}" if found.before else ""
     result = {"recipe": str(written), "model": str(out / "model"), **found.model_dump(mode="json")}
     tell(result, as_json, f"{written}: {steps} steps, {found.pairs} pairs{bends}")

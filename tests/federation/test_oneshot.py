@@ -1,5 +1,7 @@
 """Payloads as a server receives them: from strangers."""
 
+from dataclasses import replace
+
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -11,16 +13,17 @@ from fglfast.errors import FglError
 from fglfast.federation import wire
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.oneshot import collect_payloads
-from fglfast.payload import load_payload, save_payload
+from fglfast.payload import Privacy, load_payload, save_payload
 
 
 @pytest.fixture(scope="module")
 def payload_bytes(private, random_mini, tmp_path_factory):
     folder, dataset = tmp_path_factory.mktemp("payloads"), read_dataset(private)
 
-    def make(name, classes=CLASSES):
+    def make(name, classes=CLASSES, **header):
         path = folder / f"{name}-{len(classes)}.safetensors"
-        save_payload(embed(dataset.named(classes), name, random_mini), path)
+        made = embed(dataset.named(classes), name, random_mini)
+        save_payload(replace(made, header=made.header.model_copy(update=header)), path)
         return path.read_bytes()
 
     return make
@@ -63,6 +66,14 @@ def test_what_is_not_sound_is_refused_by_itself(bad, payload_bytes, experiment, 
     paths, _ = collect(grid, experiment, random_mini, tmp_path)
     assert len(paths) == 2 and "payload refused" in capsys.readouterr().err
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
+
+
+def test_a_payload_that_comes_under_a_second_name_is_left_out(payload_bytes, experiment, random_mini, tmp_path, capsys):
+    noise = Privacy(mechanism="gaussian", epsilon=1.0, delta=1e-5, clip=1.0, noise=0.1)
+    grid, _ = grid_of(*(payload_bytes(name, privacy=noise) for name in ("ann", "bob")), payload_bytes("cid"))
+    paths, _ = collect(grid, experiment, random_mini, tmp_path)
+    assert {load_payload(path).header.client for path in paths} == {"ann", "cid"}
+    assert "or it copies one" in capsys.readouterr().err
 
 
 def test_too_few_sound_payloads_end_the_run(payload_bytes, experiment, random_mini, tmp_path):

@@ -180,23 +180,26 @@ main()
 """
 
 
-def test_signals_to_a_real_process(arguments, random_mini, call, whole, tmp_path):
+def test_signals_to_real_processes(arguments, random_mini, call, whole, tmp_path):
     """SIGTERM and SIGINT: exit code 130, one clear line, what is finished is kept, the same command goes on."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        out = tmp_path / number.name
-        command = [sys.executable, "-c", SLOW, str(Path(__file__).parent), str(random_mini), *arguments[:-1], str(out)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 200
-        while not hashes(out) and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.02)
-        process.send_signal(number)
+    command = [sys.executable, "-c", SLOW, str(Path(__file__).parent), str(random_mini), *arguments[:-1]]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    outs = {number: tmp_path / number.name for number in (signal.SIGTERM, signal.SIGINT)}
+    running = {number: subprocess.Popen([*command, str(out)], **pipes) for number, out in outs.items()}
+    deadline, waiting = time.monotonic() + 200, set(running)
+    while waiting and time.monotonic() < deadline:
+        for number in [number for number in waiting if hashes(outs[number]) or running[number].poll() is not None]:
+            running[number].send_signal(number)
+            waiting.remove(number)
+        time.sleep(0.02)
+    for number, process in running.items():
         said = process.communicate(timeout=100)
         assert process.returncode == 130, said
         assert said[0] == "" and "error: interrupted" in said[1] and "Traceback" not in said[1]
-        assert 1 <= len(hashes(out)) < 3 and hashes(out).items() <= whole.items()
-    arguments[-1] = str(out)
+        assert 1 <= len(hashes(outs[number])) < 3 and hashes(outs[number]).items() <= whole.items()
+    arguments[-1] = str(outs[signal.SIGINT])
     call(code=0)
-    assert hashes(out) == whole
+    assert hashes(outs[signal.SIGINT]) == whole
 
 
 def test_a_clock_that_jumps_changes_neither_seconds_nor_bytes(idle, merged, whole, tmp_path, monkeypatch):

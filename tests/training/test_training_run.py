@@ -1,6 +1,7 @@
 """Whole runs in real processes: learning, two processes, kills, refusals. Few, as each start takes seconds."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -144,6 +145,23 @@ def test_killed_run_goes_on_to_the_same_weights(
     assert [[row[key] for key in compared] for row in history_of(out)] == [
         [row[key] for key in compared] for row in history_of(reference.model)
     ]
+
+
+def test_full_disk_at_a_checkpoint_is_one_clear_line(synthetic: Path, tiny_arch: str, tmp_path: Path) -> None:
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    command = [sys.executable, "-m", "fglfast", "train", str(synthetic), "--arch", tiny_arch, "--epochs", "1"]
+    done = subprocess.run(
+        [*command, "--batch-size", "12", "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=small_files,
+    )
+    assert done.returncode == ExitCode.FAILURE and "bug" not in done.stderr and "Traceback" not in done.stderr
+    assert f"error: {tmp_path}: cannot be written" in done.stderr and "free space" in done.stderr
+    assert not (tmp_path / "model.safetensors").exists() and not (tmp_path / "checkpoint" / "latest").exists()
 
 
 def test_two_processes_with_a_users_deepspeed_file(synthetic: Path, tiny_arch: str, tmp_path: Path) -> None:
