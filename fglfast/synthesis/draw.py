@@ -18,9 +18,9 @@ from fglfast.synthesis.conditioning import Conditioning
 from fglfast.synthesis.plan import Item, Plan, starting_noise
 
 REDRAWS = 3
-# Standard deviation, in levels of 0 to 255, of the liveliest channel of an image. Photographs of clothes on a flat
-# ground have 21 and more (all of the bundled sample), an untrained network's images 40; a constant image that was
-# rounded has less than 1, however dark it is.
+# Standard deviation, in levels of 0 to 255, of the liveliest channel of an image. Clothes on a flat ground have 20 and
+# more (the bundled photographs 21, 5,000 images that `mini` drew 19.7), an untrained network's images 40; a constant
+# image, rounded up here and down there, has less than 1, however bright or dark.
 FLAT = 1
 LATTICE = 64  # points a side that are looked at: the larger image costs no more
 
