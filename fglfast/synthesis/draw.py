@@ -22,7 +22,7 @@ REDRAWS = 3
 # more (the bundled photographs 21, 5,000 images that `mini` drew 19.7), an untrained network's images 40; a constant
 # image, rounded up here and down there, has less than 1, however bright or dark.
 FLAT = 1
-LATTICE = 64  # points a side that are looked at: the larger image costs no more
+LATTICE = 64  # points a side that are looked at: 17 microseconds an image of 32x32, 90 of any beyond 64x64
 
 
 class Stopwatch:
