@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ from fglfast.synthesis.shards import Sample, shard_name, write_tar
 from fglfast.synthesis.synthesize import SynthesisSettings, plan_of
 
 MEMBER_LIMIT = 64 << 20  # bytes
-DAMAGE = (tarfile.TarError, OSError, EOFError, Image.DecompressionBombError, SyntaxError)  # what readers raise
-NONSENSE = (ValueError, TypeError, KeyError, RecursionError)  # what a member's content leads to
+DAMAGE = (tarfile.TarError, OSError, EOFError, Image.DecompressionBombError, SyntaxError, struct.error)  # of readers
+NONSENSE = (ValueError, TypeError, LookupError, RecursionError)  # what a member's content leads to
 
 
 class Facts(SynthesisSettings):

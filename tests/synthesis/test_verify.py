@@ -6,6 +6,8 @@ import shutil
 import tarfile
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from idle_engine import spoilt
 from test_synthesize import SETTINGS, hashes
 from typer.testing import CliRunner
@@ -96,6 +98,20 @@ def test_a_damaged_shard_is_found_and_drawn_again_to_the_byte(kind, copy, made, 
     repair(idle(spoilt), merged, copy, verify(copy, merged))
     assert hashes(copy) == hashes(made) and problems(copy) == {}
     assert (copy / "train-000000.tar").stat().st_mtime_ns == untouched
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.floats(0, 1, exclude_max=True), st.integers(1, 255))
+def test_no_byte_can_change_unseen(made, tmp_path, place, change):
+    """Without a checksum, by what the shard holds alone; and never more than a shard is lost to it."""
+    older = tmp_path / "older"
+    if not older.exists():
+        shutil.copytree(made, older, ignore=shutil.ignore_patterns(FOLDER))
+    tar = older / "train-000001.tar"
+    content = bytearray((made / tar.name).read_bytes())
+    content[int(place * len(content))] ^= change
+    tar.write_bytes(content)
+    assert list(problems(older)) == [1]
 
 
 def test_identities_are_the_plans_when_the_payloads_are_given(copy, merged):
