@@ -63,10 +63,11 @@ def draw_pairs(engine: Engine, merged: Merged, per_class: int, seed: int, sampli
             parts, items = [], plan.shard(number)
             for start in range(0, len(items), batch):
                 some = items[start : start + batch]
-                text_BLE = conditioning.rows([item.row for item in some])
+                rows = [item.row for item in some]
+                text_BLE, negative_BLE = conditioning.rows(rows), conditioning.negatives(rows)
                 noise_BCHW = noises(seed, some, engine.shapes.latent)
                 denoise = engine.networks.denoise
-                parts.append(sample(denoise, noise_BCHW, text_BLE, conditioning.negative_LE, schedule).half().cpu())
+                parts.append(sample(denoise, noise_BCHW, text_BLE, negative_BLE, schedule).half().cpu())
                 progress.advance(len(some))
             write_atomic(shard_path(out, number), save({"latents": torch.cat(parts).contiguous()}))
     return Drawn(plan, out)

@@ -130,6 +130,8 @@ def _check(settings: DistillSettings, task: Task, unet: UNet2DConditionModel, en
         raise UsageError(wrong, "choose another --method")
     if unet.config.addition_embed_type is not None or engine.shapes.boundaries:
         raise UsageError("neither SDXL nor a blockwise model can be distilled yet", "choose another teacher")
+    if settings.method == "mdt" and any(merged.domains):
+        raise UsageError("mdt knows one negative prompt, and the payloads name domains", "choose another --method")
     if merged.embeddings is None:
         raise UsageError("the payloads hold token ids", "embed with --send embeddings")
     if settings.blocks > (1 if settings.method == "mdt" else settings.steps):

@@ -52,12 +52,13 @@ def place(engine: Engine, merged: Merged, recipe: Recipe, steps: int, grid: int,
     plan = make_plan(merged, -(-trajectories // max(1, len(merged.class_names))), seed=0, shard_size=4096, settings={})
     items = plan.shard(0)[:trajectories]
     conditioning = Conditioning(merged, engine)
-    text_BLE = conditioning.rows([item.row for item in items])
+    rows = [item.row for item in items]
+    text_BLE = conditioning.rows(rows)
 
     def towards(text_BLE: Tensor) -> Velocity:
         return lambda x_BCHW, t_B: engine.networks.denoise(x_BCHW, schedule.levels * t_B, text_BLE)
 
-    free = towards(conditioning.negative_LE.expand_as(text_BLE))
+    free = towards(conditioning.negatives(rows))
     velocity = guided(towards(text_BLE), free, recipe.sampling.guidance_scale)
     times = uniform(grid)
     costs = step_costs(velocity, noises(0, items, engine.shapes.latent), times)

@@ -171,8 +171,9 @@ def _draw(
 ) -> NDArray[np.uint8]:
     """Draw the images of some items: uint8 [B,S,S,3]."""
     noise_BCHW = torch.from_numpy(np.stack([starting_noise(plan.seed, item, engine.shapes.latent) for item in items]))
-    text_BLE = conditioning.rows([item.row for item in items])
-    latents_BCHW = sample(watch.denoise, noise_BCHW, text_BLE, conditioning.negative_LE, schedule)
+    rows = [item.row for item in items]
+    text_BLE, negative_BLE = conditioning.rows(rows), conditioning.negatives(rows)
+    latents_BCHW = sample(watch.denoise, noise_BCHW, text_BLE, negative_BLE, schedule)
     images_BCHW = watch.decode(latents_BCHW)
     if not bool(torch.isfinite(images_BCHW).all()):
         raise FglError(f"engine {engine.key} made an image that is not a number", "build it with another backend")
