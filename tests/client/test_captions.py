@@ -56,7 +56,7 @@ def test_captions_by_row_in_csv(tmp_path):
         ("c.csv", "file_name,caption\nbag/1.png,\n", "line 2: bag/1.png has no caption"),
         ("c.csv", "file_name,caption\nbag/1.png,a\nbag/1.png,b\n", "line 3: bag/1.png is there twice"),
         ("c.jsonl", '{"file_name": "bag/1.png", "caption": 3}', "line 1: bag/1.png has no caption"),
-        ("c.jsonl", '\n[1, 2]\n', "line 2: not a JSON object"),
+        ("c.jsonl", "\n[1, 2]\n", "line 2: not a JSON object"),
         ("c.jsonl", '{"file_name"', "line 1: not a JSON object"),
     ],
 )
