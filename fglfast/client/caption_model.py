@@ -1,5 +1,6 @@
 """Captions by an image-to-text model of transformers, such as BLIP or BLIP-2. Knows no prompt."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,7 +30,8 @@ class CaptionModel:
     def __init__(self, name: str) -> None:
         self.name, self.device = name, "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype = torch.float16 if self.device == "cuda" else torch.float32
-        options: dict[str, Any] = {"trust_remote_code": False}
+        offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+        options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline}
         try:
             with no_loading_bars():
                 # PIL's image processors: torchvision is not needed.
