@@ -117,6 +117,42 @@ def sampling(result: dict[str, Any]) -> Table:
     return ("steps", "guidance", "accuracy", "images/s"), rows
 
 
+def few_steps(result: dict[str, Any]) -> Table:
+    """Every generator and number of steps beside the first row, the teacher with many guided steps."""
+    first = result["rows"][0]["images_per_second"]
+    rows: list[Sequence[str]] = [
+        (
+            row["title"],
+            str(row["sampling"]["steps"]),
+            f"{row['sampling']['guidance_scale']:g}" if row["sampling"]["guidance_scale"] != 1 else "",
+            _spread([run["test"] for run in row["runs"]]),
+            _number(row["images_per_second"]),
+            f"{row['images_per_second'] / first:.1f}x",
+            f"[{row['source']}](https://arxiv.org/abs/{row['source']})",
+        )
+        for row in result["rows"]
+    ]
+    return ("generator", "steps", "guidance", "accuracy", "images/s", "", "source"), rows
+
+
+def couplings(result: dict[str, Any]) -> Table:
+    """Where each coupling ends, and the step at which it is where independent pairs end."""
+    rows: list[Sequence[str]] = [
+        (
+            f"{case['case']}, {row['coupling']}",
+            f"{row['loss']:.4f}",
+            _step(row["steps_to_loss"]),
+            f"{row['distance']:.4f}",
+            _step(row["steps_to_distance"]),
+            f"{row['effective']:.2f}",
+        )
+        for case in result["cases"]
+        for row in case["rows"]
+    ]
+    head = ("coupling", "held-out loss", "reached at step", "distance to held-out data", "reached at step", "effective")
+    return head, rows
+
+
 SKEWS = {"arena-skewed": "beta 0.01", "arena-mild": "beta 0.5", "arena-iid": "iid"}
 
 
@@ -162,6 +198,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
     "engines-unet-35m": engines,
     "engines-sd15": engines,
     "sampling": sampling,
+    "few-steps": few_steps,
+    "couplings": couplings,
     "arena-skewed": arenas,
     "arena-fifty": arena,
     "arena-shades": arena,
@@ -171,6 +209,14 @@ TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
 
 def _rates(entry: dict[str, Any], rate: str) -> tuple[str, str, str]:
     return _number(entry[rate]), _number(entry["tflops"]), f"{entry['share']:.0%}"
+
+
+def _step(step: int | None) -> str:
+    return "never" if step is None else f"{step:,}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{median(values):.1%} ({min(values):.1%} to {max(values):.1%})"
 
 
 def _number(value: float) -> str:
