@@ -1,7 +1,8 @@
 """What fewer, straighter steps cost and gain: the global model's accuracy and images a second, by generator and steps.
 
 Every row draws the same images per class from the same payload with the same engine settings, and trains the same
-small ResNet on them. The seeds go round: all rows with the first, then all with the second.
+small ResNet on them. The seeds go round: all rows with the first, then all with the second. Students learn class-level
+and instance-level prompts half and half; what is drawn here is class-level.
 """
 
 import json
@@ -75,12 +76,14 @@ def main(
 ) -> None:
     """Make the students, draw and train with everything, save the table."""
     private, test, base = read_dataset(f"{data}:private"), read_dataset(f"{data}:test"), find_recipe(recipe)
-    merged = merge_payloads([embed(private, "all", base.model_folder(), "class")])
-    teacher = build_engine(base, base.model_folder(), engines)
+    model = base.model_folder()
+    merged = merge_payloads([embed(private, "all", model, "class")])
+    taught = merge_payloads(embed(private, level, model, level) for level in ("class", "instance"))
+    teacher = build_engine(base, model, engines)
     rows = teachers(base, teacher, merged)
     bends = {}
     for name in students.split(","):
-        written, found = distill(teacher, merged, base, STUDENTS[name], with_pairs(work, name))
+        written, found = distill(teacher, taught, base, STUDENTS[name], with_pairs(work, name))
         bends[name] = found.model_dump(mode="json", include={"before", "after"})
         rows += of_student(name, find_recipe(str(written)))
     found_rows: dict[str, list[dict[str, Any]]] = {}
