@@ -180,6 +180,15 @@ def arena(result: dict[str, Any]) -> Table:
     return ("method", "rounds", "accuracy", "worst client, held-out images", "uploaded by all clients"), rows
 
 
+def shades(result: dict[str, Any]) -> Table:
+    """Feature skew: class-level prompts, then instance-level ones."""
+    instance = json.loads((RESULTS / "arena-shades-instance.json").read_text(encoding="utf-8"))
+    head, rows = arena(result)
+    levels = {"class-level": rows, "instance-level": arena(instance)[1]}
+    shown = [(title, level, *cells) for level, found in levels.items() for title, *cells in found]
+    return (head[0], "prompts", *head[1:]), shown
+
+
 def _summaries(result: dict[str, Any]) -> list[Summary]:
     return [Summary.model_validate(line) for line in result["summaries"]]
 
@@ -204,8 +213,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
     "couplings": couplings,
     "arena-skewed": arenas,
     "arena-fifty": arena,
-    "arena-shades": arena,
-    "arena-shades-instance": arena,
+    "arena-shades": shades,
 }
 
 
