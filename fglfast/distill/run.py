@@ -27,6 +27,7 @@ from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import negative_text
 from fglfast.text import BLOCKS, FURTHER, Blocks
 
+FIT = FitSettings(steps=4000, batch_size=64, learning_rate=5e-4, ema_decay=0.998, warmup_steps=100)
 JUDGED, FINE = 64, 50  # trajectories whose bend is measured, and steps of the teacher's
 
 
@@ -51,7 +52,7 @@ class DistillSettings(Settings):
     channels: tuple[int, ...] | None = None
     teacher: Sampling
     pairs_per_class: int = 2000
-    fit: FitSettings = FitSettings(steps=4000, batch_size=64, learning_rate=5e-4, ema_decay=0.998, warmup_steps=100)
+    fit: FitSettings = FIT
     seed: int = 2**32
 
 
@@ -165,7 +166,7 @@ def few_steps(task: Task, steps: int) -> Sampling:
 def _times(model: Path, task: Task, steps: int) -> tuple[float, ...]:
     """Timesteps at which a student of few steps is asked."""
     schedule = Schedule.of_model(model, few_steps(task, steps))
-    return tuple(float(timestep) for timestep in schedule.start().timesteps)
+    return tuple(timestep for timestep, _ in schedule.rows())
 
 
 def _share(times: tuple[float, ...], blocks: int) -> Blocks:
