@@ -16,7 +16,6 @@ from typing import Annotated, Any
 import diffusers
 import numpy as np
 import typer
-from diffusers.schedulers import AysSchedules
 
 from benchmarks.results_file import save_result
 from fglfast.client.embed import embed
@@ -26,7 +25,7 @@ from fglfast.distill.steps import place
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.merge import Merged, merge_payloads
-from fglfast.sampler.schedule import Sampling
+from fglfast.sampler.schedule import Sampling, align_your_steps
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
@@ -129,16 +128,16 @@ def teachers(base: Recipe, engine: Engine, merged: Merged) -> list[Row]:
         *solver,
         Row("teacher, Euler, equal steps", "2209.03003", euler, base),
         Row("teacher, Euler, BOSS", "2312.16414", euler.model_copy(update={"timesteps": placed}), base),
-        Row("teacher, Euler, AYS", "2404.14507", euler.model_copy(update={"timesteps": align_your_steps(4)}), base),
+        Row("teacher, Euler, AYS", "2404.14507", euler.model_copy(update={"timesteps": on_the_linear_path(4)}), base),
     ]
 
 
-def align_your_steps(steps: int) -> tuple[float, ...]:
-    """Stable Diffusion's published steps at the same ratios of noise to data, t / (1 - t) on the linear path."""
+def on_the_linear_path(steps: int) -> tuple[float, ...]:
+    """Align Your Steps for Stable Diffusion at the same ratios of noise to data, t / (1 - t) on the linear path."""
     config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    alphas = diffusers.DDIMScheduler(**config).alphas_cumprod.numpy()[AysSchedules["StableDiffusionTimesteps"]]
-    logs = 0.5 * np.log((1 - alphas) / alphas)
-    sigmas = np.exp(np.interp(np.linspace(0, len(logs) - 1, steps), np.arange(len(logs)), logs))
+    timesteps = list(align_your_steps(config, steps, xl=False))
+    alphas = diffusers.DDIMScheduler.from_config(config).alphas_cumprod.double().numpy()[timesteps]
+    sigmas = np.sqrt((1 - alphas) / alphas)
     return tuple(round(float(1000 * sigma / (1 + sigma)), 3) for sigma in sigmas)
 
 

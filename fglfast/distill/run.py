@@ -183,10 +183,8 @@ def _bend(
     noise_BCHW, _, text_BLD = pairs.batch(torch.arange(min(JUDGED, len(pairs))))
 
     def velocity(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        timestep_B = task.clock(t_B)
-        unet = unets[segment(float(timestep_B[0]), boundaries)].eval()
-        answer: Tensor = unet(x_BCHW, timestep_B, text_BLD, return_dict=False)[0]
-        return answer
+        unet = unets[segment(float(task.clock(t_B)[0]), boundaries)].eval()
+        return task.ask(unet, x_BCHW, t_B, text_BLD)
 
     return bend(velocity, noise_BCHW, uniform(steps))
 
