@@ -22,7 +22,7 @@ from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
 from fglfast.synthesis.folder import claim, engine_of, locked
-from fglfast.synthesis.plan import Item, Plan, make_plan, starting_noise
+from fglfast.synthesis.plan import Item, Plan, make_plan, starting_noises
 from fglfast.synthesis.shards import ImageFormat, shard_name
 from fglfast.synthesis.writer import ShardWriter
 
@@ -170,7 +170,7 @@ def _draw(
     engine: Engine,
 ) -> NDArray[np.uint8]:
     """Draw the images of some items: uint8 [B,S,S,3]."""
-    noise_BCHW = torch.from_numpy(np.stack([starting_noise(plan.seed, item, engine.shapes.latent) for item in items]))
+    noise_BCHW = torch.from_numpy(starting_noises(plan.seed, items, engine.shapes.latent))
     rows = [item.row for item in items]
     text_BLE, negative_BLE = conditioning.rows(rows), conditioning.negatives(rows)
     latents_BCHW = sample(watch.denoise, noise_BCHW, text_BLE, negative_BLE, schedule)

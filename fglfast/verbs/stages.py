@@ -16,7 +16,7 @@ from fglfast.command import (
     RecipeName,
     join_ranks,
     open_engine,
-    payload_files,
+    read_payloads,
     read_recipe,
     tell,
     verb,
@@ -173,11 +173,9 @@ def synthesize(
     rank = join_ranks()  # before PyTorch is imported
     if dry_run and rank.number:
         return
-    from fglfast.merge import merge_payloads
-    from fglfast.payload import load_payload
     from fglfast.synthesis import synthesize as stage
 
-    merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
+    merged = read_payloads(embeddings)
     engine = open_engine(recipe, model, backend, engines, batch_size)
     settings = stage.SynthesisSettings(
         images_per_class=images_per_class,
