@@ -1,7 +1,8 @@
 """What fewer, straighter steps cost and gain: the global model's accuracy and images a second, by generator and steps.
 
 Every row draws the same images per class from the same payload with the same engine settings, and trains the same
-small ResNet on them. The seeds go round: all rows with the first, then all with the second.
+small ResNet on them. The seeds go round: all rows with the first, then all with the second. Students learn class-level
+and instance-level prompts half and half; what is drawn here is class-level.
 """
 
 import json
@@ -15,7 +16,6 @@ from typing import Annotated, Any
 import diffusers
 import numpy as np
 import typer
-from diffusers.schedulers import AysSchedules
 
 from benchmarks.results_file import save_result
 from fglfast.client.embed import embed
@@ -25,7 +25,7 @@ from fglfast.distill.steps import place
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.merge import Merged, merge_payloads
-from fglfast.sampler.schedule import Sampling
+from fglfast.sampler.schedule import Sampling, align_your_steps
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
@@ -75,12 +75,14 @@ def main(
 ) -> None:
     """Make the students, draw and train with everything, save the table."""
     private, test, base = read_dataset(f"{data}:private"), read_dataset(f"{data}:test"), find_recipe(recipe)
-    merged = merge_payloads([embed(private, "all", base.model_folder(), "class")])
-    teacher = build_engine(base, base.model_folder(), engines)
+    model = base.model_folder()
+    merged = merge_payloads([embed(private, "all", model, "class")])
+    taught = merge_payloads(embed(private, level, model, level) for level in ("class", "instance"))
+    teacher = build_engine(base, model, engines)
     rows = teachers(base, teacher, merged)
     bends = {}
     for name in students.split(","):
-        written, found = distill(teacher, merged, base, STUDENTS[name], with_pairs(work, name))
+        written, found = distill(teacher, taught, base, STUDENTS[name], with_pairs(work, name))
         bends[name] = found.model_dump(mode="json", include={"before", "after"})
         rows += of_student(name, find_recipe(str(written)))
     found_rows: dict[str, list[dict[str, Any]]] = {}
@@ -126,16 +128,16 @@ def teachers(base: Recipe, engine: Engine, merged: Merged) -> list[Row]:
         *solver,
         Row("teacher, Euler, equal steps", "2209.03003", euler, base),
         Row("teacher, Euler, BOSS", "2312.16414", euler.model_copy(update={"timesteps": placed}), base),
-        Row("teacher, Euler, AYS", "2404.14507", euler.model_copy(update={"timesteps": align_your_steps(4)}), base),
+        Row("teacher, Euler, AYS", "2404.14507", euler.model_copy(update={"timesteps": on_the_linear_path(4)}), base),
     ]
 
 
-def align_your_steps(steps: int) -> tuple[float, ...]:
-    """Stable Diffusion's published steps at the same ratios of noise to data, t / (1 - t) on the linear path."""
+def on_the_linear_path(steps: int) -> tuple[float, ...]:
+    """Align Your Steps for Stable Diffusion at the same ratios of noise to data, t / (1 - t) on the linear path."""
     config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    alphas = diffusers.DDIMScheduler(**config).alphas_cumprod.numpy()[AysSchedules["StableDiffusionTimesteps"]]
-    logs = 0.5 * np.log((1 - alphas) / alphas)
-    sigmas = np.exp(np.interp(np.linspace(0, len(logs) - 1, steps), np.arange(len(logs)), logs))
+    timesteps = list(align_your_steps(config, steps, xl=False))
+    alphas = diffusers.DDIMScheduler.from_config(config).alphas_cumprod.double().numpy()[timesteps]
+    sigmas = np.sqrt((1 - alphas) / alphas)
     return tuple(round(float(1000 * sigma / (1 + sigma)), 3) for sigma in sigmas)
 
 

@@ -27,7 +27,7 @@ from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.errors import FglError, UsageError
 from fglfast.generator.load import read_shapes
 from fglfast.sampler.schedule import Sampling, Schedule
-from fglfast.synthesis.plan import Item, starting_noise
+from fglfast.synthesis.plan import Item, starting_noises
 from fglfast.text import load_prompts, resolve_model
 from fglfast.text_encoder import TextEncoder
 
@@ -194,7 +194,7 @@ def _inputs(folder: Path, latent: tuple[int, int, int], batch: int, work: Path) 
     """What all draw from: our starting noise and one class-level prompt, embedded as a payload carries it."""
     prompts, encoder = load_prompts(folder), TextEncoder.load(folder)
     text_2LD = encoder.encode(encoder.tokenize([prompts.class_level.format(label="bag"), prompts.negative]))
-    noise_BCHW = np.stack([starting_noise(0, Item(k, 0, 0, k), latent) for k in range(batch)])
+    noise_BCHW = starting_noises(0, [Item(k, 0, 0, k) for k in range(batch)], latent)
     path = work / "inputs.npz"
     np.savez(path, noise=noise_BCHW, text=text_2LD[0], negative=text_2LD[1])
     return path

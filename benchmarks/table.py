@@ -117,6 +117,42 @@ def sampling(result: dict[str, Any]) -> Table:
     return ("steps", "guidance", "accuracy", "images/s"), rows
 
 
+def few_steps(result: dict[str, Any]) -> Table:
+    """Every generator and number of steps beside the first row, the teacher with many guided steps."""
+    first = result["rows"][0]["images_per_second"]
+    rows: list[Sequence[str]] = [
+        (
+            row["title"],
+            str(row["sampling"]["steps"]),
+            f"{row['sampling']['guidance_scale']:g}" if row["sampling"]["guidance_scale"] != 1 else "",
+            _spread([run["test"] for run in row["runs"]]),
+            _number(row["images_per_second"]),
+            f"{row['images_per_second'] / first:.1f}x",
+            f"[{row['source']}](https://arxiv.org/abs/{row['source']})",
+        )
+        for row in result["rows"]
+    ]
+    return ("generator", "steps", "guidance", "accuracy", "images/s", "", "source"), rows
+
+
+def couplings(result: dict[str, Any]) -> Table:
+    """Where each coupling ends, and the step at which it is where independent pairs end."""
+    rows: list[Sequence[str]] = [
+        (
+            f"{case['case']}, {row['coupling']}",
+            f"{row['loss']:.4f}",
+            _step(row["steps_to_loss"]),
+            f"{row['distance']:.4f}",
+            _step(row["steps_to_distance"]),
+            f"{row['effective']:.2f}",
+        )
+        for case in result["cases"]
+        for row in case["rows"]
+    ]
+    head = ("coupling", "held-out loss", "reached at step", "distance to held-out data", "reached at step", "effective")
+    return head, rows
+
+
 SKEWS = {"arena-skewed": "beta 0.01", "arena-mild": "beta 0.5", "arena-iid": "iid"}
 
 
@@ -130,7 +166,9 @@ def arenas(result: dict[str, Any]) -> Table:
         rows.append(
             (line.title, str(line.rounds), *same, _uploaded(line), f"{line.server_seconds:.0f}" if line.sends else "")
         )
-    return ("method", "rounds", *(SKEWS[name] for name in found), "uploaded by all clients", "server s"), rows
+    mine = SKEWS["arena-skewed"]  # whose bytes and seconds are shown
+    spent = (f"uploaded by all clients, {mine}", f"server s, {mine}")
+    return ("method", "rounds", *(SKEWS[name] for name in found), *spent), rows
 
 
 def arena(result: dict[str, Any]) -> Table:
@@ -140,6 +178,15 @@ def arena(result: dict[str, Any]) -> Table:
         for line in _summaries(result)
     ]
     return ("method", "rounds", "accuracy", "worst client, held-out images", "uploaded by all clients"), rows
+
+
+def shades(result: dict[str, Any]) -> Table:
+    """Feature skew: class-level prompts, then instance-level ones."""
+    instance = json.loads((RESULTS / "arena-shades-instance.json").read_text(encoding="utf-8"))
+    head, rows = arena(result)
+    levels = {"class-level": rows, "instance-level": arena(instance)[1]}
+    shown = [(title, level, *cells) for level, found in levels.items() for title, *cells in found]
+    return (head[0], "prompts", *head[1:]), shown
 
 
 def _summaries(result: dict[str, Any]) -> list[Summary]:
@@ -162,15 +209,24 @@ TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
     "engines-unet-35m": engines,
     "engines-sd15": engines,
     "sampling": sampling,
+    "few-steps": few_steps,
+    "couplings": couplings,
     "arena-skewed": arenas,
     "arena-fifty": arena,
-    "arena-shades": arena,
-    "arena-shades-instance": arena,
+    "arena-shades": shades,
 }
 
 
 def _rates(entry: dict[str, Any], rate: str) -> tuple[str, str, str]:
     return _number(entry[rate]), _number(entry["tflops"]), f"{entry['share']:.0%}"
+
+
+def _step(step: int | None) -> str:
+    return "never" if step is None else f"{step:,}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{median(values):.1%} ({min(values):.1%} to {max(values):.1%})"
 
 
 def _number(value: float) -> str:

@@ -148,6 +148,14 @@ def payload_files(pattern: str) -> list[Path]:
     return found
 
 
+def read_payloads(pattern: str) -> Any:
+    """The rows of all payloads that a pattern names."""
+    from fglfast.merge import merge_payloads
+    from fglfast.payload import load_payload
+
+    return merge_payloads(load_payload(path) for path in payload_files(pattern))
+
+
 def tell(result: dict[str, Any], as_json: bool, line: str) -> None:
     """Print a result: one JSON object, or the line for people."""
     if as_json:

@@ -48,6 +48,7 @@ class LabelledImages:
         openers: how each image is opened.
         skipped: images left out because they could not be read.
         source: what was asked for.
+        names: what each image is called there: its path inside a folder, or "row 7" of a table.
     """
 
     class_names: tuple[str, ...]
@@ -55,6 +56,7 @@ class LabelledImages:
     openers: tuple[Opener, ...]
     skipped: tuple[Skipped, ...]
     source: str
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,7 +72,13 @@ class LabelledImages:
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> "LabelledImages":
         """The images at some indices; the classes stay."""
         rows = [int(index) for index in indices]
-        return replace(self, labels=self.labels[rows], openers=tuple(self.openers[row] for row in rows), skipped=())
+        return replace(
+            self,
+            labels=self.labels[rows],
+            openers=tuple(self.openers[row] for row in rows),
+            skipped=(),
+            names=tuple(self.names[row] for row in rows if self.names),
+        )
 
     def named(self, class_names: tuple[str, ...]) -> "LabelledImages":
         """The same images under a longer or otherwise ordered list of classes.
@@ -101,6 +109,7 @@ def concatenate(parts: Sequence[LabelledImages]) -> LabelledImages:
         openers=tuple(opener for part in parts for opener in part.openers),
         skipped=tuple(skipped for part in parts for skipped in part.skipped),
         source=", ".join(dict.fromkeys(part.source for part in parts)),
+        names=tuple(name for part in parts for name in part.names) if all(part.names for part in parts) else (),
     )
 
 
@@ -179,7 +188,8 @@ def _read_npz(path: Path, split: str | None, source: str) -> LabelledImages:
     names = range(int(labels.max(initial=-1)) + 1) if names is None else names.tolist()
     images = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
     openers = tuple(_array_opener(image) for image in images)
-    return LabelledImages(tuple(str(name) for name in names), labels, openers, (), source)
+    called = tuple(f"row {row}" for row in range(len(images)))
+    return LabelledImages(tuple(str(name) for name in names), labels, openers, (), source, called)
 
 
 def _read_folder(folder: Path, source: str) -> LabelledImages:
@@ -270,7 +280,8 @@ def _verified(
     ]
     kept = [candidate for candidate, reason in zip(candidates, reasons, strict=True) if not reason]
     labels = np.array([label for _, label, _ in kept], dtype=np.int64)
-    return LabelledImages(names, labels, tuple(opener for _, _, opener in kept), tuple(skipped), source)
+    openers, called = tuple(opener for _, _, opener in kept), tuple(name for name, _, _ in kept)
+    return LabelledImages(names, labels, openers, tuple(skipped), source, called)
 
 
 def _problem(opener: Opener) -> str:

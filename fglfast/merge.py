@@ -31,6 +31,7 @@ class Merged:
         labels: class of each row [R].
         counts: private images behind each row [R]; their sum fits int64.
         clients: names, ascending.
+        domains: the word for the images of each client, in the order of `clients`, or None.
         row_client: the client of each row [R], indices into `clients`.
         digests: payload hash of each client, in the order of `clients`.
         text_encoder: fingerprint that all payloads share.
@@ -43,6 +44,7 @@ class Merged:
     labels: Ints
     counts: Ints
     clients: tuple[str, ...]
+    domains: tuple[str | None, ...]
     row_client: Ints
     digests: tuple[str, ...]
     text_encoder: str
@@ -53,6 +55,7 @@ class _Part:
     """What is kept of one payload."""
 
     client: str
+    domain: str | None
     digest: str
     content: Ints
     labels: Ints
@@ -82,8 +85,8 @@ def merge_payloads(payloads: Iterable[Payload]) -> Merged:
                 who = f"clients {senders[whole]!r} and {client!r}"
                 raise BadInputError(f"{who} sent the same payload", "leave out the copy")
             senders[whole] = client
-        content = np.array([_place(row, places, distinct) for row in _rows(payload)], dtype=np.int64)
-        parts[client] = _Part(client, payload.digest(), content, payload.labels, payload.counts)
+        content = np.array([_place(row, places, distinct) for row in payload.prompts()], dtype=np.int64)
+        parts[client] = _Part(client, payload.header.domain, payload.digest(), content, payload.labels, payload.counts)
     if first is None:
         raise BadInputError("no payload to merge", "give at least one client's payload")
     return _table(first, [parts[client] for client in sorted(parts)], np.stack(distinct))
@@ -99,7 +102,7 @@ def fingerprint(payload: Payload) -> str | None:
     noisy = privacy is not None and privacy.noise > 0
     if not noisy and (payload.header.prompt_level == "class" or len(payload.labels) < DISTINCTIVE_ROWS):
         return None
-    facts = zip(_rows(payload), payload.labels.tolist(), payload.counts.tolist(), strict=True)
+    facts = zip(payload.prompts(), payload.labels.tolist(), payload.counts.tolist(), strict=True)
     rows = sorted(hashlib.sha256(row.tobytes() + b"%d %d" % (label, count)).digest() for row, label, count in facts)
     return hashlib.sha256(b"".join(rows)).hexdigest()
 
@@ -115,16 +118,11 @@ def _table(first: Payload, parts: list[_Part], distinct: NDArray[Any]) -> Merged
         labels=np.concatenate([part.labels for part in parts]),
         counts=np.concatenate([part.counts for part in parts]),
         clients=tuple(part.client for part in parts),
+        domains=tuple(part.domain for part in parts),
         row_client=np.repeat(np.arange(len(parts), dtype=np.int64), [len(part.labels) for part in parts]),
         digests=tuple(part.digest for part in parts),
         text_encoder=first.header.text_encoder,
     )
-
-
-def _rows(payload: Payload) -> NDArray[Any]:
-    rows = payload.embeddings if payload.embeddings is not None else payload.token_ids
-    assert rows is not None
-    return rows
 
 
 def _place(row: NDArray[Any], places: dict[bytes, int], distinct: list[NDArray[Any]]) -> int:
@@ -146,6 +144,6 @@ def _check_pair(left: Payload, right: Payload) -> None:
         raise BadInputError(f"text_encoder: {who} differ", "embed with the same model folder")
     if left.tensors().keys() != right.tensors().keys():
         raise BadInputError(f"embeddings: {who} differ, one sends token_ids", "choose one for all clients")
-    shapes = _rows(left).shape[1:], _rows(right).shape[1:]
+    shapes = left.prompts().shape[1:], right.prompts().shape[1:]
     if shapes[0] != shapes[1]:
         raise BadInputError(f"{who} differ: rows of {shapes[0]} and {shapes[1]}", "embed with one model folder")

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from fglfast.config import Settings, first_problem
 from fglfast.errors import BadInputError
@@ -16,6 +16,7 @@ from fglfast.errors import BadInputError
 T = TypeVar("T", bound=Settings)
 BUNDLED = "mini"
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae", "scheduler", "tokenizer", "tokenizer_2")
+PHOTOGRAPHS = "real world images"  # the paper's words where no domain is named
 BLOCKS = "blocks.json"
 FURTHER = "unet_*"  # folders of the UNets after the first, from unet_2 on
 _SETTINGS = tuple(f"{part}/*.{end}" for part in (*PARTS, FURTHER) for end in ("json", "txt"))
@@ -24,12 +25,38 @@ WEIGHTS = tuple(f"{part}/*.safetensors" for part in (*PARTS, FURTHER))
 OTHER_WEIGHTS = ("*.fp16*", "*.bf16*", "*non_ema*", "*openvino*")  # further copies of the same weights
 
 
-class Prompts(Settings):
-    """Prompt templates; the defaults are the paper's, a model folder may carry its own in `prompts.json`."""
+class DomainPrompts(Settings):
+    """What `prompts.json` says of one domain; the rest is the model's own, with the domain's word in it."""
 
-    class_level: str = "{label}, real world images, high resolution"
-    instance_level: str = "{label}, {caption}, real world images, high resolution."
+    class_level: str | None = None
+    instance_level: str | None = None
+    negative: str | None = None
+
+
+class Prompts(Settings):
+    """Prompt templates; the defaults are the paper's, a model folder may carry its own in `prompts.json`.
+
+    Attributes:
+        class_level: takes {label}, and {domain} if it likes.
+        instance_level: takes {caption} too.
+        negative: what images are guided away from.
+        domains: templates of domains that have their own.
+    """
+
+    class_level: str = "{label}, {domain}, high resolution"
+    instance_level: str = "{label}, {caption}, {domain}, high resolution."
     negative: str = "low quality, low resolution"
+    domains: dict[str, DomainPrompts] = Field(default_factory=dict)
+
+    def of(self, domain: str | None) -> "Prompts":
+        """The templates for a domain, its word filled in."""
+        own = self.domains.get(domain or "", DomainPrompts())
+        return Prompts(
+            class_level=_filled(own.class_level or _named(self.class_level, domain), domain),
+            instance_level=_filled(own.instance_level or _named(self.instance_level, domain), domain),
+            negative=self.negative if own.negative is None else own.negative,
+            domains=self.domains,
+        )
 
 
 class Blocks(Settings):
@@ -74,9 +101,24 @@ def resolve_model(name: str, revision: str | None = None, mirror: str | None = N
     )
 
 
-def load_prompts(folder: Path) -> Prompts:
-    """The prompt templates of a model folder."""
-    return _optional(folder / "prompts.json", Prompts)
+def load_prompts(folder: Path, domain: str | None = None) -> Prompts:
+    """The prompt templates of a model folder for images of a domain; without one, of photographs."""
+    return _optional(folder / "prompts.json", Prompts).of(domain)
+
+
+def with_domain(template: str, domain: str | None) -> str:
+    """A template with the domain's word in its place: that of {domain}, or else after the label."""
+    return _filled(_named(template, domain), domain)
+
+
+def _named(template: str, domain: str | None) -> str:
+    """A template that names the domain, if there is one."""
+    silent = domain is not None and "{domain}" not in template
+    return template.replace("{label}", "{label}, {domain}", 1) if silent else template
+
+
+def _filled(template: str, domain: str | None) -> str:
+    return template.replace("{domain}", (domain or PHOTOGRAPHS).replace("{", "{{").replace("}", "}}"))
 
 
 def load_blocks(folder: Path) -> Blocks:

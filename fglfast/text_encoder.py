@@ -5,6 +5,7 @@ per-token ones: it travels as one more row of the same tensor, padded with zeros
 samplers know a single text embedding [L,D] whatever the model.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,10 +103,30 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def tokenize(tokenizer: Any, prompts: Sequence[str]) -> NDArray[np.int32]:
-    """Token ids [N,T] of prompts, padded; those cut short are counted and one is named."""
-    length = int(tokenizer.model_max_length)
-    long = [text for text, ids in zip(prompts, tokenizer(list(prompts)).input_ids, strict=True) if len(ids) > length]
+    """Token ids [N,T] of prompts, padded; those too long are counted and shortened at a word."""
+    length, texts = int(tokenizer.model_max_length), list(prompts)
+    sizes = [len(ids) for ids in tokenizer(texts).input_ids]
+    long = [row for row, size in enumerate(sizes) if size > length]
+    for row in long:
+        texts[row] = shortened(tokenizer, texts[row], length)
     if long:
-        note(f"{len(long)} of {len(prompts)} prompts are over {length} tokens and cut: {long[0][:80]!r}")
-    padded = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length)
+        longest = max(long, key=lambda row: sizes[row])
+        note(
+            f"{len(long)} of {len(texts)} prompts are over {length} tokens (the longest has {sizes[longest]}) and "
+            f"shortened at a word, such as to {texts[longest][-60:]!r}"
+        )
+    padded = tokenizer(texts, padding="max_length", truncation=True, max_length=length)
     return np.array(padded.input_ids, dtype=np.int32)
+
+
+def shortened(tokenizer: Any, text: str, length: int) -> str:
+    """As many leading words of a text as fit; of a script without spaces, as many letters."""
+    for parts, space in ((text.split(), " "), (list(text), "")):
+
+        def size(kept: int, parts: Sequence[str] = parts, space: str = space) -> int:
+            return len(tokenizer(space.join(parts[:kept])).input_ids)
+
+        kept = bisect_right(range(1, len(parts) + 1), length, key=size)
+        if kept:
+            return space.join(parts[:kept]).rstrip(" ,;:")
+    return ""

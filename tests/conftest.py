@@ -48,6 +48,21 @@ def narrow(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def shallow(tmp_path_factory):
+    """As `narrow`, with one layer a block: the same kinds of modules, half the time to export."""
+    from fglfast.generator import families
+
+    root = tmp_path_factory.mktemp("shallow")
+
+    def make(family):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(families.UNET_NARROW, family, families.UNET_NARROW[family] | {"layers_per_block": 1})
+            return families.random_model(family, root / family, narrow=True)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def recipe():
     from fglfast.engine.recipe import Recipe
     from fglfast.sampler.schedule import Sampling

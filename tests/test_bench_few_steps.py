@@ -3,13 +3,13 @@
 import pytest
 
 from benchmarks.couplings import gaussians, verdict
-from benchmarks.few_steps import STUDENTS, align_your_steps, of_student, summed
+from benchmarks.few_steps import STUDENTS, of_student, on_the_linear_path, summed
 from fglfast.engine.recipe import Recipe
 from fglfast.sampler.schedule import Sampling
 
 
 def test_align_your_steps_descends_from_noise():
-    steps = align_your_steps(4)
+    steps = on_the_linear_path(4)
     assert len(steps) == 4 and list(steps) == sorted(steps, reverse=True) and 900 < steps[0] < 1000
     Sampling(steps=4, scheduler="flow-euler", timesteps=steps)
 

@@ -33,6 +33,14 @@ def test_help_loads_no_torch():
         (["train", "nowhere", "--out", "x"], 4, "nowhere"),
         (["evaluate", "nowhere", "fashion:test"], 4, "nowhere"),
         (["synthesize"], 2, "embeddings"),
+        (["embed", "fashion:test", "--out", "x.safetensors", "--captions", "c.csv"], 2, "--prompt-level"),
+        (["embed", "fashion:test", "--out", "x.safetensors", "--domain", ""], 2, "domain"),
+        (["embed", "fashion:test", "--out", "x", "--prompt-level", "instance", "--captions", "c.csv"], 4, "c.csv"),
+        (
+            ["embed", "fashion:test", "--out", "x", "--prompt-level", "instance", "--captions", "no/model"],
+            4,
+            "no/model",
+        ),
     ],
 )
 def test_bad_input_gets_one_line_and_the_exit_code(arguments, code, word, tmp_path, monkeypatch):
@@ -61,3 +69,15 @@ def test_embed_and_inspect(random_mini, tmp_path):
     shown = json.loads(run(app, ["inspect", out, "--json"]).stdout)
     assert shown["client"] == "ann" and shown["images_by_class"]["bag"] == 500
     assert shown["bytes"] == json.loads(made.stdout)["bytes"] < 44_700
+    assert shown["form"] == "embeddings" and shown["tensor_bytes"]["int8"] < shown["tensor_bytes"]["embeddings"]
+
+
+def test_inspect_tells_domain_and_form(random_mini, tmp_path):
+    out = str(tmp_path / "ann.safetensors")
+    asked = ["embed", "fashion:test", "--out", out, "--model", str(random_mini), "--domain", "sketch"]
+    sizes = {}
+    for form in ("int8", "tokens"):
+        sizes[form] = json.loads(run(app, [*asked, "--send", form, "--json"]).stdout)["bytes"]
+        shown = json.loads(run(app, ["inspect", out, "--json"]).stdout)
+        assert (shown["domain"], shown["form"], shown["bytes"]) == ("sketch", form, sizes[form])
+    assert sizes["tokens"] < 2048 < sizes["int8"]

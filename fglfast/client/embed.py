@@ -1,15 +1,20 @@
 """Private images to a payload: prompts, then text embeddings. Knows nothing of images' storage."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from pydantic import ValidationError
 
-from fglfast.attributes import describe
+from fglfast.client.captions import ATTRIBUTES, caption_all, find_captioner
 from fglfast.client.prompts import PromptRow, class_level_prompts, instance_level_prompts
+from fglfast.config import first_problem
+from fglfast.console import note
 from fglfast.dataset import LabelledImages
-from fglfast.payload import Payload, PayloadHeader
-from fglfast.text import load_prompts, native_image_size
+from fglfast.errors import UsageError
+from fglfast.payload import Form, Payload, PayloadHeader, eight_bits, merge_equal, tensor_bytes
+from fglfast.text import load_prompts, native_image_size, with_domain
 from fglfast.text_encoder import TextEncoder
 
 PromptLevel = Literal["class", "instance"]
@@ -20,8 +25,10 @@ def embed(
     client: str,
     model: Path,
     prompt_level: PromptLevel = "class",
-    send: Literal["embeddings", "tokens"] = "embeddings",
+    send: Form = "embeddings",
     template: str | None = None,
+    captions: str = ATTRIBUTES,
+    domain: str | None = None,
 ) -> Payload:
     """Describe a client's images by prompts and encode those.
 
@@ -30,30 +37,51 @@ def embed(
         client: its name.
         model: the generator's diffusers directory.
         prompt_level: one prompt a class, or class and caption of each image.
-        send: text embeddings, or the prompts' token ids, which the server encodes.
+        send: text embeddings in float16 or in eight bits, or the prompts' token ids, which the server encodes.
         template: overrides the model's prompt template.
+        captions: of instance-level prompts; see `find_captioner`.
+        domain: a word for all images, such as "sketch"; it stands in every prompt and in the header.
+
+    Raises:
+        UsageError: the client's name, the domain or the template is refused.
+        BadInputError: the captions cannot be had.
     """
     encoder = TextEncoder.load(model)
-    rows = _prompts(dataset, model, prompt_level, template)
-    token_ids_NL = encoder.tokenize([row.prompt for row in rows])
-    header = PayloadHeader(
-        client=client, class_names=dataset.class_names, prompt_level=prompt_level, text_encoder=encoder.fingerprint
-    )
-    return Payload(
-        header=header,
-        embeddings=encoder.encode(token_ids_NL).astype(np.float16) if send == "embeddings" else None,
-        token_ids=token_ids_NL if send == "tokens" else None,
-        labels=np.array([row.label for row in rows], dtype=np.int64),
-        counts=np.array([row.count for row in rows], dtype=np.int64),
-    )
+    header = _header(client, dataset.class_names, prompt_level, encoder.fingerprint, domain)
+    rows = _prompts(dataset, model, prompt_level, template, captions, domain)
+    token_ids_NT = encoder.tokenize([row.prompt for row in rows])
+    labels, counts = (np.array([getattr(row, key) for row in rows], dtype=np.int64) for key in ("label", "count"))
+    tokens = merge_equal(Payload(header, None, token_ids_NT, labels, counts))
+    if send == "tokens":
+        return tokens
+    embeddings_NLD = encoder.encode(tokens.prompts()).astype(np.float16)
+    embedded = replace(tokens, embeddings=embeddings_NLD, token_ids=None)
+    sizes = tensor_bytes(tokens) | tensor_bytes(embedded)
+    note(f"{len(labels)} prompts: " + ", ".join(f"{form} {size:,} bytes" for form, size in sizes.items()))
+    return merge_equal(eight_bits(embedded) if send == "int8" else embedded)
 
 
-def _prompts(dataset: LabelledImages, model: Path, level: PromptLevel, template: str | None) -> list[PromptRow]:
-    prompts = load_prompts(model)
+def _header(
+    client: str, class_names: tuple[str, ...], level: PromptLevel, text_encoder: str, domain: str | None
+) -> PayloadHeader:
+    try:
+        return PayloadHeader(
+            client=client, class_names=class_names, prompt_level=level, text_encoder=text_encoder, domain=domain
+        )
+    except ValidationError as error:
+        raise UsageError(f"a payload cannot say this: {first_problem(error)}", "give another name or domain") from error
+
+
+def _prompts(
+    dataset: LabelledImages, model: Path, level: PromptLevel, template: str | None, captions: str, domain: str | None
+) -> list[PromptRow]:
+    prompts = load_prompts(model, domain)
+    if domain and prompts.domains and domain not in prompts.domains:
+        note(f"{model.name} has no prompts for domain {domain!r}, only for {', '.join(sorted(prompts.domains))}")
+    own = with_domain(template, domain) if template else None
     if level == "class":
         counts = [int(count) for count in dataset.counts()]
-        return class_level_prompts(dataset.class_names, counts, template or prompts.class_level)
-    size = native_image_size(model)
-    images = (dataset.pixels(index, size) for index in range(len(dataset)))
-    labels = dataset.labels.tolist()
-    return instance_level_prompts(images, labels, dataset.class_names, template or prompts.instance_level, describe)
+        return class_level_prompts(dataset.class_names, counts, own or prompts.class_level)
+    captioner = find_captioner(captions, native_image_size(model))
+    labels, names = dataset.labels.tolist(), dataset.class_names
+    return instance_level_prompts(caption_all(dataset, captioner), labels, names, own or prompts.instance_level)

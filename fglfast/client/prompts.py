@@ -1,15 +1,12 @@
-"""Prompts from labels and captions. Knows no model."""
+"""Prompts from labels and captions. Knows no model and no image."""
 
-from collections.abc import Callable, Iterable, Sequence
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from string import Formatter
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fglfast.errors import UsageError
-
-Captioner = Callable[[NDArray[np.uint8]], str]
 
 
 @dataclass(frozen=True)
@@ -32,19 +29,28 @@ def class_level_prompts(class_names: Sequence[str], counts: Sequence[int], templ
 
 
 def instance_level_prompts(
-    images: Iterable[NDArray[np.uint8]],
-    labels: Iterable[int],
-    class_names: Sequence[str],
-    template: str,
-    captioner: Captioner,
+    captions: Iterable[str], labels: Iterable[int], class_names: Sequence[str], template: str
 ) -> list[PromptRow]:
-    """Class and caption of each image; equal prompts are one row with a count, in order of class and text."""
+    """Class and caption of each image, in order of class and text.
+
+    Prompts of a class that are nearly identical (see `essence`) are one row with a count, worded as most of them are.
+    """
     _check_template(template, {"label", "caption"})
-    counted: dict[tuple[int, str], int] = {}
-    for image, label in zip(images, labels, strict=True):
-        prompt = template.format(label=class_names[label], caption=captioner(image))
-        counted[int(label), prompt] = counted.get((int(label), prompt), 0) + 1
-    return [PromptRow(label, prompt, count) for (label, prompt), count in sorted(counted.items())]
+    alike: defaultdict[tuple[int, str], Counter[str]] = defaultdict(Counter)
+    for caption, label in zip(captions, labels, strict=True):
+        prompt = template.format(label=class_names[label], caption=caption)
+        alike[int(label), essence(prompt)][prompt] += 1
+    rows = [
+        PromptRow(label, min(wordings, key=lambda text: (-wordings[text], text)), wordings.total())
+        for (label, _), wordings in alike.items()
+    ]
+    return sorted(rows, key=lambda row: (row.label, row.prompt))
+
+
+def essence(prompt: str) -> str:
+    """What is the same in nearly identical prompts: Unicode form (NFKC), case, punctuation and spacing are not."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", prompt).casefold())
+    return " ".join("".join(" " if unicodedata.category(letter)[0] == "P" else letter for letter in folded).split())
 
 
 def _check_template(template: str, known: set[str]) -> None:

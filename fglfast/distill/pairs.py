@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
 
 from fglfast.console import Progress
 from fglfast.engine.build import Engine
@@ -19,7 +18,7 @@ from fglfast.merge import Merged
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
-from fglfast.synthesis.plan import Item, Plan, make_plan, starting_noise
+from fglfast.synthesis.plan import Plan, make_plan, starting_noises
 
 SHARD = 1024  # pairs
 
@@ -63,10 +62,11 @@ def draw_pairs(engine: Engine, merged: Merged, per_class: int, seed: int, sampli
             parts, items = [], plan.shard(number)
             for start in range(0, len(items), batch):
                 some = items[start : start + batch]
-                text_BLE = conditioning.rows([item.row for item in some])
-                noise_BCHW = noises(seed, some, engine.shapes.latent)
+                rows = [item.row for item in some]
+                text_BLE, negative_BLE = conditioning.rows(rows), conditioning.negatives(rows)
+                noise_BCHW = torch.from_numpy(starting_noises(seed, some, engine.shapes.latent))
                 denoise = engine.networks.denoise
-                parts.append(sample(denoise, noise_BCHW, text_BLE, conditioning.negative_LE, schedule).half().cpu())
+                parts.append(sample(denoise, noise_BCHW, text_BLE, negative_BLE, schedule).half().cpu())
                 progress.advance(len(some))
             write_atomic(shard_path(out, number), save({"latents": torch.cat(parts).contiguous()}))
     return Drawn(plan, out)
@@ -75,16 +75,11 @@ def draw_pairs(engine: Engine, merged: Merged, per_class: int, seed: int, sampli
 def read_pairs(drawn: Drawn, merged: Merged, latent: tuple[int, int, int]) -> HeldPairs:
     """All pairs in memory; a million of mini's take two gigabytes."""
     assert merged.embeddings is not None
-    items = [item for number in range(drawn.plan.shards) for item in drawn.plan.shard(number)]
+    items = list(drawn.plan.items())
     data = [load_file(shard_path(drawn.folder, number))["latents"] for number in range(drawn.plan.shards)]
     rows = torch.from_numpy(merged.content[[item.row for item in items]])
-    noise_NCHW = noises(drawn.plan.seed, items, latent).half()
+    noise_NCHW = torch.from_numpy(starting_noises(drawn.plan.seed, items, latent)).half()
     return HeldPairs(noise_NCHW, torch.cat(data), torch.from_numpy(merged.embeddings.astype(np.float32)), rows)
-
-
-def noises(seed: int, items: list[Item], latent: tuple[int, int, int]) -> Tensor:
-    """Starting noise of some images [B,C,H,W]."""
-    return torch.from_numpy(np.stack([starting_noise(seed, item, latent) for item in items]))
 
 
 def shard_path(folder: Path, number: int) -> Path:

@@ -27,6 +27,7 @@ from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import negative_text
 from fglfast.text import BLOCKS, FURTHER, Blocks
 
+FIT = FitSettings(steps=4000, batch_size=64, learning_rate=5e-4, ema_decay=0.998, warmup_steps=100)
 JUDGED, FINE = 64, 50  # trajectories whose bend is measured, and steps of the teacher's
 
 
@@ -51,7 +52,7 @@ class DistillSettings(Settings):
     channels: tuple[int, ...] | None = None
     teacher: Sampling
     pairs_per_class: int = 2000
-    fit: FitSettings = FitSettings(steps=4000, batch_size=64, learning_rate=5e-4, ema_decay=0.998, warmup_steps=100)
+    fit: FitSettings = FIT
     seed: int = 2**32
 
 
@@ -130,6 +131,8 @@ def _check(settings: DistillSettings, task: Task, unet: UNet2DConditionModel, en
         raise UsageError(wrong, "choose another --method")
     if unet.config.addition_embed_type is not None or engine.shapes.boundaries:
         raise UsageError("neither SDXL nor a blockwise model can be distilled yet", "choose another teacher")
+    if settings.method == "mdt" and any(merged.domains):
+        raise UsageError("mdt knows one negative prompt, and the payloads name domains", "choose another --method")
     if merged.embeddings is None:
         raise UsageError("the payloads hold token ids", "embed with --send embeddings")
     if settings.blocks > (1 if settings.method == "mdt" else settings.steps):
@@ -165,7 +168,7 @@ def few_steps(task: Task, steps: int) -> Sampling:
 def _times(model: Path, task: Task, steps: int) -> tuple[float, ...]:
     """Timesteps at which a student of few steps is asked."""
     schedule = Schedule.of_model(model, few_steps(task, steps))
-    return tuple(float(timestep) for timestep in schedule.start().timesteps)
+    return tuple(timestep for timestep, _ in schedule.rows())
 
 
 def _share(times: tuple[float, ...], blocks: int) -> Blocks:
@@ -182,10 +185,8 @@ def _bend(
     noise_BCHW, _, text_BLD = pairs.batch(torch.arange(min(JUDGED, len(pairs))))
 
     def velocity(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        timestep_B = task.clock(t_B)
-        unet = unets[segment(float(timestep_B[0]), boundaries)].eval()
-        answer: Tensor = unet(x_BCHW, timestep_B, text_BLD, return_dict=False)[0]
-        return answer
+        unet = unets[segment(float(task.clock(t_B)[0]), boundaries)].eval()
+        return task.ask(unet, x_BCHW, t_B, text_BLD)
 
     return bend(velocity, noise_BCHW, uniform(steps))
 

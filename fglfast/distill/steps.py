@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from fglfast.config import Settings
-from fglfast.distill.pairs import noises
 from fglfast.engine.build import Engine
 from fglfast.engine.recipe import Recipe
 from fglfast.errors import UsageError
@@ -15,7 +14,7 @@ from fglfast.merge import Merged
 from fglfast.sampler.placement import place_steps, step_costs
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
-from fglfast.synthesis.plan import make_plan
+from fglfast.synthesis.plan import make_plan, starting_noises
 
 
 class Placed(Settings):
@@ -52,15 +51,17 @@ def place(engine: Engine, merged: Merged, recipe: Recipe, steps: int, grid: int,
     plan = make_plan(merged, -(-trajectories // max(1, len(merged.class_names))), seed=0, shard_size=4096, settings={})
     items = plan.shard(0)[:trajectories]
     conditioning = Conditioning(merged, engine)
-    text_BLE = conditioning.rows([item.row for item in items])
+    rows = [item.row for item in items]
+    text_BLE = conditioning.rows(rows)
 
     def towards(text_BLE: Tensor) -> Velocity:
         return lambda x_BCHW, t_B: engine.networks.denoise(x_BCHW, schedule.levels * t_B, text_BLE)
 
-    free = towards(conditioning.negative_LE.expand_as(text_BLE))
+    free = towards(conditioning.negatives(rows))
     velocity = guided(towards(text_BLE), free, recipe.sampling.guidance_scale)
     times = uniform(grid)
-    costs = step_costs(velocity, noises(0, items, engine.shapes.latent), times)
+    noise_BCHW = torch.from_numpy(starting_noises(plan.seed, items, engine.shapes.latent))
+    costs = step_costs(velocity, noise_BCHW, times)
     places, equal = place_steps(costs, steps), range(0, grid + 1, grid // steps)
     return Placed(
         timesteps=tuple(round(float(times[place]) * schedule.levels, 3) for place in places[:-1]),

@@ -29,7 +29,8 @@ def payload(message: Message, context: Context) -> Message:
     """Prompt embeddings of the client's images, as the bytes of a payload file."""
     client, asked = open_client(context), _asked(message)
     level: Any = asked["prompt-level"]
-    made = embed(client.dataset.named(tuple(asked["class-names"])), client.name, client.model, level)
+    dataset = client.dataset.named(tuple(asked["class-names"]))
+    made = embed(dataset, client.name, client.model, level, captions=client.captions, domain=client.domain)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "payload.safetensors"
         save_payload(made, path)

@@ -1,8 +1,8 @@
 """Which images a node holds: its own folder, or its share of an experiment's. Knows no message.
 
 A standing client's node configuration has `data` = PATH[:SPLIT], and optionally `name`, `model` (its copy of the
-generator) and `out` (a folder for the final model). A simulated one's has `partition-id`, and the run names the
-experiment and the seed.
+generator), `out` (a folder for the final model), `domain` (a word for its images) and `captions` (see `embed`). A
+simulated one's has `partition-id`, and the run names the experiment and the seed.
 """
 
 from functools import lru_cache
@@ -11,6 +11,7 @@ from pathlib import Path
 from flwr.app import Context
 
 from fglfast.attributes import describe
+from fglfast.client.captions import ATTRIBUTES
 from fglfast.client.partition import Indices, partition_by_domain, partition_dirichlet, partition_iid
 from fglfast.dataset import LabelledImages, concatenate, read_dataset
 from fglfast.engine.recipe import find_recipe
@@ -33,10 +34,22 @@ class Client:
         dataset: its images.
         model: the generator's folder, whose text encoder it uses.
         out: where the final model goes, or None.
+        domain: a word for its images, or None.
+        captions: of instance-level prompts; see `find_captioner`.
     """
 
-    def __init__(self, name: str, number: int, dataset: LabelledImages, model: Path, out: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        number: int,
+        dataset: LabelledImages,
+        model: Path,
+        out: Path | None = None,
+        domain: str | None = None,
+        captions: str = ATTRIBUTES,
+    ) -> None:
         self.name, self.number, self.dataset, self.model, self.out = name, number, dataset, model, out
+        self.domain, self.captions = domain, captions
         self._prepared: dict[tuple[object, ...], ClientImages] = {}
 
     def images(self, class_names: tuple[str, ...], size: int, validation_share: float) -> ClientImages:
@@ -56,8 +69,8 @@ def open_client(context: Context) -> Client:
     """The client that a node's configuration describes."""
     node = context.node_config
     if "data" in node:
-        name, model = str(node.get("name", f"node-{context.node_id}")), str(node.get("model", "mini"))
-        return _standing(str(node["data"]), name, model, str(node.get("out", "")))
+        wanted = {"name": f"node-{context.node_id}", "model": "mini", "out": "", "domain": "", "captions": ATTRIBUTES}
+        return _standing(str(node["data"]), **{key: str(node.get(key, usual)) for key, usual in wanted.items()})
     experiment, seed = str(context.run_config["experiment"]), int(context.run_config["seed"])
     partition = node["partition-id"]
     return everything(experiment) if partition == EVERYTHING else simulated(experiment, seed)[int(partition)]
@@ -82,30 +95,34 @@ def simulated(experiment: str, seed: int) -> tuple[Client, ...]:
     """All clients of an experiment."""
     found = find_experiment(experiment)
     model, held = _generator(found), _held(found, seed)
-    return tuple(Client(f"client{number:03d}", number, dataset, model) for number, dataset in enumerate(held))
+    return tuple(
+        Client(f"client{number:03d}", number, dataset, model, domain=domain)
+        for number, (domain, dataset) in enumerate(held)
+    )
 
 
 @lru_cache(maxsize=1)
 def everything(experiment: str) -> Client:
     """One client that holds all images of an experiment."""
     found = find_experiment(experiment)
-    return Client(EVERYTHING, 0, concatenate(_held(found, seed=0)), _generator(found))
+    return Client(EVERYTHING, 0, concatenate([own for _, own in _held(found, seed=0)]), _generator(found))
 
 
-def _held(experiment: Experiment, seed: int) -> list[LabelledImages]:
-    """The images of each client."""
+def _held(experiment: Experiment, seed: int) -> list[tuple[str | None, LabelledImages]]:
+    """The domain and the images of each client."""
     if experiment.partition.kind == "domain" and experiment.partition.domain == "folder":
         folders = sorted(path for path in Path(experiment.data).glob("*") if path.is_dir())
         if not folders:
             raise BadInputError(f"{experiment.data}: holds no folder of a domain", "lay it out as DOMAIN/CLASS/*.png")
-        return [read_dataset(str(folder)) for folder in folders]
+        return [(folder.name, read_dataset(str(folder))) for folder in folders]
     dataset = read_dataset(experiment.data)
-    return [dataset.select(rows) for rows in split_over_clients(dataset, experiment.partition, seed)]
+    return [(None, dataset.select(rows)) for rows in split_over_clients(dataset, experiment.partition, seed)]
 
 
 @lru_cache(maxsize=1)
-def _standing(data: str, name: str, model: str, out: str) -> Client:
-    return Client(name, 0, read_dataset(data), resolve_model(model), Path(out) if out else None)
+def _standing(data: str, name: str, model: str, out: str, domain: str, captions: str) -> Client:
+    place = Path(out) if out else None
+    return Client(name, 0, read_dataset(data), resolve_model(model), place, domain or None, captions)
 
 
 def _generator(experiment: Experiment) -> Path:

@@ -34,11 +34,11 @@ class Path:
 
     def at(self, x0: Tensor, e: Tensor, t: Tensor) -> Tensor:
         """Where data and noise are mixed at t."""
-        return _wide(self.data(t), x0) * x0 + _wide(self.noise(t), e) * e
+        return wide(self.data(t), x0) * x0 + wide(self.noise(t), e) * e
 
     def velocity(self, x0: Tensor, e: Tensor, t: Tensor) -> Tensor:
         """dx_t/dt: what flow matching regresses on."""
-        return _wide(self.data_rate(t), x0) * x0 + _wide(self.noise_rate(t), e) * e
+        return wide(self.data_rate(t), x0) * x0 + wide(self.noise_rate(t), e) * e
 
 
 LINEAR = Path(lambda t: 1 - t, lambda t: t, lambda t: -torch.ones_like(t), torch.ones_like)
@@ -60,7 +60,7 @@ def data_and_noise(path: Path, kind: Kind, prediction: Tensor, x: Tensor, t: Ten
         x: where it was made.
         t: when; noise tells nothing of the data at t=1, data nothing of the noise at t=0.
     """
-    a, s = _wide(path.data(t), x), _wide(path.noise(t), x)
+    a, s = wide(path.data(t), x), wide(path.noise(t), x)
     if kind == "noise":
         return (x - s * prediction) / a, prediction
     if kind == "data":
@@ -68,7 +68,7 @@ def data_and_noise(path: Path, kind: Kind, prediction: Tensor, x: Tensor, t: Ten
     if kind == "v":
         norm = a.square() + s.square()
         return (a * x - s * prediction) / norm, (s * x + a * prediction) / norm
-    da, ds = _wide(path.data_rate(t), x), _wide(path.noise_rate(t), x)
+    da, ds = wide(path.data_rate(t), x), wide(path.noise_rate(t), x)
     area = a * ds - da * s
     return (ds * x - s * prediction) / area, (a * prediction - da * x) / area
 
@@ -81,16 +81,16 @@ def convert(path: Path, given: Kind, wanted: Kind, prediction: Tensor, x: Tensor
     if wanted == "velocity":
         return path.velocity(x0, e, t)
     if wanted == "v":
-        return _wide(path.data(t), x) * e - _wide(path.noise(t), x) * x0
+        return wide(path.data(t), x) * e - wide(path.noise(t), x) * x0
     return x0 if wanted == "data" else e
 
 
 def score(path: Path, velocity: Tensor, x: Tensor, t: Tensor) -> Tensor:
     """Gradient of the log density of x_t, for t > 0: -E[e | x_t] / s(t)."""
     _, e = data_and_noise(path, "velocity", velocity, x, t)
-    return -e / _wide(path.noise(t), x)
+    return -e / wide(path.noise(t), x)
 
 
-def _wide(t: Tensor, like: Tensor) -> Tensor:
-    """[B] as [B,1,...]."""
+def wide(t: Tensor, like: Tensor) -> Tensor:
+    """[B] as [B,1,...], to be multiplied with `like`."""
     return t.view(-1, *(1,) * (like.ndim - 1))

@@ -48,6 +48,12 @@ class Task:
     clock: Callable[[Tensor], Tensor]
     levels: int = TIMESTEPS
 
+    def ask(self, unet: UNet2DConditionModel, x: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor:
+        """What a network predicts at x [B,C,H,W] and t."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        prediction: Tensor = unet(x, self.clock(t_B), text_BLD, return_dict=False)[0]
+        return prediction
+
     @classmethod
     def of_scheduler(cls, config: dict[str, Any]) -> "Task":
         """What a model was trained to do, by its diffusers scheduler's config."""
@@ -100,8 +106,7 @@ def fit_student(
         rows_B = torch.randint(len(pairs), (batch_size,), generator=generator)
         noise, data, text_BLD = (tensor.to(device) for tensor in pairs.batch(rows_B))
         t_B = _times(batch_size, moments, generator).to(device)
-        x = task.path.at(data, noise, t_B).contiguous(memory_format=torch.channels_last)
-        prediction: Tensor = unet(x, task.clock(t_B), text_BLD, return_dict=False)[0]
+        prediction = task.ask(unet, task.path.at(data, noise, t_B), t_B, text_BLD)
         return (prediction - target(task, data, noise, t_B)).square().mean()
 
     fit.run(loss_function, on_grid=lambda _: None)

@@ -13,7 +13,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from fglfast.generator.fitting import Fit, FitSettings
-from fglfast.generator.paths import LINEAR
+from fglfast.generator.paths import LINEAR, wide
 from fglfast.generator.solvers import Velocity, guided
 from fglfast.generator.student import Pairs, Task
 
@@ -48,12 +48,7 @@ def fit_transport(
     fit = Fit("student", nn.ModuleDict({"unet": unet}), settings, state)
 
     def ask(network: UNet2DConditionModel, text_BLD: Tensor) -> Velocity:
-        def velocity(x: Tensor, t_B: Tensor) -> Tensor:
-            x = x.contiguous(memory_format=torch.channels_last)
-            answer: Tensor = network(x, task.clock(t_B), text_BLD, return_dict=False)[0]
-            return answer
-
-        return velocity
+        return lambda x, t_B: task.ask(network, x, t_B, text_BLD)
 
     def loss_function(batch_size: int, generator: torch.Generator) -> Tensor:
         rows_B = torch.randint(len(pairs), (batch_size,), generator=generator)
@@ -84,7 +79,7 @@ def matching(student: Velocity, teacher: Velocity, x: Tensor, t_B: Tensor) -> Te
         t_B: when.
     """
     here, velocity, further, small_B = _along(student, teacher, x, t_B)
-    t, small = _wide(t_B, x), _wide(small_B, x)
+    t, small = wide(t_B, x), wide(small_B, x)
     wanted = (small * velocity + (t - small) * further) / t
     return (here - wanted.detach()).square().mean()
 
@@ -105,10 +100,10 @@ def distillation(student: Velocity, teacher: Velocity, start: Tensor, noise: Ten
     with torch.no_grad():
         x = LINEAR.at(start - leap, noise, t_B)
         here, velocity, further, small_B = _along(student, teacher, x, t_B)
-        implied = here + _wide(t_B / small_B, x) * (here - further)
+        implied = here + wide(t_B / small_B, x) * (here - further)
         away = implied - velocity
         size_B = away.square().flatten(1).mean(1).sqrt()
-        away = away / _wide(size_B.clamp(min=1.0), away)
+        away = away / wide(size_B.clamp(min=1.0), away)
     return (leap - (leap - away).detach()).square().mean()
 
 
@@ -118,9 +113,5 @@ def _along(student: Velocity, teacher: Velocity, x: Tensor, t_B: Tensor) -> tupl
     here = student(x, t_B)
     with torch.no_grad():
         velocity = teacher(x, t_B)
-        further = student(x - _wide(small_B, x) * velocity, t_B - small_B)
+        further = student(x - wide(small_B, x) * velocity, t_B - small_B)
     return here, velocity, further, small_B
-
-
-def _wide(t_B: Tensor, like: Tensor) -> Tensor:
-    return t_B.view(-1, *(1,) * (like.ndim - 1))

@@ -20,7 +20,9 @@ class Denoiser(Protocol):
 
 
 @torch.inference_mode()
-def sample(denoiser: Denoiser, noise_BCHW: Tensor, text_BLE: Tensor, negative_LE: Tensor, schedule: Schedule) -> Tensor:
+def sample(
+    denoiser: Denoiser, noise_BCHW: Tensor, text_BLE: Tensor, negative_BLE: Tensor, schedule: Schedule
+) -> Tensor:
     """Denoise a batch with classifier-free guidance (Ho and Salimans, arXiv 2207.12598) in one pass a step.
 
     Outside the guidance interval (Kynkaanniemi et al., arXiv 2404.07724) only the conditional rows are computed.
@@ -29,7 +31,7 @@ def sample(denoiser: Denoiser, noise_BCHW: Tensor, text_BLE: Tensor, negative_LE
         denoiser: the network; a guided step gives it 2B rows, unconditional first.
         noise_BCHW: starting noise, standard normal.
         text_BLE: text of every image as the denoiser takes it.
-        negative_LE: that of the negative (or empty) prompt.
+        negative_BLE: that of the negative (or empty) prompts; [L,E] for one prompt of all images.
         schedule: solver, steps and guidance.
 
     Returns:
@@ -37,7 +39,7 @@ def sample(denoiser: Denoiser, noise_BCHW: Tensor, text_BLE: Tensor, negative_LE
     """
     scheduler = schedule.start()
     latents_BCHW: Tensor = noise_BCHW * getattr(scheduler, "init_noise_sigma", 1.0)
-    both_2BLE = torch.cat([negative_LE.expand_as(text_BLE), text_BLE])
+    both_2BLE = torch.cat([negative_BLE.expand_as(text_BLE), text_BLE])
     for timestep in scheduler.timesteps:
         input_BCHW = latents_BCHW
         if hasattr(scheduler, "scale_model_input"):

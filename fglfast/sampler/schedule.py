@@ -116,7 +116,7 @@ class Schedule:
                 raise UsageError(
                     f"AYS steps do not fit {name} on this model", "use scheduler dpmsolver++ or euler on a noise model"
                 )
-            timesteps = _align_your_steps(config, sampling.steps, _is_xl(model))
+            timesteps = align_your_steps(config, sampling.steps, _is_xl(model))
         return cls(name, config, sampling.steps, timesteps, sampling.guidance_scale, sampling.guidance_interval)
 
     def start(self) -> Any:
@@ -200,7 +200,7 @@ def _is_xl(model: Path) -> bool:
     return bool(unet.get("addition_embed_type") == "text_time")
 
 
-def _align_your_steps(config: dict[str, Any], steps: int, xl: bool) -> tuple[int, ...]:
+def align_your_steps(config: dict[str, Any], steps: int, xl: bool) -> tuple[int, ...]:
     """Align Your Steps (Sabour et al., arXiv 2404.14507): ten published steps, log-linear between for other counts."""
     published = AysSchedules["StableDiffusionXLTimesteps" if xl else "StableDiffusionTimesteps"]
     alphas = diffusers.DDIMScheduler.from_config(config).alphas_cumprod.double().numpy()

@@ -15,7 +15,7 @@ from fglfast.text_encoder import load_tokenizer, tokenize
 
 
 class Conditioning:
-    """Projected text of the merged payloads' rows, and of the negative prompt.
+    """Projected text of the merged payloads' rows, and of the negative prompts of their domains.
 
     Raises:
         BadInputError: the payloads come from another text encoder, or their rows have another shape.
@@ -24,7 +24,12 @@ class Conditioning:
     def __init__(self, merged: Merged, engine: Engine) -> None:
         _check_fit(merged, engine)
         self.merged, self.networks = merged, engine.networks
-        self.negative_LE = self.networks.project(negative_text(engine)[None])[0]
+        domains = sorted(set(merged.domains), key=str)
+        prompts = [load_prompts(engine.model, domain).negative for domain in domains]
+        distinct = sorted(set(prompts))
+        self._negatives_PLE = self.networks.project(torch.stack([_encode(engine, prompt) for prompt in distinct]))
+        of_domain = {domain: distinct.index(prompt) for domain, prompt in zip(domains, prompts, strict=True)}
+        self._of_client = np.array([of_domain[domain] for domain in merged.domains], dtype=np.int64)
 
     def rows(self, rows: Sequence[int]) -> Tensor:
         """Projected text [B,L,E] of payload rows; what is equal is projected once."""
@@ -37,10 +42,19 @@ class Conditioning:
         text_ULE = self.networks.project(text_ULD)
         return text_ULE[torch.from_numpy(inverse).to(text_ULE.device)]
 
+    def negatives(self, rows: Sequence[int]) -> Tensor:
+        """Projected negative prompt [B,L,E] of payload rows: what this model's folder says for their domain."""
+        which = torch.from_numpy(self._of_client[self.merged.row_client[list(rows)]])
+        return self._negatives_PLE[which.to(self._negatives_PLE.device)]
+
 
 def negative_text(engine: Engine) -> Tensor:
-    """Embedding [L,D] of the model's negative prompt; zeros for an empty one where the model was trained so (SDXL)."""
-    prompt = load_prompts(engine.model).negative
+    """Embedding [L,D] of the model's negative prompt for images of no particular domain."""
+    return _encode(engine, load_prompts(engine.model).negative)
+
+
+def _encode(engine: Engine, prompt: str) -> Tensor:
+    """Embedding [L,D] of a negative prompt; zeros for an empty one where the model was trained so (SDXL)."""
     index = json.loads((engine.model / "model_index.json").read_text(encoding="utf-8"))
     if not prompt and index.get("force_zeros_for_empty_prompt"):
         return torch.zeros(engine.shapes.text_length, engine.shapes.text_width)

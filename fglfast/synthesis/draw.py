@@ -15,7 +15,7 @@ from fglfast.errors import FglError
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
-from fglfast.synthesis.plan import Item, Plan, starting_noise
+from fglfast.synthesis.plan import Item, Plan, starting_noises
 
 REDRAWS = 3
 # Standard deviation, in levels of 0 to 255, of the liveliest channel of an image. Clothes on a flat ground have 20 and
@@ -86,9 +86,10 @@ class Drawer:
 
     def _once(self, items: Sequence[Item]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Pixels [B,S,S,3], and which images [B] are blank."""
-        noise_BCHW = torch.from_numpy(np.stack([starting_noise(self.plan.seed, item, self.latent) for item in items]))
-        text_BLE = self.conditioning.rows([item.row for item in items])
-        latents_BCHW = sample(self.watch.denoise, noise_BCHW, text_BLE, self.conditioning.negative_LE, self.schedule)
+        noise_BCHW = torch.from_numpy(starting_noises(self.plan.seed, items, self.latent))
+        rows = [item.row for item in items]
+        text_BLE, negative_BLE = self.conditioning.rows(rows), self.conditioning.negatives(rows)
+        latents_BCHW = sample(self.watch.denoise, noise_BCHW, text_BLE, negative_BLE, self.schedule)
         images_BCHW = self.watch.decode(latents_BCHW)
         finite_B = torch.isfinite(images_BCHW).flatten(1).all(1).numpy()
         pixels_BSS3 = to_pixels(images_BCHW)

@@ -5,6 +5,7 @@ A plan is arithmetic, not a list: a million images cost a few arrays as long as 
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,10 @@ class Plan:
     def size(self, number: int) -> int:
         """Images of one shard."""
         return min(self.shard_size, self.images - number * self.shard_size)
+
+    def items(self) -> Iterator[Item]:
+        """All images, in order."""
+        return map(self.item, range(self.images))
 
     def item(self, index: int) -> Item:
         """The identity of the image at a position of the plan."""
@@ -154,3 +159,8 @@ def starting_noise(seed: int, item: Item, shape: tuple[int, int, int]) -> NDArra
     """
     bits = np.random.Philox(key=seed | item.draw << 64, counter=[0, item.label, item.row, item.ordinal])
     return np.random.Generator(bits).standard_normal(shape, dtype=np.float32)
+
+
+def starting_noises(seed: int, items: Sequence[Item], shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Starting noise of some images [B,C,H,W]."""
+    return np.stack([starting_noise(seed, item, shape) for item in items])

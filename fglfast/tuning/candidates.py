@@ -111,7 +111,7 @@ def candidates(grid: Grid, base: Sampling, model: Path) -> list[Candidate]:
 def _plain(sampling: Sampling, model: Path) -> tuple[Sampling, tuple[bool, ...]]:
     """The plainest sampling that draws the same images, and which of its steps are guided."""
     schedule = Schedule.of_model(model, sampling)
-    guided = tuple(schedule.guides(float(timestep)) for timestep in schedule.start().timesteps)
+    guided = tuple(rows > 1 for _, rows in schedule.rows())
     if not any(guided):
         sampling = sampling.changed(guidance_scale=UNGUIDED, guidance_interval=EVERYWHERE)
     elif all(guided):

@@ -77,8 +77,8 @@ def take(whole: Plan, source: Path, part: Plan, out: Path) -> bool:
 
     Rows share a class by largest remainder, so more images a class may, rarely, be fewer of a row.
     """
-    places = {_identity(item): item.index for number in range(whole.shards) for item in whole.shard(number)}
-    if not all(_identity(item) in places for number in range(part.shards) for item in part.shard(number)):
+    places = {_identity(item): item.index for item in whole.items()}
+    if not all(_identity(item) in places for item in part.items()):
         return False
     changes = {"plan": part.digest(), "images": part.images, "shards": part.shards}
     claim(out, read_facts(source) | changes | {"images_per_class": part.images_per_class})

@@ -16,12 +16,13 @@ from fglfast.command import (
     RecipeName,
     join_ranks,
     open_engine,
-    payload_files,
+    read_payloads,
     read_recipe,
     tell,
     verb,
 )
 from fglfast.console import emit_json, note, stdout
+from fglfast.errors import UsageError
 
 
 @verb
@@ -32,7 +33,19 @@ def embed(
     prompt_level: Annotated[
         Literal["class", "instance"], typer.Option(help="One prompt a class, or one an image.")
     ] = "class",
-    send: Annotated[Literal["embeddings", "tokens"], typer.Option(help="What the payload carries.")] = "embeddings",
+    captions: Annotated[
+        str | None,
+        typer.Option(
+            help="attributes (measured words), a captioning model's hub id or folder, or your own .jsonl or .csv.",
+            show_default="attributes",
+        ),
+    ] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="A word for all images, such as sketch.", show_default=False)
+    ] = None,
+    send: Annotated[
+        Literal["embeddings", "int8", "tokens"], typer.Option(help="Text embeddings, in eight bits, or token ids.")
+    ] = "embeddings",
     client: Annotated[
         str | None, typer.Option(help="Client name; the file's stem unless given.", show_default=False)
     ] = None,
@@ -40,14 +53,26 @@ def embed(
     as_json: AsJson = False,
 ) -> None:
     """Turn private images into prompt text embeddings: the one file a client uploads."""
+    if captions is not None and prompt_level == "class":
+        raise UsageError("class-level prompts have no captions", "add --prompt-level instance")
+    from fglfast.client.captions import ATTRIBUTES
     from fglfast.client.embed import embed as embed_dataset
     from fglfast.dataset import read_dataset
     from fglfast.payload import save_payload
     from fglfast.text import resolve_model
 
-    payload = embed_dataset(read_dataset(data), client or out.stem, resolve_model(model), prompt_level, send, template)
+    dataset, folder = read_dataset(data), resolve_model(model)
+    payload = embed_dataset(
+        dataset, client or out.stem, folder, prompt_level, send, template, captions or ATTRIBUTES, domain
+    )
     size = save_payload(payload, out)
-    result = {"file": str(out), "bytes": size, "rows": len(payload.labels), "images": int(payload.counts.sum())}
+    result = {
+        "file": str(out),
+        "bytes": size,
+        "form": payload.form,
+        "rows": len(payload.labels),
+        "images": int(payload.counts.sum()),
+    }
     tell(result, as_json, f"{out}: {result['rows']} rows from {result['images']} images, {size:,} bytes")
 
 
@@ -60,13 +85,10 @@ def inspect(
     from rich.table import Table
     from rich.text import Text
 
-    from fglfast.payload import load_payload
+    from fglfast.payload import load_payload, tensor_bytes
 
     payload, size = load_payload(file), file.stat().st_size if file.exists() else 0
     header = payload.header
-    kind = "embeddings" if payload.embeddings is not None else "token_ids"
-    tensor = payload.embeddings if payload.embeddings is not None else payload.token_ids
-    assert tensor is not None
     by_class = {
         name: int(payload.counts[payload.labels == label].sum()) for label, name in enumerate(header.class_names)
     }
@@ -74,11 +96,14 @@ def inspect(
         "file": str(file),
         "bytes": size,
         "client": header.client,
+        "format_version": header.format_version,
         "prompt_level": header.prompt_level,
+        "domain": header.domain,
         "text_encoder": header.text_encoder,
         "privacy": header.privacy.model_dump() if header.privacy else None,
-        "tensor": kind,
-        "shape": list(tensor.shape),
+        "form": payload.form,
+        "shape": list(payload.prompts().shape),
+        "tensor_bytes": tensor_bytes(payload),
         "images_by_class": by_class,
         "digest": payload.digest(),
     }
@@ -152,11 +177,9 @@ def synthesize(
     rank = join_ranks()  # before PyTorch is imported
     if dry_run and rank.number:
         return
-    from fglfast.merge import merge_payloads
-    from fglfast.payload import load_payload
     from fglfast.synthesis import synthesize as stage
 
-    merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
+    merged = read_payloads(embeddings)
     engine = open_engine(recipe, model, backend, engines, batch_size)
     settings = stage.SynthesisSettings(
         images_per_class=images_per_class,

@@ -16,7 +16,7 @@ from fglfast.command import (
     RecipeName,
     find_model,
     open_engine,
-    payload_files,
+    read_payloads,
     read_recipe,
     tell,
     verb,
@@ -91,10 +91,8 @@ def tune_steps(
     """Place a flow model's steps where its trajectories bend (BOSS), and write them into a recipe."""
     from fglfast.distill.steps import place
     from fglfast.files import write_atomic
-    from fglfast.merge import merge_payloads
-    from fglfast.payload import load_payload
 
-    merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
+    merged = read_payloads(embeddings)
     settings = read_recipe(recipe)
     placed = place(open_engine(recipe, model, None, engines), merged, settings, steps, grid, trajectories)
     changes = {"scheduler": "flow-euler", "steps": steps, "timesteps": placed.timesteps}
@@ -137,8 +135,6 @@ def tune(
     if not 0 < budget < math.inf:
         raise UsageError(f"--budget {budget:g} is no number of seconds", "for example 120")
     from fglfast.dataset import read_dataset
-    from fglfast.merge import merge_payloads
-    from fglfast.payload import load_payload
     from fglfast.training.settings import TrainSettings, check_arch
     from fglfast.tuning.candidates import Grid
     from fglfast.tuning.page import write_page
@@ -150,7 +146,7 @@ def tune(
     check_arch(arch)
     train = TrainSettings(arch=arch, epochs=epochs, image_size=image_size, seed=seed)
     asked, settings = TuneSettings(grid=grid, budget=budget, train=train), read_recipe(recipe)
-    merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
+    merged = read_payloads(embeddings)
     judges = read_dataset(validation)
     check_input(merged, judges, asked)
     engine = open_engine(recipe, model, None, engines)

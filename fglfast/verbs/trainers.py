@@ -12,7 +12,7 @@ from fglfast.command import (
     Engines,
     RecipeName,
     open_engine,
-    payload_files,
+    read_payloads,
     read_recipe,
     tell,
     verb,
@@ -74,15 +74,11 @@ def distill(
     as_json: AsJson = False,
 ) -> None:
     """Make a few-step student of a generator: its engine draws pairs, a UNet learns from them; resumes."""
-    from fglfast.distill.run import DistillSettings
+    from fglfast.distill.run import FIT, DistillSettings
     from fglfast.distill.run import distill as run
     from fglfast.files import sole
-    from fglfast.generator.fitting import FitSettings
-    from fglfast.merge import merge_payloads
-    from fglfast.payload import load_payload
 
     asked = read_recipe(recipe)
-    fit: FitSettings = DistillSettings.model_fields["fit"].default
     settings = DistillSettings(
         method=method,
         steps=steps,
@@ -90,9 +86,9 @@ def distill(
         channels=_whole_numbers("--channels", channels) if channels else None,
         teacher=asked.sampling.changed(teacher_steps, guidance),
         pairs_per_class=pairs_per_class,
-        fit=fit.model_copy(update={"steps": fit_steps}),
+        fit=FIT.model_copy(update={"steps": fit_steps}),
     )
-    merged = merge_payloads(load_payload(path) for path in payload_files(embeddings))
+    merged = read_payloads(embeddings)
     with sole(out):
         written, found = run(open_engine(recipe, teacher, None, engines), merged, asked, settings, out)
     bends = f"; teacher: {found.before}; student: {found.after}" if found.before else ""

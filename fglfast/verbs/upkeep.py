@@ -13,7 +13,7 @@ from fglfast.command import (
     Engines,
     RecipeName,
     open_engine,
-    payload_files,
+    read_payloads,
     tell,
     verb,
 )
@@ -43,13 +43,11 @@ def verify(
     """
     if repair and not embeddings:
         raise UsageError("--repair draws again, and needs the payloads", "give --embeddings as synthesize was given")
-    from fglfast.merge import merge_payloads
-    from fglfast.payload import load_payload
     from fglfast.synthesis import repair as mending
     from fglfast.synthesis.shards import shard_name
     from fglfast.synthesis.verify import verify as check
 
-    merged = merge_payloads(load_payload(path) for path in payload_files(embeddings)) if embeddings else None
+    merged = read_payloads(embeddings) if embeddings else None
     checked = check(data, merged)
     bad = {shard_name(shard.number): shard.problem for shard in checked if shard.problem}
     mended = bool(repair and merged and bad)

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fglfast.attributes import describe
-from fglfast.client.prompts import PromptRow, class_level_prompts, instance_level_prompts
+from fglfast.client.prompts import PromptRow, class_level_prompts, essence, instance_level_prompts
 from fglfast.errors import UsageError
 
 
@@ -12,9 +14,23 @@ def test_class_level_has_a_row_for_each_class_that_is_held():
 
 
 def test_equal_instance_prompts_become_one_row_with_a_count():
-    images = [np.full((8, 8, 3), value, np.uint8) for value in (10, 10, 200)]
-    rows = instance_level_prompts(images, [0, 0, 0], ("cat",), "{label}, {caption}", lambda i: str(i.mean()))
-    assert [(row.prompt, row.count) for row in rows] == [("cat, 10.0", 2), ("cat, 200.0", 1)]
+    rows = instance_level_prompts(["small", "small", "big"], [0, 0, 0], ("cat",), "{label}, {caption}")
+    assert [(row.prompt, row.count) for row in rows] == [("cat, big", 1), ("cat, small", 2)]
+
+
+def test_nearly_identical_prompts_become_one_row_worded_as_most_are():
+    captions = ["A cat.", "a  cat", "a cat", "a cat", "a cat \u2013", "two cats", "a cat"]
+    rows = instance_level_prompts(captions, [0] * 6 + [1], ("cat", "dog"), "{label}, {caption}")
+    assert [(row.label, row.prompt, row.count) for row in rows] == [
+        (0, "cat, a cat", 5),
+        (0, "cat, two cats", 1),
+        (1, "dog, a cat", 1),
+    ]
+
+
+@given(st.text())
+def test_the_essence_of_a_prompt_is_its_own(text):
+    assert essence(essence(text)) == essence(text) == essence(f" {text}!")
 
 
 @pytest.mark.parametrize("template", ["no field", "{label} {colour}", "{label", "{caption}"])

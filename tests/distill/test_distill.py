@@ -45,7 +45,9 @@ def test_pairs_are_what_the_teacher_makes_of_their_noise(engine, merged, tmp_pat
     noise, data, text = pairs.batch(torch.tensor([4]))
     item = drawn.plan.shard(0)[4]
     conditioning, schedule = Conditioning(merged, engine), Schedule.of_model(engine.model, TEACHER)
-    again = sample(engine.networks.denoise, noise, conditioning.rows([item.row]), conditioning.negative_LE, schedule)
+    again = sample(
+        engine.networks.denoise, noise, conditioning.rows([item.row]), conditioning.negatives([item.row]), schedule
+    )
     assert torch.allclose(again, data, atol=2e-2)
     assert torch.equal(text[0], torch.from_numpy(merged.embeddings[merged.content[item.row]]).float())
 

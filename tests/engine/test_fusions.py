@@ -18,8 +18,8 @@ from fglfast.generator.load import load_generator, read_shapes
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
-def test_every_module_of_a_family_becomes_a_fused_operator(family, narrow, tmp_path):
-    model = narrow(family)
+def test_every_module_of_a_family_becomes_a_fused_operator(family, shallow, tmp_path):
+    model = shallow(family)
     shapes = read_shapes(model, 64)
     export(load_generator(model), shapes, tmp_path, Route(fused=True))
     exported, reference = Exported.load(tmp_path), load_generator(model)

@@ -47,6 +47,7 @@ def test_a_domain_folder_a_client(experiment, tmp_path):
     file.write_text(experiment.model_copy(update=changes).to_toml())
     clients = simulated(str(file), 0)
     assert [client.dataset.named(CLASSES).counts().tolist() for client in clients] == [[1, 1, 0], [0, 1, 1]]
+    assert [client.domain for client in clients] == ["photo", "sketch"]
     assert everything(str(file)).dataset.named(CLASSES).counts().tolist() == [1, 2, 1]
 
 

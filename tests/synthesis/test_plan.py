@@ -15,6 +15,7 @@ def rows(labels, counts, classes):
         labels=np.array(labels, dtype=np.int64),
         counts=np.array(counts, dtype=np.int64),
         clients=("ann",),
+        domains=(None,),
         row_client=np.zeros(len(labels), dtype=np.int64),
         digests=("d",),
         text_encoder="ab" * 32,

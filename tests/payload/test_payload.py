@@ -83,7 +83,12 @@ def test_bad_tensors_are_refused(tmp_path, changes):
 @pytest.mark.parametrize(
     "edit",
     [
-        {"format_version": 2},
+        {"format_version": 3},
+        {"format_version": 0},
+        {"format_version": 2.0},
+        {"format_version": True},
+        {"format_version": 1, "domain": "sketch"},
+        {"domain": "a\nb"},
         {"unknown": 1},
         {"class_names": []},
         {"class_names": ["x", "x", "z"]},

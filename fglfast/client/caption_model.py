@@ -1,0 +1,70 @@
+"""Captions by an image-to-text model of transformers, such as BLIP or BLIP-2. Knows no prompt."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+from fglfast.console import no_loading_bars
+from fglfast.dataset import LabelledImages
+from fglfast.errors import BadInputError
+
+BATCH = 16  # images
+CAPTION_TOKENS = 40
+ADVICE = "give attributes, a .jsonl or .csv file, or a captioning model such as Salesforce/blip-image-captioning-large"
+
+
+class CaptionModel:
+    """A captioning model of the hub or of a folder: safetensors only, no code of its own; float16 on a GPU.
+
+    Args:
+        name: hub id or folder.
+
+    Raises:
+        BadInputError: it cannot be had, or transformers knows no image-to-text model of its kind.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.device = name, "cuda" if torch.cuda.is_available() else "cpu"
+        self.dtype = torch.float16 if self.device == "cuda" else torch.float32
+        offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+        options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline}
+        try:
+            with no_loading_bars():
+                # PIL's image processors: torchvision is not needed.
+                self.images: Any = AutoImageProcessor.from_pretrained(name, backend="pil", **options)
+                self.tokenizer: Any = AutoTokenizer.from_pretrained(name, **options)
+                model: Any = AutoModelForImageTextToText.from_pretrained(
+                    name, dtype=self.dtype, use_safetensors=True, **options
+                )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+            raise BadInputError(f"captions: {name} cannot be loaded ({_first_line(error)})", ADVICE) from error
+        self.model = model.eval().to(self.device)
+
+    def __call__(self, dataset: LabelledImages) -> Iterator[list[str]]:
+        """Captions by greedy decoding.
+
+        Raises:
+            BadInputError: the model does not caption images that come without text.
+        """
+        for start in range(0, len(dataset), BATCH):
+            yield self._caption([dataset.image(row) for row in range(start, min(start + BATCH, len(dataset)))])
+
+    @torch.inference_mode()
+    def _caption(self, pictures: list[Image.Image]) -> list[str]:
+        try:
+            pixels_BCHW = self.images(images=pictures, return_tensors="pt").pixel_values
+            ids_BT = self.model.generate(
+                pixel_values=pixels_BCHW.to(self.device, self.dtype), max_new_tokens=CAPTION_TOKENS, do_sample=False
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise BadInputError(f"captions: {self.name} cannot caption ({_first_line(error)})", ADVICE) from error
+        captions: list[str] = self.tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
+        return captions
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,0 +1,24 @@
+"""What travels: prompts and labels in one safetensors file. Knows nothing of models or clients.
+
+A payload comes from a stranger, so `load_payload` proves the header before it reads a tensor, and the
+tensors before it returns them. `save_payload` holds its own file to the same rules.
+"""
+
+from fglfast.payload.coding import eight_bits, tensor_bytes
+from fglfast.payload.header import PayloadHeader, Privacy
+from fglfast.payload.read import Limits, load_payload
+from fglfast.payload.rows import Form, Payload, merge_equal
+from fglfast.payload.write import save_payload
+
+__all__ = [
+    "Form",
+    "Limits",
+    "Payload",
+    "PayloadHeader",
+    "Privacy",
+    "eight_bits",
+    "load_payload",
+    "merge_equal",
+    "save_payload",
+    "tensor_bytes",
+]

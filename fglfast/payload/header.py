@@ -1,0 +1,143 @@
+"""The header of a payload: who sends it, and what its rows mean. Knows no tensor."""
+
+import json
+import unicodedata
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from fglfast.config import Settings, first_problem
+from fglfast.errors import BadInputError
+
+FORMAT_VERSION = 2
+VERSIONS = (1, 2)  # that are read; the second brought eight bits, short token rows and the domain
+METADATA_KEY = "fglfast"
+MAX_CLASSES, MAX_CLASS_NAME, MAX_CLIENT_NAME = 100_000, 200, 128
+
+ANEW = "make the payload anew with fglfast embed"
+JOINERS = "\u200c\u200d"  # invisible, yet part of ordinary spelling in several scripts
+
+
+def _printable(text: str) -> str:
+    if not text.strip():
+        raise ValueError("empty")
+    if not text.isprintable() and any(
+        unicodedata.category(letter) in {"Cc", "Cf", "Cs", "Zl", "Zp"} and letter not in JOINERS for letter in text
+    ):
+        raise ValueError("control characters")
+    return text
+
+
+def _file_name(text: str) -> str:
+    if "/" in text or "\\" in text or text in {".", ".."}:
+        raise ValueError("a path, not a name")
+    return text
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise ValueError(f"{twice!r} is there twice")
+    return names
+
+
+ClassName = Annotated[str, Field(max_length=MAX_CLASS_NAME), AfterValidator(_printable)]
+ClientName = Annotated[str, Field(max_length=MAX_CLIENT_NAME), AfterValidator(_printable), AfterValidator(_file_name)]
+ClassNames = Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=MAX_CLASSES), AfterValidator(_distinct)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Privacy(Settings):
+    """What a privacy mechanism did to the embeddings, as the client states it.
+
+    Attributes:
+        mechanism: its name, such as "gaussian".
+        epsilon: privacy loss.
+        delta: probability that the loss is larger.
+        clip: L2 norm that embeddings were clipped to.
+        noise: standard deviation of the noise that was added.
+    """
+
+    mechanism: ClassName
+    epsilon: NotNegative
+    delta: Annotated[float, Field(ge=0, le=1)]
+    clip: NotNegative
+    noise: NotNegative
+
+
+class PayloadHeader(Settings):
+    """The metadata of a payload.
+
+    Attributes:
+        format_version: one of `VERSIONS`.
+        client: the client's name; fit to be a file name.
+        class_names: all classes of the federation, in the order of the labels.
+        prompt_level: one prompt a class, or one a caption.
+        text_encoder: sha256 of the text encoder's weights and tokenizer, in hex.
+        privacy: what was done to the embeddings; None is nothing.
+        domain: the word for all images of this client, such as "sketch"; it chooses the server's negative prompt.
+    """
+
+    format_version: Annotated[int, Field(ge=VERSIONS[0], le=VERSIONS[-1])] = FORMAT_VERSION
+    client: ClientName
+    class_names: ClassNames
+    prompt_level: Literal["class", "instance"]
+    text_encoder: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    privacy: Privacy | None = None
+    domain: ClassName | None = None
+
+    @model_validator(mode="after")
+    def _known_to_its_version(self) -> "PayloadHeader":
+        if self.format_version == 1 and self.domain is not None:
+            raise ValueError("domain: version 1 has none")
+        return self
+
+    def canonical(self) -> str:
+        """The header as JSON, the same text for the same header; a domain that is not there is not written."""
+        facts = self.model_dump(mode="json", exclude=None if self.domain else {"domain"})
+        return json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def parse_header(text: str, path: Path) -> PayloadHeader:
+    """Read a header's JSON.
+
+    Raises:
+        BadInputError: the version is unknown, or a key breaks a rule.
+    """
+    version = strict_json(text, "metadata", path).get("format_version")
+    if version not in VERSIONS or not isinstance(version, int) or isinstance(version, bool):
+        hint = "client and server must run releases of fglfast that share a payload format"
+        refuse(path, "format_version", f"{version!r}, and this release reads {' and '.join(map(str, VERSIONS))}", hint)
+    try:
+        return PayloadHeader.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        field, _, problem = first_problem(error).partition(": ")
+        refuse(path, field, problem)
+
+
+def strict_json(text: bytes | str, field: str, path: Path) -> dict[str, Any]:
+    """Parse a JSON object in which no key is there twice.
+
+    Raises:
+        BadInputError: it is none.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key is there twice")
+        return dict(pairs)
+
+    try:
+        value = json.loads(text.decode() if isinstance(text, bytes) else text, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        refuse(path, field, f"not strict JSON ({error})")
+    if not isinstance(value, dict):
+        refuse(path, field, "not a JSON object")
+    return value
+
+
+def refuse(path: Path, field: str, problem: str, hint: str = ANEW) -> NoReturn:
+    """Refuse a file; what it says itself is shown without its control characters."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in f"{field}: {problem}")
+    raise BadInputError(f"{path}: {text[:400]}", hint)

@@ -1,0 +1,120 @@
+"""A payload from a stranger's file: bounds first, then the header, then the tensors. Writes nothing."""
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+from pydantic import Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from fglfast.config import Settings, first_problem
+from fglfast.errors import BadInputError
+from fglfast.payload.coding import unpack
+from fglfast.payload.header import ANEW, METADATA_KEY, PayloadHeader, parse_header, refuse, strict_json
+from fglfast.payload.proof import TENSORS, bytes_of, check_codes, check_rows, check_shapes, specs_of
+from fglfast.payload.rows import Payload
+
+MAX_HEADER_BYTES = 8 << 20
+FEWER = "send fewer rows, or raise the limit if the client is trusted"
+
+
+class _Entry(Settings):
+    """One tensor in the header of a safetensors file."""
+
+    dtype: str
+    shape: list[Annotated[int, Field(ge=0)]]
+    data_offsets: Annotated[list[int], Field(min_length=2, max_length=2)]
+
+
+_ENTRIES = TypeAdapter(dict[str, _Entry])
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that a payload may bring: bytes of the file and of its rows in memory, rows."""
+
+    max_bytes: int = 1 << 30
+    max_rows: int = 1_000_000
+
+
+def load_payload(path: Path, limits: Limits | None = None, text_encoder: str | None = None) -> Payload:
+    """Read and check a payload of any version. No tensor is read before the whole header has been checked.
+
+    Args:
+        path: a `.safetensors` file.
+        limits: the most it may bring; None is `Limits()`.
+        text_encoder: the fingerprint it must have; None accepts any.
+
+    Raises:
+        BadInputError: the file cannot be read or breaks a rule; the message names the file and the field.
+    """
+    limits = limits or Limits()
+    try:
+        status = path.stat()  # before opening: a named pipe would block
+        if not stat.S_ISREG(status.st_mode):
+            refuse(path, "file", "not a regular file", "give a .safetensors payload")
+        if status.st_size > limits.max_bytes:
+            refuse(path, "file", f"{status.st_size} bytes, more than the limit of {limits.max_bytes}", FEWER)
+        with path.open("rb") as stream:
+            header = _read_header(stream, status.st_size, limits, text_encoder, path)
+            stream.seek(0)
+            packed = load(stream.read(status.st_size))
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read ({error.strerror})", "check the path") from error
+    except (SafetensorError, ValueError) as error:
+        raise BadInputError(f"{path}: tensors: {error}", ANEW) from error
+    check_shapes(specs_of(packed), TENSORS[header.format_version], path)
+    check_codes(packed, limits.max_bytes, path)
+    tensors = unpack(packed)
+    payload = Payload(
+        header,
+        tensors.get("embeddings"),
+        tensors.get("token_ids"),
+        tensors["labels"],
+        tensors["counts"],
+        int8="scales" in packed,
+    )
+    check_rows(payload, path)
+    return payload
+
+
+def _read_header(stream: BinaryIO, size: int, limits: Limits, text_encoder: str | None, path: Path) -> PayloadHeader:
+    """Check everything that can be known without the tensors."""
+    length = int.from_bytes(stream.read(8), "little")
+    check_header_size(length, size, path)
+    raw = strict_json(stream.read(length), "header", path)
+    metadata = raw.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or set(metadata) != {METADATA_KEY} or not isinstance(metadata[METADATA_KEY], str):
+        refuse(path, "metadata", f"must be the one text {METADATA_KEY!r}", "this is not a payload of fglfast embed")
+    header = parse_header(metadata[METADATA_KEY], path)
+    if text_encoder not in (None, header.text_encoder):
+        hint = "embed with the model folder that the engine was built from"
+        refuse(path, "text_encoder", f"made with {header.text_encoder[:12]}, not {str(text_encoder)[:12]}", hint)
+    try:
+        entries = _ENTRIES.validate_python(raw, strict=True)
+    except ValidationError as error:
+        refuse(path, "tensors", first_problem(error))
+    specs = {name: (entry.dtype, entry.shape) for name, entry in entries.items()}
+    check_shapes(specs, TENSORS[header.format_version], path)
+    if entries["labels"].shape[0] > limits.max_rows:
+        refuse(path, "labels", f"{entries['labels'].shape[0]} rows, more than the limit of {limits.max_rows}", FEWER)
+    if 8 + length + bytes_of(specs) != size:
+        problem = f"the header announces {bytes_of(specs)} bytes, the file holds {size - 8 - length}"
+        refuse(path, "tensors", problem, "send it again")
+    return header
+
+
+def check_header_size(length: int, size: int, path: Path) -> None:
+    """Check the length of the header against the most there may be, and the file's bytes.
+
+    Raises:
+        BadInputError: it is too long.
+    """
+    if length > MAX_HEADER_BYTES:
+        refuse(
+            path, "header", f"{length} bytes, more than {MAX_HEADER_BYTES}", "this is not a payload of fglfast embed"
+        )
+    if size < 8 + length:
+        refuse(path, "header", "the file is truncated", "send it again")

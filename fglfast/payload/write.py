@@ -1,0 +1,38 @@
+"""A payload to its file. Knows no reader but the rules that both obey."""
+
+from pathlib import Path
+
+from safetensors.numpy import save
+
+from fglfast.errors import BadInputError
+from fglfast.files import write_atomic
+from fglfast.payload.coding import pack
+from fglfast.payload.header import METADATA_KEY, parse_header
+from fglfast.payload.proof import MEMORY, check_rows, check_shapes, specs_of
+from fglfast.payload.read import check_header_size
+from fglfast.payload.rows import Payload, little_endian
+
+
+def save_payload(payload: Payload, path: Path) -> int:
+    """Write a payload: under a temporary name, fsynced, then renamed. Equal payloads, equal bytes.
+
+    Returns:
+        Bytes written.
+
+    Raises:
+        BadInputError: the payload breaks a rule that `load_payload` enforces, or the file cannot be written.
+    """
+    text = payload.header.canonical()
+    parse_header(text, path)
+    check_shapes(specs_of(payload.tensors()), MEMORY, path)
+    check_rows(payload, path)
+    tensors = {name: little_endian(tensor) for name, tensor in pack(payload).items()}
+    content = save(tensors, metadata={METADATA_KEY: text})
+    check_header_size(int.from_bytes(content[:8], "little"), len(content), path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)
+    except OSError as error:
+        hint = "check that the folder exists, may be written and has room"
+        raise BadInputError(f"{path}: cannot be written ({error.strerror})", hint) from error
+    return len(content)
