@@ -14,7 +14,7 @@ from fglfast.config import Settings, first_problem
 from fglfast.errors import BadInputError
 
 T = TypeVar("T", bound=Settings)
-BUNDLED = "mini"
+BUNDLED = ("mini", "mini-few")
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae", "scheduler", "tokenizer", "tokenizer_2")
 PHOTOGRAPHS = "real world images"  # the paper's words where no domain is named
 BLOCKS = "blocks.json"
@@ -86,8 +86,8 @@ def resolve_model(name: str, revision: str | None = None, mirror: str | None = N
     Raises:
         BadInputError: nothing of that name, or the folder is not a diffusers directory.
     """
-    if name == BUNDLED:
-        return _complete(Path(str(files("fglfast") / "assets" / BUNDLED)))
+    if name in BUNDLED:
+        return _complete(Path(str(files("fglfast") / "assets" / name)))
     if Path(name).is_dir():
         return _complete(Path(name))
     tried = []
@@ -97,7 +97,8 @@ def resolve_model(name: str, revision: str | None = None, mirror: str | None = N
         except (OSError, ValueError) as error:  # the hub's errors are of these kinds
             tried.append(f"{repository} ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
     raise BadInputError(
-        f"no model named {name!r}: tried {'; '.join(tried)}", "give mini, a diffusers directory, or a reachable hub id"
+        f"no model named {name!r}: tried {'; '.join(tried)}",
+        f"give {' or '.join(BUNDLED)}, a diffusers directory, or a reachable hub id",
     )
 
 

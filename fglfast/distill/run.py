@@ -197,6 +197,7 @@ def _save(teacher: Path, unets: Sequence[UNet2DConditionModel], blocks: Blocks, 
         left = shutil.ignore_patterns("unet", FURTHER, BLOCKS, "README.md")
         shutil.copytree(teacher, unfinished, dirs_exist_ok=True, ignore=left)
         for part, unet in zip(blocks.folders, unets, strict=True):
+            unet.register_to_config(_name_or_path=teacher.name)  # not where it lay
             unet.half().save_pretrained(unfinished / part, safe_serialization=True)
         if blocks.boundaries:
             write_atomic(unfinished / BLOCKS, blocks.model_dump_json() + "\n")

@@ -60,7 +60,7 @@ def _backend(name: str, precision: str = "float32") -> str:
     from fglfast.generator.load import read_shapes
     from fglfast.text import BUNDLED, resolve_model
 
-    backend, model = find_backend(name), resolve_model(BUNDLED)
+    backend, model = find_backend(name), resolve_model(BUNDLED[0])
     recipe = Recipe(image_size=32, unet_batch=2, vae_batch=2).model_copy(
         update={"backend": name, "precision": precision}
     )

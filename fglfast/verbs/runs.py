@@ -27,7 +27,7 @@ def demo(
     clients: Annotated[int, typer.Option(min=1, help="Number of clients.")] = 5,
     beta: Annotated[float, typer.Option(min=1e-4, help="Dirichlet concentration of the label skew.")] = 0.01,
     prompt_level: Annotated[Literal["class", "instance"], typer.Option(help="Prompts of a client.")] = "class",
-    recipe: RecipeName = "mini",
+    recipe: RecipeName = "mini-few",
     images_per_class: Annotated[int, typer.Option(min=1, help="Synthetic images of each class.")] = 300,
     arch: Annotated[str, typer.Option(help="Global model.")] = "resnet18-narrow",
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the global model.")] = 20,

@@ -78,6 +78,8 @@ def test_the_command_makes_a_student_that_is_a_generator(payload, random_mini, t
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["pairs"] > 0 and found["before"]["curvature"] > 0 and found["after"] is not None
+    told = (tmp_path / "student" / "model" / "unet" / "config.json").read_text()
+    assert str(random_mini) not in told, "where the teacher lay is nobody's business"
     drawn = ["--embeddings", str(tmp_path / "ann.safetensors"), "--out", str(tmp_path / "synth")]
     drawn += ["--recipe", found["recipe"], "--engines", str(tmp_path / "engines")]
     synth = CliRunner().invoke(app, ["synthesize", *drawn, "--images-per-class", "2", "--json"])

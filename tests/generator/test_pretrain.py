@@ -16,7 +16,7 @@ from fglfast.generator.load import load_generator, read_shapes
 from fglfast.generator.pretrain import PretrainSettings, pretrain
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
-from fglfast.text import resolve_model
+from fglfast.text import BUNDLED, resolve_model
 from fglfast.text_encoder import TextEncoder
 
 SMALL = PretrainSettings(
@@ -92,9 +92,14 @@ def test_words_of_captions_are_one_token_and_any_text_encodes():
     assert [len(row) for row in ids] == [16, 16] and ids[0] != ids[1]
 
 
-def test_shipped_mini_fits_and_draws_in_stock_diffusers():
-    folder = resolve_model("mini")
+@pytest.mark.parametrize("name", BUNDLED)
+def test_what_is_shipped_fits(name):
+    folder = resolve_model(name)
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 16_000_000
+
+
+def test_shipped_mini_draws_in_stock_diffusers():
+    folder = resolve_model("mini")
     assert read_shapes(folder, 32).latent == (8, 8, 8)
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
