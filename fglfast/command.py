@@ -39,6 +39,12 @@ BatchSize = Annotated[
     str | None,
     typer.Option(help="Rows of one UNet pass, or auto: measured, the VAE's too.", show_default=False, metavar="N|auto"),
 ]
+Allow = Annotated[
+    Path | None,
+    typer.Option(
+        help="Clients and their public keys (.toml): only payloads that they signed are read.", show_default=False
+    ),
+]
 DEFAULT_ENGINES = Path("engines/build")
 
 
@@ -148,12 +154,20 @@ def payload_files(pattern: str) -> list[Path]:
     return found
 
 
-def read_payloads(pattern: str) -> Any:
-    """The rows of all payloads that a pattern names."""
+def read_payloads(pattern: str, allow: Path | None) -> Any:
+    """The rows of all payloads that a pattern names, with `allow` only if those who may send signed them."""
     from fglfast.merge import merge_payloads
     from fglfast.payload import load_payload
 
-    return merge_payloads(load_payload(path) for path in payload_files(pattern))
+    allowed = read_allowed(allow)
+    return merge_payloads(load_payload(path, allowed=allowed) for path in payload_files(pattern))
+
+
+def read_allowed(allow: Path | None) -> Any:
+    """Who may send, or None for anyone."""
+    from fglfast.payload import AllowList
+
+    return AllowList.from_toml(allow) if allow else None
 
 
 def tell(result: dict[str, Any], as_json: bool, line: str) -> None:

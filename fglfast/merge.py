@@ -5,6 +5,7 @@ thousand clients with a thousand classes cost the memory of a thousand embedding
 """
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -67,18 +68,22 @@ def merge_payloads(payloads: Iterable[Payload]) -> Merged:
 
     Raises:
         BadInputError: none given; or two clients differ in class names, encoder, kind or shape of
-            their rows, share a name, or one is a copy of the other; or their images together overflow int64.
+            their rows, share a name (see `looks`), or one is a copy of the other; or their images together overflow
+            int64.
     """
     parts: dict[str, _Part] = {}
     places: dict[bytes, int] = {}
     distinct: list[NDArray[Any]] = []
     first: Payload | None = None
     senders: dict[str, str] = {}
+    named: dict[str, str] = {}
     for payload in payloads:
         first = first or payload
         client = payload.header.client
         if client in parts:
             raise BadInputError(f"two payloads of one client, {client!r}", "give each client's payload once")
+        if (other := named.setdefault(looks(client), client)) != client:
+            raise BadInputError(f"clients {other!r} and {client!r} have names that look alike", "one has to change")
         _check_pair(first, payload)
         if (whole := fingerprint(payload)) is not None:
             if whole in senders:
@@ -90,6 +95,12 @@ def merge_payloads(payloads: Iterable[Payload]) -> Merged:
     if first is None:
         raise BadInputError("no payload to merge", "give at least one client's payload")
     return _table(first, [parts[client] for client in sorted(parts)], np.stack(distinct))
+
+
+def looks(client: str) -> str:
+    """Equal for client names that people take for one: Unicode form (NFKC), case, spacing, invisible letters aside."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", client).casefold())
+    return " ".join("".join(letter for letter in folded if unicodedata.category(letter) != "Cf").split())
 
 
 def fingerprint(payload: Payload) -> str | None:

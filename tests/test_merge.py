@@ -44,6 +44,12 @@ def test_merge_refuses_what_differs(other):
         merge_payloads([make("ann"), other])
 
 
+@pytest.mark.parametrize("name", ["Ann", "ann ", "a\u200dnn", "\uff41nn"])
+def test_names_that_look_alike_are_refused(name):
+    with pytest.raises(BadInputError, match="look alike"):
+        merge_payloads([make("ann"), make(name, 2)])
+
+
 @given(st.permutations(["ann", "bob", "cid"]), st.lists(st.integers(0, 2), min_size=9, max_size=9))
 def test_the_order_of_arrival_changes_nothing_and_equal_rows_are_kept_once(order, values):
     rows_9LD = np.tile(np.array(values, np.float16)[:, None, None], (1, 4, 2))

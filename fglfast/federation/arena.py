@@ -55,6 +55,8 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
     """
     if not experiment.data or not experiment.test:
         raise UsageError("this experiment names no images", "give --data PATH[:SPLIT] and --test PATH[:SPLIT]")
+    if experiment.allow:
+        raise UsageError("allow: the clients of a comparison are simulated and sign nothing", "leave out allow")
     file = _claim(out, experiment)
     results: list[Result] = []
     images: dict[int, tuple[tuple[int, ...], ...]] = {}

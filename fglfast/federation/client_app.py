@@ -33,7 +33,7 @@ def payload(message: Message, context: Context) -> Message:
     made = embed(dataset, client.name, client.model, level, captions=client.captions, domain=client.domain)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "payload.safetensors"
-        save_payload(made, path)
+        save_payload(made, path, client.signer)
         record = ConfigRecord({wire.FILE: path.read_bytes()})
     return Message(RecordDict({wire.CONFIG: record}), reply_to=message)
 

@@ -1,8 +1,9 @@
 """Which images a node holds: its own folder, or its share of an experiment's. Knows no message.
 
 A standing client's node configuration has `data` = PATH[:SPLIT], and optionally `name`, `model` (its copy of the
-generator), `out` (a folder for the final model), `domain` (a word for its images) and `captions` (see `embed`). A
-simulated one's has `partition-id`, and the run names the experiment and the seed.
+generator), `out` (a folder for the final model), `domain` (a word for its images), `captions` (see `embed`), and `sign`
+with `federation` (its private key and what it signs for). A simulated one's has `partition-id`, and the run names the
+experiment and the seed.
 """
 
 from functools import lru_cache
@@ -18,6 +19,7 @@ from fglfast.engine.recipe import find_recipe
 from fglfast.errors import BadInputError
 from fglfast.federation.experiment import Experiment, Partition, find_experiment
 from fglfast.federation.local import ClientImages
+from fglfast.payload import Signer, open_signer
 from fglfast.text import resolve_model
 
 EVERYTHING = "all"  # the partition of the one client of centralized training
@@ -36,6 +38,7 @@ class Client:
         out: where the final model goes, or None.
         domain: a word for its images, or None.
         captions: of instance-level prompts; see `find_captioner`.
+        signer: of its payload, or None.
     """
 
     def __init__(
@@ -47,9 +50,10 @@ class Client:
         out: Path | None = None,
         domain: str | None = None,
         captions: str = ATTRIBUTES,
+        signer: Signer | None = None,
     ) -> None:
         self.name, self.number, self.dataset, self.model, self.out = name, number, dataset, model, out
-        self.domain, self.captions = domain, captions
+        self.domain, self.captions, self.signer = domain, captions, signer
         self._prepared: dict[tuple[object, ...], ClientImages] = {}
 
     def images(self, class_names: tuple[str, ...], size: int, validation_share: float) -> ClientImages:
@@ -70,6 +74,7 @@ def open_client(context: Context) -> Client:
     node = context.node_config
     if "data" in node:
         wanted = {"name": f"node-{context.node_id}", "model": "mini", "out": "", "domain": "", "captions": ATTRIBUTES}
+        wanted |= {"sign": "", "federation": ""}
         return _standing(str(node["data"]), **{key: str(node.get(key, usual)) for key, usual in wanted.items()})
     experiment, seed = str(context.run_config["experiment"]), int(context.run_config["seed"])
     partition = node["partition-id"]
@@ -120,9 +125,12 @@ def _held(experiment: Experiment, seed: int) -> list[tuple[str | None, LabelledI
 
 
 @lru_cache(maxsize=1)
-def _standing(data: str, name: str, model: str, out: str, domain: str, captions: str) -> Client:
-    place = Path(out) if out else None
-    return Client(name, 0, read_dataset(data), resolve_model(model), place, domain or None, captions)
+def _standing(
+    data: str, name: str, model: str, out: str, domain: str, captions: str, sign: str, federation: str
+) -> Client:
+    place, key = (Path(path) if path else None for path in (out, sign))
+    signer = open_signer(key, federation or None)
+    return Client(name, 0, read_dataset(data), resolve_model(model), place, domain or None, captions, signer)
 
 
 def _generator(experiment: Experiment) -> Path:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from fglfast.config import Settings
 from fglfast.errors import BadInputError
+from fglfast.payload import AllowList
 from fglfast.training.settings import TrainSettings
 
 Method = Literal["fgl", "fgl-rounds", "fgl-rounds-finetune", "fedavg", "fedprox", "centralized", "local"]
@@ -91,6 +92,7 @@ class Experiment(Settings):
         prompt_level: of the clients' prompts.
         images_per_class: synthetic images of a class.
         max_share_per_client: of those, where several clients hold the class; 1 takes their counts as they are.
+        allow: the server's file of clients and their keys (see `AllowList`); simulated clients have none.
         train: the server's training on synthetic images; its architecture is every method's.
         local: a client's training.
         rounds: how many.
@@ -108,6 +110,7 @@ class Experiment(Settings):
     prompt_level: Literal["class", "instance"] = "class"
     images_per_class: int = Field(500, ge=1)
     max_share_per_client: float = Field(1.0, gt=0, le=1)
+    allow: Path | None = None
     train: TrainSettings = TrainSettings(arch="resnet10-tiny", image_size=28)
     local: LocalSettings = LocalSettings()
     rounds: Rounds = Rounds()
@@ -123,6 +126,14 @@ class Experiment(Settings):
         if not self.seeds or not self.methods:
             raise ValueError("give at least one seed and one method")
         return self
+
+    def allowed(self) -> AllowList | None:
+        """Who may send a payload; None is anyone.
+
+        Raises:
+            BadInputError: the file that says so cannot be read, or is refused.
+        """
+        return AllowList.from_toml(self.allow) if self.allow else None
 
     @property
     def image_size(self) -> int:

@@ -19,8 +19,8 @@ from fglfast.federation import wire
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.wire import Weights
 from fglfast.files import write_atomic
-from fglfast.merge import fingerprint, merge_payloads
-from fglfast.payload import PayloadHeader, load_payload
+from fglfast.merge import fingerprint, looks, merge_payloads
+from fglfast.payload import AllowList, PayloadHeader, load_payload
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
 from fglfast.text import text_fingerprint
 from fglfast.training.launch import train
@@ -64,7 +64,8 @@ def one_shot(
     recipe = find_recipe(experiment.recipe)
     model = recipe.model_folder()
     payloads, collected = collect_payloads(grid, experiment, class_names, model, folder / "clients")
-    merged = merge_payloads(load_payload(path) for path in payloads)
+    allowed = experiment.allowed()
+    merged = merge_payloads(load_payload(path, allowed=allowed) for path in payloads)
     asked = SynthesisSettings(
         images_per_class=experiment.images_per_class,
         seed=seed,
@@ -111,18 +112,19 @@ def collect_payloads(
     folder.mkdir(parents=True)
     down, up, begun = grid.down, grid.up, time.monotonic()
     asked = wire.config(**{"prompt-level": experiment.prompt_level, "class-names": list(class_names)})
-    encoder = text_fingerprint(model)
+    encoder, allowed = text_fingerprint(model), experiment.allowed()
     kept: dict[str, Path] = {}
     seen: set[str | None] = set()
     for reply in grid.ask(wire.PAYLOAD, asked):
         node, path = reply.metadata.src_node_id, folder / f"{reply.metadata.src_node_id:020d}.safetensors"
         try:
-            header, content = _keep(reply, path, encoder)
+            header, content = _keep(reply, path, encoder, allowed)
         except BadInputError as error:
             note(f"client {node}: payload refused: {error.message}")
         else:
-            if header.class_names == class_names and header.client not in kept and content not in seen:
-                kept[header.client] = path
+            name = looks(header.client)
+            if header.class_names == class_names and name not in kept and content not in seen:
+                kept[name] = path
                 seen |= {content} - {None}
                 continue
             note(f"client {node}: payload refused: its classes or name do not fit the others', or it copies one")
@@ -135,7 +137,7 @@ def collect_payloads(
     return sorted(kept.values()), collected
 
 
-def _keep(reply: Message, path: Path, text_encoder: str) -> tuple[PayloadHeader, str | None]:
+def _keep(reply: Message, path: Path, text_encoder: str, allowed: AllowList | None) -> tuple[PayloadHeader, str | None]:
     """Write a client's payload and read it as what a stranger wrote.
 
     Returns:
@@ -149,7 +151,7 @@ def _keep(reply: Message, path: Path, text_encoder: str) -> tuple[PayloadHeader,
     if not isinstance(content, bytes):
         raise BadInputError("there is none", "ask the client")
     write_atomic(path, content)
-    payload = load_payload(path, text_encoder=text_encoder)
+    payload = load_payload(path, text_encoder=text_encoder, allowed=allowed)
     return payload.header, fingerprint(payload)
 
 

@@ -3,7 +3,7 @@
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
@@ -11,10 +11,12 @@ from safetensors.numpy import load
 
 from fglfast.config import Settings, first_problem
 from fglfast.errors import BadInputError
+from fglfast.payload.allow import AllowList
 from fglfast.payload.coding import unpack
 from fglfast.payload.header import ANEW, METADATA_KEY, PayloadHeader, parse_header, refuse, strict_json
 from fglfast.payload.proof import TENSORS, bytes_of, check_codes, check_rows, check_shapes, specs_of
 from fglfast.payload.rows import Payload
+from fglfast.payload.signature import SIGNATURE_KEY, Signature, parse_signature, verify
 
 MAX_HEADER_BYTES = 8 << 20
 FEWER = "send fewer rows, or raise the limit if the client is trusted"
@@ -39,13 +41,25 @@ class Limits:
     max_rows: int = 1_000_000
 
 
-def load_payload(path: Path, limits: Limits | None = None, text_encoder: str | None = None) -> Payload:
-    """Read and check a payload of any version. No tensor is read before the whole header has been checked.
+def load_payload(
+    path: Path, limits: Limits | None = None, text_encoder: str | None = None, allowed: AllowList | None = None
+) -> Payload:
+    """Read and check a payload of any version; see `load_signed`."""
+    return load_signed(path, limits, text_encoder, allowed)[0]
+
+
+def load_signed(
+    path: Path, limits: Limits | None = None, text_encoder: str | None = None, allowed: AllowList | None = None
+) -> tuple[Payload, Signature | None]:
+    """Read and check a payload, and read its signature.
+
+    No tensor is parsed before the whole header has been checked and, with an allow-list, the signature proved.
 
     Args:
         path: a `.safetensors` file.
         limits: the most it may bring; None is `Limits()`.
         text_encoder: the fingerprint it must have; None accepts any.
+        allowed: who may send; None takes payloads of anyone, and a signature is then not proved.
 
     Raises:
         BadInputError: the file cannot be read or breaks a rule; the message names the file and the field.
@@ -58,9 +72,13 @@ def load_payload(path: Path, limits: Limits | None = None, text_encoder: str | N
         if status.st_size > limits.max_bytes:
             refuse(path, "file", f"{status.st_size} bytes, more than the limit of {limits.max_bytes}", FEWER)
         with path.open("rb") as stream:
-            header = _read_header(stream, status.st_size, limits, text_encoder, path)
+            header, signature = _read_header(stream, status.st_size, limits, text_encoder, path)
+            proof = allowed.admit(header, signature, path) if allowed else None
             stream.seek(0)
-            packed = load(stream.read(status.st_size))
+            content = stream.read(status.st_size)
+        if proof:
+            verify(content, proof, path)
+        packed = load(content)
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read ({error.strerror})", "check the path") from error
     except (SafetensorError, ValueError) as error:
@@ -77,18 +95,17 @@ def load_payload(path: Path, limits: Limits | None = None, text_encoder: str | N
         int8="scales" in packed,
     )
     check_rows(payload, path)
-    return payload
+    return payload, signature
 
 
-def _read_header(stream: BinaryIO, size: int, limits: Limits, text_encoder: str | None, path: Path) -> PayloadHeader:
+def _read_header(
+    stream: BinaryIO, size: int, limits: Limits, text_encoder: str | None, path: Path
+) -> tuple[PayloadHeader, Signature | None]:
     """Check everything that can be known without the tensors."""
     length = int.from_bytes(stream.read(8), "little")
     check_header_size(length, size, path)
     raw = strict_json(stream.read(length), "header", path)
-    metadata = raw.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or set(metadata) != {METADATA_KEY} or not isinstance(metadata[METADATA_KEY], str):
-        refuse(path, "metadata", f"must be the one text {METADATA_KEY!r}", "this is not a payload of fglfast embed")
-    header = parse_header(metadata[METADATA_KEY], path)
+    header, signature = _read_metadata(raw.pop("__metadata__", None), path)
     if text_encoder not in (None, header.text_encoder):
         hint = "embed with the model folder that the engine was built from"
         refuse(path, "text_encoder", f"made with {header.text_encoder[:12]}, not {str(text_encoder)[:12]}", hint)
@@ -103,7 +120,17 @@ def _read_header(stream: BinaryIO, size: int, limits: Limits, text_encoder: str 
     if 8 + length + bytes_of(specs) != size:
         problem = f"the header announces {bytes_of(specs)} bytes, the file holds {size - 8 - length}"
         refuse(path, "tensors", problem, "send it again")
-    return header
+    return header, signature
+
+
+def _read_metadata(metadata: Any, path: Path) -> tuple[PayloadHeader, Signature | None]:
+    texts = metadata if isinstance(metadata, dict) else {}
+    keys = {METADATA_KEY, SIGNATURE_KEY} if SIGNATURE_KEY in texts else {METADATA_KEY}
+    if set(texts) != keys or not all(isinstance(text, str) for text in texts.values()):
+        problem = f"must be the text {METADATA_KEY!r}, and {SIGNATURE_KEY!r} if it is signed"
+        refuse(path, "metadata", problem, "this is not a payload of fglfast embed")
+    header = parse_header(texts[METADATA_KEY], path)
+    return header, parse_signature(texts[SIGNATURE_KEY], path) if SIGNATURE_KEY in texts else None
 
 
 def check_header_size(length: int, size: int, path: Path) -> None:

@@ -11,10 +11,11 @@ from fglfast.payload.header import METADATA_KEY, parse_header
 from fglfast.payload.proof import MEMORY, check_rows, check_shapes, specs_of
 from fglfast.payload.read import check_header_size
 from fglfast.payload.rows import Payload, little_endian
+from fglfast.payload.signature import SIGNATURE_KEY, Signer
 
 
-def save_payload(payload: Payload, path: Path) -> int:
-    """Write a payload: under a temporary name, fsynced, then renamed. Equal payloads, equal bytes.
+def save_payload(payload: Payload, path: Path, signer: Signer | None = None) -> int:
+    """Write a payload: under a temporary name, fsynced, then renamed. Equal unsigned payloads, equal bytes.
 
     Returns:
         Bytes written.
@@ -27,7 +28,8 @@ def save_payload(payload: Payload, path: Path) -> int:
     check_shapes(specs_of(payload.tensors()), MEMORY, path)
     check_rows(payload, path)
     tensors = {name: little_endian(tensor) for name, tensor in pack(payload).items()}
-    content = save(tensors, metadata={METADATA_KEY: text})
+    content = save(tensors, metadata={METADATA_KEY: text} | ({SIGNATURE_KEY: signer.blank()} if signer else {}))
+    content = signer.sign(content) if signer else content
     check_header_size(int.from_bytes(content[:8], "little"), len(content), path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

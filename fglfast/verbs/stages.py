@@ -7,6 +7,7 @@ import typer
 
 from fglfast.command import (
     DEFAULT_ENGINES,
+    Allow,
     AsJson,
     BackendOption,
     BatchSize,
@@ -16,6 +17,7 @@ from fglfast.command import (
     RecipeName,
     join_ranks,
     open_engine,
+    read_allowed,
     read_payloads,
     read_recipe,
     tell,
@@ -50,6 +52,12 @@ def embed(
         str | None, typer.Option(help="Client name; the file's stem unless given.", show_default=False)
     ] = None,
     template: Annotated[str | None, typer.Option(help="Prompt template with {label}.", show_default=False)] = None,
+    sign: Annotated[
+        Path | None, typer.Option(help="Sign with this private key; fglfast key makes one.", show_default=False)
+    ] = None,
+    federation: Annotated[
+        str | None, typer.Option(help="Name of the federation that the signature is for.", show_default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn private images into prompt text embeddings: the one file a client uploads."""
@@ -58,20 +66,22 @@ def embed(
     from fglfast.client.captions import ATTRIBUTES
     from fglfast.client.embed import embed as embed_dataset
     from fglfast.dataset import read_dataset
-    from fglfast.payload import save_payload
+    from fglfast.payload import open_signer, save_payload
     from fglfast.text import resolve_model
 
+    signer = open_signer(sign, federation)
     dataset, folder = read_dataset(data), resolve_model(model)
     payload = embed_dataset(
         dataset, client or out.stem, folder, prompt_level, send, template, captions or ATTRIBUTES, domain
     )
-    size = save_payload(payload, out)
+    size = save_payload(payload, out, signer)
     result = {
         "file": str(out),
         "bytes": size,
         "form": payload.form,
         "rows": len(payload.labels),
         "images": int(payload.counts.sum()),
+        "signed": signer is not None,
     }
     tell(result, as_json, f"{out}: {result['rows']} rows from {result['images']} images, {size:,} bytes")
 
@@ -79,15 +89,17 @@ def embed(
 @verb
 def inspect(
     file: Annotated[Path, typer.Argument(help="A payload file.")],
+    allow: Allow = None,
     as_json: AsJson = False,
 ) -> None:
     """Validate a payload and show what it holds."""
     from rich.table import Table
     from rich.text import Text
 
-    from fglfast.payload import load_payload, tensor_bytes
+    from fglfast.payload import load_signed, tensor_bytes
 
-    payload, size = load_payload(file), file.stat().st_size if file.exists() else 0
+    payload, signature = load_signed(file, allowed=read_allowed(allow))
+    size = file.stat().st_size if file.exists() else 0
     header = payload.header
     by_class = {
         name: int(payload.counts[payload.labels == label].sum()) for label, name in enumerate(header.class_names)
@@ -106,13 +118,19 @@ def inspect(
         "tensor_bytes": tensor_bytes(payload),
         "images_by_class": by_class,
         "digest": payload.digest(),
+        "signature": signature
+        and {**signature.model_dump(mode="json", exclude={"value"}), "proved": allow is not None},
     }
     if as_json:
         emit_json(result)
         return
     table = Table(title=Text(f"{file.name}: a valid payload"), show_header=False)
     for key, value in result.items():
-        shown = ", ".join(f"{k} {v}" for k, v in value.items() if v) if isinstance(value, dict) else str(value)
+        shown = (
+            ", ".join(f"{k} {v}" for k, v in value.items() if v or v is False)
+            if isinstance(value, dict)
+            else str(value)
+        )
         table.add_row(key.replace("_", " "), Text(shown))  # a stranger's words are not markup
     stdout.print(table)
 
@@ -166,6 +184,7 @@ def synthesize(
         float,
         typer.Option(min=0.001, max=1, help="Of a class's images, where several clients hold it; 1 cuts nothing."),
     ] = 1.0,
+    allow: Allow = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan, bytes and time, and stop.")] = False,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
@@ -179,7 +198,7 @@ def synthesize(
         return
     from fglfast.synthesis import synthesize as stage
 
-    merged = read_payloads(embeddings)
+    merged = read_payloads(embeddings, allow)
     engine = open_engine(recipe, model, backend, engines, batch_size)
     settings = stage.SynthesisSettings(
         images_per_class=images_per_class,

@@ -10,6 +10,7 @@ import typer
 
 from fglfast.command import (
     DEFAULT_ENGINES,
+    Allow,
     AsJson,
     Engines,
     RandomWeights,
@@ -85,6 +86,7 @@ def tune_steps(
     steps: Annotated[int, typer.Option(min=1, help="To place.")] = 4,
     grid: Annotated[int, typer.Option(min=2, help="Equal steps of the fine trajectory.")] = 60,
     trajectories: Annotated[int, typer.Option(min=1, help="How many.")] = 64,
+    allow: Allow = None,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
@@ -92,7 +94,7 @@ def tune_steps(
     from fglfast.distill.steps import place
     from fglfast.files import write_atomic
 
-    merged = read_payloads(embeddings)
+    merged = read_payloads(embeddings, allow)
     settings = read_recipe(recipe)
     placed = place(open_engine(recipe, model, None, engines), merged, settings, steps, grid, trajectories)
     changes = {"scheduler": "flow-euler", "steps": steps, "timesteps": placed.timesteps}
@@ -125,6 +127,7 @@ def tune(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each global model.")] = 20,
     image_size: Annotated[int, typer.Option(min=8, max=4096, help="Training images' side, in pixels.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of plan and training.")] = 0,
+    allow: Allow = None,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
@@ -146,12 +149,13 @@ def tune(
     check_arch(arch)
     train = TrainSettings(arch=arch, epochs=epochs, image_size=image_size, seed=seed)
     asked, settings = TuneSettings(grid=grid, budget=budget, train=train), read_recipe(recipe)
-    merged = read_payloads(embeddings)
+    merged = read_payloads(embeddings, allow)
     judges = read_dataset(validation)
     check_input(merged, judges, asked)
     engine = open_engine(recipe, model, None, engines)
     tuned = run(engine, merged, judges, settings.model_copy(update={"model": model or settings.model}), asked, out)
     winner = ["fglfast", "synthesize", "--recipe", str(out / "recipe.toml"), "--embeddings", embeddings]
+    winner += ["--allow", str(allow)] if allow else []
     winner += ["--images-per-class", str(tuned.best.candidate.images_per_class), "--seed", str(seed), "--out", "synth"]
     write_page(tuned, shlex.join(winner), out)
     best = tuned.best

@@ -8,6 +8,7 @@ import typer
 
 from fglfast.command import (
     DEFAULT_ENGINES,
+    Allow,
     AsJson,
     Engines,
     RecipeName,
@@ -70,6 +71,7 @@ def distill(
     ] = None,
     pairs_per_class: Annotated[int, typer.Option(min=1, help="Drawn by the teacher.")] = 2000,
     fit_steps: Annotated[int, typer.Option(min=1, help="Steps of the student's training, batch 64.")] = 4000,
+    allow: Allow = None,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
@@ -88,7 +90,7 @@ def distill(
         pairs_per_class=pairs_per_class,
         fit=FIT.model_copy(update={"steps": fit_steps}),
     )
-    merged = read_payloads(embeddings)
+    merged = read_payloads(embeddings, allow)
     with sole(out):
         written, found = run(open_engine(recipe, teacher, None, engines), merged, asked, settings, out)
     bends = f"; teacher: {found.before}; student: {found.after}" if found.before else ""

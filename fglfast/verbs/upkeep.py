@@ -7,6 +7,7 @@ import typer
 
 from fglfast.command import (
     DEFAULT_ENGINES,
+    Allow,
     AsJson,
     BackendOption,
     BatchSize,
@@ -34,6 +35,7 @@ def verify(
     model: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
     backend: BackendOption = None,
     batch_size: BatchSize = None,
+    allow: Allow = None,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
@@ -41,13 +43,15 @@ def verify(
 
     Steps, guidance, seed and all else that decides the images come from the data set itself.
     """
+    if allow and not embeddings:
+        raise UsageError("--allow says whose payloads are read, and none are", "give --embeddings too")
     if repair and not embeddings:
         raise UsageError("--repair draws again, and needs the payloads", "give --embeddings as synthesize was given")
     from fglfast.synthesis import repair as mending
     from fglfast.synthesis.shards import shard_name
     from fglfast.synthesis.verify import verify as check
 
-    merged = read_payloads(embeddings) if embeddings else None
+    merged = read_payloads(embeddings, allow) if embeddings else None
     checked = check(data, merged)
     bad = {shard_name(shard.number): shard.problem for shard in checked if shard.problem}
     mended = bool(repair and merged and bad)

@@ -86,6 +86,8 @@ def _refuse(*args, **kwargs):
 
 
 def test_other_settings_are_refused_and_more_methods_welcome(arena, experiment, folder):
+    with pytest.raises(UsageError, match="sign nothing"):
+        run_experiment(experiment.model_copy(update={"allow": folder / "a.toml"}), folder / "run", folder / "engines")
     with pytest.raises(UsageError, match="belongs to another experiment"):
         run_experiment(experiment.model_copy(update={"images_per_class": 9}), folder / "run", folder / "engines")
     fewer = experiment.model_copy(update={"methods": ("fedavg",)})

@@ -3,17 +3,18 @@
 from dataclasses import replace
 
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from small_federation import CLASSES
 
 from fglfast.client.embed import embed
 from fglfast.dataset import read_dataset
 from fglfast.errors import FglError
-from fglfast.federation import wire
+from fglfast.federation import client_app, wire
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.oneshot import collect_payloads
 from fglfast.payload import Privacy, load_payload, save_payload
+from fglfast.payload.keys import find_or_make_key
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +55,14 @@ def test_sound_payloads_are_kept_and_weighed(payload_bytes, experiment, random_m
     assert 0 <= collected.bytes_up - sum(map(len, contents)) < 200
 
 
-@pytest.mark.parametrize("bad", ["text", "truncated", "classes", "name"])
+@pytest.mark.parametrize("bad", ["text", "truncated", "classes", "name", "lookalike"])
 def test_what_is_not_sound_is_refused_by_itself(bad, payload_bytes, experiment, random_mini, tmp_path, capsys):
     third = {
         "text": b"not a payload",
         "truncated": payload_bytes("eve")[:-100],
         "classes": payload_bytes("eve", (*CLASSES, "coat")),
         "name": payload_bytes("ann"),
+        "lookalike": payload_bytes("ANN"),
     }[bad]
     grid, _ = grid_of(payload_bytes("ann"), payload_bytes("bob"), third)
     paths, _ = collect(grid, experiment, random_mini, tmp_path)
@@ -74,6 +76,27 @@ def test_a_payload_that_comes_under_a_second_name_is_left_out(payload_bytes, exp
     paths, _ = collect(grid, experiment, random_mini, tmp_path)
     assert {load_payload(path).header.client for path in paths} == {"ann", "cid"}
     assert "or it copies one" in capsys.readouterr().err
+
+
+def test_with_a_list_only_payloads_that_its_clients_signed_are_kept(private, experiment, random_mini, tmp_path, capsys):
+    keys = {name: find_or_make_key(tmp_path / name)[0] for name in ("ann", "bob", "eve")}
+    listed = "".join(f'{name} = "{key}"\n' for name, key in keys.items())
+    (tmp_path / "allow.toml").write_text(f'federation = "here"\n[clients]\n{listed}')
+    grid = LoopbackGrid(client_app.app, range(4), {})
+    configs = [
+        {"name": "ann", "sign": str(tmp_path / "ann"), "federation": "here"},
+        {"name": "bob", "sign": str(tmp_path / "bob"), "federation": "here"},
+        {"name": "eve", "sign": str(tmp_path / "ann"), "federation": "here"},
+        {"name": "eve"},
+    ]
+    for (node, context), config in zip(grid.contexts.items(), configs, strict=True):
+        told = {"data": private, "model": str(random_mini), **config}
+        grid.contexts[node] = Context(context.run_id, node, told, RecordDict(), {})
+    asked = experiment.model_copy(update={"allow": tmp_path / "allow.toml"})
+    paths, _ = collect(wire.CountedGrid(grid, timeout=10, least=2), asked, random_mini, tmp_path / "kept")
+    assert [load_payload(path, allowed=asked.allowed()).header.client for path in paths] == ["ann", "bob"]
+    said = capsys.readouterr().err
+    assert "signature: of key" in said and "'eve' has to sign" in said
 
 
 def test_too_few_sound_payloads_end_the_run(payload_bytes, experiment, random_mini, tmp_path):
