@@ -1,8 +1,9 @@
 """Which images a node holds: its own folder, or its share of an experiment's. Knows no message.
 
 A standing client's node configuration has `data` = PATH[:SPLIT], and optionally `name`, `model` (its copy of the
-generator), `out` (a folder for the final model), `domain` (a word for its images) and `captions` (see `embed`). A
-simulated one's has `partition-id`, and the run names the experiment and the seed.
+generator), `out` (a folder for the final model), `domain` (a word for its images), `captions` (see `embed`) and
+`payload` (a file that `fglfast embed` made, sent as it is whoever asks and however often). A simulated one's has
+`partition-id`, and the run names the experiment and the seed.
 """
 
 from functools import lru_cache
@@ -13,6 +14,7 @@ from flwr.app import Context
 from fglfast.attributes import describe
 from fglfast.client.captions import ATTRIBUTES
 from fglfast.client.partition import Indices, partition_by_domain, partition_dirichlet, partition_iid
+from fglfast.client.privacy import Budget
 from fglfast.dataset import LabelledImages, concatenate, read_dataset
 from fglfast.engine.recipe import find_recipe
 from fglfast.errors import BadInputError
@@ -36,6 +38,8 @@ class Client:
         out: where the final model goes, or None.
         domain: a word for its images, or None.
         captions: of instance-level prompts; see `find_captioner`.
+        budget: of its upload's differential privacy, or None.
+        payload: the file that it sends, or None to make one when it is asked.
     """
 
     def __init__(
@@ -47,9 +51,11 @@ class Client:
         out: Path | None = None,
         domain: str | None = None,
         captions: str = ATTRIBUTES,
+        budget: Budget | None = None,
+        payload: Path | None = None,
     ) -> None:
         self.name, self.number, self.dataset, self.model, self.out = name, number, dataset, model, out
-        self.domain, self.captions = domain, captions
+        self.domain, self.captions, self.budget, self.payload = domain, captions, budget, payload
         self._prepared: dict[tuple[object, ...], ClientImages] = {}
 
     def images(self, class_names: tuple[str, ...], size: int, validation_share: float) -> ClientImages:
@@ -69,7 +75,8 @@ def open_client(context: Context) -> Client:
     """The client that a node's configuration describes."""
     node = context.node_config
     if "data" in node:
-        wanted = {"name": f"node-{context.node_id}", "model": "mini", "out": "", "domain": "", "captions": ATTRIBUTES}
+        usually = {"name": f"node-{context.node_id}", "model": "mini", "captions": ATTRIBUTES}
+        wanted = {**usually, "out": "", "domain": "", "payload": ""}
         return _standing(str(node["data"]), **{key: str(node.get(key, usual)) for key, usual in wanted.items()})
     experiment, seed = str(context.run_config["experiment"]), int(context.run_config["seed"])
     partition = node["partition-id"]
@@ -96,7 +103,7 @@ def simulated(experiment: str, seed: int) -> tuple[Client, ...]:
     found = find_experiment(experiment)
     model, held = _generator(found), _held(found, seed)
     return tuple(
-        Client(f"client{number:03d}", number, dataset, model, domain=domain)
+        Client(f"client{number:03d}", number, dataset, model, domain=domain, budget=found.privacy)
         for number, (domain, dataset) in enumerate(held)
     )
 
@@ -120,9 +127,10 @@ def _held(experiment: Experiment, seed: int) -> list[tuple[str | None, LabelledI
 
 
 @lru_cache(maxsize=1)
-def _standing(data: str, name: str, model: str, out: str, domain: str, captions: str) -> Client:
-    place = Path(out) if out else None
-    return Client(name, 0, read_dataset(data), resolve_model(model), place, domain or None, captions)
+def _standing(data: str, name: str, model: str, out: str, domain: str, captions: str, payload: str) -> Client:
+    place, made = (Path(path) if path else None for path in (out, payload))
+    folder = resolve_model(model)
+    return Client(name, 0, read_dataset(data), folder, place, domain or None, captions, payload=made)
 
 
 def _generator(experiment: Experiment) -> Path:
