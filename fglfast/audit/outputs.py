@@ -37,7 +37,8 @@ def confidences(model: Any, pixels_N3SS: Tensor, labels: NDArray[np.int64]) -> F
         logits_BK = output.logits.double()
         true_B1 = torch.from_numpy(labels[start : start + len(logits_BK)])[:, None].to(logits_BK.device)
         others_BK = logits_BK.scatter(1, true_B1, float("-inf"))
-        return logits_BK.gather(1, true_B1)[:, 0] - others_BK.logsumexp(1)
+        odds_B: Tensor = logits_BK.gather(1, true_B1)[:, 0] - others_BK.logsumexp(1)
+        return odds_B
 
     return _passes(model, pixels_N3SS, scaled).numpy()
 

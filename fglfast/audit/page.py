@@ -1,6 +1,6 @@
 """An audit as one self-contained HTML page. Knows no measurement."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -8,14 +8,20 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fglfast.audit.copies import Copies, Pair
+from fglfast.audit.inversion import Inverted
 from fglfast.audit.records import CONTROL, Attack, Audit, Inversion
 from fglfast.audit.roc import CURVE_FROM
 from fglfast.federation.experiment import TITLES
 from fglfast.files import write_atomic
 from fglfast.report import render, sprite, svg
 
-TITLED: dict[str, str] = {**TITLES, CONTROL: "learned by heart (control)"}
+TITLED = {str(method): words for method, words in TITLES.items()} | {CONTROL: "learned by heart (control)"}
 GREY, BLUE, RED = "#8a8f98", "#2f6fde", "#c0392b"
+SHARES: tuple[tuple[str, str, Callable[[Inverted], float]], ...] = (
+    ("true prompts that are read", BLUE, lambda found: found.found),
+    ("true prompts of one image that are read", RED, lambda found: found.lone_found or 0.0),
+    ("what is read that is true", GREY, lambda found: found.sure),
+)
 
 
 def title(attack: Attack) -> str:
@@ -76,17 +82,12 @@ def draw_inversion(inversions: Sequence[Inversion]) -> Figure:
     """What is read of instance-level uploads against epsilon, and without noise."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axis = figure.subplots()
-    noisy = [inversion for inversion in inversions if inversion.epsilon is not None]
-    plain = [inversion for inversion in inversions if inversion.epsilon is None]
-    epsilons = [inversion.epsilon for inversion in noisy]
-    for name, colour, share in (
-        ("true prompts that are read", BLUE, lambda found: found.found),
-        ("of those, prompts of one image", RED, lambda found: found.lone_found or 0.0),
-        ("what is read that is true", GREY, lambda found: found.sure),
-    ):
-        axis.plot(epsilons, [100 * share(each.found) for each in noisy], color=colour, marker="o", label=name)
-        for each in plain:
-            axis.axhline(100 * share(each.found), color=colour, linestyle=":", linewidth=1)
+    by_epsilon = {inversion.epsilon: inversion.found for inversion in inversions}
+    epsilons = [epsilon for epsilon in by_epsilon if epsilon is not None]
+    for name, colour, share in SHARES:
+        axis.plot(epsilons, [100 * share(by_epsilon[each]) for each in epsilons], color=colour, marker="o", label=name)
+        if None in by_epsilon:
+            axis.axhline(100 * share(by_epsilon[None]), color=colour, linestyle=":", linewidth=1)
     axis.set(xscale="log", ylim=(0, 102))
     axis.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
     axis.minorticks_off()

@@ -26,5 +26,6 @@ def find_copies(synthetic: Path, judge: Path, private_N3SS: Tensor, held_out_M3S
     description = read_description(synthetic)
     index = read_index(synthetic, description)
     drawn = SyntheticImages(index, description.image_size, size)
-    sets = [drawn.__getitems__(list(range(len(drawn)))), private_N3SS, held_out_M3SS]
-    return search(*(Images(pixels, features(model, pixels)) for pixels in sets))
+    pixels = (drawn.__getitems__(list(range(len(drawn)))), private_N3SS, held_out_M3SS)
+    made, private, held_out = (Images(some, features(model, some)) for some in pixels)
+    return search(made, private, held_out)
