@@ -69,7 +69,7 @@ class Pool:
 
 
 def control(experiment: Experiment) -> Recipe:
-    """A recipe that learns its images by heart: all in one place, many epochs, no augmentation.
+    """A recipe that learns its images by heart: all in one place, many epochs, no augmentation but small shifts.
 
     An attack that does not find these models' members has no power, and what it fails to find elsewhere means nothing.
     """
