@@ -153,6 +153,34 @@ def couplings(result: dict[str, Any]) -> Table:
     return head, rows
 
 
+def membership(result: dict[str, Any]) -> Table:
+    """What each recipe's models give away, the control last."""
+    rows: list[Sequence[str]] = [
+        (
+            row["title"],
+            f"{row['accuracy']:.1%}",
+            _interval(row["ratio"]["auc"]),
+            *(_interval(found) for found in row["ratio"]["caught"]),
+            _interval(row["loss"]["auc"]),
+            _interval(row["loss"]["caught"][0]),
+        )
+        for row in result["rows"]
+    ]
+    likelihood = ("LiRA, area", "found at 1% wrong", "found at 0.1% wrong")
+    return ("model", "accuracy", *likelihood, "loss threshold, area", "found at 1% wrong"), rows
+
+
+def epsilon(result: dict[str, Any]) -> Table:
+    """Accuracy of each curve by epsilon; the last column is without noise."""
+    epsilons = sorted({row["epsilon"] for row in result["rows"] if row["epsilon"]})
+    found = {(row["curve"], row["epsilon"]): [run["accuracy"] for run in row["runs"]] for row in result["rows"]}
+    rows: list[Sequence[str]] = [
+        (curve, *(_spread(found[curve, at]) if (curve, at) in found else "" for at in (*epsilons, None)))
+        for curve in dict.fromkeys(row["curve"] for row in result["rows"])
+    ]
+    return ("epsilon", *(f"{at:g}" for at in epsilons), "no noise"), rows
+
+
 SKEWS = {"arena-skewed": "beta 0.01", "arena-mild": "beta 0.5", "arena-iid": "iid"}
 
 
@@ -211,6 +239,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
     "sampling": sampling,
     "few-steps": few_steps,
     "couplings": couplings,
+    "membership": membership,
+    "epsilon": epsilon,
     "arena-skewed": arenas,
     "arena-fifty": arena,
     "arena-shades": shades,
@@ -219,6 +249,10 @@ TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
 
 def _rates(entry: dict[str, Any], rate: str) -> tuple[str, str, str]:
     return _number(entry[rate]), _number(entry["tflops"]), f"{entry['share']:.0%}"
+
+
+def _interval(found: dict[str, float] | None) -> str:
+    return f"{found['value']:.1%} ({found['low']:.1%} to {found['high']:.1%})" if found else ""
 
 
 def _step(step: int | None) -> str:

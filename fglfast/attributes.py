@@ -4,6 +4,8 @@ The public images that `mini` learns from and the private images that clients de
 by this one function, so a word means the same to the generator and to the client.
 """
 
+from itertools import product
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -18,6 +20,11 @@ TEXTURE_BOUND = 0.055
 PROPORTION_BOUNDS = (0.60, 1.20)
 FOREGROUND_CONTRAST = 0.1
 MIN_FOREGROUND_SHARE = 0.01
+
+
+def descriptions() -> tuple[str, ...]:
+    """All that `describe` can say."""
+    return tuple(" ".join(words) for words in product(SHADES, TEXTURES, PROPORTIONS))
 
 
 def describe(image_HWC: NDArray[np.uint8]) -> str:

@@ -7,9 +7,9 @@ import typer
 from fglfast import __version__
 from fglfast.command import app
 from fglfast.console import stdout
-from fglfast.verbs import clients, runs, stages, tools, trainers, upkeep
+from fglfast.verbs import audits, clients, runs, stages, tools, trainers, upkeep
 
-__all__ = ["app", "clients", "runs", "stages", "tools", "trainers", "upkeep"]
+__all__ = ["app", "audits", "clients", "runs", "stages", "tools", "trainers", "upkeep"]
 
 
 @app.callback(invoke_without_command=True)

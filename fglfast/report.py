@@ -59,7 +59,7 @@ def _view(record: RunRecord, synthetic: Samples, real: Samples) -> dict[str, Any
         "clients": record.clients[:MOST_ROWS],
         "colours": colours(len(record.class_names)),
         "grids": [
-            (name, _sprite(synthetic.get(name, ())), _sprite(real.get(name, ())))
+            (name, sprite(synthetic.get(name, ())), sprite(real.get(name, ())))
             for name in record.class_names[:MOST_ROWS]
         ],
         "curve": svg(partial(_curve, record)) if record.history else "",
@@ -71,7 +71,7 @@ def _view(record: RunRecord, synthetic: Samples, real: Samples) -> dict[str, Any
     }
 
 
-def _sprite(images: Sequence[NDArray[np.uint8]]) -> str:
+def sprite(images: Sequence[NDArray[np.uint8]]) -> str:
     """Images side by side as a PNG data URI; empty without images."""
     if not images:
         return ""

@@ -105,3 +105,25 @@ def payload(random_mini):
 @pytest.fixture(scope="session")
 def merged(payload):
     return merge_payloads([payload("ann", (3, 0, 1)), payload("bob", (1, 5, 0))])
+
+
+@pytest.fixture(scope="session")
+def tiny_arch(tmp_path_factory):
+    """A classifier of a few thousand weights."""
+    path = tmp_path_factory.mktemp("arch") / "tiny.json"
+    path.write_text(
+        '{"model_type": "resnet", "layer_type": "basic", "depths": [1, 1], "embedding_size": 8, '
+        '"hidden_sizes": [8, 16], "downsample_in_first_stage": false}'
+    )
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(random_mini, tmp_path_factory):
+    """A recipe of two unguided steps on the torch backend."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(
+        f'model = "{random_mini}"\nbackend = "torch"\nimage_size = 32\nunet_batch = 8\nvae_batch = 8\n'
+        "[sampling]\nsteps = 2\nguidance_scale = 1.0\n"
+    )
+    return str(path)

@@ -35,6 +35,8 @@ def test_help_loads_no_torch():
         (["synthesize"], 2, "embeddings"),
         (["embed", "fashion:test", "--out", "x.safetensors", "--captions", "c.csv"], 2, "--prompt-level"),
         (["embed", "fashion:test", "--out", "x.safetensors", "--domain", ""], 2, "domain"),
+        (["embed", "fashion:test", "--out", "x.safetensors", "--delta", "1e-6"], 2, "--epsilon"),
+        (["embed", "fashion:test", "--out", "x.safetensors", "--epsilon", "-1"], 2, "--epsilon"),
         (["embed", "fashion:test", "--out", "x", "--prompt-level", "instance", "--captions", "c.csv"], 4, "c.csv"),
         (
             ["embed", "fashion:test", "--out", "x", "--prompt-level", "instance", "--captions", "no/model"],
@@ -81,3 +83,9 @@ def test_inspect_tells_domain_and_form(random_mini, tmp_path):
         shown = json.loads(run(app, ["inspect", out, "--json"]).stdout)
         assert (shown["domain"], shown["form"], shown["bytes"]) == ("sketch", form, sizes[form])
     assert sizes["tokens"] < 2048 < sizes["int8"]
+
+
+def test_noise_without_the_accountant_names_the_command_that_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    done = run(app, ["embed", "fashion:test", "--out", "x.safetensors", "--epsilon", "1"])
+    assert done.exit_code == 3 and "pip install 'fglfast[privacy]'" in done.stderr

@@ -8,13 +8,15 @@ import numpy as np
 from pydantic import ValidationError
 
 from fglfast.client.captions import ATTRIBUTES, caption_all, find_captioner
-from fglfast.client.prompts import PromptRow, class_level_prompts, instance_level_prompts
+from fglfast.client.privacy import Budget
+from fglfast.client.private_prompts import private_counts, private_instances
+from fglfast.client.prompts import class_level_prompts, instance_level_prompts
 from fglfast.config import first_problem
 from fglfast.console import note
 from fglfast.dataset import LabelledImages
 from fglfast.errors import UsageError
 from fglfast.payload import Form, Payload, PayloadHeader, eight_bits, merge_equal, tensor_bytes
-from fglfast.text import load_prompts, native_image_size, with_domain
+from fglfast.text import Prompts, load_prompts, native_image_size, with_domain
 from fglfast.text_encoder import TextEncoder
 
 PromptLevel = Literal["class", "instance"]
@@ -29,6 +31,7 @@ def embed(
     template: str | None = None,
     captions: str = ATTRIBUTES,
     domain: str | None = None,
+    budget: Budget | None = None,
 ) -> Payload:
     """Describe a client's images by prompts and encode those.
 
@@ -41,14 +44,30 @@ def embed(
         template: overrides the model's prompt template.
         captions: of instance-level prompts; see `find_captioner`.
         domain: a word for all images, such as "sketch"; it stands in every prompt and in the header.
+        budget: of differential privacy; None adds no noise.
 
     Raises:
-        UsageError: the client's name, the domain or the template is refused.
+        UsageError: the client's name, the domain or the template is refused, or token ids shall carry noise.
         BadInputError: the captions cannot be had.
+        MissingExtraError: there is a budget, and dp-accounting is not installed.
     """
+    if budget and prompt_level == "instance" and send == "tokens":
+        raise UsageError("token ids cannot carry noise", "send embeddings or int8, or class-level prompts")
     encoder = TextEncoder.load(model)
     header = _header(client, dataset.class_names, prompt_level, encoder.fingerprint, domain)
-    rows = _prompts(dataset, model, prompt_level, template, captions, domain)
+    templates, counts = _templates(model, template, domain), dataset.counts()
+    if prompt_level == "instance":
+        described = caption_all(dataset, find_captioner(captions, native_image_size(model)))
+        if budget:
+            noisy = _noisy_instances(header, dataset, described, templates, encoder, budget)
+            return merge_equal(eight_bits(noisy) if send == "int8" else noisy)
+        names, of_images = dataset.class_names, dataset.labels.tolist()
+        rows = instance_level_prompts(described, of_images, names, templates.instance_level)
+    else:
+        if budget:
+            counts, privacy = private_counts(counts, budget)
+            header = header.model_copy(update={"privacy": privacy})
+        rows = class_level_prompts(dataset.class_names, counts.tolist(), templates.class_level)
     token_ids_NT = encoder.tokenize([row.prompt for row in rows])
     labels, counts = (np.array([getattr(row, key) for row in rows], dtype=np.int64) for key in ("label", "count"))
     tokens = merge_equal(Payload(header, None, token_ids_NT, labels, counts))
@@ -72,16 +91,25 @@ def _header(
         raise UsageError(f"a payload cannot say this: {first_problem(error)}", "give another name or domain") from error
 
 
-def _prompts(
-    dataset: LabelledImages, model: Path, level: PromptLevel, template: str | None, captions: str, domain: str | None
-) -> list[PromptRow]:
+def _templates(model: Path, template: str | None, domain: str | None) -> Prompts:
+    """The model's prompt templates for a domain, or the user's own in place of both."""
     prompts = load_prompts(model, domain)
     if domain and prompts.domains and domain not in prompts.domains:
         note(f"{model.name} has no prompts for domain {domain!r}, only for {', '.join(sorted(prompts.domains))}")
     own = with_domain(template, domain) if template else None
-    if level == "class":
-        counts = [int(count) for count in dataset.counts()]
-        return class_level_prompts(dataset.class_names, counts, own or prompts.class_level)
-    captioner = find_captioner(captions, native_image_size(model))
-    labels, names = dataset.labels.tolist(), dataset.class_names
-    return instance_level_prompts(caption_all(dataset, captioner), labels, names, own or prompts.instance_level)
+    return prompts.model_copy(update={"class_level": own, "instance_level": own} if own else {})
+
+
+def _noisy_instances(
+    header: PayloadHeader,
+    dataset: LabelledImages,
+    captions: list[str],
+    templates: Prompts,
+    encoder: TextEncoder,
+    budget: Budget,
+) -> Payload:
+    rows = private_instances(
+        captions, dataset.labels.tolist(), dataset.class_names, templates.instance_level, encoder, budget
+    )
+    stated = header.model_copy(update={"privacy": rows.privacy})
+    return Payload(stated, rows.embeddings, None, rows.labels, rows.counts)

@@ -20,7 +20,7 @@ class PromptRow:
 
 def class_level_prompts(class_names: Sequence[str], counts: Sequence[int], template: str) -> list[PromptRow]:
     """One prompt for each class that the client has images of."""
-    _check_template(template, {"label"})
+    check_template(template, {"label"})
     return [
         PromptRow(label, template.format(label=name), int(count))
         for label, (name, count) in enumerate(zip(class_names, counts, strict=True))
@@ -35,7 +35,7 @@ def instance_level_prompts(
 
     Prompts of a class that are nearly identical (see `essence`) are one row with a count, worded as most of them are.
     """
-    _check_template(template, {"label", "caption"})
+    check_template(template, {"label", "caption"})
     alike: defaultdict[tuple[int, str], Counter[str]] = defaultdict(Counter)
     for caption, label in zip(captions, labels, strict=True):
         prompt = template.format(label=class_names[label], caption=caption)
@@ -53,7 +53,8 @@ def essence(prompt: str) -> str:
     return " ".join("".join(" " if unicodedata.category(letter)[0] == "P" else letter for letter in folded).split())
 
 
-def _check_template(template: str, known: set[str]) -> None:
+def check_template(template: str, known: set[str]) -> None:
+    """Check the fields of a template; raises UsageError unless {label} is among them, and all are `known`."""
     try:
         fields = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
     except ValueError as error:

@@ -1,8 +1,9 @@
 """Which images a node holds: its own folder, or its share of an experiment's. Knows no message.
 
 A standing client's node configuration has `data` = PATH[:SPLIT], and optionally `name`, `model` (its copy of the
-generator), `out` (a folder for the final model), `domain` (a word for its images), `captions` (see `embed`), and `sign`
-with `federation` (its private key and what it signs for). A simulated one's has `partition-id`, and the run names the
+generator), `out` (a folder for the final model), `domain` (a word for its images), `captions` (see `embed`), `sign`
+with `federation` (its private key and what it signs for), or instead of those `payload` (a file that `fglfast embed`
+made, sent as it is whoever asks and however often). A simulated one's has `partition-id`, and the run names the
 experiment and the seed.
 """
 
@@ -14,9 +15,10 @@ from flwr.app import Context
 from fglfast.attributes import describe
 from fglfast.client.captions import ATTRIBUTES
 from fglfast.client.partition import Indices, partition_by_domain, partition_dirichlet, partition_iid
+from fglfast.client.privacy import Budget
 from fglfast.dataset import LabelledImages, concatenate, read_dataset
 from fglfast.engine.recipe import find_recipe
-from fglfast.errors import BadInputError
+from fglfast.errors import BadInputError, UsageError
 from fglfast.federation.experiment import Experiment, Partition, find_experiment
 from fglfast.federation.local import ClientImages
 from fglfast.payload import Signer, open_signer
@@ -39,6 +41,8 @@ class Client:
         domain: a word for its images, or None.
         captions: of instance-level prompts; see `find_captioner`.
         signer: of its payload, or None.
+        budget: of its upload's differential privacy, or None.
+        payload: the file that it sends, or None to make one when it is asked.
     """
 
     def __init__(
@@ -51,9 +55,12 @@ class Client:
         domain: str | None = None,
         captions: str = ATTRIBUTES,
         signer: Signer | None = None,
+        budget: Budget | None = None,
+        payload: Path | None = None,
     ) -> None:
         self.name, self.number, self.dataset, self.model, self.out = name, number, dataset, model, out
         self.domain, self.captions, self.signer = domain, captions, signer
+        self.budget, self.payload = budget, payload
         self._prepared: dict[tuple[object, ...], ClientImages] = {}
 
     def images(self, class_names: tuple[str, ...], size: int, validation_share: float) -> ClientImages:
@@ -74,7 +81,7 @@ def open_client(context: Context) -> Client:
     node = context.node_config
     if "data" in node:
         wanted = {"name": f"node-{context.node_id}", "model": "mini", "out": "", "domain": "", "captions": ATTRIBUTES}
-        wanted |= {"sign": "", "federation": ""}
+        wanted |= {"sign": "", "federation": "", "payload": ""}
         return _standing(str(node["data"]), **{key: str(node.get(key, usual)) for key, usual in wanted.items()})
     experiment, seed = str(context.run_config["experiment"]), int(context.run_config["seed"])
     partition = node["partition-id"]
@@ -101,7 +108,7 @@ def simulated(experiment: str, seed: int) -> tuple[Client, ...]:
     found = find_experiment(experiment)
     model, held = _generator(found), _held(found, seed)
     return tuple(
-        Client(f"client{number:03d}", number, dataset, model, domain=domain)
+        Client(f"client{number:03d}", number, dataset, model, domain=domain, budget=found.privacy)
         for number, (domain, dataset) in enumerate(held)
     )
 
@@ -126,11 +133,32 @@ def _held(experiment: Experiment, seed: int) -> list[tuple[str | None, LabelledI
 
 @lru_cache(maxsize=1)
 def _standing(
-    data: str, name: str, model: str, out: str, domain: str, captions: str, sign: str, federation: str
+    data: str,
+    name: str,
+    model: str,
+    out: str,
+    domain: str,
+    captions: str,
+    sign: str,
+    federation: str,
+    payload: str,
 ) -> Client:
-    place, key = (Path(path) if path else None for path in (out, sign))
-    signer = open_signer(key, federation or None)
-    return Client(name, 0, read_dataset(data), resolve_model(model), place, domain or None, captions, signer)
+    place, key, made = (Path(path) if path else None for path in (out, sign, payload))
+    if made and key:
+        raise UsageError(
+            "`payload` is sent as it is, and `sign` would sign another", "sign it as it is made: embed --sign"
+        )
+    return Client(
+        name,
+        0,
+        read_dataset(data),
+        resolve_model(model),
+        place,
+        domain or None,
+        captions,
+        signer=open_signer(key, federation or None),
+        payload=made,
+    )
 
 
 def _generator(experiment: Experiment) -> Path:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from fglfast.client.privacy import Budget
 from fglfast.config import Settings
 from fglfast.errors import BadInputError
 from fglfast.payload import AllowList
@@ -22,6 +23,15 @@ METHODS: tuple[Method, ...] = (
     "local",
 )
 FEDERATED = METHODS[:5]  # those that a real federation can run
+TITLES: dict[Method, str] = {
+    "fgl": "one-shot FGL",
+    "fgl-rounds": "FGL rounds",
+    "fgl-rounds-finetune": "FGL rounds, fine-tuned",
+    "fedavg": "FedAvg",
+    "fedprox": "FedProx",
+    "centralized": "centralized",
+    "local": "each client alone",
+}
 
 
 class Partition(Settings):
@@ -90,6 +100,7 @@ class Experiment(Settings):
         validation_share: of each client's images, held out for every choice and curve.
         recipe: the generator's recipe.
         prompt_level: of the clients' prompts.
+        privacy: budget of each client's upload; None adds no noise. A real federation's clients have their own.
         images_per_class: synthetic images of a class.
         max_share_per_client: of those, where several clients hold the class; 1 takes their counts as they are.
         allow: the server's file of clients and their keys (see `AllowList`); simulated clients have none.
@@ -108,6 +119,7 @@ class Experiment(Settings):
     validation_share: float = Field(0.1, gt=0, le=0.5)
     recipe: str = "mini"
     prompt_level: Literal["class", "instance"] = "class"
+    privacy: Budget | None = None
     images_per_class: int = Field(500, ge=1)
     max_share_per_client: float = Field(1.0, gt=0, le=1)
     allow: Path | None = None

@@ -9,9 +9,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from fglfast.federation.arena import Arena
-from fglfast.federation.experiment import FEDERATED
+from fglfast.federation.experiment import FEDERATED, TITLES
 from fglfast.federation.rounds import Row
-from fglfast.federation.summary import TITLES, summarise
+from fglfast.federation.summary import summarise
 from fglfast.files import write_atomic
 from fglfast.report import colours, render, svg
 

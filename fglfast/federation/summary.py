@@ -8,19 +8,9 @@ from rich.table import Table
 
 from fglfast.config import Settings
 from fglfast.federation.arena import Arena
-from fglfast.federation.experiment import FEDERATED, Method
+from fglfast.federation.experiment import FEDERATED, TITLES, Method
 from fglfast.federation.methods import Result
 from fglfast.federation.rounds import Row
-
-TITLES: dict[Method, str] = {
-    "fgl": "one-shot FGL",
-    "fgl-rounds": "FGL rounds",
-    "fgl-rounds-finetune": "FGL rounds, fine-tuned",
-    "fedavg": "FedAvg",
-    "fedprox": "FedProx",
-    "centralized": "centralized",
-    "local": "each client alone",
-}
 
 
 class Summary(Settings):

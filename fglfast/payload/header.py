@@ -49,19 +49,23 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Privacy(Settings):
-    """What a privacy mechanism did to the embeddings, as the client states it.
+    """What a privacy mechanism did to the rows, as the client states it.
 
     Attributes:
         mechanism: its name, such as "gaussian".
-        epsilon: privacy loss.
+        unit: what neighbouring data sets differ in: one image, added, removed or replaced.
+        epsilon: privacy loss of all uploads together.
         delta: probability that the loss is larger.
-        clip: L2 norm that embeddings were clipped to.
-        noise: standard deviation of the noise that was added.
+        uploads: how many of the same images share epsilon and delta.
+        clip: L2 norm that what an image adds to an embedding was clipped to; 0 where images change no embedding.
+        noise: standard deviation of the noise on each count; on a coordinate of a sum of embeddings, `clip` times that.
     """
 
     mechanism: ClassName
+    unit: Literal["image"] = "image"
     epsilon: NotNegative
     delta: Annotated[float, Field(ge=0, le=1)]
+    uploads: Annotated[int, Field(ge=1)] = 1
     clip: NotNegative
     noise: NotNegative
 

@@ -66,7 +66,7 @@ def evaluate(model_dir: Path, dataset: "LabelledImages", batch_size: int = 256) 
     """
     if len(dataset) == 0:
         raise BadInputError("there are no images to evaluate on", "Name a data set with labelled images.")
-    size, (model, names) = _image_size(model_dir), _load(model_dir)
+    model, names, size = open_classifier(model_dir)
     labels = torch.from_numpy(dataset.named(names).labels)
     logits = torch.cat(list(_logits(model, dataset, size, batch_size)))
     confusion = MulticlassConfusionMatrix(len(names))(logits, labels)
@@ -83,6 +83,16 @@ def evaluate(model_dir: Path, dataset: "LabelledImages", batch_size: int = 256) 
         },
         confusion=tuple(tuple(row) for row in confusion.tolist()),
     )
+
+
+def open_classifier(model_dir: Path) -> tuple[Any, tuple[str, ...], int]:
+    """A saved classifier, the names of its classes, and the side in pixels of its images.
+
+    Raises:
+        BadInputError: the folder holds no such model, or the model expects another normalisation.
+    """
+    size = _image_size(model_dir)
+    return *_load(model_dir), size
 
 
 @torch.inference_mode()

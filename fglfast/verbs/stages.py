@@ -58,6 +58,20 @@ def embed(
     federation: Annotated[
         str | None, typer.Option(help="Name of the federation that the signature is for.", show_default=False)
     ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(help="Add noise: no image costs more privacy than this, over --uploads.", show_default=False),
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Chance that one does; below 1 / images.", show_default="1e-5")
+    ] = None,
+    clip: Annotated[
+        float | None,
+        typer.Option(help="Most that a caption changes an embedding, L2.", show_default="the measured words' spread"),
+    ] = None,
+    uploads: Annotated[
+        int | None, typer.Option(help="Uploads of these images that share epsilon.", show_default="1")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn private images into prompt text embeddings: the one file a client uploads."""
@@ -65,14 +79,16 @@ def embed(
         raise UsageError("class-level prompts have no captions", "add --prompt-level instance")
     from fglfast.client.captions import ATTRIBUTES
     from fglfast.client.embed import embed as embed_dataset
+    from fglfast.client.privacy import asked_budget
     from fglfast.dataset import read_dataset
     from fglfast.payload import open_signer, save_payload
     from fglfast.text import resolve_model
 
     signer = open_signer(sign, federation)
+    budget = asked_budget(epsilon=epsilon, delta=delta, clip=clip, uploads=uploads)
     dataset, folder = read_dataset(data), resolve_model(model)
     payload = embed_dataset(
-        dataset, client or out.stem, folder, prompt_level, send, template, captions or ATTRIBUTES, domain
+        dataset, client or out.stem, folder, prompt_level, send, template, captions or ATTRIBUTES, domain, budget
     )
     size = save_payload(payload, out, signer)
     result = {
@@ -82,8 +98,10 @@ def embed(
         "rows": len(payload.labels),
         "images": int(payload.counts.sum()),
         "signed": signer is not None,
+        "privacy": payload.header.privacy.model_dump() if payload.header.privacy else None,
     }
-    tell(result, as_json, f"{out}: {result['rows']} rows from {result['images']} images, {size:,} bytes")
+    about = "about " if budget else ""
+    tell(result, as_json, f"{out}: {result['rows']} rows from {about}{result['images']} images, {size:,} bytes")
 
 
 @verb

@@ -5,10 +5,15 @@ from PIL import Image
 from small_federation import CLASSES, write_images
 
 from fglfast.attributes import SHADES
+from fglfast.client.privacy import Budget
 from fglfast.dataset import read_dataset
 from fglfast.errors import BadInputError
+from fglfast.federation import wire
+from fglfast.federation.client_app import app
 from fglfast.federation.clients import domains, everything, open_client, simulated, split_over_clients
 from fglfast.federation.experiment import Partition
+from fglfast.federation.loopback import LoopbackGrid
+from fglfast.payload import load_payload
 
 
 @pytest.fixture
@@ -66,6 +71,32 @@ def test_a_standing_client_reads_what_its_own_configuration_names(private, rando
     client = open_client(context(node, {"experiment": "another", "seed": 7}))
     assert (client.name, client.model, client.out) == ("ann", random_mini, tmp_path / "model")
     assert len(client.dataset) == len(read_dataset(private))
+
+
+def answers(there, times, path):
+    """The payloads that a client of a context sends, each in a file."""
+    grid = LoopbackGrid(app, [0], {})
+    grid.contexts = dict.fromkeys(grid.contexts, there)
+    asked = wire.config(**{"prompt-level": "class", "class-names": list(CLASSES)})
+    for _ in range(times):
+        [reply] = wire.CountedGrid(grid, timeout=10, least=1).ask(wire.PAYLOAD, asked)
+        path.write_bytes(reply.content.config_records[wire.CONFIG][wire.FILE])
+        yield path
+
+
+def test_a_ready_payload_is_sent_as_it_is_however_often(private, tmp_path):
+    ready = tmp_path / "ann.safetensors"
+    ready.write_bytes(b"made before")
+    there = context({"data": private, "payload": str(ready)})
+    assert [path.read_bytes() for path in answers(there, 2, tmp_path / "sent")] == [b"made before"] * 2
+
+
+def test_an_experiments_clients_add_the_noise_it_asks_for(experiment, tmp_path):
+    file = tmp_path / "experiment.toml"
+    file.write_text(experiment.model_copy(update={"privacy": Budget(epsilon=3.0, uploads=2)}).to_toml())
+    there = context({"partition-id": 1}, {"experiment": str(file), "seed": 0})
+    [privacy] = [load_payload(path).header.privacy for path in answers(there, 1, tmp_path / "sent.safetensors")]
+    assert (privacy.epsilon, privacy.uploads) == (3.0, 2) and privacy.noise > 0
 
 
 def test_labels_follow_the_federations_order_of_classes(tmp_path):

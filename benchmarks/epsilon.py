@@ -1,0 +1,185 @@
+"""What differential privacy costs: the global model's accuracy against the epsilon of each client's upload.
+
+Five clients with skewed classes send one noisy upload each; everything after that is as without noise. Beside class
+level and instance level as `fglfast embed --epsilon` makes them stands the textbook's instance level: every image is a
+row of its own, clipped around its class name's embedding, with noise on each row.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from matplotlib.figure import Figure
+
+from benchmarks.results_file import RESULTS, save_result
+from fglfast.client.captions import caption_all, find_captioner
+from fglfast.client.embed import embed
+from fglfast.client.partition import partition_dirichlet
+from fglfast.client.privacy import Budget, gaussian, noise_scale
+from fglfast.client.private_prompts import INSTANCE_SENSITIVITY, clipped
+from fglfast.dataset import LabelledImages, read_dataset
+from fglfast.engine.build import Engine, build_engine
+from fglfast.engine.recipe import find_recipe
+from fglfast.merge import merge_payloads
+from fglfast.payload import Payload, PayloadHeader
+from fglfast.sampler.schedule import Sampling
+from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
+from fglfast.text import load_prompts, native_image_size
+from fglfast.text_encoder import TextEncoder
+from fglfast.training.evaluate import evaluate
+from fglfast.training.launch import train
+from fglfast.training.settings import TrainSettings
+
+TEXTBOOK = "instance level, a noisy row an image"
+CURVES: dict[str, tuple[float | None, ...]] = {
+    "class level": (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, None),
+    "instance level": (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, None),
+    TEXTBOOK: (1.0, 10.0, 100.0),
+}
+CLIENTS, BETA = 5, 0.01
+CLIP = 8.67  # of the textbook's rows: the spread of mini's public prompts, as `embed` takes it
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all points of all curves share."""
+
+    private: LabelledImages
+    test: LabelledImages
+    captions: str
+    model: Path
+    engine: Engine
+    sampling: Sampling
+    images_per_class: int
+
+
+def main(
+    data: Annotated[str, typer.Option(help="Holds the splits private and test.")] = "fashion",
+    work: Annotated[Path, typer.Option(help="What is finished; a second call redoes none.")] = Path("runs/epsilon"),
+    engines: Path = Path("engines/build"),
+    recipe: str = "mini",
+    images_per_class: int = 100,
+    seeds: int = 3,
+) -> None:
+    """Draw and train with every budget and seed, save the table and the curve."""
+    asked, private = find_recipe(recipe), read_dataset(f"{data}:private")
+    model = asked.model_folder()
+    captions, engine = write_captions(private, model, work), build_engine(asked, model, engines)
+    test = read_dataset(f"{data}:test")
+    bench = Bench(private, test, captions, model, engine, asked.sampling, images_per_class)
+    points = [(curve, epsilon) for curve, epsilons in CURVES.items() for epsilon in epsilons]
+    runs: dict[tuple[str, float | None], list[dict[str, Any]]] = {point: [] for point in points}
+    for seed in range(seeds):
+        for curve, epsilon in points:
+            found = measure(bench, curve, epsilon, seed, work / f"{curve} {epsilon} {seed}")
+            typer.echo(json.dumps({"curve": curve, "epsilon": epsilon, **found}))
+            runs[curve, epsilon].append(found)
+    rows = [
+        {"curve": curve, "epsilon": epsilon, "accuracy": median(run["accuracy"] for run in found), "runs": found}
+        for (curve, epsilon), found in runs.items()
+    ]
+    draw(rows).savefig(RESULTS / "epsilon.png", dpi=110, metadata={"Software": None})
+    facts = {"private_images": len(private), "clients": CLIENTS, "beta": BETA, "delta": Budget(epsilon=1.0).delta}
+    save_result("epsilon", {**facts, "images_per_class": images_per_class, "rows": rows})
+
+
+def write_captions(private: LabelledImages, model: Path, work: Path) -> str:
+    """Measure all captions once: the file is read for every budget."""
+    path = work / "captions.jsonl"
+    if not path.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        words = caption_all(private, find_captioner("attributes", native_image_size(model)))
+        lines = [
+            json.dumps({"file_name": name, "caption": text}) for name, text in zip(private.names, words, strict=True)
+        ]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def measure(bench: Bench, curve: str, epsilon: float | None, seed: int, folder: Path) -> dict[str, Any]:
+    """Embed, draw, train and judge once, or read what an earlier call found."""
+    done = folder / f"found-{bench.images_per_class}.json"
+    if done.exists():
+        found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        return found
+    parts = partition_dirichlet(bench.private.labels, CLIENTS, BETA, seed)
+    merged = merge_payloads(
+        upload(bench, curve, epsilon, bench.private.select(rows), f"client{number}")
+        for number, rows in enumerate(parts)
+    )
+    drawn = SynthesisSettings(images_per_class=bench.images_per_class, seed=seed, sampling=bench.sampling)
+    synthesize(bench.engine, merged, drawn, folder / "synthetic")
+    chosen = TrainSettings(arch="resnet10-tiny", epochs=30, image_size=28, batch_size=64, seed=seed)
+    trained = train(folder / "synthetic", folder / "model", chosen, "auto")
+    found = {
+        "seed": seed,
+        "accuracy": evaluate(trained.model, bench.test).accuracy,
+        "rows": len(merged.labels),
+        "classes": len(np.unique(merged.labels)),
+    }
+    done.write_text(json.dumps(found), encoding="utf-8")
+    return found
+
+
+def upload(bench: Bench, curve: str, epsilon: float | None, images: LabelledImages, client: str) -> Payload:
+    """What one client sends."""
+    budget = Budget(epsilon=epsilon) if epsilon else None
+    if curve == TEXTBOOK:
+        assert budget is not None
+        return noisy_rows(bench, images, client, budget)
+    if curve == "class level":
+        return embed(images, client, bench.model, "class", budget=budget)
+    return embed(images, client, bench.model, "instance", captions=bench.captions, budget=budget)
+
+
+def noisy_rows(bench: Bench, images: LabelledImages, client: str, budget: Budget) -> Payload:
+    """Every image a row: its class name's embedding, and what its caption adds to that, clipped, with noise.
+
+    Replacing an image changes one row by twice the clip at most. How many images of each class there are is not hidden.
+    """
+    encoder, templates = TextEncoder.load(bench.model), load_prompts(bench.model)
+    names, labels = images.class_names, images.labels
+    words = next(iter(find_captioner(bench.captions, 0)(images)))
+    prompts = [
+        templates.instance_level.format(label=names[k], caption=text) for k, text in zip(labels, words, strict=True)
+    ]
+    own_NLD = encoder.encode(encoder.tokenize(prompts)).astype(np.float64)
+    public_KLD = encoder.encode(encoder.tokenize([templates.class_level.format(label=name) for name in names]))
+    added_NX = clipped((own_NLD - public_KLD[labels]).reshape(len(labels), -1), CLIP)
+    added_NX += noise_scale(budget, INSTANCE_SENSITIVITY) * CLIP * gaussian(*added_NX.shape)
+    rows_NLD = (public_KLD[labels] + added_NX.reshape(own_NLD.shape)).astype(np.float16)
+    header = PayloadHeader(client=client, class_names=names, prompt_level="instance", text_encoder=encoder.fingerprint)
+    return Payload(header, rows_NLD, None, labels, np.ones_like(labels))
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Accuracy against epsilon: median and range of the seeds; dotted, what there is without noise."""
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for index, curve in enumerate(CURVES):
+        own = [
+            (row["epsilon"], [100 * run["accuracy"] for run in row["runs"]]) for row in rows if row["curve"] == curve
+        ]
+        noisy = [(epsilon, found) for epsilon, found in own if epsilon is not None]
+        at, spread = [epsilon for epsilon, _ in noisy], [found for _, found in noisy]
+        axis.plot(at, [median(found) for found in spread], color=f"C{index}", marker="o", markersize=4, label=curve)
+        axis.fill_between(
+            at, [min(f) for f in spread], [max(f) for f in spread], color=f"C{index}", alpha=0.15, linewidth=0
+        )
+        for found in (found for epsilon, found in own if epsilon is None):
+            axis.axhline(median(found), color=f"C{index}", linestyle=":", linewidth=1)
+    axis.set(xscale="log", ylim=(0, 100))
+    axis.set_xlabel("epsilon of each client's upload (dotted: without noise)")
+    axis.set_ylabel("accuracy, real test images, %")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,66 @@
+"""The likelihood-ratio attack (LiRA) with shadow models. Knows no training: confidences in, scores out.
+
+Carlini et al., "Membership Inference Attacks From First Principles", arXiv 2112.03570, algorithm 1 (online): what a
+model says of an image is compared with what shadow models say that learned from it and with what those say that did
+not, each taken as a Gaussian. With few shadows all images share one variance, as the paper has it (section VI-C).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def likelihood_ratio(target_N: Floats, shadows_SN: Floats, inside_SN: Bools) -> Floats:
+    """Log-likelihood ratio of having been learned from, for each image [N].
+
+    Args:
+        target_N: `confidences` of the attacked model.
+        shadows_SN: those of each shadow model.
+        inside_SN: whether a shadow learned from an image. An image that all shadows learned from, or none, gets the
+            missing mean from the mean distance of the two.
+    """
+    means_IN, residuals_I = zip(*(_moments(shadows_SN, mask_SN) for mask_SN in (inside_SN, ~inside_SN)), strict=True)
+    inside_N, outside_N = means_IN
+    gap = float(np.nanmean(inside_N - outside_N))
+    inside_N, outside_N = (
+        np.where(np.isnan(inside_N), outside_N + gap, inside_N),
+        np.where(np.isnan(outside_N), inside_N - gap, outside_N),
+    )
+    scores: Floats = _log_density(target_N, inside_N, residuals_I[0]) - _log_density(
+        target_N, outside_N, residuals_I[1]
+    )
+    return scores
+
+
+def leave_one_out(confidences_SN: Floats, inside_SN: Bools) -> tuple[Floats, Floats]:
+    """Attack every model with all others as its shadows.
+
+    Returns:
+        Scores of what the attacked models learned from, and of what they did not.
+    """
+    rest = [[other for other in range(len(inside_SN)) if other != model] for model in range(len(inside_SN))]
+    scores_SN = np.stack(
+        [
+            likelihood_ratio(confidences_SN[model], confidences_SN[others], inside_SN[others])
+            for model, others in enumerate(rest)
+        ]
+    )
+    return scores_SN[inside_SN], scores_SN[~inside_SN]
+
+
+def _moments(confidences_SN: Floats, mask_SN: Bools) -> tuple[Floats, float]:
+    """Mean of each image over the models of a mask [N], NaN where there are none; and the variance all images share."""
+    counts_N = mask_SN.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        means_N = np.where(mask_SN, confidences_SN, 0).sum(axis=0) / np.where(counts_N, counts_N, np.nan)
+    squares = float(np.square((confidences_SN - means_N)[mask_SN]).sum())
+    free = int(np.maximum(counts_N - 1, 0).sum())
+    return means_N, max(squares / max(free, 1), 1e-6)
+
+
+def _log_density(values: Floats, means: Floats, variance: float) -> Floats:
+    """Of a Gaussian, but for a constant that the ratio loses."""
+    density: Floats = -0.5 * (np.square(values - means) / variance + np.log(variance))
+    return density
