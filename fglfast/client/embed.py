@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from pydantic import ValidationError
@@ -14,17 +14,18 @@ from fglfast.console import note
 from fglfast.dataset import LabelledImages
 from fglfast.errors import UsageError
 from fglfast.payload import Form, Payload, PayloadHeader, eight_bits, merge_equal, tensor_bytes
-from fglfast.text import load_prompts, native_image_size, with_domain
+from fglfast.payload.header import PromptLevel
+from fglfast.text import Prompts, load_prompts, native_image_size, with_domain
 from fglfast.text_encoder import TextEncoder
 
-PromptLevel = Literal["class", "instance"]
+WordsLevel = Literal["class", "instance"]
 
 
 def embed(
     dataset: LabelledImages,
     client: str,
     model: Path,
-    prompt_level: PromptLevel = "class",
+    prompt_level: WordsLevel = "class",
     send: Form = "embeddings",
     template: str | None = None,
     captions: str = ATTRIBUTES,
@@ -43,11 +44,13 @@ def embed(
         domain: a word for all images, such as "sketch"; it stands in every prompt and in the header.
 
     Raises:
-        UsageError: the client's name, the domain or the template is refused.
+        UsageError: the client's name, the level, the domain or the template is refused.
         BadInputError: the captions cannot be had.
     """
+    if prompt_level not in get_args(WordsLevel):
+        raise UsageError(f"no prompts of level {prompt_level!r} are made of words", "choose class or instance")
     encoder = TextEncoder.load(model)
-    header = _header(client, dataset.class_names, prompt_level, encoder.fingerprint, domain)
+    header = make_header(client, dataset.class_names, prompt_level, encoder.fingerprint, domain)
     rows = _prompts(dataset, model, prompt_level, template, captions, domain)
     token_ids_NT = encoder.tokenize([row.prompt for row in rows])
     labels, counts = (np.array([getattr(row, key) for row in rows], dtype=np.int64) for key in ("label", "count"))
@@ -61,9 +64,14 @@ def embed(
     return merge_equal(eight_bits(embedded) if send == "int8" else embedded)
 
 
-def _header(
+def make_header(
     client: str, class_names: tuple[str, ...], level: PromptLevel, text_encoder: str, domain: str | None
 ) -> PayloadHeader:
+    """The header of a client's payload.
+
+    Raises:
+        UsageError: the client's name or the domain is refused.
+    """
     try:
         return PayloadHeader(
             client=client, class_names=class_names, prompt_level=level, text_encoder=text_encoder, domain=domain
@@ -72,16 +80,23 @@ def _header(
         raise UsageError(f"a payload cannot say this: {first_problem(error)}", "give another name or domain") from error
 
 
-def _prompts(
-    dataset: LabelledImages, model: Path, level: PromptLevel, template: str | None, captions: str, domain: str | None
-) -> list[PromptRow]:
+def find_templates(model: Path, template: str | None, domain: str | None) -> Prompts:
+    """The prompt templates of a model for a domain, or the user's own in their place."""
     prompts = load_prompts(model, domain)
     if domain and prompts.domains and domain not in prompts.domains:
         note(f"{model.name} has no prompts for domain {domain!r}, only for {', '.join(sorted(prompts.domains))}")
-    own = with_domain(template, domain) if template else None
+    if not template:
+        return prompts
+    own = with_domain(template, domain)
+    return prompts.model_copy(update={"class_level": own, "instance_level": own})
+
+
+def _prompts(
+    dataset: LabelledImages, model: Path, level: WordsLevel, template: str | None, captions: str, domain: str | None
+) -> list[PromptRow]:
+    templates = find_templates(model, template, domain)
     if level == "class":
-        counts = [int(count) for count in dataset.counts()]
-        return class_level_prompts(dataset.class_names, counts, own or prompts.class_level)
+        return class_level_prompts(dataset.class_names, dataset.counts().tolist(), templates.class_level)
     captioner = find_captioner(captions, native_image_size(model))
     labels, names = dataset.labels.tolist(), dataset.class_names
-    return instance_level_prompts(caption_all(dataset, captioner), labels, names, own or prompts.instance_level)
+    return instance_level_prompts(caption_all(dataset, captioner), labels, names, templates.instance_level)

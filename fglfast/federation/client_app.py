@@ -16,6 +16,7 @@ from fglfast.federation import wire
 from fglfast.federation.clients import Client, open_client
 from fglfast.federation.experiment import LocalSettings
 from fglfast.federation.local import ClientImages, count_right, train_locally
+from fglfast.learn import LearnSettings, learn
 from fglfast.payload import save_payload
 from fglfast.training.model import model_of_config, save_model
 
@@ -30,8 +31,13 @@ def payload(message: Message, context: Context) -> Message:
     client, asked = open_client(context), _asked(message)
     level: Any = asked["prompt-level"]
     dataset = client.dataset.named(tuple(asked["class-names"]))
-    made = embed(dataset, client.name, client.model, level, captions=client.captions, domain=client.domain)
     with tempfile.TemporaryDirectory() as folder:
+        if level == "learned":
+            settings = LearnSettings.model_validate_json(asked["learn"])
+            state = Path(folder) / "learning"
+            made = learn(dataset, client.name, client.model, state, settings, domain=client.domain).payload
+        else:
+            made = embed(dataset, client.name, client.model, level, captions=client.captions, domain=client.domain)
         path = Path(folder) / "payload.safetensors"
         save_payload(made, path)
         record = ConfigRecord({wire.FILE: path.read_bytes()})

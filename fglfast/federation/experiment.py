@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from fglfast.config import Settings
 from fglfast.errors import BadInputError
+from fglfast.learn import LearnSettings
+from fglfast.payload.header import PromptLevel
 from fglfast.training.settings import TrainSettings
 
 Method = Literal["fgl", "fgl-rounds", "fgl-rounds-finetune", "fedavg", "fedprox", "centralized", "local"]
@@ -89,6 +91,7 @@ class Experiment(Settings):
         validation_share: of each client's images, held out for every choice and curve.
         recipe: the generator's recipe.
         prompt_level: of the clients' prompts.
+        learn: how embeddings are learned, where that is the level.
         images_per_class: synthetic images of a class.
         max_share_per_client: of those, where several clients hold the class; 1 takes their counts as they are.
         train: the server's training on synthetic images; its architecture is every method's.
@@ -105,7 +108,8 @@ class Experiment(Settings):
     partition: Partition = Partition()
     validation_share: float = Field(0.1, gt=0, le=0.5)
     recipe: str = "mini"
-    prompt_level: Literal["class", "instance"] = "class"
+    prompt_level: PromptLevel = "class"
+    learn: LearnSettings = LearnSettings()
     images_per_class: int = Field(500, ge=1)
     max_share_per_client: float = Field(1.0, gt=0, le=1)
     train: TrainSettings = TrainSettings(arch="resnet10-tiny", image_size=28)

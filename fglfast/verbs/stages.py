@@ -24,6 +24,8 @@ from fglfast.command import (
 from fglfast.console import emit_json, note, stdout
 from fglfast.errors import UsageError
 
+LEARN_STEPS, VECTORS = 500, 4  # those of fglfast.learn, which is too heavy to be imported for --help
+
 
 @verb
 def embed(
@@ -50,21 +52,35 @@ def embed(
         str | None, typer.Option(help="Client name; the file's stem unless given.", show_default=False)
     ] = None,
     template: Annotated[str | None, typer.Option(help="Prompt template with {label}.", show_default=False)] = None,
+    learn: Annotated[
+        bool, typer.Option("--learn", help="Fit the class prompts' embeddings to the images; goes on where it stopped.")
+    ] = False,
+    learn_steps: Annotated[int, typer.Option(min=1, help="Of --learn, for all classes together.")] = LEARN_STEPS,
+    vectors: Annotated[int, typer.Option(min=1, help="Of each embedding that --learn fits.")] = VECTORS,
     as_json: AsJson = False,
 ) -> None:
     """Turn private images into prompt text embeddings: the one file a client uploads."""
     if captions is not None and prompt_level == "class":
         raise UsageError("class-level prompts have no captions", "add --prompt-level instance")
+    if learn and prompt_level == "instance":
+        raise UsageError("--learn makes one embedding a class", "leave out --prompt-level")
     from fglfast.client.captions import ATTRIBUTES
     from fglfast.client.embed import embed as embed_dataset
     from fglfast.dataset import read_dataset
     from fglfast.payload import save_payload
     from fglfast.text import resolve_model
 
-    dataset, folder = read_dataset(data), resolve_model(model)
-    payload = embed_dataset(
-        dataset, client or out.stem, folder, prompt_level, send, template, captions or ATTRIBUTES, domain
-    )
+    dataset, folder, name = read_dataset(data), resolve_model(model), client or out.stem
+    facts: dict[str, float] = {}
+    if learn:
+        from fglfast.learn import LearnSettings
+        from fglfast.learn import learn as learn_from
+
+        settings = LearnSettings(steps=learn_steps, vectors=vectors)
+        learned = learn_from(dataset, name, folder, out.with_suffix(".learning"), settings, send, template, domain)
+        payload, facts = learned.payload, {"class_level_loss": learned.class_level, "learned_loss": learned.learned}
+    else:
+        payload = embed_dataset(dataset, name, folder, prompt_level, send, template, captions or ATTRIBUTES, domain)
     size = save_payload(payload, out)
     result = {
         "file": str(out),
@@ -72,6 +88,7 @@ def embed(
         "form": payload.form,
         "rows": len(payload.labels),
         "images": int(payload.counts.sum()),
+        **facts,
     }
     tell(result, as_json, f"{out}: {result['rows']} rows from {result['images']} images, {size:,} bytes")
 
@@ -101,6 +118,7 @@ def inspect(
         "domain": header.domain,
         "text_encoder": header.text_encoder,
         "privacy": header.privacy.model_dump() if header.privacy else None,
+        "reveals": header.reveals,
         "form": payload.form,
         "shape": list(payload.prompts().shape),
         "tensor_bytes": tensor_bytes(payload),
