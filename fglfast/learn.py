@@ -26,7 +26,7 @@ from fglfast.text import native_image_size, text_fingerprint
 from fglfast.text_encoder import load_tokenizer, tokenize
 
 FIT = FitSettings(
-    steps=500, batch_size=20, learning_rate=0.1, ema_decay=0.95, weight_decay=0.0, warmup_steps=10, seed=11
+    steps=500, batch_size=20, learning_rate=0.6, ema_decay=0.95, weight_decay=0.0, warmup_steps=10, seed=11
 )
 ENCODED = 32  # images that the VAE takes at once
 
@@ -40,7 +40,7 @@ class LearnSettings(Settings):
     """
 
     steps: int = Field(FIT.steps, ge=1)
-    vectors: int = Field(4, ge=1)
+    vectors: int = Field(15, ge=1)
 
 
 @dataclass(frozen=True)
@@ -93,20 +93,17 @@ def learn(
     labels, counts = (np.array([getattr(row, key) for row in rows], dtype=np.int64) for key in ("label", "count"))
     generator, task = load_generator(model, "cuda" if torch.cuda.is_available() else "cpu"), Task.of_model(model)
     check_generator(generator, model.name)
+    prompts = [row.prompt for row in rows]
+    prompts_KLD = _encode(generator, model, prompts)
+    text, fit = LearnedText(prompts_KLD, settings.vectors), FIT.model_copy(update={"steps": settings.steps})
     with sole(state):
-        prompts_KLD = _encode(generator, model, [row.prompt for row in rows])
-        text = LearnedText(prompts_KLD, settings.vectors)
-        seen = hashlib.sha256(dataset.labels.tobytes())
-        latents_NCHW = encode_images(generator, _batches(dataset, native_image_size(model), seen))
-        examples = Examples(latents_NCHW, torch.from_numpy(np.searchsorted(labels, dataset.labels)))
-        begun = {"images": seen.hexdigest(), "model": weights_fingerprint(model), "prompts": [r.prompt for r in rows]}
-        claim(state / "learn.json", begun | {"vectors": settings.vectors}, "embeddings of other images or settings")
-        fit = FIT.model_copy(update={"steps": settings.steps})
+        examples, images = _examples(generator, dataset, labels, native_image_size(model))
+        begun = {"images": images, "prompts": prompts, "model": weights_fingerprint(model), "vectors": settings.vectors}
+        claim(state / "learn.json", begun, "embeddings of other images, another model or other settings")
         learned_KLD = invert(generator, task, examples, text, fit, state)
-        before, after = (
-            judge(generator, task, each.__getitem__, examples, fit.batch_size) for each in (prompts_KLD, learned_KLD)
-        )
-    note(f"loss {before:.4f} with class prompts, {after:.4f} with what was learned")
+    both = (each.__getitem__ for each in (prompts_KLD, learned_KLD))
+    before, after = (judge(generator, task, each, examples, fit.batch_size) for each in both)
+    note(f"loss {before:.4f} with the class prompts, {after:.4f} with what was learned")
     payload = Payload(header, learned_KLD.cpu().numpy().astype(np.float16), None, labels, counts)
     return Learned(eight_bits(payload) if send == "int8" else payload, before, after)
 
@@ -119,11 +116,19 @@ def _encode(generator: Generator, model: Path, prompts: list[str]) -> torch.Tens
     return embeddings_KLD
 
 
-def _batches(dataset: LabelledImages, size: int, seen: "hashlib._Hash") -> Iterator[NDArray[np.uint8]]:
-    """The images in batches [B,S,S,3]; `seen` is updated with them."""
-    with Progress("latents", len(dataset)) as progress:
-        for rows in np.array_split(np.arange(len(dataset)), -(-len(dataset) // ENCODED)):
-            batch_BSSC = np.stack([dataset.pixels(int(row), size) for row in rows])
-            seen.update(batch_BSSC.data)
-            yield batch_BSSC
-            progress.advance(len(rows))
+def _examples(
+    generator: Generator, dataset: LabelledImages, labels: NDArray[np.int64], size: int
+) -> tuple[Examples, str]:
+    """The images as latents, their classes numbered as `labels` lists them, and a digest of both."""
+    seen = hashlib.sha256(dataset.labels.tobytes())
+
+    def batches() -> Iterator[NDArray[np.uint8]]:
+        with Progress("latents", len(dataset)) as progress:
+            for rows in np.array_split(np.arange(len(dataset)), -(-len(dataset) // ENCODED)):
+                batch_BSSC = np.stack([dataset.pixels(int(row), size) for row in rows])
+                seen.update(batch_BSSC.data)
+                yield batch_BSSC
+                progress.advance(len(rows))
+
+    latents_NCHW = encode_images(generator, batches())
+    return Examples(latents_NCHW, torch.from_numpy(np.searchsorted(labels, dataset.labels))), seen.hexdigest()

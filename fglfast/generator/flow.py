@@ -11,11 +11,6 @@ from fglfast.generator.paths import LINEAR
 TIMESTEPS = 1000
 
 
-def logit_normal(count: int, generator: torch.Generator) -> Tensor:
-    """Times [count] in (0,1), most of them where neither data nor noise prevails (arXiv 2403.03206, section 3.1)."""
-    return torch.sigmoid(torch.randn(count, generator=generator))
-
-
 @dataclass(frozen=True)
 class Lesson:
     """A batch to regress on.
@@ -41,7 +36,7 @@ class Lesson:
 
 
 def lesson(x0_BCHW: Tensor, condition_B: Tensor, coupling: Coupling, generator: torch.Generator) -> Lesson:
-    """Draw t logit-normally and noise, pair it with the data, put them on the path.
+    """Draw t logit-normally (arXiv 2403.03206, section 3.1) and noise, pair it with the data, put them on the path.
 
     Args:
         x0_BCHW: the data.
@@ -50,7 +45,7 @@ def lesson(x0_BCHW: Tensor, condition_B: Tensor, coupling: Coupling, generator: 
         generator: of all draws.
     """
     device = x0_BCHW.device
-    t_B = logit_normal(len(x0_BCHW), generator).to(device)
+    t_B = torch.sigmoid(torch.randn(len(x0_BCHW), generator=generator)).to(device)
     noise_BCHW = torch.randn(x0_BCHW.shape, generator=generator).to(device)
     paired = coupling(x0_BCHW, noise_BCHW, condition_B, generator)
     x_BCHW, target_BCHW = LINEAR.at(x0_BCHW, paired.noise, t_B), LINEAR.velocity(x0_BCHW, paired.noise, t_B)

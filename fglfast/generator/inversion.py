@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from fglfast.errors import UsageError
 from fglfast.generator.fitting import Fit, FitSettings
-from fglfast.generator.flow import logit_normal
 from fglfast.generator.load import BlockwiseUNet, Generator
 from fglfast.generator.student import Task, target
 
@@ -122,16 +121,19 @@ def invert(
 def loss(
     generator: Generator, task: Task, text: TextOf, examples: Examples, batch_size: int, draws: torch.Generator
 ) -> Tensor:
-    """The generator's training loss on a batch of examples, each under its class's text."""
+    """The generator's training loss on a batch of examples, each under its class's text.
+
+    Times lie towards the noise, with density 2t: there the text decides what is drawn, later the image itself does.
+    """
     rows_B, device = examples.draw(batch_size, draws), generator.projection.linear.weight.device
     data_BCHW, classes_B = examples.latents[rows_B], examples.classes[rows_B]
     noise_BCHW = torch.randn(data_BCHW.shape, generator=draws)
-    t_B = logit_normal(batch_size, draws) if task.kind == "velocity" else torch.rand(batch_size, generator=draws)
+    t_B = torch.rand(batch_size, generator=draws).sqrt()
     data_BCHW, noise_BCHW, t_B, classes_B = (part.to(device) for part in (data_BCHW, noise_BCHW, t_B, classes_B))
     classes_U, of_B = classes_B.unique(return_inverse=True)
     text_BLE = generator.projection(text(classes_U))[of_B]
     x_BCHW = task.path.at(data_BCHW, noise_BCHW, t_B).contiguous(memory_format=torch.channels_last)
-    prediction_BCHW = generator.unet(x_BCHW, task.clock(t_B), text_BLE)
+    prediction_BCHW: Tensor = generator.unet(x_BCHW, task.clock(t_B), text_BLE)
     return (prediction_BCHW - target(task, data_BCHW, noise_BCHW, t_B)).square().mean()
 
 

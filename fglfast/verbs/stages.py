@@ -24,7 +24,7 @@ from fglfast.command import (
 from fglfast.console import emit_json, note, stdout
 from fglfast.errors import UsageError
 
-LEARN_STEPS, VECTORS = 500, 4  # those of fglfast.learn, which is too heavy to be imported for --help
+LEARN_STEPS, VECTORS = 500, 15  # those of fglfast.learn, which is too heavy to be imported for --help
 
 
 @verb

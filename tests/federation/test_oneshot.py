@@ -11,8 +11,10 @@ from fglfast.client.embed import embed
 from fglfast.dataset import read_dataset
 from fglfast.errors import FglError
 from fglfast.federation import wire
+from fglfast.federation.client_app import app as client_app
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.oneshot import collect_payloads
+from fglfast.learn import LearnSettings
 from fglfast.payload import Privacy, load_payload, save_payload
 
 
@@ -74,6 +76,18 @@ def test_a_payload_that_comes_under_a_second_name_is_left_out(payload_bytes, exp
     paths, _ = collect(grid, experiment, random_mini, tmp_path)
     assert {load_payload(path).header.client for path in paths} == {"ann", "cid"}
     assert "or it copies one" in capsys.readouterr().err
+
+
+def test_clients_learn_where_the_experiment_says_so(experiment, random_mini, tmp_path):
+    asked = experiment.model_copy(update={"prompt_level": "learned", "learn": LearnSettings(steps=2, vectors=2)})
+    (tmp_path / "learned.toml").write_text(asked.to_toml())
+    run = {"experiment": str(tmp_path / "learned.toml"), "seed": 0}
+    grid = wire.CountedGrid(LoopbackGrid(client_app, [0, 1, 2], run), timeout=60, least=2)
+    paths, _ = collect(grid, asked, random_mini, tmp_path / "kept")
+    payloads = [load_payload(path) for path in paths]
+    assert len(payloads) == 3 and {payload.header.prompt_level for payload in payloads} == {"learned"}
+    rows = [row.tobytes() for payload in payloads for row in payload.embeddings]
+    assert len(set(rows)) == len(rows), "each client learns from its own images"
 
 
 def test_too_few_sound_payloads_end_the_run(payload_bytes, experiment, random_mini, tmp_path):

@@ -131,7 +131,7 @@ def test_stable_diffusions_loss_is_that_of_diffusers_and_the_unet_stays(name, ki
     draws = torch.Generator().manual_seed(1)
     rows = examples.draw(4, draws)
     x0 = examples.latents[rows]
-    noise, t = torch.randn(x0.shape, generator=draws), (1000 * torch.rand(4, generator=draws)).long()
+    noise, t = torch.randn(x0.shape, generator=draws), (1000 * torch.rand(4, generator=draws).sqrt()).long()
     target = noise if kind == "epsilon" else scheduler.get_velocity(x0, noise, t)
     with torch.no_grad():
         said = stock(scheduler.add_noise(x0, noise, t), t, text.prompts[examples.classes[rows]]).sample
@@ -166,7 +166,7 @@ def test_the_loss_is_the_training_loss_of_its_task(random_mini):
         draws = torch.Generator().manual_seed(5)
         rows = examples.draw(8, draws)
         x0, noise = examples.latents[rows], torch.randn(8, 8, 8, 8, generator=draws)
-        t = torch.sigmoid(torch.randn(8, generator=draws))
+        t = torch.rand(8, generator=draws).sqrt()
         x = (1 - t).view(-1, 1, 1, 1) * x0 + t.view(-1, 1, 1, 1) * noise
         velocity = generator.unet(x, 1000 * t, generator.projection(text[examples.classes[rows]]))
     assert torch.allclose(ours, (velocity - (noise - x0)).square().mean(), rtol=1e-5)
