@@ -61,7 +61,9 @@ def main(
     work: Annotated[Path, typer.Option(help="What is finished; a second call redoes none.")] = Path("runs/learned"),
     engines: Path = Path("engines/build"),
     recipe: str = "mini",
-    domains: Annotated[str, typer.Option(help="Some of inverted, rotated and unchanged, with commas.")] = "inverted,rotated",
+    domains: Annotated[
+        str, typer.Option(help="Some of inverted, rotated and unchanged, with commas.")
+    ] = "inverted,rotated",
     clients: int = 5,
     beta: float = 0.01,
     images_per_class: int = 500,

@@ -19,7 +19,7 @@ from fglfast.errors import UsageError
 from fglfast.files import claim, sole
 from fglfast.generator.fitting import FitSettings
 from fglfast.generator.inversion import Examples, LearnedText, check_generator, encode_images, invert, judge
-from fglfast.generator.load import Generator, load_generator, weights_fingerprint
+from fglfast.generator.load import Generator, load_generator, read_shapes, weights_fingerprint
 from fglfast.generator.student import Task
 from fglfast.payload import Form, Payload, eight_bits
 from fglfast.text import native_image_size, text_fingerprint
@@ -87,17 +87,18 @@ def learn(
     """
     if send == "tokens":
         raise UsageError("learned embeddings have no token ids", "choose --send embeddings or int8")
+    size = native_image_size(model)
+    check_generator(read_shapes(model, size), settings.vectors)
     header = make_header(client, dataset.class_names, "learned", text_fingerprint(model), domain)
     wording = find_templates(model, template, domain).class_level
     rows = class_level_prompts(dataset.class_names, dataset.counts().tolist(), wording)
     labels, counts = (np.array([getattr(row, key) for row in rows], dtype=np.int64) for key in ("label", "count"))
     generator, task = load_generator(model, "cuda" if torch.cuda.is_available() else "cpu"), Task.of_model(model)
-    check_generator(generator, model.name)
     prompts = [row.prompt for row in rows]
     prompts_KLD = _encode(generator, model, prompts)
     text, fit = LearnedText(prompts_KLD, settings.vectors), FIT.model_copy(update={"steps": settings.steps})
     with sole(state):
-        examples, images = _examples(generator, dataset, labels, native_image_size(model))
+        examples, images = _examples(generator, dataset, labels, size)
         begun = {"images": images, "prompts": prompts, "model": weights_fingerprint(model), "vectors": settings.vectors}
         claim(state / "learn.json", begun, "embeddings of other images, another model or other settings")
         learned_KLD = invert(generator, task, examples, text, fit, state)

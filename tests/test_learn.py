@@ -66,7 +66,7 @@ def test_the_verb_leaves_a_payload_that_says_what_it_is(private, random_mini, tm
     [
         (("--send", "tokens"), "token ids"),
         (("--prompt-level", "instance"), "one embedding a class"),
-        (("--vectors", "16"), "16 vectors of 16"),
+        (("--vectors", "16"), "16 vectors are too many"),
     ],
 )
 def test_what_cannot_be_learned_is_a_usage_error(arguments, word, private, random_mini, tmp_path):

@@ -29,14 +29,14 @@ app = ClientApp()
 def payload(message: Message, context: Context) -> Message:
     """Prompt embeddings of the client's images, as the bytes of a payload file."""
     client, asked = open_client(context), _asked(message)
-    level: Any = asked["prompt-level"]
-    dataset = client.dataset.named(tuple(asked["class-names"]))
+    level, class_names = asked["prompt-level"], tuple(asked["class-names"])
     with tempfile.TemporaryDirectory() as folder:
         if level == "learned":
             settings = LearnSettings.model_validate_json(asked["learn"])
-            state = Path(folder) / "learning"
-            made = learn(dataset, client.name, client.model, state, settings, domain=client.domain).payload
+            shown, state = client.training_images(class_names, asked["validation-share"]), Path(folder) / "learning"
+            made = learn(shown, client.name, client.model, state, settings, domain=client.domain).payload
         else:
+            dataset = client.dataset.named(class_names)
             made = embed(dataset, client.name, client.model, level, captions=client.captions, domain=client.domain)
         path = Path(folder) / "payload.safetensors"
         save_payload(made, path)

@@ -110,8 +110,14 @@ def collect_payloads(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     down, up, begun = grid.down, grid.up, time.monotonic()
-    settings = {"prompt-level": experiment.prompt_level, "learn": experiment.learn.model_dump_json()}
-    asked = wire.config(**settings, **{"class-names": list(class_names)})
+    asked = wire.config(
+        **{
+            "prompt-level": experiment.prompt_level,
+            "class-names": list(class_names),
+            "learn": experiment.learn.model_dump_json(),
+            "validation-share": experiment.validation_share,
+        }
+    )
     encoder = text_fingerprint(model)
     kept: dict[str, Path] = {}
     seen: set[str | None] = set()

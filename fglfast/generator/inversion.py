@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fglfast.errors import UsageError
 from fglfast.generator.fitting import Fit, FitSettings
-from fglfast.generator.load import BlockwiseUNet, Generator
+from fglfast.generator.load import Generator, Shapes
 from fglfast.generator.student import Task, target
 
 JUDGED = 256  # draws of a loss that is shown
@@ -30,15 +30,10 @@ class LearnedText(nn.Module):
     Args:
         prompts: text embeddings of the class prompts [K,L,D].
         vectors: how many of a prompt are learned, those after the first: that one is the same for all prompts.
-
-    Raises:
-        UsageError: a prompt has not so many.
     """
 
     def __init__(self, prompts: Tensor, vectors: int) -> None:
         super().__init__()
-        if vectors >= prompts.shape[1]:
-            raise UsageError(f"{vectors} vectors of {prompts.shape[1]} cannot be learned", "give fewer --vectors")
         self.register_buffer("prompts", prompts, persistent=False)
         self.prompts: Tensor
         self.vectors = nn.Parameter(prompts[:, 1 : 1 + vectors].clone())
@@ -70,16 +65,21 @@ class Examples:
         return self.classes.argsort(stable=True)[(held_K.cumsum(0) - held_K)[class_B] + place_B]
 
 
-def check_generator(generator: Generator, name: str) -> None:
-    """Refuse generators that this was not made for.
+def check_generator(shapes: Shapes, vectors: int) -> None:
+    """Refuse generators that this was not made for, and more vectors than a text embedding has.
 
     Raises:
-        UsageError: the model is SDXL, or its UNets share time.
+        UsageError: the model is SDXL, its UNets share time, or there are too many vectors.
     """
-    if generator.projection.pooled:
-        raise UsageError(f"{name}: no embeddings can be learned for SDXL", "use Stable Diffusion 1.x or 2.x, or mini")
-    if isinstance(generator.unet, BlockwiseUNet):
-        raise UsageError(f"{name}: no embeddings can be learned for a blockwise student", "use its teacher")
+    if shapes.text_length > shapes.tokens:
+        raise UsageError("no embeddings can be learned for SDXL", "use Stable Diffusion 1.x or 2.x, or mini")
+    if shapes.boundaries:
+        raise UsageError("no embeddings can be learned for a blockwise student", "use its teacher")
+    if vectors >= shapes.text_length:
+        raise UsageError(
+            f"{vectors} vectors are too many for embeddings of {shapes.text_length}, whose first stays as it is",
+            "give fewer --vectors",
+        )
 
 
 @torch.no_grad()

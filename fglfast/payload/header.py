@@ -80,7 +80,7 @@ class PayloadHeader(Settings):
         format_version: one of `VERSIONS`.
         client: the client's name; fit to be a file name.
         class_names: all classes of the federation, in the order of the labels.
-        prompt_level: one prompt a class, one a caption, or one a class with words learned from its images.
+        prompt_level: one prompt a class, one a caption, or one a class, learned from its images.
         text_encoder: sha256 of the text encoder's weights and tokenizer, in hex.
         privacy: what was done to the embeddings; None is nothing.
         domain: the word for all images of this client, such as "sketch"; it chooses the server's negative prompt.

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +23,7 @@ from fglfast.generator.inversion import (
     invert,
     loss,
 )
-from fglfast.generator.load import load_generator
+from fglfast.generator.load import load_generator, read_shapes
 from fglfast.generator.paths import LINEAR
 from fglfast.generator.student import Task
 
@@ -110,10 +111,16 @@ def test_every_class_is_drawn_as_often_whatever_a_client_holds_of_it(images, see
     assert len(rows[classes[rows] == largest].unique()) > 0.9 * images[largest] * (1 - np.exp(-1200 / sum(images)))
 
 
-def test_more_vectors_than_a_prompt_has_are_refused():
-    assert LearnedText(torch.zeros(1, 4, 2), 3).vectors.shape == (1, 3, 2)
-    with pytest.raises(UsageError, match="4 vectors of 4"):
-        LearnedText(torch.zeros(1, 4, 2), 4)
+def test_generators_that_this_was_not_made_for_are_refused(narrow):
+    one = read_shapes(narrow("sd15"), 64)
+    check_generator(one, 76)
+    for shapes, vectors, word in (
+        (one, 77, "77 vectors"),
+        (replace(one, boundaries=(500.0,)), 1, "blockwise"),
+        (read_shapes(narrow("sdxl"), 64), 1, "SDXL"),
+    ):
+        with pytest.raises(UsageError, match=word):
+            check_generator(shapes, vectors)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sd15", "epsilon"), ("sd21-base", "v_prediction")])
@@ -170,8 +177,3 @@ def test_the_loss_is_the_training_loss_of_its_task(random_mini):
         x = (1 - t).view(-1, 1, 1, 1) * x0 + t.view(-1, 1, 1, 1) * noise
         velocity = generator.unet(x, 1000 * t, generator.projection(text[examples.classes[rows]]))
     assert torch.allclose(ours, (velocity - (noise - x0)).square().mean(), rtol=1e-5)
-
-
-def test_sdxl_is_refused(narrow):
-    with pytest.raises(UsageError, match="SDXL"):
-        check_generator(load_generator(narrow("sdxl")), "sdxl")
