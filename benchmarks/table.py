@@ -135,6 +135,15 @@ def few_steps(result: dict[str, Any]) -> Table:
     return ("generator", "steps", "guidance", "accuracy", "images/s", "", "source"), rows
 
 
+def learned(result: dict[str, Any]) -> Table:
+    """A domain a line, a kind of prompt a column."""
+    prompts = list(dict.fromkeys(row["prompts"] for row in result["rows"]))
+    cells: dict[str, list[str]] = {}
+    for row in result["rows"]:
+        cells.setdefault(row["domain"], []).append(_spread([run["test"] for run in row["runs"]]))
+    return ("domain", *prompts), [(domain, *found) for domain, found in cells.items()]
+
+
 def couplings(result: dict[str, Any]) -> Table:
     """Where each coupling ends, and the step at which it is where independent pairs end."""
     rows: list[Sequence[str]] = [
@@ -238,6 +247,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
     "engines-sd15": engines,
     "sampling": sampling,
     "few-steps": few_steps,
+    "learned": learned,
     "couplings": couplings,
     "membership": membership,
     "epsilon": epsilon,

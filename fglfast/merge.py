@@ -107,11 +107,13 @@ def fingerprint(payload: Payload) -> str | None:
     """sha256 of all rows, labels and counts in any order: equal for two clients only if one sent the other's payload.
 
     None where honest clients may be equal: class-level prompts are the class names, so that an even split of the images
-    makes equal payloads, and a few captions may coincide. Noise on embeddings never does.
+    makes equal payloads, and a few captions may coincide. Noise on embeddings never does, nor does what was
+    learned from images.
     """
-    privacy = payload.header.privacy
+    privacy, level = payload.header.privacy, payload.header.prompt_level
     noisy = privacy is not None and privacy.noise > 0 and privacy.clip > 0
-    if not noisy and (payload.header.prompt_level == "class" or len(payload.labels) < DISTINCTIVE_ROWS):
+    own = level == "learned" or noisy
+    if not own and (level == "class" or len(payload.labels) < DISTINCTIVE_ROWS):
         return None
     facts = zip(payload.prompts(), payload.labels.tolist(), payload.counts.tolist(), strict=True)
     rows = sorted(hashlib.sha256(row.tobytes() + b"%d %d" % (label, count)).digest() for row, label, count in facts)

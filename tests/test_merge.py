@@ -105,6 +105,15 @@ def test_equal_noise_is_a_copy_however_short():
         merge_payloads([instance("ann", 1, noise=0.1), instance("bob", 1, noise=0.1)])
 
 
+def test_equal_learned_embeddings_are_a_copy():
+    copies = [
+        dataclasses.replace(made, header=made.header.model_copy(update={"prompt_level": "learned"}))
+        for made in (make("ann", 1), make("bob", 1))
+    ]
+    with pytest.raises(BadInputError, match="sent the same payload"):
+        merge_payloads(copies)
+
+
 def test_honest_clients_may_send_equal_payloads():
     """Class names and an even split; a few captions; all but one count."""
     assert len(merge_payloads([make("ann", 3), make("bob", 3)]).labels) == 6

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from pydantic import ValidationError
@@ -16,17 +16,18 @@ from fglfast.console import note
 from fglfast.dataset import LabelledImages
 from fglfast.errors import UsageError
 from fglfast.payload import Form, Payload, PayloadHeader, eight_bits, merge_equal, tensor_bytes
+from fglfast.payload.header import PromptLevel
 from fglfast.text import Prompts, load_prompts, native_image_size, with_domain
 from fglfast.text_encoder import TextEncoder
 
-PromptLevel = Literal["class", "instance"]
+WordsLevel = Literal["class", "instance"]
 
 
 def embed(
     dataset: LabelledImages,
     client: str,
     model: Path,
-    prompt_level: PromptLevel = "class",
+    prompt_level: WordsLevel = "class",
     send: Form = "embeddings",
     template: str | None = None,
     captions: str = ATTRIBUTES,
@@ -47,15 +48,17 @@ def embed(
         budget: of differential privacy; None adds no noise.
 
     Raises:
-        UsageError: the client's name, the domain or the template is refused, or token ids shall carry noise.
+        UsageError: the client's name, the level, the domain or the template is refused, or token ids shall carry noise.
         BadInputError: the captions cannot be had.
         MissingExtraError: there is a budget, and dp-accounting is not installed.
     """
+    if prompt_level not in get_args(WordsLevel):
+        raise UsageError(f"no prompts of level {prompt_level!r} are made of words", "choose class or instance")
     if budget and prompt_level == "instance" and send == "tokens":
         raise UsageError("token ids cannot carry noise", "send embeddings or int8, or class-level prompts")
     encoder = TextEncoder.load(model)
-    header = _header(client, dataset.class_names, prompt_level, encoder.fingerprint, domain)
-    templates, counts = _templates(model, template, domain), dataset.counts()
+    header = make_header(client, dataset.class_names, prompt_level, encoder.fingerprint, domain)
+    templates, counts = find_templates(model, template, domain), dataset.counts()
     if prompt_level == "instance":
         described = caption_all(dataset, find_captioner(captions, native_image_size(model)))
         if budget:
@@ -80,9 +83,14 @@ def embed(
     return merge_equal(eight_bits(embedded) if send == "int8" else embedded)
 
 
-def _header(
+def make_header(
     client: str, class_names: tuple[str, ...], level: PromptLevel, text_encoder: str, domain: str | None
 ) -> PayloadHeader:
+    """The header of a client's payload.
+
+    Raises:
+        UsageError: the client's name or the domain is refused.
+    """
     try:
         return PayloadHeader(
             client=client, class_names=class_names, prompt_level=level, text_encoder=text_encoder, domain=domain
@@ -91,7 +99,7 @@ def _header(
         raise UsageError(f"a payload cannot say this: {first_problem(error)}", "give another name or domain") from error
 
 
-def _templates(model: Path, template: str | None, domain: str | None) -> Prompts:
+def find_templates(model: Path, template: str | None, domain: str | None) -> Prompts:
     """The model's prompt templates for a domain, or the user's own in place of both."""
     prompts = load_prompts(model, domain)
     if domain and prompts.domains and domain not in prompts.domains:

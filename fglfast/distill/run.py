@@ -1,10 +1,8 @@
 """Teacher to student: draw pairs, train on them, save a folder that synthesizes in few unguided steps."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -93,8 +91,7 @@ def distill(
         UsageError: the method does not fit the teacher, or it is SDXL.
         BadInputError: `out` was begun with another teacher or other settings.
     """
-    config: dict[str, Any] = json.loads((engine.model / "scheduler" / "scheduler_config.json").read_text())
-    task, teacher = Task.of_scheduler(config), _unet(engine.model / "unet")
+    task, teacher = Task.of_model(engine.model), _unet(engine.model / "unet")
     _check(settings, task, teacher, engine, merged)
     fixed = settings.model_dump(mode="json", exclude={"fit": {"steps"}})
     claim(out / "distill.json", fixed | {"engine": engine.key}, "a student of another teacher or other settings")

@@ -16,7 +16,8 @@ from fglfast.federation import wire
 from fglfast.federation.clients import Client, open_client
 from fglfast.federation.experiment import LocalSettings
 from fglfast.federation.local import ClientImages, count_right, train_locally
-from fglfast.payload import save_payload
+from fglfast.learn import LearnSettings, learn
+from fglfast.payload import Payload, save_payload
 from fglfast.training.model import model_of_config, save_model
 
 SEEDS = 1_000_003
@@ -30,20 +31,9 @@ def payload(message: Message, context: Context) -> Message:
     client, asked = open_client(context), _asked(message)
     if client.payload is not None:  # asked twice, noise would be drawn twice, and two of it tell more than one
         return _sent(client.payload.read_bytes(), message)
-    level: Any = asked["prompt-level"]
-    dataset = client.dataset.named(tuple(asked["class-names"]))
-    made = embed(
-        dataset,
-        client.name,
-        client.model,
-        level,
-        captions=client.captions,
-        domain=client.domain,
-        budget=client.budget,
-    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "payload.safetensors"
-        save_payload(made, path, client.signer)
+        save_payload(_made(client, asked, Path(folder) / "learning"), path, client.signer)
         return _sent(path.read_bytes(), message)
 
 
@@ -78,6 +68,23 @@ def deliver(message: Message, context: Context) -> Message:
         save_model(_global_model(message), client.out, asked["image-size"])
     metrics = MetricRecord({wire.EXAMPLES: len(client.dataset), wire.KEPT: int(client.out is not None)})
     return Message(RecordDict({wire.METRICS: metrics}), reply_to=message)
+
+
+def _made(client: Client, asked: dict[str, Any], state: Path) -> Payload:
+    level, class_names = asked["prompt-level"], tuple(asked["class-names"])
+    if level == "learned":
+        settings = LearnSettings.model_validate_json(asked["learn"])
+        shown = client.training_images(class_names, asked["validation-share"])
+        return learn(shown, client.name, client.model, state, settings, domain=client.domain).payload
+    return embed(
+        client.dataset.named(class_names),
+        client.name,
+        client.model,
+        level,
+        captions=client.captions,
+        domain=client.domain,
+        budget=client.budget,
+    )
 
 
 def _sent(payload: bytes, message: Message) -> Message:

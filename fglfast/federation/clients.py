@@ -23,10 +23,12 @@ from fglfast.federation.experiment import Experiment, Partition, find_experiment
 from fglfast.federation.local import ClientImages
 from fglfast.payload import Signer, open_signer
 from fglfast.text import resolve_model
+from fglfast.training.batches import split
 
 EVERYTHING = "all"  # the partition of the one client of centralized training
 WORDS = {"shade": 0, "texture": 1, "proportions": 2}
 DESCRIBED_SIZE = 32
+SPLIT_SEED = 0  # of what a client holds out
 
 
 class Client:
@@ -72,8 +74,17 @@ class Client:
         key = (class_names, size, validation_share)
         if key not in self._prepared:
             named = self.dataset.named(class_names)
-            self._prepared[key] = ClientImages.prepare(named, size, validation_share, seed=0)
+            self._prepared[key] = ClientImages.prepare(named, size, validation_share, SPLIT_SEED)
         return self._prepared[key]
+
+    def training_images(self, class_names: tuple[str, ...], validation_share: float) -> LabelledImages:
+        """The images that are not held out.
+
+        Raises:
+            BadInputError: this client holds a class that the federation does not know.
+        """
+        named = self.dataset.named(class_names)
+        return named.select(split(named.labels, validation_share, SPLIT_SEED)[0])
 
 
 def open_client(context: Context) -> Client:

@@ -9,7 +9,9 @@ from pydantic import Field, model_validator
 from fglfast.client.privacy import Budget
 from fglfast.config import Settings
 from fglfast.errors import BadInputError
+from fglfast.learn import LearnSettings
 from fglfast.payload import AllowList
+from fglfast.payload.header import PromptLevel
 from fglfast.training.settings import TrainSettings
 
 Method = Literal["fgl", "fgl-rounds", "fgl-rounds-finetune", "fedavg", "fedprox", "centralized", "local"]
@@ -101,6 +103,7 @@ class Experiment(Settings):
         recipe: the generator's recipe.
         prompt_level: of the clients' prompts.
         privacy: budget of each client's upload; None adds no noise. A real federation's clients have their own.
+        learn: how embeddings are learned, where that is the level.
         images_per_class: synthetic images of a class.
         max_share_per_client: of those, where several clients hold the class; 1 takes their counts as they are.
         allow: the server's file of clients and their keys (see `AllowList`); simulated clients have none.
@@ -118,8 +121,9 @@ class Experiment(Settings):
     partition: Partition = Partition()
     validation_share: float = Field(0.1, gt=0, le=0.5)
     recipe: str = "mini"
-    prompt_level: Literal["class", "instance"] = "class"
     privacy: Budget | None = None
+    prompt_level: PromptLevel = "class"
+    learn: LearnSettings = LearnSettings()
     images_per_class: int = Field(500, ge=1)
     max_share_per_client: float = Field(1.0, gt=0, le=1)
     allow: Path | None = None
@@ -137,6 +141,8 @@ class Experiment(Settings):
             raise ValueError("train.image_size has to be given: clients resize to it")
         if not self.seeds or not self.methods:
             raise ValueError("give at least one seed and one method")
+        if self.privacy and self.prompt_level == "learned":
+            raise ValueError("learned embeddings carry no noise: leave out privacy, or choose another prompt_level")
         return self
 
     def allowed(self) -> AllowList | None:

@@ -111,7 +111,14 @@ def collect_payloads(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     down, up, begun = grid.down, grid.up, time.monotonic()
-    asked = wire.config(**{"prompt-level": experiment.prompt_level, "class-names": list(class_names)})
+    asked = wire.config(
+        **{
+            "prompt-level": experiment.prompt_level,
+            "class-names": list(class_names),
+            "learn": experiment.learn.model_dump_json(),
+            "validation-share": experiment.validation_share,
+        }
+    )
     encoder, allowed = text_fingerprint(model), experiment.allowed()
     kept: dict[str, Path] = {}
     seen: set[str | None] = set()

@@ -4,6 +4,7 @@ A pair's line is followed by no other pair's, so the student's paths are nearly 
 by a guided teacher, the pairs hold the guidance, and the student needs none.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path as File
@@ -53,6 +54,13 @@ class Task:
         x = x.contiguous(memory_format=torch.channels_last)
         prediction: Tensor = unet(x, self.clock(t_B), text_BLD, return_dict=False)[0]
         return prediction
+
+    @classmethod
+    def of_model(cls, folder: File) -> "Task":
+        """What the model of a diffusers folder was trained to do."""
+        return cls.of_scheduler(
+            json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+        )
 
     @classmethod
     def of_scheduler(cls, config: dict[str, Any]) -> "Task":

@@ -13,7 +13,14 @@ from fglfast.errors import BadInputError
 FORMAT_VERSION = 2
 VERSIONS = (1, 2)  # that are read; the second brought eight bits, short token rows and the domain
 METADATA_KEY = "fglfast"
+PromptLevel = Literal["class", "instance", "learned"]
 MAX_CLASSES, MAX_CLASS_NAME, MAX_CLIENT_NAME = 100_000, 200, 128
+
+REVEALS: dict[PromptLevel, str] = {
+    "class": "which classes the client holds, and how many images of each",
+    "instance": "which classes the client holds, how many images of each, and a caption of every image",
+    "learned": "which classes the client holds, how many images of each, and vectors fitted to the images themselves",
+}
 
 ANEW = "make the payload anew with fglfast embed"
 JOINERS = "\u200c\u200d"  # invisible, yet part of ordinary spelling in several scripts
@@ -77,7 +84,7 @@ class PayloadHeader(Settings):
         format_version: one of `VERSIONS`.
         client: the client's name; fit to be a file name.
         class_names: all classes of the federation, in the order of the labels.
-        prompt_level: one prompt a class, or one a caption.
+        prompt_level: one prompt a class, one a caption, or one a class, learned from its images.
         text_encoder: sha256 of the text encoder's weights and tokenizer, in hex.
         privacy: what was done to the embeddings; None is nothing.
         domain: the word for all images of this client, such as "sketch"; it chooses the server's negative prompt.
@@ -86,7 +93,7 @@ class PayloadHeader(Settings):
     format_version: Annotated[int, Field(ge=VERSIONS[0], le=VERSIONS[-1])] = FORMAT_VERSION
     client: ClientName
     class_names: ClassNames
-    prompt_level: Literal["class", "instance"]
+    prompt_level: PromptLevel
     text_encoder: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     privacy: Privacy | None = None
     domain: ClassName | None = None
@@ -95,7 +102,14 @@ class PayloadHeader(Settings):
     def _known_to_its_version(self) -> "PayloadHeader":
         if self.format_version == 1 and self.domain is not None:
             raise ValueError("domain: version 1 has none")
+        if self.format_version == 1 and self.prompt_level == "learned":
+            raise ValueError("prompt_level: version 1 knows no learned embeddings")
         return self
+
+    @property
+    def reveals(self) -> str:
+        """What the payload tells of the client's images."""
+        return REVEALS[self.prompt_level] + ("; noise: see privacy" if self.privacy else "; no differential privacy")
 
     def canonical(self) -> str:
         """The header as JSON, the same text for the same header; a domain that is not there is not written."""

@@ -12,145 +12,16 @@ from fglfast.command import (
     BackendOption,
     BatchSize,
     Engines,
-    ModelName,
     RandomWeights,
     RecipeName,
     join_ranks,
     open_engine,
-    read_allowed,
     read_payloads,
     read_recipe,
     tell,
     verb,
 )
 from fglfast.console import emit_json, note, stdout
-from fglfast.errors import UsageError
-
-
-@verb
-def embed(
-    data: Annotated[str, typer.Argument(help="Private images: PATH[:SPLIT] (class folders, parquet, datasets, npz).")],
-    out: Annotated[Path, typer.Option(help="The payload file to write.")],
-    model: ModelName = "mini",
-    prompt_level: Annotated[
-        Literal["class", "instance"], typer.Option(help="One prompt a class, or one an image.")
-    ] = "class",
-    captions: Annotated[
-        str | None,
-        typer.Option(
-            help="attributes (measured words), a captioning model's hub id or folder, or your own .jsonl or .csv.",
-            show_default="attributes",
-        ),
-    ] = None,
-    domain: Annotated[
-        str | None, typer.Option(help="A word for all images, such as sketch.", show_default=False)
-    ] = None,
-    send: Annotated[
-        Literal["embeddings", "int8", "tokens"], typer.Option(help="Text embeddings, in eight bits, or token ids.")
-    ] = "embeddings",
-    client: Annotated[
-        str | None, typer.Option(help="Client name; the file's stem unless given.", show_default=False)
-    ] = None,
-    template: Annotated[str | None, typer.Option(help="Prompt template with {label}.", show_default=False)] = None,
-    sign: Annotated[
-        Path | None, typer.Option(help="Sign with this private key; fglfast key makes one.", show_default=False)
-    ] = None,
-    federation: Annotated[
-        str | None, typer.Option(help="Name of the federation that the signature is for.", show_default=False)
-    ] = None,
-    epsilon: Annotated[
-        float | None,
-        typer.Option(help="Add noise: no image costs more privacy than this, over --uploads.", show_default=False),
-    ] = None,
-    delta: Annotated[
-        float | None, typer.Option(help="Chance that one does; below 1 / images.", show_default="1e-5")
-    ] = None,
-    clip: Annotated[
-        float | None,
-        typer.Option(help="Most that a caption changes an embedding, L2.", show_default="the measured words' spread"),
-    ] = None,
-    uploads: Annotated[
-        int | None, typer.Option(help="Uploads of these images that share epsilon.", show_default="1")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Turn private images into prompt text embeddings: the one file a client uploads."""
-    if captions is not None and prompt_level == "class":
-        raise UsageError("class-level prompts have no captions", "add --prompt-level instance")
-    from fglfast.client.captions import ATTRIBUTES
-    from fglfast.client.embed import embed as embed_dataset
-    from fglfast.client.privacy import asked_budget
-    from fglfast.dataset import read_dataset
-    from fglfast.payload import open_signer, save_payload
-    from fglfast.text import resolve_model
-
-    signer = open_signer(sign, federation)
-    budget = asked_budget(epsilon=epsilon, delta=delta, clip=clip, uploads=uploads)
-    dataset, folder = read_dataset(data), resolve_model(model)
-    payload = embed_dataset(
-        dataset, client or out.stem, folder, prompt_level, send, template, captions or ATTRIBUTES, domain, budget
-    )
-    size = save_payload(payload, out, signer)
-    result = {
-        "file": str(out),
-        "bytes": size,
-        "form": payload.form,
-        "rows": len(payload.labels),
-        "images": int(payload.counts.sum()),
-        "signed": signer is not None,
-        "privacy": payload.header.privacy.model_dump() if payload.header.privacy else None,
-    }
-    about = "about " if budget else ""
-    tell(result, as_json, f"{out}: {result['rows']} rows from {about}{result['images']} images, {size:,} bytes")
-
-
-@verb
-def inspect(
-    file: Annotated[Path, typer.Argument(help="A payload file.")],
-    allow: Allow = None,
-    as_json: AsJson = False,
-) -> None:
-    """Validate a payload and show what it holds."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from fglfast.payload import load_signed, tensor_bytes
-
-    payload, signature = load_signed(file, allowed=read_allowed(allow))
-    size = file.stat().st_size if file.exists() else 0
-    header = payload.header
-    by_class = {
-        name: int(payload.counts[payload.labels == label].sum()) for label, name in enumerate(header.class_names)
-    }
-    result = {
-        "file": str(file),
-        "bytes": size,
-        "client": header.client,
-        "format_version": header.format_version,
-        "prompt_level": header.prompt_level,
-        "domain": header.domain,
-        "text_encoder": header.text_encoder,
-        "privacy": header.privacy.model_dump() if header.privacy else None,
-        "form": payload.form,
-        "shape": list(payload.prompts().shape),
-        "tensor_bytes": tensor_bytes(payload),
-        "images_by_class": by_class,
-        "digest": payload.digest(),
-        "signature": signature
-        and {**signature.model_dump(mode="json", exclude={"value"}), "proved": allow is not None},
-    }
-    if as_json:
-        emit_json(result)
-        return
-    table = Table(title=Text(f"{file.name}: a valid payload"), show_header=False)
-    for key, value in result.items():
-        shown = (
-            ", ".join(f"{k} {v}" for k, v in value.items() if v or v is False)
-            if isinstance(value, dict)
-            else str(value)
-        )
-        table.add_row(key.replace("_", " "), Text(shown))  # a stranger's words are not markup
-    stdout.print(table)
 
 
 @verb

@@ -13,6 +13,7 @@ from fglfast.errors import FglError
 from fglfast.federation import client_app, wire
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.oneshot import collect_payloads
+from fglfast.learn import LearnSettings
 from fglfast.payload import Privacy, load_payload, save_payload
 from fglfast.payload.keys import find_or_make_key
 
@@ -97,6 +98,18 @@ def test_with_a_list_only_payloads_that_its_clients_signed_are_kept(private, exp
     assert [load_payload(path, allowed=asked.allowed()).header.client for path in paths] == ["ann", "bob"]
     said = capsys.readouterr().err
     assert "signature: of key" in said and "'eve' has to sign" in said
+
+
+def test_clients_learn_where_the_experiment_says_so(experiment, random_mini, tmp_path):
+    asked = experiment.model_copy(update={"prompt_level": "learned", "learn": LearnSettings(steps=2, vectors=2)})
+    (tmp_path / "learned.toml").write_text(asked.to_toml())
+    run = {"experiment": str(tmp_path / "learned.toml"), "seed": 0}
+    grid = wire.CountedGrid(LoopbackGrid(client_app.app, [0, 1, 2], run), timeout=60, least=2)
+    paths, _ = collect(grid, asked, random_mini, tmp_path / "kept")
+    payloads = [load_payload(path) for path in paths]
+    assert len(payloads) == 3 and {payload.header.prompt_level for payload in payloads} == {"learned"}
+    rows = [row.tobytes() for payload in payloads for row in payload.embeddings]
+    assert len(set(rows)) == len(rows), "each client learns from its own images"
 
 
 def test_too_few_sound_payloads_end_the_run(payload_bytes, experiment, random_mini, tmp_path):

@@ -97,6 +97,7 @@ def test_bad_tensors_are_refused(tmp_path, changes):
         {"client": "a/b"},
         {"text_encoder": "short"},
         {"prompt_level": "pixel"},
+        {"format_version": 1, "prompt_level": "learned"},
     ],
 )
 def test_bad_headers_are_refused(tmp_path, edit):

@@ -1,0 +1,146 @@
+"""What learned embeddings gain where words do not reach: the global model's accuracy on domains `mini` never saw.
+
+A domain is made of a data set by a transform of its images, the clients' and the test images alike. Every row has the
+same clients, engine, images per class and training; only the payloads differ. Seeds change partition, noise and model.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import typer
+from PIL import Image
+
+from benchmarks.results_file import save_result
+from fglfast.client.embed import embed
+from fglfast.client.partition import partition_dirichlet
+from fglfast.dataset import LabelledImages, read_dataset
+from fglfast.engine.build import Engine, build_engine
+from fglfast.engine.recipe import find_recipe
+from fglfast.learn import LearnSettings, learn
+from fglfast.merge import merge_payloads
+from fglfast.payload import Payload
+from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
+from fglfast.training.evaluate import evaluate
+from fglfast.training.launch import train
+from fglfast.training.settings import TrainSettings
+
+DOMAINS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "inverted": lambda image: image.point(lambda level: 255 - level),
+    "rotated": lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    "unchanged": lambda image: image,
+}
+NAMED = "class-level, domain named"
+ROWS = ("class-level", NAMED, "learned")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A domain and a seed: what all rows share.
+
+    Attributes:
+        domain: the transform's name.
+        seed: of partition, noise and global model.
+        clients: each client's images.
+        test: real test images of the domain.
+        folder: of what is finished.
+    """
+
+    domain: str
+    seed: int
+    clients: dict[str, LabelledImages]
+    test: LabelledImages
+    folder: Path
+
+
+def main(
+    data: Annotated[str, typer.Option(help="Holds the splits private and test.")] = "fashion",
+    work: Annotated[Path, typer.Option(help="What is finished; a second call redoes none.")] = Path("runs/learned"),
+    engines: Path = Path("engines/build"),
+    recipe: str = "mini",
+    domains: Annotated[
+        str, typer.Option(help="Some of inverted, rotated and unchanged, with commas.")
+    ] = "inverted,rotated",
+    clients: int = 5,
+    beta: float = 0.01,
+    images_per_class: int = 500,
+    steps: int = LearnSettings().steps,
+    vectors: int = LearnSettings().vectors,
+    seeds: int = 3,
+) -> None:
+    """Learn, draw, train and judge; save the table."""
+    private, test, base = read_dataset(f"{data}:private"), read_dataset(f"{data}:test"), find_recipe(recipe)
+    engine = build_engine(base, base.model_folder(), engines)
+    asked = SynthesisSettings(images_per_class=images_per_class, sampling=base.sampling)
+    settings = LearnSettings(steps=steps, vectors=vectors)
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for seed in range(seeds):
+        parts = partition_dirichlet(private.labels, clients, beta, seed)
+        for domain in domains.split(","):
+            held = {f"client{number}": transformed(private.select(rows), domain) for number, rows in enumerate(parts)}
+            folder = work / f"{domain}-{seed}-{clients}-{beta:g}-{steps}-{vectors}-{images_per_class}"
+            case = Case(domain, seed, held, transformed(test, domain), folder)
+            for row in ROWS:
+                measured = measure(engine, case, row, asked, settings)
+                found.setdefault((domain, row), []).append(measured)
+                typer.echo(json.dumps({"domain": domain, "row": row, **measured}))
+    save_result(
+        "learned",
+        {
+            "clients": clients,
+            "beta": beta,
+            "images_per_class": images_per_class,
+            "backend": engine.manifest.key.build.backend,
+            "learn": settings.model_dump(mode="json"),
+            "rows": [
+                {"domain": domain, "prompts": row, "test": median(run["test"] for run in runs), "runs": runs}
+                for (domain, row), runs in found.items()
+            ],
+        },
+    )
+
+
+def transformed(dataset: LabelledImages, domain: str) -> LabelledImages:
+    """The images of a data set in another domain."""
+    change = DOMAINS[domain]
+
+    def opener(opened: Callable[[], Image.Image]) -> Callable[[], Image.Image]:
+        return lambda: change(opened())
+
+    return replace(dataset, openers=tuple(opener(opened) for opened in dataset.openers))
+
+
+def measure(engine: Engine, case: Case, row: str, asked: SynthesisSettings, settings: LearnSettings) -> dict[str, Any]:
+    """One row once, or what an earlier call found."""
+    folder = case.folder / row.replace(",", "").replace(" ", "-")
+    done = folder / "measured.json"
+    if done.exists():
+        found: dict[str, Any] = json.loads(done.read_text())
+        return found
+    made, losses = payloads(engine.model, case, row, settings)
+    drawn = asked.model_copy(update={"seed": case.seed})
+    synthesize(engine, merge_payloads(made), drawn, folder / "synthetic")
+    chosen = TrainSettings(arch="resnet10-tiny", epochs=30, image_size=28, seed=case.seed)
+    trained = train(folder / "synthetic", folder / "model", chosen, "auto")
+    found = {"seed": case.seed, "test": evaluate(trained.model, case.test).accuracy, "losses": losses}
+    done.write_text(json.dumps(found))
+    return found
+
+
+def payloads(
+    model: Path, case: Case, row: str, settings: LearnSettings
+) -> tuple[list[Payload], list[tuple[float, float]]]:
+    """The clients' payloads; of learned ones also the loss under the class prompts and under what was learned."""
+    if row == "learned":
+        state = case.folder / "learning"
+        made = [learn(own, name, model, state / name, settings) for name, own in case.clients.items()]
+        return [each.payload for each in made], [(each.class_level, each.learned) for each in made]
+    word = case.domain if row == NAMED else None
+    return [embed(own, name, model, domain=word) for name, own in case.clients.items()], []
+
+
+if __name__ == "__main__":
+    typer.run(main)
