@@ -22,9 +22,9 @@ from PIL import Image, ImageOps
 
 from fglfast.console import note
 from fglfast.errors import BadInputError, MissingExtraError
+from fglfast.foreign.names import MAX_CLASS_NAME
 
 BUNDLED = "fashion"
-MAX_CLASS_NAME = 200
 NAMED = 3  # skipped images that a note names
 
 Opener = Callable[[], Image.Image]
@@ -86,13 +86,14 @@ class LabelledImages:
         Raises:
             BadInputError: a class of these images is not in the list.
         """
-        unknown = [name for name in self.class_names if name not in class_names]
+        places = {name: place for place, name in enumerate(class_names)}
+        unknown = [name for name in self.class_names if name not in places]
         if unknown:
             raise BadInputError(
                 f"{self.source}: {len(unknown)} classes are unknown: {', '.join(unknown[:10])}",
                 f"known are {', '.join(class_names[:10])}{', ...' if len(class_names) > 10 else ''}",
             )
-        table = np.array([class_names.index(name) for name in self.class_names], dtype=np.int64)
+        table = np.array([places[name] for name in self.class_names], dtype=np.int64)
         return replace(self, class_names=class_names, labels=table[self.labels])
 
     def counts(self) -> NDArray[np.int64]:

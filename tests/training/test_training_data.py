@@ -65,7 +65,7 @@ def test_surplus_shard_is_refused(make_synthetic: Make) -> None:
     [
         ({"format_version": 2}, "format version 2"),
         ({"images": 119}, "holds 120 images"),
-        ({"class_names": ["a", "a", "b"]}, "class names repeat"),
+        ({"class_names": ["a", "a", "b"]}, "is there twice"),
         ({"class_names": ["a", "b"]}, "there are 2 classes"),
         ({"image_size": "large"}, "image_size"),
         ({"plan": ""}, "plan"),
