@@ -1,10 +1,8 @@
 """Teacher to student: draw pairs, train on them, save a folder that synthesizes in few unguided steps."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,17 +15,19 @@ from fglfast.engine.build import Engine
 from fglfast.engine.recipe import Recipe
 from fglfast.errors import UsageError
 from fglfast.files import claim, finished_folder, write_atomic
+from fglfast.foreign.models import read_config
 from fglfast.generator.fitting import FitSettings
 from fglfast.generator.load import segment
 from fglfast.generator.solvers import Bend, bend, uniform
 from fglfast.generator.student import HeldPairs, Method, Task, check_method, fit_student
 from fglfast.generator.transport import fit_transport
 from fglfast.merge import Merged
-from fglfast.sampler.schedule import Sampling, Schedule
+from fglfast.sampler.schedule import CONFIG, Sampling, Schedule
 from fglfast.synthesis.conditioning import negative_text
 from fglfast.text import BLOCKS, FURTHER, Blocks
 
 FIT = FitSettings(steps=4000, batch_size=64, learning_rate=5e-4, ema_decay=0.998, warmup_steps=100)
+COPIED = (".json", ".txt", ".safetensors")  # of the teacher's files
 JUDGED, FINE = 64, 50  # trajectories whose bend is measured, and steps of the teacher's
 
 
@@ -93,7 +93,7 @@ def distill(
         UsageError: the method does not fit the teacher, or it is SDXL.
         BadInputError: `out` was begun with another teacher or other settings.
     """
-    config: dict[str, Any] = json.loads((engine.model / "scheduler" / "scheduler_config.json").read_text())
+    config = read_config(engine.model / CONFIG)
     task, teacher = Task.of_scheduler(config), _unet(engine.model / "unet")
     _check(settings, task, teacher, engine, merged)
     fixed = settings.model_dump(mode="json", exclude={"fit": {"steps"}})
@@ -194,10 +194,15 @@ def _bend(
 def _save(teacher: Path, unets: Sequence[UNet2DConditionModel], blocks: Blocks, found: Distilled, folder: Path) -> None:
     """The teacher's folder with the student's networks."""
     with finished_folder(folder) as unfinished:
-        left = shutil.ignore_patterns("unet", FURTHER, BLOCKS, "README.md")
-        shutil.copytree(teacher, unfinished, dirs_exist_ok=True, ignore=left)
+        shutil.copytree(teacher, unfinished, dirs_exist_ok=True, ignore=_left)
         for part, unet in zip(blocks.folders, unets, strict=True):
             unet.half().save_pretrained(unfinished / part, safe_serialization=True)
         if blocks.boundaries:
             write_atomic(unfinished / BLOCKS, blocks.model_dump_json() + "\n")
         write_atomic(unfinished / "student.json", found.model_dump_json(indent=2) + "\n")
+
+
+def _left(folder: str, names: list[str]) -> set[str]:
+    """What of a teacher's folder the student's is made without: its own parts, and what no student reads."""
+    own = shutil.ignore_patterns("unet", FURTHER, BLOCKS, "README.md")(folder, names)
+    return own | {name for name in names if Path(name).suffix not in COPIED and not Path(folder, name).is_dir()}

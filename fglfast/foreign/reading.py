@@ -3,15 +3,20 @@
 import json
 import stat
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fglfast.errors import BadInputError
+from fglfast.errors import BadInputError, FglError
+from fglfast.limits import as_limit
 
 # Commas and opening brackets: each stands before a value. Three for each of the 100,000 classes that there may be.
 MOST_VALUES = 300_000
 MOST_KEYS = 1000
 MOST_DOTS = 2_000_000
+HINT = "check where it comes from, and that it is whole"
 
 
 def read_bytes(path: Path, most: int) -> bytes:
@@ -31,18 +36,19 @@ def read_bytes(path: Path, most: int) -> bytes:
     with path.open("rb") as stream:
         content = stream.read(most + 1) if status.st_size <= most else b""
     if max(status.st_size, len(content)) > most:
-        raise BadInputError(f"{path}: larger than the {most} bytes that are read", "check where it comes from")
+        raise BadInputError(f"{path}: larger than the {most} bytes that are read", HINT)
     return content
 
 
-def json_object(text: bytes | str, most_keys: int = MOST_KEYS) -> dict[str, Any]:
-    """Parse a JSON object: strict, of bounded content, no key there twice.
+def json_object(text: bytes | str, most_keys: int = MOST_KEYS, strict: bool = True) -> dict[str, Any]:
+    """Parse a JSON object: of bounded content, no key there twice.
 
     Eight megabytes of empty lists would otherwise take gigabytes, and a checker a message for each of them.
 
     Args:
         text: UTF-8 if it is bytes.
         most_keys: of any one object.
+        strict: whether infinities and NaN, which JSON has not, are refused.
 
     Raises:
         ValueError: it is none; the message fits into a line.
@@ -59,7 +65,7 @@ def json_object(text: bytes | str, most_keys: int = MOST_KEYS) -> dict[str, Any]
     if sum(map(text.count, ",[{")) > MOST_VALUES:
         raise ValueError(f"more than {MOST_VALUES} values")
     try:
-        value = json.loads(text, object_pairs_hook=distinct, parse_constant=_no_number)
+        value = json.loads(text, object_pairs_hook=distinct, parse_constant=_no_number if strict else None)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(value, dict):
@@ -101,6 +107,24 @@ def toml_table(text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+@contextmanager
+def loading(what: str | PathLike[str], hint: str = HINT) -> Iterator[None]:
+    """Say of whatever a library raises, reading a stranger's file, that the file is at fault.
+
+    Raises:
+        BadInputError: instead of all but errors of ours and those that speak of the machine.
+    """
+    try:
+        yield
+    except FglError:
+        raise
+    except Exception as error:  # libraries raise what each of their readers raises
+        if as_limit(error):
+            raise
+        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise BadInputError(f"{what}: cannot be used ({reason})", hint) from error
 
 
 def _no_number(name: str) -> NoReturn:

@@ -16,6 +16,7 @@ from fglfast.config import first_problem
 from fglfast.console import Progress
 from fglfast.errors import BadInputError, IncompleteError
 from fglfast.foreign.folders import leads_out, numbered
+from fglfast.foreign.images import MOST_SIDE
 from fglfast.foreign.names import ClassNames
 from fglfast.merge import Merged
 from fglfast.synthesis.checksums import Hashing, digest_of, read_checksum
@@ -40,7 +41,7 @@ class Facts(SynthesisSettings):
     class_names: ClassNames
     images: int = Field(ge=1)
     shards: int = Field(ge=1)
-    image_size: int = Field(ge=1, le=4096)
+    image_size: int = Field(ge=1, le=MOST_SIDE)
     weights: str
     clients: Annotated[tuple[str, ...], FailFast()]
     payloads: Annotated[tuple[str, ...], FailFast()]
@@ -137,7 +138,7 @@ def _check_structure(path: Path, number: int, facts: Facts, plan: Plan | None) -
     """Compare a shard with what its own members make, and those with the plan; raises `DAMAGE` or `NONSENSE`."""
     start = number * facts.shard_size
     indices = range(start, min(start + facts.shard_size, facts.images))
-    hashing, seen = Hashing(), set()
+    hashing, seen = Hashing(), set[tuple[Any, ...]]()
 
     def samples() -> Iterator[Sample]:
         for index, (name, sample) in zip(indices, samples_of(stream), strict=True):

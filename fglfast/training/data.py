@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from fglfast.config import first_problem
 from fglfast.errors import BadInputError, IncompleteError
 from fglfast.foreign.folders import leads_out, numbered
+from fglfast.foreign.images import MOST_SIDE
 from fglfast.foreign.names import ClassNames
 from fglfast.foreign.reading import json_object, read_bytes
 from fglfast.foreign.tars import Member, content, members
@@ -47,7 +48,7 @@ class Description(BaseModel):
 
     format_version: int
     class_names: ClassNames
-    image_size: int = Field(ge=1, le=4096)
+    image_size: int = Field(ge=1, le=MOST_SIDE)
     plan: str = Field(min_length=1, max_length=128)
     images: int = Field(ge=1)
     shards: int = Field(ge=1)
