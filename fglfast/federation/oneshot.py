@@ -19,6 +19,7 @@ from fglfast.federation import wire
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.wire import Weights
 from fglfast.files import write_atomic
+from fglfast.generator.load import read_shapes
 from fglfast.merge import fingerprint, merge_payloads
 from fglfast.payload import PayloadHeader, load_payload
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
@@ -112,12 +113,13 @@ def collect_payloads(
     down, up, begun = grid.down, grid.up, time.monotonic()
     asked = wire.config(**{"prompt-level": experiment.prompt_level, "class-names": list(class_names)})
     encoder = text_fingerprint(model)
+    shapes = read_shapes(model, find_recipe(experiment.recipe).image_size)
     kept: dict[str, Path] = {}
     seen: set[str | None] = set()
     for reply in grid.ask(wire.PAYLOAD, asked):
         node, path = reply.metadata.src_node_id, folder / f"{reply.metadata.src_node_id:020d}.safetensors"
         try:
-            header, content = _keep(reply, path, encoder)
+            header, content = _keep(reply, path, encoder, (shapes.text_length, shapes.text_width))
         except BadInputError as error:
             note(f"client {node}: payload refused: {error.message}")
         else:
@@ -135,8 +137,8 @@ def collect_payloads(
     return sorted(kept.values()), collected
 
 
-def _keep(reply: Message, path: Path, text_encoder: str) -> tuple[PayloadHeader, str | None]:
-    """Write a client's payload and read it as what a stranger wrote.
+def _keep(reply: Message, path: Path, text_encoder: str, shape: tuple[int, int]) -> tuple[PayloadHeader, str | None]:
+    """Write a client's payload and read it as what a stranger wrote; one that did not fit would stop all others.
 
     Returns:
         Its header and its `fingerprint`.
@@ -150,6 +152,10 @@ def _keep(reply: Message, path: Path, text_encoder: str) -> tuple[PayloadHeader,
         raise BadInputError("there is none", "ask the client")
     write_atomic(path, content)
     payload = load_payload(path, text_encoder=text_encoder)
+    if payload.embeddings is None or payload.embeddings.shape[1:] != shape:
+        raise BadInputError(
+            f"rows of {list(payload.prompts().shape[1:])}, not embeddings of {list(shape)}", "embed again"
+        )
     return payload.header, fingerprint(payload)
 
 
