@@ -135,5 +135,5 @@ def same(left: Any, right: Any) -> bool:
     if isinstance(left, dict) and isinstance(right, dict):
         return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
     if isinstance(left, float) and isinstance(right, int):
-        return left == right  # 2 for 2.0
+        return left == float(right)  # 2 for 2.0
     return type(left) is type(right) and left == right

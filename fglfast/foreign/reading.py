@@ -1,6 +1,7 @@
 """Files, JSON and TOML: how large first, then how much of what, then the content. Knows no key and no value."""
 
 import json
+import math
 import stat
 import tomllib
 from collections.abc import Iterator
@@ -65,7 +66,8 @@ def json_object(text: bytes | str, most_keys: int = MOST_KEYS, strict: bool = Tr
     if sum(map(text.count, ",[{")) > MOST_VALUES:
         raise ValueError(f"more than {MOST_VALUES} values")
     try:
-        value = json.loads(text, object_pairs_hook=distinct, parse_constant=_no_number if strict else None)
+        hooks: dict[str, Any] = {"parse_constant": _no_number, "parse_float": _finite} if strict else {}
+        value = json.loads(text, object_pairs_hook=distinct, **hooks)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(value, dict):
@@ -125,6 +127,12 @@ def loading(what: str | PathLike[str], hint: str = HINT) -> Iterator[None]:
             raise
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise BadInputError(f"{what}: cannot be used ({reason})", hint) from error
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(number := float(digits)):
+        raise ValueError(f"{digits[:20]} is beyond all numbers")
+    return number
 
 
 def _no_number(name: str) -> NoReturn:

@@ -39,6 +39,7 @@ def test_nonsense_is_a_value_error_and_nothing_else(text):
         ('{"a": {"b": 1, "b": 2}}', "twice"),
         ('{"a": NaN}', "NaN is no number"),
         ('{"a": -Infinity}', "-Infinity is no number"),
+        ('{"a": 1e999}', "beyond all numbers"),
         ("[1]", "not a JSON object"),
         ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
         ('{"a": [' + "[]," * MOST_VALUES + "1]}", "more than 300000 values"),
