@@ -18,6 +18,7 @@ import typer
 from benchmarks.results_file import save_result
 
 KINDS = ("payload", "shard-verify", "shard-train", "manifest", "recipe")
+WORK = Path(tempfile.gettempdir()) / "fglfast-fuzz"
 SLOW = 1000.0  # milliseconds of processor time that no case may take
 
 
@@ -28,8 +29,7 @@ def main(
     seed: int = 0,
     chunk: Annotated[int, typer.Option(help="Cases of a process.")] = 2500,
     memory: Annotated[int, typer.Option(help="MiB that a process may grow by.")] = 300,
-    work: Annotated[Path, typer.Option(help="What finished chunks found.")] = Path(tempfile.gettempdir())
-    / "fglfast-fuzz",
+    work: Annotated[Path, typer.Option(help="What finished chunks found.")] = WORK,
 ) -> None:
     """Run what is not finished, print and keep what was found; exits with 1 if anything failed."""
     work.mkdir(parents=True, exist_ok=True)
