@@ -3,14 +3,18 @@
 import signal
 import sys
 
-from fglfast.console import quiet_libraries
 from fglfast.errors import ExitCode
 
 
 def main() -> None:
-    """Run the command line; libraries are told to keep quiet before any of them is imported."""
+    """Run the command line; libraries are told to keep quiet before any of them is imported.
+
+    What takes time to import is imported here: an interrupt meanwhile is an interrupt, not a traceback.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        from fglfast.console import quiet_libraries
+
         quiet_libraries()
         from fglfast.cli import app
 

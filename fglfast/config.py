@@ -1,6 +1,5 @@
 """Frozen, checked settings: TOML in, TOML out. Knows nothing of what is set."""
 
-import tomllib
 from pathlib import Path
 from typing import Self
 
@@ -8,6 +7,9 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fglfast.errors import BadInputError
+from fglfast.foreign.reading import read_bytes, toml_table
+
+MOST_BYTES = 64 << 10  # of a TOML file
 
 
 class Settings(BaseModel):
@@ -23,13 +25,13 @@ class Settings(BaseModel):
             BadInputError: the file is missing, is not TOML, or a key is unknown or out of range.
         """
         try:
-            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+            return cls.model_validate(toml_table(read_bytes(path, MOST_BYTES).decode()))
         except (OSError, UnicodeDecodeError) as error:
             raise BadInputError(f"{path}: cannot be read ({error})", "check the path") from error
-        except tomllib.TOMLDecodeError as error:
-            raise BadInputError(f"{path}: not valid TOML ({error})", "mend the line it names") from error
         except ValidationError as error:
             raise BadInputError(f"{path}: {first_problem(error)}", "mend the key it names") from error
+        except ValueError as error:
+            raise BadInputError(f"{path}: not valid TOML ({error})", "mend the line it names") from error
 
     def to_toml(self) -> str:
         """The settings as TOML; keys that are None are left out."""

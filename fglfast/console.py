@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,10 +56,24 @@ class Speaker:
 
 speaker = Speaker()
 
+UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's control, format, surrogate and separator characters
+JOINERS = "\u200c\u200d"  # invisible, yet part of ordinary spelling in several scripts
+
+
+def visible(text: str) -> str:
+    """A text with a question mark for each character that could move, hide or reverse what a terminal shows.
+
+    Files name themselves, their classes and their keys; line feeds and tabs are left.
+    """
+    if text.isprintable():
+        return text
+    allowed = JOINERS + "\n\t"
+    return "".join("?" if unicodedata.category(c) in UNSEEN and c not in allowed else c for c in text)
+
 
 def signed(text: str) -> str:
-    """A line with the speaker's name before it."""
-    return f"{speaker.name}: {text}" if speaker.name else text
+    """A line as it may be shown, with the speaker's name before it."""
+    return visible(f"{speaker.name}: {text}" if speaker.name else text)
 
 
 def note(text: str) -> None:

@@ -4,8 +4,6 @@ A data set is named `PATH[:SPLIT]`: a folder of class folders, an npz, a parquet
 saved by Hugging Face `datasets`, or `fashion` for the bundled sample.
 """
 
-import io
-import json
 import unicodedata
 import zipfile
 from collections.abc import Callable, Sequence
@@ -22,10 +20,16 @@ from PIL import Image, ImageOps
 
 from fglfast.console import note
 from fglfast.errors import BadInputError, MissingExtraError
+from fglfast.foreign.arrays import read_arrays
+from fglfast.foreign.folders import leads_out
+from fglfast.foreign.images import MOST_BYTES, decoded
+from fglfast.foreign.names import MAX_CLASS_NAME, MAX_CLASSES
+from fglfast.foreign.reading import json_object, loading, read_bytes
+from fglfast.limits import check_memory
 
 BUNDLED = "fashion"
-MAX_CLASS_NAME = 200
 NAMED = 3  # skipped images that a note names
+PARQUET_ROWS = 256  # read at once
 
 Opener = Callable[[], Image.Image]
 
@@ -86,13 +90,14 @@ class LabelledImages:
         Raises:
             BadInputError: a class of these images is not in the list.
         """
-        unknown = [name for name in self.class_names if name not in class_names]
+        places = {name: place for place, name in enumerate(class_names)}
+        unknown = [name for name in self.class_names if name not in places]
         if unknown:
             raise BadInputError(
                 f"{self.source}: {len(unknown)} classes are unknown: {', '.join(unknown[:10])}",
                 f"known are {', '.join(class_names[:10])}{', ...' if len(class_names) > 10 else ''}",
             )
-        table = np.array([class_names.index(name) for name in self.class_names], dtype=np.int64)
+        table = np.array([places[name] for name in self.class_names], dtype=np.int64)
         return replace(self, class_names=class_names, labels=table[self.labels])
 
     def counts(self) -> NDArray[np.int64]:
@@ -165,9 +170,8 @@ def _read_npz(path: Path, split: str | None, source: str) -> LabelledImages:
     prefix = f"{split}_" if split else ""
     wanted = (f"{prefix}images", f"{prefix}labels", "class_names")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            present = stored.files
-            images, labels, names = (stored[name] if name in present else None for name in wanted)
+        present, found = read_arrays(path, wanted)
+        images, labels, names = map(found.get, wanted)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise BadInputError(f"{path}: cannot be read as npz ({error})", "save plain arrays with numpy.savez") from error
     if images is None:
@@ -185,11 +189,11 @@ def _read_npz(path: Path, split: str | None, source: str) -> LabelledImages:
             f"{path}: {prefix}labels is {labels.dtype} {list(labels.shape)}", f"need {len(images)} integers"
         )
     labels = labels.astype(np.int64)
-    names = range(int(labels.max(initial=-1)) + 1) if names is None else names.tolist()
+    called_by = _counted(int(labels.max(initial=-1)) + 1, path) if names is None else tuple(map(str, names.ravel()))
     images = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
     openers = tuple(_array_opener(image) for image in images)
     called = tuple(f"row {row}" for row in range(len(images)))
-    return LabelledImages(tuple(str(name) for name in names), labels, openers, (), source, called)
+    return LabelledImages(called_by, labels, openers, (), source, called)
 
 
 def _read_folder(folder: Path, source: str) -> LabelledImages:
@@ -200,11 +204,14 @@ def _read_folder(folder: Path, source: str) -> LabelledImages:
     candidates: list[tuple[str, int, Opener]] = []
     outside: list[Skipped] = []
     for label, class_folder in enumerate(classes):
+        if leads_out(class_folder, folder):
+            outside.append(Skipped(class_folder.name, "a link out of the data set"))
+            continue
         for path in sorted(class_folder.rglob("*")):
             inner = path.relative_to(folder)
             if path.is_dir() or any(part.startswith(".") for part in inner.parts):
                 continue
-            if not path.resolve().is_relative_to(folder.resolve()):
+            if leads_out(path, folder):
                 outside.append(Skipped(str(inner), "a link out of the data set"))
                 continue
             candidates.append((str(inner), label, _file_opener(path)))
@@ -212,22 +219,25 @@ def _read_folder(folder: Path, source: str) -> LabelledImages:
 
 
 def _read_parquet(path: Path, split: str | None, source: str) -> LabelledImages:
-    import pyarrow
     import pyarrow.parquet
 
     pattern = f"{split}*.parquet" if split else "*.parquet"
     paths = [path] if path.is_file() else sorted(path.glob(pattern))
     if not paths:
         raise BadInputError(f"{path}: no parquet file named {pattern}", "name another split")
-    try:
-        table = pyarrow.concat_tables([pyarrow.parquet.read_table(part) for part in paths])
-    except (OSError, pyarrow.ArrowException) as error:
-        raise BadInputError(f"{path}: cannot be read as parquet ({error})", "check the file") from error
-    columns = {name: table.column(name).to_pylist() for name in ("image", "label") if name in table.column_names}
-    if len(columns) < 2:
-        raise BadInputError(f"{path}: columns are {', '.join(table.column_names)}", "need columns image and label")
-    features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    described = features.get("info", {}).get("features", {}).get("label", {}).get("names")
+    columns: dict[str, list[Any]] = {"image": [], "label": []}
+    with loading(path, "check the file"):
+        files = [pyarrow.parquet.ParquetFile(part) for part in paths]
+        for file in files:
+            if not columns.keys() <= set(file.schema_arrow.names):
+                raise BadInputError(f"{path}: columns are {', '.join(file.schema_arrow.names)}", "need image and label")
+            groups = range(file.metadata.num_row_groups)
+            check_memory(sum(file.metadata.row_group(group).total_byte_size for group in groups), str(path))
+            for batch in file.iter_batches(PARQUET_ROWS, columns=list(columns)):
+                check_memory(batch.nbytes, str(path))  # short columns may spread to more than their file announces
+                for name, values in columns.items():
+                    values += batch.column(name).to_pylist()
+        described = _described(files[0].schema_arrow.metadata or {})
     names, labels = _numbered(columns["label"], described, path)
     contents = [value.get("bytes") if isinstance(value, dict) else value for value in columns["image"]]
     candidates = [
@@ -242,7 +252,8 @@ def _read_saved(path: Path, split: str | None, source: str) -> LabelledImages:
         import datasets
     except ImportError as error:
         raise MissingExtraError(f"{path} was saved by the datasets package", "pip install datasets") from error
-    table: Any = datasets.load_from_disk(str(path))
+    with loading(path, "save it anew"):
+        table: Any = datasets.load_from_disk(str(path))
     if isinstance(table, datasets.DatasetDict):
         if split not in table:
             raise BadInputError(
@@ -266,7 +277,23 @@ def _numbered(values: Sequence[Any], described: list[str] | None, path: Path) ->
         return tuple(places), [places[value] for value in values]
     if not all(isinstance(value, int) for value in values):
         raise BadInputError(f"{path}: column label is neither integers nor strings", "mend the column")
-    return tuple(described or (str(k) for k in range(max(values, default=-1) + 1))), list(values)
+    return tuple(described or _counted(max(values, default=-1) + 1, path)), list(values)
+
+
+def _counted(classes: int, path: Path) -> tuple[str, ...]:
+    """Names of classes that have none but their number."""
+    if classes > MAX_CLASSES:
+        raise BadInputError(f"{path}: a label of {classes - 1}, at most {MAX_CLASSES} classes are read", "mend labels")
+    return tuple(map(str, range(classes)))
+
+
+def _described(metadata: dict[bytes, bytes]) -> list[str] | None:
+    """Class names as the datasets package leaves them in a table's metadata."""
+    found: Any = json_object(metadata.get(b"huggingface", b"{}"))
+    for key in ("info", "features", "label", "names"):
+        found = found.get(key) if isinstance(found, dict) else None
+    named = isinstance(found, list) and all(isinstance(name, str) for name in found)
+    return found if named else None
 
 
 def _verified(
@@ -321,17 +348,10 @@ def _array_opener(pixels: NDArray[np.uint8]) -> Opener:
 
 def _file_opener(path: Path) -> Opener:
     def opened() -> Image.Image:
-        return _bytes_opener(path.read_bytes())()
+        return decoded(read_bytes(path, MOST_BYTES))
 
     return opened
 
 
 def _bytes_opener(content: bytes) -> Opener:
-    def opened() -> Image.Image:
-        if not content:
-            raise ValueError("zero bytes")
-        image = Image.open(io.BytesIO(content))
-        image.load()
-        return image
-
-    return opened
+    return lambda: decoded(content)

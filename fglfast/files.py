@@ -39,6 +39,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+@contextmanager
+def placing(path: Path) -> Iterator[Path]:
+    """As `replacing`, for what opens a path itself: it is given the temporary one."""
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        sync_folder(temporary)  # a file is synced as a folder is
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
 def claim(path: Path, facts: Mapping[str, object], what: str) -> None:
     """Write down what a folder is begun for; refuse one that was begun for something else.
 

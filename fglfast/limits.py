@@ -6,6 +6,8 @@ Libraries say them in their own ways: PyTorch's file writer hides what the disk 
 import errno
 from collections.abc import Iterator
 
+import psutil
+
 from fglfast.errors import FglError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -36,6 +38,18 @@ def as_limit(error: BaseException, where: str = "the disk") -> FglError | None:
             hint = "free space and run the same command again; what is finished is kept"
             return FglError(f"{getattr(link, 'filename', None) or where}: cannot be written ({reason})", hint)
     return None
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Refuse, before room is made for it, what does not fit into the memory that is free.
+
+    Raises:
+        FglError: it does not.
+    """
+    free = psutil.virtual_memory().available
+    if needed > free:
+        message = f"{what}: needs {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free"
+        raise FglError(message, "give less of it, or end other programs")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -37,7 +37,7 @@ from fglfast.record import (
     package_versions,
 )
 from fglfast.report import write_report
-from fglfast.synthesis.shards import read_shard, shard_name
+from fglfast.synthesis.shards import read_samples, shard_name
 from fglfast.synthesis.synthesize import SynthesisResult, SynthesisSettings, synthesize
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
@@ -210,13 +210,10 @@ def synthetic_samples(
 ) -> dict[str, list[NDArray[np.uint8]]]:
     """The first images of each class [S,S,3], in plan order."""
     samples: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in class_names}
-    files = dict(read_shard(folder / shard_name(0)))
-    for name, content in files.items():
-        key, _, kind = name.rpartition(".")
-        if kind in {"png", "webp"}:
-            row = samples[class_names[int(files[f"{key}.cls"])]]
-            if len(row) < shown:
-                row.append(np.asarray(Image.open(BytesIO(content)).convert("RGB")))
+    for _, sample in read_samples(folder / shard_name(0)):
+        row = samples[class_names[sample.label]]
+        if len(row) < shown:
+            row.append(np.asarray(Image.open(BytesIO(sample.image), formats=("PNG", "WEBP")).convert("RGB")))
     return samples
 
 

@@ -1,23 +1,27 @@
 """A diffusers directory as files: find it, its prompts, its text side's fingerprint. Loads no network."""
 
 import hashlib
-import json
 import os
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
 from fglfast.config import Settings, first_problem
 from fglfast.errors import BadInputError
+from fglfast.foreign.images import MOST_SIDE
+from fglfast.foreign.models import check_folder, read_config
+from fglfast.foreign.reading import json_object, read_bytes
 
 T = TypeVar("T", bound=Settings)
 BUNDLED = ("mini", "mini-few")
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae", "scheduler", "tokenizer", "tokenizer_2")
 PHOTOGRAPHS = "real world images"  # the paper's words where no domain is named
 BLOCKS = "blocks.json"
+MOST_BYTES = 64 << 10  # of the folder's files that are ours
+MOST_BLOCKS = 16  # of a network, each at half the size of the one before
 FURTHER = "unet_*"  # folders of the UNets after the first, from unet_2 on
 _SETTINGS = tuple(f"{part}/*.{end}" for part in (*PARTS, FURTHER) for end in ("json", "txt"))
 WANTED = ("model_index.json", "prompts.json", BLOCKS, *_SETTINGS)
@@ -25,12 +29,15 @@ WEIGHTS = tuple(f"{part}/*.safetensors" for part in (*PARTS, FURTHER))
 OTHER_WEIGHTS = ("*.fp16*", "*.bf16*", "*non_ema*", "*openvino*")  # further copies of the same weights
 
 
+Template = Annotated[str, Field(max_length=1000)]
+
+
 class DomainPrompts(Settings):
     """What `prompts.json` says of one domain; the rest is the model's own, with the domain's word in it."""
 
-    class_level: str | None = None
-    instance_level: str | None = None
-    negative: str | None = None
+    class_level: Template | None = None
+    instance_level: Template | None = None
+    negative: Template | None = None
 
 
 class Prompts(Settings):
@@ -43,19 +50,20 @@ class Prompts(Settings):
         domains: templates of domains that have their own.
     """
 
-    class_level: str = "{label}, {domain}, high resolution"
-    instance_level: str = "{label}, {caption}, {domain}, high resolution."
-    negative: str = "low quality, low resolution"
+    class_level: Template = "{label}, {domain}, high resolution"
+    instance_level: Template = "{label}, {caption}, {domain}, high resolution."
+    negative: Template = "low quality, low resolution"
     domains: dict[str, DomainPrompts] = Field(default_factory=dict)
 
     def of(self, domain: str | None) -> "Prompts":
         """The templates for a domain, its word filled in."""
         own = self.domains.get(domain or "", DomainPrompts())
-        return Prompts(
-            class_level=_filled(own.class_level or _named(self.class_level, domain), domain),
-            instance_level=_filled(own.instance_level or _named(self.instance_level, domain), domain),
-            negative=self.negative if own.negative is None else own.negative,
-            domains=self.domains,
+        return self.model_copy(
+            update={
+                "class_level": _filled(own.class_level or _named(self.class_level, domain), domain),
+                "instance_level": _filled(own.instance_level or _named(self.instance_level, domain), domain),
+                "negative": self.negative if own.negative is None else own.negative,
+            }
         )
 
 
@@ -131,9 +139,12 @@ def _optional(path: Path, kind: type[T]) -> T:
     if not path.exists():
         return kind()
     try:
-        return kind.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise BadInputError(f"{path}: {first_problem(error)}", "mend the key it names") from error
+        text = read_bytes(path, MOST_BYTES)
+        json_object(text)  # its bounds
+        return kind.model_validate_json(text)
+    except ValueError as error:
+        problem = first_problem(error) if isinstance(error, ValidationError) else f"not strict JSON ({error})"
+        raise BadInputError(f"{path}: {problem}", "mend the key it names") from error
 
 
 def text_fingerprint(folder: Path) -> str:
@@ -148,17 +159,28 @@ def text_fingerprint(folder: Path) -> str:
 
 
 def native_image_size(folder: Path) -> int:
-    """Side in pixels of the images a model was trained on."""
-    unet, vae = (json.loads((folder / part / "config.json").read_text()) for part in ("unet", "vae"))
-    factor: int = 2 ** (len(vae["block_out_channels"]) - 1)
-    return int(unet["sample_size"]) * factor
+    """Side in pixels of the images a model was trained on.
+
+    Raises:
+        BadInputError: its configs do not say.
+    """
+    unet, vae = (read_config(folder / part / "config.json") for part in ("unet", "vae"))
+    side, channels = unet.get("sample_size"), vae.get("block_out_channels")
+    size = 0
+    if isinstance(side, int) and isinstance(channels, list) and 1 <= len(channels) <= MOST_BLOCKS:
+        size = side * 2 ** (len(channels) - 1)
+    if not 1 <= size <= MOST_SIDE:
+        raise BadInputError(f"{folder}: its configs name no usual size of image", "use a complete diffusers directory")
+    return size
 
 
 def _complete(folder: Path) -> Path:
+    """The folder, if it is a diffusers directory that may be read, a stranger's or not."""
     if not (folder / "model_index.json").exists():
         raise BadInputError(
             f"{folder}: not a diffusers directory (no model_index.json)", "give a complete model folder"
         )
+    check_folder(folder)
     for part in (*load_blocks(folder).folders, "vae", "text_encoder"):
         if not list((folder / part).glob("*.safetensors")):
             raise BadInputError(

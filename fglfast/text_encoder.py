@@ -19,9 +19,14 @@ from torch.nn.functional import pad
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from fglfast.console import no_loading_bars, note
+from fglfast.errors import BadInputError
+from fglfast.foreign.models import announced, read_config
+from fglfast.foreign.networks import outlined
+from fglfast.foreign.reading import loading
 from fglfast.text import text_fingerprint
 
 ENCODE_BATCH = 64
+MOST_TOKENS = 4096  # of a prompt
 
 
 class TextPart(nn.Module):
@@ -56,16 +61,50 @@ class TwoTextParts(TextPart):
 
 
 def load_text_part(folder: Path) -> TextPart:
-    """The text encoder of a model folder, or both, in float32; safetensors only."""
-    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
-    with no_loading_bars():
-        first = CLIPTextModel.from_pretrained(folder / "text_encoder", **options)
-        if not (folder / "text_encoder_2").is_dir():
-            return TextPart(first).eval()
-        second = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2", **options)
-    padding = CLIPTokenizer.from_pretrained(folder / "tokenizer_2").pad_token_id
-    eos = CLIPTokenizer.from_pretrained(folder / "tokenizer").eos_token_id
+    """The text encoder of a model folder, or both, in float32; safetensors only.
+
+    Raises:
+        BadInputError: config and weights are not those of one text encoder.
+    """
+    first = _load(CLIPTextModel, folder / "text_encoder")
+    if not (folder / "text_encoder_2").is_dir():
+        return TextPart(first).eval()
+    second = _load(CLIPTextModelWithProjection, folder / "text_encoder_2")
+    padding, eos = _tokenizer(folder / "tokenizer_2").pad_token_id, _tokenizer(folder / "tokenizer").eos_token_id
     return TwoTextParts(first, second, eos, padding).eval()
+
+
+def _load(kind: Any, folder: Path) -> Any:
+    with outlined(announced(folder), folder):
+        kind(kind.config_class.from_pretrained(folder))
+    with loading(folder), no_loading_bars():
+        return kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+
+
+def text_positions(folder: Path) -> int:
+    """Tokens of a prompt (T) that the (first) text encoder of a model folder takes.
+
+    Raises:
+        BadInputError: its config does not say.
+    """
+    return _size(folder, "max_position_embeddings", MOST_TOKENS)
+
+
+def vocabulary(folder: Path) -> int:
+    """Token ids that the (first) text encoder of a model folder knows, from 0.
+
+    Raises:
+        BadInputError: its config does not say.
+    """
+    return _size(folder, "vocab_size", 1 << 20)
+
+
+def _size(folder: Path, key: str, most: int) -> int:
+    path = folder / "text_encoder" / "config.json"
+    size = read_config(path).get(key)
+    if not isinstance(size, int) or not 1 <= size <= most:
+        raise BadInputError(f"{path}: {key} is {size!r}, not 1 to {most}", "use a complete diffusers directory")
+    return size
 
 
 @dataclass(frozen=True)
@@ -98,8 +137,25 @@ class TextEncoder:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The (first) tokenizer of a model folder."""
-    return CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    """The (first) tokenizer of a model folder.
+
+    Raises:
+        BadInputError: it cannot be read, or takes longer prompts than the text encoder.
+    """
+    tokenizer, most = _tokenizer(folder / "tokenizer"), text_positions(folder)
+    if not 1 <= tokenizer.model_max_length <= most:
+        raise BadInputError(
+            f"{folder / 'tokenizer'}: model_max_length is {tokenizer.model_max_length}, the text encoder takes {most}",
+            "use a complete diffusers directory",
+        )
+    return tokenizer
+
+
+def _tokenizer(folder: Path) -> Any:
+    if not folder.is_dir():
+        raise BadInputError(f"{folder}: no tokenizer", "use a complete diffusers directory")
+    with loading(folder):
+        return CLIPTokenizer.from_pretrained(folder)
 
 
 def tokenize(tokenizer: Any, prompts: Sequence[str]) -> NDArray[np.int32]:

@@ -1,13 +1,17 @@
 import io
+import os
+import zipfile
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pyarrow
 import pyarrow.parquet
 import pytest
 from PIL import Image
 
 from fglfast.dataset import concatenate, read_dataset, to_rgb
-from fglfast.errors import BadInputError
+from fglfast.errors import BadInputError, FglError
 
 
 def png(value=128, size=(6, 4), mode="RGB"):
@@ -128,3 +132,73 @@ def test_data_sets_are_joined_by_the_names_of_their_classes(folder):
     both = concatenate([first, second])
     assert both.class_names == ("kočka", "pes 犬", "mýval") and both.counts().tolist() == [4, 4, 0]
     assert both.image(5).size == first.image(1).size
+
+
+def npz_header(shape):
+    """An npy member that announces a shape and holds sixteen bytes."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return buffer.getvalue() + b"0" * 16
+
+
+def test_an_npz_that_announces_more_than_it_holds_takes_no_memory(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("images.npy", npz_header((1 << 40, 32, 32)))
+        archive.writestr("labels.npy", npz_header((16,)))
+    with pytest.raises(BadInputError, match="images announces"):
+        read_dataset(str(tmp_path / "x.npz"))
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 20))
+    images = np.zeros((2000, 32, 32), np.uint8)
+    np.savez_compressed(tmp_path / "x.npz", images=images, labels=np.zeros(2000, np.int64))
+    assert (tmp_path / "x.npz").stat().st_size < 10_000
+    with pytest.raises(FglError, match=r"x\.npz: needs 0\.0 GiB of memory"):
+        read_dataset(str(tmp_path / "x.npz"))
+
+
+def test_an_npz_that_is_none(tmp_path):
+    np.save(tmp_path / "x", np.zeros(3))
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    with pytest.raises(BadInputError, match="cannot be read as npz"):
+        read_dataset(str(tmp_path / "x.npz"))
+    np.savez(tmp_path / "y.npz", images=np.array([{}], dtype=object), labels=np.zeros(1, np.int64))
+    with pytest.raises(BadInputError, match="cannot be read as npz"):
+        read_dataset(str(tmp_path / "y.npz"))
+
+
+@pytest.mark.parametrize("kind", ["npz", "parquet"])
+def test_a_label_of_a_billion_names_no_billion_classes(kind, tmp_path):
+    if kind == "npz":
+        np.savez(tmp_path / "x.npz", images=np.zeros((1, 4, 4), np.uint8), labels=np.array([1 << 40]))
+    else:
+        table = pyarrow.table({"image": [{"bytes": png(), "path": None}], "label": [1 << 40]})
+        pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(BadInputError, match="at most 100000 classes"):
+        read_dataset(str(tmp_path / f"x.{kind}"))
+
+
+@pytest.mark.parametrize(
+    "metadata", [b"{", b"[]", b'{"info": 3}', b'{"info": {"features": {"label": {"names": [1]}}}}']
+)
+def test_odd_metadata_of_a_table_is_no_traceback(metadata, tmp_path):
+    table = pyarrow.table({"image": [{"bytes": png(), "path": None}], "label": [0]})
+    pyarrow.parquet.write_table(table.replace_schema_metadata({b"huggingface": metadata}), tmp_path / "x.parquet")
+    try:
+        assert read_dataset(str(tmp_path / "x.parquet")).class_names == ("0",)
+    except BadInputError as error:
+        assert "x.parquet" in error.message
+
+
+def test_pipes_programs_and_linked_folders_are_left_out(folder, tmp_path_factory):
+    os.mkfifo(folder / "kočka" / "pipe.png")
+    (folder / "kočka" / "page.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "x.png").write_bytes(png())
+    (folder / "linked").symlink_to(outside)
+    found = read_dataset(str(folder))
+    assert len(found) == 4
+    reasons = {entry.name.rpartition("/")[2]: entry.reason for entry in found.skipped}
+    assert reasons.keys() == {"pipe.png", "page.eps", "linked"}
+    assert "not a regular file" in reasons["pipe.png"] and "cannot identify" in reasons["page.eps"]

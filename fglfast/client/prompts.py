@@ -54,11 +54,16 @@ def essence(prompt: str) -> str:
 
 
 def check_template(template: str, known: set[str]) -> None:
-    """Check the fields of a template; raises UsageError unless {label} is among them, and all are `known`."""
+    """Check the fields of a template; none may have a format: one can ask for a gigabyte of spaces.
+
+    Raises:
+        UsageError: {label} is not among them, or another than those `known`, or one with a format.
+    """
     try:
-        fields = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
+        parts = [part for part in Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise UsageError(f"prompt template {template!r}: {error}", "write it like '{label}, a photograph'") from error
+    fields = {f"{field}{'!' if conversion else ''}{':' if form else ''}" for _, field, form, conversion in parts}
     if "label" not in fields or fields - known:
         raise UsageError(
             f"prompt template {template!r} has fields {sorted(fields)}", f"use {{label}}, and of {sorted(known)} only"

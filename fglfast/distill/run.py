@@ -26,6 +26,7 @@ from fglfast.synthesis.conditioning import negative_text
 from fglfast.text import BLOCKS, FURTHER, Blocks
 
 FIT = FitSettings(steps=4000, batch_size=64, learning_rate=5e-4, ema_decay=0.998, warmup_steps=100)
+COPIED = (".json", ".txt", ".safetensors")  # of the teacher's files
 JUDGED, FINE = 64, 50  # trajectories whose bend is measured, and steps of the teacher's
 
 
@@ -191,11 +192,16 @@ def _bend(
 def _save(teacher: Path, unets: Sequence[UNet2DConditionModel], blocks: Blocks, found: Distilled, folder: Path) -> None:
     """The teacher's folder with the student's networks."""
     with finished_folder(folder) as unfinished:
-        left = shutil.ignore_patterns("unet", FURTHER, BLOCKS, "README.md")
-        shutil.copytree(teacher, unfinished, dirs_exist_ok=True, ignore=left)
+        shutil.copytree(teacher, unfinished, dirs_exist_ok=True, ignore=_left)
         for part, unet in zip(blocks.folders, unets, strict=True):
             unet.register_to_config(_name_or_path=teacher.name)  # not where it lay
             unet.half().save_pretrained(unfinished / part, safe_serialization=True)
         if blocks.boundaries:
             write_atomic(unfinished / BLOCKS, blocks.model_dump_json() + "\n")
         write_atomic(unfinished / "student.json", found.model_dump_json(indent=2) + "\n")
+
+
+def _left(folder: str, names: list[str]) -> set[str]:
+    """What of a teacher's folder the student's is made without: its own parts, and what no student reads."""
+    own = shutil.ignore_patterns("unet", FURTHER, BLOCKS, "README.md")(folder, names)
+    return own | {name for name in names if Path(name).suffix not in COPIED and not Path(folder, name).is_dir()}

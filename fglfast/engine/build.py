@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import statistics
 import tempfile
@@ -24,9 +25,11 @@ from fglfast.engine.quantize import save_calibration
 from fglfast.engine.recipe import Recipe
 from fglfast.errors import BadInputError, FglError
 from fglfast.files import exclusive, finished_folder, write_atomic
+from fglfast.foreign.reading import read_object
 from fglfast.generator.load import Shapes, load_generator, read_shapes, weights_fingerprint
 
 AUTO_ROUNDS = 3
+MOST_TIMES = 1 << 16  # bytes of a file of measured times
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def _build_auto(keys: list[Key], model: Path, engines: Path) -> Engine:
     _writable(engines)
     with _turn(path.with_name(f".{path.name}.lock"), "the choice of a backend"):
         if path.exists():
-            seconds = json.loads(path.read_text(encoding="utf-8"))
+            seconds = _remembered(path, set(by_name))
         else:
             built = {name: _build_one(key, model, engines) for name, key in by_name.items()}
             seconds = {name: seconds_per_pass(engine) for name, engine in built.items()}
@@ -108,6 +111,15 @@ def _build_auto(keys: list[Key], model: Path, engines: Path) -> Engine:
     told, rows = ", ".join(f"{name} {1000 * seconds[name]:.0f} ms" for name in ranked), keys[0].build.unet_batch
     note(f"backend {ranked[0]}: fastest of those installed (one UNet pass of {rows} rows: {told})")
     return built.get(ranked[0]) or _build_one(by_name[ranked[0]], model, engines)
+
+
+def _remembered(path: Path, names: set[str]) -> dict[str, float]:
+    """The times that were measured before, of each backend."""
+    hint = "delete it, and the backends are measured again"
+    seconds = read_object(path, MOST_TIMES, hint)
+    if seconds.keys() != names or not all(isinstance(time, float) and 0 < time < math.inf for time in seconds.values()):
+        raise BadInputError(f"{path}: not the times of {', '.join(sorted(names))}", hint)
+    return seconds
 
 
 def _key(recipe: Recipe, backend_name: str, weights: str) -> Key:

@@ -1,4 +1,8 @@
-"""The key of an engine and the manifest beside it. Knows nothing of how an engine is made."""
+"""The key of an engine and the manifest beside it. Knows nothing of how an engine is made.
+
+The checksums find damage, not malice: who can write an engine's folder can write its manifest. Opening an engine runs
+its runtime's parsers and what was compiled, so a folder of engines must be one's own.
+"""
 
 import hashlib
 import json
@@ -10,12 +14,13 @@ from pydantic import ValidationError
 
 from fglfast.config import Settings, first_problem
 from fglfast.engine.backends import Build
-from fglfast.engine.parity import Parity
+from fglfast.engine.parity import BOUNDS, Parity
 from fglfast.errors import BadInputError
+from fglfast.foreign.reading import json_object, read_bytes
 
 FILE = "manifest.json"
 FORMAT_VERSION = 2
-MAX_BYTES = 1 << 20
+MAX_BYTES, MAX_FILES = 1 << 20, 5000
 DRIVER = Path("/sys/module/nvidia/version")  # CUDA tells the API version only
 
 
@@ -62,23 +67,26 @@ def read_manifest(engine: Path) -> Manifest:
     """Read and check the manifest of an engine's folder.
 
     Raises:
-        BadInputError: missing, too large, malformed, or its key is not the folder's name.
+        BadInputError: missing, too large, malformed, its key is not the folder's name, or its own figures are out of
+            the gate's bounds.
     """
     path = engine / FILE
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise BadInputError(f"{path}: larger than {MAX_BYTES} bytes", "delete the engine's folder")
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        text = read_bytes(path, MAX_BYTES)
+        json_object(text, MAX_FILES)  # its bounds
+        manifest = Manifest.model_validate_json(text, strict=True)
     except OSError as error:
         raise BadInputError(
             f"{engine}: not an engine ({error.strerror})", "build it with fglfast build-engine"
         ) from error
-    except ValidationError as error:
-        raise BadInputError(
-            f"{path}: {first_problem(error)}", "delete the engine's folder and build it again"
-        ) from error
+    except ValueError as error:
+        problem = first_problem(error) if isinstance(error, ValidationError) else f"not strict JSON ({error})"
+        raise BadInputError(f"{path}: {problem}", "delete the engine's folder and build it again") from error
     if manifest.key.digest() != engine.name:
         raise BadInputError(f"{path}: its key {manifest.key.digest()} is not the folder's name", "build it again")
+    another_gate = manifest.parity.bounds != BOUNDS.get(manifest.key.build.precision)
+    if problem := "it passed another gate" if another_gate else manifest.parity.problem():
+        raise BadInputError(f"{path}: {problem}", "build it again")
     return manifest
 
 
@@ -86,8 +94,11 @@ def check_files(engine: Path, manifest: Manifest) -> None:
     """Compare every file with the manifest.
 
     Raises:
-        BadInputError: a file is missing, added or changed.
+        BadInputError: a file is missing, added or changed, or a link.
     """
+    for path in engine.rglob("*"):
+        if path.is_symlink():
+            raise BadInputError(f"{path}: a link, where an engine has files", "build it again")
     found = file_hashes(engine)
     for name in sorted(found.keys() | manifest.files.keys()):
         if found.get(name) != manifest.files.get(name):

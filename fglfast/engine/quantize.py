@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from fglfast.engine.export import DECODER, unet_names
 from fglfast.engine.trajectory import trajectory
+from fglfast.files import placing
 from fglfast.generator.load import Generator, Shapes, segment
 
 FILE = "inputs.safetensors"
@@ -44,7 +45,8 @@ def save_calibration(generator: Generator, model: Path, shapes: Shapes, folder: 
         name = unets[segment(float(timestep_B[0]), shapes.boundaries)]
         tensors[f"{name}/{step}/latents"] = np.ascontiguousarray(latents_BCHW.numpy())
         tensors[f"{name}/{step}/timestep"] = np.ascontiguousarray(timestep_B.numpy())
-    save_file(tensors, folder / FILE)
+    with placing(folder / FILE) as unfinished:
+        save_file(tensors, unfinished)
 
 
 def quantized(network: Any, name: str, folder: Path, bound: float) -> Any:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fglfast.config import Settings
 from fglfast.errors import BadInputError
+from fglfast.foreign.images import MOST_SIDE
 from fglfast.sampler.schedule import Sampling
 from fglfast.text import resolve_model
 
@@ -36,7 +37,7 @@ class Recipe(Settings):
     family: Literal["sd15", "sd21-base", "sdxl"] | None = None
     backend: BackendName = "auto"
     precision: Literal["float32", "bfloat16", "float16", "int8", "float8"] = "float32"
-    image_size: int = Field(ge=8, le=4096, multiple_of=8)
+    image_size: int = Field(ge=8, le=MOST_SIDE, multiple_of=8)
     unet_batch: int = Field(default=32, ge=2, le=4096)
     vae_batch: int = Field(default=16, ge=1, le=4096)
     sampling: Sampling = Sampling()

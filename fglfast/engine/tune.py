@@ -17,12 +17,14 @@ from fglfast.engine.backends import Build
 from fglfast.engine.build import Engine, build_engine, export_folder
 from fglfast.engine.export import DECODER, UNET, example_inputs
 from fglfast.engine.recipe import Recipe
-from fglfast.errors import FglError
+from fglfast.errors import BadInputError, FglError
 from fglfast.files import exclusive, write_atomic
+from fglfast.foreign.reading import read_object
 
 CANDIDATES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
 GAIN = 1.03  # less is noise
 ROUNDS = 3
+MOST_BYTES = 1 << 16  # of the file that remembers what was measured
 GROWTH = 2.5  # the next candidate is twice the last; and a little
 
 Rates = dict[str, dict[int, float]]
@@ -43,8 +45,19 @@ def tune_batches(recipe: Recipe, model: Path, engines: Path) -> Recipe:
     plain = engine.manifest.key.model_copy(update={"build": build.model_copy(update={"unet_batch": 0, "vae_batch": 0})})
     path = engines / f"batches-{plain.digest()}.json"
     with exclusive(path.with_name(f".{path.name}.lock")):  # measuring side by side, ranks could choose differently
-        best = json.loads(path.read_text(encoding="utf-8")) if path.exists() else _tuned(engine, build, engines, path)
+        best = _remembered(path) if path.exists() else _tuned(engine, build, engines, path)
     return recipe.model_copy(update={"backend": build.backend, "unet_batch": best[UNET], "vae_batch": best[DECODER]})
+
+
+def _remembered(path: Path) -> dict[str, int]:
+    """The batches that were measured before."""
+    hint = "delete it, and the batches are measured again"
+    best = read_object(path, MOST_BYTES, hint)
+    if best.keys() != {UNET, DECODER} or not all(
+        isinstance(batch, int) and batch in CANDIDATES for batch in best.values()
+    ):
+        raise BadInputError(f"{path}: not the batches of {UNET} and {DECODER}", hint)
+    return best
 
 
 def _tuned(engine: Engine, build: Build, engines: Path, path: Path) -> dict[str, int]:

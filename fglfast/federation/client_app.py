@@ -12,13 +12,15 @@ from flwr.clientapp import ClientApp
 from transformers import PreTrainedModel
 
 from fglfast.client.embed import embed
+from fglfast.errors import BadInputError
 from fglfast.federation import wire
 from fglfast.federation.clients import Client, open_client
 from fglfast.federation.experiment import LocalSettings
 from fglfast.federation.local import ClientImages, count_right, train_locally
+from fglfast.foreign.images import MOST_SIDE
 from fglfast.learn import LearnSettings, learn
 from fglfast.payload import Payload, save_payload
-from fglfast.training.model import model_of_config, save_model
+from fglfast.training.model import model_of, save_model
 
 SEEDS = 1_000_003
 
@@ -96,10 +98,10 @@ def _asked(message: Message) -> dict[str, Any]:
 
 
 def _global_model(message: Message) -> PreTrainedModel:
-    model = model_of_config(_asked(message)["model"])
-    model.load_state_dict(wire.weights(message.content.array_records[wire.ARRAYS]))
-    return model
+    return model_of(_asked(message)["model"], wire.weights(message.content.array_records[wire.ARRAYS]))
 
 
 def _images(client: Client, asked: dict[str, Any]) -> ClientImages:
+    if not 1 <= asked["image-size"] <= MOST_SIDE:
+        raise BadInputError(f"the server asks for images of {asked['image-size']} pixels", "ask who runs it")
     return client.images(tuple(asked["class-names"]), asked["image-size"], asked["validation-share"])

@@ -19,6 +19,7 @@ from fglfast.federation import wire
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.wire import Weights
 from fglfast.files import write_atomic
+from fglfast.generator.load import read_shapes
 from fglfast.merge import fingerprint, looks, merge_payloads
 from fglfast.payload import AllowList, PayloadHeader, load_payload
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
@@ -120,12 +121,14 @@ def collect_payloads(
         }
     )
     encoder, allowed = text_fingerprint(model), experiment.allowed()
+    shapes = read_shapes(model, find_recipe(experiment.recipe).image_size)
+    fits = (shapes.text_length, shapes.text_width)
     kept: dict[str, Path] = {}
     seen: set[str | None] = set()
     for reply in grid.ask(wire.PAYLOAD, asked):
         node, path = reply.metadata.src_node_id, folder / f"{reply.metadata.src_node_id:020d}.safetensors"
         try:
-            header, content = _keep(reply, path, encoder, allowed)
+            header, content = _keep(reply, path, encoder, fits, allowed)
         except BadInputError as error:
             note(f"client {node}: payload refused: {error.message}")
         else:
@@ -144,8 +147,10 @@ def collect_payloads(
     return sorted(kept.values()), collected
 
 
-def _keep(reply: Message, path: Path, text_encoder: str, allowed: AllowList | None) -> tuple[PayloadHeader, str | None]:
-    """Write a client's payload and read it as what a stranger wrote.
+def _keep(
+    reply: Message, path: Path, text_encoder: str, shape: tuple[int, int], allowed: AllowList | None
+) -> tuple[PayloadHeader, str | None]:
+    """Write a client's payload and read it as what a stranger wrote; one that did not fit would stop all others.
 
     Returns:
         Its header and its `fingerprint`.
@@ -159,6 +164,10 @@ def _keep(reply: Message, path: Path, text_encoder: str, allowed: AllowList | No
         raise BadInputError("there is none", "ask the client")
     write_atomic(path, content)
     payload = load_payload(path, text_encoder=text_encoder, allowed=allowed)
+    if payload.embeddings is None or payload.embeddings.shape[1:] != shape:
+        raise BadInputError(
+            f"rows of {list(payload.prompts().shape[1:])}, not embeddings of {list(shape)}", "embed again"
+        )
     return payload.header, fingerprint(payload)
 
 

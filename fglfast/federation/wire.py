@@ -18,6 +18,7 @@ PAYLOAD, TRAIN, EVALUATE, DELIVER = "query.payload", "train", "evaluate", "query
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # Flower's own names of the records
 EXAMPLES, RIGHT, LOSS, KEPT, FILE = "num-examples", "right", "loss", "kept", "file"
 NEEDED = {TRAIN: (EXAMPLES,), EVALUATE: (EXAMPLES, RIGHT), DELIVER: (KEPT,)}  # whole numbers of a reply
+MOST = 1 << 48  # images of a client, as in a payload
 PAUSE = 0.5  # seconds between two looks at who is there
 
 Weights = dict[str, Tensor]
@@ -55,8 +56,10 @@ def complaint(reply: Message, message_type: str, sent: RecordDict) -> str | None
     try:
         found = metrics(reply) if message_type in NEEDED else {}
         for key in NEEDED.get(message_type, ()):
-            if not isinstance(found[key], int) or found[key] < 0:
+            if not isinstance(found[key], int) or not 0 <= found[key] <= MOST:
                 return f"{key} is {found[key]!r}"
+        if message_type == EVALUATE and found[RIGHT] > found[EXAMPLES]:
+            return f"{found[RIGHT]} of {found[EXAMPLES]} images are right"
         if message_type == TRAIN:
             return _strange_weights(weights(reply.content.array_records[ARRAYS]), weights(sent.array_records[ARRAYS]))
     except Exception as error:  # whatever reading it raises
@@ -65,7 +68,8 @@ def complaint(reply: Message, message_type: str, sent: RecordDict) -> str | None
 
 
 def _strange_weights(found: Weights, sent: Weights) -> str | None:
-    if {name: tensor.shape for name, tensor in found.items()} != {name: tensor.shape for name, tensor in sent.items()}:
+    kinds = [{name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()} for tensors in (found, sent)]
+    if kinds[0] != kinds[1]:
         return "it sent the weights of another model"
     if not all(bool(tensor.isfinite().all()) for tensor in found.values()):
         return "it sent weights that are not finite"

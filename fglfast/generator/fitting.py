@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fglfast.config import Settings
 from fglfast.console import Progress
-from fglfast.files import replacing
+from fglfast.files import replacing, write_atomic
 
 LOG_EVERY = 50  # steps
 
@@ -126,6 +126,16 @@ class Fit:
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.load_state_dict(state["ema"])
         self.ema.to(device)
+        if self.metrics.exists():
+            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_atomic(self.metrics, "".join(line for line in lines if self._is_done(line)))
+
+    def _is_done(self, line: str) -> bool:
+        """Whether a logged row is of a step until the checkpoint; a killed run's later ones are written again."""
+        try:
+            return bool(json.loads(line)["step"] <= self.step)
+        except (ValueError, KeyError, TypeError):  # cut off by the kill
+            return False
 
     def _log(self, loss: float) -> None:
         row = {

@@ -1,7 +1,6 @@
 """Load the networks of a diffusers directory as float32 PyTorch modules. Knows nothing of engines."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from fglfast.errors import BadInputError
+from fglfast.foreign.models import announced, read_config
+from fglfast.foreign.networks import outlined
+from fglfast.foreign.reading import loading
 from fglfast.generator.text_projection import TextProjection, take_projection
 from fglfast.text import PARTS, load_blocks
-from fglfast.text_encoder import TextPart, load_text_part
+from fglfast.text_encoder import TextPart, load_text_part, text_positions
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,17 @@ class Generator:
 
 
 def load_generator(folder: Path, device: str = "cpu") -> Generator:
-    """Load text encoder (or both), UNet and VAE decoder; safetensors only."""
+    """Load text encoder (or both), UNet and VAE decoder; safetensors only.
+
+    Raises:
+        BadInputError: the folder's configs and weights are not those of one model.
+    """
     options: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True}
     blocks = load_blocks(folder)
-    unets = [UNet2DConditionModel.from_pretrained(folder / part, **options) for part in blocks.folders]
-    vae = AutoencoderKL.from_pretrained(folder / "vae", **options)
+    blank_networks(folder)  # refuses configs that ask for more memory than the weights fill
+    with loading(folder):
+        unets = [UNet2DConditionModel.from_pretrained(folder / part, **options) for part in blocks.folders]
+        vae = AutoencoderKL.from_pretrained(folder / "vae", **options)
     parts, projection = split_unets(unets, vae)
     unet = BlockwiseUNet(parts, blocks.boundaries) if blocks.boundaries else parts[0]
     generator = Generator(load_text_part(folder), projection, unet, DecoderPart(vae))
@@ -136,12 +144,23 @@ def split_unets(unets: Sequence[UNet2DConditionModel], vae: AutoencoderKL) -> tu
 
 
 def blank_networks(folder: Path) -> tuple[list[UNet2DConditionModel], AutoencoderKL]:
-    """UNets and VAE on torch's meta device, by their configs: sizes without weights."""
-    with torch.device("meta"):
-        parts = load_blocks(folder).folders
-        unets = [UNet2DConditionModel.from_config(_config(folder / part / "config.json")) for part in parts]
-        vae = AutoencoderKL.from_config(_config(folder / "vae" / "config.json"))
+    """UNets and VAE on torch's meta device, by their configs: sizes without weights.
+
+    Raises:
+        BadInputError: a config is missing, describes no such network, or one larger than the weights beside it.
+    """
+    *unets, vae = (_blank(folder / part, kind) for part, kind in _networks(folder))
     return unets, vae
+
+
+def _networks(folder: Path) -> list[tuple[str, Any]]:
+    return [*((part, UNet2DConditionModel) for part in load_blocks(folder).folders), ("vae", AutoencoderKL)]
+
+
+def _blank(folder: Path, kind: Any) -> Any:
+    config = read_config(folder / "config.json")
+    with outlined(announced(folder), folder):
+        return kind.from_config(config)
 
 
 def read_shapes(folder: Path, image_size: int) -> Shapes:
@@ -150,7 +169,7 @@ def read_shapes(folder: Path, image_size: int) -> Shapes:
     Raises:
         BadInputError: a config is missing or the image size does not fit the latents.
     """
-    tokens = _config(folder / "text_encoder" / "config.json")["max_position_embeddings"]
+    tokens = text_positions(folder)
     unets, vae = blank_networks(folder)
     config, factor = unets[0].config, 2 ** (len(vae.config.block_out_channels) - 1)
     deepest = factor * max(2 ** (len(unet.config.block_out_channels) - 1) for unet in unets)
@@ -180,10 +199,3 @@ def weights_fingerprint(folder: Path) -> str:
                 with path.open("rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise BadInputError(f"{path}: not a readable config ({error})", "use a complete diffusers directory") from error

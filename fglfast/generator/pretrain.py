@@ -23,7 +23,7 @@ from fglfast.config import Settings
 from fglfast.console import Progress, note
 from fglfast.dataset import LabelledImages
 from fglfast.errors import UsageError
-from fglfast.files import claim, finished_folder, write_atomic
+from fglfast.files import claim, finished_folder, placing, write_atomic
 from fglfast.generator.architecture import (
     MiniSettings,
     build_text_encoder,
@@ -150,7 +150,8 @@ def _encode(vae: AutoencoderKL, pixels_NCHW: Tensor, cache: Path) -> Tensor:
                 posterior = vae.encode(_to_signed(batch_BCHW, str(device))).latent_dist
                 parts.append(torch.stack([posterior.mean, posterior.std], dim=1).cpu())
                 progress.advance(len(batch_BCHW))
-        save_file({"moments": torch.cat(parts).contiguous()}, cache)
+        with placing(cache) as unfinished:
+            save_file({"moments": torch.cat(parts).contiguous()}, unfinished)
     moments_N2CHW = load_file(cache)["moments"]
     vae.register_to_config(scaling_factor=float(1.0 / moments_N2CHW[:, 0].std()))
     return moments_N2CHW

@@ -4,7 +4,6 @@ A pair's line is followed by no other pair's, so the student's paths are nearly 
 by a guided teacher, the pairs hold the guidance, and the student needs none.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path as File
@@ -14,6 +13,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
+from fglfast.foreign.models import read_config
 from fglfast.generator.fitting import Fit, FitSettings
 from fglfast.generator.flow import TIMESTEPS
 from fglfast.generator.paths import LINEAR, Kind, Path, convert
@@ -57,10 +57,12 @@ class Task:
 
     @classmethod
     def of_model(cls, folder: File) -> "Task":
-        """What the model of a diffusers folder was trained to do."""
-        return cls.of_scheduler(
-            json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-        )
+        """What the model of a diffusers folder was trained to do.
+
+        Raises:
+            BadInputError: its scheduler's config is missing, or is none.
+        """
+        return cls.of_scheduler(read_config(folder / "scheduler" / "scheduler_config.json"))
 
     @classmethod
     def of_scheduler(cls, config: dict[str, Any]) -> "Task":

@@ -7,7 +7,8 @@ from typing import Annotated
 from pydantic import AfterValidator, AwareDatetime, Field
 
 from fglfast.config import Settings
-from fglfast.payload.header import ClassName, ClientName, PayloadHeader, refuse
+from fglfast.foreign.names import ClassName, ClientName
+from fglfast.payload.header import PayloadHeader, refuse
 from fglfast.payload.signature import SIGNATURE_KEY, PublicKey, Signature
 
 CLOCKS = timedelta(hours=1)  # that a client's clock may be ahead

@@ -1,20 +1,21 @@
 """The header of a payload: who sends it, and what its rows mean. Knows no tensor."""
 
 import json
-import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from fglfast.config import Settings, first_problem
+from fglfast.console import visible
 from fglfast.errors import BadInputError
+from fglfast.foreign.names import ClassName, ClassNames, ClientName
+from fglfast.foreign.reading import json_object
 
 FORMAT_VERSION = 2
 VERSIONS = (1, 2)  # that are read; the second brought eight bits, short token rows and the domain
 METADATA_KEY = "fglfast"
 PromptLevel = Literal["class", "instance", "learned"]
-MAX_CLASSES, MAX_CLASS_NAME, MAX_CLIENT_NAME = 100_000, 200, 128
 
 REVEALS: dict[PromptLevel, str] = {
     "class": "which classes the client holds, and how many images of each",
@@ -23,35 +24,7 @@ REVEALS: dict[PromptLevel, str] = {
 }
 
 ANEW = "make the payload anew with fglfast embed"
-JOINERS = "\u200c\u200d"  # invisible, yet part of ordinary spelling in several scripts
 
-
-def _printable(text: str) -> str:
-    if not text.strip():
-        raise ValueError("empty")
-    if not text.isprintable() and any(
-        unicodedata.category(letter) in {"Cc", "Cf", "Cs", "Zl", "Zp"} and letter not in JOINERS for letter in text
-    ):
-        raise ValueError("control characters")
-    return text
-
-
-def _file_name(text: str) -> str:
-    if "/" in text or "\\" in text or text in {".", ".."}:
-        raise ValueError("a path, not a name")
-    return text
-
-
-def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(names)) < len(names):
-        twice = next(name for index, name in enumerate(names) if name in names[:index])
-        raise ValueError(f"{twice!r} is there twice")
-    return names
-
-
-ClassName = Annotated[str, Field(max_length=MAX_CLASS_NAME), AfterValidator(_printable)]
-ClientName = Annotated[str, Field(max_length=MAX_CLIENT_NAME), AfterValidator(_printable), AfterValidator(_file_name)]
-ClassNames = Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=MAX_CLASSES), AfterValidator(_distinct)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -135,27 +108,18 @@ def parse_header(text: str, path: Path) -> PayloadHeader:
 
 
 def strict_json(text: bytes | str, field: str, path: Path) -> dict[str, Any]:
-    """Parse a JSON object in which no key is there twice.
+    """Parse a JSON object in which no key is there twice, of bounded content.
 
     Raises:
         BadInputError: it is none.
     """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) < len(pairs):
-            raise ValueError("a key is there twice")
-        return dict(pairs)
-
     try:
-        value = json.loads(text.decode() if isinstance(text, bytes) else text, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
+        return json_object(text)
+    except ValueError as error:
         refuse(path, field, f"not strict JSON ({error})")
-    if not isinstance(value, dict):
-        refuse(path, field, "not a JSON object")
-    return value
 
 
 def refuse(path: Path, field: str, problem: str, hint: str = ANEW) -> NoReturn:
     """Refuse a file; what it says itself is shown without its control characters."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in f"{field}: {problem}")
+    text = visible(f"{field}: {problem}").replace("\n", " ")
     raise BadInputError(f"{path}: {text[:400]}", hint)

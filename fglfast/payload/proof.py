@@ -69,6 +69,21 @@ def check_shapes(specs: Specs, kinds: Mapping[str, Kind], path: Path) -> None:
     Raises:
         BadInputError: one of them breaks a rule.
     """
+    _check_names(specs, kinds, path)
+    for name, (dtype, shape) in specs.items():
+        wanted, dimensions = kinds[name]
+        if dtype not in wanted:
+            refuse(path, name, f"type {dtype}, not {' or '.join(wanted)}")
+        if len(shape) != dimensions or not all(shape):
+            refuse(path, name, f"shape {list(shape)}, not {dimensions} dimensions of at least 1")
+    for name, (_, shape) in specs.items():
+        if name != "padding" and shape[0] != specs["labels"][1][0]:
+            refuse(path, name, f"{shape[0]} rows, where labels has {specs['labels'][1][0]}")
+    _check_companions(specs, kinds, path)
+
+
+def _check_names(specs: Specs, kinds: Mapping[str, Kind], path: Path) -> None:
+    """Check which tensors are there."""
     for name in specs:
         if name not in kinds:
             refuse(path, name, "unknown tensor")
@@ -77,15 +92,6 @@ def check_shapes(specs: Specs, kinds: Mapping[str, Kind], path: Path) -> None:
     for name in ("labels", "counts"):
         if name not in specs:
             refuse(path, name, "missing")
-    for name, (dtype, shape) in specs.items():
-        wanted, dimensions = kinds[name]
-        if dtype not in wanted:
-            refuse(path, name, f"type {dtype}, not {' or '.join(wanted)}")
-        if len(shape) != dimensions or not all(shape):
-            refuse(path, name, f"shape {list(shape)}, not {dimensions} dimensions of at least 1")
-        if name != "padding" and shape[0] != specs["labels"][1][0]:
-            refuse(path, name, f"{shape[0]} rows, where labels has {specs['labels'][1][0]}")
-    _check_companions(specs, kinds, path)
 
 
 def _check_companions(specs: Specs, kinds: Mapping[str, Kind], path: Path) -> None:
@@ -113,6 +119,8 @@ def check_codes(tensors: Mapping[str, NDArray[Any]], max_bytes: int, path: Path)
         good = np.isfinite(scales) & (scales >= 0) & (scales <= FLOAT16_MAX / STEPS)
         for row in np.flatnonzero(~good.all(axis=1))[:1]:
             refuse(path, "scales", f"row {row} holds one that is not finite, negative or too large for float16")
+        for row in np.flatnonzero((tensors["embeddings"] < -STEPS).any(axis=(1, 2)))[:1]:
+            refuse(path, "embeddings", f"row {row} holds a code below {-STEPS}")
         wanted = 2 * tensors["embeddings"].size
     if "padding" in tensors:
         (padding, length), width = tensors["padding"].tolist(), tensors["token_ids"].shape[1]

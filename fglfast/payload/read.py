@@ -26,7 +26,7 @@ class _Entry(Settings):
     """One tensor in the header of a safetensors file."""
 
     dtype: str
-    shape: list[Annotated[int, Field(ge=0)]]
+    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=8)]
     data_offsets: Annotated[list[int], Field(min_length=2, max_length=2)]
 
 

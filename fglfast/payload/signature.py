@@ -16,7 +16,8 @@ from pydantic import AwareDatetime, Field, ValidationError
 
 from fglfast.config import Settings, first_problem
 from fglfast.errors import UsageError
-from fglfast.payload.header import ClassName, refuse, strict_json
+from fglfast.foreign.names import ClassName
+from fglfast.payload.header import refuse, strict_json
 from fglfast.payload.keys import ed25519, public_text, read_key
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import adaptive_avg_pool2d
 
 from fglfast.client.captions import ATTRIBUTES
-from fglfast.client.embed import PromptLevel, embed
+from fglfast.client.embed import WordsLevel, embed
 from fglfast.config import Settings
 from fglfast.console import Progress
 from fglfast.dataset import LabelledImages
@@ -40,7 +40,7 @@ class ProbeSettings(Settings):
     """
 
     images: int = 64
-    prompt_level: PromptLevel = "class"
+    prompt_level: WordsLevel = "class"
     template: str | None = None
     captions: str = ATTRIBUTES
     domain: str | None = None

@@ -1,6 +1,5 @@
 """How time is stepped through: a solver of diffusers and its timesteps. Knows no network."""
 
-import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +12,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from fglfast.config import Settings, first_problem
 from fglfast.errors import BadInputError, UsageError
+from fglfast.foreign.models import read_config
+from fglfast.foreign.reading import loading
 
 SOLVERS = {
     "ddim": "DDIMScheduler",
@@ -23,6 +24,7 @@ SOLVERS = {
 }
 SOLVE_FLOW = ("dpmsolver++", "unipc", "flow-euler")
 FLOW_EULER = SOLVERS["flow-euler"]
+CONFIG = Path("scheduler") / "scheduler_config.json"
 TAKE_TIMESTEPS = ("DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
 
 
@@ -117,7 +119,10 @@ class Schedule:
                     f"AYS steps do not fit {name} on this model", "use scheduler dpmsolver++ or euler on a noise model"
                 )
             timesteps = align_your_steps(config, sampling.steps, _is_xl(model))
-        return cls(name, config, sampling.steps, timesteps, sampling.guidance_scale, sampling.guidance_interval)
+        found = cls(name, config, sampling.steps, timesteps, sampling.guidance_scale, sampling.guidance_interval)
+        with loading(model / CONFIG):
+            found.start()
+        return found
 
     def start(self) -> Any:
         """A fresh scheduler at its first step: schedulers remember, so each batch gets its own."""
@@ -154,15 +159,13 @@ class Schedule:
 
 
 def _model_config(model: Path) -> dict[str, Any]:
-    path = model / "scheduler" / "scheduler_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        name = config["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInputError(f"{path}: not a scheduler config ({error})", "use a complete diffusers folder") from error
-    if not str(name).endswith("Scheduler") or not hasattr(diffusers, str(name)):
+    path = model / CONFIG
+    config = read_config(path)
+    name = str(config.get("_class_name"))
+    kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if not isinstance(kind, type) or not issubclass(kind, diffusers.SchedulerMixin):
         raise BadInputError(f"{path}: no diffusers scheduler is named {name!r}", "mend _class_name")
-    return dict(config)
+    return config
 
 
 def _solver(config: dict[str, Any], asked: str) -> tuple[str, dict[str, Any]]:
@@ -196,8 +199,7 @@ def _is_dpm_flow(name: str, config: dict[str, Any]) -> bool:
 
 
 def _is_xl(model: Path) -> bool:
-    unet = json.loads((model / "unet" / "config.json").read_text(encoding="utf-8"))
-    return bool(unet.get("addition_embed_type") == "text_time")
+    return bool(read_config(model / "unet" / "config.json").get("addition_embed_type") == "text_time")
 
 
 def align_your_steps(config: dict[str, Any], steps: int, xl: bool) -> tuple[int, ...]:

@@ -9,10 +9,13 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
+from fglfast.errors import BadInputError
 from fglfast.files import write_atomic
+from fglfast.foreign.reading import read_bytes
 
 FOLDER = "checksums"
-LINE = re.compile(r"([0-9a-f]{64})  (\S+)\n")
+LINE = re.compile(r"([0-9a-f]{64})  (\S+)\n", re.ASCII)
+MOST = 1 << 10  # bytes of a checksum's file
 
 
 class Hashing:
@@ -50,8 +53,8 @@ def write_checksum(shard: Path, digest: str) -> None:
 def read_checksum(shard: Path) -> str | None:
     """The sha256 that a shard is to have; None when none was written, as by older versions, or it is damaged itself."""
     try:
-        line = LINE.fullmatch(_path(shard).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+        line = LINE.fullmatch(read_bytes(_path(shard), MOST).decode())
+    except (OSError, UnicodeDecodeError, BadInputError):
         return None
     return line[1] if line and line[2] == shard.name else None
 

@@ -1,6 +1,5 @@
 """Payload rows as a denoiser takes text. Knows nothing of images."""
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,16 +8,18 @@ from torch import Tensor
 
 from fglfast.engine.build import Engine
 from fglfast.errors import BadInputError
+from fglfast.foreign.models import read_config
 from fglfast.merge import Merged
 from fglfast.text import load_prompts, text_fingerprint
-from fglfast.text_encoder import load_tokenizer, tokenize
+from fglfast.text_encoder import load_tokenizer, tokenize, vocabulary
 
 
 class Conditioning:
     """Projected text of the merged payloads' rows, and of the negative prompts of their domains.
 
     Raises:
-        BadInputError: the payloads come from another text encoder, or their rows have another shape.
+        BadInputError: the payloads come from another text encoder, or their rows have another shape, or token ids that
+            it does not know.
     """
 
     def __init__(self, merged: Merged, engine: Engine) -> None:
@@ -55,7 +56,7 @@ def negative_text(engine: Engine) -> Tensor:
 
 def _encode(engine: Engine, prompt: str) -> Tensor:
     """Embedding [L,D] of a negative prompt; zeros for an empty one where the model was trained so (SDXL)."""
-    index = json.loads((engine.model / "model_index.json").read_text(encoding="utf-8"))
+    index = read_config(engine.model / "model_index.json")
     if not prompt and index.get("force_zeros_for_empty_prompt"):
         return torch.zeros(engine.shapes.text_length, engine.shapes.text_width)
     tokens_1T = torch.from_numpy(tokenize(load_tokenizer(engine.model), [prompt])).long()
@@ -78,3 +79,7 @@ def _check_fit(merged: Merged, engine: Engine) -> None:
         found, expected = merged.token_ids.shape[1:], (shapes.tokens,)
     if found != expected:
         raise BadInputError(f"payload rows have shape {found}, the engine takes {expected}", "embed with its model")
+    if merged.token_ids is not None and merged.token_ids.max() >= (known := vocabulary(engine.model)):
+        content = int(np.flatnonzero((merged.token_ids >= known).any(axis=1))[0])
+        client = merged.clients[merged.row_client[np.flatnonzero(merged.content == content)[0]]]
+        raise BadInputError(f"client {client!r} sent a token id beyond the {known} known", "leave its payload out")

@@ -1,7 +1,7 @@
 """The folder of a synthetic data set: its facts, its card, its lock. Knows nothing of how images are made."""
 
 import json
-import tarfile
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,11 +9,17 @@ from typing import Any
 
 from fglfast.errors import BadInputError, UsageError
 from fglfast.files import exclusive, is_held, write_atomic
-from fglfast.synthesis.shards import read_shard, shard_name
+from fglfast.foreign.folders import leads_out
+from fglfast.foreign.reading import read_object
+from fglfast.synthesis import checksums
+from fglfast.synthesis.shards import read_samples, shard_name
 
 FACTS = "dataset.json"
 FORMAT_VERSION = 1
-LOCKS = ".locks"
+MOST_FACTS = 16 << 20  # bytes
+LOCKS, IMAGES = ".locks", "imagefolder"
+NUMBERED = re.compile("[0-9]{4,} ")  # how the folder of a class begins whose name cannot be one
+NAME_BYTES = 200  # of a folder's name; file systems allow 255
 
 
 def claim(out: Path, facts: dict[str, Any]) -> None:
@@ -21,7 +27,9 @@ def claim(out: Path, facts: dict[str, Any]) -> None:
 
     Raises:
         UsageError: the folder belongs to another plan; both hashes are shown.
+        BadInputError: a part of the folder is a link to somewhere else.
     """
+    refuse_links(out)
     (out / LOCKS).mkdir(parents=True, exist_ok=True)
     with exclusive(out / LOCKS / "claim"):
         _claim(out, facts)
@@ -47,25 +55,31 @@ def read_facts(out: Path) -> dict[str, Any]:
     """The facts of a data set folder.
 
     Raises:
-        BadInputError: missing or malformed.
+        BadInputError: missing or malformed, or a part of the folder is a link to somewhere else.
     """
+    refuse_links(out)
     path = out / FACTS
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInputError(
-            f"{path}: not a data set's facts ({error})", "point at a folder made by synthesize"
-        ) from error
-    if not isinstance(facts, dict) or facts.get("format_version") != FORMAT_VERSION:
+    facts = read_object(path, MOST_FACTS, "point at a folder made by synthesize")
+    if facts.get("format_version") != FORMAT_VERSION:
         raise BadInputError(f"{path}: format_version is not {FORMAT_VERSION}", "make the data set again")
     return facts
 
 
+def refuse_links(out: Path) -> None:
+    """Refuse a folder whose parts, which are read and written, lie elsewhere.
+
+    Raises:
+        BadInputError: naming the link.
+    """
+    for name in (FACTS, LOCKS, IMAGES, checksums.FOLDER):
+        if leads_out(out / name, out):
+            raise BadInputError(f"{out / name}: a link out of the data set", "put what it leads to there, or delete it")
+
+
 def engine_of(shard: Path) -> str | None:
     """The engine that drew a shard's first image; None when the shard is not there, or cannot be read."""
-    with suppress(OSError, tarfile.TarError, ValueError, KeyError, StopIteration):
-        content = next(content for name, content in read_shard(shard) if name.endswith(".json"))
-        return str(json.loads(content)["engine"])
+    with suppress(BadInputError, KeyError, StopIteration):
+        return str(next(read_samples(shard))[1].facts["engine"])[:NAME_BYTES]
     return None
 
 
@@ -92,30 +106,38 @@ def export_imagefolder(out: Path, class_names: tuple[str, ...], shards: int) -> 
 
     Returns:
         The folder; None when another rank is at it.
+
+    Raises:
+        BadInputError: a shard is damaged or has a label of no class, or a folder is a link to somewhere else.
     """
-    with exclusive(out / LOCKS / "imagefolder", wait=False) as free:
+    with exclusive(out / LOCKS / IMAGES, wait=False) as free:
         return _export_imagefolder(out, class_names, shards) if free else None
 
 
 def _export_imagefolder(out: Path, class_names: tuple[str, ...], shards: int) -> Path:
-    target = out / "imagefolder"
+    target = out / IMAGES
     folders = [target / safe_name(name, label) for label, name in enumerate(class_names)]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
+        if leads_out(folder, out):
+            raise BadInputError(f"{folder}: a link out of the data set", "delete it")
     for number in range(shards):
-        files = dict(read_shard(out / shard_name(number)))
-        for name, content in files.items():
-            key, _, kind = name.rpartition(".")
-            path = folders[int(files[f"{key}.cls"])] / name
-            if kind in {"png", "webp"} and not path.exists():
-                write_atomic(path, content)
+        shard = out / shard_name(number)
+        for name, sample in read_samples(shard):
+            if sample.label >= len(folders):
+                raise BadInputError(f"{shard}: {name} has label {sample.label} of {len(folders)} classes", "verify it")
+            path = folders[sample.label] / name
+            if not path.exists():
+                write_atomic(path, sample.image)
     return target
 
 
 def safe_name(name: str, label: int) -> str:
-    """A class name as a folder name: no separators, no leading dot, never empty."""
-    kept = "".join(letter if letter.isalnum() or letter in " -_." else "_" for letter in name).strip(" .")
-    return kept if kept == name else f"{label:04d} {kept}".strip()
+    """A class name as a folder name: no separators, no leading dot, never empty or too long, of no other class."""
+    kept = "".join(letter if letter.isalnum() or letter in " -_." else "_" for letter in name)
+    kept = kept.encode()[:NAME_BYTES].decode(errors="ignore").strip(" .")
+    plain = kept == name and not NUMBERED.match(name)
+    return kept if plain else f"{label:04d} {kept}".strip()
 
 
 def _card(facts: dict[str, Any]) -> str:

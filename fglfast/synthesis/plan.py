@@ -133,8 +133,9 @@ def make_plan(
     """
     if not len(merged.labels):
         raise BadInputError("the payloads hold no embedding", "embed at least one image")
-    present = np.unique(merged.labels)
-    rows = tuple(np.flatnonzero(merged.labels == label) for label in present)
+    order = np.argsort(merged.labels, kind="stable")  # by class, and ascending within: one pass for any number of them
+    present, first = np.unique(merged.labels[order], return_index=True)
+    rows = tuple(np.split(order, first[1:]))
     content = json.dumps([merged.digests, settings], sort_keys=True)
     return Plan(
         class_names=merged.class_names,

@@ -5,23 +5,28 @@ A shard that exists under its own name is complete; anything else is a temporary
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, BinaryIO, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fglfast.errors import FglError
+from fglfast.errors import BadInputError, FglError
 from fglfast.files import replacing
+from fglfast.foreign.reading import json_object
+from fglfast.foreign.tars import Member, content, members
 from fglfast.synthesis.checksums import Hashing, write_checksum
 
 ImageFormat = Literal["png", "webp"]
 PNG_LEVEL = 1  # level 6 takes three times as long for a few per cent of bytes
 WEBP_QUALITY = 90
+MOST_IMAGE, MOST_LABEL, MOST_FACTS = 64 << 20, 32, 64 << 10  # bytes of a member that are read
+IMAGE_NAME = re.compile(r"([0-9]{9,12})\.(png|webp)")
 
 
 @dataclass(frozen=True)
@@ -91,13 +96,45 @@ def write_tar(stream: Hashing, samples: Iterable[Sample], image_format: ImageFor
             _add(tar, f"{sample.key}.json", facts.encode())
 
 
-def read_shard(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every regular file of a shard, in order."""
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            content = tar.extractfile(member) if member.isreg() else None
-            if content:
-                yield member.name, content.read()
+def read_samples(path: Path) -> Iterator[tuple[str, Sample]]:
+    """The images of a shard, in order, each with its file name: digits, a dot, `png` or `webp`.
+
+    Raises:
+        BadInputError: the shard is not of this layout, or cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            yield from samples_of(stream)
+    except (OSError, tarfile.TarError, ValueError) as error:
+        hint = "fglfast verify finds damaged shards and, with --repair, draws them again"
+        raise BadInputError(f"{path}: damaged ({error})", hint) from error
+
+
+def samples_of(stream: BinaryIO) -> Iterator[tuple[str, Sample]]:
+    """As `read_samples`, of an open file.
+
+    Raises:
+        tarfile.ReadError, ValueError: it is not of this layout.
+    """
+    found = members(stream)
+    for image in found:
+        match = IMAGE_NAME.fullmatch(image.name)
+        if match is None:
+            raise ValueError(f"{image.name!r} is not where it should be")
+        pixels = _read(stream, image, image.name, MOST_IMAGE)
+        label = _read(stream, next(found, None), f"{match[1]}.cls", MOST_LABEL)
+        facts = _read(stream, next(found, None), f"{match[1]}.json", MOST_FACTS)
+        if not label.isdigit():
+            raise ValueError(f"{match[1]}.cls is no label")
+        yield image.name, Sample(match[1], pixels, int(label), json_object(facts))
+
+
+def _read(stream: BinaryIO, member: Member | None, name: str, most: int) -> bytes:
+    if member is None or member.name != name:
+        raise ValueError(f"{name} is not where it should be")
+    if member.size > most:
+        raise ValueError(f"{name} has {member.size} bytes, at most {most} are read")
+    return content(stream, member)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -7,23 +7,27 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from PIL import Image
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, FailFast, Field, ValidationError
 
 from fglfast.config import first_problem
 from fglfast.console import Progress
-from fglfast.errors import BadInputError
+from fglfast.errors import BadInputError, IncompleteError
+from fglfast.foreign.folders import leads_out, numbered
+from fglfast.foreign.images import MOST_SIDE
+from fglfast.foreign.names import ClassNames
 from fglfast.merge import Merged
 from fglfast.synthesis.checksums import Hashing, digest_of, read_checksum
 from fglfast.synthesis.draw import REDRAWS
 from fglfast.synthesis.folder import FACTS, read_facts
 from fglfast.synthesis.plan import Item, Plan
-from fglfast.synthesis.shards import Sample, shard_name, write_tar
+from fglfast.synthesis.shards import Sample, samples_of, shard_name, write_tar
 from fglfast.synthesis.synthesize import SynthesisSettings, plan_of
 
-MEMBER_LIMIT = 64 << 20  # bytes
+PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+MOST_MISSING = 100_000  # shards; where more are, nothing is damaged but the run that makes them is not done
 DAMAGE = (tarfile.TarError, OSError, EOFError, Image.DecompressionBombError, SyntaxError, struct.error)  # of readers
 NONSENSE = (ValueError, TypeError, LookupError, RecursionError)  # what a member's content leads to
 
@@ -34,13 +38,13 @@ class Facts(SynthesisSettings):
     model_config = ConfigDict(extra="ignore")
 
     plan: str
-    class_names: tuple[str, ...] = Field(min_length=1)
+    class_names: ClassNames
     images: int = Field(ge=1)
-    shards: int = Field(ge=1, le=10_000_000)
-    image_size: int = Field(ge=1, le=8192)
+    shards: int = Field(ge=1)
+    image_size: int = Field(ge=1, le=MOST_SIDE)
     weights: str
-    clients: tuple[str, ...]
-    payloads: tuple[str, ...]
+    clients: Annotated[tuple[str, ...], FailFast()]
+    payloads: Annotated[tuple[str, ...], FailFast()]
 
     @classmethod
     def of(cls, out: Path) -> "Facts":
@@ -50,7 +54,7 @@ class Facts(SynthesisSettings):
             BadInputError: missing or malformed.
         """
         try:
-            facts = cls.model_validate(read_facts(out))
+            facts = cls.model_validate_json(json.dumps(read_facts(out)), strict=True)
         except ValidationError as error:
             raise BadInputError(f"{out / FACTS}: {first_problem(error)}", "make the data set again") from error
         if facts.shards != -(-facts.images // facts.shard_size):
@@ -95,13 +99,16 @@ def verify(out: Path, merged: Merged | None = None) -> list[Checked]:
 
     Raises:
         BadInputError: the folder is no data set, holds shards beyond its plan, or the payloads are not its own.
+        IncompleteError: more than `MOST_MISSING` shards are not there.
     """
     facts = Facts.of(out)
     plan = facts.plan_with(merged) if merged else None
-    known = {shard_name(number) for number in range(facts.shards)}
-    surplus = sorted(path.name for path in out.glob("*.tar") if path.name not in known)
+    there, surplus = numbered(out, shard_name, facts.shards)
     if surplus:
-        raise BadInputError(f"{out} holds {surplus[0]}, which its plan does not", "remove what does not belong there")
+        raise BadInputError(f"{out} holds {min(surplus)}, which its plan does not", "remove what does not belong there")
+    if facts.shards - len(there) > MOST_MISSING:
+        missing = f"{facts.shards - len(there)} of {facts.shards} shards"
+        raise IncompleteError(f"{out} lacks {missing}", "run synthesize again, it goes on where it stopped")
     checked = []
     with Progress("verify", facts.shards, unit="shard") as progress:
         for number in range(facts.shards):
@@ -115,6 +122,8 @@ def _check(path: Path, number: int, facts: Facts, plan: Plan | None) -> Checked:
     how = "structure" if expected is None else "checksum"
     if not path.is_file():
         return Checked(number, how, "missing")
+    if leads_out(path, path.parent):
+        return Checked(number, how, "damaged: a link out of the data set")
     try:
         if expected is None:
             _check_structure(path, number, facts, plan)
@@ -129,45 +138,35 @@ def _check_structure(path: Path, number: int, facts: Facts, plan: Plan | None) -
     """Compare a shard with what its own members make, and those with the plan; raises `DAMAGE` or `NONSENSE`."""
     start = number * facts.shard_size
     indices = range(start, min(start + facts.shard_size, facts.images))
-    hashing, seen = Hashing(), set()
+    hashing, seen = Hashing(), set[tuple[Any, ...]]()
 
-    def samples(tar: tarfile.TarFile) -> Iterator[Sample]:
-        for index in indices:
-            sample = _sample(tar, index, facts)
+    def samples() -> Iterator[Sample]:
+        for index, (name, sample) in zip(indices, samples_of(stream), strict=True):
+            if name != f"{index:09d}.{facts.image_format}":
+                raise ValueError(f"{name} is not where it should be")
+            _check_image(sample, facts)
             seen.add(_check_identity(sample, facts, plan.item(index) if plan else None))
             yield sample
 
-    with tarfile.open(path, "r:") as tar:
-        write_tar(hashing, samples(tar), facts.image_format)
+    with path.open("rb") as stream:
+        write_tar(hashing, samples(), facts.image_format)
     if len(seen) < len(indices):
         raise ValueError("an image is there twice")
     if hashing.digest() != digest_of(path):
         raise ValueError("not the bytes that synthesize writes")
 
 
-def _sample(tar: tarfile.TarFile, index: int, facts: Facts) -> Sample:
-    """The next image of a shard, decoded to see that it can be."""
-    key = f"{index:09d}"
-    image = _content(tar, f"{key}.{facts.image_format}")
-    label = _content(tar, f"{key}.cls")
-    if not label.isdigit():
-        raise ValueError(f"{key}.cls is no label")
-    said = json.loads(_content(tar, f"{key}.json"))
-    with Image.open(io.BytesIO(image), formats=(facts.image_format.upper(),)) as opened:
+def _check_image(sample: Sample, facts: Facts) -> None:
+    """Decode an image to see that it can be: its size first, then PNG's checksums and end, which decoding skips."""
+    kinds = (facts.image_format.upper(),)
+    with Image.open(io.BytesIO(sample.image), formats=kinds) as opened:
         if (opened.size, opened.mode) != ((facts.image_size, facts.image_size), "RGB"):
-            raise ValueError(f"{key}: {opened.mode} of {opened.size[0]}x{opened.size[1]} pixels")
+            raise ValueError(f"{sample.key}: {opened.mode} of {opened.size[0]}x{opened.size[1]} pixels")
+        opened.verify()
+    with Image.open(io.BytesIO(sample.image), formats=kinds) as opened:
         opened.load()
-    return Sample(key, image, int(label), said)
-
-
-def _content(tar: tarfile.TarFile, name: str) -> bytes:
-    member = tar.next()
-    if member is None or member.name != name:
-        raise ValueError(f"{name} is not where it should be")
-    stream = tar.extractfile(member) if member.type == tarfile.REGTYPE and member.size <= MEMBER_LIMIT else None
-    if stream is None:
-        raise ValueError(f"{name} is no file, or too large")
-    return stream.read()
+    if facts.image_format == "png" and sample.image.find(PNG_END) != len(sample.image) - len(PNG_END):
+        raise ValueError(f"{sample.key}: the image does not end with its end")
 
 
 def _check_identity(sample: Sample, facts: Facts, item: Item | None) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 The folder holds `dataset.json` and WebDataset shards `train-000000.tar`, ... with the members KEY.png or
 KEY.webp, KEY.cls (the label as text) and KEY.json. Nothing is unpacked: the tar headers are read once,
-the images are then read at their offsets.
+the images are then read at their offsets. The folder may be a stranger's.
 """
 
 import io
@@ -18,16 +18,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from fglfast.config import first_problem
 from fglfast.errors import BadInputError, IncompleteError
+from fglfast.foreign.folders import leads_out, numbered
+from fglfast.foreign.images import MOST_SIDE
+from fglfast.foreign.names import ClassNames
+from fglfast.foreign.reading import json_object, read_bytes
+from fglfast.foreign.tars import Member, content, members
 
 FORMAT_VERSION = 1
+FACTS_LIMIT = 16 * 2**20
 MEMORY_LIMIT = 2 * 2**30
 MEMBER_LIMIT = 64 * 2**20
+LABEL_LIMIT = 32
 MEMBER_NAME = re.compile(r"([\w-]+)\.(png|webp|cls|json)", re.ASCII)
 RESUME_HINT = "synthesize is not finished: run it again, it goes on where it stopped."
 
@@ -40,18 +47,11 @@ class Description(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     format_version: int
-    class_names: tuple[str, ...] = Field(min_length=1)
-    image_size: int = Field(ge=1, le=8192)
-    plan: str = Field(min_length=1)
+    class_names: ClassNames
+    image_size: int = Field(ge=1, le=MOST_SIDE)
+    plan: str = Field(min_length=1, max_length=128)
     images: int = Field(ge=1)
     shards: int = Field(ge=1)
-
-    @field_validator("class_names")
-    @classmethod
-    def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(names)) != len(names):
-            raise ValueError("class names repeat")
-        return names
 
 
 def read_description(folder: Path) -> Description:
@@ -62,13 +62,16 @@ def read_description(folder: Path) -> Description:
     """
     path = folder / "dataset.json"
     try:
-        description = Description.model_validate_json(path.read_bytes())
+        text = read_bytes(path, FACTS_LIMIT)
+        json_object(text)  # its bounds
+        description = Description.model_validate_json(text, strict=True)
     except OSError as error:
         raise BadInputError(
             f"{folder} is not a synthetic data set: {path} cannot be read", "Name a folder written by synthesize."
         ) from error
-    except ValidationError as error:
-        raise BadInputError(f"{path}: {first_problem(error)}", "Write the folder anew with synthesize.") from error
+    except ValueError as error:
+        problem = first_problem(error) if isinstance(error, ValidationError) else f"not strict JSON ({error})"
+        raise BadInputError(f"{path}: {problem}", "Write the folder anew with synthesize.") from error
     if description.format_version != FORMAT_VERSION:
         raise BadInputError(
             f"{path} has format version {description.format_version}, this program reads {FORMAT_VERSION}",
@@ -106,16 +109,7 @@ def read_index(folder: Path, description: Description) -> Index:
         IncompleteError: shards are missing.
         BadInputError: a shard is damaged, holds what it must not, or a label is out of range.
     """
-    paths = tuple(folder / f"train-{number:06d}.tar" for number in range(description.shards))
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        raise IncompleteError(f"{folder} lacks {len(missing)} of {len(paths)} shards, first {missing[0]}", RESUME_HINT)
-    surplus = sorted(set(folder.glob("train-*.tar")) - set(paths))
-    if surplus:
-        raise BadInputError(
-            f"{folder} holds {surplus[0].name}, but dataset.json knows {len(paths)} shards",
-            "Remove what does not belong, or write the folder anew with synthesize.",
-        )
+    paths = _shard_paths(folder, description.shards)
     rows = [(number, *row) for number, path in enumerate(paths) for row in _shard_rows(path)]
     if len(rows) != description.images:
         raise BadInputError(
@@ -132,23 +126,44 @@ def read_index(folder: Path, description: Description) -> Index:
     return Index(paths, shards, offsets, sizes, labels)
 
 
+def _shard_paths(folder: Path, shards: int) -> tuple[Path, ...]:
+    """All shards of a folder, in order; none of them a link to somewhere else."""
+    there, surplus = numbered(folder, _shard_name, shards)
+    if len(there) < shards:
+        first = next(name for name in map(_shard_name, range(shards)) if name not in there)
+        raise IncompleteError(f"{folder} lacks {shards - len(there)} of {shards} shards, first {first}", RESUME_HINT)
+    if surplus:
+        raise BadInputError(
+            f"{folder} holds {min(surplus)}, but dataset.json knows {shards} shards",
+            "Remove what does not belong, or write the folder anew with synthesize.",
+        )
+    paths = tuple(folder / _shard_name(number) for number in range(shards))
+    for path in paths:
+        if leads_out(path, folder):
+            raise BadInputError(f"{path} is a link out of the data set", "Put the shard itself there.")
+    return paths
+
+
+def _shard_name(number: int) -> str:
+    return f"train-{number:06d}.tar"
+
+
 def _shard_rows(path: Path) -> list[tuple[int, int, int]]:
     """(offset, size, label) of every image of one shard, in the order of its members."""
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
+        with path.open("rb") as stream:
+            for member in members(stream):
                 key, kind = _checked_name(path, member)
                 known: dict[str, tuple[int, int]] | dict[str, int] = labels if kind == "cls" else images
                 if kind != "json" and key in known:
                     raise BadInputError(f"{path}: {member.name} is there twice")
                 if kind == "cls":
-                    stream = tar.extractfile(member)
-                    labels[key] = _label(path, member.name, stream.read(32) if stream else b"")
+                    labels[key] = _label(path, member.name, content(stream, member))
                 elif kind != "json":
-                    images[key] = (member.offset_data, member.size)
-    except (tarfile.TarError, OSError, EOFError) as error:
+                    images[key] = (member.offset, member.size)
+    except (tarfile.TarError, OSError) as error:
         raise BadInputError(
             f"{path} is damaged: {error}", "Delete this shard and run synthesize again: it writes only what is missing."
         ) from error
@@ -158,12 +173,13 @@ def _shard_rows(path: Path) -> list[tuple[int, int, int]]:
     return [(*place, labels[key]) for key, place in images.items()]
 
 
-def _checked_name(path: Path, member: tarfile.TarInfo) -> tuple[str, str]:
+def _checked_name(path: Path, member: Member) -> tuple[str, str]:
     match = MEMBER_NAME.fullmatch(member.name)
-    if not member.isreg() or match is None:
+    if match is None:
         raise BadInputError(f"{path} holds {member.name!r}, which is no image, label or description")
-    if member.size > MEMBER_LIMIT:
-        raise BadInputError(f"{path}: {member.name} has {member.size} bytes, at most {MEMBER_LIMIT} are read")
+    most = LABEL_LIMIT if match[2] == "cls" else MEMBER_LIMIT
+    if member.size > most:
+        raise BadInputError(f"{path}: {member.name} has {member.size} bytes, at most {most} are read")
     return match[1], match[2]
 
 

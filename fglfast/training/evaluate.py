@@ -1,6 +1,5 @@
 """The global model judged on labelled images. Knows no training: any saved image classifier will do."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassCalibrationError, MulticlassConfusionMatrix
-from transformers import AutoModelForImageClassification
 
 from fglfast.config import Settings
-from fglfast.console import Progress, no_loading_bars
+from fglfast.console import Progress
 from fglfast.errors import BadInputError
+from fglfast.foreign.images import MOST_SIDE
+from fglfast.foreign.models import read_config
 from fglfast.training.augment import normalise
+from fglfast.training.model import load_model
 
 if TYPE_CHECKING:
     from fglfast.dataset import LabelledImages
@@ -92,7 +93,7 @@ def open_classifier(model_dir: Path) -> tuple[Any, tuple[str, ...], int]:
         BadInputError: the folder holds no such model, or the model expects another normalisation.
     """
     size = _image_size(model_dir)
-    return *_load(model_dir), size
+    return *load_model(model_dir), size
 
 
 @torch.inference_mode()
@@ -109,30 +110,18 @@ def _logits(model: Any, dataset: "LabelledImages", size: int, batch_size: int) -
             progress.advance(len(rows))
 
 
-def _load(model_dir: Path) -> tuple[Any, tuple[str, ...]]:
-    load: Any = AutoModelForImageClassification.from_pretrained
-    try:
-        with no_loading_bars():
-            model = load(str(model_dir), local_files_only=True, use_safetensors=True, trust_remote_code=False)
-        names = tuple(model.config.id2label[label] for label in range(model.config.num_labels))
-    except Exception as error:  # transformers raises what each of its readers raises
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadInputError(f"{model_dir} holds no image classifier: {reason}", MODEL_HINT) from error
-    return model, names
-
-
 def _image_size(model_dir: Path) -> int:
     """Side in pixels of the images the model was trained at."""
     path = model_dir / "preprocessor_config.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_config(path)
         height, width = content["size"]["height"], content["size"]["width"]
         scaling = (content["image_mean"], content["image_std"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (BadInputError, KeyError, TypeError) as error:
         raise BadInputError(
             f"{model_dir} holds no image classifier: {path.name} is missing or has no size", MODEL_HINT
         ) from error
-    if not isinstance(height, int) or height < 1 or height != width:
+    if not isinstance(height, int) or not 1 <= height <= MOST_SIDE or height != width:
         raise BadInputError(f"{path}: images of {height!r} by {width!r} pixels are not square", MODEL_HINT)
     if scaling != ([0.5] * 3, [0.5] * 3):
         raise BadInputError(f"{path}: the model expects images scaled otherwise than to -1..1", MODEL_HINT)

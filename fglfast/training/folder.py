@@ -8,6 +8,7 @@ config.json, preprocessor_config.json, model.safetensors      the finished model
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,10 +18,14 @@ from typing import Any
 
 from fglfast.errors import BadInputError, FglError, UsageError
 from fglfast.files import exclusive, sync_folder, write_atomic
+from fglfast.foreign.folders import leads_out
+from fglfast.foreign.reading import read_bytes
 from fglfast.training.data import Description
 from fglfast.training.settings import Job, TrainResult
 
 LOCK_PATIENCE = 10.0
+MOST_TAG = 100  # bytes
+TAG = re.compile(r"epoch\d{5,9}-step\d{7,12}", re.ASCII)
 MODEL_FILES = ("config.json", "model.safetensors")
 
 
@@ -79,8 +84,17 @@ class RunFolder:
         write_atomic(self.history, "".join(json.dumps(row) + "\n" for row in rows))
 
     def newest_tag(self) -> str | None:
-        """The tag of the newest whole checkpoint."""
-        return self.latest.read_text(encoding="utf-8").strip() if self.latest.exists() else None
+        """The tag of the newest whole checkpoint.
+
+        Raises:
+            BadInputError: `checkpoint/latest` names what is none: a path, say, to somewhere else.
+        """
+        if not self.latest.exists():
+            return None
+        tag = read_bytes(self.latest, MOST_TAG).decode(errors="replace").strip()
+        if not TAG.fullmatch(tag) or leads_out(self.checkpoints / tag, self.path):
+            raise BadInputError(f"{self.latest} names no checkpoint", "Delete the checkpoint folder to start anew.")
+        return tag
 
     def publish(self, temporary: str, tag: str) -> None:
         """Make the checkpoint written as `temporary` the latest and delete all others."""

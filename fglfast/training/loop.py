@@ -28,7 +28,7 @@ from fglfast.training.data import read_description
 from fglfast.training.folder import RunFolder, identity
 from fglfast.training.model import save_model
 from fglfast.training.settings import Job, TrainResult, WorkerError
-from fglfast.training.workers import World, join_world, start_engine
+from fglfast.training.workers import World, join_world, start_engine, without_pickles
 
 # Several processes agree on a checkpoint through a broadcast: not at every step.
 AGREE_EVERY = 16
@@ -184,10 +184,11 @@ class Training:
         if tag is None:
             return
         try:
-            _, state = self.engine.load_checkpoint(str(self.folder.checkpoints), tag=tag)
+            with without_pickles():
+                _, state = self.engine.load_checkpoint(str(self.folder.checkpoints), tag=tag)
             self.at = Position(**state["position"])
         except Exception as error:  # DeepSpeed raises what each of its readers raises
-            reason = str(error).strip() or type(error).__name__
+            reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
             raise BadInputError(
                 f"the checkpoint {self.folder.checkpoints / tag} cannot be resumed: {reason}",
                 "Use as many processes as before, or delete the checkpoint folder to start anew.",

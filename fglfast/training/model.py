@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel, ResNetConfig
 
+from fglfast.console import no_loading_bars
 from fglfast.errors import BadInputError, UsageError
 from fglfast.files import write_atomic
+from fglfast.foreign.models import MOST_LABELS, Announced, announced, check_config, check_folder
+from fglfast.foreign.names import ClassNames
+from fglfast.foreign.networks import outlined
+from fglfast.foreign.reading import json_object, loading
 from fglfast.training.settings import ARCHITECTURES, check_arch
 
 
@@ -42,17 +48,43 @@ def build_model(arch: str, class_names: Sequence[str]) -> PreTrainedModel:
     return model
 
 
-def model_of_config(text: str) -> PreTrainedModel:
-    """Build a classifier from its config as JSON, with fresh weights; no code from outside is ever run.
+def model_of(text: str, weights: Mapping[str, Tensor]) -> PreTrainedModel:
+    """A classifier of a config, as JSON, and of its weights, both a stranger's; no code from outside is ever run.
 
     Raises:
-        BadInputError: it is not the config of an image classifier.
+        BadInputError: it is not the config of an image classifier, or of another one than the weights'.
     """
-    try:
-        content = json.loads(text)
-        return _from_config(AutoConfig.for_model(content.pop("model_type"), **content))
-    except Exception as error:  # transformers validates each config in its own way
-        raise BadInputError(f"the global model's config is refused: {error}", "ask who sent it") from error
+    what = "the global model"
+    with loading(what):
+        content = json_object(text, MOST_LABELS)
+        check_config(content, what)
+        config = AutoConfig.for_model(content.pop("model_type"), **content)
+    with outlined(Announced(len(weights), sum(tensor.numel() for tensor in weights.values())), what):
+        blank = _from_config(config).state_dict()
+    if {name: tensor.shape for name, tensor in blank.items()} != {name: value.shape for name, value in weights.items()}:
+        raise BadInputError(f"{what}: its weights are not those of its config", "ask who sent it")
+    with loading(what):
+        model = _from_config(config)
+        model.load_state_dict(weights)
+    return model
+
+
+def load_model(folder: Path) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """A saved classifier and its classes, in the order of their labels; whoever saved it, safetensors only.
+
+    Raises:
+        BadInputError: the folder holds no classifier, or one whose config asks for more than its weights fill.
+    """
+    check_folder(folder)
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    load: Any = AutoModelForImageClassification.from_pretrained
+    with loading(folder), no_loading_bars():
+        config = AutoConfig.from_pretrained(str(folder), **options)
+        with outlined(announced(folder), folder):
+            _from_config(config)
+        model = load(str(folder), use_safetensors=True, **options)
+        names = [model.config.id2label[label] for label in range(model.config.num_labels)]
+        return model, TypeAdapter(ClassNames).validate_python(names)
 
 
 def _from_config(config: Any) -> PreTrainedModel:

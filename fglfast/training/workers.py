@@ -1,6 +1,8 @@
 """The processes of one training run and DeepSpeed's engine in each of them. Knows no files and no epochs."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +13,8 @@ from torch import Tensor
 from fglfast.errors import UsageError
 from fglfast.training.model import build_model, decay_groups, load_weights
 from fglfast.training.settings import TrainSettings, deepspeed_config
+
+NO_PICKLES = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # PyTorch's: whatever a caller of torch.load says
 
 
 @dataclass(frozen=True)
@@ -84,3 +88,21 @@ def start_engine(
         ours["lr_scheduler"] = schedule
     engine, *_ = deepspeed.initialize(model=model, config=config, **ours)
     return engine
+
+
+@contextmanager
+def without_pickles() -> Iterator[None]:
+    """Have DeepSpeed read checkpoints by PyTorch's restricted reader: it unpickles them, which would run their code."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    before = os.environ.get(NO_PICKLES)
+    os.environ[NO_PICKLES] = "1"
+    try:
+        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+            yield
+    finally:
+        os.environ.pop(NO_PICKLES)
+        if before is not None:
+            os.environ[NO_PICKLES] = before

@@ -1,15 +1,14 @@
 """A candidate's data set: drawn, or taken out of a larger one of the same sampling. Knows no training."""
 
-import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fglfast.engine.build import Engine, seconds_per_pass
 from fglfast.merge import Merged
 from fglfast.synthesis.folder import claim, read_facts
 from fglfast.synthesis.plan import Item, Plan
-from fglfast.synthesis.shards import ImageFormat, Sample, read_shard, shard_name, write_shard
+from fglfast.synthesis.shards import ImageFormat, Sample, read_samples, shard_name, write_shard
 from fglfast.synthesis.synthesize import SynthesisSettings, plan_synthesis, synthesize
 from fglfast.tuning.candidates import Candidate
 
@@ -85,19 +84,13 @@ def take(whole: Plan, source: Path, part: Plan, out: Path) -> bool:
     for number in range(part.shards):
         items = part.shard(number)
         wanted = [places[_identity(item)] for item in items]
-        files: dict[str, bytes] = {}
+        there: dict[int, Sample] = {}
         for shard in sorted({place // whole.shard_size for place in wanted}):
-            files |= dict(read_shard(source / shard_name(shard)))
-        samples = (_sample(files, place, item) for place, item in zip(wanted, items, strict=True))
+            there |= {int(sample.key): sample for _, sample in read_samples(source / shard_name(shard))}
+        samples = (replace(there[place], key=f"{item.index:09d}") for place, item in zip(wanted, items, strict=True))
         write_shard(out / shard_name(number), samples, FORMAT)
     return True
 
 
 def _identity(item: Item) -> tuple[int, int, int]:
     return item.label, item.row, item.ordinal
-
-
-def _sample(files: dict[str, bytes], place: int, item: Item) -> Sample:
-    """An image at a place of the larger set, as the item of the smaller one that it is."""
-    key = f"{place:09d}"
-    return Sample(f"{item.index:09d}", files[f"{key}.{FORMAT}"], item.label, json.loads(files[f"{key}.json"]))

@@ -131,6 +131,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Validate a payload and show what it holds."""
+    import numpy as np
     from rich.table import Table
     from rich.text import Text
 
@@ -139,9 +140,9 @@ def inspect(
     payload, signature = load_signed(file, allowed=read_allowed(allow))
     size = file.stat().st_size if file.exists() else 0
     header = payload.header
-    by_class = {
-        name: int(payload.counts[payload.labels == label].sum()) for label, name in enumerate(header.class_names)
-    }
+    images = np.zeros(len(header.class_names), dtype=np.int64)
+    np.add.at(images, payload.labels, payload.counts)
+    by_class = dict(zip(header.class_names, images.tolist(), strict=True))
     result = {
         "file": str(file),
         "bytes": size,

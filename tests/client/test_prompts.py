@@ -62,3 +62,10 @@ def test_attributes_are_measured(image, words):
 
 def test_a_blank_image_is_described_too():
     assert describe(np.zeros((8, 8, 3), np.uint8)) == "dark plain square"
+
+
+@pytest.mark.parametrize("template", ["{label:>1000000000}", "{label!r}", "{label:{label}}", "{label.__class__}"])
+def test_a_template_formats_nothing(template):
+    """A model folder brings its own templates, and a format can ask for a gigabyte of spaces."""
+    with pytest.raises(UsageError):
+        class_level_prompts(("cat",), [1], template)

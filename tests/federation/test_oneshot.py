@@ -1,21 +1,25 @@
 """Payloads as a server receives them: from strangers."""
 
+import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from small_federation import CLASSES
 
 from fglfast.client.embed import embed
 from fglfast.dataset import read_dataset
-from fglfast.errors import FglError
+from fglfast.errors import BadInputError, FglError
 from fglfast.federation import client_app, wire
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.oneshot import collect_payloads
 from fglfast.learn import LearnSettings
+from fglfast.merge import merge_payloads
 from fglfast.payload import Privacy, load_payload, save_payload
 from fglfast.payload.keys import find_or_make_key
+from fglfast.training.model import build_model, model_of
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +127,57 @@ def test_payloads_are_asked_for_once(payload_bytes, experiment, random_mini, tmp
     first = collect(grid, experiment, random_mini, tmp_path)
     assert collect(grid, experiment, random_mini, tmp_path) == first
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("form", ["tokens", "shape"])
+def test_a_payload_of_another_form_is_left_out_and_stops_nobody(
+    form, payload_bytes, experiment, random_mini, tmp_path, capsys
+):
+    sound = tmp_path / "ann.safetensors"
+    sound.write_bytes(payload_bytes("eve"))
+    made = load_payload(sound)
+    if form == "tokens":
+        made = replace(
+            made, embeddings=None, token_ids=np.arange(16 * len(made.labels), dtype=np.int32).reshape(-1, 16)
+        )
+    else:
+        made = replace(made, embeddings=made.embeddings[:, 1:])
+    save_payload(made, sound)
+    grid, _ = grid_of(payload_bytes("ann"), payload_bytes("bob"), sound.read_bytes())
+    paths, _ = collect(grid, experiment, random_mini, tmp_path / "clients")
+    assert len(merge_payloads(map(load_payload, paths)).clients) == 2
+    assert "not embeddings of [16, 64]" in " ".join(capsys.readouterr().err.split())
+
+
+def reply(**numbers):
+    message = Message(RecordDict(), 2, wire.EVALUATE)
+    return Message(RecordDict({wire.METRICS: MetricRecord(numbers)}), reply_to=message)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ({wire.EXAMPLES: 5, wire.RIGHT: 5}, None),
+        ({wire.EXAMPLES: 5, wire.RIGHT: 6}, "6 of 5 images are right"),
+        ({wire.EXAMPLES: 1 << 60, wire.RIGHT: 6}, "num-examples is"),
+        ({wire.EXAMPLES: 5.0, wire.RIGHT: 1}, "num-examples is 5.0"),
+        ({wire.EXAMPLES: -1, wire.RIGHT: 0}, "num-examples is -1"),
+        ({wire.EXAMPLES: 5}, "cannot be read"),
+    ],
+)
+def test_numbers_that_cannot_be_are_named(numbers, words):
+    found = wire.complaint(reply(**numbers), wire.EVALUATE, RecordDict())
+    assert found is None if words is None else words in found
+
+
+def test_a_global_model_is_no_larger_than_the_weights_that_came_with_it(tmp_path):
+    model = build_model("resnet10-tiny", CLASSES)
+    text, weights = model.config.to_json_string(use_diff=False), model.state_dict()
+    assert model_of(text, weights).config.num_labels == len(CLASSES)
+    facts = json.loads(text)
+    wide, deep, code = {"hidden_sizes": [1 << 20] * 4}, {"depths": [1 << 20] * 4}, {"auto_map": {"AutoConfig": "x.Y"}}
+    for keys in (wide, deep, code, {"depths": [2, 1, 1, 1]}, {"model_type": "gpt2"}):
+        with pytest.raises(BadInputError, match="the global model"):
+            model_of(json.dumps(facts | keys), weights)
+    with pytest.raises(BadInputError, match="the global model"):
+        model_of("{", weights)

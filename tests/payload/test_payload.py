@@ -2,6 +2,8 @@ import json
 import struct
 import subprocess
 import sys
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -129,3 +131,35 @@ def test_limits_and_encoder(tmp_path):
 def test_reading_payloads_needs_no_torch():
     code = "import sys, fglfast.payload; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def with_facts(path, text):
+    """A payload whose header holds a text as it is."""
+    save_payload(make(), path)
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    encoded = json.dumps(header | {"__metadata__": {"fglfast": text}}).encode()
+    path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + content[8 + length :])
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("[" + "[]," * 2_000_000 + "[]]", "more than 300000 values"),
+        ("[" + "1.5," * 1_500_000 + "1]", "more than 300000 values"),
+        ("[" + "[]," * 100_000 + "[]]", "class_names"),
+        (json.dumps([f"n{number}" for number in range(100_000)] + ["n7"]), "class_names"),
+        (json.dumps([f"n{number}" for number in range(99_999)] + ["n99998"]), "'n99998' is there twice"),
+        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_header_of_eight_megabytes_is_refused_in_a_second(value, words, tmp_path):
+    """Unbounded, the first took gigabytes and minutes: a message for each of two million names."""
+    with_facts(tmp_path / "p.safetensors", f'{{"format_version": 2, "class_names": {value}}}')
+    tracemalloc.start()
+    started = time.process_time()
+    with pytest.raises(BadInputError, match=words):
+        load_payload(tmp_path / "p.safetensors")
+    assert time.process_time() - started < 2 and tracemalloc.get_traced_memory()[1] < 150 << 20
+    tracemalloc.stop()

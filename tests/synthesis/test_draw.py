@@ -1,7 +1,5 @@
 """Images that came out blank: found, drawn again, the same ones in any batch, on any rank."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -12,16 +10,15 @@ from test_synthesize import SETTINGS, hashes, pixels
 
 from fglfast.errors import FglError
 from fglfast.synthesis.draw import REDRAWS, is_flat
-from fglfast.synthesis.shards import read_shard
+from fglfast.synthesis.shards import read_samples
 from fglfast.synthesis.synthesize import synthesize
 
 MANY = SETTINGS.model_copy(update={"images_per_class": 12})
 
 
 def redraws(folder):
-    files = {name: content for tar in sorted(folder.glob("*.tar")) for name, content in read_shard(tar)}
-    facts = [json.loads(content) for name, content in files.items() if name.endswith("json")]
-    return [entry["redraw"] for entry in facts if "redraw" in entry]
+    samples = [sample for tar in sorted(folder.glob("*.tar")) for _, sample in read_samples(tar)]
+    return [sample.facts["redraw"] for sample in samples if "redraw" in sample.facts]
 
 
 def test_blank_images_are_drawn_again_alike_in_any_batch_rank_and_resume(idle, merged, tmp_path):

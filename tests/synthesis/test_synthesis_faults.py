@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import fglfast
 from fglfast import __main__ as entry
+from fglfast import console
 from fglfast.cli import app
 from fglfast.payload import save_payload
 from fglfast.sampler.schedule import Sampling
@@ -154,7 +155,7 @@ def test_an_interrupt_before_a_verb_has_begun(monkeypatch, capsys):
     def interrupted():
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(entry, "quiet_libraries", interrupted)
+    monkeypatch.setattr(console, "quiet_libraries", interrupted)
     before = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(SystemExit) as ended:

@@ -20,7 +20,7 @@ from fglfast.payload import save_payload
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.folder import export_imagefolder, locked, safe_name
-from fglfast.synthesis.shards import read_shard
+from fglfast.synthesis.shards import read_samples
 from fglfast.synthesis.synthesize import SynthesisSettings, estimate, synthesize
 
 SETTINGS = SynthesisSettings(images_per_class=7, shard_size=8, sampling=Sampling(steps=2, guidance_scale=2.0))
@@ -31,11 +31,10 @@ def hashes(folder):
 
 
 def pixels(folder):
-    files = {name: content for tar in sorted(folder.glob("*.tar")) for name, content in read_shard(tar)}
     return {
-        name: np.asarray(Image.open(__import__("io").BytesIO(content))).astype(int)
-        for name, content in files.items()
-        if name.endswith("png")
+        name: np.asarray(Image.open(__import__("io").BytesIO(sample.image))).astype(int)
+        for tar in sorted(folder.glob("*.tar"))
+        for name, sample in read_samples(tar)
     }
 
 

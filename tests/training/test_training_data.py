@@ -1,6 +1,8 @@
 """Reading shards, the split, the order, the augmentation."""
 
 import json
+import os
+import pickle
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,8 @@ from fglfast.errors import BadInputError, FglError, IncompleteError
 from fglfast.training.augment import Augmentation, normalise
 from fglfast.training.batches import epoch_rows, split, step_seed
 from fglfast.training.data import SyntheticImages, read_description, read_index
+from fglfast.training.folder import RunFolder
+from fglfast.training.workers import without_pickles
 
 Make = Callable[..., Path]
 
@@ -65,7 +69,7 @@ def test_surplus_shard_is_refused(make_synthetic: Make) -> None:
     [
         ({"format_version": 2}, "format version 2"),
         ({"images": 119}, "holds 120 images"),
-        ({"class_names": ["a", "a", "b"]}, "class names repeat"),
+        ({"class_names": ["a", "a", "b"]}, "is there twice"),
         ({"class_names": ["a", "b"]}, "there are 2 classes"),
         ({"image_size": "large"}, "image_size"),
         ({"plan": ""}, "plan"),
@@ -220,3 +224,55 @@ def test_augmentation_can_be_off() -> None:
 
 def test_normalise_spans_minus_one_to_one() -> None:
     assert normalise(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
+
+
+def test_a_billion_announced_shards_cost_nothing(make_synthetic: Make) -> None:
+    with pytest.raises(IncompleteError, match=r"lacks 999999999999997 of .*, first train-000003\.tar"):
+        index_of(make_synthetic(shards=10**15, images=10**17))
+
+
+@pytest.mark.parametrize("facts", [{"images": "120"}, {"images": True}, {"images": 120.0}, {"image_size": 8192}])
+def test_facts_are_of_their_own_type_and_size(make_synthetic: Make, facts: dict) -> None:
+    with pytest.raises(BadInputError, match=next(iter(facts))):
+        index_of(make_synthetic(**facts))
+
+
+def test_a_shard_that_is_a_link_out_is_not_followed(make_synthetic: Make, tmp_path: Path) -> None:
+    folder = make_synthetic()
+    (folder / "train-000001.tar").rename(tmp_path / "elsewhere.tar")
+    (folder / "train-000001.tar").symlink_to(tmp_path / "elsewhere.tar")
+    with pytest.raises(BadInputError, match=r"train-000001\.tar is a link out"):
+        index_of(folder)
+
+
+class Harm:
+    """What a pickle does as it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_from_elsewhere_runs_no_code(tmp_path: Path) -> None:
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+
+    torch.save({"module": Harm(tmp_path / "harmed")}, tmp_path / "states.pt")
+    torch.save({"module": torch.ones(2)}, tmp_path / "sound.pt")
+    with without_pickles():
+        assert TorchCheckpointEngine().load(str(tmp_path / "sound.pt"))["module"].tolist() == [1, 1]
+        with pytest.raises(pickle.UnpicklingError):
+            TorchCheckpointEngine().load(str(tmp_path / "states.pt"))
+    assert not (tmp_path / "harmed").exists() and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+@pytest.mark.parametrize("tag", ["../elsewhere", "/tmp", "epoch00001-step0000000/../..", "x" * 10_000, ""])
+def test_the_newest_checkpoint_is_a_name_and_no_path(tag: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
+    folder.latest.write_text("epoch00001-step0000012")
+    assert folder.newest_tag() == "epoch00001-step0000012"
+    folder.latest.write_text(tag)
+    with pytest.raises(BadInputError, match="latest"):
+        folder.newest_tag()

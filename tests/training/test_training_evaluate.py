@@ -74,7 +74,7 @@ def test_no_model(tmp_path: Path, model_dir: Path) -> None:
     with pytest.raises(BadInputError, match="holds no image classifier"):
         evaluate(tmp_path / "nowhere", data)
     (model_dir / "model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(BadInputError, match="holds no image classifier"):
+    with pytest.raises(BadInputError, match="not a safetensors file"):
         evaluate(model_dir, data)
 
 
