@@ -29,6 +29,7 @@ from fglfast.synthesis.synthesize import SynthesisSettings, plan_of
 PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 MOST_MISSING = 100_000  # shards; where more are, nothing is damaged but the run that makes them is not done
 DAMAGE = (tarfile.TarError, OSError, EOFError, Image.DecompressionBombError, SyntaxError, struct.error)  # of readers
+SAID = {"class", "row", "ordinal", "seed", "client", "payload", "engine"}  # of each image; and "redraw" of some
 NONSENSE = (ValueError, TypeError, LookupError, RecursionError)  # what a member's content leads to
 
 
@@ -138,7 +139,7 @@ def _check_structure(path: Path, number: int, facts: Facts, plan: Plan | None) -
     """Compare a shard with what its own members make, and those with the plan; raises `DAMAGE` or `NONSENSE`."""
     start = number * facts.shard_size
     indices = range(start, min(start + facts.shard_size, facts.images))
-    hashing, seen = Hashing(), set[tuple[Any, ...]]()
+    hashing, seen, engines = Hashing(), set[tuple[Any, ...]](), set[str]()
 
     def samples() -> Iterator[Sample]:
         for index, (name, sample) in zip(indices, samples_of(stream), strict=True):
@@ -146,12 +147,15 @@ def _check_structure(path: Path, number: int, facts: Facts, plan: Plan | None) -
                 raise ValueError(f"{name} is not where it should be")
             _check_image(sample, facts)
             seen.add(_check_identity(sample, facts, plan.item(index) if plan else None))
+            engines.add(sample.facts["engine"])
             yield sample
 
     with path.open("rb") as stream:
         write_tar(hashing, samples(), facts.image_format)
     if len(seen) < len(indices):
         raise ValueError("an image is there twice")
+    if len(engines) > 1:
+        raise ValueError("its images name several engines")
     if hashing.digest() != digest_of(path):
         raise ValueError("not the bytes that synthesize writes")
 
@@ -174,7 +178,8 @@ def _check_identity(sample: Sample, facts: Facts, item: Item | None) -> tuple[An
     said = sample.facts
     senders = set(zip(facts.clients, facts.payloads, strict=False))
     fits = (
-        sample.label < len(facts.class_names)
+        set(said) - {"redraw"} == SAID
+        and sample.label < len(facts.class_names)
         and (said["class"], said["seed"]) == (sample.label, facts.seed)
         and (said["client"], said["payload"]) in senders
         and said.get("redraw", 1) in range(1, REDRAWS + 1)
