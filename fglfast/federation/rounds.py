@@ -144,9 +144,11 @@ class Federation:
         )
 
     def _average(self, number: int, replies: list[Message]) -> Weights:
+        """The clients' weights, averaged; whole numbers, as batch norms count batches, stay whole."""
         arrays, _ = self.average.aggregate_train(number, replies)
         assert arrays is not None, "asking makes sure of replies"
-        return wire.weights(arrays)
+        kinds = wire.weights(replies[0].content.array_records[wire.ARRAYS])
+        return {name: tensor.to(kinds[name].dtype) for name, tensor in wire.weights(arrays).items()}
 
     def _ask(self, message_type: str, weights: Weights, asked: Mapping[str, int | float]) -> list[Message]:
         common = {

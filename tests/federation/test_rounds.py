@@ -75,6 +75,13 @@ def test_clients_count_by_their_images(federation, tmp_path):
     assert all(torch.allclose(tensor, torch.tensor(3 * mean)) for tensor in weights.values())
 
 
+def test_what_counts_batches_stays_whole(federation, tmp_path):
+    made = federation(adding_app())
+    fresh = {name: torch.zeros_like(tensor) for name, tensor in made.model.state_dict().items()}
+    weights, _ = made.run(Plan("fedavg", 2), fresh, tmp_path)
+    assert {name: tensor.dtype for name, tensor in weights.items()} == {name: t.dtype for name, t in fresh.items()}
+
+
 def test_accuracy_counts_every_image_once_and_names_the_worst_client(federation, tmp_path):
     _, rows = run(federation(adding_app()), tmp_path)
     assert rows[-1].accuracy == pytest.approx((0 + 1 + 2) / 10)

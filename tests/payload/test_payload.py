@@ -156,7 +156,7 @@ def with_facts(path, text):
 )
 def test_a_header_of_eight_megabytes_is_refused_in_a_second(value, words, tmp_path):
     """Unbounded, the first took gigabytes and minutes: a message for each of two million names."""
-    with_facts(tmp_path / "p.safetensors", f'{{"format_version": 2, "class_names": {value}}}')
+    with_facts(tmp_path / "p.safetensors", f'{{"format_version": 2, "client": "ann", "class_names": {value}}}')
     tracemalloc.start()
     started = time.process_time()
     with pytest.raises(BadInputError, match=words):
