@@ -53,7 +53,7 @@ STUDENTS: dict[str, DistillSettings] = {
         method="mdt",
         steps=1,
         teacher=TEACHER,
-        fit=BUDGET.model_copy(update={"steps": 1000}),  # of which each asks three to six networks
+        fit=BUDGET.model_copy(update={"steps": 450}),  # of which each asks three to six networks
     ),
 }
 

@@ -98,9 +98,9 @@ def test_a_domain_that_mini_has_not_seen_is_learned(tmp_path):
     engine = build_engine(recipe, model, tmp_path / "engines")
     accuracy = {}
     for name, payload in (("class", embed(private, "ann", model)), ("learned", learned.payload)):
-        asked = SynthesisSettings(images_per_class=40, sampling=recipe.sampling)
+        asked = SynthesisSettings(images_per_class=40, sampling=recipe.sampling.changed(steps=8))
         synthesize(engine, merge_payloads([payload]), asked, tmp_path / name)
-        settings = TrainSettings(arch="resnet10-tiny", epochs=12, image_size=28)
+        settings = TrainSettings(arch="resnet10-tiny", epochs=12, batch_size=32, image_size=28)
         trained = train(tmp_path / name, tmp_path / f"model-{name}", settings, "auto")
         accuracy[name] = evaluate(trained.model, test).accuracy
     assert accuracy["learned"] > accuracy["class"] + 0.2, accuracy
