@@ -17,8 +17,6 @@ from test_synthesize import hashes
 from typer.testing import CliRunner
 
 import fglfast
-from fglfast import __main__ as entry
-from fglfast import console
 from fglfast.cli import app
 from fglfast.payload import save_payload
 from fglfast.sampler.schedule import Sampling
@@ -151,18 +149,17 @@ def test_an_interrupt_at_any_batch_loses_the_open_shard_only(idle, merged, whole
         assert hashes(out) == whole
 
 
-def test_an_interrupt_before_a_verb_has_begun(monkeypatch, capsys):
-    def interrupted():
-        signal.raise_signal(signal.SIGTERM)
+EARLY = """
+import signal
+from fglfast import __main__, console
+console.quiet_libraries = lambda: signal.raise_signal(signal.SIGTERM)
+__main__.main()
+"""
 
-    monkeypatch.setattr(console, "quiet_libraries", interrupted)
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            entry.main()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert ended.value.code == 130 and capsys.readouterr().err == "error: interrupted\n"
+
+def test_an_interrupt_before_a_verb_has_begun():
+    ended = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, "error: interrupted\n")
 
 
 SLOW = """
