@@ -62,8 +62,8 @@ def main(
     data: Annotated[str, typer.Option(help="Holds the splits private and test.")] = "fashion",
     work: Annotated[Path, typer.Option(help="What is finished; a second call redoes none.")] = Path("runs/epsilon"),
     engines: Path = Path("engines/build"),
-    recipe: str = "mini",
-    images_per_class: int = 100,
+    recipe: str = "mini-few",
+    images_per_class: int = 60,
     seeds: int = 3,
 ) -> None:
     """Draw and train with every budget and seed, save the table and the curve."""

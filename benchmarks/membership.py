@@ -36,8 +36,9 @@ def main(
     data: Annotated[str, typer.Option(help="Holds the splits private and test.")] = "fashion",
     work: Annotated[Path, typer.Option(help="What is finished; a second call redoes none.")] = Path("runs/membership"),
     engines: Path = Path("engines/build"),
-    pool: Annotated[int, typer.Option(help="Private images; each model learns from half of them.")] = 4000,
-    models: Annotated[int, typer.Option(min=4, help="Of each recipe.")] = 12,
+    recipe: str = "mini-few",
+    pool: Annotated[int, typer.Option(help="Private images; each model learns from half of them.")] = 2000,
+    models: Annotated[int, typer.Option(min=4, help="Of each recipe.")] = 10,
     images_per_class: int = 100,
     rounds: int = 20,
 ) -> None:
@@ -47,6 +48,7 @@ def main(
     base = Experiment(
         data=f"{data}:private",
         test=f"{data}:test",
+        recipe=recipe,
         partition=Partition(kind="dirichlet", clients=5, beta=0.5),
         images_per_class=images_per_class,
         train=TrainSettings(arch="resnet10-tiny", image_size=28, epochs=20, batch_size=64),

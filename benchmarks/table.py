@@ -190,6 +190,46 @@ def epsilon(result: dict[str, Any]) -> Table:
     return ("epsilon", *(f"{at:g}" for at in epsilons), "no noise"), rows
 
 
+def fuzz(result: dict[str, Any]) -> Table:
+    """What became of hostile files, a kind a line."""
+    rows: list[Sequence[str]] = [
+        (
+            FUZZED[kind],
+            f"{found['cases']:,}",
+            f"{found['refused']:,}",
+            f"{found['accepted']:,}",
+            str(found["failed"]),
+            f"{found['slowest']['cpu_ms']:.0f} ms",
+            f"{found['peak_mib']:.0f} MiB, {found['grown_mib']:.0f} of them by reading",
+        )
+        for kind, found in result["kinds"].items()
+    ]
+    return ("files", "cases", "refused", "rightly accepted", "failures", "slowest", "peak memory"), rows
+
+
+def kills(result: dict[str, Any]) -> Table:
+    """What kill -9 did to a stage, a stage a line."""
+    rows: list[Sequence[str]] = [
+        (
+            stage,
+            str(found["kills"]),
+            str(found["kills_amid_the_work"]),
+            str(found["runs"]),
+            f"{found['seconds_without_a_kill']:.1f} s",
+            str(len(found["problems"])),
+        )
+        for stage, found in ((stage, result[stage]) for stage in ("synthesize", "train"))
+    ]
+    return ("", "kills", "after the first and before the last thing made", "runs", "a run without", "problems"), rows
+
+
+FUZZED = {
+    "payload": "payloads",
+    "shard-verify": "data sets, by `verify`",
+    "shard-train": "data sets, by `train`",
+    "manifest": "engine manifests",
+    "recipe": "recipes",
+}
 SKEWS = {"arena-skewed": "beta 0.01", "arena-mild": "beta 0.5", "arena-iid": "iid"}
 
 
@@ -251,6 +291,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
     "couplings": couplings,
     "membership": membership,
     "epsilon": epsilon,
+    "fuzz": fuzz,
+    "kills": kills,
     "arena-skewed": arenas,
     "arena-fifty": arena,
     "arena-shades": shades,
