@@ -49,14 +49,16 @@ def narrow(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shallow(tmp_path_factory):
-    """As `narrow`, with one layer a block: the same kinds of modules, half the time to export."""
+    """As `narrow`, with one layer a block and SDXL's transformers two deep: the same modules, soon exported."""
     from fglfast.generator import families
 
     root = tmp_path_factory.mktemp("shallow")
+    depths = {"sdxl": {"transformer_layers_per_block": (1, 1, 2)}}
 
     def make(family):
+        less = {"layers_per_block": 1} | depths.get(family, {})
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(families.UNET_NARROW, family, families.UNET_NARROW[family] | {"layers_per_block": 1})
+            patch.setitem(families.UNET_NARROW, family, families.UNET_NARROW[family] | less)
             return families.random_model(family, root / family, narrow=True)
 
     return make

@@ -52,6 +52,8 @@ class Payloads:
         if twice or twice_in:
             return "a key is there twice"
         told = accepted.header.model_dump(mode="json")
+        if facts.get("privacy"):
+            facts["privacy"] = {"unit": "image", "uploads": 1} | facts["privacy"]
         if not all(same(facts[key], told[key]) for key in facts) or any(
             told[key] is not None for key in told.keys() - facts.keys()
         ):
@@ -60,6 +62,7 @@ class Payloads:
         return (
             _wrong_header(facts)
             or _wrong_bytes(content, header)
+            or ("token ids that were learned" if facts["prompt_level"] == "learned" and "token_ids" in tensors else "")
             or _wrong_rows(tensors, facts, accepted)
             or _changes(accepted, folder)
         )
@@ -228,6 +231,7 @@ def _missing(draw: random.Random, facts: dict[str, Any]) -> tuple[str, dict[str,
 
 def _privacy(draw: random.Random, facts: dict[str, Any]) -> tuple[str, dict[str, Any], Expected]:
     privacy: dict[str, Any] = {"mechanism": "gaussian", "epsilon": 1.0, "delta": 1e-5, "clip": 1.0, "noise": 0.5}
+    privacy |= draw.choice(({}, {"unit": "image", "uploads": 3}))
     key = draw.choice((*privacy, "none"))
     if key == "none":
         return "privacy", {"privacy": privacy}, "accepted"
@@ -239,7 +243,15 @@ def _privacy(draw: random.Random, facts: dict[str, Any]) -> tuple[str, dict[str,
     )
 
 
-_CHANGES = (_good_name, _bad_name, _class_names, _odd, _odd, _edit, _edit, _version, _unknown, _missing, _privacy)
+def _level(draw: random.Random, facts: dict[str, Any]) -> tuple[str, dict[str, Any], Expected]:
+    """Learned embeddings have no token ids, and the first version does not know them."""
+    return "level", {"prompt_level": draw.choice(("instance", "learned"))}, "either"
+
+
+_CHANGES = (
+    *(_good_name, _bad_name, _class_names, _odd, _odd, _edit, _edit),
+    *(_version, _unknown, _missing, _privacy, _level),
+)
 
 
 def _other_shape(draw: random.Random, shape: list[int]) -> list[Any]:

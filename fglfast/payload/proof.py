@@ -146,6 +146,8 @@ def check_rows(payload: Payload, path: Path) -> None:
     if (images := sum(counts.tolist())) > MAX_IMAGES:
         refuse(path, "counts", f"{images} images in all, more than {MAX_IMAGES}")
     name = "token_ids" if payload.embeddings is None else "embeddings"
+    if name == "token_ids" and payload.header.prompt_level == "learned":
+        refuse(path, "prompt_level", "learned embeddings, and the rows are token ids")
     seen: dict[bytes, int] = {}
     # One row at a time, so that no second copy of the tensor is made.
     for row, (label, values) in enumerate(zip(labels.tolist(), payload.prompts(), strict=True)):

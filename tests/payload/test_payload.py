@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,6 +127,17 @@ def test_limits_and_encoder(tmp_path):
         load_payload(path, text_encoder="cd" * 32)
     with pytest.raises(BadInputError):
         load_payload(tmp_path / "missing.safetensors")
+
+
+def test_learned_embeddings_are_no_token_ids(tmp_path):
+    made = make()
+    learned = made.header.model_copy(update={"prompt_level": "learned"})
+    save_payload(replace(made, header=learned), tmp_path / "p.safetensors")
+    assert load_payload(tmp_path / "p.safetensors").header.reveals.startswith("which classes")
+    ids = np.arange(16 * len(made.labels), dtype=np.int32).reshape(-1, 16)
+    with pytest.raises(BadInputError, match="prompt_level: learned"):
+        save_payload(replace(made, header=learned, embeddings=None, token_ids=ids), tmp_path / "p.safetensors")
+        load_payload(tmp_path / "p.safetensors")
 
 
 def test_reading_payloads_needs_no_torch():
