@@ -16,6 +16,7 @@ import numpy as np
 import typer
 from matplotlib.figure import Figure
 
+from benchmarks.global_model import accuracy
 from benchmarks.results_file import RESULTS, save_result
 from fglfast.client.captions import caption_all, find_captioner
 from fglfast.client.embed import embed
@@ -28,12 +29,9 @@ from fglfast.engine.recipe import find_recipe
 from fglfast.merge import merge_payloads
 from fglfast.payload import Payload, PayloadHeader
 from fglfast.sampler.schedule import Sampling
-from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
+from fglfast.synthesis.synthesize import SynthesisSettings
 from fglfast.text import load_prompts, native_image_size
 from fglfast.text_encoder import TextEncoder
-from fglfast.training.evaluate import evaluate
-from fglfast.training.launch import train
-from fglfast.training.settings import TrainSettings
 
 TEXTBOOK = "instance level, a noisy row an image"
 CURVES: dict[str, tuple[float | None, ...]] = {
@@ -113,12 +111,9 @@ def measure(bench: Bench, curve: str, epsilon: float | None, seed: int, folder: 
         for number, rows in enumerate(parts)
     )
     drawn = SynthesisSettings(images_per_class=bench.images_per_class, seed=seed, sampling=bench.sampling)
-    synthesize(bench.engine, merged, drawn, folder / "synthetic")
-    chosen = TrainSettings(arch="resnet10-tiny", epochs=30, image_size=28, batch_size=64, seed=seed)
-    trained = train(folder / "synthetic", folder / "model", chosen, "auto")
     found = {
         "seed": seed,
-        "accuracy": evaluate(trained.model, bench.test).accuracy,
+        "accuracy": accuracy(bench.engine, merged, drawn, bench.test, folder, batch_size=64),
         "rows": len(merged.labels),
         "classes": len(np.unique(merged.labels)),
     }

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from PIL import Image
 
+from benchmarks.global_model import accuracy
 from benchmarks.results_file import save_result
 from fglfast.client.embed import embed
 from fglfast.client.partition import partition_dirichlet
@@ -23,10 +24,7 @@ from fglfast.engine.recipe import find_recipe
 from fglfast.learn import LearnSettings, learn
 from fglfast.merge import merge_payloads
 from fglfast.payload import Payload
-from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
-from fglfast.training.evaluate import evaluate
-from fglfast.training.launch import train
-from fglfast.training.settings import TrainSettings
+from fglfast.synthesis.synthesize import SynthesisSettings
 
 DOMAINS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "inverted": lambda image: image.point(lambda level: 255 - level),
@@ -122,10 +120,8 @@ def measure(engine: Engine, case: Case, row: str, asked: SynthesisSettings, sett
         return found
     made, losses = payloads(engine.model, case, row, settings)
     drawn = asked.model_copy(update={"seed": case.seed})
-    synthesize(engine, merge_payloads(made), drawn, folder / "synthetic")
-    chosen = TrainSettings(arch="resnet10-tiny", epochs=30, image_size=28, seed=case.seed)
-    trained = train(folder / "synthetic", folder / "model", chosen, "auto")
-    found = {"seed": case.seed, "test": evaluate(trained.model, case.test).accuracy, "losses": losses}
+    right = accuracy(engine, merge_payloads(made), drawn, case.test, folder)
+    found = {"seed": case.seed, "test": right, "losses": losses}
     done.write_text(json.dumps(found))
     return found
 

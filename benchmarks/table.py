@@ -190,6 +190,15 @@ def epsilon(result: dict[str, Any]) -> Table:
     return ("epsilon", *(f"{at:g}" for at in epsilons), "no noise"), rows
 
 
+def forms(result: dict[str, Any]) -> Table:
+    """Bytes and accuracy of each form of a payload."""
+    rows: list[Sequence[str]] = [
+        (f"`{row['form']}`", f"{row['bytes']:,.0f} B", _spread([run["accuracy"] for run in row["runs"]]))
+        for row in result["rows"]
+    ]
+    return ("form", "uploaded by all clients", "accuracy"), rows
+
+
 def fuzz(result: dict[str, Any]) -> Table:
     """What became of hostile files, a kind a line."""
     rows: list[Sequence[str]] = [
@@ -291,6 +300,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
     "couplings": couplings,
     "membership": membership,
     "epsilon": epsilon,
+    "forms": forms,
     "fuzz": fuzz,
     "kills": kills,
     "arena-skewed": arenas,
