@@ -66,6 +66,7 @@ def test_the_verb_leaves_a_payload_that_says_what_it_is(private, random_mini, tm
     [
         (("--send", "tokens"), "token ids"),
         (("--prompt-level", "instance"), "one embedding a class"),
+        (("--epsilon", "2"), "adds no noise"),
         (("--vectors", "16"), "16 vectors are too many"),
     ],
 )

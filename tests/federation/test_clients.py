@@ -7,7 +7,7 @@ from small_federation import CLASSES, write_images
 from fglfast.attributes import SHADES
 from fglfast.client.privacy import Budget
 from fglfast.dataset import read_dataset
-from fglfast.errors import BadInputError
+from fglfast.errors import BadInputError, UsageError
 from fglfast.federation import wire
 from fglfast.federation.client_app import app
 from fglfast.federation.clients import domains, everything, open_client, simulated, split_over_clients
@@ -89,6 +89,12 @@ def test_a_ready_payload_is_sent_as_it_is_however_often(private, tmp_path):
     ready.write_bytes(b"made before")
     there = context({"data": private, "payload": str(ready)})
     assert [path.read_bytes() for path in answers(there, 2, tmp_path / "sent")] == [b"made before"] * 2
+
+
+def test_a_ready_payload_is_signed_as_it_is_made_or_not_at_all(private, tmp_path):
+    told = {"data": private, "payload": str(tmp_path / "p"), "sign": str(tmp_path / "key"), "federation": "here"}
+    with pytest.raises(UsageError, match="sent as it is"):
+        open_client(context(told))
 
 
 def test_an_experiments_clients_add_the_noise_it_asks_for(experiment, tmp_path):

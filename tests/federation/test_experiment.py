@@ -36,6 +36,7 @@ def test_unknown_preset_names_the_others():
         ({"seeds": []}, "at least one seed"),
         ({"partition": {"clients": 0}}, "partition.clients"),
         ({"train": {"arch": "resnet18"}}, "image_size"),
+        ({"privacy": {"epsilon": 2.0}, "prompt_level": "learned"}, "carry no noise"),
         ({"typo": 1}, "typo"),
     ],
 )
