@@ -53,8 +53,8 @@ class Stage:
 def main(
     synthesize_kills: Annotated[int, typer.Option(help="While images are drawn.")] = 200,
     train_kills: Annotated[int, typer.Option(help="While the global model is trained.")] = 50,
-    images_per_class: int = 40,
-    epochs: int = 6,
+    images_per_class: int = 12,
+    epochs: int = 12,
     seed: int = 0,
 ) -> None:
     """Kill, start again, compare; exits with 1 if anything was not as without a kill."""
@@ -139,7 +139,7 @@ def draw_images(images_per_class: int, out: Path) -> None:
     model = recipe.model_folder()
     engine = build_engine(recipe, model, ENGINES)
     merged = merge_payloads([embed(read_dataset("fashion:private"), "ann", model)])
-    settings = SynthesisSettings(images_per_class=images_per_class, shard_size=16, sampling=recipe.sampling)
+    settings = SynthesisSettings(images_per_class=images_per_class, shard_size=4, sampling=recipe.sampling)
     synthesize(engine, merged, settings, out)
 
 
