@@ -220,7 +220,9 @@ def test_the_page_shows_every_rate_and_needs_nothing_else(record, tmp_path):
             assert f"<td>{number(rate.per_second)} " in text and f"<td>{rate.share:.0%}</td>" in text
     widths = [float(width) for width in re.findall(r'class="bar" style="width: ([\d.]+)%', text)]
     assert len(widths) == 3 * 2 + 1 + 4 and max(widths) <= 100
-    assert widths[0] == pytest.approx(widths[1] * _shares(record)[0] / _shares(record)[1], rel=0.03)  # of rounded shares
+    assert widths[0] == pytest.approx(
+        widths[1] * _shares(record)[0] / _shares(record)[1], rel=0.03
+    )  # of rounded shares
 
 
 def _shares(record):

@@ -30,11 +30,11 @@ def test_without_cuda_it_says_what_to_install():
     assert "needs a CUDA device" in done.stderr and "pip install -e '.[gpu]'" in done.stderr
 
 
-def test_the_whole_script_on_a_narrow_model(shallow, tmp_path, monkeypatch, capsys):
+def test_the_whole_script_on_a_narrow_model(narrow, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(results_file, "RESULTS", tmp_path)
     (tmp_path / "small.toml").write_text(SMALL)
     main(
-        model=str(shallow("sd15")),
+        model=str(narrow("sd15")),
         recipe=str(tmp_path / "small.toml"),
         batch=2,
         steps=2,

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+PREFIX = slice(345, 500)  # of a header: what stands before a name of more than 100 bytes
+
 
 @dataclass(frozen=True)
 class Member:
@@ -37,6 +39,8 @@ def members(stream: BinaryIO) -> Iterator[Member]:
         except (tarfile.HeaderError, ValueError) as error:
             raise tarfile.ReadError(f"no header at byte {place}") from error
         place += tarfile.BLOCKSIZE
+        if any(block[PREFIX]):
+            raise tarfile.ReadError(f"{header.name!r} has a second name")
         if header.type != tarfile.REGTYPE:
             raise tarfile.ReadError(f"{header.name!r} is no plain file")
         if not 0 <= header.size <= end - place:

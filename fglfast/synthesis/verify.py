@@ -29,6 +29,7 @@ from fglfast.synthesis.synthesize import SynthesisSettings, plan_of
 PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 MOST_MISSING = 100_000  # shards; where more are, nothing is damaged but the run that makes them is not done
 DAMAGE = (tarfile.TarError, OSError, EOFError, Image.DecompressionBombError, SyntaxError, struct.error)  # of readers
+Identity = tuple[Any, ...]  # class, row and ordinal of an image
 SAID = {"class", "row", "ordinal", "seed", "client", "payload", "engine"}  # of each image; and "redraw" of some
 NONSENSE = (ValueError, TypeError, LookupError, RecursionError)  # what a member's content leads to
 
@@ -110,15 +111,15 @@ def verify(out: Path, merged: Merged | None = None) -> list[Checked]:
     if facts.shards - len(there) > MOST_MISSING:
         missing = f"{facts.shards - len(there)} of {facts.shards} shards"
         raise IncompleteError(f"{out} lacks {missing}", "run synthesize again, it goes on where it stopped")
-    checked = []
+    checked, seen = [], set[Identity]()
     with Progress("verify", facts.shards, unit="shard") as progress:
         for number in range(facts.shards):
-            checked.append(_check(out / shard_name(number), number, facts, plan))
+            checked.append(_check(out / shard_name(number), number, facts, plan, seen))
             progress.advance(1)
     return checked
 
 
-def _check(path: Path, number: int, facts: Facts, plan: Plan | None) -> Checked:
+def _check(path: Path, number: int, facts: Facts, plan: Plan | None, seen: set[Identity]) -> Checked:
     expected = read_checksum(path)
     how = "structure" if expected is None else "checksum"
     if not path.is_file():
@@ -127,7 +128,7 @@ def _check(path: Path, number: int, facts: Facts, plan: Plan | None) -> Checked:
         return Checked(number, how, "damaged: a link out of the data set")
     try:
         if expected is None:
-            _check_structure(path, number, facts, plan)
+            _check_structure(path, number, facts, plan, seen)
         elif digest_of(path) != expected:
             return Checked(number, how, "damaged: its checksum is another")
     except (*DAMAGE, *NONSENSE) as error:
@@ -135,25 +136,30 @@ def _check(path: Path, number: int, facts: Facts, plan: Plan | None) -> Checked:
     return Checked(number, how, "")
 
 
-def _check_structure(path: Path, number: int, facts: Facts, plan: Plan | None) -> None:
-    """Compare a shard with what its own members make, and those with the plan; raises `DAMAGE` or `NONSENSE`."""
+def _check_structure(path: Path, number: int, facts: Facts, plan: Plan | None, seen: set[Identity]) -> None:
+    """Compare a shard with what its own members make, and those with the plan and with all images `seen` before.
+
+    Raises:
+        Exception: `DAMAGE` or `NONSENSE`.
+    """
     start = number * facts.shard_size
     indices = range(start, min(start + facts.shard_size, facts.images))
-    hashing, seen, engines = Hashing(), set[tuple[Any, ...]](), set[str]()
+    hashing, engines = Hashing(), set[str]()
 
     def samples() -> Iterator[Sample]:
         for index, (name, sample) in zip(indices, samples_of(stream), strict=True):
             if name != f"{index:09d}.{facts.image_format}":
                 raise ValueError(f"{name} is not where it should be")
             _check_image(sample, facts)
-            seen.add(_check_identity(sample, facts, plan.item(index) if plan else None))
+            identity = _check_identity(sample, facts, plan.item(index) if plan else None)
+            if identity in seen:
+                raise ValueError(f"{sample.key} is an image that is there already")
+            seen.add(identity)
             engines.add(sample.facts["engine"])
             yield sample
 
     with path.open("rb") as stream:
         write_tar(hashing, samples(), facts.image_format)
-    if len(seen) < len(indices):
-        raise ValueError("an image is there twice")
     if len(engines) > 1:
         raise ValueError("its images name several engines")
     if hashing.digest() != digest_of(path):
@@ -173,7 +179,7 @@ def _check_image(sample: Sample, facts: Facts) -> None:
         raise ValueError(f"{sample.key}: the image does not end with its end")
 
 
-def _check_identity(sample: Sample, facts: Facts, item: Item | None) -> tuple[Any, ...]:
+def _check_identity(sample: Sample, facts: Facts, item: Item | None) -> Identity:
     """Compare what `KEY.json` says with the plan; returns the image's identity."""
     said = sample.facts
     senders = set(zip(facts.clients, facts.payloads, strict=False))

@@ -44,6 +44,10 @@ def members(tar):
         return [(member.name, opened.extractfile(member).read()) for member in opened]
 
 
+def beside(tar):
+    return members(tar.with_name("train-000000.tar"))
+
+
 def write(tar, files):
     with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT) as opened:
         for name, content in files:
@@ -81,6 +85,7 @@ DAMAGE = {
     "seed": lambda tar: changed(tar, 2, saying(seed=9)),
     "payload": lambda tar: changed(tar, 2, saying(payload="0" * 64)),
     "twice": lambda tar: changed(tar, 8, lambda name, content: (name, members(tar)[17][1])),
+    "in another shard too": lambda tar: changed(tar, 2, lambda name, _: (name, beside(tar)[2][1])),
 }
 
 
