@@ -1,14 +1,15 @@
 """Frozen, checked settings: TOML in, TOML out. Knows nothing of what is set."""
 
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fglfast.errors import BadInputError
-from fglfast.foreign.reading import read_bytes, toml_table
+from fglfast.foreign.reading import MOST_KEYS, json_object, read_bytes, toml_table
 
+M = TypeVar("M", bound=BaseModel)
 MOST_BYTES = 64 << 10  # of a TOML file
 
 
@@ -36,6 +37,28 @@ class Settings(BaseModel):
     def to_toml(self) -> str:
         """The settings as TOML; keys that are None are left out."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def checked_json(kind: type[M], text: bytes, most_keys: int = MOST_KEYS, strict: bool = False) -> M:
+    """A model of JSON that a stranger may have written, whose bounds are checked before it is parsed into the model.
+
+    Args:
+        kind: of model.
+        text: UTF-8.
+        most_keys: of any one object.
+        strict: whether a value of another type is refused rather than converted.
+
+    Raises:
+        ValueError: it is refused; the message fits into a line.
+    """
+    try:
+        json_object(text, most_keys)
+    except ValueError as error:
+        raise ValueError(f"not strict JSON ({error})") from error
+    try:
+        return kind.model_validate_json(text, strict=strict)
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from error
 
 
 def first_problem(error: ValidationError) -> str:

@@ -7,13 +7,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from fglfast.config import Settings, first_problem
+from fglfast.config import Settings, checked_json
 from fglfast.errors import BadInputError
 from fglfast.foreign.images import MOST_SIDE
 from fglfast.foreign.models import check_folder, read_config
-from fglfast.foreign.reading import json_object, read_bytes
+from fglfast.foreign.reading import read_bytes
 
 T = TypeVar("T", bound=Settings)
 BUNDLED = ("mini", "mini-few")
@@ -139,12 +139,9 @@ def _optional(path: Path, kind: type[T]) -> T:
     if not path.exists():
         return kind()
     try:
-        text = read_bytes(path, MOST_BYTES)
-        json_object(text)  # its bounds
-        return kind.model_validate_json(text)
+        return checked_json(kind, read_bytes(path, MOST_BYTES))
     except ValueError as error:
-        problem = first_problem(error) if isinstance(error, ValidationError) else f"not strict JSON ({error})"
-        raise BadInputError(f"{path}: {problem}", "mend the key it names") from error
+        raise BadInputError(f"{path}: {error}", "mend the key it names") from error
 
 
 def text_fingerprint(folder: Path) -> str:

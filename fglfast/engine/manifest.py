@@ -10,13 +10,11 @@ import os
 import platform
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from fglfast.config import Settings, first_problem
+from fglfast.config import Settings, checked_json
 from fglfast.engine.backends import Build
 from fglfast.engine.parity import BOUNDS, Parity
 from fglfast.errors import BadInputError
-from fglfast.foreign.reading import json_object, read_bytes
+from fglfast.foreign.reading import read_bytes
 
 FILE = "manifest.json"
 FORMAT_VERSION = 2
@@ -72,16 +70,13 @@ def read_manifest(engine: Path) -> Manifest:
     """
     path = engine / FILE
     try:
-        text = read_bytes(path, MAX_BYTES)
-        json_object(text, MAX_FILES)  # its bounds
-        manifest = Manifest.model_validate_json(text, strict=True)
+        manifest = checked_json(Manifest, read_bytes(path, MAX_BYTES), MAX_FILES, strict=True)
     except OSError as error:
         raise BadInputError(
             f"{engine}: not an engine ({error.strerror})", "build it with fglfast build-engine"
         ) from error
     except ValueError as error:
-        problem = first_problem(error) if isinstance(error, ValidationError) else f"not strict JSON ({error})"
-        raise BadInputError(f"{path}: {problem}", "delete the engine's folder and build it again") from error
+        raise BadInputError(f"{path}: {error}", "delete the engine's folder and build it again") from error
     if manifest.key.digest() != engine.name:
         raise BadInputError(f"{path}: its key {manifest.key.digest()} is not the folder's name", "build it again")
     another_gate = manifest.parity.bounds != BOUNDS.get(manifest.key.build.precision)

@@ -6,6 +6,7 @@ import struct
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,6 +63,11 @@ class Facts(SynthesisSettings):
         if facts.shards != -(-facts.images // facts.shard_size):
             raise BadInputError(f"{out / FACTS}: shards: not those of its images", "make the data set again")
         return facts
+
+    @cached_property
+    def senders(self) -> frozenset[tuple[str, str]]:
+        """Each client with its payload."""
+        return frozenset(zip(self.clients, self.payloads, strict=False))
 
     def plan_with(self, merged: Merged) -> Plan:
         """The data set's plan, made again of its payloads.
@@ -182,12 +188,11 @@ def _check_image(sample: Sample, facts: Facts) -> None:
 def _check_identity(sample: Sample, facts: Facts, item: Item | None) -> Identity:
     """Compare what `KEY.json` says with the plan; returns the image's identity."""
     said = sample.facts
-    senders = set(zip(facts.clients, facts.payloads, strict=False))
     fits = (
         set(said) - {"redraw"} == SAID
         and sample.label < len(facts.class_names)
         and (said["class"], said["seed"]) == (sample.label, facts.seed)
-        and (said["client"], said["payload"]) in senders
+        and (said["client"], said["payload"]) in facts.senders
         and said.get("redraw", 1) in range(1, REDRAWS + 1)
     )
     if not fits:

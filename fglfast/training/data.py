@@ -18,16 +18,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fglfast.config import first_problem
+from fglfast.config import checked_json
 from fglfast.errors import BadInputError, IncompleteError
 from fglfast.foreign.folders import leads_out, numbered
 from fglfast.foreign.images import MOST_SIDE
 from fglfast.foreign.names import ClassNames
-from fglfast.foreign.reading import json_object, read_bytes
+from fglfast.foreign.reading import read_bytes
 from fglfast.foreign.tars import Member, content, members
 
 FORMAT_VERSION = 1
@@ -62,16 +62,13 @@ def read_description(folder: Path) -> Description:
     """
     path = folder / "dataset.json"
     try:
-        text = read_bytes(path, FACTS_LIMIT)
-        json_object(text)  # its bounds
-        description = Description.model_validate_json(text, strict=True)
+        description = checked_json(Description, read_bytes(path, FACTS_LIMIT), strict=True)
     except OSError as error:
         raise BadInputError(
             f"{folder} is not a synthetic data set: {path} cannot be read", "Name a folder written by synthesize."
         ) from error
     except ValueError as error:
-        problem = first_problem(error) if isinstance(error, ValidationError) else f"not strict JSON ({error})"
-        raise BadInputError(f"{path}: {problem}", "Write the folder anew with synthesize.") from error
+        raise BadInputError(f"{path}: {error}", "Write the folder anew with synthesize.") from error
     if description.format_version != FORMAT_VERSION:
         raise BadInputError(
             f"{path} has format version {description.format_version}, this program reads {FORMAT_VERSION}",
