@@ -1,21 +1,43 @@
 """Shared fixtures: a random small model, payloads, an engine."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported: workers share the cores
+
 import numpy as np
 import pytest
 import torch
 
+from fglfast.files import exclusive
 from fglfast.merge import merge_payloads
 from fglfast.payload import Payload, PayloadHeader
 
+LONGEST = ("test_deployment", "test_ranks", "test_readme", "test_fusions", "test_onnxruntime", "test_learn")
+
 
 def pytest_collection_modifyitems(items):
-    """Tests of real processes that mostly wait come first: the other worker computes meanwhile."""
-    items.sort(key=lambda item: "test_deployment" not in item.nodeid)
+    """Files that take longest come first, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: (item.path.stem != LONGEST[0], item.path.stem not in LONGEST))
 
 
 @pytest.fixture(scope="session")
-def random_mini(tmp_path_factory):
+def shared(tmp_path_factory, worker_id):
+    """A folder of all workers: what takes long is made by one and found by the others."""
+    own = tmp_path_factory.getbasetemp()
+    return own if worker_id == "master" else own.parent
+
+
+@pytest.fixture(scope="session")
+def random_mini(shared):
     """A model folder in the diffusers layout with random weights, smaller than mini."""
+    folder = shared / "random-mini"
+    with exclusive(shared / "random-mini.lock"):
+        if not folder.exists():
+            _save_random_mini(folder)
+    return folder
+
+
+def _save_random_mini(folder):
     from fglfast.generator.architecture import (
         MiniSettings,
         build_text_encoder,
@@ -26,16 +48,14 @@ def random_mini(tmp_path_factory):
     )
 
     torch.manual_seed(0)
-    settings = MiniSettings(unet_channels=(32, 32), vae_channels=(16, 16, 16))
+    settings = MiniSettings(unet_channels=(32, 32), vae_channels=(16, 16, 16), text_layers=1)
     captions = [f"{name}, dark plain wide" for name in ("t-shirt", "bag", "ankle boot")]
     tokenizer = build_tokenizer(captions, settings.max_tokens)
-    folder = tmp_path_factory.mktemp("model") / "random-mini"
     text_encoder = build_text_encoder(settings, tokenizer)
     save_pipeline(folder, build_vae(settings), build_unet(settings), text_encoder, tokenizer)
     (folder / "prompts.json").write_text(
         '{"class_level": "{label}", "instance_level": "{label}, {caption}", "negative": ""}'
     )
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -49,16 +69,27 @@ def narrow(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shallow(tmp_path_factory):
-    """As `narrow`, with one layer a block and SDXL's transformers two deep: the same modules, soon exported."""
+    """As `narrow`, with two blocks down and two up, of one layer each: the same modules, soon exported."""
     from fglfast.generator import families
 
     root = tmp_path_factory.mktemp("shallow")
-    depths = {"sdxl": {"transformer_layers_per_block": (1, 1, 2)}}
+    two = {"block_out_channels": (32, 64), "layers_per_block": 1}
+    ends = {name: types[::3] for name, types in families.BLOCKS.items()}
+    less = {
+        "sd15": two | ends,
+        "sd21-base": two | ends | {"attention_head_dim": (1, 4)},
+        "sdxl": two
+        | {
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2),
+            "attention_head_dim": (1, 2),
+        },
+    }
 
     def make(family):
-        less = {"layers_per_block": 1} | depths.get(family, {})
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(families.UNET_NARROW, family, families.UNET_NARROW[family] | less)
+            patch.setitem(families.UNET_NARROW, family, families.UNET_NARROW[family] | less[family])
             return families.random_model(family, root / family, narrow=True)
 
     return make
@@ -75,10 +106,10 @@ def recipe():
 
 
 @pytest.fixture(scope="session")
-def engine(random_mini, recipe, tmp_path_factory):
+def engine(random_mini, recipe, shared):
     from fglfast.engine.build import build_engine
 
-    return build_engine(recipe, random_mini, tmp_path_factory.mktemp("engines"))
+    return build_engine(recipe, random_mini, shared / "engines")
 
 
 @pytest.fixture(scope="session")

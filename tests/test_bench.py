@@ -25,8 +25,8 @@ QUICK = BenchSettings(rounds=2, arch="resnet10-narrow", train_batch=4, encode_im
 
 
 @pytest.fixture(scope="module")
-def record(random_mini, recipe, tmp_path_factory):
-    return bench(contenders(recipe, ["torch,openvino"]), random_mini, tmp_path_factory.mktemp("bench"), QUICK)
+def record(engine, recipe):
+    return bench(contenders(recipe, ["torch,openvino"]), engine.model, engine.folder.parent, QUICK)
 
 
 def figures(value):
@@ -68,9 +68,9 @@ def test_the_table_fits_in_80_columns(record):
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_what_takes_too_long_is_left_out_and_said(random_mini, recipe, tmp_path):
+def test_what_takes_too_long_is_left_out_and_said(engine, recipe):
     hasty = QUICK.model_copy(update={"rounds": 1, "longest_round": 1e-9})
-    record = bench(contenders(recipe, ["openvino"]), random_mini, tmp_path, hasty)
+    record = bench(contenders(recipe, ["openvino"]), engine.model, engine.folder.parent, hasty)
     assert record.engines[0].end_to_end is None and record.training is None
     assert len(record.left_out) == 2
 

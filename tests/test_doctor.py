@@ -43,11 +43,19 @@ def backends():
 
 
 @pytest.fixture(scope="module")
-def seen():
-    """What a real run says, through the command line."""
-    result = CliRunner().invoke(app, ["doctor", "--json"])
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+def run(tmp_path_factory):
+    """A real run, in which an import prints."""
+    shadow = tmp_path_factory.mktemp("shadow")
+    noise = "import atexit, os\nprint('noise')\nos.write(1, b'noise')\natexit.register(print, 'noise', flush=True)\n"
+    (shadow / "kornia.py").write_text(noise)
+    return run_process(shadow)
+
+
+@pytest.fixture(scope="module")
+def seen(run):
+    """What it says."""
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
 
 
 def run_process(shadow):
@@ -104,12 +112,8 @@ def test_a_broken_torch_gives_exit_code_3_and_one_json_object(tmp_path):
     assert one(seen, "packages", "kornia")["mend"] == "pip install --force-reinstall torch"
 
 
-def test_imports_that_print_do_not_disturb_the_json(tmp_path):
-    noise = "import atexit, os\nprint('noise')\nos.write(1, b'noise')\natexit.register(print, 'noise', flush=True)\n"
-    (tmp_path / "kornia.py").write_text(noise)
-    done = run_process(tmp_path)
-    assert done.returncode == 0 and done.stdout.count("\n") == 1 and done.stderr == ""
-    assert json.loads(done.stdout)["broken"] == 0
+def test_imports_that_print_do_not_disturb_the_json(run, seen):
+    assert run.stdout.count("\n") == 1 and run.stderr == "" and seen["broken"] == 0
 
 
 @pytest.mark.parametrize("as_json", [True, False])

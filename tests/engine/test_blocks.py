@@ -32,10 +32,15 @@ def test_every_timestep_is_one_networks_own():
     assert segment(3.0, ()) == 0
 
 
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory):
+    return tmp_path_factory.mktemp("engines")
+
+
 @pytest.mark.parametrize("backend", [name for name in installed() if name != "torch-compile"])
-def test_each_backend_asks_the_network_whose_time_it_is(backend, blockwise, recipe, tmp_path):
+def test_each_backend_asks_the_network_whose_time_it_is(backend, blockwise, recipe, engines):
     build = {"backend": backend, "unet_batch": 4}
-    engine = build_engine(recipe.model_copy(update=build), blockwise, tmp_path)
+    engine = build_engine(recipe.model_copy(update=build), blockwise, engines)
     assert engine.manifest.parity.problem() == ""
     latents, _, _ = (torch.randn_like(tensor) for tensor in example_inputs(engine.shapes, 3)[UNET].values())
     text = torch.randn(3, engine.shapes.text_length, engine.shapes.text_width)
@@ -47,9 +52,9 @@ def test_each_backend_asks_the_network_whose_time_it_is(backend, blockwise, reci
         assert torch.allclose(found, expected, atol=2e-3), (timestep, (found - expected).abs().max())
 
 
-def test_eight_bits_are_calibrated_by_each_networks_own_time(blockwise, recipe, tmp_path):
+def test_eight_bits_are_calibrated_by_each_networks_own_time(blockwise, recipe, engines):
     pytest.importorskip("nncf")
-    engine = build_engine(recipe.model_copy(update={"precision": "int8"}), blockwise, tmp_path)
+    engine = build_engine(recipe.model_copy(update={"precision": "int8"}), blockwise, engines)
     parity = engine.manifest.parity
     assert parity.problem() == "" and parity.unet > 1e-4
 

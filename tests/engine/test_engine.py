@@ -17,7 +17,8 @@ from fglfast.generator.load import load_generator
 @pytest.mark.parametrize(
     "backend", ["torch", "onnxruntime", "openvino", *{"tensorrt"}.intersection(backends.installed())]
 )  # torch-compile has its own test
-def test_every_backend_passes_the_gate_and_takes_any_number_of_rows(backend, random_mini, recipe, engines):
+def test_every_backend_passes_the_gate_and_takes_any_number_of_rows(backend, random_mini, recipe, exported):
+    engines = exported
     built = build_engine(recipe.model_copy(update={"backend": backend}), random_mini, engines)
     assert built.manifest.parity.problem() == "" and not built.cached
     rows = 11
@@ -36,12 +37,14 @@ def test_a_changed_recipe_or_model_is_another_engine(engine, random_mini, recipe
     shutil.copytree(random_mini, other)
     config = json.loads((other / "unet" / "config.json").read_text())
     (other / "unet" / "config.json").write_text(json.dumps({**config, "_note": "changed"}))
-    assert build_engine(recipe, other, engines).key != engine.key
+    torch_recipe = recipe.model_copy(update={"backend": "torch"})
+    assert build_engine(torch_recipe, other, engines).key != build_engine(torch_recipe, random_mini, engines).key
     resampled = recipe.model_copy(update={"sampling": recipe.sampling.model_copy(update={"steps": 9})})
     assert build_engine(resampled, random_mini, engine.folder.parent).key == engine.key
 
 
-def test_auto_measures_once_and_stays(random_mini, recipe, engines, capsys):
+def test_auto_measures_once_and_stays(random_mini, recipe, exported, capsys):
+    engines = exported
     auto = recipe.model_copy(update={"backend": "auto"})
     first = build_engine(auto, random_mini, engines)
     choice = next(engines.glob("auto-*.json"))

@@ -48,7 +48,7 @@ def test_the_stock_pipeline_draws_the_same_latents(family, narrow):
 
 def test_sdxl_goes_from_a_client_to_images_through_an_engine(shallow, tmp_path):
     folder = shallow("sdxl")
-    recipe = Recipe(backend="openvino", image_size=64, unet_batch=4, vae_batch=2)
+    recipe = Recipe(backend="torch", image_size=64, unet_batch=4, vae_batch=2)
     engine = build_engine(recipe, folder, tmp_path / "engines")
     private = read_dataset("fashion:private").select([0, 1, 2, 3])
     drawn = []

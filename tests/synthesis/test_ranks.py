@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from fglfast import console, files
 from fglfast.cli import app
 from fglfast.engine import build as building
-from fglfast.engine.build import build_engine
+from fglfast.engine.build import build_engine, export_folder
 from fglfast.errors import FglError, IncompleteError, UsageError
 from fglfast.files import exclusive
 from fglfast.payload import save_payload
@@ -53,6 +53,15 @@ def ended(process, code=0):
     return out, err
 
 
+@pytest.fixture
+def unlaunched():
+    """As many threads as PyTorch takes where no launcher, and no test, says how many."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def arguments(payload, random_mini, recipe, tmp_path_factory):
     """Arguments of the command, but for --engines and --out."""
@@ -76,7 +85,7 @@ def whole(engine, merged, tmp_path_factory):
 
 def test_torchrun_with_no_engine_there(arguments, engine, whole, tmp_path):
     """One rank builds and the other waits; one object a rank on stdout; tars, card and facts of one process."""
-    exported = next(engine.folder.parent.glob("onnx-*"))
+    exported = export_folder(engine.manifest.key, engine.folder.parent)
     shutil.copytree(exported, tmp_path / "engines" / exported.name)
     out = tmp_path / "out"
     command = [*TORCHRUN, "--nproc-per-node", "2", "-m", *arguments, "--engines", str(tmp_path / "engines")]
@@ -93,7 +102,7 @@ def test_torchrun_with_no_engine_there(arguments, engine, whole, tmp_path):
     assert len(list((out / "imagefolder").rglob("*.png"))) == IMAGES and "unpacked to" in log
 
 
-def test_kill_nine_one_of_two_then_three(arguments, engine, recipe, merged, tmp_path):
+def test_kill_nine_one_of_two_then_three(arguments, engine, recipe, merged, unlaunched, tmp_path):
     """Torchrun ends the other; three ranks, started by hand, go on: nothing lost, nothing twice.
 
     By PyTorch, whose last bits follow the number of threads, and torchrun sets one: still those of one process.
