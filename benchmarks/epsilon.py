@@ -23,9 +23,10 @@ from fglfast.client.embed import embed
 from fglfast.client.partition import partition_dirichlet
 from fglfast.client.privacy import Budget, gaussian, noise_scale
 from fglfast.client.private_prompts import INSTANCE_SENSITIVITY, clipped
-from fglfast.dataset import LabelledImages, read_dataset
+from fglfast.dataset import read_dataset
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import find_recipe
+from fglfast.labelled_images import LabelledImages
 from fglfast.merge import merge_payloads
 from fglfast.payload import Payload, PayloadHeader
 from fglfast.sampler.schedule import Sampling

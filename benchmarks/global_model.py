@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from fglfast.dataset import LabelledImages
 from fglfast.engine.build import Engine
+from fglfast.labelled_images import LabelledImages
 from fglfast.merge import Merged
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
 from fglfast.training.evaluate import evaluate

@@ -18,9 +18,10 @@ from benchmarks.global_model import accuracy
 from benchmarks.results_file import save_result
 from fglfast.client.embed import embed
 from fglfast.client.partition import partition_dirichlet
-from fglfast.dataset import LabelledImages, read_dataset
+from fglfast.dataset import read_dataset
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import find_recipe
+from fglfast.labelled_images import LabelledImages
 from fglfast.learn import LearnSettings, learn
 from fglfast.merge import merge_payloads
 from fglfast.payload import Payload

@@ -14,13 +14,13 @@ from fglfast.client.embed import find_templates, make_header
 from fglfast.client.prompts import class_level_prompts
 from fglfast.config import Settings
 from fglfast.console import Progress, note
-from fglfast.dataset import LabelledImages
 from fglfast.errors import UsageError
 from fglfast.files import claim, sole
 from fglfast.generator.fitting import FitSettings
 from fglfast.generator.inversion import Examples, LearnedText, check_generator, encode_images, invert, judge
 from fglfast.generator.load import Generator, load_generator, read_shapes, weights_fingerprint
 from fglfast.generator.student import Task
+from fglfast.labelled_images import LabelledImages
 from fglfast.payload import Form, Payload, eight_bits
 from fglfast.text import native_image_size, text_fingerprint
 from fglfast.text_encoder import load_tokenizer, tokenize

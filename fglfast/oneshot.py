@@ -19,10 +19,11 @@ from fglfast.client.embed import embed
 from fglfast.client.partition import partition_dirichlet
 from fglfast.config import Settings
 from fglfast.console import note
-from fglfast.dataset import LabelledImages, read_dataset
+from fglfast.dataset import read_dataset
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import Recipe, find_recipe
+from fglfast.labelled_images import LabelledImages
 from fglfast.merge import Merged, merge_payloads
 from fglfast.payload import load_payload, save_payload
 from fglfast.record import (

@@ -7,10 +7,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported: wor
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from fglfast.files import exclusive
 from fglfast.merge import merge_payloads
 from fglfast.payload import Payload, PayloadHeader
+
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 LONGEST = ("test_deployment", "test_ranks", "test_readme", "test_fusions", "test_onnxruntime", "test_learn")
 

@@ -9,7 +9,8 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
-from benchmarks.table import README, engines, markdown, renewed
+from benchmarks.columns import engines
+from benchmarks.table import README, markdown, renewed
 from fglfast.bench.operations import count, count_operations, count_training
 from fglfast.bench.page import write_page
 from fglfast.bench.run import BenchSettings, bench, contenders

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from benchmarks.columns import learned
 from benchmarks.learned import transformed
-from benchmarks.table import learned
 from fglfast.dataset import read_dataset
 
 

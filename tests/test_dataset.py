@@ -10,8 +10,9 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from fglfast.dataset import concatenate, read_dataset, to_rgb
+from fglfast.dataset import read_dataset
 from fglfast.errors import BadInputError, FglError
+from fglfast.labelled_images import concatenate, to_rgb
 
 
 def png(value=128, size=(6, 4), mode="RGB"):

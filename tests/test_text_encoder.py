@@ -21,7 +21,7 @@ def test_long_prompts_are_counted_and_shortened_at_a_word(capsys):
 
 
 @given(st.text(min_size=1, max_size=60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_shortened_fits_and_is_a_beginning(text):
     if count(text) <= 16:
         return

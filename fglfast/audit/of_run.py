@@ -17,13 +17,14 @@ from fglfast.audit.synthetic import find_copies
 from fglfast.audit.uploads import describe_sender, read_uploads
 from fglfast.config import first_problem
 from fglfast.console import note
-from fglfast.dataset import concatenate, read_dataset
+from fglfast.dataset import read_dataset
 from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import find_recipe
 from fglfast.errors import BadInputError, UsageError
 from fglfast.federation.arena import Arena
 from fglfast.federation.clients import simulated
 from fglfast.federation.experiment import Experiment, Method
+from fglfast.labelled_images import concatenate
 from fglfast.payload import load_payload
 from fglfast.record import machine_facts, package_versions
 from fglfast.training.evaluate import open_classifier

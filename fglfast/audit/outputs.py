@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fglfast.console import Progress
-from fglfast.dataset import LabelledImages
+from fglfast.labelled_images import LabelledImages
 from fglfast.training.augment import normalise
 
 Floats = NDArray[np.float64]

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from fglfast.audit.outputs import Floats, confidences
 from fglfast.console import note
-from fglfast.dataset import LabelledImages
 from fglfast.federation.arena import run_experiment
 from fglfast.federation.clients import everything, simulated
 from fglfast.federation.experiment import Experiment, Method
 from fglfast.files import claim, write_atomic
+from fglfast.labelled_images import LabelledImages
 from fglfast.training.batches import generator
 from fglfast.training.evaluate import open_classifier
 

@@ -15,8 +15,8 @@ from fglfast.client.privacy import Budget
 from fglfast.client.private_prompts import private_instances
 from fglfast.client.prompts import instance_level_prompts
 from fglfast.console import note
-from fglfast.dataset import LabelledImages
 from fglfast.errors import MissingExtraError
+from fglfast.labelled_images import LabelledImages
 from fglfast.payload import Payload
 from fglfast.text import Prompts, load_prompts, native_image_size
 from fglfast.text_encoder import TextEncoder

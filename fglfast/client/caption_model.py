@@ -9,8 +9,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from fglfast.console import no_loading_bars
-from fglfast.dataset import LabelledImages
 from fglfast.errors import BadInputError
+from fglfast.labelled_images import LabelledImages
 
 BATCH = 16  # images
 CAPTION_TOKENS = 40

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from fglfast.attributes import describe
 from fglfast.console import Progress
-from fglfast.dataset import LabelledImages
+from fglfast.labelled_images import LabelledImages
 
 ATTRIBUTES = "attributes"
 FILES = (".jsonl", ".csv")

@@ -13,8 +13,8 @@ from fglfast.client.private_prompts import private_counts, private_instances
 from fglfast.client.prompts import class_level_prompts, instance_level_prompts
 from fglfast.config import first_problem
 from fglfast.console import note
-from fglfast.dataset import LabelledImages
 from fglfast.errors import UsageError
+from fglfast.labelled_images import LabelledImages
 from fglfast.payload import Form, Payload, PayloadHeader, eight_bits, merge_equal, tensor_bytes
 from fglfast.payload.header import PromptLevel
 from fglfast.text import Prompts, load_prompts, native_image_size, with_domain

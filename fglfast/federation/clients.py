@@ -16,11 +16,12 @@ from fglfast.attributes import describe
 from fglfast.client.captions import ATTRIBUTES
 from fglfast.client.partition import Indices, partition_by_domain, partition_dirichlet, partition_iid
 from fglfast.client.privacy import Budget
-from fglfast.dataset import LabelledImages, concatenate, read_dataset
+from fglfast.dataset import read_dataset
 from fglfast.engine.recipe import find_recipe
 from fglfast.errors import BadInputError, UsageError
 from fglfast.federation.experiment import Experiment, Partition, find_experiment
 from fglfast.federation.local import ClientImages
+from fglfast.labelled_images import LabelledImages, concatenate
 from fglfast.payload import Signer, open_signer
 from fglfast.text import resolve_model
 from fglfast.training.batches import split

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fglfast.dataset import LabelledImages
 from fglfast.federation.experiment import LocalSettings
+from fglfast.labelled_images import LabelledImages
 from fglfast.training.augment import Augmentation, normalise
 from fglfast.training.batches import epoch_rows, split, step_seed
 from fglfast.training.data import Rows

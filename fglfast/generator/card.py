@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from fglfast.dataset import LabelledImages
+from fglfast.labelled_images import LabelledImages
 
 NAMED = 20  # classes
 

@@ -21,7 +21,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from fglfast.attributes import describe
 from fglfast.config import Settings
 from fglfast.console import Progress, note
-from fglfast.dataset import LabelledImages
 from fglfast.errors import UsageError
 from fglfast.files import claim, finished_folder, placing, write_atomic
 from fglfast.generator.architecture import (
@@ -37,6 +36,7 @@ from fglfast.generator.couplings import COUPLINGS, CouplingName
 from fglfast.generator.fitting import Fit, FitSettings
 from fglfast.generator.flow import TIMESTEPS, lesson
 from fglfast.generator.solvers import euler, guided, uniform
+from fglfast.labelled_images import LabelledImages
 
 UNCONDITIONAL_SHARE = 0.10
 CLASS_LEVEL_SHARE = 0.45  # of the rest, the instance-level prompt

@@ -11,9 +11,9 @@ from fglfast.client.captions import ATTRIBUTES
 from fglfast.client.embed import WordsLevel, embed
 from fglfast.config import Settings
 from fglfast.console import Progress
-from fglfast.dataset import LabelledImages
 from fglfast.engine.build import Engine
 from fglfast.errors import BadInputError
+from fglfast.labelled_images import LabelledImages
 from fglfast.merge import merge_payloads
 from fglfast.probe.judge import ClassImages, Pixels, judge
 from fglfast.probe.verdict import ClassFinding, Findings

@@ -19,7 +19,7 @@ from fglfast.training.augment import normalise
 from fglfast.training.model import load_model
 
 if TYPE_CHECKING:
-    from fglfast.dataset import LabelledImages
+    from fglfast.labelled_images import LabelledImages
 
 MODEL_HINT = "Name a folder written by train."
 

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from fglfast.console import note
-from fglfast.dataset import LabelledImages
 from fglfast.engine.build import Engine, seconds_per_pass
 from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import Recipe
 from fglfast.errors import BadInputError, UsageError
 from fglfast.files import claim, sole, write_atomic
+from fglfast.labelled_images import LabelledImages
 from fglfast.merge import Merged
 from fglfast.record import machine_facts, package_versions
 from fglfast.sampler.schedule import Schedule

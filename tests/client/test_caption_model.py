@@ -22,8 +22,8 @@ from transformers import (
 
 from fglfast.client import caption_model
 from fglfast.client.caption_model import CaptionModel
-from fglfast.dataset import LabelledImages
 from fglfast.errors import BadInputError
+from fglfast.labelled_images import LabelledImages
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(40))]
 NARROW = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

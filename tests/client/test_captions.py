@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fglfast.client.captions import caption_all, find_captioner
-from fglfast.dataset import LabelledImages, read_dataset
+from fglfast.dataset import read_dataset
 from fglfast.errors import BadInputError
+from fglfast.labelled_images import LabelledImages
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_what_is_missing_is_said_in_one_line(folder, tmp_path, name, content, wo
 
 
 @given(content=st.binary(max_size=80), kind=st.sampled_from(["c.csv", "c.jsonl"]))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_any_bytes_are_refused_or_read(tmp_path, content, kind):
     (tmp_path / kind).write_bytes(content)
     try:

@@ -73,7 +73,7 @@ def release(images, clip):
 image = st.tuples(st.sampled_from(NAMES), st.sampled_from([*descriptions()[:3], "a", "b", "c", "d"]))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(image, max_size=6), image, image, st.floats(0.05, 20))
 def test_one_image_changes_a_release_by_no_more_than_its_noise_is_made_for(others, one, other, clip):
     without, before, after = (release(images, clip) for images in (others, [*others, one], [*others, other]))

@@ -33,7 +33,7 @@ def equal(one, other):
 
 
 @given(rows=st.integers(1, 40), client=st.text("abc é犬-_.", min_size=1, max_size=20))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 def test_round_trip_with_reproducible_bytes(tmp_path, rows, client):
     try:
         sent = make(client, rows)
@@ -47,7 +47,7 @@ def test_round_trip_with_reproducible_bytes(tmp_path, rows, client):
 
 
 @given(data=st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 def test_a_damaged_file_is_refused_or_still_valid_but_never_crashes(tmp_path, data):
     path = tmp_path / "p.safetensors"
     save_payload(make(), path)

@@ -26,7 +26,7 @@ from fglfast.payload.coding import from_eight_bits, lengthen, shorten, to_eight_
 NAMES = ("x", "y", "z")
 IMAGENETTE = ("tench", "English springer", "cassette player", "chain saw", "church")
 IMAGENETTE += ("French horn", "garbage truck", "gas pump", "golf ball", "parachute")
-quick = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+quick = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 halves = arrays(np.float16, (2, 3, 4), elements=st.floats(-65504, 65504, width=16))
 
 

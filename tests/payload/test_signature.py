@@ -88,7 +88,7 @@ def test_names_cannot_pass_for_the_signature(name, tmp_path):
 
 
 @given(data=st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 def test_any_changed_byte_of_a_signed_payload_is_refused(file, data):
     content = bytearray(file.read_bytes())
     place = data.draw(st.integers(0, len(content) - 1))

@@ -9,9 +9,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fglfast.cli import app
-from fglfast.dataset import concatenate, read_dataset
+from fglfast.dataset import read_dataset
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import Recipe
+from fglfast.labelled_images import concatenate
 from fglfast.probe import classifier, run
 from fglfast.probe.coverage import coverage
 from fglfast.probe.judge import ClassImages, judge

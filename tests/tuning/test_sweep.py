@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fglfast.dataset import LabelledImages
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.errors import BadInputError, UsageError
 from fglfast.files import exclusive
+from fglfast.labelled_images import LabelledImages
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.training.settings import TrainSettings
 from fglfast.tuning import sweep

@@ -1,0 +1,272 @@
+"""What each table of the README shows of its results. Knows no file but the results it compares with."""
+
+import json
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from benchmarks.results_file import RESULTS
+from fglfast.federation.summary import Summary
+
+Table = tuple[Sequence[str], list[Sequence[str]]]
+
+
+def accuracy(result: dict[str, Any]) -> Table:
+    """The headline: medians over the seeds, in float32 and, where it was measured, in int8."""
+    quantized = RESULTS / "accuracy-int8.json"
+    results = {"float32": result}
+    if quantized.exists():
+        results["int8"] = json.loads(quantized.read_text(encoding="utf-8"))
+    rows: list[Sequence[str]] = []
+    for precision, found in results.items():
+        runs = found["runs"]
+        upload = max(run["largest_upload_bytes"] for run in runs)
+        rows.append(
+            (
+                f"one-shot, {found['settings']['prompt_level']}-level, {precision} engine",
+                f"**{found['accuracy']:.1%}**",
+                f"{min(run['accuracy'] for run in runs):.1%} to {max(run['accuracy'] for run in runs):.1%}",
+                f"{upload:,} bytes, 1/{runs[0]['model_bytes'] // upload:,} of the model",
+                _number(median(run["images_per_second"] for run in runs)),
+                f"{median(sum(run['seconds'].values()) for run in runs):.0f} s",
+            )
+        )
+    head = ("", "accuracy, real test images", f"{len(result['runs'])} seeds", "largest upload", "images/s", "whole run")
+    return head, rows
+
+
+def peers(result: dict[str, Any]) -> Table:
+    """Ours and the peers, fastest first."""
+    eager = next((r["images_per_second"] for r in result["contenders"] if r["name"] == "diffusers eager"), None)
+    rows: list[Sequence[str]] = [
+        (
+            row["name"],
+            _number(row["images_per_second"]),
+            f"{row['images_per_second'] / eager:.2f}x" if eager else "",
+            f"{row['share']:.0%}",
+            f"{row['peak_memory_bytes'] / 2**30:.2f} GiB",
+        )
+        for row in result["contenders"]
+    ]
+    return ("pipeline", "images/s", "diffusers eager = 1", "share of the ceiling", "peak memory"), rows
+
+
+def engines(result: dict[str, Any]) -> Table:
+    """The parts of a generator by backend, then encoding and training."""
+    rows: list[Sequence[str]] = []
+    for part, told in (("unet", "UNet pass"), ("decoder", "VAE decoder"), ("end_to_end", "end to end")):
+        for engine in result["engines"]:
+            if engine[part]:
+                rows.append((f"{told}, {engine['name']}", *_rates(engine[part], "per_second")))
+    for entry in result["encode"]:
+        told = f"{entry['image_format']} {entry['side']}x{entry['side']}, {entry['threads']} threads"
+        rows.append((told, _number(entry["images_per_second"]), "", ""))
+    step = result["training"]
+    if step:
+        told = f"training step, {step['arch']} at {step['side']}x{step['side']}"
+        rows.append((told, *_rates(step, "images_per_second")))
+    return ("measured", "images/s", "TFLOP/s", "share of the ceiling"), rows
+
+
+def sampling(result: dict[str, Any]) -> Table:
+    """Accuracy and rate by steps and guidance."""
+    rows: list[Sequence[str]] = [
+        (
+            str(row["steps"]),
+            f"{row['guidance_scale']:g}",
+            f"{row['accuracy']:.1%}",
+            _number(row["images_per_second"]),
+        )
+        for row in result["rows"]
+    ]
+    return ("steps", "guidance", "accuracy", "images/s"), rows
+
+
+def few_steps(result: dict[str, Any]) -> Table:
+    """Every generator and number of steps beside the first row, the teacher with many guided steps."""
+    first = result["rows"][0]["images_per_second"]
+    rows: list[Sequence[str]] = [
+        (
+            row["title"],
+            str(row["sampling"]["steps"]),
+            f"{row['sampling']['guidance_scale']:g}" if row["sampling"]["guidance_scale"] != 1 else "",
+            _spread([run["test"] for run in row["runs"]]),
+            _number(row["images_per_second"]),
+            f"{row['images_per_second'] / first:.1f}x",
+            f"[{row['source']}](https://arxiv.org/abs/{row['source']})",
+        )
+        for row in result["rows"]
+    ]
+    return ("generator", "steps", "guidance", "accuracy", "images/s", "", "source"), rows
+
+
+def learned(result: dict[str, Any]) -> Table:
+    """A domain a line, a kind of prompt a column."""
+    prompts = list(dict.fromkeys(row["prompts"] for row in result["rows"]))
+    cells: dict[str, list[str]] = {}
+    for row in result["rows"]:
+        cells.setdefault(row["domain"], []).append(_spread([run["test"] for run in row["runs"]]))
+    return ("domain", *prompts), [(domain, *found) for domain, found in cells.items()]
+
+
+def couplings(result: dict[str, Any]) -> Table:
+    """Where each coupling ends, and the step at which it is where independent pairs end."""
+    rows: list[Sequence[str]] = [
+        (
+            f"{case['case']}, {row['coupling']}",
+            f"{row['loss']:.4f}",
+            _step(row["steps_to_loss"]),
+            f"{row['distance']:.4f}",
+            _step(row["steps_to_distance"]),
+            f"{row['effective']:.2f}",
+        )
+        for case in result["cases"]
+        for row in case["rows"]
+    ]
+    head = ("coupling", "held-out loss", "reached at step", "distance to held-out data", "reached at step", "effective")
+    return head, rows
+
+
+def membership(result: dict[str, Any]) -> Table:
+    """What each recipe's models give away, the control last."""
+    rows: list[Sequence[str]] = [
+        (
+            row["title"],
+            f"{row['accuracy']:.1%}",
+            _interval(row["ratio"]["auc"]),
+            *(_interval(found) for found in row["ratio"]["caught"]),
+            _interval(row["loss"]["auc"]),
+            _interval(row["loss"]["caught"][0]),
+        )
+        for row in result["rows"]
+    ]
+    likelihood = ("LiRA, area", "found at 1% wrong", "found at 0.1% wrong")
+    return ("model", "accuracy", *likelihood, "loss threshold, area", "found at 1% wrong"), rows
+
+
+def epsilon(result: dict[str, Any]) -> Table:
+    """Accuracy of each curve by epsilon; the last column is without noise."""
+    epsilons = sorted({row["epsilon"] for row in result["rows"] if row["epsilon"]})
+    found = {(row["curve"], row["epsilon"]): [run["accuracy"] for run in row["runs"]] for row in result["rows"]}
+    rows: list[Sequence[str]] = [
+        (curve, *(_spread(found[curve, at]) if (curve, at) in found else "" for at in (*epsilons, None)))
+        for curve in dict.fromkeys(row["curve"] for row in result["rows"])
+    ]
+    return ("epsilon", *(f"{at:g}" for at in epsilons), "no noise"), rows
+
+
+def forms(result: dict[str, Any]) -> Table:
+    """Bytes and accuracy of each form of a payload."""
+    rows: list[Sequence[str]] = [
+        (f"`{row['form']}`", f"{row['bytes']:,.0f} B", _spread([run["accuracy"] for run in row["runs"]]))
+        for row in result["rows"]
+    ]
+    return ("form", "uploaded by all clients", "accuracy"), rows
+
+
+def fuzz(result: dict[str, Any]) -> Table:
+    """What became of hostile files, a kind a line."""
+    rows: list[Sequence[str]] = [
+        (
+            FUZZED[kind],
+            f"{found['cases']:,}",
+            f"{found['refused']:,}",
+            f"{found['accepted']:,}",
+            str(found["failed"]),
+            f"{found['slowest']['cpu_ms']:.0f} ms",
+            f"{found['peak_mib']:.0f} MiB, {found['grown_mib']:.0f} of them by reading",
+        )
+        for kind, found in result["kinds"].items()
+    ]
+    return ("files", "cases", "refused", "rightly accepted", "failures", "slowest", "peak memory"), rows
+
+
+def kills(result: dict[str, Any]) -> Table:
+    """What kill -9 did to a stage, a stage a line."""
+    rows: list[Sequence[str]] = [
+        (
+            stage,
+            str(found["kills"]),
+            str(found["kills_amid_the_work"]),
+            str(found["runs"]),
+            f"{found['seconds_without_a_kill']:.1f} s",
+            str(len(found["problems"])),
+        )
+        for stage, found in ((stage, result[stage]) for stage in ("synthesize", "train"))
+    ]
+    return ("", "kills", "after the first and before the last thing made", "runs", "a run without", "problems"), rows
+
+
+FUZZED = {
+    "payload": "payloads",
+    "shard-verify": "data sets, by `verify`",
+    "shard-train": "data sets, by `train`",
+    "manifest": "engine manifests",
+    "recipe": "recipes",
+}
+SKEWS = {"arena-skewed": "beta 0.01", "arena-mild": "beta 0.5", "arena-iid": "iid"}
+
+
+def arenas(result: dict[str, Any]) -> Table:
+    """Every method by skew: accuracy and its spread over the seeds; what it uploads, what it costs the server."""
+    files = {name: RESULTS / f"{name}.json" for name in SKEWS}
+    found = {name: _summaries(json.loads(file.read_bytes())) for name, file in files.items() if file.exists()}
+    rows: list[Sequence[str]] = []
+    for line in _summaries(result):
+        same = [next(each for each in lines if _place(each) == _place(line)).spread for lines in found.values()]
+        rows.append(
+            (line.title, str(line.rounds), *same, _uploaded(line), f"{line.server_seconds:.0f}" if line.sends else "")
+        )
+    mine = SKEWS["arena-skewed"]  # whose bytes and seconds are shown
+    spent = (f"uploaded by all clients, {mine}", f"server s, {mine}")
+    return ("method", "rounds", *(SKEWS[name] for name in found), *spent), rows
+
+
+def arena(result: dict[str, Any]) -> Table:
+    """One experiment on its own: accuracy, and the worst client's."""
+    rows: list[Sequence[str]] = [
+        (line.title, str(line.rounds), line.spread, f"{line.worst_client:.1%}", _uploaded(line))
+        for line in _summaries(result)
+    ]
+    return ("method", "rounds", "accuracy", "worst client, held-out images", "uploaded by all clients"), rows
+
+
+def shades(result: dict[str, Any]) -> Table:
+    """Feature skew: class-level prompts, then instance-level ones."""
+    instance = json.loads((RESULTS / "arena-shades-instance.json").read_text(encoding="utf-8"))
+    head, rows = arena(result)
+    levels = {"class-level": rows, "instance-level": arena(instance)[1]}
+    shown = [(title, level, *cells) for level, found in levels.items() for title, *cells in found]
+    return (head[0], "prompts", *head[1:]), shown
+
+
+def _summaries(result: dict[str, Any]) -> list[Summary]:
+    return [Summary.model_validate(line) for line in result["summaries"]]
+
+
+def _place(line: Summary) -> tuple[str, int]:
+    return line.method, line.rounds
+
+
+def _uploaded(line: Summary) -> str:
+    return f"{line.bytes_up:,.0f} B" if line.sends else ""
+
+
+def _rates(entry: dict[str, Any], rate: str) -> tuple[str, str, str]:
+    return _number(entry[rate]), _number(entry["tflops"]), f"{entry['share']:.0%}"
+
+
+def _interval(found: dict[str, float] | None) -> str:
+    return f"{found['value']:.1%} ({found['low']:.1%} to {found['high']:.1%})" if found else ""
+
+
+def _step(step: int | None) -> str:
+    return "never" if step is None else f"{step:,}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{median(values):.1%} ({min(values):.1%} to {max(values):.1%})"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
