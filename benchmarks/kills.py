@@ -33,6 +33,7 @@ from fglfast.training.launch import train
 from fglfast.training.settings import TrainSettings
 
 ENGINES = Path("engines/build")
+BATCH = 4  # rows of a pass, and images of a shard: small, so that a kill falls into a shard of many
 EPOCH_FACTS = ("epoch", "step", "train_loss", "val_loss", "val_accuracy")
 ONE_PROCESS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
 
@@ -135,11 +136,11 @@ def ended(process: int, after: float | None = None) -> int:
 
 def draw_images(images_per_class: int, out: Path) -> None:
     """Draw a small data set of one client's prompts."""
-    recipe = find_recipe("mini-few")
+    recipe = find_recipe("mini-few").model_copy(update={"unet_batch": BATCH, "vae_batch": BATCH})
     model = recipe.model_folder()
     engine = build_engine(recipe, model, ENGINES)
     merged = merge_payloads([embed(read_dataset("fashion:private"), "ann", model)])
-    settings = SynthesisSettings(images_per_class=images_per_class, shard_size=4, sampling=recipe.sampling)
+    settings = SynthesisSettings(images_per_class=images_per_class, shard_size=BATCH, sampling=recipe.sampling)
     synthesize(engine, merged, settings, out)
 
 
