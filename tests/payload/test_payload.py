@@ -2,7 +2,6 @@ import json
 import struct
 import subprocess
 import sys
-import time
 import tracemalloc
 from dataclasses import replace
 
@@ -166,12 +165,11 @@ def with_facts(path, text):
         ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
     ],
 )
-def test_a_header_of_eight_megabytes_is_refused_in_a_second(value, words, tmp_path):
+def test_a_header_of_eight_megabytes_is_refused_before_it_takes_memory(value, words, tmp_path):
     """Unbounded, the first took gigabytes and minutes: a message for each of two million names."""
     with_facts(tmp_path / "p.safetensors", f'{{"format_version": 2, "client": "ann", "class_names": {value}}}')
     tracemalloc.start()
-    started = time.process_time()
     with pytest.raises(BadInputError, match=words):
         load_payload(tmp_path / "p.safetensors")
-    assert time.process_time() - started < 2 and tracemalloc.get_traced_memory()[1] < 150 << 20
+    assert tracemalloc.get_traced_memory()[1] < 150 << 20
     tracemalloc.stop()
