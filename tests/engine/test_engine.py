@@ -18,8 +18,7 @@ from fglfast.generator.load import load_generator
     "backend", ["torch", "onnxruntime", "openvino", *{"tensorrt"}.intersection(backends.installed())]
 )  # torch-compile has its own test
 def test_every_backend_passes_the_gate_and_takes_any_number_of_rows(backend, random_mini, recipe, exported):
-    engines = exported
-    built = build_engine(recipe.model_copy(update={"backend": backend}), random_mini, engines)
+    built = build_engine(recipe.model_copy(update={"backend": backend}), random_mini, exported)
     assert built.manifest.parity.problem() == "" and not built.cached
     rows = 11
     latents, text = torch.randn(rows, *built.shapes.latent), torch.randn(rows, 16, built.shapes.projected_width)
@@ -27,7 +26,7 @@ def test_every_backend_passes_the_gate_and_takes_any_number_of_rows(backend, ran
     one = built.networks.denoise(latents[4:5], torch.full((1,), 300.0), text[4:5])
     assert whole.shape == latents.shape and torch.allclose(whole[4:5], one, atol=1e-4)
     assert built.networks.decode(latents).shape == (rows, 3, 32, 32)
-    found = build_engine(recipe.model_copy(update={"backend": backend}), random_mini, engines)
+    found = build_engine(recipe.model_copy(update={"backend": backend}), random_mini, exported)
     assert found.cached and found.key == built.key
 
 
@@ -44,15 +43,14 @@ def test_a_changed_recipe_or_model_is_another_engine(engine, random_mini, recipe
 
 
 def test_auto_measures_once_and_stays(random_mini, recipe, exported, capsys):
-    engines = exported
     auto = recipe.model_copy(update={"backend": "auto"})
-    first = build_engine(auto, random_mini, engines)
-    choice = next(engines.glob("auto-*.json"))
+    first = build_engine(auto, random_mini, exported)
+    choice = next(exported.glob("auto-*.json"))
     seconds = json.loads(choice.read_text())
     assert set(seconds) == set(backends.chosen("auto", "float32")) and all(value > 0 for value in seconds.values())
     assert min(seconds, key=seconds.get) == first.manifest.key.build.backend and not first.cached
     choice.write_text(json.dumps(dict.fromkeys(seconds, 2.0) | {"torch": 1.0}))
-    assert build_engine(auto, random_mini, engines).manifest.key.build.backend == "torch"
+    assert build_engine(auto, random_mini, exported).manifest.key.build.backend == "torch"
     assert "fastest of those installed" in capsys.readouterr().err
 
 
