@@ -1,5 +1,5 @@
 """What measured the figures of the README."""
 
-from fglfast.console import quiet_libraries
+from fglfast.base.console import quiet_libraries
 
 quiet_libraries()

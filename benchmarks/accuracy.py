@@ -10,9 +10,9 @@ import typer
 from matplotlib.figure import Figure
 
 from benchmarks.results_file import RESULTS, save_result
-from fglfast.dataset import read_dataset
-from fglfast.oneshot import OneShot, real_samples, run_one_shot, synthetic_samples
-from fglfast.record import RunRecord
+from fglfast.images.dataset import read_dataset
+from fglfast.pipeline.one_shot import OneShot, real_samples, run_one_shot, synthetic_samples
+from fglfast.pipeline.record import RunRecord
 
 SHOWN = 10  # images a class in the picture
 

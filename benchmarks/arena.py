@@ -8,8 +8,8 @@ import typer
 from benchmarks.results_file import RESULTS, save_result
 from fglfast.federation.arena import Arena, run_experiment
 from fglfast.federation.experiment import find_experiment
-from fglfast.federation.page import AXES, draw, write_page
 from fglfast.federation.summary import summarise
+from fglfast.report.arena_page import AXES, draw, write_page
 
 PICTURED = "fashion-skewed"  # the preset whose curves the README shows
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from fglfast.bench.run import contenders
 from fglfast.engine.backends import installed
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import find_recipe
+from fglfast.generator.text import resolve_model
+from fglfast.lab.bench.measure import contenders
 from fglfast.sampler.schedule import Sampling
-from fglfast.text import resolve_model
 
 BATCH = 64
 GUIDED = Sampling(steps=20, guidance_scale=2.0)

@@ -36,7 +36,7 @@ WITHOUT = " without "
 
 def matrix_product(ask: Ask) -> Draw:
     """The ceiling, as `fglfast bench` measures it."""
-    from fglfast.bench.run import measure_ceiling
+    from fglfast.lab.bench.measure import measure_ceiling
 
     run, ask["operations"] = measure_ceiling(ask["dtype"], None)
     return run
@@ -52,9 +52,9 @@ def fglfast(ask: Ask, backend: str) -> Draw:
     if absent:
         sys.modules[absent] = None  # type: ignore[assignment]  # importing it fails from here on
         engines /= f"without-{absent}"  # an engine's key holds what is installed, not what can be imported
-    from fglfast.bench.run import contenders
     from fglfast.engine.build import build_engine
     from fglfast.engine.recipe import Recipe
+    from fglfast.lab.bench.measure import contenders
     from fglfast.sampler.sample import sample
     from fglfast.sampler.schedule import Sampling, Schedule
     from fglfast.synthesis.draw import to_pixels

@@ -22,14 +22,14 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from benchmarks.results_file import save_result
-from fglfast.dataset import read_dataset
 from fglfast.generator.architecture import MiniSettings, build_unet
-from fglfast.generator.couplings import COUPLINGS, CouplingName
-from fglfast.generator.fitting import Fit, FitSettings
-from fglfast.generator.flow import TIMESTEPS, Lesson, lesson
-from fglfast.generator.solvers import euler, uniform
-from fglfast.text import resolve_model
-from fglfast.text_encoder import TextEncoder
+from fglfast.generator.learning.couplings import COUPLINGS, CouplingName
+from fglfast.generator.learning.fitting import Fit, FitSettings
+from fglfast.generator.learning.flow import TIMESTEPS, Lesson, lesson
+from fglfast.generator.learning.solvers import euler, uniform
+from fglfast.generator.text import resolve_model
+from fglfast.generator.text_encoder import TextEncoder
+from fglfast.images.dataset import read_dataset
 
 EULER_STEPS, DRAWN, PROJECTIONS = 8, 1000, 256
 

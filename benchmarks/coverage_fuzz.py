@@ -16,11 +16,11 @@ import atheris
 import typer
 
 with atheris.instrument_imports(include=["fglfast"]):
+    from fglfast.base.errors import FglError
+    from fglfast.base.untrusted import json_object
     from fglfast.engine.recipe import Recipe
-    from fglfast.errors import FglError
-    from fglfast.foreign.reading import json_object
-    from fglfast.foreign.tars import content, members
     from fglfast.payload import load_payload
+    from fglfast.shards.headers import content, members
 
 from benchmarks.hostile.case import Case
 from benchmarks.hostile.facts import RECIPE

@@ -8,14 +8,14 @@ import typer
 
 from benchmarks.models import unet_35m
 from benchmarks.results_file import save_result
-from fglfast.bench.run import BenchSettings, bench, contenders
-from fglfast.bench.table import table
-from fglfast.console import stdout
+from fglfast.base.console import stdout
 from fglfast.engine.backends import worth_measuring
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.generator.families import random_model
+from fglfast.generator.text import resolve_model
+from fglfast.lab.bench.measure import BenchSettings, bench, contenders
+from fglfast.lab.bench.table import table
 from fglfast.sampler.schedule import Sampling
-from fglfast.text import resolve_model
 
 
 class Case(StrEnum):

@@ -20,19 +20,19 @@ from benchmarks.global_model import accuracy
 from benchmarks.results_file import RESULTS, save_result
 from fglfast.client.captions import caption_all, find_captioner
 from fglfast.client.embed import embed
-from fglfast.client.partition import partition_dirichlet
 from fglfast.client.privacy import Budget, gaussian, noise_scale
 from fglfast.client.private_prompts import INSTANCE_SENSITIVITY, clipped
-from fglfast.dataset import read_dataset
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import find_recipe
-from fglfast.labelled_images import LabelledImages
-from fglfast.merge import merge_payloads
+from fglfast.generator.text import load_prompts, native_image_size
+from fglfast.generator.text_encoder import TextEncoder
+from fglfast.images.dataset import read_dataset
+from fglfast.images.labelled import LabelledImages
+from fglfast.images.partition import partition_dirichlet
 from fglfast.payload import Payload, PayloadHeader
+from fglfast.payload.merge import merge_payloads
 from fglfast.sampler.schedule import Sampling
 from fglfast.synthesis.synthesize import SynthesisSettings
-from fglfast.text import load_prompts, native_image_size
-from fglfast.text_encoder import TextEncoder
 
 TEXTBOOK = "instance level, a noisy row an image"
 CURVES: dict[str, tuple[float | None, ...]] = {

@@ -21,12 +21,12 @@ import typer
 
 from benchmarks.results_file import save_result
 from fglfast.client.embed import embed
-from fglfast.dataset import read_dataset
-from fglfast.distill.run import FIT, DistillSettings, distill
+from fglfast.distill.distill import FIT, DistillSettings, distill
 from fglfast.distill.steps import place
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import Recipe, find_recipe
-from fglfast.merge import Merged, merge_payloads
+from fglfast.images.dataset import read_dataset
+from fglfast.payload.merge import Merged, merge_payloads
 from fglfast.sampler.schedule import Sampling, align_your_steps
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
 from fglfast.training.evaluate import evaluate

@@ -14,12 +14,12 @@ import typer
 from benchmarks.global_model import accuracy
 from benchmarks.results_file import save_result
 from fglfast.client.embed import embed
-from fglfast.client.partition import partition_dirichlet
-from fglfast.dataset import read_dataset
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import find_recipe
-from fglfast.merge import merge_payloads
+from fglfast.images.dataset import read_dataset
+from fglfast.images.partition import partition_dirichlet
 from fglfast.payload import Form, save_payload
+from fglfast.payload.merge import merge_payloads
 from fglfast.synthesis.synthesize import SynthesisSettings
 
 CLIENTS, BETA = 5, 0.01

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from fglfast.engine.build import Engine
-from fglfast.labelled_images import LabelledImages
-from fglfast.merge import Merged
+from fglfast.images.labelled import LabelledImages
+from fglfast.payload.merge import Merged
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train

@@ -20,14 +20,14 @@ import typer
 from benchmarks.contender import WITHOUT
 from benchmarks.peers import REFERENCE, compare, show
 from benchmarks.results_file import save_result
-from fglfast.command import exits
-from fglfast.console import note
+from fglfast.base.console import note
+from fglfast.base.errors import ExitCode, MissingExtraError
 from fglfast.engine.backends import find_backend, installed
+from fglfast.engine.batch_search import tune_batches
 from fglfast.engine.recipe import Recipe, find_recipe
-from fglfast.engine.tune import tune_batches
-from fglfast.errors import ExitCode, MissingExtraError
 from fglfast.generator.families import random_model
-from fglfast.text import resolve_model
+from fglfast.generator.text import resolve_model
+from fglfast.verbs.options import exits
 
 COMPILED = "diffusers torch.compile max-autotune"
 OURS = "fglfast "

@@ -23,10 +23,10 @@ import typer
 
 from benchmarks.results_file import save_result
 from fglfast.client.embed import embed
-from fglfast.dataset import read_dataset
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import find_recipe
-from fglfast.merge import merge_payloads
+from fglfast.images.dataset import read_dataset
+from fglfast.payload.merge import merge_payloads
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
 from fglfast.training import loop, workers  # noqa: F401 (imported before the fork)
 from fglfast.training.launch import train

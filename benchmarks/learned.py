@@ -17,14 +17,14 @@ from PIL import Image
 from benchmarks.global_model import accuracy
 from benchmarks.results_file import save_result
 from fglfast.client.embed import embed
-from fglfast.client.partition import partition_dirichlet
-from fglfast.dataset import read_dataset
+from fglfast.client.learn import LearnSettings, learn
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import find_recipe
-from fglfast.labelled_images import LabelledImages
-from fglfast.learn import LearnSettings, learn
-from fglfast.merge import merge_payloads
+from fglfast.images.dataset import read_dataset
+from fglfast.images.labelled import LabelledImages
+from fglfast.images.partition import partition_dirichlet
 from fglfast.payload import Payload
+from fglfast.payload.merge import merge_payloads
 from fglfast.synthesis.synthesize import SynthesisSettings
 
 DOMAINS: dict[str, Callable[[Image.Image], Image.Image]] = {

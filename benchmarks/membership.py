@@ -13,14 +13,14 @@ import numpy as np
 import typer
 
 from benchmarks.results_file import RESULTS, save_result
-from fglfast.audit.likelihood import leave_one_out
-from fglfast.audit.outputs import read_pixels
-from fglfast.audit.page import draw_roc
-from fglfast.audit.records import CONTROL, Attack
-from fglfast.audit.roc import Roc, roc
-from fglfast.audit.shadows import Pool, Recipe, Shadows, control, train_shadows
-from fglfast.dataset import read_dataset
 from fglfast.federation.experiment import Experiment, LocalSettings, Partition, Rounds
+from fglfast.images.dataset import read_dataset
+from fglfast.lab.audit.likelihood import leave_one_out
+from fglfast.lab.audit.outputs import read_pixels
+from fglfast.lab.audit.records import CONTROL, Attack
+from fglfast.lab.audit.roc import Roc, roc
+from fglfast.lab.audit.shadows import Pool, Recipe, Shadows, control, train_shadows
+from fglfast.report.audit_page import draw_roc
 from fglfast.training.settings import TrainSettings
 
 TITLES = {

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 
-from fglfast.files import finished_folder
+from fglfast.base.files import finished_folder
 from fglfast.generator.architecture import (
     MiniSettings,
     build_text_encoder,

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fglfast.base.files import write_atomic
 from fglfast.engine.manifest import device_name
-from fglfast.files import write_atomic
-from fglfast.record import machine_facts, package_versions
+from fglfast.pipeline.record import machine_facts, package_versions
 
 RESULTS = Path(__file__).parent / "results"
 

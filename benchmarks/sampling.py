@@ -11,13 +11,13 @@ import typer
 
 from benchmarks.results_file import save_result
 from fglfast.client.embed import embed
-from fglfast.dataset import read_dataset
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import find_recipe
-from fglfast.merge import merge_payloads
+from fglfast.generator.text import resolve_model
+from fglfast.images.dataset import read_dataset
+from fglfast.payload.merge import merge_payloads
 from fglfast.sampler.schedule import Sampling
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
-from fglfast.text import resolve_model
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
 from fglfast.training.settings import TrainSettings

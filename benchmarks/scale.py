@@ -11,10 +11,10 @@ import numpy as np
 import typer
 
 from benchmarks.results_file import save_result
-from fglfast.merge import merge_payloads
 from fglfast.payload import Payload, PayloadHeader, load_payload, save_payload
+from fglfast.payload.merge import merge_payloads
+from fglfast.shards.tar import shard_name
 from fglfast.synthesis.plan import Item, make_plan
-from fglfast.synthesis.shards import shard_name
 
 TEXT = (77, 768)  # Stable Diffusion 1.5's text embedding
 

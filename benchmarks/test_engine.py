@@ -1,6 +1,6 @@
 """One pass of the UNet and of the VAE decoder, each backend."""
 
-from fglfast.bench.work import decoder_pass, unet_pass
+from fglfast.lab.bench.work import decoder_pass, unet_pass
 
 
 def test_unet(timed, engine):

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.conftest import BATCH, GUIDED
-from fglfast.bench.work import Encoding, Synthesis
+from fglfast.lab.bench.work import Encoding, Synthesis
 
 
 def test_end_to_end(timed, engine):

@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from fglfast.errors import ExitCode
+from fglfast.base.errors import ExitCode
 
 
 def main() -> None:
@@ -13,10 +13,10 @@ def main() -> None:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        from fglfast.console import quiet_libraries
+        from fglfast.base.console import quiet_libraries
 
         quiet_libraries()
-        from fglfast.cli import app
+        from fglfast.verbs.app import app
 
         app()
     except KeyboardInterrupt:  # before a verb began, or after it ended

@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from fglfast.files import exclusive
-from fglfast.merge import merge_payloads
+from fglfast.base.files import exclusive
 from fglfast.payload import Payload, PayloadHeader
+from fglfast.payload.merge import merge_payloads
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
@@ -119,7 +119,7 @@ def engine(random_mini, recipe, shared):
 @pytest.fixture(scope="session")
 def payload(random_mini):
     """Make a client's class-level payload: (name, counts by class) -> Payload."""
-    from fglfast.text_encoder import TextEncoder
+    from fglfast.generator.text_encoder import TextEncoder
 
     encoder, names = TextEncoder.load(random_mini), ("t-shirt", "bag", "ankle boot")
 

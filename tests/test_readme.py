@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 from typer.testing import CliRunner
 
-from fglfast.cli import app
+from fglfast.verbs.app import app
 
 README = Path(__file__).parent.parent / "README.md"
 FEWER = {

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.hostile.case import ODD, Case, Expected, damaged, edited, plain_json, respelled
-from fglfast.synthesis.shards import Sample, encode_image, shard_name, write_shard
+from fglfast.shards.index import SyntheticImages, read_description, read_index
+from fglfast.shards.tar import Sample, encode_image, shard_name, write_shard
 from fglfast.synthesis.verify import verify
-from fglfast.training.data import SyntheticImages, read_description, read_index
 
 SIDE, IMAGES, SHARD, SEED = 8, 5, 3, 7
 CLASSES, CLIENT, PAYLOAD = ("x", "y", "z"), "ann", "ab" * 32
@@ -368,6 +368,6 @@ def _wrong_facts(folder: Path) -> str:
 
 
 def _refused(problem: str) -> Exception:
-    from fglfast.errors import BadInputError
+    from fglfast.base.errors import BadInputError
 
     return BadInputError(problem)

@@ -17,9 +17,9 @@ from types import FrameType
 from typing import Any
 
 from benchmarks.hostile.case import Case, Kind
-from fglfast.console import speaker
-from fglfast.errors import FglError
-from fglfast.limits import as_limit
+from fglfast.base.console import speaker
+from fglfast.base.errors import FglError
+from fglfast.base.limits import as_limit
 
 HANG = 20.0  # seconds of wall time after which a case is given up
 SHOWN = 20  # failures that are kept

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fglfast.errors import BadInputError
-from fglfast.labelled_images import LabelledImages
+from fglfast.base.errors import BadInputError
+from fglfast.images.labelled import LabelledImages
 
 NAMED = 3  # images without a caption that an error names
 LAYOUT = "give each line file_name (or index, counted from 0, for parquet and npz) and caption (or text)"

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from fglfast.console import no_loading_bars
-from fglfast.errors import BadInputError
-from fglfast.labelled_images import LabelledImages
+from fglfast.base.console import no_loading_bars
+from fglfast.base.errors import BadInputError
+from fglfast.images.labelled import LabelledImages
 
 BATCH = 16  # images
 CAPTION_TOKENS = 40

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from fglfast.attributes import describe
-from fglfast.console import Progress
-from fglfast.labelled_images import LabelledImages
+from fglfast.base.console import Progress
+from fglfast.images.attributes import describe
+from fglfast.images.labelled import LabelledImages
 
 ATTRIBUTES = "attributes"
 FILES = (".jsonl", ".csv")

@@ -7,18 +7,18 @@ from typing import Literal, get_args
 import numpy as np
 from pydantic import ValidationError
 
+from fglfast.base.config import first_problem
+from fglfast.base.console import note
+from fglfast.base.errors import UsageError
 from fglfast.client.captions import ATTRIBUTES, caption_all, find_captioner
 from fglfast.client.privacy import Budget
 from fglfast.client.private_prompts import private_counts, private_instances
 from fglfast.client.prompts import class_level_prompts, instance_level_prompts
-from fglfast.config import first_problem
-from fglfast.console import note
-from fglfast.errors import UsageError
-from fglfast.labelled_images import LabelledImages
+from fglfast.generator.text import Prompts, load_prompts, native_image_size, with_domain
+from fglfast.generator.text_encoder import TextEncoder
+from fglfast.images.labelled import LabelledImages
 from fglfast.payload import Form, Payload, PayloadHeader, eight_bits, merge_equal, tensor_bytes
 from fglfast.payload.header import PromptLevel
-from fglfast.text import Prompts, load_prompts, native_image_size, with_domain
-from fglfast.text_encoder import TextEncoder
 
 WordsLevel = Literal["class", "instance"]
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from scipy.special import ndtri
 
-from fglfast.config import Settings, first_problem
-from fglfast.errors import MissingExtraError, UsageError
+from fglfast.base.config import Settings, first_problem
+from fglfast.base.errors import MissingExtraError, UsageError
 from fglfast.payload import Privacy
 
 Floats = NDArray[np.float64]

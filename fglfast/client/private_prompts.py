@@ -1,7 +1,7 @@
 """What a client says of its images under differential privacy: noisy counts, noisy means of embeddings. Knows no file.
 
 Each image belongs to the public prompt of its class that is nearest to its own: at class level there is one, the class
-name; at instance level there is one for each of the measured words that `fglfast.attributes` can say. Released is, for
+name; at instance level there is one for each of the measured words that `fglfast.images.attributes` can say. Released is, for
 every public prompt of every class, whether the client has such images or not,
 
     the number of its images + noise
@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from fglfast.attributes import descriptions
+from fglfast.base.errors import UsageError
 from fglfast.client.privacy import Budget, Floats, gaussian, noise_scale, stands_out, whole
 from fglfast.client.prompts import check_template
-from fglfast.errors import UsageError
+from fglfast.generator.text_encoder import ENCODE_BATCH, TextEncoder
+from fglfast.images.attributes import descriptions
 from fglfast.payload import Privacy
-from fglfast.text_encoder import ENCODE_BATCH, TextEncoder
 
 Row = tuple[int, float, NDArray[np.float16]]  # class, noisy count, embedding
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from string import Formatter
 
-from fglfast.errors import UsageError
+from fglfast.base.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
-from fglfast.console import Progress
+from fglfast.base.console import Progress
+from fglfast.base.files import claim, write_atomic
 from fglfast.engine.build import Engine
-from fglfast.files import claim, write_atomic
-from fglfast.generator.student import HeldPairs
-from fglfast.merge import Merged
+from fglfast.generator.learning.student import HeldPairs
+from fglfast.payload.merge import Merged
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning

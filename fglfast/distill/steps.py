@@ -5,13 +5,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fglfast.config import Settings
+from fglfast.base.config import Settings
+from fglfast.base.errors import UsageError
+from fglfast.distill.placement import place_steps, step_costs
 from fglfast.engine.build import Engine
 from fglfast.engine.recipe import Recipe
-from fglfast.errors import UsageError
-from fglfast.generator.solvers import Velocity, guided, uniform
-from fglfast.merge import Merged
-from fglfast.sampler.placement import place_steps, step_costs
+from fglfast.generator.learning.solvers import Velocity, guided, uniform
+from fglfast.payload.merge import Merged
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
 from fglfast.synthesis.plan import make_plan, starting_noises

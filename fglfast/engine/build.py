@@ -14,7 +14,10 @@ from pathlib import Path
 
 import torch
 
-from fglfast.console import note
+from fglfast.base.console import note
+from fglfast.base.errors import BadInputError, FglError
+from fglfast.base.files import exclusive, finished_folder, write_atomic
+from fglfast.base.untrusted import read_object
 from fglfast.engine import backends
 from fglfast.engine.backends import Build
 from fglfast.engine.export import UNET, example_inputs, export
@@ -23,9 +26,6 @@ from fglfast.engine.networks import Networks
 from fglfast.engine.parity import BOUNDS, Parity, measure, require
 from fglfast.engine.quantize import save_calibration
 from fglfast.engine.recipe import Recipe
-from fglfast.errors import BadInputError, FglError
-from fglfast.files import exclusive, finished_folder, write_atomic
-from fglfast.foreign.reading import read_object
 from fglfast.generator.load import Shapes, load_generator, read_shapes, weights_fingerprint
 
 AUTO_ROUNDS = 3

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fglfast.config import Settings
+from fglfast.base.config import Settings
 from fglfast.engine.attention import install
 from fglfast.engine.fusions import Counts, Exported, counting, multi_head_attention
 from fglfast.generator.load import Generator, Shapes, XLUNetPart

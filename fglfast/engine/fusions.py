@@ -14,8 +14,8 @@ from diffusers.models.attention_processor import Attention
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from fglfast.config import Settings, first_problem
-from fglfast.errors import BadInputError, FglError
+from fglfast.base.config import Settings, first_problem
+from fglfast.base.errors import BadInputError, FglError
 
 FILE = "export.json"
 # Of ONNX's own.

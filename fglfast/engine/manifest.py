@@ -10,11 +10,11 @@ import os
 import platform
 from pathlib import Path
 
-from fglfast.config import Settings, checked_json
+from fglfast.base.config import Settings, checked_json
+from fglfast.base.errors import BadInputError
+from fglfast.base.untrusted import read_bytes
 from fglfast.engine.backends import Build
 from fglfast.engine.parity import BOUNDS, Parity
-from fglfast.errors import BadInputError
-from fglfast.foreign.reading import read_bytes
 
 FILE = "manifest.json"
 FORMAT_VERSION = 2

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fglfast.console import note
-from fglfast.errors import FglError
+from fglfast.base.console import note
+from fglfast.base.errors import FglError
 from fglfast.generator.load import segment
 from fglfast.sampler.sample import Denoiser
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.backends import cudnn
 
-from fglfast.config import Settings
+from fglfast.base.config import Settings
+from fglfast.base.errors import FglError
 from fglfast.engine.networks import Networks
 from fglfast.engine.trajectory import trajectory
-from fglfast.errors import FglError
 from fglfast.generator.load import Generator, Shapes
 from fglfast.sampler.sample import sample
 

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from fglfast.base.files import placing
 from fglfast.engine.export import DECODER, unet_names
 from fglfast.engine.trajectory import trajectory
-from fglfast.files import placing
 from fglfast.generator.load import Generator, Shapes, segment
 
 FILE = "inputs.safetensors"

@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from fglfast.config import Settings
-from fglfast.errors import BadInputError
-from fglfast.foreign.images import MOST_SIDE
+from fglfast.base.config import Settings
+from fglfast.base.errors import BadInputError
+from fglfast.generator.text import resolve_model
+from fglfast.images.decoding import MOST_SIDE
 from fglfast.sampler.schedule import Sampling
-from fglfast.text import resolve_model
 
 BackendName = Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "tensorrt"]
 

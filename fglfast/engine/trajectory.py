@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fglfast.generator.load import Generator, Shapes
+from fglfast.generator.text_encoder import load_tokenizer, tokenize
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
-from fglfast.text_encoder import load_tokenizer, tokenize
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fglfast.config import Settings
-from fglfast.console import note
+from fglfast.base.config import Settings
+from fglfast.base.console import note
+from fglfast.base.errors import UsageError
+from fglfast.base.files import write_atomic
 from fglfast.engine.manifest import device_name
-from fglfast.errors import UsageError
 from fglfast.federation import wire
 from fglfast.federation.client_app import app
 from fglfast.federation.clients import EVERYTHING, simulated
 from fglfast.federation.experiment import Experiment, Method
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.methods import Contest, Result
-from fglfast.files import write_atomic
-from fglfast.record import machine_facts, package_versions
+from fglfast.pipeline.record import machine_facts, package_versions
 
 
 class Arena(Settings):

@@ -11,14 +11,14 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from transformers import PreTrainedModel
 
+from fglfast.base.errors import BadInputError
 from fglfast.client.embed import embed
-from fglfast.errors import BadInputError
+from fglfast.client.learn import LearnSettings, learn
 from fglfast.federation import wire
 from fglfast.federation.clients import Client, open_client
 from fglfast.federation.experiment import LocalSettings
 from fglfast.federation.local import ClientImages, count_right, train_locally
-from fglfast.foreign.images import MOST_SIDE
-from fglfast.learn import LearnSettings, learn
+from fglfast.images.decoding import MOST_SIDE
 from fglfast.payload import Payload, save_payload
 from fglfast.training.model import model_of, save_model
 

@@ -12,18 +12,18 @@ from pathlib import Path
 
 from flwr.app import Context
 
-from fglfast.attributes import describe
+from fglfast.base.errors import BadInputError, UsageError
 from fglfast.client.captions import ATTRIBUTES
-from fglfast.client.partition import Indices, partition_by_domain, partition_dirichlet, partition_iid
 from fglfast.client.privacy import Budget
-from fglfast.dataset import read_dataset
 from fglfast.engine.recipe import find_recipe
-from fglfast.errors import BadInputError, UsageError
 from fglfast.federation.experiment import Experiment, Partition, find_experiment
 from fglfast.federation.local import ClientImages
-from fglfast.labelled_images import LabelledImages, concatenate
+from fglfast.generator.text import resolve_model
+from fglfast.images.attributes import describe
+from fglfast.images.dataset import read_dataset
+from fglfast.images.labelled import LabelledImages, concatenate
+from fglfast.images.partition import Indices, partition_by_domain, partition_dirichlet, partition_iid
 from fglfast.payload import Signer, open_signer
-from fglfast.text import resolve_model
 from fglfast.training.batches import split
 
 EVERYTHING = "all"  # the partition of the one client of centralized training

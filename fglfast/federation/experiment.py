@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from fglfast.base.config import Settings
+from fglfast.base.errors import BadInputError
+from fglfast.client.learn import LearnSettings
 from fglfast.client.privacy import Budget
-from fglfast.config import Settings
-from fglfast.errors import BadInputError
-from fglfast.learn import LearnSettings
 from fglfast.payload import AllowList
 from fglfast.payload.header import PromptLevel
 from fglfast.training.settings import TrainSettings

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fglfast.federation.experiment import LocalSettings
-from fglfast.labelled_images import LabelledImages
+from fglfast.images.labelled import LabelledImages
+from fglfast.shards.index import Rows
 from fglfast.training.augment import Augmentation, normalise
 from fglfast.training.batches import epoch_rows, split, step_seed
-from fglfast.training.data import Rows
 
 JUDGED = 512  # images of one pass when nothing is learned
 

@@ -13,15 +13,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from fglfast.config import Settings
-from fglfast.dataset import read_dataset
+from fglfast.base.config import Settings
+from fglfast.base.files import write_atomic
 from fglfast.federation import wire
+from fglfast.federation.collect import MODEL, fine_tune, one_shot
 from fglfast.federation.experiment import Experiment, Method
 from fglfast.federation.local import ClientImages, count_right
-from fglfast.federation.oneshot import MODEL, fine_tune, one_shot
 from fglfast.federation.rounds import Federation, Plan, Row
 from fglfast.federation.wire import Weights
-from fglfast.files import write_atomic
+from fglfast.images.dataset import read_dataset
 from fglfast.training.model import build_model, save_model
 
 Grids = Callable[[Method], list[wire.CountedGrid]]

@@ -11,12 +11,12 @@ from flwr.serverapp.strategy import FedAvg
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from fglfast.config import Settings
-from fglfast.console import Progress
+from fglfast.base.config import Settings
+from fglfast.base.console import Progress
+from fglfast.base.files import write_atomic
 from fglfast.federation import wire
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.wire import Weights
-from fglfast.files import write_atomic
 from fglfast.training.model import write_weights
 
 

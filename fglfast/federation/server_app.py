@@ -8,8 +8,8 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fglfast.console import note
-from fglfast.errors import UsageError
+from fglfast.base.console import note
+from fglfast.base.errors import UsageError
 from fglfast.federation import wire
 from fglfast.federation.experiment import FEDERATED, find_experiment
 from fglfast.federation.methods import Contest

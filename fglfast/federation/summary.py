@@ -6,7 +6,7 @@ from collections.abc import Callable
 from rich import box
 from rich.table import Table
 
-from fglfast.config import Settings
+from fglfast.base.config import Settings
 from fglfast.federation.arena import Arena
 from fglfast.federation.experiment import FEDERATED, TITLES, Method
 from fglfast.federation.methods import Result

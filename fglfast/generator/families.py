@@ -17,7 +17,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from fglfast.files import finished_folder
+from fglfast.base.files import finished_folder
 from fglfast.generator.architecture import build_tokenizer
 
 Family = Literal["sd15", "sd21-base", "sdxl"]

@@ -10,13 +10,13 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from fglfast.errors import BadInputError
-from fglfast.foreign.models import announced, read_config
-from fglfast.foreign.networks import outlined
-from fglfast.foreign.reading import loading
+from fglfast.base.errors import BadInputError
+from fglfast.base.untrusted import loading
+from fglfast.generator.configs import announced, read_config
+from fglfast.generator.outline import outlined
+from fglfast.generator.text import PARTS, load_blocks
+from fglfast.generator.text_encoder import TextPart, load_text_part, text_positions
 from fglfast.generator.text_projection import TextProjection, take_projection
-from fglfast.text import PARTS, load_blocks
-from fglfast.text_encoder import TextPart, load_text_part, text_positions
 
 
 @dataclass(frozen=True)

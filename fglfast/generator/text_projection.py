@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from fglfast.errors import BadInputError
+from fglfast.base.errors import BadInputError
 
 
 class TextProjection(nn.Module):

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, Field
 
-from fglfast.config import Settings
-from fglfast.foreign.names import ClassName, ClientName
+from fglfast.base.config import Settings
+from fglfast.base.names import ClassName, ClientName
 from fglfast.payload.header import PayloadHeader, refuse
 from fglfast.payload.signature import SIGNATURE_KEY, PublicKey, Signature
 

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import Field, ValidationError, model_validator
 
-from fglfast.config import Settings, first_problem
-from fglfast.console import visible
-from fglfast.errors import BadInputError
-from fglfast.foreign.names import ClassName, ClassNames, ClientName
-from fglfast.foreign.reading import json_object
+from fglfast.base.config import Settings, first_problem
+from fglfast.base.console import visible
+from fglfast.base.errors import BadInputError
+from fglfast.base.names import ClassName, ClassNames, ClientName
+from fglfast.base.untrusted import json_object
 
 FORMAT_VERSION = 2
 VERSIONS = (1, 2)  # that are read; the second brought eight bits, short token rows and the domain

@@ -6,9 +6,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from fglfast.console import note
-from fglfast.errors import BadInputError, MissingExtraError
-from fglfast.files import sync_folder
+from fglfast.base.console import note
+from fglfast.base.errors import BadInputError, MissingExtraError
+from fglfast.base.files import sync_folder
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -9,8 +9,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from fglfast.config import Settings, first_problem
-from fglfast.errors import BadInputError
+from fglfast.base.config import Settings, first_problem
+from fglfast.base.errors import BadInputError
 from fglfast.payload.allow import AllowList
 from fglfast.payload.coding import unpack
 from fglfast.payload.header import ANEW, METADATA_KEY, PayloadHeader, parse_header, refuse, strict_json

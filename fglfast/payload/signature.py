@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AwareDatetime, Field, ValidationError
 
-from fglfast.config import Settings, first_problem
-from fglfast.errors import UsageError
-from fglfast.foreign.names import ClassName
+from fglfast.base.config import Settings, first_problem
+from fglfast.base.errors import UsageError
+from fglfast.base.names import ClassName
 from fglfast.payload.header import refuse, strict_json
 from fglfast.payload.keys import ed25519, public_text, read_key
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from safetensors.numpy import save
 
-from fglfast.errors import BadInputError
-from fglfast.files import write_atomic
+from fglfast.base.errors import BadInputError
+from fglfast.base.files import write_atomic
 from fglfast.payload.coding import pack
 from fglfast.payload.header import METADATA_KEY, parse_header
 from fglfast.payload.proof import MEMORY, check_rows, check_shapes, specs_of

@@ -10,10 +10,10 @@ import numpy as np
 from diffusers.schedulers import AysSchedules
 from pydantic import Field, ValidationError, model_validator
 
-from fglfast.config import Settings, first_problem
-from fglfast.errors import BadInputError, UsageError
-from fglfast.foreign.models import read_config
-from fglfast.foreign.reading import loading
+from fglfast.base.config import Settings, first_problem
+from fglfast.base.errors import BadInputError, UsageError
+from fglfast.base.untrusted import loading
+from fglfast.generator.configs import read_config
 
 SOLVERS = {
     "ddim": "DDIMScheduler",

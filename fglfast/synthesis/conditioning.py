@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fglfast.base.errors import BadInputError
 from fglfast.engine.build import Engine
-from fglfast.errors import BadInputError
-from fglfast.foreign.models import read_config
-from fglfast.merge import Merged
-from fglfast.text import load_prompts, text_fingerprint
-from fglfast.text_encoder import load_tokenizer, tokenize, vocabulary
+from fglfast.generator.configs import read_config
+from fglfast.generator.text import load_prompts, text_fingerprint
+from fglfast.generator.text_encoder import load_tokenizer, tokenize, vocabulary
+from fglfast.payload.merge import Merged
 
 
 class Conditioning:

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fglfast.base.errors import FglError
 from fglfast.engine.build import Engine
 from fglfast.engine.networks import Networks
-from fglfast.errors import FglError
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning

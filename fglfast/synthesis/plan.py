@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fglfast.errors import BadInputError
-from fglfast.merge import Merged
+from fglfast.base.errors import BadInputError
+from fglfast.payload.merge import Merged
+from fglfast.shards.tar import shard_name
 from fglfast.synthesis.allot import Ints, allot_rows
-from fglfast.synthesis.shards import shard_name
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fglfast.console import Progress
+from fglfast.base.console import Progress
+from fglfast.base.errors import UsageError
 from fglfast.engine.build import Engine
-from fglfast.errors import UsageError
-from fglfast.merge import Merged
-from fglfast.synthesis.checksums import read_checksum
+from fglfast.payload.merge import Merged
+from fglfast.shards.checksums import read_checksum
+from fglfast.shards.folder import LOCKS, engine_of, locked
+from fglfast.shards.tar import shard_name
 from fglfast.synthesis.conditioning import Conditioning
 from fglfast.synthesis.draw import Drawer
-from fglfast.synthesis.folder import LOCKS, engine_of, locked
-from fglfast.synthesis.shards import shard_name
 from fglfast.synthesis.synthesize import describer, draw_shard
 from fglfast.synthesis.verify import Checked, Facts
 from fglfast.synthesis.writer import ShardWriter

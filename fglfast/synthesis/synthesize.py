@@ -7,16 +7,16 @@ from typing import Any
 
 from pydantic import Field
 
-from fglfast.config import Settings
-from fglfast.console import Progress, note
+from fglfast.base.config import Settings
+from fglfast.base.console import Progress, note
 from fglfast.engine.build import Engine, seconds_per_pass
-from fglfast.merge import Merged
+from fglfast.payload.merge import Merged
 from fglfast.sampler.schedule import Sampling, Schedule
+from fglfast.shards.folder import claim, engine_of, locked
+from fglfast.shards.tar import ImageFormat, shard_name
 from fglfast.synthesis.conditioning import Conditioning
 from fglfast.synthesis.draw import Drawer, rows_together
-from fglfast.synthesis.folder import claim, engine_of, locked
 from fglfast.synthesis.plan import Item, Plan, make_plan
-from fglfast.synthesis.shards import ImageFormat, shard_name
 from fglfast.synthesis.writer import Describe, ShardWriter
 
 

@@ -13,18 +13,18 @@ from typing import Annotated, Any
 from PIL import Image
 from pydantic import ConfigDict, FailFast, Field, ValidationError
 
-from fglfast.config import first_problem
-from fglfast.console import Progress
-from fglfast.errors import BadInputError, IncompleteError
-from fglfast.foreign.folders import leads_out, numbered
-from fglfast.foreign.images import MOST_SIDE
-from fglfast.foreign.names import ClassNames
-from fglfast.merge import Merged
-from fglfast.synthesis.checksums import Hashing, digest_of, read_checksum
+from fglfast.base.config import first_problem
+from fglfast.base.console import Progress
+from fglfast.base.errors import BadInputError, IncompleteError
+from fglfast.base.folders import leads_out, numbered
+from fglfast.base.names import ClassNames
+from fglfast.images.decoding import MOST_SIDE
+from fglfast.payload.merge import Merged
+from fglfast.shards.checksums import Hashing, digest_of, read_checksum
+from fglfast.shards.folder import FACTS, read_facts
+from fglfast.shards.tar import Sample, samples_of, shard_name, write_tar
 from fglfast.synthesis.draw import REDRAWS
-from fglfast.synthesis.folder import FACTS, read_facts
 from fglfast.synthesis.plan import Item, Plan
-from fglfast.synthesis.shards import Sample, samples_of, shard_name, write_tar
 from fglfast.synthesis.synthesize import SynthesisSettings, plan_of
 
 PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"

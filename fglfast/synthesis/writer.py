@@ -9,9 +9,9 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from fglfast.errors import FglError
+from fglfast.base.errors import FglError
+from fglfast.shards.tar import ImageFormat, Sample, encode_image, write_shard
 from fglfast.synthesis.plan import Item
-from fglfast.synthesis.shards import ImageFormat, Sample, encode_image, write_shard
 
 QUEUED_BATCHES = 8
 ENCODERS = 2

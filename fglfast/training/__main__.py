@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from fglfast.console import quiet_libraries
+from fglfast.base.console import quiet_libraries
 
 if __name__ == "__main__":
     quiet_libraries()

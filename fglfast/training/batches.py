@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fglfast.errors import UsageError
+from fglfast.base.errors import UsageError
+from fglfast.shards.index import MEMORY_LIMIT, Description, Rows, SyntheticImages, read_description, read_index
 from fglfast.training.augment import normalise
-from fglfast.training.data import MEMORY_LIMIT, Description, Rows, SyntheticImages, read_description, read_index
 from fglfast.training.settings import Job
 
 

@@ -10,16 +10,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassCalibrationError, MulticlassConfusionMatrix
 
-from fglfast.config import Settings
-from fglfast.console import Progress
-from fglfast.errors import BadInputError
-from fglfast.foreign.images import MOST_SIDE
-from fglfast.foreign.models import read_config
+from fglfast.base.config import Settings
+from fglfast.base.console import Progress
+from fglfast.base.errors import BadInputError
+from fglfast.generator.configs import read_config
+from fglfast.images.decoding import MOST_SIDE
 from fglfast.training.augment import normalise
 from fglfast.training.model import load_model
 
 if TYPE_CHECKING:
-    from fglfast.labelled_images import LabelledImages
+    from fglfast.images.labelled import LabelledImages
 
 MODEL_HINT = "Name a folder written by train."
 

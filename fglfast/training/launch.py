@@ -14,10 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Literal
 
-from fglfast import errors
-from fglfast.errors import FglError, UsageError
-from fglfast.training.data import read_description
-from fglfast.training.folder import RunFolder, identity
+from fglfast.base import errors
+from fglfast.base.errors import FglError, UsageError
+from fglfast.shards.index import read_description
+from fglfast.training.run_folder import RunFolder, identity
 from fglfast.training.settings import Job, TrainResult, TrainSettings, WorkerError, check_arch, deepspeed_config
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fglfast.console import Progress, note
-from fglfast.errors import BadInputError, ExitCode, FglError
-from fglfast.limits import as_limit
+from fglfast.base.console import Progress, note
+from fglfast.base.errors import BadInputError, ExitCode, FglError
+from fglfast.base.limits import as_limit
+from fglfast.shards.index import read_description
 from fglfast.training.augment import Augmentation
 from fglfast.training.batches import TrainingData, epoch_rows, load_data, step_seed
-from fglfast.training.data import read_description
-from fglfast.training.folder import RunFolder, identity
 from fglfast.training.model import save_model
+from fglfast.training.run_folder import RunFolder, identity
 from fglfast.training.settings import Job, TrainResult, WorkerError
 from fglfast.training.workers import World, join_world, start_engine, without_pickles
 

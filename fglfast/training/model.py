@@ -10,13 +10,13 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel, ResNetConfig
 
-from fglfast.console import no_loading_bars
-from fglfast.errors import BadInputError, UsageError
-from fglfast.files import write_atomic
-from fglfast.foreign.models import MOST_LABELS, Announced, announced, check_config, check_folder
-from fglfast.foreign.names import ClassNames
-from fglfast.foreign.networks import outlined
-from fglfast.foreign.reading import json_object, loading
+from fglfast.base.console import no_loading_bars
+from fglfast.base.errors import BadInputError, UsageError
+from fglfast.base.files import write_atomic
+from fglfast.base.names import ClassNames
+from fglfast.base.untrusted import json_object, loading
+from fglfast.generator.configs import MOST_LABELS, Announced, announced, check_config, check_folder
+from fglfast.generator.outline import outlined
 from fglfast.training.settings import ARCHITECTURES, check_arch
 
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fglfast.config import Settings
-from fglfast.errors import UsageError
+from fglfast.base.config import Settings
+from fglfast.base.errors import UsageError
 
 WIDTHS = (64, 128, 256, 512)
 ARCHITECTURES: dict[str, dict[str, Any]] = {

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fglfast.errors import UsageError
+from fglfast.base.errors import UsageError
 from fglfast.training.model import build_model, decay_groups, load_weights
 from fglfast.training.settings import TrainSettings, deepspeed_config
 

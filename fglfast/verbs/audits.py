@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fglfast.command import DEFAULT_ENGINES, AsJson, Engines, ModelName, tell, verb
-from fglfast.errors import MissingExtraError, UsageError
+from fglfast.base.errors import MissingExtraError, UsageError
+from fglfast.verbs.options import DEFAULT_ENGINES, AsJson, Engines, ModelName, tell, verb
 
 
 @verb
@@ -41,8 +41,8 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Attack a run or a model: membership inference, inversion of uploads, copies; one page of it all. Resumes."""
-    from fglfast.audit.page import write_page
-    from fglfast.files import sole, write_atomic
+    from fglfast.base.files import sole, write_atomic
+    from fglfast.report.audit_page import write_page
 
     if (run is None) == (model is None) or (model is not None and not (members and nonmembers)):
         raise UsageError("what is audited is not clear", "give a RUN, or --model with --members and --nonmembers")
@@ -53,8 +53,8 @@ def audit(
         if run is not None:
             found, pairs = _of_run(run, seed, methods, shadows, folder, engines)
         else:
-            from fglfast.audit.of_files import Files, audit_files
-            from fglfast.text import resolve_model
+            from fglfast.generator.text import resolve_model
+            from fglfast.lab.audit.of_files import Files, audit_files
 
             assert model is not None and members and nonmembers
             files = Files(model, members, nonmembers, synthetic, payload, resolve_model(generator), captions)
@@ -75,7 +75,7 @@ def _of_run(
     run: Path, seed: int | None, methods: str | None, shadows: int, out: Path, engines: Path
 ) -> tuple[Any, list[Any]]:
     try:
-        from fglfast.audit.of_run import audit_run, open_run
+        from fglfast.lab.audit.of_run import audit_run, open_run
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] == "flwr":
             raise MissingExtraError("a run is audited with Flower", "pip install 'fglfast[fed]'") from error

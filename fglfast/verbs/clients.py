@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fglfast.command import (
+from fglfast.base.console import emit_json, stdout
+from fglfast.base.errors import UsageError
+from fglfast.verbs.options import (
     Allow,
     AsJson,
     BackendOption,
@@ -19,14 +21,12 @@ from fglfast.command import (
     tell,
     verb,
 )
-from fglfast.console import emit_json, stdout
-from fglfast.errors import UsageError
 
 if TYPE_CHECKING:
-    from fglfast.probe.verdict import Findings, Share
+    from fglfast.lab.probe.verdict import Findings, Share
 
 
-LEARN_STEPS, VECTORS = 500, 15  # those of fglfast.learn, which is too heavy to be imported for --help
+LEARN_STEPS, VECTORS = 500, 15  # those of fglfast.client.learn, which is too heavy to be imported for --help
 
 
 @verb
@@ -89,9 +89,9 @@ def embed(
     from fglfast.client.captions import ATTRIBUTES
     from fglfast.client.embed import embed as embed_dataset
     from fglfast.client.privacy import asked_budget
-    from fglfast.dataset import read_dataset
+    from fglfast.generator.text import resolve_model
+    from fglfast.images.dataset import read_dataset
     from fglfast.payload import open_signer, save_payload
-    from fglfast.text import resolve_model
 
     signer = open_signer(sign, federation)
     budget = asked_budget(epsilon=epsilon, delta=delta, clip=clip, uploads=uploads)
@@ -100,8 +100,8 @@ def embed(
     dataset, folder, name = read_dataset(data), resolve_model(model), client or out.stem
     facts: dict[str, float] = {}
     if learn:
-        from fglfast.learn import LearnSettings
-        from fglfast.learn import learn as learn_from
+        from fglfast.client.learn import LearnSettings
+        from fglfast.client.learn import learn as learn_from
 
         settings = LearnSettings(steps=learn_steps, vectors=vectors)
         learned = learn_from(dataset, name, folder, out.with_suffix(".learning"), settings, send, template, domain)
@@ -220,10 +220,10 @@ def probe(
     if picture and (picture.suffix != ".png" or not picture.parent.is_dir()):
         raise UsageError(f"--picture {picture}: not a .png file in a folder that is there", "for example probe.png")
     from fglfast.client.captions import ATTRIBUTES
-    from fglfast.dataset import read_dataset
-    from fglfast.probe.picture import write_picture
-    from fglfast.probe.run import ProbeSettings
-    from fglfast.probe.run import probe as run
+    from fglfast.images.dataset import read_dataset
+    from fglfast.lab.probe.picture import write_picture
+    from fglfast.lab.probe.probe import ProbeSettings
+    from fglfast.lab.probe.probe import probe as run
 
     dataset, settings = read_dataset(data), read_recipe(recipe)
     asked = ProbeSettings(

@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from fglfast.command import (
+from fglfast.base.console import emit_json, stdout
+from fglfast.base.errors import MissingExtraError
+from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     AsJson,
     Engines,
@@ -13,8 +15,6 @@ from fglfast.command import (
     tell,
     verb,
 )
-from fglfast.console import emit_json, stdout
-from fglfast.errors import MissingExtraError
 
 
 @verb
@@ -36,8 +36,8 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Run one-shot Federated Generative Learning end to end and write an HTML report."""
-    from fglfast.files import sole
-    from fglfast.oneshot import OneShot, run_one_shot
+    from fglfast.base.files import sole
+    from fglfast.pipeline.one_shot import OneShot, run_one_shot
 
     settings = OneShot(
         private=private,
@@ -87,10 +87,10 @@ def run(
         if error.name and error.name.split(".")[0] == "flwr":
             raise MissingExtraError("rounds need Flower", "pip install 'fglfast[fed]'") from error
         raise
+    from fglfast.base.files import sole
     from fglfast.federation.experiment import find_experiment
-    from fglfast.federation.page import write_page
     from fglfast.federation.summary import table
-    from fglfast.files import sole
+    from fglfast.report.arena_page import write_page
 
     changes = {key: value for key, value in (("data", data), ("test", test)) if value}
     folder = out or Path("runs") / Path(experiment).stem
@@ -111,7 +111,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write a run's HTML page anew from its record and images."""
-    from fglfast.oneshot import report_run
+    from fglfast.pipeline.one_shot import report_run
 
     page = report_run(run)
     tell({"report": str(page)}, as_json, f"report: {page.resolve()}")

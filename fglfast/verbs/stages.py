@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fglfast.command import (
+from fglfast.base.console import emit_json, note, stdout
+from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     Allow,
     AsJson,
@@ -21,7 +22,6 @@ from fglfast.command import (
     tell,
     verb,
 )
-from fglfast.console import emit_json, note, stdout
 
 
 @verb
@@ -133,7 +133,7 @@ def synthesize(
 
 def _unpack(out: Path, class_names: tuple[str, ...], done: Any) -> None:
     """Unpack a complete data set; of several ranks, the one that finishes last."""
-    from fglfast.synthesis.folder import export_imagefolder
+    from fglfast.shards.folder import export_imagefolder
 
     if done.missing:
         note("not unpacked: shards are missing; the rank that finishes last unpacks, or run again")
@@ -190,7 +190,7 @@ def evaluate(
     from rich.table import Table
     from rich.text import Text
 
-    from fglfast.dataset import read_dataset
+    from fglfast.images.dataset import read_dataset
     from fglfast.training.evaluate import evaluate as run
 
     found = run(model, read_dataset(data))

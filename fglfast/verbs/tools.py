@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from fglfast.command import (
+from fglfast.base.console import emit_json, stdout
+from fglfast.base.errors import MissingExtraError, UsageError
+from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     Allow,
     AsJson,
@@ -22,8 +24,6 @@ from fglfast.command import (
     tell,
     verb,
 )
-from fglfast.console import emit_json, stdout
-from fglfast.errors import MissingExtraError, UsageError
 
 STEPS, GUIDANCE, INTERVALS, IMAGES_PER_CLASS = ["6,12"], ["1,1.5"], ["0:1,0.2:0.8"], ["150,300"]  # what tune tries
 
@@ -55,11 +55,11 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure UNet, VAE, end-to-end synthesis, encoding and training step against this machine's ceiling."""
-    from fglfast.bench.page import write_page
-    from fglfast.bench.run import BenchSettings, contenders
-    from fglfast.bench.run import bench as run
-    from fglfast.bench.table import table
-    from fglfast.files import write_atomic
+    from fglfast.base.files import write_atomic
+    from fglfast.lab.bench.measure import BenchSettings, contenders
+    from fglfast.lab.bench.measure import bench as run
+    from fglfast.lab.bench.table import table
+    from fglfast.report.bench_page import write_page
 
     settings = read_recipe(recipe)
     sampling = settings.sampling.changed(steps, guidance)
@@ -91,8 +91,8 @@ def tune_steps(
     as_json: AsJson = False,
 ) -> None:
     """Place a flow model's steps where its trajectories bend (BOSS), and write them into a recipe."""
+    from fglfast.base.files import write_atomic
     from fglfast.distill.steps import place
-    from fglfast.files import write_atomic
 
     merged = read_payloads(embeddings, allow)
     settings = read_recipe(recipe)
@@ -137,13 +137,13 @@ def tune(
     """
     if not 0 < budget < math.inf:
         raise UsageError(f"--budget {budget:g} is no number of seconds", "for example 120")
-    from fglfast.dataset import read_dataset
+    from fglfast.images.dataset import read_dataset
+    from fglfast.lab.tuning.candidates import Grid
+    from fglfast.lab.tuning.records import TuneSettings
+    from fglfast.lab.tuning.sweep import check_input
+    from fglfast.lab.tuning.sweep import tune as run
+    from fglfast.report.tune_page import write_page
     from fglfast.training.settings import TrainSettings, check_arch
-    from fglfast.tuning.candidates import Grid
-    from fglfast.tuning.page import write_page
-    from fglfast.tuning.records import TuneSettings
-    from fglfast.tuning.sweep import check_input
-    from fglfast.tuning.sweep import tune as run
 
     grid = Grid.parse(steps, guidance, interval, images_per_class)
     check_arch(arch)
@@ -172,7 +172,7 @@ def doctor(as_json: AsJson = False) -> None:
     """Try what works here: packages, devices, backends, attention kernels, training; and say what mends the rest."""
     from dataclasses import asdict
 
-    from fglfast.doctor import counts, diagnose, table
+    from fglfast.lab.doctor import counts, diagnose, table
 
     checks = diagnose()
     found = counts(checks)

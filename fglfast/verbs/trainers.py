@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from fglfast.command import (
+from fglfast.base.errors import UsageError
+from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     Allow,
     AsJson,
@@ -18,7 +19,6 @@ from fglfast.command import (
     tell,
     verb,
 )
-from fglfast.errors import UsageError
 
 
 @verb
@@ -36,10 +36,10 @@ def pretrain(
 ) -> None:
     """Train a small text-to-image model of your own on public images; goes on where it was stopped."""
     os.environ.setdefault("DS_ACCELERATOR", device)  # diffusers imports DeepSpeed, which else warns that it guesses
-    from fglfast.dataset import read_dataset
-    from fglfast.files import sole
-    from fglfast.generator.pretrain import PretrainSettings
-    from fglfast.generator.pretrain import pretrain as run
+    from fglfast.base.files import sole
+    from fglfast.generator.learning.pretrain import PretrainSettings
+    from fglfast.generator.learning.pretrain import pretrain as run
+    from fglfast.images.dataset import read_dataset
 
     settings = PretrainSettings.budget(vae_steps, flow_steps, coupling, device)
     with sole(out):
@@ -76,9 +76,9 @@ def distill(
     as_json: AsJson = False,
 ) -> None:
     """Make a few-step student of a generator: its engine draws pairs, a UNet learns from them; resumes."""
-    from fglfast.distill.run import FIT, DistillSettings
-    from fglfast.distill.run import distill as run
-    from fglfast.files import sole
+    from fglfast.base.files import sole
+    from fglfast.distill.distill import FIT, DistillSettings
+    from fglfast.distill.distill import distill as run
 
     asked = read_recipe(recipe)
     settings = DistillSettings(

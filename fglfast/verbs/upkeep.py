@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from fglfast.command import (
+from fglfast.base.errors import IncompleteError, UsageError
+from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     Allow,
     AsJson,
@@ -18,7 +19,6 @@ from fglfast.command import (
     tell,
     verb,
 )
-from fglfast.errors import IncompleteError, UsageError
 
 
 @verb
@@ -47,8 +47,8 @@ def verify(
         raise UsageError("--allow says whose payloads are read, and none are", "give --embeddings too")
     if repair and not embeddings:
         raise UsageError("--repair draws again, and needs the payloads", "give --embeddings as synthesize was given")
+    from fglfast.shards.tar import shard_name
     from fglfast.synthesis import repair as mending
-    from fglfast.synthesis.shards import shard_name
     from fglfast.synthesis.verify import verify as check
 
     merged = read_payloads(embeddings, allow) if embeddings else None

@@ -20,10 +20,10 @@ from transformers import (
     OPTConfig,
 )
 
+from fglfast.base.errors import BadInputError
 from fglfast.client import caption_model
 from fglfast.client.caption_model import CaptionModel
-from fglfast.errors import BadInputError
-from fglfast.labelled_images import LabelledImages
+from fglfast.images.labelled import LabelledImages
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(40))]
 NARROW = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

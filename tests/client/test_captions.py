@@ -6,10 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fglfast.base.errors import BadInputError
 from fglfast.client.captions import caption_all, find_captioner
-from fglfast.dataset import read_dataset
-from fglfast.errors import BadInputError
-from fglfast.labelled_images import LabelledImages
+from fglfast.images.dataset import read_dataset
+from fglfast.images.labelled import LabelledImages
 
 
 @pytest.fixture

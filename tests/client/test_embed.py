@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fglfast.base.errors import UsageError
 from fglfast.client.embed import embed
-from fglfast.dataset import read_dataset
-from fglfast.errors import UsageError
-from fglfast.text_encoder import TextEncoder
+from fglfast.generator.text_encoder import TextEncoder
+from fglfast.images.dataset import read_dataset
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest, norm
 
-from fglfast.attributes import descriptions
+from fglfast.base.errors import UsageError
 from fglfast.client import privacy, private_prompts
 from fglfast.client.embed import embed
 from fglfast.client.privacy import Budget, gaussian, noise_scale
 from fglfast.client.private_prompts import exact_release, means, private_counts, private_instances, public_prompts
-from fglfast.dataset import read_dataset
-from fglfast.errors import UsageError
+from fglfast.images.attributes import descriptions
+from fglfast.images.dataset import read_dataset
 from fglfast.payload import load_payload, save_payload
 
 TEMPLATE, NAMES = "{label}, {caption}", ("bag", "dress")

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fglfast.attributes import describe
+from fglfast.base.errors import UsageError
 from fglfast.client.prompts import PromptRow, class_level_prompts, essence, instance_level_prompts
-from fglfast.errors import UsageError
+from fglfast.images.attributes import describe
 
 
 def test_class_level_has_a_row_for_each_class_that_is_held():

@@ -8,21 +8,21 @@ import torch
 from diffusers import StableDiffusionPipeline
 from typer.testing import CliRunner
 
-from fglfast.cli import app
+from fglfast.base.errors import BadInputError
 from fglfast.client.embed import embed
-from fglfast.dataset import read_dataset
+from fglfast.distill.distill import DistillSettings, distill
 from fglfast.distill.pairs import draw_pairs, read_pairs, shard_path
-from fglfast.distill.run import DistillSettings, distill
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import Recipe, find_recipe
-from fglfast.errors import BadInputError
-from fglfast.generator.fitting import FitSettings
+from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.load import load_generator
-from fglfast.merge import merge_payloads
+from fglfast.images.dataset import read_dataset
 from fglfast.payload import save_payload
+from fglfast.payload.merge import merge_payloads
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
+from fglfast.verbs.app import app
 
 TEACHER = Sampling(steps=2, guidance_scale=2.0)
 

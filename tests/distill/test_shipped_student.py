@@ -4,10 +4,10 @@ import torch
 
 from fglfast.engine.recipe import find_recipe
 from fglfast.generator.load import load_generator
+from fglfast.generator.text import resolve_model, text_fingerprint
+from fglfast.generator.text_encoder import TextEncoder
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
-from fglfast.text import resolve_model, text_fingerprint
-from fglfast.text_encoder import TextEncoder
 
 PROMPTS = ["bag", "coat", "sandal", "trouser"] * 4
 

@@ -7,12 +7,12 @@ import fake_cuda
 import fake_tensorrt
 import pytest
 
+from fglfast.base.files import exclusive, finished_folder
 from fglfast.engine import backends
-from fglfast.engine.backends import tensorrt as tensorrt_backend
-from fglfast.engine.backends import tensorrt_runtime
+from fglfast.engine.backends import trt as tensorrt_backend
+from fglfast.engine.backends import trt_runtime as tensorrt_runtime
 from fglfast.engine.build import export_folder
 from fglfast.engine.export import Route, export
-from fglfast.files import exclusive, finished_folder
 from fglfast.generator.load import load_generator
 
 

@@ -10,7 +10,7 @@ from diffusers.models.attention_processor import Attention
 
 from fglfast.engine.attention import BMHKProcessor, Kernels, candidates, install, measure, sdpa, xformers_attention
 from fglfast.generator.load import load_generator
-from fglfast.text import resolve_model
+from fglfast.generator.text import resolve_model
 
 
 def tensors(rows=4, keys=6, dtype=torch.float32):

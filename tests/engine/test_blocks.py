@@ -7,13 +7,13 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from fglfast.base.errors import BadInputError
 from fglfast.engine.backends import installed
 from fglfast.engine.build import build_engine
 from fglfast.engine.export import UNET, example_inputs
-from fglfast.errors import BadInputError
 from fglfast.generator.architecture import MiniSettings, build_unet
 from fglfast.generator.load import load_generator, read_shapes, segment, weights_fingerprint
-from fglfast.text import resolve_model
+from fglfast.generator.text import resolve_model
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import time
 
 import pytest
 
+from fglfast.base.errors import BadInputError, FglError
 from fglfast.engine import backends
 from fglfast.engine.build import build_engine
 from fglfast.engine.manifest import FILE
-from fglfast.errors import BadInputError, FglError
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ import shutil
 import pytest
 import torch
 
+from fglfast.base.errors import BadInputError, FglError, MissingExtraError, UsageError
 from fglfast.engine import backends, build
 from fglfast.engine.build import build_engine
 from fglfast.engine.manifest import FILE, check_files, read_manifest
 from fglfast.engine.networks import in_chunks
 from fglfast.engine.parity import BOUNDS, Parity, require
 from fglfast.engine.recipe import Recipe, find_recipe, shipped_recipes
-from fglfast.errors import BadInputError, FglError, MissingExtraError, UsageError
 from fglfast.generator.load import load_generator
 
 

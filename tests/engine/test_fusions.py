@@ -8,11 +8,11 @@ from cuda_operators import on_cpu
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
-from fglfast.engine.backends.onnxruntime import CPU, CUDA, FUSED
-from fglfast.engine.backends.onnxruntime_graph import optimized, save
+from fglfast.base.errors import BadInputError, FglError
+from fglfast.engine.backends.ort import CPU, CUDA, FUSED
+from fglfast.engine.backends.ort_graph import optimized, save
 from fglfast.engine.export import DECODER, TEXT, UNET, Route, example_inputs, export
 from fglfast.engine.fusions import Exported, count, counting, require
-from fglfast.errors import BadInputError, FglError
 from fglfast.generator.load import load_generator, read_shapes
 
 

@@ -5,14 +5,14 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from fglfast.cli import app
-from fglfast.errors import UsageError
+from fglfast.base.errors import UsageError
 from fglfast.federation.arena import Arena, run_experiment
 from fglfast.federation.experiment import METHODS
 from fglfast.federation.methods import together
 from fglfast.federation.rounds import Row
 from fglfast.federation.summary import summarise
 from fglfast.training.evaluate import evaluate
+from fglfast.verbs.app import app
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_client_without_held_out_images_counts_as_nothing():
 
 
 def test_the_model_is_what_the_table_says(arena, folder, public):
-    from fglfast.dataset import read_dataset
+    from fglfast.images.dataset import read_dataset
 
     fedavg = next(result for result in arena.results if result.method == "fedavg")
     found = evaluate(folder / "run/seed0/fedavg/model", read_dataset(public))
@@ -76,7 +76,7 @@ def test_the_model_is_what_the_table_says(arena, folder, public):
 
 def test_a_second_run_redoes_nothing(arena, experiment, folder, monkeypatch):
     monkeypatch.setattr("fglfast.federation.loopback.LoopbackGrid.send_and_receive", _refuse)
-    monkeypatch.setattr("fglfast.federation.oneshot.train", _refuse)
+    monkeypatch.setattr("fglfast.federation.collect.train", _refuse)
     again = run_experiment(experiment, folder / "run", folder / "engines")
     assert again.results == arena.results
 

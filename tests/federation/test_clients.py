@@ -4,15 +4,15 @@ from flwr.app import Context, RecordDict
 from PIL import Image
 from small_federation import CLASSES, write_images
 
-from fglfast.attributes import SHADES
+from fglfast.base.errors import BadInputError, UsageError
 from fglfast.client.privacy import Budget
-from fglfast.dataset import read_dataset
-from fglfast.errors import BadInputError, UsageError
 from fglfast.federation import wire
 from fglfast.federation.client_app import app
 from fglfast.federation.clients import domains, everything, open_client, simulated, split_over_clients
 from fglfast.federation.experiment import Partition
 from fglfast.federation.loopback import LoopbackGrid
+from fglfast.images.attributes import SHADES
+from fglfast.images.dataset import read_dataset
 from fglfast.payload import load_payload
 
 

@@ -9,7 +9,7 @@ from flower_processes import REPOSITORY, Deployment, kill, wait, write_authority
 from flwr.cli.build import build_fab_from_disk
 from small_federation import write_images
 
-from fglfast.dataset import read_dataset
+from fglfast.images.dataset import read_dataset
 from fglfast.training.evaluate import evaluate
 
 

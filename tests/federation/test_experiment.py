@@ -2,7 +2,7 @@ from importlib.resources import files
 
 import pytest
 
-from fglfast.errors import BadInputError
+from fglfast.base.errors import BadInputError
 from fglfast.federation.experiment import Experiment, find_experiment
 
 PRESETS = sorted(path.name.removesuffix(".toml") for path in (files("fglfast") / "assets" / "experiments").iterdir())

@@ -3,9 +3,9 @@ import pytest
 import torch
 from small_federation import CLASSES
 
-from fglfast.dataset import read_dataset
 from fglfast.federation.experiment import LocalSettings
 from fglfast.federation.local import ClientImages, count_right, train_locally
+from fglfast.images.dataset import read_dataset
 from fglfast.training.model import build_model
 
 SETTINGS = LocalSettings(epochs=4, batch_size=16, learning_rate=0.05, erasing=0.0, flip=False)

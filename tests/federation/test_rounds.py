@@ -8,7 +8,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from small_federation import CLASSES
 
-from fglfast.errors import FglError
+from fglfast.base.errors import FglError
 from fglfast.federation import wire
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.rounds import Federation, Plan

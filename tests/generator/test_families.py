@@ -6,17 +6,17 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 
 from fglfast.client.embed import embed
-from fglfast.dataset import read_dataset
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import Recipe, find_recipe, shipped_recipes
 from fglfast.generator.families import UNETS
 from fglfast.generator.load import load_generator, read_shapes
-from fglfast.merge import merge_payloads
+from fglfast.generator.text import BUNDLED
+from fglfast.generator.text_encoder import TextEncoder
+from fglfast.images.dataset import read_dataset
+from fglfast.payload.merge import merge_payloads
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
-from fglfast.text import BUNDLED
-from fglfast.text_encoder import TextEncoder
 
 PROMPTS = ("a photograph", "low quality")
 

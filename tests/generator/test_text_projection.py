@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from fglfast.errors import BadInputError
+from fglfast.base.errors import BadInputError
 from fglfast.generator.load import load_generator, read_shapes
 from fglfast.generator.text_projection import take_projection
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fglfast.errors import BadInputError
+from fglfast.base.errors import BadInputError
 from fglfast.payload import Limits, Payload, PayloadHeader, load_payload, save_payload
 
 ENCODER = "ab" * 32

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file, save_file
 
-from fglfast.errors import BadInputError
+from fglfast.base.errors import BadInputError
 from fglfast.payload import (
     Limits,
     Payload,
@@ -171,8 +171,8 @@ def test_equal_rows_of_a_class_become_one():
 
 
 def test_ten_classes_of_stable_diffusion_take_less_than_two_kilobytes_as_tokens(narrow, tmp_path):
-    from fglfast.text import load_prompts
-    from fglfast.text_encoder import load_tokenizer, tokenize
+    from fglfast.generator.text import load_prompts
+    from fglfast.generator.text_encoder import load_tokenizer, tokenize
 
     folder = narrow("sd21-base")
     prompts = [load_prompts(folder).class_level.format(label=name) for name in IMAGENETTE]

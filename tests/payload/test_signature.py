@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from fglfast.cli import app
-from fglfast.errors import BadInputError, UsageError
+from fglfast.base.errors import BadInputError, UsageError
 from fglfast.payload import (
     AllowList,
     Payload,
@@ -29,6 +28,7 @@ from fglfast.payload import (
 )
 from fglfast.payload.keys import ed25519, find_or_make_key, public_text, read_key
 from fglfast.payload.read import load
+from fglfast.verbs.app import app
 
 # RFC 8032, section 7.1, TEST 1: of the empty message.
 SECRET = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
@@ -205,7 +205,7 @@ def test_signing_needs_an_extra_package_that_reading_does_not(file, tmp_path):
     (tmp_path / "allow.toml").write_text(f'federation = "{HERE}"\n[clients]\nann = "{PUBLIC}"\n')
     code = (
         "import sys; sys.modules['cryptography'] = None\n"
-        "from typer.testing import CliRunner; from fglfast.cli import app\n"
+        "from typer.testing import CliRunner; from fglfast.verbs.app import app\n"
         f"run = lambda *words: CliRunner().invoke(app, [str(word) for word in words])\n"
         f"assert run('inspect', {str(file)!r}).exit_code == 0\n"
         f"for words in (('inspect', {str(file)!r}, '--allow', {str(tmp_path / 'allow.toml')!r}), ('key', 'new.pem')):\n"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
 
-from fglfast.errors import BadInputError, UsageError
+from fglfast.base.errors import BadInputError, UsageError
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 

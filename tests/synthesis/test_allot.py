@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fglfast.client.partition import partition_dirichlet
+from fglfast.images.partition import partition_dirichlet
 from fglfast.synthesis.allot import allot, allot_rows
 
 counted = st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 4)), min_size=1, max_size=12)

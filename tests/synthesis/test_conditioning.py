@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fglfast.merge import merge_payloads
+from fglfast.payload.merge import merge_payloads
 from fglfast.synthesis.conditioning import Conditioning, negative_text
 
 

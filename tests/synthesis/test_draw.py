@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from idle_engine import decode, spoilt
 from test_synthesize import SETTINGS, hashes, pixels
 
-from fglfast.errors import FglError
+from fglfast.base.errors import FglError
+from fglfast.shards.tar import read_samples
 from fglfast.synthesis.draw import REDRAWS, is_flat
-from fglfast.synthesis.shards import read_samples
 from fglfast.synthesis.synthesize import synthesize
 
 MANY = SETTINGS.model_copy(update={"images_per_class": 12})

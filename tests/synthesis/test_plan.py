@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fglfast.merge import Merged
+from fglfast.payload.merge import Merged
 from fglfast.synthesis.plan import Item, make_plan, starting_noise
 
 

@@ -15,17 +15,17 @@ import torch
 from test_synthesize import hashes
 from typer.testing import CliRunner
 
-from fglfast import console, files
-from fglfast.cli import app
+from fglfast.base import console, files
+from fglfast.base.errors import FglError, IncompleteError, UsageError
+from fglfast.base.files import exclusive
 from fglfast.engine import build as building
 from fglfast.engine.build import build_engine, export_folder
-from fglfast.errors import FglError, IncompleteError, UsageError
-from fglfast.files import exclusive
 from fglfast.payload import save_payload
 from fglfast.sampler.schedule import Sampling
-from fglfast.synthesis.folder import LOCKS, claim, export_imagefolder, locked
+from fglfast.shards.folder import LOCKS, claim, export_imagefolder, locked
+from fglfast.shards.index import read_description, read_index
 from fglfast.synthesis.synthesize import SynthesisSettings, estimate, synthesize
-from fglfast.training.data import read_description, read_index
+from fglfast.verbs.app import app
 
 PYTHON = [sys.executable, "-m"]
 TORCHRUN = [*PYTHON, "torch.distributed.run", "--standalone"]

@@ -17,13 +17,13 @@ from test_synthesize import hashes
 from typer.testing import CliRunner
 
 import fglfast
-from fglfast.cli import app
 from fglfast.payload import save_payload
 from fglfast.sampler.schedule import Sampling
+from fglfast.shards.folder import locked
 from fglfast.synthesis import writer
-from fglfast.synthesis.folder import locked
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
 from fglfast.verbs import stages
+from fglfast.verbs.app import app
 
 SETTINGS = SynthesisSettings(images_per_class=16, shard_size=16, sampling=Sampling(steps=2, guidance_scale=1.0))
 
@@ -151,7 +151,8 @@ def test_an_interrupt_at_any_batch_loses_the_open_shard_only(idle, merged, whole
 
 EARLY = """
 import signal
-from fglfast import __main__, console
+from fglfast import __main__
+from fglfast.base import console
 console.quiet_libraries = lambda: signal.raise_signal(signal.SIGTERM)
 __main__.main()
 """

@@ -14,16 +14,16 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from typer.testing import CliRunner
 
-from fglfast.cli import app
+from fglfast.base.errors import BadInputError, UsageError
 from fglfast.engine.build import build_engine
-from fglfast.errors import BadInputError, UsageError
-from fglfast.merge import merge_payloads
 from fglfast.payload import save_payload
+from fglfast.payload.merge import merge_payloads
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
-from fglfast.synthesis.folder import export_imagefolder, locked, safe_name
-from fglfast.synthesis.shards import read_samples
+from fglfast.shards.folder import export_imagefolder, locked, safe_name
+from fglfast.shards.tar import read_samples
 from fglfast.synthesis.synthesize import SynthesisSettings, estimate, synthesize
+from fglfast.verbs.app import app
 
 SETTINGS = SynthesisSettings(images_per_class=7, shard_size=8, sampling=Sampling(steps=2, guidance_scale=2.0))
 

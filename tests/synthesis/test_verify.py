@@ -12,15 +12,15 @@ from idle_engine import spoilt
 from test_synthesize import SETTINGS, hashes
 from typer.testing import CliRunner
 
-from fglfast.cli import app
-from fglfast.errors import BadInputError, FglError, UsageError
-from fglfast.merge import merge_payloads
+from fglfast.base.errors import BadInputError, FglError, UsageError
 from fglfast.payload import save_payload
-from fglfast.synthesis.checksums import FOLDER, digest_of, read_checksum
+from fglfast.payload.merge import merge_payloads
+from fglfast.shards.checksums import FOLDER, digest_of, read_checksum
 from fglfast.synthesis.repair import repair
 from fglfast.synthesis.synthesize import synthesize
 from fglfast.synthesis.verify import verify
 from fglfast.verbs import upkeep
+from fglfast.verbs.app import app
 
 
 @pytest.fixture(scope="module")

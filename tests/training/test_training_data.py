@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_samples import CLASSES, SIZE, encoded, picture, write_tar
 
-from fglfast.errors import BadInputError, FglError, IncompleteError
+from fglfast.base.errors import BadInputError, FglError, IncompleteError
+from fglfast.shards.index import SyntheticImages, read_description, read_index
 from fglfast.training.augment import Augmentation, normalise
 from fglfast.training.batches import epoch_rows, split, step_seed
-from fglfast.training.data import SyntheticImages, read_description, read_index
-from fglfast.training.folder import RunFolder
+from fglfast.training.run_folder import RunFolder
 from fglfast.training.workers import without_pickles
 
 Make = Callable[..., Path]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fglfast.errors import BadInputError
-from fglfast.labelled_images import LabelledImages
+from fglfast.base.errors import BadInputError
+from fglfast.images.labelled import LabelledImages
 from fglfast.training import evaluate as module
 from fglfast.training.evaluate import evaluate
 from fglfast.training.model import build_model, save_model

@@ -16,9 +16,9 @@ from PIL import Image
 from training_samples import CLASSES, picture, write_synthetic, write_tar
 from transformers import pipeline
 
-from fglfast import errors
-from fglfast.errors import BadInputError, ExitCode, FglError, UsageError
-from fglfast.labelled_images import LabelledImages
+from fglfast.base import errors
+from fglfast.base.errors import BadInputError, ExitCode, FglError, UsageError
+from fglfast.images.labelled import LabelledImages
 from fglfast.training import launch
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train

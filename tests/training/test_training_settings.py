@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-from fglfast.errors import UsageError
+from fglfast.base.errors import UsageError
 from fglfast.training.augment import normalise
 from fglfast.training.model import build_model, decay_groups, save_model
 from fglfast.training.settings import TrainSettings, deepspeed_config

@@ -9,10 +9,10 @@ from typing import Protocol
 
 from torch import cuda  # not `import torch`: the submodule `torch` of this package takes that name
 
-from fglfast.config import Settings
+from fglfast.base.config import Settings
+from fglfast.base.errors import FglError, MissingExtraError, UsageError
 from fglfast.engine.export import Route
 from fglfast.engine.networks import Networks
-from fglfast.errors import FglError, MissingExtraError, UsageError
 from fglfast.generator.load import Shapes
 
 NAMES = ("torch", "torch-compile", "onnxruntime", "openvino", "tensorrt")

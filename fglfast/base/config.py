@@ -1,0 +1,68 @@
+"""Frozen, checked settings: TOML in, TOML out. Knows nothing of what is set."""
+
+from pathlib import Path
+from typing import Self, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fglfast.base.errors import BadInputError
+from fglfast.base.untrusted import MOST_KEYS, json_object, read_bytes, toml_table
+
+M = TypeVar("M", bound=BaseModel)
+MOST_BYTES = 64 << 10  # of a TOML file
+
+
+class Settings(BaseModel):
+    """The base of every settings class: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Self:
+        """Read and check a TOML file.
+
+        Raises:
+            BadInputError: the file is missing, is not TOML, or a key is unknown or out of range.
+        """
+        try:
+            return cls.model_validate(toml_table(read_bytes(path, MOST_BYTES).decode()))
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInputError(f"{path}: cannot be read ({error})", "check the path") from error
+        except ValidationError as error:
+            raise BadInputError(f"{path}: {first_problem(error)}", "mend the key it names") from error
+        except ValueError as error:
+            raise BadInputError(f"{path}: not valid TOML ({error})", "mend the line it names") from error
+
+    def to_toml(self) -> str:
+        """The settings as TOML; keys that are None are left out."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def checked_json(kind: type[M], text: bytes, most_keys: int = MOST_KEYS, strict: bool = False) -> M:
+    """A model of JSON that a stranger may have written, whose bounds are checked before it is parsed into the model.
+
+    Args:
+        kind: of model.
+        text: UTF-8.
+        most_keys: of any one object.
+        strict: whether a value of another type is refused rather than converted.
+
+    Raises:
+        ValueError: it is refused; the message fits into a line.
+    """
+    try:
+        json_object(text, most_keys)
+    except ValueError as error:
+        raise ValueError(f"not strict JSON ({error})") from error
+    try:
+        return kind.model_validate_json(text, strict=strict)
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem pydantic found, as "key: what is wrong"."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "settings"
+    return f"{where}: {problem['msg']}"

@@ -1,0 +1,155 @@
+"""Files that are whole or not there: write under a temporary name, sync, rename. Knows no format."""
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from fglfast.base.errors import BadInputError, FglError, UsageError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path` that takes its place when the block succeeds.
+
+    The content is on the disk before the rename, the rename before this returns: a kill or a power cut
+    leaves the old file or the new one. A killed writer's temporary file is overwritten by the next.
+
+    Raises:
+        OSError: the disk refused; it names `path`, as a full disk's own does not.
+    """
+    temporary = temporary_name(path)
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        raise
+    sync_folder(path.parent)
+
+
+@contextmanager
+def placing(path: Path) -> Iterator[Path]:
+    """As `replacing`, for what opens a path itself: it is given the temporary one."""
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        sync_folder(temporary)  # a file is synced as a folder is
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def claim(path: Path, facts: Mapping[str, object], what: str) -> None:
+    """Write down what a folder is begun for; refuse one that was begun for something else.
+
+    Args:
+        path: the file that says it.
+        facts: what must not change from one call to the next; JSON.
+        what: what the folder would hold, for people.
+
+    Raises:
+        BadInputError: other facts stand there, or what no call wrote.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    asked = json.loads(json.dumps(facts))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else asked
+        differing = sorted(key for key in found.keys() | asked.keys() if found.get(key) != asked.get(key))
+    except (ValueError, AttributeError) as error:
+        raise BadInputError(f"{path}: cannot be read ({error})", "give another --out") from error
+    if differing:
+        raise BadInputError(f"{path.parent}: holds {what} ({', '.join(differing)})", "give another --out")
+    write_atomic(path, json.dumps(asked, indent=2) + "\n")
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a whole file, UTF-8 if it is text, as `replacing` does."""
+    with replacing(path) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def finished_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` when the block succeeds; one writer at a time."""
+    for stale in folder.parent.glob(f".{folder.name}.building-*"):
+        shutil.rmtree(stale, ignore_errors=True)  # a killed writer's
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.building-", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def exclusive(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock file, so that two processes at the same work take turns; a killed one lets go.
+
+    Yields whether it is held: always, unless it was not to `wait` and another process holds it.
+
+    Raises:
+        FglError: the file system has no locks.
+    """
+    with path.open("a+") as stream:
+        yield _lock(stream, path, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+@contextmanager
+def sole(folder: Path) -> Iterator[None]:
+    """Keep a second run out of a folder, which is made if it is not there; one that was killed lets go.
+
+    Raises:
+        UsageError: another run is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder / ".lock", wait=False) as free:
+        if not free:
+            raise UsageError(f"{folder}: another run is at work here", "wait for it, or choose another --out")
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether another process holds a lock file; any number may ask at once."""
+    with path.open("a+") as stream:
+        return not _lock(stream, path, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def _lock(stream: IO[str], path: Path, how: int) -> bool:
+    """Lock a file open for reading and writing: NFS wants the first for a shared lock, the second for an exclusive."""
+    try:
+        fcntl.flock(stream, how)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise FglError(f"{path}: cannot be locked ({error.strerror})", "use a file system that has locks") from error
+    return True
+
+
+def temporary_name(path: Path) -> Path:
+    """Where a file is written before it is complete: hidden, and never read."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,101 @@
+"""Which of several processes this one is, and its share of the machine. Knows nothing of the work they divide.
+
+A rank learns who it is from the environment, as its launcher left it, and never talks to the others.
+"""
+
+import os
+from dataclasses import dataclass
+
+from fglfast.base.errors import UsageError
+
+HINT = "start with torchrun or srun; RANK=0 WORLD_SIZE=1 makes this process do all the work"
+# Slurm's numbers for steps that are no run of srun: pending, extern, batch and interactive are 0xfffffffd to ...fa.
+FIRST_RESERVED_STEP = 0xFFFFFFF0
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A process among those that share a run.
+
+    Attributes:
+        number: 0 to world_size - 1.
+        world_size: how many processes share the run, on all machines.
+        local: its number among those of this machine.
+    """
+
+    number: int = 0
+    world_size: int = 1
+    local: int = 0
+
+    def __str__(self) -> str:
+        return f"rank {self.number} of {self.world_size}"
+
+
+def find_rank() -> Rank:
+    """This process as torchrun's variables name it, else those of the Slurm step that it is a task of, else alone.
+
+    Raises:
+        UsageError: a variable is missing, is no number, or contradicts another.
+    """
+    if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
+        return _rank("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    if not _is_task_of_srun():
+        return Rank()
+    rank = _rank("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+    asked = _number("SLURM_NTASKS", rank.world_size)
+    if rank.world_size not in (1, asked):
+        raise UsageError(f"SLURM_STEP_NUM_TASKS is {rank.world_size}, but SLURM_NTASKS is {asked}", HINT)
+    return rank
+
+
+def _is_task_of_srun() -> bool:
+    """Whether srun started this process as one of the tasks of a step.
+
+    SLURM_NTASKS and SLURM_PROCID do not tell: a batch script and an interactive allocation of eight tasks have
+    8 and 0 in them, and there nobody is ranks 1 to 7. SLURM_STEP_NUM_TASKS is set for the tasks of a step only
+    (Slurm's src/common/env.c sets it in env_array_for_step, not in env_array_for_job or env_array_for_batch_job).
+    Two kinds of step are a shell of one process all the same: the interactive one of salloc, known by its reserved
+    number, and srun --pty, known by its terminal: other tasks of srun have pipes or files.
+    """
+    if "SLURM_STEP_NUM_TASKS" not in os.environ or _number("SLURM_STEP_ID", 0) >= FIRST_RESERVED_STEP:
+        return False
+    return not any(os.isatty(stream) for stream in (0, 1, 2))
+
+
+def ranks_here() -> int:
+    """How many ranks share this process's cores: torchrun's of this machine. srun gives each task cores of its own."""
+    return max(1, _number("LOCAL_WORLD_SIZE", 1))
+
+
+def take_place(rank: Rank) -> None:
+    """Make PyTorch work on the rank's own GPU, and its CPU threads as they would alone; before PyTorch is imported.
+
+    A launcher that shows each rank one GPU only and one that shows it all of them come to the same. The number of
+    CPU threads decides the last bits of PyTorch's sums, so that which torchrun sets (one, unless the user set another)
+    would make other images than a single process: ranks on the same cores have all of them, but wait without spinning.
+    """
+    if ranks_here() > 1:
+        if os.environ.get("OMP_NUM_THREADS") == "1":
+            del os.environ["OMP_NUM_THREADS"]
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank.local % torch.cuda.device_count())
+
+
+def _rank(number: str, world_size: str, local: str) -> Rank:
+    for name in (number, world_size):
+        if name not in os.environ:
+            raise UsageError(f"one of {number} and {world_size} is set, but not {name}", HINT)
+    own, size = _number(number, 0), _number(world_size, 1)
+    if own >= size:
+        raise UsageError(f"{number} is {own}, but {world_size} is {size}", HINT)
+    return Rank(own, size, _number(local, own))
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise UsageError(f"{name} is {text!r}, not a whole number", HINT)
+    return int(text)

@@ -1,0 +1,135 @@
+"""A client's images to a payload of learned embeddings, through the frozen generator. Knows how none of it works."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from fglfast.base.config import Settings
+from fglfast.base.console import Progress, note
+from fglfast.base.errors import UsageError
+from fglfast.base.files import claim, sole
+from fglfast.client.embed import find_templates, make_header
+from fglfast.client.prompts import class_level_prompts
+from fglfast.generator.learning.fitting import FitSettings
+from fglfast.generator.learning.invert import Examples, LearnedText, check_generator, encode_images, invert, judge
+from fglfast.generator.learning.student import Task
+from fglfast.generator.load import Generator, load_generator, read_shapes, weights_fingerprint
+from fglfast.generator.text import native_image_size, text_fingerprint
+from fglfast.generator.text_encoder import load_tokenizer, tokenize
+from fglfast.images.labelled import LabelledImages
+from fglfast.payload import Form, Payload, eight_bits
+
+FIT = FitSettings(
+    steps=500, batch_size=20, learning_rate=0.6, ema_decay=0.95, weight_decay=0.0, warmup_steps=10, seed=11
+)
+ENCODED = 32  # images that the VAE takes at once
+
+
+class LearnSettings(Settings):
+    """How embeddings are learned.
+
+    Attributes:
+        steps: of the optimisation, for all classes together.
+        vectors: of each class's embedding that are learned.
+    """
+
+    steps: int = Field(FIT.steps, ge=1)
+    vectors: int = Field(15, ge=1)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What came out.
+
+    Attributes:
+        payload: a row a class.
+        class_level: the generator's loss on the client's images under their class prompts.
+        learned: the same, and for the same draws, under what was learned.
+    """
+
+    payload: Payload
+    class_level: float
+    learned: float
+
+
+def learn(
+    dataset: LabelledImages,
+    client: str,
+    model: Path,
+    state: Path,
+    settings: LearnSettings = LearnSettings(),  # noqa: B008 (frozen)
+    send: Form = "embeddings",
+    template: str | None = None,
+    domain: str | None = None,
+) -> Learned:
+    """Fit the text embedding of each class to a client's images; killed, it goes on from its last checkpoint.
+
+    Args:
+        dataset: the client's private images.
+        client: its name.
+        model: the generator's diffusers directory.
+        state: folder of the checkpoint and the logged loss.
+        settings: how.
+        send: in float16 or in eight bits.
+        template: overrides the model's class-level prompt, which the embeddings begin as.
+        domain: a word for all images; it stands in that prompt and in the header.
+
+    Raises:
+        UsageError: the client's name, the domain, the template or the number of vectors is refused, or the model is
+            SDXL or a blockwise student.
+        BadInputError: `state` was begun with other images, another model or other settings.
+    """
+    if send == "tokens":
+        raise UsageError("learned embeddings have no token ids", "choose --send embeddings or int8")
+    size = native_image_size(model)
+    check_generator(read_shapes(model, size), settings.vectors)
+    header = make_header(client, dataset.class_names, "learned", text_fingerprint(model), domain)
+    wording = find_templates(model, template, domain).class_level
+    rows = class_level_prompts(dataset.class_names, dataset.counts().tolist(), wording)
+    labels, counts = (np.array([getattr(row, key) for row in rows], dtype=np.int64) for key in ("label", "count"))
+    generator, task = load_generator(model, "cuda" if torch.cuda.is_available() else "cpu"), Task.of_model(model)
+    prompts = [row.prompt for row in rows]
+    prompts_KLD = _encode(generator, model, prompts)
+    text, fit = LearnedText(prompts_KLD, settings.vectors), FIT.model_copy(update={"steps": settings.steps})
+    with sole(state):
+        examples, images = _examples(generator, dataset, labels, size)
+        begun = {"images": images, "prompts": prompts, "model": weights_fingerprint(model), "vectors": settings.vectors}
+        claim(state / "learn.json", begun, "embeddings of other images, another model or other settings")
+        learned_KLD = invert(generator, task, examples, text, fit, state)
+    both = (each.__getitem__ for each in (prompts_KLD, learned_KLD))
+    before, after = (judge(generator, task, each, examples, fit.batch_size) for each in both)
+    note(f"loss {before:.4f} with the class prompts, {after:.4f} with what was learned")
+    payload = Payload(header, learned_KLD.cpu().numpy().astype(np.float16), None, labels, counts)
+    return Learned(eight_bits(payload) if send == "int8" else payload, before, after)
+
+
+@torch.no_grad()
+def _encode(generator: Generator, model: Path, prompts: list[str]) -> torch.Tensor:
+    """Text embeddings of prompts [K,L,D]."""
+    token_ids_KT = torch.from_numpy(tokenize(load_tokenizer(model), prompts)).long()
+    embeddings_KLD: torch.Tensor = generator.text(token_ids_KT.to(generator.projection.linear.weight.device))
+    return embeddings_KLD
+
+
+def _examples(
+    generator: Generator, dataset: LabelledImages, labels: NDArray[np.int64], size: int
+) -> tuple[Examples, str]:
+    """The images as latents, their classes numbered as `labels` lists them, and a digest of both."""
+    seen = hashlib.sha256(dataset.labels.tobytes())
+
+    def batches() -> Iterator[NDArray[np.uint8]]:
+        with Progress("latents", len(dataset)) as progress:
+            for rows in np.array_split(np.arange(len(dataset)), -(-len(dataset) // ENCODED)):
+                batch_BSSC = np.stack([dataset.pixels(int(row), size) for row in rows])
+                seen.update(batch_BSSC.data)
+                yield batch_BSSC
+                progress.advance(len(rows))
+
+    latents_NCHW = encode_images(generator, batches())
+    return Examples(latents_NCHW, torch.from_numpy(np.searchsorted(labels, dataset.labels))), seen.hexdigest()

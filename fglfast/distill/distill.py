@@ -1,0 +1,207 @@
+"""Teacher to student: draw pairs, train on them, save a folder that synthesizes in few unguided steps."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from fglfast.base.config import Settings
+from fglfast.base.errors import UsageError
+from fglfast.base.files import claim, finished_folder, write_atomic
+from fglfast.distill.pairs import draw_pairs, read_pairs
+from fglfast.engine.build import Engine
+from fglfast.engine.recipe import Recipe
+from fglfast.generator.learning.fitting import FitSettings
+from fglfast.generator.learning.solvers import Bend, bend, uniform
+from fglfast.generator.learning.student import HeldPairs, Method, Task, check_method, fit_student
+from fglfast.generator.learning.transport import fit_transport
+from fglfast.generator.load import segment
+from fglfast.generator.text import BLOCKS, FURTHER, Blocks
+from fglfast.payload.merge import Merged
+from fglfast.sampler.schedule import Sampling, Schedule
+from fglfast.synthesis.conditioning import negative_text
+
+FIT = FitSettings(steps=4000, batch_size=64, learning_rate=5e-4, ema_decay=0.998, warmup_steps=100)
+COPIED = (".json", ".txt", ".safetensors")  # of the teacher's files
+JUDGED, FINE = 64, 50  # trajectories whose bend is measured, and steps of the teacher's
+
+
+class DistillSettings(Settings):
+    """How a student is made.
+
+    Attributes:
+        method: reflow for flow models, mdt for one or two steps of them; rectified-diffusion for models that predict
+            noise, data or v.
+        steps: of the student; reflow and rectified diffusion train it at their times only.
+        blocks: networks that share the steps between them (blockwise flow matching, arXiv 2510.21167).
+        channels: of the student's networks by resolution, which then begin anew; None for the teacher's own weights.
+        teacher: how the teacher samples; its guidance is what the student learns to do without.
+        pairs_per_class: drawn by the teacher.
+        fit: of each network.
+        seed: of the pairs' noises.
+    """
+
+    method: Method = "reflow"
+    steps: int = 4
+    blocks: int = 1
+    channels: tuple[int, ...] | None = None
+    teacher: Sampling
+    pairs_per_class: int = 2000
+    fit: FitSettings = FIT
+    seed: int = 2**32
+
+
+class Distilled(Settings):
+    """What came out, `student.json` in the model's folder.
+
+    Attributes:
+        settings: as asked.
+        teacher: key of its engine.
+        pairs: it was trained on.
+        before: how the teacher's unguided trajectories bend, in many steps; None if it predicts no velocity.
+        after: how the student's do, in its own.
+    """
+
+    settings: DistillSettings
+    teacher: str
+    pairs: int
+    before: Bend | None
+    after: Bend | None
+
+
+def distill(
+    engine: Engine, merged: Merged, recipe: Recipe, settings: DistillSettings, out: Path
+) -> tuple[Path, Distilled]:
+    """Make `out/model`, a diffusers folder, and a recipe that draws with it; killed, it goes on where it was.
+
+    Args:
+        engine: the teacher's.
+        merged: the rows of prompts that the student is made for.
+        recipe: the teacher's.
+        settings: how.
+        out: folder of pairs, checkpoints, model and `recipe.toml`.
+
+    Returns:
+        The recipe's path, and what was made.
+
+    Raises:
+        UsageError: the method does not fit the teacher, or it is SDXL.
+        BadInputError: `out` was begun with another teacher or other settings.
+    """
+    task, teacher = Task.of_model(engine.model), _unet(engine.model / "unet")
+    _check(settings, task, teacher, engine, merged)
+    fixed = settings.model_dump(mode="json", exclude={"fit": {"steps"}})
+    claim(out / "distill.json", fixed | {"engine": engine.key}, "a student of another teacher or other settings")
+    drawn = draw_pairs(engine, merged, settings.pairs_per_class, settings.seed, settings.teacher, out / "pairs")
+    pairs = read_pairs(drawn, merged, engine.shapes.latent)
+    times = _times(engine.model, task, settings.steps)
+    blocks = _share(times, settings.blocks)
+    unets = [_student(engine.model / "unet", settings.channels) for _ in range(settings.blocks)]
+    for part, unet, moments in zip(blocks.folders, unets, np.array_split(times, settings.blocks), strict=True):
+        state = out / "state" / part
+        state.mkdir(parents=True, exist_ok=True)
+        if settings.method == "mdt":
+            scale = settings.teacher.guidance_scale
+            fit_transport(unet, task, pairs, settings.fit, state, negative_text(engine).cpu(), scale)
+        else:
+            shares = tuple(float(moment) / task.levels for moment in moments)
+            fit_student(unet, task, pairs, settings.fit, state, shares)
+    found = Distilled(
+        settings=settings,
+        teacher=engine.key,
+        pairs=len(pairs),
+        before=_bend([teacher], (), task, pairs, FINE),
+        after=_bend(unets, blocks.boundaries, task, pairs, settings.steps),
+    )
+    _save(engine.model, unets, blocks, found, out / "model")
+    changes = {"model": str((out / "model").resolve()), "sampling": few_steps(task, settings.steps)}
+    write_atomic(out / "recipe.toml", recipe.model_copy(update=changes).to_toml())
+    return out / "recipe.toml", found
+
+
+def _check(settings: DistillSettings, task: Task, unet: UNet2DConditionModel, engine: Engine, merged: Merged) -> None:
+    wrong = check_method(settings.method, task)
+    if wrong:
+        raise UsageError(wrong, "choose another --method")
+    if unet.config.addition_embed_type is not None or engine.shapes.boundaries:
+        raise UsageError("neither SDXL nor a blockwise model can be distilled yet", "choose another teacher")
+    if settings.method == "mdt" and any(merged.domains):
+        raise UsageError("mdt knows one negative prompt, and the payloads name domains", "choose another --method")
+    if merged.embeddings is None:
+        raise UsageError("the payloads hold token ids", "embed with --send embeddings")
+    if settings.blocks > (1 if settings.method == "mdt" else settings.steps):
+        raise UsageError(
+            f"{settings.blocks} blocks for {settings.steps} steps of {settings.method}", "give fewer --blocks"
+        )
+    if settings.channels and len(settings.channels) != len(unet.config.block_out_channels):
+        raise UsageError(f"--channels: the teacher has {list(unet.config.block_out_channels)}", "give as many")
+
+
+def _unet(folder: Path) -> UNet2DConditionModel:
+    unet = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
+    return unet.to(memory_format=torch.channels_last)
+
+
+def _student(folder: Path, channels: tuple[int, ...] | None) -> UNet2DConditionModel:
+    """A copy of the teacher's network, or one of other widths with random weights."""
+    if channels is None:
+        return _unet(folder)
+    torch.manual_seed(0)
+    config = UNet2DConditionModel.load_config(folder) | {"block_out_channels": channels}
+    try:
+        return UNet2DConditionModel.from_config(config).to(memory_format=torch.channels_last)
+    except ValueError as error:
+        raise UsageError(f"--channels: {error}", f"give multiples of {config['norm_num_groups']}") from error
+
+
+def few_steps(task: Task, steps: int) -> Sampling:
+    """How a student is sampled: a straight line needs no better solver than Euler's."""
+    return Sampling(steps=steps, scheduler="flow-euler" if task.kind == "velocity" else "model", guidance_scale=1.0)
+
+
+def _times(model: Path, task: Task, steps: int) -> tuple[float, ...]:
+    """Timesteps at which a student of few steps is asked."""
+    schedule = Schedule.of_model(model, few_steps(task, steps))
+    return tuple(timestep for timestep, _ in schedule.rows())
+
+
+def _share(times: tuple[float, ...], blocks: int) -> Blocks:
+    """Equal numbers of steps for each network; one hands over where the next one's first step lies."""
+    return Blocks(boundaries=tuple(float(part[0]) for part in np.array_split(times, blocks)[1:]))
+
+
+@torch.inference_mode()
+def _bend(
+    unets: Sequence[UNet2DConditionModel], boundaries: tuple[float, ...], task: Task, pairs: HeldPairs, steps: int
+) -> Bend | None:
+    if task.kind != "velocity":
+        return None
+    noise_BCHW, _, text_BLD = pairs.batch(torch.arange(min(JUDGED, len(pairs))))
+
+    def velocity(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        unet = unets[segment(float(task.clock(t_B)[0]), boundaries)].eval()
+        return task.ask(unet, x_BCHW, t_B, text_BLD)
+
+    return bend(velocity, noise_BCHW, uniform(steps))
+
+
+def _save(teacher: Path, unets: Sequence[UNet2DConditionModel], blocks: Blocks, found: Distilled, folder: Path) -> None:
+    """The teacher's folder with the student's networks."""
+    with finished_folder(folder) as unfinished:
+        shutil.copytree(teacher, unfinished, dirs_exist_ok=True, ignore=_left)
+        for part, unet in zip(blocks.folders, unets, strict=True):
+            unet.register_to_config(_name_or_path=teacher.name)  # not where it lay
+            unet.half().save_pretrained(unfinished / part, safe_serialization=True)
+        if blocks.boundaries:
+            write_atomic(unfinished / BLOCKS, blocks.model_dump_json() + "\n")
+        write_atomic(unfinished / "student.json", found.model_dump_json(indent=2) + "\n")
+
+
+def _left(folder: str, names: list[str]) -> set[str]:
+    """What of a teacher's folder the student's is made without: its own parts, and what no student reads."""
+    own = shutil.ignore_patterns("unet", FURTHER, BLOCKS, "README.md")(folder, names)
+    return own | {name for name in names if Path(name).suffix not in COPIED and not Path(folder, name).is_dir()}

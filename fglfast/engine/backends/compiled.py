@@ -1,0 +1,81 @@
+"""PyTorch compiled: static shapes, and on a GPU a CUDA graph of each network. Knows nothing of ONNX.
+
+PyTorch keeps a CUDA graph to the thread that made it (pytorch/pytorch#123177): load and call such an engine in one.
+"""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fglfast.base.errors import FglError
+from fglfast.engine.backends import Build
+from fglfast.engine.backends.eager import TorchBackend, placed
+from fglfast.engine.export import DECODER, UNET, example_inputs
+from fglfast.engine.networks import Networks
+from fglfast.generator.load import Shapes
+
+MAX_PROGRAMS = 256  # PyTorch's own limit, 8, counts those of every engine that a process opens
+# An int8 product on a GPU is scaled where it is made, not written out in four bytes first (pytorch/pytorch#111125).
+SETTINGS = {"force_fuse_int_mm_with_mul": True}
+
+
+class TorchCompileBackend(TorchBackend):
+    """The eager backend's modules through torch.compile, each at one batch size."""
+
+    optional: tuple[str, ...] = ("xformers", "triton")
+
+    def load(self, build: Build, shapes: Shapes, model: Path, engine: Path) -> Networks:
+        """Load and compile; what PyTorch compiled before it finds in its own cache.
+
+        Raises:
+            FglError: a network does not compile here.
+        """
+        networks = super().load(build, shapes, model, engine)
+        latents, _, text = example_inputs(shapes, build.unet_batch)[UNET].values()
+        first_passes: list[tuple[str, Callable[..., Tensor], tuple[Tensor, ...]]] = [
+            ("UNet", networks.denoise, (latents, torch.full((build.unet_batch,), timestep), text))
+            for timestep in (1000.0, *shapes.boundaries)
+        ]
+        decoded = tuple(example_inputs(shapes, build.vae_batch)[DECODER].values())
+        for name, run, inputs in [*first_passes, ("VAE decoder", networks.decode, decoded)]:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # the compiler's remarks on diffusers' code
+                    run(*inputs)
+            except FglError:
+                raise
+            except Exception as error:  # each stage of the compiler has errors of its own
+                reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+                raise FglError(
+                    f"torch.compile failed on the {name}: {reason}",
+                    "use --backend torch; on a CPU, torch.compile needs a C++ compiler such as g++",
+                ) from error
+        return networks
+
+    def function(self, network: nn.Module, device: str, dtype: torch.dtype) -> Callable[..., Tensor]:
+        """One network compiled as a function of one chunk; each number of rows is compiled once."""
+        mode = "reduce-overhead" if device == "cuda" else "default"
+        compiled = torch.compile(network, mode=mode, fullgraph=True, dynamic=False)
+        buffers: dict[int, list[Tensor]] = {}
+
+        @torch.inference_mode()
+        def run(*inputs: Tensor) -> Tensor:
+            rows = len(inputs[0])
+            if rows not in buffers:
+                buffers[rows] = [placed(tensor, device, dtype).clone() for tensor in inputs]
+            # The same tensors every time: whatever the caller's strides and place, nothing is compiled again.
+            for buffer, tensor in zip(buffers[rows], inputs, strict=True):
+                buffer.copy_(tensor)
+            torch.compiler.cudagraph_mark_step_begin()
+            with torch._dynamo.config.patch(recompile_limit=MAX_PROGRAMS), torch._inductor.config.patch(SETTINGS):
+                output: Tensor = compiled(*buffers[rows])
+            # A copy: the next replay of a CUDA graph writes over its output.
+            return output.to(inputs[0].device, torch.float32, copy=True).contiguous()
+
+        return run
+
+
+BACKEND = TorchCompileBackend()

@@ -1,0 +1,54 @@
+"""The model card of a pretrained generator: how it was made, how to load it, what it is not for."""
+
+import json
+from pathlib import Path
+
+from fglfast.images.labelled import LabelledImages
+
+NAMED = 20  # classes
+
+CARD = """---
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+# A small text-to-image model
+
+Made by `fglfast pretrain` from {images:,} images of {classes} classes ({source}) at {size}x{size} pixels: {names}.
+
+| stage | steps | wall seconds | last loss |
+|---|---|---|---|
+{stages}
+
+The VAE's loss is L1 + mean square error + 2e-4 KL on images in [-1, 1]. Text encoder and UNet learned together the
+velocity e - x0 of the linear flow x_t = (1 - t) x0 + t e in the VAE's latents, t logit-normal, from the prompts
+`label` and `label, caption`, where a caption is the shade, texture and proportions measured on the image; every
+tenth image came without a prompt, for guidance. The weights are the exponential moving average: float16, the text
+encoder float32.
+
+```python
+from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained(FOLDER)
+pipeline("{example}", height={size}, width={size}, num_inference_steps=12, guidance_scale=1.0).images[0]
+```
+
+It knows these classes and this kind of picture, nothing else: any other prompt gives an image of one of them.
+"""
+
+
+def model_card(dataset: LabelledImages, image_size: int, state: Path) -> str:
+    """The card's text, from the data set and the metrics that each stage left in `state`."""
+    rows = []
+    for stage in ("vae", "flow"):
+        last = json.loads((state / f"{stage}-metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+        rows.append(f"| {stage} | {last['step']:,} | {last['seconds']:,.0f} | {last['loss']:.4f} |")
+    names = dataset.class_names
+    return CARD.format(
+        images=len(dataset),
+        classes=len(names),
+        source=Path(dataset.source).name,
+        size=image_size,
+        names=", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else ""),
+        stages="\n".join(rows),
+        example=names[0],
+    )

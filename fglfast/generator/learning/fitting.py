@@ -1,0 +1,163 @@
+"""One resumable optimisation: warmup-stable-decay, EMA, atomic checkpoints. Knows no loss of its own.
+
+Every random draw of step k comes from a generator keyed by (seed, k), so a run that was killed and
+resumed makes the same draws as one that was not, and nothing but the weights need be saved.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from fglfast.base.config import Settings
+from fglfast.base.console import Progress
+from fglfast.base.files import replacing, write_atomic
+
+LOG_EVERY = 50  # steps
+
+LossFunction = Callable[[int, torch.Generator], Tensor]
+
+
+class FitSettings(Settings):
+    """How long and how fast one network is trained."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    ema_decay: float = 0.999
+    weight_decay: float = 0.01
+    warmup_steps: int = 200
+    decay_share: float = 0.25
+    checkpoint_seconds: float = 60.0
+    seed: int = 0
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, constant, then 1-sqrt decay (arXiv 2405.18392).
+
+        The decay is a share of `steps`, so a finished run is made longer by asking for more steps.
+        """
+        decay_steps = max(1, round(self.decay_share * self.steps))
+        into_decay = step - (self.steps - decay_steps)
+        if into_decay > 0:
+            return self.learning_rate * (1.0 - math.sqrt(into_decay / decay_steps)) + 1e-8
+        return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps)
+
+
+class Fit:
+    """The state of one optimisation: modules, optimiser, EMA and the step reached."""
+
+    def __init__(self, name: str, modules: nn.ModuleDict, settings: FitSettings, folder: Path) -> None:
+        self.name, self.modules, self.settings = name, modules, settings
+        self.checkpoint, self.metrics = folder / f"{name}.pt", folder / f"{name}-metrics.jsonl"
+        self.parameters = [p for p in modules.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay
+        )
+        self.ema = EMAModel(self.parameters, decay=settings.ema_decay)
+        self.step = 0
+        self.seconds = 0.0
+        self.noted: dict[str, float] = {}  # what a loss function wants logged beside its loss
+        if self.checkpoint.exists():
+            self._restore()
+
+    def run(self, loss_function: LossFunction, on_grid: Callable[[int], None], grid_every: int = 1000) -> None:
+        """Train up to `settings.steps`, saving as it goes; leaves the EMA weights in the modules."""
+        self.modules.train()
+        started, saved = time.monotonic() - self.seconds, time.monotonic()
+        smoothed: float | None = None
+        with Progress(self.name, total=self.settings.steps, start=self.step, unit="step") as progress:
+            while self.step < self.settings.steps:
+                loss = self._one_step(loss_function)
+                smoothed = loss if smoothed is None else 0.98 * smoothed + 0.02 * loss
+                progress.advance(1, loss=f"{smoothed:.4f}")
+                self.seconds = time.monotonic() - started
+                if self.step % LOG_EVERY == 0 or self.step == self.settings.steps:
+                    self._log(smoothed)
+                if self.step % grid_every == 0:
+                    with self.averaged():
+                        on_grid(self.step)
+                if time.monotonic() - saved > self.settings.checkpoint_seconds:
+                    self.save()
+                    saved = time.monotonic()
+        self.save()
+        self.ema.copy_to(self.parameters)
+        self.modules.eval()
+
+    def averaged(self) -> "_Averaged":
+        """A context in which the modules hold the EMA weights and are in evaluation mode."""
+        return _Averaged(self)
+
+    def save(self) -> None:
+        """Write the checkpoint; a kill leaves the last one whole."""
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "modules": self.modules.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict(),
+        }
+        with replacing(self.checkpoint) as stream:
+            torch.save(state, stream)
+
+    def _one_step(self, loss_function: LossFunction) -> float:
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.rate_at(self.step)
+        loss = loss_function(self.settings.batch_size, generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.ema.step(self.parameters)
+        self.step += 1
+        return float(loss.detach())
+
+    def _restore(self) -> None:
+        device = self.parameters[0].device
+        state: dict[str, Any] = torch.load(self.checkpoint, map_location=device, weights_only=True)
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.modules.load_state_dict(state["modules"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema.load_state_dict(state["ema"])
+        self.ema.to(device)
+        if self.metrics.exists():
+            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_atomic(self.metrics, "".join(line for line in lines if self._is_done(line)))
+
+    def _is_done(self, line: str) -> bool:
+        """Whether a logged row is of a step until the checkpoint; a killed run's later ones are written again."""
+        try:
+            return bool(json.loads(line)["step"] <= self.step)
+        except (ValueError, KeyError, TypeError):  # cut off by the kill
+            return False
+
+    def _log(self, loss: float) -> None:
+        row = {
+            "step": self.step,
+            "loss": round(loss, 6),
+            "rate": self.settings.rate_at(self.step),
+            "seconds": round(self.seconds, 1),
+            **self.noted,
+        }
+        with self.metrics.open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+
+
+class _Averaged:
+    def __init__(self, fit: Fit) -> None:
+        self.fit = fit
+
+    def __enter__(self) -> None:
+        self.fit.ema.store(self.fit.parameters)
+        self.fit.ema.copy_to(self.fit.parameters)
+        self.fit.modules.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.fit.ema.restore(self.fit.parameters)
+        self.fit.modules.train()

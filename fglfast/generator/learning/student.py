@@ -1,0 +1,167 @@
+"""Train a network anew on pairs of noise and data that a teacher drew: reflow and rectified diffusion. Knows no engine.
+
+A pair's line is followed by no other pair's, so the student's paths are nearly straight and few steps solve them; drawn
+by a guided teacher, the pairs hold the guidance, and the student needs none.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path as File
+from typing import Any, Literal, Protocol
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+
+from fglfast.generator.configs import read_config
+from fglfast.generator.learning.fitting import Fit, FitSettings
+from fglfast.generator.learning.flow import TIMESTEPS
+from fglfast.generator.learning.paths import LINEAR, Kind, Path, convert
+
+KINDS: dict[str, Kind] = {"flow_prediction": "velocity", "epsilon": "noise", "sample": "data", "v_prediction": "v"}
+
+
+class Pairs(Protocol):
+    """Noise, the data that a teacher made of it, and the text it did so by."""
+
+    def __len__(self) -> int:
+        """How many."""
+        ...
+
+    def batch(self, rows_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise [B,C,H,W], data [B,C,H,W] and text embeddings [B,L,D] of some pairs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network predicts, on which path.
+
+    Attributes:
+        path: between data and noise.
+        kind: of prediction.
+        clock: t in [0,1] to the network's timesteps.
+        levels: how many of those t=1 is.
+    """
+
+    path: Path
+    kind: Kind
+    clock: Callable[[Tensor], Tensor]
+    levels: int = TIMESTEPS
+
+    def ask(self, unet: UNet2DConditionModel, x: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor:
+        """What a network predicts at x [B,C,H,W] and t."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        prediction: Tensor = unet(x, self.clock(t_B), text_BLD, return_dict=False)[0]
+        return prediction
+
+    @classmethod
+    def of_model(cls, folder: File) -> "Task":
+        """What the model of a diffusers folder was trained to do.
+
+        Raises:
+            BadInputError: its scheduler's config is missing, or is none.
+        """
+        return cls.of_scheduler(read_config(folder / "scheduler" / "scheduler_config.json"))
+
+    @classmethod
+    def of_scheduler(cls, config: dict[str, Any]) -> "Task":
+        """What a model was trained to do, by its diffusers scheduler's config."""
+        if str(config.get("_class_name", "")).startswith("FlowMatch") or config.get("use_flow_sigmas"):
+            return cls(LINEAR, "velocity", lambda t: TIMESTEPS * t)
+        path, levels = scheduled_path(config)
+        kind = KINDS[str(config.get("prediction_type", "epsilon"))]
+        return cls(path, kind, lambda t: (levels * t).floor().clamp(max=levels - 1), levels)
+
+
+def scheduled_path(config: dict[str, Any]) -> tuple[Path, int]:
+    """The path of a discrete diffusion model and how many noise levels it has (rectified diffusion, arXiv 2410.07303).
+
+    It is a table: it has no rates, so that nothing on it can be turned into a velocity.
+    """
+    alphas = DDIMScheduler.from_config(config).alphas_cumprod
+    levels = len(alphas)
+
+    def at(table: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda t: table.to(t)[(levels * t).floor().long().clamp(max=levels - 1)]
+
+    def no_rate(t: Tensor) -> Tensor:
+        raise NotImplementedError("a table of noise levels has no derivative")
+
+    return Path(at(alphas.sqrt()), at((1 - alphas).sqrt()), no_rate, no_rate), levels
+
+
+def fit_student(
+    unet: UNet2DConditionModel,
+    task: Task,
+    pairs: Pairs,
+    settings: FitSettings,
+    state: File,
+    moments: tuple[float, ...] = (),
+) -> None:
+    """Train a copy of the teacher's UNet in place, resumably.
+
+    Args:
+        unet: begins with the teacher's weights.
+        task: what it predicts.
+        pairs: what the teacher drew.
+        settings: how long and how fast.
+        state: folder of its checkpoint.
+        moments: the only times at which the student will be asked; empty for all of them.
+    """
+    device = next(unet.parameters()).device
+    fit = Fit("student", nn.ModuleDict({"unet": unet}), settings, state)
+
+    def loss_function(batch_size: int, generator: torch.Generator) -> Tensor:
+        rows_B = torch.randint(len(pairs), (batch_size,), generator=generator)
+        noise, data, text_BLD = (tensor.to(device) for tensor in pairs.batch(rows_B))
+        t_B = _times(batch_size, moments, generator).to(device)
+        prediction = task.ask(unet, task.path.at(data, noise, t_B), t_B, text_BLD)
+        return (prediction - target(task, data, noise, t_B)).square().mean()
+
+    fit.run(loss_function, on_grid=lambda _: None)
+
+
+def target(task: Task, data: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
+    """What a network of this task should say of a pair at t."""
+    if task.kind == "velocity":
+        return task.path.velocity(data, noise, t_B)
+    return convert(task.path, "noise", task.kind, noise, task.path.at(data, noise, t_B), t_B)
+
+
+def _times(count: int, moments: tuple[float, ...], generator: torch.Generator) -> Tensor:
+    if not moments:
+        return torch.rand(count, generator=generator)
+    return torch.tensor(moments)[torch.randint(len(moments), (count,), generator=generator)]
+
+
+Method = Literal["reflow", "rectified-diffusion", "mdt"]
+
+
+def check_method(method: Method, task: Task) -> str | None:
+    """Why a method does not fit a teacher, or None."""
+    if (method == "rectified-diffusion") == (task.kind == "velocity"):
+        wanted = "reflow or mdt" if task.kind == "velocity" else "rectified-diffusion"
+        return f"{method} is not for a model that predicts {task.kind}; use {wanted}"
+    return None
+
+
+class HeldPairs:
+    """Pairs in memory, for tests and small models.
+
+    Args:
+        noise_NCHW: where the teacher began.
+        data_NCHW: where it ended.
+        text_RLD: distinct texts.
+        row_N: which of them each pair was drawn by.
+    """
+
+    def __init__(self, noise_NCHW: Tensor, data_NCHW: Tensor, text_RLD: Tensor, row_N: Tensor) -> None:
+        self.noise, self.data, self.text, self.row = noise_NCHW, data_NCHW, text_RLD, row_N
+
+    def __len__(self) -> int:
+        return len(self.noise)
+
+    def batch(self, rows_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Pairs`."""
+        return self.noise[rows_B].float(), self.data[rows_B].float(), self.text[self.row[rows_B]].float()

@@ -1,0 +1,200 @@
+"""A diffusers directory as files: find it, its prompts, its text side's fingerprint. Loads no network."""
+
+import hashlib
+import os
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import Field, model_validator
+
+from fglfast.base.config import Settings, checked_json
+from fglfast.base.errors import BadInputError
+from fglfast.base.untrusted import read_bytes
+from fglfast.generator.configs import check_folder, read_config
+from fglfast.images.decoding import MOST_SIDE
+
+T = TypeVar("T", bound=Settings)
+BUNDLED = ("mini", "mini-few")
+PARTS = ("text_encoder", "text_encoder_2", "unet", "vae", "scheduler", "tokenizer", "tokenizer_2")
+PHOTOGRAPHS = "real world images"  # the paper's words where no domain is named
+BLOCKS = "blocks.json"
+MOST_BYTES = 64 << 10  # of the folder's files that are ours
+MOST_BLOCKS = 16  # of a network, each at half the size of the one before
+FURTHER = "unet_*"  # folders of the UNets after the first, from unet_2 on
+_SETTINGS = tuple(f"{part}/*.{end}" for part in (*PARTS, FURTHER) for end in ("json", "txt"))
+WANTED = ("model_index.json", "prompts.json", BLOCKS, *_SETTINGS)
+WEIGHTS = tuple(f"{part}/*.safetensors" for part in (*PARTS, FURTHER))
+OTHER_WEIGHTS = ("*.fp16*", "*.bf16*", "*non_ema*", "*openvino*")  # further copies of the same weights
+
+
+Template = Annotated[str, Field(max_length=1000)]
+
+
+class DomainPrompts(Settings):
+    """What `prompts.json` says of one domain; the rest is the model's own, with the domain's word in it."""
+
+    class_level: Template | None = None
+    instance_level: Template | None = None
+    negative: Template | None = None
+
+
+class Prompts(Settings):
+    """Prompt templates; the defaults are the paper's, a model folder may carry its own in `prompts.json`.
+
+    Attributes:
+        class_level: takes {label}, and {domain} if it likes.
+        instance_level: takes {caption} too.
+        negative: what images are guided away from.
+        domains: templates of domains that have their own.
+    """
+
+    class_level: Template = "{label}, {domain}, high resolution"
+    instance_level: Template = "{label}, {caption}, {domain}, high resolution."
+    negative: Template = "low quality, low resolution"
+    domains: dict[str, DomainPrompts] = Field(default_factory=dict)
+
+    def of(self, domain: str | None) -> "Prompts":
+        """The templates for a domain, its word filled in."""
+        own = self.domains.get(domain or "", DomainPrompts())
+        return self.model_copy(
+            update={
+                "class_level": _filled(own.class_level or _named(self.class_level, domain), domain),
+                "instance_level": _filled(own.instance_level or _named(self.instance_level, domain), domain),
+                "negative": self.negative if own.negative is None else own.negative,
+            }
+        )
+
+
+class Blocks(Settings):
+    """`blocks.json` of a model whose UNets share time between them (blockwise flow matching, arXiv 2510.21167).
+
+    Attributes:
+        boundaries: timesteps at which a UNet hands over to the next, descending; one less than UNets.
+    """
+
+    boundaries: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _descend(self) -> "Blocks":
+        if any(later >= earlier for earlier, later in pairwise(self.boundaries)):
+            raise ValueError("boundaries: give descending timesteps")
+        return self
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Of the UNets, first the one that sees the noise."""
+        return ("unet", *(f"unet_{number + 2}" for number in range(len(self.boundaries))))
+
+
+def resolve_model(name: str, revision: str | None = None, mirror: str | None = None) -> Path:
+    """The folder of a model: bundled, a local diffusers directory, or a hub id (safetensors only).
+
+    Raises:
+        BadInputError: nothing of that name, or the folder is not a diffusers directory.
+    """
+    if name in BUNDLED:
+        return _complete(Path(str(files("fglfast") / "assets" / name)))
+    if Path(name).is_dir():
+        return _complete(Path(name))
+    tried = []
+    for repository in filter(None, (name, mirror)):
+        try:
+            return _complete(_download(repository, revision))
+        except (OSError, ValueError) as error:  # the hub's errors are of these kinds
+            tried.append(f"{repository} ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
+    raise BadInputError(
+        f"no model named {name!r}: tried {'; '.join(tried)}",
+        f"give {' or '.join(BUNDLED)}, a diffusers directory, or a reachable hub id",
+    )
+
+
+def load_prompts(folder: Path, domain: str | None = None) -> Prompts:
+    """The prompt templates of a model folder for images of a domain; without one, of photographs."""
+    return _optional(folder / "prompts.json", Prompts).of(domain)
+
+
+def with_domain(template: str, domain: str | None) -> str:
+    """A template with the domain's word in its place: that of {domain}, or else after the label."""
+    return _filled(_named(template, domain), domain)
+
+
+def _named(template: str, domain: str | None) -> str:
+    """A template that names the domain, if there is one."""
+    silent = domain is not None and "{domain}" not in template
+    return template.replace("{label}", "{label}, {domain}", 1) if silent else template
+
+
+def _filled(template: str, domain: str | None) -> str:
+    return template.replace("{domain}", (domain or PHOTOGRAPHS).replace("{", "{{").replace("}", "}}"))
+
+
+def load_blocks(folder: Path) -> Blocks:
+    """How the UNets of a model folder share time; most have one for all of it."""
+    return _optional(folder / BLOCKS, Blocks)
+
+
+def _optional(path: Path, kind: type[T]) -> T:
+    if not path.exists():
+        return kind()
+    try:
+        return checked_json(kind, read_bytes(path, MOST_BYTES))
+    except ValueError as error:
+        raise BadInputError(f"{path}: {error}", "mend the key it names") from error
+
+
+def text_fingerprint(folder: Path) -> str:
+    """sha256 over the text encoders' weights and configs and the tokenizers' files, names included."""
+    digest = hashlib.sha256()
+    for part in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+        for path in sorted((folder / part).glob("*")):
+            if path.suffix in {".json", ".txt", ".safetensors"}:
+                with path.open("rb") as stream:
+                    digest.update(f"{part}/{path.name}\0".encode() + hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def native_image_size(folder: Path) -> int:
+    """Side in pixels of the images a model was trained on.
+
+    Raises:
+        BadInputError: its configs do not say.
+    """
+    unet, vae = (read_config(folder / part / "config.json") for part in ("unet", "vae"))
+    side, channels = unet.get("sample_size"), vae.get("block_out_channels")
+    size = 0
+    if isinstance(side, int) and isinstance(channels, list) and 1 <= len(channels) <= MOST_BLOCKS:
+        size = side * 2 ** (len(channels) - 1)
+    if not 1 <= size <= MOST_SIDE:
+        raise BadInputError(f"{folder}: its configs name no usual size of image", "use a complete diffusers directory")
+    return size
+
+
+def _complete(folder: Path) -> Path:
+    """The folder, if it is a diffusers directory that may be read, a stranger's or not."""
+    if not (folder / "model_index.json").exists():
+        raise BadInputError(
+            f"{folder}: not a diffusers directory (no model_index.json)", "give a complete model folder"
+        )
+    check_folder(folder)
+    for part in (*load_blocks(folder).folders, "vae", "text_encoder"):
+        if not list((folder / part).glob("*.safetensors")):
+            raise BadInputError(
+                f"{folder / part}: no safetensors weights", "only safetensors are read; convert the model"
+            )
+    return folder
+
+
+def _download(repository: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+    folder = snapshot_download(
+        repository,
+        revision=revision,
+        allow_patterns=[*WANTED, *WEIGHTS],
+        ignore_patterns=list(OTHER_WEIGHTS),
+        local_files_only=offline,
+    )
+    return Path(folder)

@@ -1,0 +1,109 @@
+"""Labelled images, opened one by one as they are needed. Knows nothing of where they are stored."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from fglfast.base.errors import BadInputError
+
+Opener = Callable[[], Image.Image]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that could not be read, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with labels, decoded on demand.
+
+    Attributes:
+        class_names: names of all classes; a class may have no image.
+        labels: class of each image [N].
+        openers: how each image is opened.
+        skipped: images left out because they could not be read.
+        source: what was asked for.
+        names: what each image is called there: its path inside a folder, or "row 7" of a table.
+    """
+
+    class_names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    openers: tuple[Opener, ...]
+    skipped: tuple[Skipped, ...]
+    source: str
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        """One image as RGB: turned upright, transparency on white."""
+        return to_rgb(self.openers[index]())
+
+    def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
+        """One image cropped to a square and resized (bicubic): uint8 [size,size,3]."""
+        return np.asarray(ImageOps.fit(self.image(index), (size, size), Image.Resampling.BICUBIC))
+
+    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> "LabelledImages":
+        """The images at some indices; the classes stay."""
+        rows = [int(index) for index in indices]
+        return replace(
+            self,
+            labels=self.labels[rows],
+            openers=tuple(self.openers[row] for row in rows),
+            skipped=(),
+            names=tuple(self.names[row] for row in rows if self.names),
+        )
+
+    def named(self, class_names: tuple[str, ...]) -> "LabelledImages":
+        """The same images under a longer or otherwise ordered list of classes.
+
+        Raises:
+            BadInputError: a class of these images is not in the list.
+        """
+        places = {name: place for place, name in enumerate(class_names)}
+        unknown = [name for name in self.class_names if name not in places]
+        if unknown:
+            raise BadInputError(
+                f"{self.source}: {len(unknown)} classes are unknown: {', '.join(unknown[:10])}",
+                f"known are {', '.join(class_names[:10])}{', ...' if len(class_names) > 10 else ''}",
+            )
+        table = np.array([places[name] for name in self.class_names], dtype=np.int64)
+        return replace(self, class_names=class_names, labels=table[self.labels])
+
+    def counts(self) -> NDArray[np.int64]:
+        """Images of each class [classes]."""
+        return np.bincount(self.labels, minlength=len(self.class_names)).astype(np.int64)
+
+
+def concatenate(parts: Sequence[LabelledImages]) -> LabelledImages:
+    """The images of several data sets, and all their classes."""
+    names = tuple(dict.fromkeys(name for part in parts for name in part.class_names))
+    return LabelledImages(
+        class_names=names,
+        labels=np.concatenate([part.named(names).labels for part in parts]),
+        openers=tuple(opener for part in parts for opener in part.openers),
+        skipped=tuple(skipped for part in parts for skipped in part.skipped),
+        source=", ".join(dict.fromkeys(part.source for part in parts)),
+        names=tuple(name for part in parts for name in part.names) if all(part.names for part in parts) else (),
+    )
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL mode to RGB: EXIF orientation applied, transparency on white, 16 bits scaled to 8."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float64)
+        peak = 65535.0 if image.mode.startswith("I") else max(1.0, float(values.max()))
+        image = Image.fromarray((values.clip(0, peak) * (255.0 / peak)).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        colour = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
+    return image.convert("RGB")

@@ -1,0 +1,135 @@
+"""Copies: whether synthetic images are nearer to private images than chance has it. Knows no generator.
+
+Distances are between features of a classifier that never saw a private image. The control is a set of as many images
+of the same kind that nobody trained on: without memorization, the nearest of both is as often the one as the other.
+"""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fglfast.base.config import Settings
+from fglfast.lab.audit.roc import Interval, share
+from fglfast.training.batches import generator
+
+MUCH_NEARER = 0.5  # of the distance to the nearest held-out image: what is called a copy
+PAIRS = 10
+CHUNK = 1024
+QUANTILES = 101
+
+
+class Copies(Settings):
+    """How near synthetic images are to private ones.
+
+    Attributes:
+        synthetic: how many images were searched for.
+        against: private images, and as many held out, among which the nearest was sought.
+        nearer: share of synthetic images whose nearest private image is nearer than the nearest held out.
+        much_nearer: how many are less than half as far from a private image as from any held out.
+        much_farther: the reverse, which chance brings as often.
+        identical: synthetic images whose pixels are those of a private image.
+        identical_held_out: of a held-out one.
+        to_private: quantiles of the distances to the nearest private image, ascending.
+        to_held_out: likewise.
+    """
+
+    synthetic: int
+    against: int
+    nearer: Interval
+    much_nearer: int
+    much_farther: int
+    identical: int
+    identical_held_out: int
+    to_private: tuple[float, ...]
+    to_held_out: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images and their features.
+
+    Attributes:
+        pixels_N3SS: uint8.
+        features_NF: float32.
+    """
+
+    pixels_N3SS: Tensor
+    features_NF: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pixels_N3SS)
+
+    def sample(self, count: int, seed: int) -> "Images":
+        """As many of them, drawn without replacement."""
+        rows = np.sort(generator(seed, 5).permutation(len(self))[:count])
+        return Images(self.pixels_N3SS[rows], self.features_NF[rows])
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A synthetic image [S,S,3], the private and the held-out image nearest to it, and the ratio of their distances."""
+
+    synthetic: NDArray[np.uint8]
+    private: NDArray[np.uint8]
+    held_out: NDArray[np.uint8]
+    ratio: float
+
+
+def search(synthetic: Images, private: Images, held_out: Images, seed: int = 0) -> tuple[Copies, list[Pair]]:
+    """Search private images for what synthetic ones copy.
+
+    Returns:
+        The result, and the pairs that are nearest against the control.
+    """
+    hashes, known, control = (_hashes(images) for images in (synthetic, private, held_out))
+    count = min(len(private), len(held_out))
+    private, held_out = private.sample(count, seed), held_out.sample(count, seed)
+    (to_private_N, which_N), (to_held_out_N, control_N) = (
+        nearest(synthetic.features_NF, others.features_NF) for others in (private, held_out)
+    )
+    ties = float((to_private_N == to_held_out_N).sum()) / 2
+    ratios_N = to_private_N / np.maximum(to_held_out_N, 1e-12)
+    found = Copies(
+        synthetic=len(synthetic),
+        against=count,
+        nearer=share(float((to_private_N < to_held_out_N).sum()) + ties, len(synthetic)),
+        much_nearer=int((to_private_N < MUCH_NEARER * to_held_out_N).sum()),
+        much_farther=int((to_held_out_N < MUCH_NEARER * to_private_N).sum()),
+        identical=sum(times for digest, times in hashes.items() if digest in known),
+        identical_held_out=sum(times for digest, times in hashes.items() if digest in control),
+        to_private=_quantiles(to_private_N),
+        to_held_out=_quantiles(to_held_out_N),
+    )
+    pairs = [
+        Pair(
+            _picture(synthetic, row),
+            _picture(private, int(which_N[row])),
+            _picture(held_out, int(control_N[row])),
+            float(ratios_N[row]),
+        )
+        for row in np.argsort(ratios_N, kind="stable")[:PAIRS].tolist()
+    ]
+    return found, pairs
+
+
+def nearest(queries_NF: Tensor, others_MF: Tensor) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Distance to the nearest of the others, and which it is [N]."""
+    found = [torch.cdist(part.double(), others_MF.double()).min(dim=1) for part in queries_NF.split(CHUNK)]
+    return torch.cat([one.values for one in found]).numpy(), torch.cat([one.indices for one in found]).numpy()
+
+
+def _quantiles(distances_N: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(float(value) for value in np.quantile(distances_N, np.linspace(0, 1, QUANTILES)))
+
+
+def _hashes(images: Images) -> Counter[bytes]:
+    return Counter(hashlib.sha256(pixels.numpy().tobytes()).digest() for pixels in images.pixels_N3SS)
+
+
+def _picture(images: Images, row: int) -> NDArray[np.uint8]:
+    return images.pixels_N3SS[row].permute(1, 2, 0).numpy()

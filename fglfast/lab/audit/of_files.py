@@ -1,0 +1,82 @@
+"""The audit of single files: a model, a data set, a payload that no `fglfast run` made. Knows no federation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fglfast.base.errors import BadInputError
+from fglfast.engine.manifest import device_name
+from fglfast.images.dataset import read_dataset
+from fglfast.lab.audit.copies import Copies, Pair
+from fglfast.lab.audit.outputs import confidences, read_pixels
+from fglfast.lab.audit.records import Attack, Audit, Inversion
+from fglfast.lab.audit.roc import roc
+from fglfast.lab.audit.synthetic import find_copies
+from fglfast.lab.audit.uploads import describe_sender, read_uploads
+from fglfast.payload import load_payload
+from fglfast.pipeline.record import machine_facts, package_versions
+from fglfast.training.evaluate import open_classifier
+
+
+@dataclass(frozen=True)
+class Files:
+    """What there is to audit.
+
+    Attributes:
+        model: folder of a global model.
+        members: images that it learned from, or that stand behind what it learned from: PATH[:SPLIT].
+        nonmembers: images of the same kind that do not.
+        synthetic: folder of synthetic images that the model learned from, or None.
+        payload: the upload of the client that holds the members, or None.
+        generator: folder of the generator that the payload was embedded with.
+        captions: of the members, as they were embedded.
+    """
+
+    model: Path
+    members: str
+    nonmembers: str
+    synthetic: Path | None
+    payload: Path | None
+    generator: Path
+    captions: str
+
+
+def audit_files(files: Files) -> tuple[Audit, list[Pair]]:
+    """Attack a model by its loss; search for copies and invert a payload, where they are given.
+
+    Raises:
+        BadInputError: a file cannot be used.
+    """
+    model, names, size = open_classifier(files.model)
+    members, others = (read_dataset(source).named(names) for source in (files.members, files.nonmembers))
+    pixels = [read_pixels(images, size) for images in (members, others)]
+    pairs_of = zip(pixels, (members, others), strict=True)
+    scores = [confidences(model, pixels_N3SS, images.labels) for pixels_N3SS, images in pairs_of]
+    copies: Copies | None = None
+    pairs: list[Pair] = []
+    if files.synthetic is not None:
+        copies, pairs = find_copies(files.synthetic, files.model, *pixels)
+    audit = Audit(
+        subject=str(files.model),
+        facts={
+            "members": f"{files.members}, {len(members)}",
+            "other images": f"{files.nonmembers}, {len(others)}",
+            "model": f"at {size} pixels",
+        },
+        attacks=(Attack(model=files.model.name, kind="loss", roc=roc(*scores)),),
+        inversions=tuple(_inversions(files)),
+        copies=copies,
+        machine=machine_facts(device_name()),
+        versions=package_versions(),
+    )
+    return audit, pairs
+
+
+def _inversions(files: Files) -> list[Inversion]:
+    if files.payload is None:
+        return []
+    payload, members = load_payload(files.payload), read_dataset(files.members)
+    names = payload.header.class_names
+    if set(members.class_names) - set(names):
+        raise BadInputError(f"{files.payload}: knows other classes than {files.members}", "give the client's images")
+    sender = describe_sender(members.named(names), payload, files.generator, files.captions)
+    return read_uploads([sender], files.generator, payload.header.domain)

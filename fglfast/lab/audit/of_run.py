@@ -1,0 +1,185 @@
+"""The audit of a folder of `fglfast run`: its models, uploads and synthetic images. Knows no attack's arithmetic."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from fglfast.base.config import first_problem
+from fglfast.base.console import note
+from fglfast.base.errors import BadInputError, UsageError
+from fglfast.engine.manifest import device_name
+from fglfast.engine.recipe import find_recipe
+from fglfast.federation.arena import Arena
+from fglfast.federation.clients import simulated
+from fglfast.federation.experiment import Experiment, Method
+from fglfast.images.dataset import read_dataset
+from fglfast.images.labelled import concatenate
+from fglfast.lab.audit.copies import Copies, Pair
+from fglfast.lab.audit.likelihood import leave_one_out, likelihood_ratio
+from fglfast.lab.audit.outputs import Floats, confidences, read_pixels
+from fglfast.lab.audit.records import CONTROL, Attack, Audit, Inversion
+from fglfast.lab.audit.roc import Roc, roc
+from fglfast.lab.audit.shadows import Pool, Recipe, Shadows, control, learned_names, train_shadows
+from fglfast.lab.audit.synthetic import find_copies
+from fglfast.lab.audit.uploads import describe_sender, read_uploads
+from fglfast.payload import load_payload
+from fglfast.pipeline.record import machine_facts, package_versions
+from fglfast.training.evaluate import open_classifier
+
+USUAL: tuple[Method, ...] = ("fgl", "fedavg")
+SINGLE: tuple[Method, ...] = ("fgl", "fgl-rounds", "fgl-rounds-finetune", "fedavg", "fedprox", "centralized")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of a finished experiment.
+
+    Attributes:
+        folder: of the experiment.
+        experiment: its settings.
+        seed: the one that is audited.
+        class_names: of the federation.
+    """
+
+    folder: Path
+    experiment: Experiment
+    seed: int
+    class_names: tuple[str, ...]
+
+    @property
+    def file(self) -> Path:
+        """The experiment as its clients read it."""
+        return self.folder / "experiment.toml"
+
+    @property
+    def out(self) -> Path:
+        """What the methods left."""
+        return self.folder / f"seed{self.seed}"
+
+    def methods(self, asked: Sequence[str]) -> tuple[Method, ...]:
+        """The methods to audit: those asked for, or the usual ones that were run.
+
+        Raises:
+            UsageError: one has no model here.
+        """
+        there = [method for method in SINGLE if (self.out / method / "model" / "model.safetensors").exists()]
+        strange = [method for method in asked if method not in there]
+        if strange or not there:
+            raise UsageError(
+                f"{self.out} holds no model of {', '.join(strange) or 'any method'}",
+                f"audit one of {', '.join(there)}" if there else "run the experiment first",
+            )
+        return tuple(method for method in there if method in (asked or USUAL)) or tuple(there)
+
+
+def open_run(folder: Path, seed: int | None) -> Run:
+    """Read what `fglfast run` left.
+
+    Raises:
+        BadInputError: no finished run, or one whose private images are not in one data set.
+        UsageError: it has no such seed.
+    """
+    file = folder / "arena.json"
+    try:
+        arena = Arena.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise BadInputError(f"{file}: cannot be read ({error.strerror})", "give a finished fglfast run") from error
+    except ValidationError as error:
+        raise BadInputError(f"{file}: {first_problem(error)}", "run it again with this version") from error
+    experiment = arena.experiment
+    if experiment.partition.kind == "domain" and experiment.partition.domain == "folder":
+        raise BadInputError(
+            f"{folder}: its private images are a folder a domain, not one data set",
+            "audit one model with --model, --members and --nonmembers",
+        )
+    seed = experiment.seeds[0] if seed is None else seed
+    if seed not in experiment.seeds:
+        raise UsageError(f"{folder} has no seed {seed}", f"its seeds are {', '.join(map(str, experiment.seeds))}")
+    return Run(folder, experiment, seed, arena.class_names)
+
+
+def audit_run(
+    run: Run, methods: tuple[Method, ...], shadows: int, out: Path, engines: Path
+) -> tuple[Audit, list[Pair]]:
+    """Attack the models of a run, read its uploads, search its synthetic images for copies.
+
+    Args:
+        run: what is audited.
+        methods: whose models are attacked.
+        shadows: models of each recipe for the likelihood ratio; 0 leaves it out.
+        out: folder of the shadows.
+        engines: folder of compiled engines.
+    """
+    experiment = run.experiment
+    private = read_dataset(experiment.data).named(run.class_names)
+    others = read_dataset(experiment.test).named(run.class_names)
+    pool_images = concatenate([private, others]).named(run.class_names)
+    pool = Pool(pool_images, read_pixels(pool_images, experiment.image_size))
+    recipes = {method: Recipe(experiment, method) for method in methods} | {CONTROL: control(experiment)}
+    trained = train_shadows(recipes, pool, shadows, run.seed, out / "shadows", engines) if shadows else {}
+    attacks = [attack for method in methods for attack in _attacks(run, method, pool, len(private), trained)]
+    if trained:
+        found = leave_one_out(trained[CONTROL].confidences_SN, trained[CONTROL].inside_SN)
+        attacks.append(
+            Attack(model=CONTROL, kind="likelihood ratio", shadows=shadows - 1, roc=roc(*found), control=True)
+        )
+    copies, pairs = _copies(run, pool, len(private))
+    facts = {
+        "private images": f"{experiment.data}, {len(private)}",
+        "other images": f"{experiment.test}, {len(others)}",
+        "prompts": f"{experiment.prompt_level}-level",
+        "model": f"{experiment.train.arch} at {experiment.image_size} pixels",
+        "seed": str(run.seed),
+    }
+    audit = Audit(
+        subject=str(run.folder),
+        facts=facts,
+        attacks=tuple(attacks),
+        inversions=tuple(_inversions(run)),
+        copies=copies,
+        machine=machine_facts(device_name()),
+        versions=package_versions(),
+    )
+    return audit, pairs
+
+
+def _attacks(run: Run, method: Method, pool: Pool, private: int, trained: Mapping[str, Shadows]) -> list[Attack]:
+    """Both attacks on the run's own model: members are what it learned from, others are the test images."""
+    model, _, _ = open_classifier(run.out / method / "model")
+    said_N = confidences(model, pool.pixels_N3SS, pool.images.labels)
+    names = set(learned_names(run.file, run.experiment, method, run.seed, run.class_names))
+    members = np.array([row for row in range(private) if pool.images.names[row] in names])
+
+    def judged(scores_N: Floats) -> Roc:
+        return roc(scores_N[members], scores_N[private:])
+
+    attacks = [Attack(model=method, kind="loss", roc=judged(said_N))]
+    if method in trained:
+        shadows = trained[method]
+        scores_N = likelihood_ratio(said_N, shadows.confidences_SN, shadows.inside_SN)
+        number = len(shadows.inside_SN)
+        attacks.append(Attack(model=method, kind="likelihood ratio", shadows=number, roc=judged(scores_N)))
+    return attacks
+
+
+def _inversions(run: Run) -> list[Inversion]:
+    """The uploads of the run's clients, if it has any; and what the same clients would send."""
+    folder, model = run.out / "one-shot" / "clients", find_recipe(run.experiment.recipe).model_folder()
+    payloads = {load_payload(path).header.client: path for path in sorted(folder.glob("*.safetensors"))}
+    senders = []
+    for client in simulated(str(run.file), run.seed):
+        payload = load_payload(payloads[client.name]) if client.name in payloads else None
+        senders.append(describe_sender(client.dataset.named(run.class_names), payload, model, client.captions))
+    return read_uploads(senders, model)
+
+
+def _copies(run: Run, pool: Pool, private: int) -> tuple[Copies | None, list[Pair]]:
+    """Copies among the run's synthetic images, seen by the model that learned from nothing else."""
+    synthetic, judge = run.out / "one-shot" / "synthetic", run.out / "one-shot" / "model"
+    if not (synthetic / "dataset.json").exists() or not (judge / "model.safetensors").exists():
+        note("no synthetic images here: copies are not searched")
+        return None, []
+    return find_copies(synthetic, judge, pool.pixels_N3SS[:private], pool.pixels_N3SS[private:])

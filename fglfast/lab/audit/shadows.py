@@ -1,0 +1,175 @@
+"""Shadow models: the recipe that is attacked, run again on random halves of the images. Knows no attack.
+
+A shadow of FGL is the whole pipeline: payloads of the half, synthetic images, the model trained on those. A shadow of
+FedAvg is all of its rounds. Each is an experiment of `fglfast run` with the same settings and a half as its data; what
+its model says of all images is kept in one file, and the run is deleted. A file that is there is not made again.
+"""
+
+import io
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+from torch import Tensor
+
+from fglfast.base.console import note
+from fglfast.base.files import claim, write_atomic
+from fglfast.federation.arena import run_experiment
+from fglfast.federation.clients import everything, simulated
+from fglfast.federation.experiment import Experiment, Method
+from fglfast.images.labelled import LabelledImages
+from fglfast.lab.audit.outputs import Floats, confidences
+from fglfast.training.batches import generator
+from fglfast.training.evaluate import open_classifier
+
+Bools = NDArray[np.bool_]
+CONTROL_EPOCHS = 60
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is run on each half: a method of an experiment."""
+
+    experiment: Experiment
+    method: Method
+
+
+@dataclass(frozen=True)
+class Shadows:
+    """The shadow models S of one recipe, on N images.
+
+    Attributes:
+        inside_SN: whether a model learned from an image.
+        confidences_SN: what it says of it.
+        accuracies_S: of each on the experiment's test images.
+    """
+
+    inside_SN: Bools
+    confidences_SN: Floats
+    accuracies_S: Floats
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The images that shadows take halves of.
+
+    Attributes:
+        images: of members and others; labels and names of the classes are those of the federation.
+        pixels_N3SS: the same as the model takes them.
+    """
+
+    images: LabelledImages
+    pixels_N3SS: Tensor
+
+
+def control(experiment: Experiment) -> Recipe:
+    """A recipe that learns its images by heart: all in one place, many epochs, no augmentation but small shifts.
+
+    An attack that does not find these models' members has no power, and what it fails to find elsewhere means nothing.
+    """
+    local = experiment.local.model_copy(update={"flip": False, "erasing": 0.0, "weight_decay": 0.0, "epochs": 1})
+    rounds = experiment.rounds.model_copy(update={"fedavg": CONTROL_EPOCHS, "milestones": ()})
+    return Recipe(experiment.model_copy(update={"local": local, "rounds": rounds}), "centralized")
+
+
+def train_shadows(
+    recipes: Mapping[str, Recipe], pool: Pool, number: int, seed: int, folder: Path, engines: Path
+) -> dict[str, Shadows]:
+    """Run each recipe on `number` random halves; what an earlier call finished is read.
+
+    Args:
+        recipes: by name.
+        pool: the images.
+        number: of halves.
+        seed: of the halves; a shadow's own draws have seeds of their own.
+        folder: of the results.
+        engines: folder of compiled engines.
+
+    Raises:
+        BadInputError: the folder holds shadows of another pool.
+    """
+    facts = {"images": len(pool.images), "source": pool.images.source, "seed": seed}
+    claim(folder / "pool.json", facts, "shadows of other images")
+    found: dict[str, list[Path]] = {name: [] for name in recipes}
+    for shadow in range(number):
+        half = np.sort(generator(seed, 4, shadow).permutation(len(pool.images))[: len(pool.images) // 2])
+        work = folder / f"shadow-{shadow:03d}"
+        for name, recipe in recipes.items():
+            result = folder / f"shadow-{shadow:03d}-{name}.safetensors"
+            settings = recipe.experiment.model_dump(mode="json", exclude={"methods", "seeds"})
+            claim(folder / f"{name}.json", settings, "shadows of another recipe")
+            if not result.exists():
+                note(f"shadow {shadow + 1} of {number}: {name}")
+                _train(recipe, pool, half, shadow + 1, work / name, engines, result)
+            found[name].append(result)
+        shutil.rmtree(work, ignore_errors=True)
+    return {name: _read(paths) for name, paths in found.items()}
+
+
+def _train(
+    recipe: Recipe, pool: Pool, half: NDArray[np.int64], seed: int, work: Path, engines: Path, result: Path
+) -> None:
+    """One shadow: its experiment in `work`, its result in a file."""
+    data = work / "images.parquet"
+    if not data.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        write_parquet(pool.images.select(half), data)
+    experiment = recipe.experiment.model_copy(
+        update={
+            "data": str(data),
+            "methods": (recipe.method,),
+            "seeds": (seed,),
+            "rounds": recipe.experiment.rounds.model_copy(update={"milestones": ()}),
+        }
+    )
+    arena = run_experiment(experiment, work / "run", engines)
+    model, _, _ = open_classifier(work / "run" / f"seed{seed}" / recipe.method / "model")
+    names = learned_names(work / "run" / "experiment.toml", experiment, recipe.method, seed, pool.images.class_names)
+    rows = [int(name.removeprefix("row ")) for name in names]
+    inside_N = np.zeros(len(pool.images), dtype=np.bool_)
+    inside_N[half[rows]] = True
+    tensors = {
+        "inside": inside_N,
+        "confidences": confidences(model, pool.pixels_N3SS, pool.images.labels),
+        "accuracy": np.array([arena.results[0].test_accuracy]),
+    }
+    write_atomic(result, save(tensors))
+
+
+def learned_names(
+    file: Path, experiment: Experiment, method: Method, seed: int, class_names: Sequence[str]
+) -> list[str]:
+    """Names of the images that a method's model learned from: all that clients describe, or but those they hold out."""
+    clients = [everything(str(file))] if method == "centralized" else simulated(str(file), seed)
+    if method == "fgl":
+        return [name for client in clients for name in client.dataset.names]
+    named = tuple(class_names), experiment.image_size, experiment.validation_share
+    return [client.dataset.names[row] for client in clients for row in client.images(*named).train.tolist()]
+
+
+def write_parquet(dataset: LabelledImages, path: Path) -> None:
+    """Images as PNG with the names of their classes, as `read_dataset` reads them: row k is image k."""
+    contents = []
+    for index in range(len(dataset)):
+        buffer = io.BytesIO()
+        dataset.image(index).save(buffer, "PNG")
+        contents.append(buffer.getvalue())
+    labels = [dataset.class_names[label] for label in dataset.labels.tolist()]
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"image": contents, "label": labels}), sink)
+    write_atomic(path, sink.getvalue())
+
+
+def _read(paths: Sequence[Path]) -> Shadows:
+    found = [load_file(path) for path in paths]
+    return Shadows(
+        np.stack([one["inside"] for one in found]),
+        np.stack([one["confidences"] for one in found]),
+        np.concatenate([one["accuracy"] for one in found]),
+    )

@@ -1,0 +1,31 @@
+"""A folder of synthetic images beside private and held-out ones, as a classifier sees them. Knows no run."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from fglfast.lab.audit.copies import Copies, Images, Pair, search
+from fglfast.lab.audit.outputs import features
+from fglfast.shards.index import SyntheticImages, read_description, read_index
+from fglfast.training.evaluate import open_classifier
+
+
+def find_copies(synthetic: Path, judge: Path, private_N3SS: Tensor, held_out_M3SS: Tensor) -> tuple[Copies, list[Pair]]:
+    """Search private images for copies in a synthetic data set.
+
+    Args:
+        synthetic: folder of `synthesize`.
+        judge: a classifier that saw no private image; all images are at its size.
+        private_N3SS: uint8.
+        held_out_M3SS: images of the same kind that nothing was made of.
+
+    Raises:
+        BadInputError, IncompleteError: a folder cannot be used.
+    """
+    model, _, size = open_classifier(judge)
+    description = read_description(synthetic)
+    index = read_index(synthetic, description)
+    drawn = SyntheticImages(index, description.image_size, size)
+    pixels = (drawn.__getitems__(list(range(len(drawn)))), private_N3SS, held_out_M3SS)
+    made, private, held_out = (Images(some, features(model, some)) for some in pixels)
+    return search(made, private, held_out)

@@ -1,0 +1,119 @@
+"""Clients' uploads for inversion: those that were sent, and those that would be. Knows no attack."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fglfast.base.console import note
+from fglfast.base.errors import MissingExtraError
+from fglfast.client.captions import ATTRIBUTES, caption_all, find_captioner
+from fglfast.client.privacy import Budget
+from fglfast.client.private_prompts import private_instances
+from fglfast.client.prompts import instance_level_prompts
+from fglfast.generator.text import Prompts, load_prompts, native_image_size
+from fglfast.generator.text_encoder import TextEncoder
+from fglfast.images.attributes import descriptions
+from fglfast.images.labelled import LabelledImages
+from fglfast.lab.audit.nearest import Prompt, Upload, Vocabulary, invert
+from fglfast.lab.audit.records import Inversion
+from fglfast.payload import Payload
+
+EPSILONS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # with the default delta
+
+
+@dataclass(frozen=True)
+class Sender:
+    """A client: its images, what they show, and what it sent.
+
+    Attributes:
+        images: all of them.
+        captions: of each.
+        payload: that it sent, or None.
+    """
+
+    images: LabelledImages
+    captions: list[str]
+    payload: Payload | None
+
+
+def describe_sender(images: LabelledImages, payload: Payload | None, model: Path, captions: str = ATTRIBUTES) -> Sender:
+    """Caption a client's images as `fglfast embed --captions` does."""
+    return Sender(images, caption_all(images, find_captioner(captions, native_image_size(model))), payload)
+
+
+def read_uploads(senders: Sequence[Sender], model: Path, domain: str | None = None) -> list[Inversion]:
+    """Invert what clients sent; then what they would send at instance level, without noise and with.
+
+    Args:
+        senders: of the same federation.
+        model: the generator's folder.
+        domain: that the attacker writes into the prompts.
+    """
+    encoder, templates = TextEncoder.load(model), load_prompts(model, domain)
+    names = senders[0].images.class_names
+    vocabulary = Vocabulary(_prompts(senders, names, templates), encoder)
+    found = []
+    if all(sender.payload for sender in senders):
+        headers = [sender.payload.header for sender in senders if sender.payload]
+        uploads = [_sent(sender, templates, encoder) for sender in senders]
+        budget = headers[0].privacy
+        result = invert(uploads, vocabulary)
+        found.append(
+            Inversion(
+                level=headers[0].prompt_level, sent=True, epsilon=budget.epsilon if budget else None, found=result
+            )
+        )
+    for epsilon in (None, *EPSILONS):
+        try:
+            would = invert(_would_send(senders, templates, encoder, epsilon), vocabulary)
+        except MissingExtraError as error:
+            note(f"inversion against noise left out: {error.message} ({error.hint})")
+            break
+        found.append(Inversion(level="instance", sent=False, epsilon=epsilon, found=would))
+    return found
+
+
+def _prompts(senders: Sequence[Sender], names: Sequence[str], templates: Prompts) -> Mapping[int, Sequence[str]]:
+    """Of each class: its name, the measured words, and its images' captions: the truth is among them."""
+    prompts = {}
+    for label, name in enumerate(names):
+        captions = set(descriptions())
+        for sender in senders:
+            captions |= {sender.captions[row] for row in np.flatnonzero(sender.images.labels == label)}
+        described = (templates.instance_level.format(label=name, caption=caption) for caption in sorted(captions))
+        prompts[label] = [templates.class_level.format(label=name), *described]
+    return prompts
+
+
+def _truth(sender: Sender, templates: Prompts, level: str) -> Counter[Prompt]:
+    names, labels = sender.images.class_names, sender.images.labels.tolist()
+    if level == "class":
+        return Counter((label, templates.class_level.format(label=names[label])) for label in labels)
+    described = zip(labels, sender.captions, strict=True)
+    return Counter((row, templates.instance_level.format(label=names[row], caption=text)) for row, text in described)
+
+
+def _sent(sender: Sender, templates: Prompts, encoder: TextEncoder) -> Upload:
+    payload = sender.payload
+    assert payload is not None
+    rows = payload.embeddings if payload.embeddings is not None else encoder.encode(payload.prompts())
+    return Upload(rows, payload.labels, _truth(sender, templates, payload.header.prompt_level))
+
+
+def _would_send(
+    senders: Sequence[Sender], templates: Prompts, encoder: TextEncoder, epsilon: float | None
+) -> Iterator[Upload]:
+    for sender in senders:
+        names, labels = sender.images.class_names, sender.images.labels.tolist()
+        truth = _truth(sender, templates, "instance")
+        if epsilon is None:
+            rows = instance_level_prompts(sender.captions, labels, names, templates.instance_level)
+            embeddings = encoder.encode(encoder.tokenize([row.prompt for row in rows]))
+            yield Upload(embeddings.astype(np.float16), np.array([row.label for row in rows]), truth)
+        else:
+            budget = Budget(epsilon=epsilon)
+            noisy = private_instances(sender.captions, labels, names, templates.instance_level, encoder, budget)
+            yield Upload(noisy.embeddings, noisy.labels, truth)

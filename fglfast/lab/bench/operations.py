@@ -1,0 +1,57 @@
+"""Count the floating-point operations of the float32 model without its weights. Knows no clock."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
+
+from fglfast.engine.export import DECODER, PROJECTION, UNET, example_inputs
+from fglfast.generator.load import DecoderPart, Shapes, blank_networks, segment, split_unets
+from fglfast.lab.bench.records import Operations
+from fglfast.sampler.schedule import Schedule
+from fglfast.training.model import build_model
+
+
+def count_operations(model: Path, shapes: Shapes, schedule: Schedule) -> Operations:
+    """Operations of one row of the UNet (at timestep 500, where one is measured), of the decoder, and of one image.
+
+    The modules are built on torch's meta device: no weights, no arithmetic. There attention is made of matrix
+    products, which the counter sees; the CPU's fused attention it counts as nothing (torch 2.13).
+
+    Args:
+        model: a diffusers folder; only its configs are read.
+        shapes: sizes of latents and text.
+        schedule: how often the UNet is called.
+    """
+    inputs = {name: tuple(tensors.values()) for name, tensors in example_inputs(shapes, 1).items()}
+    unets, vae = blank_networks(model)
+    parts, projection = split_unets(unets, vae)
+    # As the plain model has them in its UNet: keys and values of the text are counted at every step.
+    text = count(projection, *inputs[PROJECTION]) // len(parts)
+    row = [count(part, *inputs[UNET]) + text for part in parts]
+    decoded = count(DecoderPart(vae), *inputs[DECODER])
+    steps = sum(rows * row[segment(timestep, shapes.boundaries)] for timestep, rows in schedule.rows())
+    measured = segment(float(inputs[UNET][1]), shapes.boundaries)
+    return Operations(unet=row[measured], decoder=decoded, image=steps + decoded)
+
+
+@torch.no_grad()
+def count(module: nn.Module, *inputs: Tensor) -> int:
+    """Operations of one forward pass: two for each multiply-add of a convolution or matrix product."""
+    module.eval().to("meta")
+    with FlopCounterMode(display=False) as counter:
+        module(*(tensor.to("meta") for tensor in inputs))
+    return int(counter.get_total_flops())
+
+
+def count_training(arch: str, side: int, classes: int) -> int:
+    """Operations of forward and backward pass of a global model, one image."""
+    rows = 2  # batch normalisation refuses one
+    with torch.device("meta"):
+        model = build_model(arch, [str(label) for label in range(classes)]).train()
+        images_B3SS, labels_B = torch.zeros(rows, 3, side, side), torch.zeros(rows, dtype=torch.int64)
+        with FlopCounterMode(display=False) as counter:
+            cross_entropy(model(pixel_values=images_B3SS).logits, labels_B).backward()
+    return int(counter.get_total_flops()) // rows

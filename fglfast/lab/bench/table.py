@@ -1,0 +1,61 @@
+"""A benchmark's record as a table for the terminal, 80 columns wide. Knows no measurement."""
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from fglfast.lab.bench.records import BenchRecord, Rate
+
+
+def table(record: BenchRecord) -> RenderableType:
+    """What was measured, one line each; then what the table has no column for."""
+    title = f"{record.model} at {record.image_size}x{record.image_size}: {record.machine['device']}"
+    shown = Table(title=title, box=box.SIMPLE, pad_edge=False, title_justify="left")
+    shown.add_column("measured", overflow="fold")
+    for heading in ("images/s", "TFLOP/s", "ceiling", "spread"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for part, heading in (
+        ("unet", "UNet pass of {} rows"),
+        ("decoder", "VAE decoder, {} latents"),
+        ("end_to_end", "end to end, {} images"),
+    ):
+        for engine in record.engines:
+            rate = getattr(engine, part)
+            if rate:
+                shown.add_row(f"{heading.format(rate.rows)}, {engine.name}", *_cells(rate))
+        shown.add_section()
+    for encode in record.encode:
+        what = f"{encode.image_format} {encode.side}x{encode.side}, encoded and written"
+        shown.add_row(what, number(encode.images_per_second), "", "", f"{encode.timing.spread:.0%}")
+    if record.training:
+        step = record.training
+        cells = (number(step.images_per_second), number(step.tflops), f"{step.share:.0%}")
+        shown.add_row(
+            f"training, {step.arch} at {step.side}x{step.side}",
+            *cells,
+            f"{step.timing.spread:.0%}",
+        )
+    return Group(shown, *_lines(record))
+
+
+def _lines(record: BenchRecord) -> list[str]:
+    lines = [
+        f"ceiling: {number(each.tflops)} TFLOP/s, {each.dtype} product of {each.side} x {each.side} matrices"
+        for each in record.ceilings
+    ]
+    sampling, image = record.sampling, record.operations.image / 1e12
+    lines.append(f"an image: {image:.3g} TFLOP in {sampling.steps} steps at guidance {sampling.guidance_scale:g}")
+    for engine in record.engines:
+        if engine.end_to_end:
+            lines.append(f"{engine.name}: {engine.end_to_end.network_share:.0%} of the time inside UNet and VAE")
+    lines.append(f"peak memory: {record.peak_memory_bytes / 2**30:.2f} GiB")
+    return lines + [f"left out: {reason}" for reason in record.left_out]
+
+
+def _cells(rate: Rate) -> tuple[str, ...]:
+    return number(rate.per_second), number(rate.tflops), f"{rate.share:.0%}", f"{rate.timing.spread:.0%}"
+
+
+def number(value: float) -> str:
+    """Three significant digits, never in powers of ten."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

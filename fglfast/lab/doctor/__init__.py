@@ -1,0 +1,167 @@
+"""What works on this machine, seen by trying it. Knows no library: they are tried in a process apart."""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from multiprocessing import get_context, parent_process
+from typing import Literal, ParamSpec, TypeVar
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from fglfast.base.console import stderr
+from fglfast.base.errors import FglError, MissingExtraError
+from fglfast.lab.doctor import machine, runtimes
+from fglfast.lab.doctor.machine import Probes
+
+State = Literal["works", "missing", "broken"]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+GROUPS: tuple[tuple[str, Callable[[], Probes]], ...] = (
+    ("packages", machine.packages),
+    ("devices", machine.processor),
+    ("devices", machine.gpus),
+    ("backends", runtimes.backends),
+    ("attention", runtimes.attention),
+    ("training", runtimes.training),
+    ("extras", machine.extras),
+    ("disk and hub", machine.disk_and_hub),
+)
+STYLES: dict[State, str] = {"works": "green", "missing": "yellow", "broken": "red"}
+CRASH = "it crashes the process that tries it"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was tried.
+
+    Attributes:
+        group: one of `GROUPS`.
+        name: what was tried.
+        state: whether it works, is not there, or is there and fails.
+        detail: what it is; if it does not work, why.
+        mend: the command that mends it; empty if it works or no command can.
+    """
+
+    group: str
+    name: str
+    state: State
+    detail: str
+    mend: str = ""
+
+    @property
+    def required(self) -> bool:
+        """Whether nothing works without it: the core packages and the PyTorch backend, or a list of backends."""
+        return self.group == "packages" or (self.group == "backends" and self.name in ("torch", "backends"))
+
+
+def diagnose() -> list[Check]:
+    """Try everything; what a library raises, prints or crashes with becomes a check, never an error.
+
+    Returns:
+        The checks, in the order of `GROUPS`.
+    """
+    checks = []
+    with stderr.status("") as status, _Apart() as apart:
+        for group, list_probes in GROUPS:
+            unlisted: Probes = {list_probes.__name__: partial(_fail, CRASH)}
+            for name, probe in apart.call(unlisted, _listed, list_probes).items():
+                status.update(f"trying {group}: {name}")
+                checks.append(apart.call(Check(group, name, "broken", CRASH), examine, group, name, probe))
+    return checks
+
+
+def examine(group: str, name: str, probe: Callable[[], str]) -> Check:
+    """Try one thing.
+
+    Args:
+        group: the check's group.
+        name: the check's name.
+        probe: returns the detail, or raises: `MissingExtraError` if it is not there, anything else if it fails.
+
+    Returns:
+        The check; only an interruption is raised.
+    """
+    try:
+        return Check(group, name, "works", probe())
+    except KeyboardInterrupt:
+        raise
+    except MissingExtraError as error:
+        return Check(group, name, "missing", error.message, error.hint)
+    except FglError as error:
+        return Check(group, name, "broken", error.message, error.hint)
+    except BaseException as error:
+        return Check(group, name, "broken", machine.reason(error))
+
+
+def counts(checks: Sequence[Check]) -> dict[str, int]:
+    """How many checks are in each state."""
+    return {state: sum(check.state == state for check in checks) for state in STYLES}
+
+
+def table(checks: Sequence[Check]) -> Table:
+    """The checks as a table for 80 columns or more; the packages that work share a row."""
+    working = [check for check in checks if check.group == "packages" and check.state == "works"]
+    rows = [check for check in checks if check not in working]
+    if working:
+        versions = ", ".join(f"{check.name}=={check.detail}" for check in working)
+        rows.insert(0, Check("packages", f"{len(working)} packages", "works", versions))
+    shown = Table("what", "state", "detail", box=box.SIMPLE_HEAD, pad_edge=False)
+    for group, members in groupby(rows, key=lambda check: check.group):
+        shown.add_section()
+        shown.add_row(Text(group, "bold"))
+        for check in members:
+            mend = f"\nmend: {check.mend}" if check.mend else ""
+            shown.add_row(f"  {check.name}", Text(check.state, STYLES[check.state]), Text(check.detail + mend))
+    return shown
+
+
+class _Apart:
+    """A process apart, in which libraries may print, exit or crash; one that died is replaced."""
+
+    def __enter__(self) -> "_Apart":
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"), _settle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown()
+
+    def call(self, if_it_dies: R, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return self.pool.submit(function, *args, **kwargs).result()
+        except BrokenProcessPool:
+            self.__enter__()
+            return if_it_dies
+
+
+def _settle() -> None:
+    """Begin the process apart: it says nothing, and does not outlive a doctor that was killed."""
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):  # C libraries print past sys.stdout
+        os.dup2(nowhere, descriptor)
+
+
+def _follow_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _listed(list_probes: Callable[[], Probes]) -> Probes:
+    try:
+        return list_probes()
+    except Exception as error:
+        return {list_probes.__name__: partial(_fail, machine.reason(error))}
+
+
+def _fail(why: str) -> str:
+    raise FglError(why)

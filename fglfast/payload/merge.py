@@ -1,0 +1,162 @@
+"""The payloads of all clients as one table of rows. Knows no file and no model.
+
+Clients that hold the same class send the same prompt: each distinct embedding is kept once, whoever sent it, so a
+thousand clients with a thousand classes cost the memory of a thousand embeddings.
+"""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fglfast.base.errors import BadInputError
+from fglfast.payload import Payload
+
+Ints = NDArray[np.int64]
+DISTINCTIVE_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The rows of all clients, in order of client name.
+
+    Attributes:
+        class_names: all classes, in the order of the labels.
+        embeddings: distinct float16 text embeddings [U,L,D], or None.
+        token_ids: distinct int32 token ids [U,T], or None; exactly one of the two is there.
+        content: which of those each row is [R].
+        labels: class of each row [R].
+        counts: private images behind each row [R]; their sum fits int64.
+        clients: names, ascending.
+        domains: the word for the images of each client, in the order of `clients`, or None.
+        row_client: the client of each row [R], indices into `clients`.
+        digests: payload hash of each client, in the order of `clients`.
+        text_encoder: fingerprint that all payloads share.
+    """
+
+    class_names: tuple[str, ...]
+    embeddings: NDArray[np.float16] | None
+    token_ids: NDArray[np.int32] | None
+    content: Ints
+    labels: Ints
+    counts: Ints
+    clients: tuple[str, ...]
+    domains: tuple[str | None, ...]
+    row_client: Ints
+    digests: tuple[str, ...]
+    text_encoder: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is kept of one payload."""
+
+    client: str
+    domain: str | None
+    digest: str
+    content: Ints
+    labels: Ints
+    counts: Ints
+
+
+def merge_payloads(payloads: Iterable[Payload]) -> Merged:
+    """Stack the rows of all clients, in order of client name; give an iterator to hold one payload at a time.
+
+    Raises:
+        BadInputError: none given; or two clients differ in class names, encoder, kind or shape of
+            their rows, share a name (see `looks`), or one is a copy of the other; or their images together overflow
+            int64.
+    """
+    parts: dict[str, _Part] = {}
+    places: dict[bytes, int] = {}
+    distinct: list[NDArray[Any]] = []
+    first: Payload | None = None
+    senders: dict[str, str] = {}
+    named: dict[str, str] = {}
+    for payload in payloads:
+        first = first or payload
+        client = payload.header.client
+        if client in parts:
+            raise BadInputError(f"two payloads of one client, {client!r}", "give each client's payload once")
+        if (other := named.setdefault(looks(client), client)) != client:
+            raise BadInputError(f"clients {other!r} and {client!r} have names that look alike", "one has to change")
+        _check_pair(first, payload)
+        if (whole := fingerprint(payload)) is not None:
+            if whole in senders:
+                who = f"clients {senders[whole]!r} and {client!r}"
+                raise BadInputError(f"{who} sent the same payload", "leave out the copy")
+            senders[whole] = client
+        content = np.array([_place(row, places, distinct) for row in payload.prompts()], dtype=np.int64)
+        parts[client] = _Part(client, payload.header.domain, payload.digest(), content, payload.labels, payload.counts)
+    if first is None:
+        raise BadInputError("no payload to merge", "give at least one client's payload")
+    return _table(first, [parts[client] for client in sorted(parts)], np.stack(distinct))
+
+
+def looks(client: str) -> str:
+    """Equal for client names that people take for one: Unicode form (NFKC), case, spacing, invisible letters aside."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", client).casefold())
+    return " ".join("".join(letter for letter in folded if unicodedata.category(letter) != "Cf").split())
+
+
+def fingerprint(payload: Payload) -> str | None:
+    """sha256 of all rows, labels and counts in any order: equal for two clients only if one sent the other's payload.
+
+    None where honest clients may be equal: class-level prompts are the class names, so that an even split of the images
+    makes equal payloads, and a few captions may coincide. Noise on embeddings never does, nor does what was
+    learned from images.
+    """
+    privacy, level = payload.header.privacy, payload.header.prompt_level
+    noisy = privacy is not None and privacy.noise > 0 and privacy.clip > 0
+    own = level == "learned" or noisy
+    if not own and (level == "class" or len(payload.labels) < DISTINCTIVE_ROWS):
+        return None
+    facts = zip(payload.prompts(), payload.labels.tolist(), payload.counts.tolist(), strict=True)
+    rows = sorted(hashlib.sha256(row.tobytes() + b"%d %d" % (label, count)).digest() for row, label, count in facts)
+    return hashlib.sha256(b"".join(rows)).hexdigest()
+
+
+def _table(first: Payload, parts: list[_Part], distinct: NDArray[Any]) -> Merged:
+    if sum(sum(part.counts.tolist()) for part in parts) > np.iinfo(np.int64).max:
+        raise BadInputError("counts: the clients' images together overflow 64 bits", "leave out clients that lie")
+    return Merged(
+        class_names=first.header.class_names,
+        embeddings=distinct if first.embeddings is not None else None,
+        token_ids=distinct if first.token_ids is not None else None,
+        content=np.concatenate([part.content for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        counts=np.concatenate([part.counts for part in parts]),
+        clients=tuple(part.client for part in parts),
+        domains=tuple(part.domain for part in parts),
+        row_client=np.repeat(np.arange(len(parts), dtype=np.int64), [len(part.labels) for part in parts]),
+        digests=tuple(part.digest for part in parts),
+        text_encoder=first.header.text_encoder,
+    )
+
+
+def _place(row: NDArray[Any], places: dict[bytes, int], distinct: list[NDArray[Any]]) -> int:
+    """Where a row is among the distinct ones, added if it is new."""
+    key = hashlib.sha256(row.tobytes()).digest()
+    if key not in places:
+        places[key] = len(distinct)
+        distinct.append(row.copy())
+    return places[key]
+
+
+def _check_pair(left: Payload, right: Payload) -> None:
+    """Refuse two payloads that cannot be merged."""
+    one, other = left.header, right.header
+    who = f"clients {one.client!r} and {other.client!r}"
+    if one.class_names != other.class_names:
+        raise BadInputError(f"class_names: {who} differ", "embed with the same class names in the same order")
+    if one.text_encoder != other.text_encoder:
+        raise BadInputError(f"text_encoder: {who} differ", "embed with the same model folder")
+    if left.tensors().keys() != right.tensors().keys():
+        raise BadInputError(f"embeddings: {who} differ, one sends token_ids", "choose one for all clients")
+    shapes = left.prompts().shape[1:], right.prompts().shape[1:]
+    if shapes[0] != shapes[1]:
+        raise BadInputError(f"{who} differ: rows of {shapes[0]} and {shapes[1]}", "embed with one model folder")

@@ -1,0 +1,141 @@
+"""The record of a run, `run.json`: what each stage was given, took and made. Knows no stage."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fglfast import __version__
+from fglfast.base.config import Settings, first_problem
+from fglfast.base.errors import BadInputError
+from fglfast.base.files import write_atomic
+
+PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "openvino", "deepspeed", "numpy")
+
+
+class Stage(Settings):
+    """One stage: wall seconds, bytes it left behind, and one line about it."""
+
+    name: str
+    seconds: float
+    bytes: int = 0
+    note: str = ""
+
+
+class ClientRecord(Settings):
+    """One client: its images by class, and what it uploaded."""
+
+    name: str
+    images_by_class: tuple[int, ...]
+    rows: int
+    upload_bytes: int
+
+
+class Epoch(Settings):
+    """One epoch of the global model's training; validation is on held-out synthetic images."""
+
+    epoch: int
+    train_loss: float
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+    seconds: float = 0.0
+
+
+class ClassAccuracy(Settings):
+    """Accuracy on the real test images of one class."""
+
+    name: str
+    accuracy: float | None
+    images: int
+
+
+class Evaluated(Settings):
+    """The global model on the real test images; confusion rows are true classes."""
+
+    accuracy: float
+    images: int
+    loss: float
+    calibration_error: float
+    per_class: tuple[ClassAccuracy, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+
+class EngineRecord(Settings):
+    """The engine that drew the images; relative errors and PSNR against float32 eager."""
+
+    key: str
+    backend: str
+    cached: bool
+    relative_error: float
+    psnr: float
+
+
+class RunRecord(Settings):
+    """Everything the report shows; a resumed run's times, and redrawn images, leave out what an earlier one did."""
+
+    command: str
+    created: str
+    machine: dict[str, str]
+    versions: dict[str, str]
+    settings: dict[str, Any]
+    class_names: tuple[str, ...]
+    private_source: str
+    test_source: str
+    clients: tuple[ClientRecord, ...]
+    engine: EngineRecord
+    resumed: bool
+    images: int
+    redrawn: int = 0
+    images_per_second: float
+    network_share: float
+    model_arch: str
+    model_parameters: int
+    model_bytes: int
+    history: tuple[Epoch, ...]
+    evaluation: Evaluated
+    stages: tuple[Stage, ...]
+
+    @classmethod
+    def load(cls, path: Path) -> "RunRecord":
+        """Read and check a `run.json`.
+
+        Raises:
+            BadInputError: missing or malformed.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise BadInputError(
+                f"{path}: cannot be read ({error.strerror})", "give the folder of a finished run"
+            ) from error
+        except ValidationError as error:
+            raise BadInputError(f"{path}: {first_problem(error)}", "run it again with this version") from error
+
+    def save(self, path: Path) -> None:
+        """Write the record as JSON."""
+        write_atomic(path, self.model_dump_json(indent=2) + "\n")
+
+
+def machine_facts(device: str) -> dict[str, str]:
+    """The machine, in words a reader of a figure needs."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "device": device,
+        "memory": f"{memory:.0f} GiB",
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of fglfast and of the packages that decide a figure."""
+    found = {"fglfast": __version__}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,73 @@
+"""The arena's record as one self-contained HTML page. Knows no method and no measurement."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from fglfast.base.files import write_atomic
+from fglfast.federation.arena import Arena
+from fglfast.federation.experiment import FEDERATED, TITLES
+from fglfast.federation.rounds import Row
+from fglfast.federation.summary import summarise
+from fglfast.report.run_page import colours, render, svg
+
+AXES: tuple[tuple[str, Callable[[Row], float], bool], ...] = (
+    ("round", lambda row: row.round, False),
+    ("bytes uploaded by all clients", lambda row: row.bytes_up, True),
+    ("server-seconds", lambda row: row.server_seconds, True),
+)
+MOST_CLIENTS = 100
+
+
+def write_page(arena: Arena, out: Path) -> None:
+    """Write the page; the same input gives the same bytes."""
+    view: dict[str, Any] = {
+        "arena": arena,
+        "summaries": summarise(arena),
+        "curves": [svg(partial(draw, arena, *axis)) for axis in AXES],
+        "images": next(iter(arena.images.values()))[:MOST_CLIENTS],
+        "by_client": {TITLES[method]: found[0].rows[-1].by_client for method, found in arena.by_method().items()},
+        "delivery": max(result.model_bytes for result in arena.results) * len(next(iter(arena.images.values()))),
+        "colours": colours(len(arena.class_names)),
+    }
+    view["by_client"].pop(TITLES["centralized"], None)  # one client that holds everything
+    write_atomic(out, render("arena.html.j2", view))
+
+
+def draw(arena: Arena, name: str, value: Callable[[Row], float], spends: bool) -> Figure:
+    """Accuracy of each method against something that it spends: the seeds' median, and where they lie.
+
+    Args:
+        arena: what was found.
+        name: of the horizontal axis.
+        value: what was spent until a round.
+        spends: whether it is something that only methods with clients and a server spend, over orders of magnitude.
+    """
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axis = figure.subplots()
+    for index, (method, results) in enumerate(arena.by_method().items()):
+        if spends and method not in FEDERATED:
+            continue
+        points = [_point(rows, value) for rows in zip(*(result.rows for result in results), strict=True)]
+        points = [point for point in points if not spends or point[0] > 0]
+        spent, low, middle, high = zip(*points, strict=True)
+        mark = "*" if len(points) == 1 else None
+        axis.plot(spent, middle, color=f"C{index}", label=TITLES[method], marker=mark, markersize=9, linewidth=1.2)
+        axis.fill_between(spent, low, high, color=f"C{index}", alpha=0.15, linewidth=0)
+    if spends:
+        axis.set_xscale("log")
+    axis.set_xlabel(name)
+    axis.set_ylabel("accuracy, held-out images, %")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+def _point(rows: Sequence[Row], value: Callable[[Row], float]) -> tuple[float, float, float, float]:
+    """What was spent until a round, and the lowest, median and highest accuracy of the seeds there."""
+    found = [100 * row.accuracy for row in rows]
+    return statistics.median(value(row) for row in rows), min(found), statistics.median(found), max(found)

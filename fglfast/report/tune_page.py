@@ -1,0 +1,68 @@
+"""A sweep's record as one self-contained HTML page, and its plot as a PNG. Knows no measurement."""
+
+import io
+import math
+from functools import partial
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from fglfast.base.files import write_atomic
+from fglfast.lab.tuning.records import Trial, Tuned
+from fglfast.report.run_page import render, svg
+
+DOTS_PER_INCH = 150
+GREY, BLUE, RED = "#8a8f98", "#2f6fde", "#c0392b"
+
+
+def write_page(tuned: Tuned, command: str, out: Path) -> None:
+    """Write `tune.html` and `pareto.png`; the same input gives the same page.
+
+    Args:
+        tuned: what was found.
+        command: the command line that draws the winner's data set.
+        out: folder of both.
+    """
+    buffer = io.BytesIO()
+    draw(tuned).savefig(buffer, format="png", dpi=DOTS_PER_INCH)
+    write_atomic(out / "pareto.png", buffer.getvalue())
+    accuracy = tuned.best.accuracy
+    view = {
+        "tuned": tuned,
+        "command": command,
+        "curve": svg(partial(draw, tuned)),
+        "error": math.sqrt(accuracy * (1 - accuracy) / tuned.validation_images),
+    }
+    write_atomic(out / "tune.html", render("tune.html.j2", view))
+
+
+def draw(tuned: Tuned) -> Figure:
+    """Accuracy against server-seconds: every candidate that was run, the front, the budget, the winner."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axis = figure.subplots()
+    run = [trial for trial in tuned.trials if trial.measured]
+    front = [trial for trial in run if trial.on_front]
+    beaten = [trial for trial in run if not trial.on_front]
+    axis.scatter(*_points(beaten), color=GREY, s=22, label="a candidate")
+    axis.plot(*_points(front), color=BLUE, marker="o", markersize=5, drawstyle="steps-post", label="Pareto front")
+    axis.axvline(tuned.settings.budget, color=RED, linestyle="--", linewidth=1, label="budget")
+    axis.plot(*_points([tuned.best]), color=BLUE, marker="*", markersize=15, linestyle="none")
+    low, high = axis.get_xlim()
+    left = tuned.best.seconds < (low + high) / 2  # the label has room on one side
+    axis.annotate(
+        tuned.best.candidate.words,
+        (tuned.best.seconds, 100 * tuned.best.accuracy),
+        xytext=(8 if left else -8, 9),
+        textcoords="offset points",
+        ha="left" if left else "right",
+    )
+    axis.set_xlabel("server-seconds of synthesis and training")
+    axis.set_ylabel("accuracy, validation images, %")
+    axis.margins(x=0.08, y=0.15)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+def _points(trials: list[Trial]) -> tuple[list[float], list[float]]:
+    return [trial.seconds for trial in trials], [100 * trial.accuracy for trial in trials]

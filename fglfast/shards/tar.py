@@ -1,0 +1,144 @@
+"""Tar shards in WebDataset's layout: reproducible bytes, atomic. Knows nothing of images' meaning.
+
+A shard that exists under its own name is complete; anything else is a temporary file.
+"""
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fglfast.base.errors import BadInputError, FglError
+from fglfast.base.files import replacing
+from fglfast.base.untrusted import json_object
+from fglfast.shards.checksums import Hashing, write_checksum
+from fglfast.shards.headers import Member, content, members
+
+ImageFormat = Literal["png", "webp"]
+PNG_LEVEL = 1  # level 6 takes three times as long for a few per cent of bytes
+WEBP_QUALITY = 90
+MOST_IMAGE, MOST_LABEL, MOST_FACTS = 64 << 20, 32, 64 << 10  # bytes of a member that are read
+IMAGE_NAME = re.compile(r"([0-9]{9,12})\.(png|webp)")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled image as it is written.
+
+    Attributes:
+        key: name within the shard, without extension.
+        image: encoded bytes.
+        label: class index.
+        facts: goes into `KEY.json`.
+    """
+
+    key: str
+    image: bytes
+    label: int
+    facts: dict[str, Any]
+
+
+def shard_name(number: int) -> str:
+    """File name of a shard."""
+    return f"train-{number:06d}.tar"
+
+
+def encode_image(pixels_HWC: NDArray[np.uint8], image_format: ImageFormat) -> bytes:
+    """Encode uint8 RGB pixels; PNG without loss, WebP at quality 90."""
+    buffer, image = io.BytesIO(), Image.fromarray(pixels_HWC)
+    if image_format == "png":
+        image.save(buffer, "PNG", compress_level=PNG_LEVEL)
+    else:
+        image.save(buffer, "WEBP", quality=WEBP_QUALITY)
+    return buffer.getvalue()
+
+
+def write_shard(path: Path, samples: Iterable[Sample], image_format: ImageFormat, expected: str | None = None) -> int:
+    """Write a shard under a temporary name, fsync it, write its checksum and rename it; returns its bytes.
+
+    Args:
+        path: the shard.
+        samples: what it holds, in order.
+        image_format: of all images.
+        expected: sha256 that it must have; None takes any.
+
+    Raises:
+        FglError: it has another; what was there is left as it was.
+        OSError: the disk refused.
+    """
+    with replacing(path) as stream:
+        hashing = Hashing(stream)
+        write_tar(hashing, samples, image_format)
+        if expected not in (None, hashing.digest()):
+            raise FglError(
+                f"{path}: drawn again it has sha256 {hashing.digest()[:16]}, not {str(expected)[:16]}",
+                "use the machine, the versions and the batch size that drew it; nothing was changed",
+            )
+        write_checksum(path, hashing.digest())
+    return hashing.size
+
+
+def write_tar(stream: Hashing, samples: Iterable[Sample], image_format: ImageFormat) -> None:
+    """Write what a shard holds; equal samples, equal bytes."""
+    with tarfile.open(fileobj=cast(IO[bytes], stream), mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for sample in samples:
+            facts = json.dumps(sample.facts, sort_keys=True, separators=(",", ":"))
+            _add(tar, f"{sample.key}.{image_format}", sample.image)
+            _add(tar, f"{sample.key}.cls", str(sample.label).encode())
+            _add(tar, f"{sample.key}.json", facts.encode())
+
+
+def read_samples(path: Path) -> Iterator[tuple[str, Sample]]:
+    """The images of a shard, in order, each with its file name: digits, a dot, `png` or `webp`.
+
+    Raises:
+        BadInputError: the shard is not of this layout, or cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            yield from samples_of(stream)
+    except (OSError, tarfile.TarError, ValueError) as error:
+        hint = "fglfast verify finds damaged shards and, with --repair, draws them again"
+        raise BadInputError(f"{path}: damaged ({error})", hint) from error
+
+
+def samples_of(stream: BinaryIO) -> Iterator[tuple[str, Sample]]:
+    """As `read_samples`, of an open file.
+
+    Raises:
+        tarfile.ReadError, ValueError: it is not of this layout.
+    """
+    found = members(stream)
+    for image in found:
+        match = IMAGE_NAME.fullmatch(image.name)
+        if match is None:
+            raise ValueError(f"{image.name!r} is not where it should be")
+        pixels = _read(stream, image, image.name, MOST_IMAGE)
+        label = _read(stream, next(found, None), f"{match[1]}.cls", MOST_LABEL)
+        facts = _read(stream, next(found, None), f"{match[1]}.json", MOST_FACTS)
+        if not label.isdigit():
+            raise ValueError(f"{match[1]}.cls is no label")
+        yield image.name, Sample(match[1], pixels, int(label), json_object(facts))
+
+
+def _read(stream: BinaryIO, member: Member | None, name: str, most: int) -> bytes:
+    if member is None or member.name != name:
+        raise ValueError(f"{name} is not where it should be")
+    if member.size > most:
+        raise ValueError(f"{name} has {member.size} bytes, at most {most} are read")
+    return content(stream, member)
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)  # owner, group and time are zero: equal images, equal bytes
+    member.size = len(content)
+    member.mode = 0o644
+    tar.addfile(member, io.BytesIO(content))

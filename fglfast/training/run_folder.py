@@ -1,0 +1,147 @@
+"""The folder of one training run: whose it is, its lock, its checkpoints and its history. Knows no model.
+
+train.json            the run's identity (settings, data, class names) and, at the end, its result
+history.jsonl         one row an epoch
+checkpoint/<tag>/     the newest checkpoint; checkpoint/latest names it
+config.json, preprocessor_config.json, model.safetensors      the finished model
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fglfast.base.errors import BadInputError, FglError, UsageError
+from fglfast.base.files import exclusive, sync_folder, write_atomic
+from fglfast.base.folders import leads_out
+from fglfast.base.untrusted import read_bytes
+from fglfast.shards.index import Description
+from fglfast.training.settings import Job, TrainResult
+
+LOCK_PATIENCE = 10.0
+MOST_TAG = 100  # bytes
+TAG = re.compile(r"epoch\d{5,9}-step\d{7,12}", re.ASCII)
+MODEL_FILES = ("config.json", "model.safetensors")
+
+
+def identity(job: Job, description: Description) -> dict[str, Any]:
+    """What two runs must have in common for one to go on with the other's checkpoint."""
+    settings = job.settings.model_dump(mode="json", exclude={"checkpoint_seconds"})
+    for name in ("arch", "deepspeed", "initial"):
+        file = Path(settings[name] or "")
+        if file.suffix in (".json", ".safetensors") and file.is_file():
+            settings[name] = f"{file.name} sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
+    data = description.model_dump(mode="json", include={"plan", "images", "image_size", "class_names"})
+    return {"settings": settings, "data": data}
+
+
+class RunFolder:
+    """The one place that reads and writes a run's bookkeeping; every write is whole or absent."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record, self.history = path / "train.json", path / "history.jsonl"
+        self.checkpoints, self.latest = path / "checkpoint", path / "checkpoint" / "latest"
+
+    def result_of(self, wanted: dict[str, Any]) -> TrainResult | None:
+        """The result if the folder holds this very run finished, None if the run can start or go on here.
+
+        Raises:
+            UsageError: the folder belongs to another run, with the differences shown, or to no run at all.
+            BadInputError: `train.json` cannot be read.
+        """
+        if not self.record.exists():
+            if any((self.path / name).exists() for name in MODEL_FILES):
+                raise UsageError(f"{self.path} already holds a model of unknown origin", "Choose another folder.")
+            return None
+        try:
+            record = json.loads(self.record.read_text(encoding="utf-8"))
+            found, result = record["run"], record["result"]
+            finished = TrainResult(**{**result, "model": self.path, "already_done": True}) if result else None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadInputError(f"{self.record} cannot be read: {error}", "Choose another folder.") from error
+        differences = _differences(found, wanted)
+        if differences:
+            raise UsageError(
+                f"{self.path} belongs to another run: {'; '.join(differences)}",
+                "Choose another folder, or delete this one to start anew.",
+            )
+        return finished
+
+    def write_record(self, run: dict[str, Any], result: TrainResult | None) -> None:
+        """Write `train.json`; with a result the run counts as finished."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        answer = result.model_dump(mode="json", exclude={"model", "already_done"}) if result else None
+        write_atomic(self.record, json.dumps({"run": run, "result": answer}, indent=2) + "\n")
+
+    def write_history(self, rows: list[dict[str, Any]]) -> None:
+        """Write all epochs so far: a resumed run replaces what a killed one had written ahead."""
+        write_atomic(self.history, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def newest_tag(self) -> str | None:
+        """The tag of the newest whole checkpoint.
+
+        Raises:
+            BadInputError: `checkpoint/latest` names what is none: a path, say, to somewhere else.
+        """
+        if not self.latest.exists():
+            return None
+        tag = read_bytes(self.latest, MOST_TAG).decode(errors="replace").strip()
+        if not TAG.fullmatch(tag) or leads_out(self.checkpoints / tag, self.path):
+            raise BadInputError(f"{self.latest} names no checkpoint", "Delete the checkpoint folder to start anew.")
+        return tag
+
+    def publish(self, temporary: str, tag: str) -> None:
+        """Make the checkpoint written as `temporary` the latest and delete all others."""
+        written, final = self.checkpoints / temporary, self.checkpoints / tag
+        for path in (*written.iterdir(), written):
+            sync_folder(path)  # a file is synced as a folder is
+        shutil.rmtree(final, ignore_errors=True)
+        written.rename(final)
+        write_atomic(self.latest, tag)
+        for other in self.checkpoints.iterdir():
+            if other.is_dir() and other != final:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def discard_checkpoints(self) -> None:
+        """Delete all checkpoints, once the model is written."""
+        self.latest.unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder against a second run; the system frees it when the process ends, however it ends.
+
+        Raises:
+            FglError: another run keeps it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while True:
+            with exclusive(self.path / ".lock", wait=False) as free:
+                if free:
+                    yield
+                    return
+            if time.monotonic() > deadline:
+                raise FglError(f"another training runs in {self.path}", "Wait for it, or choose another folder.")
+            time.sleep(0.2)
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    lines = []
+    for section in ("settings", "data"):
+        there, here = found.get(section, {}), wanted[section]
+        for key in sorted(there.keys() | here.keys()):
+            if there.get(key) != here.get(key):
+                lines.append(f"{key} {_short(there.get(key))} there, {_short(here.get(key))} here")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 70 else text[:67] + "..."

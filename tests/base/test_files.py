@@ -1,0 +1,33 @@
+import pytest
+
+from fglfast.base.errors import UsageError
+from fglfast.base.files import replacing, sole, temporary_name, write_atomic
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "x"
+    write_atomic(path, "old")
+    with pytest.raises(RuntimeError), replacing(path) as stream:
+        stream.write(b"new")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    write_atomic(path, b"new")
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_second_run_is_kept_out_of_a_folder(tmp_path):
+    out = tmp_path / "new" / "out"
+    with sole(out), pytest.raises(UsageError, match="another run is at work here"), sole(out):
+        pass
+    with sole(out):
+        pass
+
+
+def test_a_disk_that_refuses_names_the_file_and_not_the_temporary_one(tmp_path):
+    for error in (OSError(28, "No space left on device"), OSError(13, "No", str(temporary_name(tmp_path / "x")))):
+        with pytest.raises(OSError, match=r"x'$") as caught, replacing(tmp_path / "x"):
+            raise error
+        assert caught.value.filename == str(tmp_path / "x")
+    with pytest.raises(OSError, match=r"other'$"), replacing(tmp_path / "x"):
+        raise OSError(2, "No such file", str(tmp_path / "other"))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,52 @@
+import json
+
+import pytest
+
+from fglfast.engine import batch_search as tune
+from fglfast.engine.export import DECODER, UNET
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds of a pass by rows: a machine that is fastest at 8 rows in the UNet, at 4 in the decoder."""
+    tried = []
+
+    def seconds(network, *inputs):
+        rows = len(inputs[0])
+        tried.append((rows, len(inputs)))
+        best = 8 if len(inputs) == 3 else 4
+        return rows * (1.0 + abs(best - rows) / 10)
+
+    monkeypatch.setattr(tune, "_seconds", seconds)
+    return tried
+
+
+def test_batches_grow_until_it_is_no_faster_and_are_remembered(clock, random_mini, recipe, engines):
+    torch_recipe = recipe.model_copy(update={"backend": "torch"})
+    tuned = tune.tune_batches(torch_recipe, random_mini, engines)
+    assert (tuned.unet_batch, tuned.vae_batch, tuned.backend) == (8, 4, "torch")
+    assert [rows for rows, inputs in clock if inputs == 3] == [2, 4, 8, 16]
+    assert json.loads(next(engines.glob("batches-*.json")).read_text()) == {UNET: 8, DECODER: 4}
+    clock.clear()
+    other = torch_recipe.model_copy(update={"unet_batch": 4})
+    assert tune.tune_batches(other, random_mini, engines).unet_batch == 8 and clock == []
+    assert not list(engines.glob(".tune-*"))
+
+
+def test_what_does_not_fit_is_not_taken(monkeypatch, random_mini, recipe, engines):
+    def seconds(network, *inputs):
+        if len(inputs[0]) > 4:
+            raise MemoryError
+        return 1.0
+
+    monkeypatch.setattr(tune, "_seconds", seconds)
+    tuned = tune.tune_batches(recipe.model_copy(update={"backend": "torch"}), random_mini, engines)
+    assert (tuned.unet_batch, tuned.vae_batch) == (4, 4)
+
+
+def test_memory_that_would_run_out_ends_the_search(monkeypatch, random_mini, recipe, engines):
+    free = iter([100, 70, 100, 40, 100, 40])
+    monkeypatch.setattr(tune, "_seconds", lambda network, *inputs: 1.0)
+    monkeypatch.setattr(tune.psutil, "virtual_memory", lambda: type("Memory", (), {"available": next(free)}))
+    tuned = tune.tune_batches(recipe.model_copy(update={"backend": "torch"}), random_mini, engines)
+    assert tuned.unet_batch == 2

@@ -1,0 +1,183 @@
+"""Payloads as a server receives them: from strangers."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from small_federation import CLASSES
+
+from fglfast.base.errors import BadInputError, FglError
+from fglfast.client.embed import embed
+from fglfast.client.learn import LearnSettings
+from fglfast.federation import client_app, wire
+from fglfast.federation.collect import collect_payloads
+from fglfast.federation.loopback import LoopbackGrid
+from fglfast.images.dataset import read_dataset
+from fglfast.payload import Privacy, load_payload, save_payload
+from fglfast.payload.keys import find_or_make_key
+from fglfast.payload.merge import merge_payloads
+from fglfast.training.model import build_model, model_of
+
+
+@pytest.fixture(scope="module")
+def payload_bytes(private, random_mini, tmp_path_factory):
+    folder, dataset = tmp_path_factory.mktemp("payloads"), read_dataset(private)
+
+    def make(name, classes=CLASSES, **header):
+        path = folder / f"{name}-{len(classes)}.safetensors"
+        made = embed(dataset.named(classes), name, random_mini)
+        save_payload(replace(made, header=made.header.model_copy(update=header)), path)
+        return path.read_bytes()
+
+    return make
+
+
+def grid_of(*contents, least=2):
+    """Clients that answer with given bytes."""
+    app, calls = ClientApp(), []
+
+    @app.query("payload")
+    def payload(message, context):
+        calls.append(context.node_config["partition-id"])
+        content = contents[context.node_config["partition-id"]]
+        return Message(RecordDict({wire.CONFIG: ConfigRecord({wire.FILE: content})}), reply_to=message)
+
+    return wire.CountedGrid(LoopbackGrid(app, list(range(len(contents))), {}), timeout=10, least=least), calls
+
+
+def collect(grid, experiment, model, folder):
+    return collect_payloads(grid, experiment, CLASSES, model, folder)
+
+
+def test_sound_payloads_are_kept_and_weighed(payload_bytes, experiment, random_mini, tmp_path):
+    contents = [payload_bytes("ann"), payload_bytes("bob")]
+    grid, _ = grid_of(*contents)
+    paths, collected = collect(grid, experiment, random_mini, tmp_path)
+    assert [load_payload(path).header.client for path in paths] == ["ann", "bob"]
+    assert 0 <= collected.bytes_up - sum(map(len, contents)) < 200
+
+
+@pytest.mark.parametrize("bad", ["text", "truncated", "classes", "name", "lookalike"])
+def test_what_is_not_sound_is_refused_by_itself(bad, payload_bytes, experiment, random_mini, tmp_path, capsys):
+    third = {
+        "text": b"not a payload",
+        "truncated": payload_bytes("eve")[:-100],
+        "classes": payload_bytes("eve", (*CLASSES, "coat")),
+        "name": payload_bytes("ann"),
+        "lookalike": payload_bytes("ANN"),
+    }[bad]
+    grid, _ = grid_of(payload_bytes("ann"), payload_bytes("bob"), third)
+    paths, _ = collect(grid, experiment, random_mini, tmp_path)
+    assert len(paths) == 2 and "payload refused" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+
+
+def test_a_payload_that_comes_under_a_second_name_is_left_out(payload_bytes, experiment, random_mini, tmp_path, capsys):
+    noise = Privacy(mechanism="gaussian", epsilon=1.0, delta=1e-5, clip=1.0, noise=0.1)
+    grid, _ = grid_of(*(payload_bytes(name, privacy=noise) for name in ("ann", "bob")), payload_bytes("cid"))
+    paths, _ = collect(grid, experiment, random_mini, tmp_path)
+    assert {load_payload(path).header.client for path in paths} == {"ann", "cid"}
+    assert "or it copies one" in capsys.readouterr().err
+
+
+def test_with_a_list_only_payloads_that_its_clients_signed_are_kept(private, experiment, random_mini, tmp_path, capsys):
+    keys = {name: find_or_make_key(tmp_path / name)[0] for name in ("ann", "bob", "eve")}
+    listed = "".join(f'{name} = "{key}"\n' for name, key in keys.items())
+    (tmp_path / "allow.toml").write_text(f'federation = "here"\n[clients]\n{listed}')
+    grid = LoopbackGrid(client_app.app, range(4), {})
+    configs = [
+        {"name": "ann", "sign": str(tmp_path / "ann"), "federation": "here"},
+        {"name": "bob", "sign": str(tmp_path / "bob"), "federation": "here"},
+        {"name": "eve", "sign": str(tmp_path / "ann"), "federation": "here"},
+        {"name": "eve"},
+    ]
+    for (node, context), config in zip(grid.contexts.items(), configs, strict=True):
+        told = {"data": private, "model": str(random_mini), **config}
+        grid.contexts[node] = Context(context.run_id, node, told, RecordDict(), {})
+    asked = experiment.model_copy(update={"allow": tmp_path / "allow.toml"})
+    paths, _ = collect(wire.CountedGrid(grid, timeout=10, least=2), asked, random_mini, tmp_path / "kept")
+    assert [load_payload(path, allowed=asked.allowed()).header.client for path in paths] == ["ann", "bob"]
+    said = capsys.readouterr().err
+    assert "signature: of key" in said and "'eve' has to sign" in said
+
+
+def test_clients_learn_where_the_experiment_says_so(experiment, random_mini, tmp_path):
+    asked = experiment.model_copy(update={"prompt_level": "learned", "learn": LearnSettings(steps=2, vectors=2)})
+    (tmp_path / "learned.toml").write_text(asked.to_toml())
+    run = {"experiment": str(tmp_path / "learned.toml"), "seed": 0}
+    grid = wire.CountedGrid(LoopbackGrid(client_app.app, [0, 1, 2], run), timeout=60, least=2)
+    paths, _ = collect(grid, asked, random_mini, tmp_path / "kept")
+    payloads = [load_payload(path) for path in paths]
+    assert len(payloads) == 3 and {payload.header.prompt_level for payload in payloads} == {"learned"}
+    rows = [row.tobytes() for payload in payloads for row in payload.embeddings]
+    assert len(set(rows)) == len(rows), "each client learns from its own images"
+
+
+def test_too_few_sound_payloads_end_the_run(payload_bytes, experiment, random_mini, tmp_path):
+    grid, _ = grid_of(payload_bytes("ann"), b"nonsense")
+    with pytest.raises(FglError, match="1 sound payloads, 2 are needed"):
+        collect(grid, experiment, random_mini, tmp_path)
+
+
+def test_payloads_are_asked_for_once(payload_bytes, experiment, random_mini, tmp_path):
+    grid, calls = grid_of(payload_bytes("ann"), payload_bytes("bob"))
+    first = collect(grid, experiment, random_mini, tmp_path)
+    assert collect(grid, experiment, random_mini, tmp_path) == first
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("form", ["tokens", "shape"])
+def test_a_payload_of_another_form_is_left_out_and_stops_nobody(
+    form, payload_bytes, experiment, random_mini, tmp_path, capsys
+):
+    sound = tmp_path / "ann.safetensors"
+    sound.write_bytes(payload_bytes("eve"))
+    made = load_payload(sound)
+    if form == "tokens":
+        made = replace(
+            made, embeddings=None, token_ids=np.arange(16 * len(made.labels), dtype=np.int32).reshape(-1, 16)
+        )
+    else:
+        made = replace(made, embeddings=made.embeddings[:, 1:])
+    save_payload(made, sound)
+    grid, _ = grid_of(payload_bytes("ann"), payload_bytes("bob"), sound.read_bytes())
+    paths, _ = collect(grid, experiment, random_mini, tmp_path / "clients")
+    assert len(merge_payloads(map(load_payload, paths)).clients) == 2
+    assert "not embeddings of [16, 64]" in " ".join(capsys.readouterr().err.split())
+
+
+def reply(**numbers):
+    message = Message(RecordDict(), 2, wire.EVALUATE)
+    return Message(RecordDict({wire.METRICS: MetricRecord(numbers)}), reply_to=message)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ({wire.EXAMPLES: 5, wire.RIGHT: 5}, None),
+        ({wire.EXAMPLES: 5, wire.RIGHT: 6}, "6 of 5 images are right"),
+        ({wire.EXAMPLES: 1 << 60, wire.RIGHT: 6}, "num-examples is"),
+        ({wire.EXAMPLES: 5.0, wire.RIGHT: 1}, "num-examples is 5.0"),
+        ({wire.EXAMPLES: -1, wire.RIGHT: 0}, "num-examples is -1"),
+        ({wire.EXAMPLES: 5}, "cannot be read"),
+    ],
+)
+def test_numbers_that_cannot_be_are_named(numbers, words):
+    found = wire.complaint(reply(**numbers), wire.EVALUATE, RecordDict())
+    assert found is None if words is None else words in found
+
+
+def test_a_global_model_is_no_larger_than_the_weights_that_came_with_it(tmp_path):
+    model = build_model("resnet10-tiny", CLASSES)
+    text, weights = model.config.to_json_string(use_diff=False), model.state_dict()
+    assert model_of(text, weights).config.num_labels == len(CLASSES)
+    facts = json.loads(text)
+    wide, deep, code = {"hidden_sizes": [1 << 20] * 4}, {"depths": [1 << 20] * 4}, {"auto_map": {"AutoConfig": "x.Y"}}
+    for keys in (wide, deep, code, {"depths": [2, 1, 1, 1]}, {"model_type": "gpt2"}):
+        with pytest.raises(BadInputError, match="the global model"):
+            model_of(json.dumps(facts | keys), weights)
+    with pytest.raises(BadInputError, match="the global model"):
+        model_of("{", weights)

@@ -1,0 +1,137 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from fglfast.base.errors import BadInputError
+from fglfast.generator.architecture import MiniSettings, build_tokenizer
+from fglfast.generator.learning.couplings import COUPLINGS
+from fglfast.generator.learning.fitting import FitSettings
+from fglfast.generator.learning.flow import lesson
+from fglfast.generator.learning.pretrain import PretrainSettings, pretrain
+from fglfast.generator.load import load_generator, read_shapes
+from fglfast.generator.text import BUNDLED, resolve_model
+from fglfast.generator.text_encoder import TextEncoder
+from fglfast.images.dataset import read_dataset
+from fglfast.sampler.sample import sample
+from fglfast.sampler.schedule import Sampling, Schedule
+
+SMALL = PretrainSettings(
+    model=MiniSettings(unet_channels=(32, 32), vae_channels=(16, 16, 16)),
+    vae=FitSettings(steps=6, batch_size=4, learning_rate=1e-3, warmup_steps=2),
+    flow=FitSettings(steps=6, batch_size=4, learning_rate=1e-3, warmup_steps=2),
+)
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_stopped_pretraining_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    from fglfast.generator.learning.fitting import Fit
+
+    data = read_dataset("fashion:private").select(range(0, 5000, 250))
+    whole = pretrain(data, tmp_path / "whole", SMALL)
+    one_step = Fit._one_step
+
+    def dying(self, loss_function):
+        if self.name == "flow" and self.step == 3:
+            self.save()
+            raise KilledError
+        return one_step(self, loss_function)
+
+    monkeypatch.setattr(Fit, "_one_step", dying)
+    with pytest.raises(KilledError):
+        pretrain(data, tmp_path / "cut", SMALL)
+    monkeypatch.setattr(Fit, "_one_step", one_step)
+    resumed = pretrain(data, tmp_path / "cut", SMALL)
+    for part in ("unet", "vae"):
+        name = f"{part}/diffusion_pytorch_model.safetensors"
+        one, other = load_file(whole / name), load_file(resumed / name)
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert (whole / "prompts.json").exists() and "20 images of 10 classes" in (whole / "README.md").read_text()
+    with pytest.raises(BadInputError, match="other images"):
+        pretrain(data.select([0, 1]), tmp_path / "cut", SMALL)
+
+
+def test_the_rate_warms_up_stays_and_decays():
+    fit = FitSettings(steps=1000, batch_size=1, learning_rate=1.0, warmup_steps=100)
+    rates = [fit.rate_at(step) for step in range(1000)]
+    assert rates[0] == 0.01 and rates[100] == rates[700] == 1.0 and rates[999] < 0.01
+    assert rates[751:] == sorted(rates[751:], reverse=True)
+
+
+def test_a_lesson_lies_on_the_path_and_weighs_its_rows():
+    x0, condition = torch.randn(64, 2, 3, 3), torch.zeros(64)
+    taught = lesson(x0, condition, COUPLINGS["w-cfm"], torch.Generator().manual_seed(0))
+    t = taught.t.view(-1, 1, 1, 1)
+    assert torch.allclose(taught.x, x0 + t * taught.target, atol=1e-5) and bool(((t > 0) & (t < 1)).all())
+    error = (torch.zeros_like(x0) - taught.target).square().flatten(1).mean(1)
+    assert torch.allclose(taught.loss(torch.zeros_like(x0)), (taught.weight * error).sum() / 64)
+    assert 0 < taught.effective < 1
+
+
+@pytest.mark.parametrize("coupling", ["ot", "sparse-ot", "w-cfm", "immiscible"])
+def test_every_coupling_trains_and_its_effective_sample_size_is_logged(tmp_path, coupling):
+    data = read_dataset("fashion:private").select(range(0, 5000, 500))
+    settings = SMALL.model_copy(update={"coupling": coupling})
+    pretrain(data, tmp_path, settings)
+    logged = json.loads((tmp_path / "state" / "flow-metrics.jsonl").read_text().splitlines()[-1])
+    assert 0 < logged["effective"] <= 1
+    with pytest.raises(BadInputError, match="coupling"):
+        pretrain(data, tmp_path, SMALL)
+
+
+def test_words_of_captions_are_one_token_and_any_text_encodes():
+    tokenizer = build_tokenizer(["ankle boot, dark plain wide", "trouser"] * 2, 16)
+    assert len(tokenizer("dark boot").input_ids) == 4
+    ids = tokenizer(["größe 犬", ""], padding="max_length", truncation=True).input_ids
+    assert [len(row) for row in ids] == [16, 16] and ids[0] != ids[1]
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_what_is_shipped_fits(name):
+    folder = resolve_model(name)
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 16_000_000
+
+
+def test_shipped_mini_draws_in_stock_diffusers():
+    folder = resolve_model("mini")
+    assert read_shapes(folder, 32).latent == (8, 8, 8)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(
+        ["trouser", "bag"],
+        num_inference_steps=10,
+        guidance_scale=1.5,
+        height=32,
+        width=32,
+        output_type="np",
+        generator=torch.Generator().manual_seed(0),
+    ).images
+    ink = np.asarray(images).mean(axis=3) > 0.2
+    trouser, bag = ink[0].mean(), ink[1].mean()
+    assert 0.1 < trouser < bag, "trousers are narrow, bags fill the picture"
+    assert np.abs(images[..., 0] - images[..., 1]).mean() < 0.05, "the public images are gray"
+
+
+def test_stock_diffusers_and_our_sampler_draw_the_same_images_with_mini():
+    """The shipped weights, the same noise, the same steps, guidance on."""
+    folder = resolve_model("mini")
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(3))
+    theirs = pipeline(
+        ["bag", "coat"], latents=noise, num_inference_steps=8, guidance_scale=1.5, height=32, width=32, output_type="pt"
+    ).images
+    encoder, generator = TextEncoder.load(folder), load_generator(folder)
+    text = torch.from_numpy(encoder.encode(encoder.tokenize(["bag", "coat", ""])))
+    schedule = Schedule.of_model(folder, Sampling(steps=8, guidance_scale=1.5))
+    with torch.inference_mode():
+        text = generator.projection(text)
+        latents = sample(generator.unet, noise, text[:2], text[2], schedule)
+        ours = (generator.decoder(latents) / 2 + 0.5).clamp(0, 1)
+    assert torch.allclose(ours, theirs, atol=2e-3)

@@ -1,0 +1,125 @@
+"""Students of teachers whose answers are known."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from torch import nn
+
+from fglfast.generator.learning.fitting import FitSettings
+from fglfast.generator.learning.paths import LINEAR
+from fglfast.generator.learning.solvers import bend, euler, rk45, uniform
+from fglfast.generator.learning.student import HeldPairs, Task, check_method, fit_student, scheduled_path, target
+
+FLOW = Task(LINEAR, "velocity", lambda t: 1000 * t)
+CENTRES = torch.tensor([[-2.0, 0.0], [2.0, 1.0]])
+
+
+class Net(nn.Module):
+    """Two dimensions, a UNet's signature."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 2))
+
+    def forward(self, x, timestep, text, return_dict):
+        inputs = torch.cat([x.flatten(1), timestep[:, None] / 1000], 1)
+        return (self.layers(inputs).view_as(x),)
+
+
+def teacher(x, t):
+    """The exact velocity towards two points of equal weight, each of deviation 0.1."""
+    flat, t = x.flatten(1), t[:, None]
+    variance = (1 - t).square() * 0.01 + t.square()
+    apart = flat[:, None] - (1 - t)[:, :, None] * CENTRES
+    share = (-apart.square().sum(-1) / (2 * variance)).softmax(1)
+    inner = (share[..., None] * apart).sum(1) / variance
+    data = (share[..., None] * CENTRES).sum(1) + (1 - t) * 0.01 * inner
+    return (t * inner - data).view_as(x)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    noise = torch.randn(1500, 2, 1, 1, generator=torch.Generator().manual_seed(0))
+    data, _ = rk45(teacher, noise, 1e-5)
+    return HeldPairs(noise, data, torch.zeros(1, 1, 1), torch.zeros(len(noise), dtype=torch.long))
+
+
+def settings(steps=1200):
+    return FitSettings(steps=steps, batch_size=256, learning_rate=3e-3, ema_decay=0.99, warmup_steps=20)
+
+
+def student(pairs, folder, moments=(), steps=1200):
+    torch.manual_seed(0)
+    net = Net()
+    fit_student(net, FLOW, pairs, settings(steps), folder, moments)
+
+    def velocity(x, t):
+        with torch.no_grad():
+            return net(x, 1000 * t, None, False)[0]
+
+    return velocity
+
+
+def test_reflow_straightens_so_that_one_step_nearly_solves_it(pairs, tmp_path):
+    velocity = student(pairs, tmp_path)
+    noise, data, _ = pairs.batch(torch.arange(400))
+    errors = {
+        who: (euler(field, noise, uniform(1)) - data).square().mean().item()
+        for who, field in (("teacher", teacher), ("student", velocity))
+    }
+    assert errors["student"] < 0.2 * errors["teacher"]
+    student_bend, teacher_bend = (bend(field, noise, uniform(50)) for field in (velocity, teacher))
+    assert student_bend.straightness < 0.2 * teacher_bend.straightness
+    assert student_bend.curvature < 0.2 * teacher_bend.curvature
+
+
+def test_a_student_of_given_moments_is_asked_no_other_time(pairs, tmp_path, monkeypatch):
+    seen = set()
+    clock = FLOW.clock
+    task = Task(LINEAR, "velocity", lambda t: seen.update(t.tolist()) or clock(t))
+    fit_student(Net(), task, pairs, settings(5), tmp_path, (1.0, 0.5))
+    assert seen == {1.0, 0.5}
+
+
+def test_a_killed_student_goes_on_to_the_same_weights(pairs, tmp_path):
+    noise, _, _ = pairs.batch(torch.arange(50))
+    whole = student(pairs, tmp_path / "whole", steps=40) if (tmp_path / "whole").mkdir() is None else None
+    (tmp_path / "parts").mkdir()
+    once = settings(40).model_copy(update={"steps": 40, "checkpoint_seconds": 0.0})
+    torch.manual_seed(0)
+    net = Net()
+    calls = iter(range(1000))
+
+    class Killed(HeldPairs):
+        def batch(self, rows_B):
+            if next(calls) == 17:
+                raise KeyboardInterrupt
+            return super().batch(rows_B)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_student(net, FLOW, Killed(pairs.noise, pairs.data, pairs.text, pairs.row), once, tmp_path / "parts")
+    again = student(pairs, tmp_path / "parts", steps=40)
+    t = torch.full((50,), 0.5)
+    assert torch.equal(again(noise, t), whole(noise, t))
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
+def test_targets_of_diffusion_models_are_those_of_diffusers(kind):
+    scheduler = DDIMScheduler(prediction_type=kind, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    task = Task.of_scheduler({"_class_name": "DDIMScheduler", **scheduler.config})
+    data, noise = torch.randn(8, 4, 2, 2), torch.randn(8, 4, 2, 2)
+    t = torch.linspace(0.001, 0.999, 8)
+    steps = task.clock(t).long()
+    assert torch.allclose(task.path.at(data, noise, t), scheduler.add_noise(data, noise, steps), atol=1e-6)
+    wanted = {"epsilon": noise, "sample": data, "v_prediction": scheduler.get_velocity(data, noise, steps)}[kind]
+    assert torch.allclose(target(task, data, noise, t), wanted, atol=1e-5)
+    _, levels = scheduled_path(dict(scheduler.config))
+    assert steps.min() >= 0 and steps.max() == levels - 1
+
+
+def test_a_method_that_does_not_fit_is_refused():
+    noise = Task.of_scheduler(dict(DDIMScheduler().config))
+    assert check_method("reflow", FLOW) is None and check_method("rectified-diffusion", noise) is None
+    assert "use rectified-diffusion" in check_method("reflow", noise)
+    assert "use reflow or mdt" in check_method("rectified-diffusion", FLOW) and check_method("mdt", FLOW) is None
+    assert "use rectified-diffusion" in check_method("mdt", noise)

@@ -1,0 +1,46 @@
+import json
+
+import pytest
+
+from fglfast.base.errors import BadInputError
+from fglfast.generator.text import load_prompts, with_domain
+
+
+def test_the_default_prompts_are_the_papers(tmp_path):
+    found = load_prompts(tmp_path)
+    assert found.class_level.format(label="dog") == "dog, real world images, high resolution"
+    assert found.instance_level.format(label="dog", caption="a dog") == (
+        "dog, a dog, real world images, high resolution."
+    )
+    assert found.negative == "low quality, low resolution"
+
+
+def test_a_domain_takes_the_place_of_real_world_images(tmp_path):
+    found = load_prompts(tmp_path, "sketch")
+    assert found.class_level.format(label="dog") == "dog, sketch, high resolution"
+    assert found.negative == "low quality, low resolution"
+
+
+def test_a_model_folder_may_word_each_domain(tmp_path):
+    own = {"class_level": "black and white sketch of {label}", "negative": "colours"}
+    facts = {"class_level": "{label}", "negative": "", "domains": {"sketch": own, "real": {"negative": ""}}}
+    (tmp_path / "prompts.json").write_text(json.dumps(facts))
+    assert load_prompts(tmp_path, "sketch").class_level == "black and white sketch of {label}"
+    assert [load_prompts(tmp_path, domain).negative for domain in ("sketch", "real", "clipart", None)] == [
+        "colours",
+        "",
+        "",
+        "",
+    ]
+    assert load_prompts(tmp_path, "clipart").class_level == "{label}, clipart"
+    assert load_prompts(tmp_path, None).class_level == "{label}"
+
+
+def test_an_unknown_key_of_a_domain_is_refused(tmp_path):
+    (tmp_path / "prompts.json").write_text('{"domains": {"sketch": {"positive": "x"}}}')
+    with pytest.raises(BadInputError, match=r"domains\.sketch\.positive"):
+        load_prompts(tmp_path)
+
+
+def test_a_domain_is_a_word_and_no_template():
+    assert with_domain("a {domain} of {label}", "{label}").format(label="dog") == "a {label} of dog"

@@ -1,0 +1,161 @@
+"""Audits of a small real run: what is attacked, what is made only once, what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fglfast.base.errors import BadInputError
+from fglfast.federation.arena import run_experiment
+from fglfast.federation.experiment import Experiment, Partition
+from fglfast.images.dataset import read_dataset
+from fglfast.lab.audit import shadows
+from fglfast.lab.audit.of_run import open_run
+from fglfast.lab.audit.outputs import read_pixels
+from fglfast.lab.audit.records import Audit
+from fglfast.lab.audit.shadows import Pool, Recipe, control, learned_names, train_shadows
+from fglfast.report.audit_page import write_page
+from fglfast.verbs.app import app
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["audit", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Ninety private images of the bundled sample, sixty others, under two names."""
+    path = tmp_path_factory.mktemp("data") / "few.npz"
+    arrays = {}
+    for split, count in (("private", 90), ("test", 60)):
+        found = read_dataset(f"fashion:{split}")
+        arrays[f"{split}_images"] = np.stack([found.pixels(row, 28) for row in range(count)])
+        arrays[f"{split}_labels"] = found.labels[:count]
+    np.savez(path, class_names=np.array(found.class_names), **arrays)
+    return path
+
+
+@pytest.fixture(scope="module")
+def experiment(data, tiny_arch, tiny_recipe):
+    return Experiment.model_validate(
+        {
+            "data": f"{data}:private",
+            "test": f"{data}:test",
+            "partition": {"kind": "iid", "clients": 2},
+            "recipe": tiny_recipe,
+            "images_per_class": 4,
+            "train": {"arch": tiny_arch, "image_size": 16, "epochs": 1, "batch_size": 8},
+            "local": {"epochs": 1, "batch_size": 8},
+            "rounds": {"fedavg": 2},
+            "methods": ["fgl", "fedavg"],
+            "seeds": [3],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def run(experiment, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "few"
+    run_experiment(experiment, folder, folder.parent / "engines")
+    return folder
+
+
+@pytest.fixture
+def pool(experiment):
+    images = read_dataset(experiment.data)
+    return Pool(images, read_pixels(images, experiment.image_size))
+
+
+@pytest.fixture(scope="module")
+def audited(run):
+    done = invoke(run, "--shadows", 0, "--json")
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_run_is_attacked_read_and_searched(run, audited):
+    assert [(attack["model"], attack["kind"]) for attack in audited["attacks"]] == [("fgl", "loss"), ("fedavg", "loss")]
+    fgl, fedavg = (attack["roc"] for attack in audited["attacks"])
+    assert fgl["members"] == 90 > fedavg["members"] >= 70 and fgl["others"] == fedavg["others"] == 60
+    sent = audited["inversions"][0]
+    assert (sent["sent"], sent["level"], sent["epsilon"]) == (True, "class", None)
+    assert sent["found"]["right"] == sent["found"]["prompts"] == sent["found"]["rows"]
+    assert audited["copies"]["synthetic"] == 40 and audited["copies"]["against"] == 60
+    page = (run / "audit" / "audit.html").read_text()
+    assert "one-shot FGL" in page and "this is the weak attack only" in page and page.count("data:image/png") == 3
+
+
+def test_single_files_are_audited_as_a_run_is(run, audited, data, random_mini, tmp_path):
+    folder = run / "seed3"
+    payload = sorted((folder / "one-shot" / "clients").glob("*.safetensors"))[0]
+    options = ["--members", f"{data}:private", "--nonmembers", f"{data}:test", "--out", tmp_path]
+    options += ["--synthetic", folder / "one-shot" / "synthetic", "--payload", payload, "--generator", random_mini]
+    done = invoke("--model", folder / "fgl" / "model", *options)
+    assert done.exit_code == 0, done.stderr
+    assert "model, loss: area" in done.stdout
+    alone = json.loads((tmp_path / "audit.json").read_text())
+    assert alone["attacks"][0]["roc"] == audited["attacks"][0]["roc"] and alone["copies"] == audited["copies"]
+
+
+def test_shadows_learn_from_halves_are_made_once_and_alike(experiment, pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(shadows, "CONTROL_EPOCHS", 2)
+    recipes = {"fedavg": Recipe(experiment, "fedavg"), "control": control(experiment)}
+    train = lambda: train_shadows(recipes, pool, 2, 0, tmp_path, tmp_path / "engines")  # noqa: E731
+    made = train()
+    for name in recipes:
+        inside_SN = made[name].inside_SN
+        assert inside_SN.shape == (2, 90) and all(20 < count < 45 for count in inside_SN.sum(axis=1))
+        assert np.isfinite(made[name].confidences_SN).all() and not np.array_equal(*inside_SN)
+    assert sorted(path.name for path in tmp_path.glob("shadow-*")) == [
+        f"shadow-00{number}-{name}.safetensors" for number in (0, 1) for name in ("control", "fedavg")
+    ]
+    (tmp_path / "shadow-001-fedavg.safetensors").unlink()
+    again = train()
+    assert all(np.array_equal(again[name].confidences_SN, made[name].confidences_SN) for name in recipes)
+    monkeypatch.setattr(shadows, "run_experiment", None)  # nothing is trained any more
+    train()
+    with pytest.raises(BadInputError, match="shadows of other images"):
+        train_shadows(recipes, Pool(pool.images.select(range(80)), pool.pixels_N3SS[:80]), 2, 0, tmp_path, tmp_path)
+
+
+def test_members_are_the_images_that_a_method_saw(experiment, run):
+    names = {
+        method: set(learned_names(run / "experiment.toml", experiment, method, 3, open_run(run, None).class_names))
+        for method in ("fgl", "fedavg", "centralized")
+    }
+    assert len(names["fgl"]) == 90 and names["fedavg"] < names["fgl"] and names["centralized"] < names["fgl"]
+    assert names["fedavg"] != names["centralized"]
+
+
+def test_a_page_shows_strangers_words_as_words(audited, tmp_path):
+    audit = Audit.model_validate({key: value for key, value in audited.items() if key != "page"})
+    write_page(audit.model_copy(update={"subject": "<script>x", "inversions": ()}), [], tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text()
+    assert "<script>" not in page and "&lt;script&gt;x" in page and "What do the uploads say" not in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        ([], 2, "--model"),
+        (["nowhere"], 4, "arena.json"),
+        (["nowhere", "--model", "m"], 2, "not clear"),
+        (["nowhere", "--shadows", "3"], 2, "4 or more"),
+        (["--model", "nowhere", "--members", "fashion:private", "--nonmembers", "fashion:test"], 4, "nowhere"),
+    ],
+)
+def test_what_cannot_be_audited_is_said_in_a_line(arguments, code, word, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = invoke(*arguments)
+    assert done.exit_code == code and word in done.stderr and "Traceback" not in done.stderr
+
+
+def test_unknown_methods_seeds_and_domain_folders_are_refused(experiment, run, tmp_path):
+    assert invoke(run, "--methods", "fedprox", "--out", tmp_path).exit_code == 2
+    assert "its seeds are 3" in invoke(run, "--seed", 4, "--out", tmp_path).stderr
+    record = json.loads((run / "arena.json").read_text())
+    record["experiment"]["partition"] = Partition(kind="domain").model_dump()
+    (tmp_path / "arena.json").write_text(json.dumps(record))
+    with pytest.raises(BadInputError, match="a folder a domain"):
+        open_run(tmp_path, None)

@@ -1,0 +1,123 @@
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fglfast.base.errors import BadInputError
+from fglfast.payload import Payload, PayloadHeader, Privacy
+from fglfast.payload.merge import merge_payloads
+
+
+def make(client="ann", rows=3, names=("x", "y", "z"), **changes):
+    header = PayloadHeader(client=client, class_names=names, prompt_level="class", text_encoder="ab" * 32)
+    tensors = {
+        "embeddings": np.random.default_rng(0).normal(size=(rows, 4, 2)).astype(np.float16),
+        "token_ids": None,
+        "labels": np.arange(rows, dtype=np.int64) % len(names),
+        "counts": np.arange(1, rows + 1, dtype=np.int64),
+    }
+    return Payload(header=header, **{**tensors, **changes})
+
+
+def test_merge_stacks_in_order_of_client_name():
+    both = merge_payloads([make("bob", 2), make("ann", 3)])
+    assert both.clients == ("ann", "bob") and both.row_client.tolist() == [0, 0, 0, 1, 1]
+    assert both.labels.tolist() == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        make("ann"),
+        make("bob", names=("x", "y", "w")),
+        make("bob", embeddings=None, token_ids=np.ones((3, 4), np.int32)),
+        make("bob", embeddings=np.ones((3, 5, 2), np.float16)),
+        dataclasses.replace(make("bob"), header=make("bob").header.model_copy(update={"text_encoder": "cd" * 32})),
+    ],
+)
+def test_merge_refuses_what_differs(other):
+    with pytest.raises(BadInputError):
+        merge_payloads([make("ann"), other])
+
+
+@pytest.mark.parametrize("name", ["Ann", "ann ", "a\u200dnn", "\uff41nn"])
+def test_names_that_look_alike_are_refused(name):
+    with pytest.raises(BadInputError, match="look alike"):
+        merge_payloads([make("ann"), make(name, 2)])
+
+
+@given(st.permutations(["ann", "bob", "cid"]), st.lists(st.integers(0, 2), min_size=9, max_size=9))
+def test_the_order_of_arrival_changes_nothing_and_equal_rows_are_kept_once(order, values):
+    rows_9LD = np.tile(np.array(values, np.float16)[:, None, None], (1, 4, 2))
+    payloads = {
+        name: make(name, embeddings=rows_9LD[3 * k : 3 * k + 3]) for k, name in enumerate(("ann", "bob", "cid"))
+    }
+    both = merge_payloads(payloads[name] for name in order)
+    assert both.clients == ("ann", "bob", "cid") and len(both.embeddings) == len(set(values))
+    assert both.embeddings[both.content][:, 0, 0].tolist() == values
+    assert both.digests == tuple(payloads[name].digest() for name in both.clients)
+
+
+def test_merging_holds_one_payload_at_a_time():
+    """100 clients with the same 20 prompts of 118 kB: their 240 MB never stand in memory together."""
+    code = """
+import resource, numpy as np
+from fglfast.payload.merge import merge_payloads
+from fglfast.payload import Payload, PayloadHeader, Privacy
+names = tuple(map(str, range(20)))
+rows = np.random.default_rng(0).standard_normal((20, 77, 768)).astype(np.float16)
+def clients():
+    for k in range(100):
+        header = PayloadHeader(client=f"c{k:03d}", class_names=names, prompt_level="class", text_encoder="0" * 64)
+        yield Payload(header, rows.copy(), None, np.arange(20), np.full(20, 5))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+merged = merge_payloads(clients())
+assert len(merged.embeddings) == 20 and len(merged.labels) == 2000
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 60
+
+
+def instance(client, rows=20, noise=0.0, order=None, **changes):
+    """An instance-level payload of random rows, the same for every client."""
+    made, privacy = make(client, rows, **changes), None
+    if noise:
+        privacy = Privacy(mechanism="gaussian", epsilon=1.0, delta=1e-5, clip=1.0, noise=noise)
+    header = made.header.model_copy(update={"prompt_level": "instance", "privacy": privacy})
+    order = np.arange(rows) if order is None else order
+    tensors = {"embeddings": made.embeddings[order], "labels": made.labels[order], "counts": made.counts[order]}
+    return dataclasses.replace(made, header=header, **tensors)
+
+
+@given(st.permutations(range(20)))
+def test_a_payload_under_a_second_name_is_refused_whatever_its_order(order):
+    with pytest.raises(BadInputError, match="clients 'ann' and 'bob' sent the same payload"):
+        merge_payloads([instance("ann"), make("cid"), instance("bob", order=np.array(order))])
+
+
+def test_equal_noise_is_a_copy_however_short():
+    with pytest.raises(BadInputError, match="sent the same payload"):
+        merge_payloads([instance("ann", 1, noise=0.1), instance("bob", 1, noise=0.1)])
+
+
+def test_equal_learned_embeddings_are_a_copy():
+    copies = [
+        dataclasses.replace(made, header=made.header.model_copy(update={"prompt_level": "learned"}))
+        for made in (make("ann", 1), make("bob", 1))
+    ]
+    with pytest.raises(BadInputError, match="sent the same payload"):
+        merge_payloads(copies)
+
+
+def test_honest_clients_may_send_equal_payloads():
+    """Class names and an even split; a few captions; all but one count."""
+    assert len(merge_payloads([make("ann", 3), make("bob", 3)]).labels) == 6
+    assert len(merge_payloads([instance("ann", 3), instance("bob", 3)]).labels) == 6
+    other = np.arange(1, 21)
+    other[7] += 1
+    assert len(merge_payloads([instance("ann"), instance("bob", counts=other)]).labels) == 40

@@ -1,0 +1,86 @@
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from fglfast.base.errors import BadInputError
+from fglfast.pipeline.record import (
+    ClassAccuracy,
+    ClientRecord,
+    EngineRecord,
+    Epoch,
+    Evaluated,
+    RunRecord,
+    Stage,
+    machine_facts,
+    package_versions,
+)
+from fglfast.report.run_page import write_report
+
+EVIL = '<script>alert(1)</script>" onload="x'
+
+
+def record(classes=2, epochs=2):
+    names = (EVIL, *(f"class {k}" for k in range(1, classes)))
+    return RunRecord(
+        command="fglfast demo",
+        created="2026-01-01",
+        machine=machine_facts("cpu"),
+        versions=package_versions(),
+        settings={"seed": 0},
+        class_names=names,
+        private_source="a",
+        test_source="b",
+        clients=(ClientRecord(name=EVIL, images_by_class=(3,) * classes, rows=2, upload_bytes=100),),
+        engine=EngineRecord(key="k", backend="torch", cached=False, relative_error=1e-6, psnr=100.0),
+        resumed=False,
+        images=10,
+        images_per_second=3.0,
+        network_share=0.9,
+        model_arch="resnet18",
+        model_parameters=10,
+        model_bytes=400_000,
+        history=tuple(Epoch(epoch=k, train_loss=1.0 / (k + 1), val_accuracy=0.5) for k in range(epochs)),
+        evaluation=Evaluated(
+            accuracy=0.5,
+            images=4,
+            loss=1.0,
+            calibration_error=0.1,
+            per_class=tuple(ClassAccuracy(name=name, accuracy=None, images=0) for name in names),
+            confusion=tuple(tuple(range(classes)) for _ in range(classes)),
+        ),
+        stages=(Stage(name="embed", seconds=1.0), Stage(name="train", seconds=3.0, bytes=5)),
+    )
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+
+@pytest.mark.parametrize(("classes", "epochs"), [(1, 0), (2, 3), (120, 2)])
+def test_the_page_is_whole_safe_and_reproducible(tmp_path, classes, epochs):
+    images = {EVIL: [np.zeros((8, 8, 3), np.uint8)] * 2}
+    pages = []
+    for name in ("a.html", "b.html"):
+        write_report(record(classes, epochs), images, {}, tmp_path / name)
+        pages.append((tmp_path / name).read_text())
+    assert pages[0] == pages[1] and "50.0%" in pages[0] and "1/4,000" in pages[0]
+    tags = Tags()
+    tags.feed(pages[0])
+    assert not [tag for tag, _ in tags.seen if tag in {"script", "iframe", "link"}]
+    for _, attributes in tags.seen:
+        assert not [key for key in attributes if key.startswith("on")]
+        assert not [value for value in attributes.values() if value and value.startswith(("http", "//"))]
+
+
+def test_a_record_survives_the_disk(tmp_path):
+    record().save(tmp_path / "run.json")
+    assert RunRecord.load(tmp_path / "run.json") == record()
+    (tmp_path / "run.json").write_text('{"colour": 1}')
+    with pytest.raises(BadInputError):
+        RunRecord.load(tmp_path / "run.json")

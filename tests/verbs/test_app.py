@@ -1,0 +1,91 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fglfast.verbs.app import app
+
+run = CliRunner().invoke
+
+
+def test_help_loads_no_torch():
+    code = (
+        "import sys; sys.argv = ['fglfast', '--help']\n"
+        "from fglfast.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (["inspect", "missing.safetensors"], 4, "missing.safetensors"),
+        (["embed", "nowhere", "--out", "x.safetensors"], 4, "nowhere"),
+        (["embed", "fashion:private", "--out", "x.safetensors", "--model", "./none"], 4, "none"),
+        (["build-engine", "--recipe", "nothing"], 4, "nothing"),
+        (["build-engine", "--backend", "abacus"], 2, "abacus"),
+        (["synthesize", "--embeddings", "no/*.safetensors", "--out", "x"], 4, "no/*.safetensors"),
+        (["train", "nowhere", "--out", "x"], 4, "nowhere"),
+        (["evaluate", "nowhere", "fashion:test"], 4, "nowhere"),
+        (["synthesize"], 2, "embeddings"),
+        (["embed", "fashion:test", "--out", "x.safetensors", "--captions", "c.csv"], 2, "--prompt-level"),
+        (["embed", "fashion:test", "--out", "x.safetensors", "--domain", ""], 2, "domain"),
+        (["embed", "fashion:test", "--out", "x.safetensors", "--delta", "1e-6"], 2, "--epsilon"),
+        (["embed", "fashion:test", "--out", "x.safetensors", "--epsilon", "-1"], 2, "--epsilon"),
+        (["embed", "fashion:test", "--out", "x", "--prompt-level", "instance", "--captions", "c.csv"], 4, "c.csv"),
+        (
+            ["embed", "fashion:test", "--out", "x", "--prompt-level", "instance", "--captions", "no/model"],
+            4,
+            "no/model",
+        ),
+    ],
+)
+def test_bad_input_gets_one_line_and_the_exit_code(arguments, code, word, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = run(app, arguments)
+    assert result.exit_code == code
+    assert word in result.output and "Traceback" not in result.output
+
+
+def test_a_strangers_words_are_shown_as_they_are(random_mini, tmp_path):
+    from fglfast.payload import Payload, PayloadHeader, save_payload
+
+    header = PayloadHeader(client="c", class_names=("[red]x", "[/]"), prompt_level="class", text_encoder="0" * 64)
+    rows = np.ones((2, 3, 4), np.float16) * np.array([1, 2], np.float16)[:, None, None]
+    path = tmp_path / "c.safetensors"
+    save_payload(Payload(header, rows, None, np.array([0, 1]), np.array([3, 4])), path)
+    shown = run(app, ["inspect", str(path)])
+    assert shown.exit_code == 0 and "[red]x 3, [/] 4" in shown.output
+
+
+def test_embed_and_inspect(random_mini, tmp_path):
+    out = str(tmp_path / "ann.safetensors")
+    made = run(app, ["embed", "fashion:private", "--out", out, "--model", str(random_mini), "--json"])
+    assert made.exit_code == 0, made.output
+    shown = json.loads(run(app, ["inspect", out, "--json"]).stdout)
+    assert shown["client"] == "ann" and shown["images_by_class"]["bag"] == 500
+    assert shown["bytes"] == json.loads(made.stdout)["bytes"] < 44_700
+    assert shown["form"] == "embeddings" and shown["tensor_bytes"]["int8"] < shown["tensor_bytes"]["embeddings"]
+
+
+def test_inspect_tells_domain_and_form(random_mini, tmp_path):
+    out = str(tmp_path / "ann.safetensors")
+    asked = ["embed", "fashion:test", "--out", out, "--model", str(random_mini), "--domain", "sketch"]
+    sizes = {}
+    for form in ("int8", "tokens"):
+        sizes[form] = json.loads(run(app, [*asked, "--send", form, "--json"]).stdout)["bytes"]
+        shown = json.loads(run(app, ["inspect", out, "--json"]).stdout)
+        assert (shown["domain"], shown["form"], shown["bytes"]) == ("sketch", form, sizes[form])
+    assert sizes["tokens"] < 2048 < sizes["int8"]
+
+
+def test_noise_without_the_accountant_names_the_command_that_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    done = run(app, ["embed", "fashion:test", "--out", "x.safetensors", "--epsilon", "1"])
+    assert done.exit_code == 3 and "pip install 'fglfast[privacy]'" in done.stderr
