@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.results_file import RESULTS, save_result
 from fglfast.images.dataset import read_dataset
-from fglfast.pipeline.one_shot import OneShot, real_samples, run_one_shot, synthetic_samples
+from fglfast.pipeline.one_shot import OneShot, run_one_shot
 from fglfast.pipeline.record import RunRecord
+from fglfast.report.run_page import real_samples, synthetic_samples
 
 SHOWN = 10  # images a class in the picture
 
@@ -42,7 +43,7 @@ def main(
             prompt_level=prompt_level,
             seed=seed,
         )
-        record, _ = run_one_shot(asked, work / f"{name}-{seed}")
+        record = run_one_shot(asked, work / f"{name}-{seed}")
         rows.append({"seed": seed, **_figures(record)})
         typer.echo(json.dumps(rows[-1]))
     accuracy = median(row["accuracy"] for row in rows)

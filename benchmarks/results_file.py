@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fglfast.base.files import write_atomic
+from fglfast.base.machine import machine_facts, package_versions
 from fglfast.engine.manifest import device_name
-from fglfast.pipeline.record import machine_facts, package_versions
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -16,7 +16,7 @@ from fglfast.payload.merge import merge_payloads
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-LONGEST = ("test_deployment", "test_ranks", "test_readme", "test_fusions", "test_onnxruntime", "test_learn")
+LONGEST = ("test_deployment", "test_ranks", "test_readme", "test_fusions", "test_ort", "test_learn")
 
 
 def pytest_collection_modifyitems(items):

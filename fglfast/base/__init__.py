@@ -1,0 +1,1 @@
+"""What every room stands on: errors, console, configuration, files, limits, ranks, untrusted input."""

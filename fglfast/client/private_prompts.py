@@ -1,8 +1,8 @@
 """What a client says of its images under differential privacy: noisy counts, noisy means of embeddings. Knows no file.
 
 Each image belongs to the public prompt of its class that is nearest to its own: at class level there is one, the class
-name; at instance level there is one for each of the measured words that `fglfast.images.attributes` can say. Released is, for
-every public prompt of every class, whether the client has such images or not,
+name; at instance level there is one for each of the measured words that `fglfast.images.attributes` can say. Released
+is, for every public prompt of every class, whether the client has such images or not,
 
     the number of its images + noise
     the sum of (embedding of the image's prompt - the public one), each cut to norm C, divided by C, + noise

@@ -7,6 +7,7 @@ from fglfast.base.config import Settings
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
 from fglfast.base.files import write_atomic
+from fglfast.base.machine import machine_facts, package_versions
 from fglfast.engine.manifest import device_name
 from fglfast.federation import wire
 from fglfast.federation.client_app import app
@@ -14,7 +15,6 @@ from fglfast.federation.clients import EVERYTHING, simulated
 from fglfast.federation.experiment import Experiment, Method
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.methods import Contest, Result
-from fglfast.pipeline.record import machine_facts, package_versions
 
 
 class Arena(Settings):

@@ -1,0 +1,1 @@
+"""A user's labelled images, whatever they are stored in."""

@@ -1,0 +1,1 @@
+"""One-shot FGL: the stages in order, and the record of a run."""

@@ -1,22 +1,15 @@
-"""One-shot Federated Generative Learning end to end, each stage a file the next one reads.
-
-Run twice, it redoes nothing that is there. Knows how stages follow one another, not how they work.
-"""
+"""One-shot Federated Generative Learning end to end; run twice, it redoes nothing that is there."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from fglfast.base.config import Settings
 from fglfast.base.console import note
+from fglfast.base.machine import machine_facts, package_versions
 from fglfast.client.embed import embed
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.manifest import device_name
@@ -34,17 +27,11 @@ from fglfast.pipeline.record import (
     Evaluated,
     RunRecord,
     Stage,
-    machine_facts,
-    package_versions,
 )
-from fglfast.report.run_page import write_report
-from fglfast.shards.tar import read_samples, shard_name
 from fglfast.synthesis.synthesize import SynthesisResult, SynthesisSettings, synthesize
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
 from fglfast.training.settings import TrainResult, TrainSettings
-
-SHOWN = 8  # images a class in the report
 
 
 class OneShot(Settings):
@@ -80,15 +67,15 @@ class Stages:
         )
 
 
-def run_one_shot(settings: OneShot, out: Path) -> tuple[RunRecord, Path]:
-    """Partition, embed, build, synthesize, train, evaluate, report.
+def run_one_shot(settings: OneShot, out: Path) -> RunRecord:
+    """Partition, embed, build, synthesize, train, evaluate.
 
     Args:
         settings: the run.
         out: its folder; what is in it already is used if it fits, refused if it belongs to another run.
 
     Returns:
-        The record, also in `out/run.json`, and the path of the HTML page.
+        The record, also in `out/run.json`.
     """
     out.mkdir(parents=True, exist_ok=True)
     stages, recipe = Stages(), find_recipe(settings.recipe)
@@ -111,21 +98,7 @@ def run_one_shot(settings: OneShot, out: Path) -> tuple[RunRecord, Path]:
         evaluated = _evaluate(trained.model, test)
     record = _record(settings, private, clients, engine, made, trained, evaluated, stages)
     record.save(out / "run.json")
-    return record, report_run(out)
-
-
-def report_run(out: Path) -> Path:
-    """Write `out/report.html` from the run's record and its images.
-
-    Raises:
-        BadInputError: `out` holds no finished run, or its test images are gone.
-    """
-    record = RunRecord.load(out / "run.json")
-    synthetic = synthetic_samples(out / "synthetic", record.class_names)
-    size = next((len(images[0]) for images in synthetic.values() if images), 0)
-    page = out / "report.html"
-    write_report(record, synthetic, real_samples(read_dataset(record.test_source), size), page)
-    return page
+    return record
 
 
 def _embed_clients(private: LabelledImages, settings: OneShot, model: Path, folder: Path) -> list[ClientRecord]:
@@ -204,26 +177,6 @@ def _record(
         evaluation=evaluated,
         stages=tuple(stages.done),
     )
-
-
-def synthetic_samples(
-    folder: Path, class_names: tuple[str, ...], shown: int = SHOWN
-) -> dict[str, list[NDArray[np.uint8]]]:
-    """The first images of each class [S,S,3], in plan order."""
-    samples: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in class_names}
-    for _, sample in read_samples(folder / shard_name(0)):
-        row = samples[class_names[sample.label]]
-        if len(row) < shown:
-            row.append(np.asarray(Image.open(BytesIO(sample.image), formats=("PNG", "WEBP")).convert("RGB")))
-    return samples
-
-
-def real_samples(test: LabelledImages, size: int, shown: int = SHOWN) -> dict[str, list[NDArray[np.uint8]]]:
-    """The first test images of each class [size,size,3]."""
-    return {
-        name: [test.pixels(int(index), size) for index in np.flatnonzero(test.labels == label)[:shown]]
-        for label, name in enumerate(test.class_names)
-    }
 
 
 def _payload_path(folder: Path, client: str) -> Path:

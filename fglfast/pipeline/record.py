@@ -1,19 +1,13 @@
-"""The record of a run, `run.json`: what each stage was given, took and made. Knows no stage."""
+"""The record of a run, `run.json`: what each stage was given, took and made."""
 
-import os
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from fglfast import __version__
 from fglfast.base.config import Settings, first_problem
 from fglfast.base.errors import BadInputError
 from fglfast.base.files import write_atomic
-
-PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "openvino", "deepspeed", "numpy")
 
 
 class Stage(Settings):
@@ -117,25 +111,3 @@ class RunRecord(Settings):
     def save(self, path: Path) -> None:
         """Write the record as JSON."""
         write_atomic(path, self.model_dump_json(indent=2) + "\n")
-
-
-def machine_facts(device: str) -> dict[str, str]:
-    """The machine, in words a reader of a figure needs."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {
-        "device": device,
-        "memory": f"{memory:.0f} GiB",
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    }
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of fglfast and of the packages that decide a figure."""
-    found = {"fglfast": __version__}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

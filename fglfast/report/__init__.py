@@ -1,0 +1,1 @@
+"""HTML pages, each beside its template, drawn from a record alone."""

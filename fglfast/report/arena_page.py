@@ -13,7 +13,7 @@ from fglfast.federation.arena import Arena
 from fglfast.federation.experiment import FEDERATED, TITLES
 from fglfast.federation.rounds import Row
 from fglfast.federation.summary import summarise
-from fglfast.report.run_page import colours, render, svg
+from fglfast.report.render import colours, render, svg
 
 AXES: tuple[tuple[str, Callable[[Row], float], bool], ...] = (
     ("round", lambda row: row.round, False),
@@ -35,7 +35,7 @@ def write_page(arena: Arena, out: Path) -> None:
         "colours": colours(len(arena.class_names)),
     }
     view["by_client"].pop(TITLES["centralized"], None)  # one client that holds everything
-    write_atomic(out, render("arena.html.j2", view))
+    write_atomic(out, render("arena_page.html.j2", view))
 
 
 def draw(arena: Arena, name: str, value: Callable[[Row], float], spends: bool) -> Figure:

@@ -13,7 +13,7 @@ from fglfast.lab.audit.copies import Copies, Pair
 from fglfast.lab.audit.nearest import Inverted
 from fglfast.lab.audit.records import CONTROL, Attack, Audit, Inversion
 from fglfast.lab.audit.roc import CURVE_FROM
-from fglfast.report.run_page import render, sprite, svg
+from fglfast.report.render import render, sprite, svg
 
 TITLED = {str(method): words for method, words in TITLES.items()} | {CONTROL: "learned by heart (control)"}
 GREY, BLUE, RED = "#8a8f98", "#2f6fde", "#c0392b"
@@ -56,7 +56,7 @@ def write_page(audit: Audit, pairs: Sequence[Pair], out: Path) -> None:
         if pairs
         else [],
     }
-    write_atomic(out, render("audit.html.j2", view))
+    write_atomic(out, render("audit_page.html.j2", view))
 
 
 def draw_roc(attacks: Sequence[Attack]) -> Figure:

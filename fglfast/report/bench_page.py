@@ -6,7 +6,7 @@ from typing import Any
 from fglfast.base.files import write_atomic
 from fglfast.lab.bench.records import BenchRecord, EngineBench, Rate
 from fglfast.lab.bench.table import number
-from fglfast.report.run_page import render
+from fglfast.report.render import render
 
 PARTS = (
     ("end_to_end", "End to end", "images/s"),
@@ -23,7 +23,7 @@ def write_page(record: BenchRecord, command: str, out: Path) -> None:
         command: the command line that measured it.
         out: path of the HTML file.
     """
-    write_atomic(out, render("bench.html.j2", _view(record, command)))
+    write_atomic(out, render("bench_page.html.j2", _view(record, command)))
 
 
 def _view(record: BenchRecord, command: str) -> dict[str, Any]:

@@ -1,27 +1,42 @@
-"""One self-contained HTML page of a run. Knows only the record and two sets of sample images."""
+"""The HTML page of a one-shot run, from its record and its images."""
 
-import base64
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
 from fglfast.base.files import write_atomic
+from fglfast.images.dataset import read_dataset
+from fglfast.images.labelled import LabelledImages
 from fglfast.pipeline.record import RunRecord
+from fglfast.report.render import colours, render, sprite, svg
+from fglfast.shards.tar import read_samples, shard_name
 
 Samples = Mapping[str, Sequence[NDArray[np.uint8]]]
 
 MOST_CONFUSION = 20  # classes that a full confusion matrix is readable for
 MOST_ROWS = 40
-HUES = 137.508  # degrees; the golden angle keeps neighbours apart
+SHOWN = 8  # images a class
+
+
+def write_run_page(out: Path) -> Path:
+    """Write `out/report.html` from the run's record and its images.
+
+    Raises:
+        BadInputError: `out` holds no finished run, or its test images are gone.
+    """
+    record = RunRecord.load(out / "run.json")
+    synthetic = synthetic_samples(out / "synthetic", record.class_names)
+    size = next((len(images[0]) for images in synthetic.values() if images), 0)
+    page = out / "report.html"
+    write_report(record, synthetic, real_samples(read_dataset(record.test_source), size), page)
+    return page
 
 
 def write_report(record: RunRecord, synthetic: Samples, real: Samples, out: Path) -> None:
@@ -33,15 +48,7 @@ def write_report(record: RunRecord, synthetic: Samples, real: Samples, out: Path
         real: a few real test images of each class.
         out: path of the HTML file.
     """
-    write_atomic(out, render("report.html.j2", _view(record, synthetic, real)))
-
-
-def render(template: str, view: Mapping[str, Any]) -> str:
-    """A page from a template in `assets` and what it shows."""
-    loader = jinja2.PackageLoader("fglfast", "assets")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(size=_size, percent=_percent, number=_number)
-    return environment.get_template(template).render(view)
+    write_atomic(out, render("run_page.html.j2", _view(record, synthetic, real)))
 
 
 def _view(record: RunRecord, synthetic: Samples, real: Samples) -> dict[str, Any]:
@@ -69,28 +76,6 @@ def _view(record: RunRecord, synthetic: Samples, real: Samples) -> dict[str, Any
         "confusion": evaluation.confusion if full else (),
         "confused": [] if full else _largest_confusions(record),
     }
-
-
-def sprite(images: Sequence[NDArray[np.uint8]]) -> str:
-    """Images side by side as a PNG data URI; empty without images."""
-    if not images:
-        return ""
-    buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(list(images), axis=1)).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def colours(count: int) -> list[str]:
-    """Of classes, neighbours far apart, as CSS."""
-    return [f"hsl({(index * HUES) % 360:.0f} 55% 55%)" for index in range(count)]
-
-
-def svg(draw: Callable[[], Figure]) -> str:
-    """What a function draws, as a data URI of an SVG; the same figure gives the same bytes."""
-    with mpl.rc_context({"svg.hashsalt": "fglfast", "svg.fonttype": "none", "font.size": 9}):
-        buffer = io.BytesIO()
-        draw().savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _curve(record: RunRecord) -> Figure:
@@ -122,17 +107,21 @@ def _largest_confusions(record: RunRecord) -> list[tuple[str, str, int]]:
     return sorted(pairs, key=lambda pair: -pair[2])[:30]
 
 
-def _size(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return ""
+def synthetic_samples(
+    folder: Path, class_names: tuple[str, ...], shown: int = SHOWN
+) -> dict[str, list[NDArray[np.uint8]]]:
+    """The first images of each class [S,S,3], in plan order."""
+    samples: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in class_names}
+    for _, sample in read_samples(folder / shard_name(0)):
+        row = samples[class_names[sample.label]]
+        if len(row) < shown:
+            row.append(np.asarray(Image.open(BytesIO(sample.image), formats=("PNG", "WEBP")).convert("RGB")))
+    return samples
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}%"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}"
+def real_samples(test: LabelledImages, size: int, shown: int = SHOWN) -> dict[str, list[NDArray[np.uint8]]]:
+    """The first test images of each class [size,size,3]."""
+    return {
+        name: [test.pixels(int(index), size) for index in np.flatnonzero(test.labels == label)[:shown]]
+        for label, name in enumerate(test.class_names)
+    }

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from fglfast.base.files import write_atomic
 from fglfast.lab.tuning.records import Trial, Tuned
-from fglfast.report.run_page import render, svg
+from fglfast.report.render import render, svg
 
 DOTS_PER_INCH = 150
 GREY, BLUE, RED = "#8a8f98", "#2f6fde", "#c0392b"
@@ -33,7 +33,7 @@ def write_page(tuned: Tuned, command: str, out: Path) -> None:
         "curve": svg(partial(draw, tuned)),
         "error": math.sqrt(accuracy * (1 - accuracy) / tuned.validation_images),
     }
-    write_atomic(out / "tune.html", render("tune.html.j2", view))
+    write_atomic(out / "tune.html", render("tune_page.html.j2", view))
 
 
 def draw(tuned: Tuned) -> Figure:

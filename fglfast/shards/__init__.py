@@ -1,0 +1,1 @@
+"""The synthetic data set's format: description, shards, checksums, index."""

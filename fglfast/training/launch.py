@@ -141,7 +141,7 @@ def _environment(count: int) -> dict[str, str]:
     environment = dict(os.environ)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
-    package = str(Path(errors.__file__).parents[1])
+    package = str(Path(errors.__file__).parents[2])
     environment["PYTHONSAFEPATH"] = "1"  # nor is the working folder a place to find fglfast in
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
     if sys.platform == "linux":

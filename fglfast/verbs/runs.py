@@ -38,6 +38,7 @@ def demo(
     """Run one-shot Federated Generative Learning end to end and write an HTML report."""
     from fglfast.base.files import sole
     from fglfast.pipeline.one_shot import OneShot, run_one_shot
+    from fglfast.report.run_page import write_run_page
 
     settings = OneShot(
         private=private,
@@ -53,7 +54,7 @@ def demo(
         seed=seed,
     )
     with sole(out):
-        record, page = run_one_shot(settings, out)
+        record, page = run_one_shot(settings, out), write_run_page(out)
     if as_json:
         emit_json({"accuracy": record.evaluation.accuracy, "report": str(page), **record.model_dump(mode="json")})
         return
@@ -111,7 +112,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write a run's HTML page anew from its record and images."""
-    from fglfast.pipeline.one_shot import report_run
+    from fglfast.report.run_page import write_run_page
 
-    page = report_run(run)
+    page = write_run_page(run)
     tell({"report": str(page)}, as_json, f"report: {page.resolve()}")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fglfast.base.errors import BadInputError
+from fglfast.base.machine import machine_facts, package_versions
 from fglfast.pipeline.record import (
     ClassAccuracy,
     ClientRecord,
@@ -12,8 +13,6 @@ from fglfast.pipeline.record import (
     Evaluated,
     RunRecord,
     Stage,
-    machine_facts,
-    package_versions,
 )
 from fglfast.report.run_page import write_report
 

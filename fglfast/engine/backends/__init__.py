@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
-from torch import cuda  # not `import torch`: the submodule `torch` of this package takes that name
+from torch import cuda
 
 from fglfast.base.config import Settings
 from fglfast.base.errors import FglError, MissingExtraError, UsageError
@@ -15,7 +15,8 @@ from fglfast.engine.export import Route
 from fglfast.engine.networks import Networks
 from fglfast.generator.load import Shapes
 
-NAMES = ("torch", "torch-compile", "onnxruntime", "openvino", "tensorrt")
+MODULES = {"torch": "eager", "torch-compile": "compiled", "onnxruntime": "ort", "openvino": "ov", "tensorrt": "trt"}
+NAMES = tuple(MODULES)
 # A package, and the distributions that bring it.
 DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
@@ -183,7 +184,7 @@ def _slow(name: str, precision: str) -> bool:
 
 
 def _backend(name: str) -> Backend:
-    backend: Backend = import_module(f"fglfast.engine.backends.{name.replace('-', '_')}").BACKEND
+    backend: Backend = import_module(f"fglfast.engine.backends.{MODULES[name]}").BACKEND
     return backend
 
 

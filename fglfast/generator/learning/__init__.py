@@ -1,0 +1,1 @@
+"""How a generator is trained: from images, into a few-step student, or an embedding into it."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fglfast.base.errors import BadInputError
+from fglfast.base.machine import machine_facts, package_versions
 from fglfast.engine.manifest import device_name
 from fglfast.images.dataset import read_dataset
 from fglfast.lab.audit.copies import Copies, Pair
@@ -13,7 +14,6 @@ from fglfast.lab.audit.roc import roc
 from fglfast.lab.audit.synthetic import find_copies
 from fglfast.lab.audit.uploads import describe_sender, read_uploads
 from fglfast.payload import load_payload
-from fglfast.pipeline.record import machine_facts, package_versions
 from fglfast.training.evaluate import open_classifier
 
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from fglfast.base.config import first_problem
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, UsageError
+from fglfast.base.machine import machine_facts, package_versions
 from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import find_recipe
 from fglfast.federation.arena import Arena
@@ -26,7 +27,6 @@ from fglfast.lab.audit.shadows import Pool, Recipe, Shadows, control, learned_na
 from fglfast.lab.audit.synthetic import find_copies
 from fglfast.lab.audit.uploads import describe_sender, read_uploads
 from fglfast.payload import load_payload
-from fglfast.pipeline.record import machine_facts, package_versions
 from fglfast.training.evaluate import open_classifier
 
 USUAL: tuple[Method, ...] = ("fgl", "fedavg")

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from fglfast.base.config import Settings, first_problem
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
+from fglfast.base.machine import machine_facts, package_versions
 from fglfast.engine.backends import NAMES, chosen
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.manifest import device_name
@@ -29,7 +30,6 @@ from fglfast.lab.bench.records import (
 )
 from fglfast.lab.bench.timing import Run, Timing, interleaved
 from fglfast.lab.bench.training import training_rate, training_seconds
-from fglfast.pipeline.record import machine_facts, package_versions
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.writer import ENCODERS
 from fglfast.training.settings import check_arch

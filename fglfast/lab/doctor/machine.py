@@ -182,7 +182,7 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def _memory() -> str:
-    from fglfast.pipeline.record import machine_facts
+    from fglfast.base.machine import machine_facts
 
     return machine_facts("")["memory"]
 

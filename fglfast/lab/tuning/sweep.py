@@ -16,6 +16,7 @@ import numpy as np
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.files import claim, sole, write_atomic
+from fglfast.base.machine import machine_facts, package_versions
 from fglfast.engine.build import Engine, seconds_per_pass
 from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import Recipe
@@ -26,7 +27,6 @@ from fglfast.lab.tuning.drawing import DataSets
 from fglfast.lab.tuning.front import best_within, pareto_front
 from fglfast.lab.tuning.records import Measured, Trial, Tuned, TuneSettings, read_trials
 from fglfast.payload.merge import Merged
-from fglfast.pipeline.record import machine_facts, package_versions
 from fglfast.sampler.schedule import Schedule
 from fglfast.training.batches import split
 from fglfast.training.evaluate import evaluate
