@@ -1,10 +1,11 @@
-"""FGL beside FedAvg, FedProx, centralized and local training: a preset of `fglfast run`, and what the README shows."""
+"""FGL beside the server alone, FedAvg, FedProx, centralized and local training: a preset of `fglfast run`."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks.global_model import public_split
 from benchmarks.results_file import RESULTS, save_result
 from fglfast.federation.arena import Arena, run_experiment
 from fglfast.federation.experiment import find_experiment
@@ -16,12 +17,14 @@ PICTURED = "fashion-skewed"  # the preset whose curves the README shows
 
 def main(
     preset: Annotated[str, typer.Argument(help="fashion-skewed, fashion-mild, fashion-iid, ...")],
-    data: Annotated[str, typer.Option(help="Holds the splits private and test.")] = "fashion",
+    data: Annotated[
+        str, typer.Option(help="Holds the splits private and test, and public if there is one.")
+    ] = "fashion",
     work: Annotated[Path, typer.Option(help="Folder of the runs; a second call redoes nothing.")] = Path("runs"),
     engines: Path = Path("engines/build"),
 ) -> None:
     """Run all methods and seeds, draw the page, and save `benchmarks/results/arena-NAME.json`; of one a picture too."""
-    changes = {"data": f"{data}:private", "test": f"{data}:test"}
+    changes = {"data": f"{data}:private", "test": f"{data}:test", "public": public_split(data)}
     arena = run_experiment(find_experiment(preset).model_copy(update=changes), work / preset, engines)
     write_page(arena, work / preset / "arena.html")
     name = preset.replace("fashion", "arena")
@@ -33,7 +36,7 @@ def main(
 def _shown(arena: Arena) -> dict[str, Any]:
     """Summaries, and of every round what the curves need; who holds what is in the partition's seed."""
     settings = arena.experiment.model_copy(
-        update={"data": Path(arena.experiment.data).name, "test": Path(arena.experiment.test).name}
+        update={key: Path(getattr(arena.experiment, key)).name for key in ("data", "test", "public")}
     )
     rounds = [
         {

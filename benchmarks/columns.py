@@ -12,27 +12,46 @@ Table = tuple[Sequence[str], list[Sequence[str]]]
 
 
 def accuracy(result: dict[str, Any]) -> Table:
-    """The headline: medians over the seeds, in float32 and, where it was measured, in int8."""
-    quantized = RESULTS / "accuracy-int8.json"
-    results = {"float32": result}
-    if quantized.exists():
-        results["int8"] = json.loads(quantized.read_text(encoding="utf-8"))
+    """The headline: medians over the seeds, by engine; then what the server reaches alone, where it was measured."""
     rows: list[Sequence[str]] = []
-    for precision, found in results.items():
-        runs = found["runs"]
+    for found in (result, *_measured("accuracy-int8")):
+        runs, asked = found["runs"], found["settings"]
         upload = max(run["largest_upload_bytes"] for run in runs)
         rows.append(
             (
-                f"one-shot, {found['settings']['prompt_level']}-level, {precision} engine",
-                f"**{found['accuracy']:.1%}**",
-                f"{min(run['accuracy'] for run in runs):.1%} to {max(run['accuracy'] for run in runs):.1%}",
+                f"one-shot FGL, {asked['prompt_level']}-level, `{asked['recipe']}`",
+                *_judged(found, bold=True),
                 f"{upload:,} bytes, 1/{runs[0]['model_bytes'] // upload:,} of the model",
                 _number(median(run["images_per_second"] for run in runs)),
                 f"{median(sum(run['seconds'].values()) for run in runs):.0f} s",
             )
         )
+    for found in _measured("accuracy-server-only", "accuracy-public-only"):
+        asked, runs = found["settings"], found["runs"]
+        if any(asked[key] != result["settings"][key] for key in ("arch", "image_size", "test")):
+            continue
+        drawn = [run["images_per_second"] for run in runs if "images_per_second" in run]
+        what = (
+            f"server only: the list of classes, `{asked['recipe']}`"
+            if found["arm"] == "server-only"
+            else f"public only: {runs[0]['images']:,} labelled images of the server, {asked['epochs']} epochs"
+        )
+        rate, seconds = _number(median(drawn)) if drawn else "", median(run["seconds"]["all"] for run in runs)
+        rows.append((what, *_judged(found), "nothing", rate, f"{seconds:.0f} s"))
     head = ("", "accuracy, real test images", f"{len(result['runs'])} seeds", "largest upload", "images/s", "whole run")
     return head, rows
+
+
+def _judged(found: dict[str, Any], bold: bool = False) -> tuple[str, str]:
+    """The median accuracy of a result, and where its seeds lie."""
+    mark, seeds = "**" if bold else "", [run["accuracy"] for run in found["runs"]]
+    return f"{mark}{found['accuracy']:.1%}{mark}", f"{min(seeds):.1%} to {max(seeds):.1%}"
+
+
+def _measured(*names: str) -> list[dict[str, Any]]:
+    """The results of these names that are there."""
+    files = [RESULTS / f"{name}.json" for name in names]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
 
 
 def peers(result: dict[str, Any]) -> Table:
@@ -101,7 +120,7 @@ def few_steps(result: dict[str, Any]) -> Table:
 
 
 def learned(result: dict[str, Any]) -> Table:
-    """A domain a line, a kind of prompt a column."""
+    """A domain a line; a column what the server reaches alone, or a kind of prompt."""
     prompts = list(dict.fromkeys(row["prompts"] for row in result["rows"]))
     cells: dict[str, list[str]] = {}
     for row in result["rows"]:
@@ -208,14 +227,17 @@ SKEWS = {"arena-skewed": "beta 0.01", "arena-mild": "beta 0.5", "arena-iid": "ii
 
 
 def arenas(result: dict[str, Any]) -> Table:
-    """Every method by skew: accuracy and its spread over the seeds; what it uploads, what it costs the server."""
-    files = {name: RESULTS / f"{name}.json" for name in SKEWS}
-    found = {name: _summaries(json.loads(file.read_bytes())) for name, file in files.items() if file.exists()}
+    """Every method by skew: accuracy and its spread over the seeds; what it uploads, what it costs the server.
+
+    A skew that was measured with other settings is no column of this table.
+    """
+    others = {name: found for name in SKEWS for found in _measured(name) if _settings(found) == _settings(result)}
+    found = {name: {_place(line): line.spread for line in _summaries(other)} for name, other in others.items()}
     rows: list[Sequence[str]] = []
     for line in _summaries(result):
-        same = [next(each for each in lines if _place(each) == _place(line)).spread for lines in found.values()]
+        same = [lines.get(_place(line), "") for lines in found.values()]
         rows.append(
-            (line.title, str(line.rounds), *same, _uploaded(line), f"{line.server_seconds:.0f}" if line.sends else "")
+            (line.title, str(line.rounds), *same, _uploaded(line), f"{line.server_seconds:.0f}" if line.served else "")
         )
     mine = SKEWS["arena-skewed"]  # whose bytes and seconds are shown
     spent = (f"uploaded by all clients, {mine}", f"server s, {mine}")
@@ -244,12 +266,17 @@ def _summaries(result: dict[str, Any]) -> list[Summary]:
     return [Summary.model_validate(line) for line in result["summaries"]]
 
 
+def _settings(result: dict[str, Any]) -> list[Any]:
+    """What two experiments have in common that differ in the skew alone."""
+    return [result["experiment"][key] for key in ("recipe", "images_per_class", "train", "local", "rounds", "test")]
+
+
 def _place(line: Summary) -> tuple[str, int]:
     return line.method, line.rounds
 
 
 def _uploaded(line: Summary) -> str:
-    return f"{line.bytes_up:,.0f} B" if line.sends else ""
+    return f"{line.bytes_up:,.0f} B" if line.served else ""
 
 
 def _rates(entry: dict[str, Any], rate: str) -> tuple[str, str, str]:

@@ -2,6 +2,8 @@
 
 A domain is made of a data set by a transform of its images, the clients' and the test images alike. Every row has the
 same clients, engine, images per class and training; only the payloads differ. Seeds change partition, noise and model.
+Beside them stands what the server reaches without any client, from the list of classes and, where there are some, from
+its public images: those it has as they are, so they lack the domain.
 """
 
 import json
@@ -14,9 +16,9 @@ from typing import Annotated, Any
 import typer
 from PIL import Image
 
-from benchmarks.global_model import accuracy
+from benchmarks.global_model import SMALL, accuracy, public_accuracy, public_split
 from benchmarks.results_file import save_result
-from fglfast.client.embed import embed
+from fglfast.client.embed import class_list, embed
 from fglfast.client.learn import LearnSettings, learn
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import find_recipe
@@ -32,8 +34,9 @@ DOMAINS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "rotated": lambda image: image.transpose(Image.Transpose.ROTATE_90),
     "unchanged": lambda image: image,
 }
+PUBLIC, SERVER = "public only", "server only"
 NAMED = "class-level, domain named"
-ROWS = ("class-level", NAMED, "learned")
+ROWS = (PUBLIC, SERVER, "class-level", NAMED, "learned")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Case:
         seed: of partition, noise and global model.
         clients: each client's images.
         test: real test images of the domain.
+        public: the server's labelled images, not of the domain; None where it has none.
         folder: of what is finished.
     """
 
@@ -52,11 +56,14 @@ class Case:
     seed: int
     clients: dict[str, LabelledImages]
     test: LabelledImages
+    public: LabelledImages | None
     folder: Path
 
 
 def main(
-    data: Annotated[str, typer.Option(help="Holds the splits private and test.")] = "fashion",
+    data: Annotated[
+        str, typer.Option(help="Holds the splits private and test, and public if there is one.")
+    ] = "fashion",
     work: Annotated[Path, typer.Option(help="What is finished; a second call redoes none.")] = Path("runs/learned"),
     engines: Path = Path("engines/build"),
     recipe: str = "mini",
@@ -72,6 +79,8 @@ def main(
 ) -> None:
     """Learn, draw, train and judge; save the table."""
     private, test, base = read_dataset(f"{data}:private"), read_dataset(f"{data}:test"), find_recipe(recipe)
+    named = public_split(data)
+    public = read_dataset(named) if named else None
     engine = build_engine(base, base.model_folder(), engines)
     asked = SynthesisSettings(images_per_class=images_per_class, sampling=base.sampling)
     settings = LearnSettings(steps=steps, vectors=vectors)
@@ -81,8 +90,8 @@ def main(
         for domain in domains.split(","):
             held = {f"client{number}": transformed(private.select(rows), domain) for number, rows in enumerate(parts)}
             folder = work / f"{domain}-{seed}-{clients}-{beta:g}-{steps}-{vectors}-{images_per_class}"
-            case = Case(domain, seed, held, transformed(test, domain), folder)
-            for row in ROWS:
+            case = Case(domain, seed, held, transformed(test, domain), public, folder)
+            for row in ROWS if public else ROWS[1:]:
                 measured = measure(engine, case, row, asked, settings)
                 found.setdefault((domain, row), []).append(measured)
                 typer.echo(json.dumps({"domain": domain, "row": row, **measured}))
@@ -119,9 +128,16 @@ def measure(engine: Engine, case: Case, row: str, asked: SynthesisSettings, sett
     if done.exists():
         found: dict[str, Any] = json.loads(done.read_text())
         return found
-    made, losses = payloads(engine.model, case, row, settings)
-    drawn = asked.model_copy(update={"seed": case.seed})
-    right = accuracy(engine, merge_payloads(made), drawn, case.test, folder)
+    losses: list[tuple[float, float]] = []
+    if row == PUBLIC:
+        assert case.public is not None
+        learnt = case.folder.parent / f"public-{case.seed}"  # one model for all domains
+        right = public_accuracy(case.public, case.test, learnt, SMALL.model_copy(update={"seed": case.seed}))
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        made, losses = payloads(engine.model, case, row, settings)
+        drawn = asked.model_copy(update={"seed": case.seed})
+        right = accuracy(engine, merge_payloads(made), drawn, case.test, folder)
     found = {"seed": case.seed, "test": right, "losses": losses}
     done.write_text(json.dumps(found))
     return found
@@ -135,6 +151,8 @@ def payloads(
         state = case.folder / "learning"
         made = [learn(own, name, model, state / name, settings) for name, own in case.clients.items()]
         return [each.payload for each in made], [(each.class_level, each.learned) for each in made]
+    if row == SERVER:
+        return [embed(class_list(case.test.class_names), "server", model)], []
     word = case.domain if row == NAMED else None
     return [embed(own, name, model, domain=word) for name, own in case.clients.items()], []
 

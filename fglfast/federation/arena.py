@@ -9,12 +9,14 @@ from fglfast.base.errors import UsageError
 from fglfast.base.files import write_atomic
 from fglfast.base.machine import machine_facts, package_versions
 from fglfast.engine.manifest import device_name
+from fglfast.engine.recipe import find_recipe
 from fglfast.federation import wire
 from fglfast.federation.client_app import app
 from fglfast.federation.clients import EVERYTHING, simulated
 from fglfast.federation.experiment import Experiment, Method
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.methods import Contest, Result
+from fglfast.generator.text import taught_by
 
 
 class Arena(Settings):
@@ -23,6 +25,7 @@ class Arena(Settings):
     Attributes:
         experiment: what was run.
         class_names: names of the classes.
+        taught_by: what the generator is known to have learned from.
         images: by seed and client, images of each class.
         results: one a method and seed.
         machine: that did it.
@@ -31,6 +34,7 @@ class Arena(Settings):
 
     experiment: Experiment
     class_names: tuple[str, ...]
+    taught_by: str = ""
     images: dict[int, tuple[tuple[int, ...], ...]]
     results: tuple[Result, ...]
     machine: dict[str, str]
@@ -38,7 +42,7 @@ class Arena(Settings):
 
     def by_method(self) -> dict[Method, list[Result]]:
         """The results of each method, a seed after the other."""
-        methods = self.experiment.methods
+        methods = self.experiment.compared
         return {method: [result for result in self.results if result.method == method] for method in methods}
 
 
@@ -57,6 +61,10 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
         raise UsageError("this experiment names no images", "give --data PATH[:SPLIT] and --test PATH[:SPLIT]")
     if experiment.allow:
         raise UsageError("allow: the clients of a comparison are simulated and sign nothing", "leave out allow")
+    if not experiment.compared:
+        raise UsageError("public-only needs public images of the server", "give --public PATH[:SPLIT]")
+    if experiment.compared != experiment.methods:
+        note("public-only is left out: no public images are named (--public PATH[:SPLIT])")
     file = _claim(out, experiment)
     results: list[Result] = []
     images: dict[int, tuple[tuple[int, ...], ...]] = {}
@@ -66,12 +74,13 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
         class_names = contest.class_names
         held = [client.dataset.named(class_names) for client in simulated(file, seed)]
         images[seed] = tuple(tuple(int(count) for count in dataset.counts()) for dataset in held)
-        for method in experiment.methods:
+        for method in experiment.compared:
             note(f"seed {seed}: {method}")
             results.append(contest.run(method))
     arena = Arena(
         experiment=experiment,
         class_names=class_names,
+        taught_by=taught_by(find_recipe(experiment.recipe).model_folder()),
         images=images,
         results=tuple(results),
         machine=machine_facts(device_name()),
@@ -103,10 +112,13 @@ class _Grids:
 
 
 def _claim(out: Path, experiment: Experiment) -> str:
-    """Note whose folder it is, in the file that its clients read; more methods and seeds are welcome."""
+    """Note whose folder it is, in the file that its clients read; more methods, seeds, public images are welcome."""
     file, shared = out / "experiment.toml", experiment.model_copy(update={"methods": ("fgl",), "seeds": (0,)})
     out.mkdir(parents=True, exist_ok=True)
-    if file.exists() and Experiment.from_toml(file) != shared:
+    there = Experiment.from_toml(file) if file.exists() else shared
+    known = there.public or shared.public
+    shared = shared.model_copy(update={"public": shared.public or known})
+    if there.model_copy(update={"public": known}) != shared:
         raise UsageError(f"{out} belongs to another experiment", "choose another --out")
     write_atomic(file, shared.to_toml())
     return str(file)

@@ -22,7 +22,13 @@ from fglfast.generator.text import resolve_model
 from fglfast.images.attributes import describe
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages, concatenate
-from fglfast.images.partition import Indices, partition_by_domain, partition_dirichlet, partition_iid
+from fglfast.images.partition import (
+    Indices,
+    partition_by_domain,
+    partition_dirichlet,
+    partition_dirichlet_classes,
+    partition_iid,
+)
 from fglfast.payload import Signer, open_signer
 from fglfast.training.batches import split
 
@@ -102,11 +108,13 @@ def open_client(context: Context) -> Client:
 
 def split_over_clients(dataset: LabelledImages, settings: Partition, seed: int) -> list[Indices]:
     """Rows of each client, by any rule that looks at labels or images."""
+    if settings.kind == "domain":
+        return partition_by_domain(domains(dataset, settings.domain))
+    labels, clients, least = dataset.labels, settings.clients, settings.min_images
     if settings.kind == "iid":
-        return partition_iid(dataset.labels, settings.clients, seed)
-    if settings.kind == "dirichlet":
-        return partition_dirichlet(dataset.labels, settings.clients, settings.beta, seed)
-    return partition_by_domain(domains(dataset, settings.domain))
+        return partition_iid(labels, clients, seed, least)
+    drawn = partition_dirichlet if settings.kind == "dirichlet" else partition_dirichlet_classes
+    return drawn(labels, clients, settings.beta, seed, least)
 
 
 def domains(dataset: LabelledImages, word: str) -> list[str]:

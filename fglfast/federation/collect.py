@@ -22,7 +22,7 @@ from fglfast.federation.wire import Weights
 from fglfast.generator.load import read_shapes
 from fglfast.generator.text import text_fingerprint
 from fglfast.payload import AllowList, PayloadHeader, load_payload
-from fglfast.payload.merge import fingerprint, looks, merge_payloads
+from fglfast.payload.merge import Merged, fingerprint, looks, merge_payloads
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
 from fglfast.training.launch import train
 from fglfast.training.model import write_weights
@@ -62,25 +62,37 @@ def one_shot(
     Raises:
         FglError: too few clients sent a sound payload, or a stage failed.
     """
-    recipe = find_recipe(experiment.recipe)
-    model = recipe.model_folder()
+    model = find_recipe(experiment.recipe).model_folder()
     payloads, collected = collect_payloads(grid, experiment, class_names, model, folder / "clients")
     allowed = experiment.allowed()
     merged = merge_payloads(load_payload(path, allowed=allowed) for path in payloads)
+    weights, seconds = draw_and_train(merged, experiment, seed, folder, engines)
+    return Shot(weights, collected, seconds)
+
+
+def draw_and_train(
+    merged: Merged, experiment: Experiment, seed: int, folder: Path, engines: Path
+) -> tuple[Weights, float]:
+    """A model trained on images drawn from some prompts, and the server's seconds; resumes in `folder`."""
+    recipe = find_recipe(experiment.recipe)
+    folder.mkdir(parents=True, exist_ok=True)
     asked = SynthesisSettings(
         images_per_class=experiment.images_per_class,
         seed=seed,
         sampling=recipe.sampling,
         max_share_per_client=experiment.max_share_per_client,
     )
-    settings = experiment.train.model_copy(update={"seed": seed})
+    engine, building = timed(folder / "engine.seconds", lambda: build_engine(recipe, recipe.model_folder(), engines))
+    _, drawing = timed(folder / "synthesis.seconds", lambda: synthesize(engine, merged, asked, folder / "synthetic"))
+    weights, training = train_model(folder / "synthetic", experiment, seed, folder)
+    return weights, building + drawing + training
 
-    engine, building = _timed(folder / "engine.seconds", lambda: build_engine(recipe, model, engines))
-    _, drawing = _timed(folder / "synthesis.seconds", lambda: synthesize(engine, merged, asked, folder / "synthetic"))
-    trained, training = _timed(
-        folder / "training.seconds", lambda: train(folder / "synthetic", folder / "model", settings, "auto")
-    )
-    return Shot(load_file(trained.model / MODEL), collected, building + drawing + training)
+
+def train_model(images: Path, experiment: Experiment, seed: int, folder: Path) -> tuple[Weights, float]:
+    """The server's training on shards of labelled images, and its seconds; resumes in `folder`."""
+    settings = experiment.train.model_copy(update={"seed": seed})
+    trained, training = timed(folder / "training.seconds", lambda: train(images, folder / "model", settings, "auto"))
+    return load_file(trained.model / MODEL), training
 
 
 def fine_tune(weights: Weights, synthetic: Path, experiment: Experiment, seed: int, folder: Path) -> Weights:
@@ -171,7 +183,7 @@ def _keep(
     return payload.header, fingerprint(payload)
 
 
-def _timed(file: Path, stage: Callable[[], T]) -> tuple[T, float]:
+def timed(file: Path, stage: Callable[[], T]) -> tuple[T, float]:
     """A stage's result, and its seconds when it was first done to the end: a later call finds it done."""
     begun = time.monotonic()
     result = stage()

@@ -10,12 +10,25 @@ from fglfast.base.config import Settings
 from fglfast.base.errors import BadInputError
 from fglfast.client.learn import LearnSettings
 from fglfast.client.privacy import Budget
+from fglfast.images.partition import MIN_IMAGES
 from fglfast.payload import AllowList
 from fglfast.payload.header import PromptLevel
 from fglfast.training.settings import TrainSettings
 
-Method = Literal["fgl", "fgl-rounds", "fgl-rounds-finetune", "fedavg", "fedprox", "centralized", "local"]
+Method = Literal[
+    "public-only",
+    "server-only",
+    "fgl",
+    "fgl-rounds",
+    "fgl-rounds-finetune",
+    "fedavg",
+    "fedprox",
+    "centralized",
+    "local",
+]
 METHODS: tuple[Method, ...] = (
+    "public-only",
+    "server-only",
     "fgl",
     "fgl-rounds",
     "fgl-rounds-finetune",
@@ -24,8 +37,11 @@ METHODS: tuple[Method, ...] = (
     "centralized",
     "local",
 )
-FEDERATED = METHODS[:5]  # those that a real federation can run
+ALONE = METHODS[:2]  # what the server reaches without any client
+FEDERATED = METHODS[2:7]  # those that a real federation can run
 TITLES: dict[Method, str] = {
+    "public-only": "public only",
+    "server-only": "server only",
     "fgl": "one-shot FGL",
     "fgl-rounds": "FGL rounds",
     "fgl-rounds-finetune": "FGL rounds, fine-tuned",
@@ -40,15 +56,18 @@ class Partition(Settings):
     """How private images are split over clients.
 
     Attributes:
-        kind: evenly, by Dirichlet proportions of each class, or one domain a client.
+        kind: evenly; each class by Dirichlet proportions over the clients (`dirichlet`); as many images a client, its
+            classes by Dirichlet proportions (`dirichlet-classes`); or one domain a client.
         clients: how many; with `domain` there are as many as there are domains.
         beta: Dirichlet concentration; small is skewed.
+        min_images: fewest a client may have; a domain has what it has.
         domain: what an image's domain is: a measured word, or the folder of `data` that it is in.
     """
 
-    kind: Literal["iid", "dirichlet", "domain"] = "dirichlet"
+    kind: Literal["iid", "dirichlet", "dirichlet-classes", "domain"] = "dirichlet"
     clients: int = Field(5, ge=1, le=1000)
     beta: float = Field(0.01, gt=0)
+    min_images: int = Field(MIN_IMAGES, ge=1)
     domain: Literal["folder", "shade", "texture", "proportions"] = "folder"
 
 
@@ -84,12 +103,12 @@ class Rounds(Settings):
         milestones: rounds at which the test set is read, besides the last; fixed before anything is seen.
     """
 
-    fedavg: int = Field(50, ge=1)
+    fedavg: int = Field(20, ge=1)
     fgl: int = Field(5, ge=1)
     fine_tune_epochs: int = Field(5, ge=1)
     fine_tune_rate: float = Field(5e-4, gt=0)
     proximal_mu: float = Field(0.01, gt=0)
-    milestones: tuple[int, ...] = (20,)
+    milestones: tuple[int, ...] = ()
 
 
 class Experiment(Settings):
@@ -98,6 +117,7 @@ class Experiment(Settings):
     Attributes:
         data: private images, PATH[:SPLIT].
         test: real test images.
+        public: labelled images that the server has itself, PATH[:SPLIT]; empty where it has none.
         partition: of the private images over the clients.
         validation_share: of each client's images, held out for every choice and curve.
         recipe: the generator's recipe.
@@ -110,7 +130,7 @@ class Experiment(Settings):
         train: the server's training on synthetic images; its architecture is every method's.
         local: a client's training.
         rounds: how many.
-        methods: what is compared.
+        methods: what is compared; `public-only` is left out where there are no public images.
         seeds: each method runs once a seed.
         min_clients: fewest clients that have to answer.
         timeout: seconds a round waits for clients.
@@ -118,9 +138,10 @@ class Experiment(Settings):
 
     data: str = "fashion:private"
     test: str = "fashion:test"
+    public: str = ""
     partition: Partition = Partition()
     validation_share: float = Field(0.1, gt=0, le=0.5)
-    recipe: str = "mini"
+    recipe: str = "mini-few"
     privacy: Budget | None = None
     prompt_level: PromptLevel = "class"
     learn: LearnSettings = LearnSettings()
@@ -144,6 +165,11 @@ class Experiment(Settings):
         if self.privacy and self.prompt_level == "learned":
             raise ValueError("learned embeddings carry no noise: leave out privacy, or choose another prompt_level")
         return self
+
+    @property
+    def compared(self) -> tuple[Method, ...]:
+        """The methods that can be run."""
+        return tuple(method for method in self.methods if self.public or method != "public-only")
 
     def allowed(self) -> AllowList | None:
         """Who may send a payload; None is anyone.

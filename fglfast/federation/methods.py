@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 from fglfast.base.config import Settings
 from fglfast.base.files import write_atomic
 from fglfast.federation import wire
+from fglfast.federation.alone import public_only, server_only
 from fglfast.federation.collect import MODEL, fine_tune, one_shot
-from fglfast.federation.experiment import Experiment, Method
+from fglfast.federation.experiment import ALONE, Experiment, Method
 from fglfast.federation.local import ClientImages, count_right
 from fglfast.federation.rounds import Federation, Plan, Row
 from fglfast.federation.wire import Weights
@@ -102,6 +103,8 @@ class Contest:
 
     def _one(self, method: Method, grid: wire.CountedGrid, folder: Path) -> tuple[Weights, list[Row]]:
         federation, rounds = self._federation(grid), self.experiment.rounds
+        if method in ALONE:
+            return self._alone(federation, method, folder)
         if not method.startswith("fgl"):
             plan = Plan(method, rounds.fedavg, rounds.proximal_mu if method == "fedprox" else 0.0)
             return federation.run(plan, self.fresh, folder)
@@ -110,6 +113,16 @@ class Contest:
             return weights, [first]
         tune = partial(self._tuned, folder) if method == "fgl-rounds-finetune" else None
         return federation.run(Plan(method, rounds.fgl, fine_tune=tune), weights, folder, first)
+
+    def _alone(self, federation: Federation, method: Method, folder: Path) -> tuple[Weights, list[Row]]:
+        """What needs no client; those only say how well it does on the images that they hold out."""
+        if method == "public-only":
+            public = read_dataset(self.experiment.public).named(self.class_names)
+            weights, seconds = public_only(self.experiment, public, self.seed, folder)
+        else:
+            weights, seconds = server_only(self.experiment, self.class_names, self.seed, folder, self.engines)
+        row = federation.judge(weights, 0, milestone=True)
+        return weights, [row.model_copy(update={"server_seconds": round(seconds, 3)})]
 
     def _first_shot(self, federation: Federation, grid: wire.CountedGrid) -> tuple[Weights, Row]:
         """The one-shot model and its row, made once for all methods that begin with it."""

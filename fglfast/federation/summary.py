@@ -8,7 +8,7 @@ from rich.table import Table
 
 from fglfast.base.config import Settings
 from fglfast.federation.arena import Arena
-from fglfast.federation.experiment import FEDERATED, TITLES, Method
+from fglfast.federation.experiment import ALONE, FEDERATED, TITLES, Method
 from fglfast.federation.methods import Result
 from fglfast.federation.rounds import Row
 
@@ -48,9 +48,9 @@ class Summary(Settings):
         return TITLES[self.method]
 
     @property
-    def sends(self) -> bool:
-        """Whether clients and a server exchange anything."""
-        return self.method in FEDERATED
+    def served(self) -> bool:
+        """Whether there is a server, whose traffic and seconds count."""
+        return self.method in FEDERATED + ALONE
 
     @property
     def spread(self) -> str:
@@ -101,6 +101,6 @@ def table(arena: Arena) -> Table:
     for heading in ("rounds", "test accuracy", "uploaded", "server s"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for line in summarise(arena):
-        spent = (f"{line.bytes_up / 1e6:,.2f} MB", f"{line.server_seconds:.0f}") if line.sends else ("", "")
+        spent = (f"{line.bytes_up / 1e6:,.2f} MB", f"{line.server_seconds:.0f}") if line.served else ("", "")
         shown.add_row(line.title, str(line.rounds), line.spread, *spent)
     return shown

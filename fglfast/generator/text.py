@@ -17,6 +17,11 @@ from fglfast.images.decoding import MOST_SIDE
 
 T = TypeVar("T", bound=Settings)
 BUNDLED = ("mini", "mini-few")
+BUNDLED_BY = (
+    "The bundled generator learned from 30,000 labelled public images of ten classes of clothes, the public half of "
+    "Fashion-MNIST. Who has those can train on them without any client: on these classes a run shows that the "
+    "machinery works, not that it is needed."
+)
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae", "scheduler", "tokenizer", "tokenizer_2")
 PHOTOGRAPHS = "real world images"  # the paper's words where no domain is named
 BLOCKS = "blocks.json"
@@ -108,6 +113,12 @@ def resolve_model(name: str, revision: str | None = None, mirror: str | None = N
         f"no model named {name!r}: tried {'; '.join(tried)}",
         f"give {' or '.join(BUNDLED)}, a diffusers directory, or a reachable hub id",
     )
+
+
+def taught_by(folder: Path) -> str:
+    """What a reader of its results has to know a generator learned from; empty where nothing is known."""
+    bundled = [files("fglfast") / "assets" / name for name in BUNDLED]
+    return BUNDLED_BY if folder in [Path(str(path)) for path in bundled] else ""
 
 
 def load_prompts(folder: Path, domain: str | None = None) -> Prompts:

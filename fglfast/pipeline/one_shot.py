@@ -14,6 +14,7 @@ from fglfast.client.embed import embed
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import Recipe, find_recipe
+from fglfast.generator.text import taught_by
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages
 from fglfast.images.partition import partition_dirichlet
@@ -42,7 +43,7 @@ class OneShot(Settings):
     clients: int = 5
     beta: float = 0.01
     prompt_level: Literal["class", "instance"] = "class"
-    recipe: str = "mini"
+    recipe: str = "mini-few"
     images_per_class: int = 300
     arch: str = "resnet18-narrow"
     epochs: int = 20
@@ -155,6 +156,7 @@ def _record(
         versions=package_versions(),
         settings=settings.model_dump(mode="json"),
         class_names=private.class_names,
+        taught_by=taught_by(engine.model),
         private_source=settings.private,
         test_source=settings.test,
         clients=tuple(clients),

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from fglfast.base.files import write_atomic
 from fglfast.federation.arena import Arena
-from fglfast.federation.experiment import FEDERATED, TITLES
+from fglfast.federation.experiment import ALONE, FEDERATED, TITLES
 from fglfast.federation.rounds import Row
 from fglfast.federation.summary import summarise
 from fglfast.report.render import colours, render, svg
@@ -50,6 +50,10 @@ def draw(arena: Arena, name: str, value: Callable[[Row], float], spends: bool) -
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axis = figure.subplots()
     for index, (method, results) in enumerate(arena.by_method().items()):
+        if method in ALONE:
+            reached = statistics.median(100 * result.rows[-1].accuracy for result in results)
+            axis.axhline(reached, color=f"C{index}", label=TITLES[method], linestyle="--", linewidth=1.2)
+            continue
         if spends and method not in FEDERATED:
             continue
         points = [_point(rows, value) for rows in zip(*(result.rows for result in results), strict=True)]

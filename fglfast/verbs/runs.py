@@ -65,6 +65,8 @@ def demo(
     stdout.print(
         f"largest upload of a client: {upload:,} bytes, 1/{model // max(upload, 1):,} of the model's {model:,}"
     )
+    if record.taught_by:
+        stdout.print(record.taught_by)
     stdout.print(f"report: {page.resolve()}", soft_wrap=True)
 
 
@@ -77,11 +79,15 @@ def run(
     test: Annotated[
         str | None, typer.Option(help="Real test images, instead of the experiment's.", show_default=False)
     ] = None,
+    public: Annotated[
+        str | None,
+        typer.Option(help="Labelled images that the server has itself, for `public-only`.", show_default=False),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of all runs; runs/NAME.", show_default=False)] = None,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
-    """Compare FGL with FedAvg, FedProx, centralized and local training on the same clients; resumes."""
+    """Compare FGL with the server alone, FedAvg, FedProx, centralized and local training; resumes."""
     try:
         from fglfast.federation.arena import run_experiment
     except ModuleNotFoundError as error:
@@ -93,7 +99,7 @@ def run(
     from fglfast.federation.summary import table
     from fglfast.report.arena_page import write_page
 
-    changes = {key: value for key, value in (("data", data), ("test", test)) if value}
+    changes = {key: value for key, value in (("data", data), ("test", test), ("public", public)) if value}
     folder = out or Path("runs") / Path(experiment).stem
     asked, page = find_experiment(experiment).model_copy(update=changes), folder / "arena.html"
     with sole(folder):
@@ -103,6 +109,8 @@ def run(
         emit_json({"page": str(page), **arena.model_dump(mode="json")})
         return
     stdout.print(table(arena))
+    if arena.taught_by:
+        stdout.print(arena.taught_by)
     stdout.print(f"report: {page.resolve()}", soft_wrap=True)
 
 

@@ -17,12 +17,18 @@ def public(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def experiment(private, public, tiny_arch, tiny_recipe):
+def servers(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("data") / "public.npz", 20, seed=2)
+
+
+@pytest.fixture(scope="session")
+def experiment(private, public, servers, tiny_arch, tiny_recipe):
     """An experiment of seconds."""
     return Experiment.model_validate(
         {
             "data": private,
             "test": public,
+            "public": servers,
             "partition": {"kind": "dirichlet", "clients": 3, "beta": 0.5},
             "recipe": tiny_recipe,
             "images_per_class": 8,

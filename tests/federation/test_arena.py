@@ -7,10 +7,11 @@ from typer.testing import CliRunner
 
 from fglfast.base.errors import UsageError
 from fglfast.federation.arena import Arena, run_experiment
-from fglfast.federation.experiment import METHODS
+from fglfast.federation.experiment import METHODS, Experiment
 from fglfast.federation.methods import together
 from fglfast.federation.rounds import Row
 from fglfast.federation.summary import summarise
+from fglfast.shards.folder import read_facts
 from fglfast.training.evaluate import evaluate
 from fglfast.verbs.app import app
 
@@ -34,7 +35,7 @@ def test_every_method_ran_all_its_rounds(arena):
     last = {result.method: result.rows[-1].round for result in arena.results}
     assert last == {
         **dict.fromkeys(("fedavg", "fedprox", "centralized", "local"), 3),
-        "fgl": 0,
+        **dict.fromkeys(("fgl", "server-only", "public-only"), 0),
         "fgl-rounds": 2,
         "fgl-rounds-finetune": 2,
     }
@@ -46,6 +47,36 @@ def test_uploads_are_payloads_in_the_one_shot_and_models_in_a_round(arena, folde
     assert payloads <= one_shot < payloads + 3 * 200
     assert rows(arena, "fgl-rounds")[1].bytes_up == pytest.approx(one_shot + 3 * model, rel=0.05)
     assert rows(arena, "fedavg")[-1].bytes_up == pytest.approx(3 * 3 * model, rel=0.05)
+
+
+def test_the_server_alone_uploads_nothing_and_is_judged_as_all_others_are(arena, folder):
+    for method in ("public-only", "server-only"):
+        [row] = rows(arena, method)
+        assert row.bytes_up == row.bytes_down == 0 and row.server_seconds > 0
+        assert len(row.by_client) == 3 and row.test_accuracy is not None
+    drawn = read_facts(folder / "run/seed0/server-only/0/synthetic")
+    assert drawn["clients"] == ["server"] and drawn["images"] == 3 * 8
+    trained = json.loads((folder / "run/seed0/public-only/0/model/train.json").read_text())["run"]
+    assert trained["data"]["images"] == 3 * 20
+    shot = json.loads((folder / "run/seed0/one-shot/model/train.json").read_text())["run"]
+    assert trained["settings"] == shot["settings"], "the images are all that differs"
+    assert not (folder / "run/seed0/public-only/0/images").exists()
+
+
+def test_without_public_images_their_row_is_left_out(arena, experiment, folder, capsys):
+    some = experiment.model_copy(update={"public": "", "methods": ("public-only", "fgl")})
+    file = folder / "run" / "experiment.toml"
+    without = run_experiment(some, folder / "run", folder / "engines")
+    assert [result.method for result in without.results] == ["fgl"] and list(without.by_method()) == ["fgl"]
+    assert "--public" in " ".join(capsys.readouterr().err.split())
+    assert Experiment.from_toml(file).public == experiment.public, "what was named stays known"
+    with pytest.raises(UsageError, match="public"):
+        run_experiment(some.model_copy(update={"methods": ("public-only",)}), folder / "run", folder / "engines")
+
+
+def test_other_public_images_are_another_experiment(arena, experiment, folder, private):
+    with pytest.raises(UsageError, match="belongs to another experiment"):
+        run_experiment(experiment.model_copy(update={"public": private}), folder / "run", folder / "engines")
 
 
 def test_baselines_begin_with_the_same_weights(arena):
@@ -108,7 +139,7 @@ def test_command_prints_a_table_and_writes_the_page(arena, experiment, folder, p
     assert refused.exit_code == 2 and "--data" in refused.output
     done = CliRunner().invoke(app, [*command, "--data", private, "--test", public])
     assert done.exit_code == 0, done.output
-    assert "one-shot FGL" in done.output and "FedProx" in done.output
+    assert all(word in done.output for word in ("one-shot FGL", "FedProx", "public only", "server only"))
     page = (folder / "run" / "arena.html").read_text()
     assert "worst client" in page and "Who holds what" in page and "http" not in page.replace("http://www.w3.org", "")
     as_json = CliRunner().invoke(app, [*command, "--data", private, "--test", public, "--json"])

@@ -27,7 +27,7 @@ def context(node, run=None):
     return Context(1, 2, node, RecordDict(), run or {})
 
 
-@pytest.mark.parametrize("kind", ["iid", "dirichlet"])
+@pytest.mark.parametrize("kind", ["iid", "dirichlet", "dirichlet-classes"])
 def test_every_image_goes_to_one_client(private, kind):
     dataset = read_dataset(private)
     parts = split_over_clients(dataset, Partition(kind=kind, clients=4, beta=0.5), seed=3)

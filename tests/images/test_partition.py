@@ -4,7 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fglfast.base.errors import UsageError
-from fglfast.images.partition import partition_by_domain, partition_dirichlet, partition_iid
+from fglfast.images.partition import (
+    partition_by_domain,
+    partition_dirichlet,
+    partition_dirichlet_classes,
+    partition_iid,
+)
 
 labels_of = st.lists(st.integers(0, 6), min_size=12, max_size=200).map(lambda values: np.array(values, dtype=np.int64))
 
@@ -14,13 +19,47 @@ def covers(parts, labels):
     assert all(np.array_equal(part, np.sort(part)) for part in parts)
 
 
-@given(labels_of, st.integers(1, 12), st.floats(0.001, 100), st.integers(0, 5))
-def test_dirichlet_deals_every_image_once_and_leaves_nobody_empty(labels, clients, beta, seed):
-    parts = partition_dirichlet(labels, clients, beta, seed)
+@pytest.mark.parametrize("partition", [partition_dirichlet, partition_dirichlet_classes])
+@given(labels_of, st.integers(1, 4), st.floats(0.5, 100), st.integers(0, 5))
+def test_dirichlet_deals_every_image_once_and_leaves_nobody_empty(partition, labels, clients, beta, seed):
+    parts = partition(labels, clients, beta, seed, min_images=1)
     covers(parts, labels)
     assert len(parts) == clients and min(len(part) for part in parts) >= 1
-    again = partition_dirichlet(labels, clients, beta, seed)
+    again = partition(labels, clients, beta, seed, min_images=1)
     assert all(np.array_equal(one, other) for one, other in zip(parts, again, strict=True))
+
+
+@given(labels_of, st.integers(1, 12), st.floats(0.0001, 1000), st.integers(0, 5))
+def test_dirichlet_over_classes_gives_all_clients_as_many_images(labels, clients, beta, seed):
+    parts = partition_dirichlet_classes(labels, clients, beta, seed)
+    covers(parts, labels)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_a_small_beta_over_classes_leaves_a_client_few_of_them():
+    labels = np.repeat(np.arange(10), 200)
+    held = [
+        [len(np.unique(labels[part])) for part in partition_dirichlet_classes(labels, 5, beta, 0)]
+        for beta in (0.01, 1000)
+    ]
+    assert held[0] == [2, 2, 2, 2, 2] and held[1] == [10, 10, 10, 10, 10]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_dirichlet_is_drawn_again_until_every_client_has_enough(seed):
+    labels = np.repeat(np.arange(10), 500)
+    few, enough = (partition_dirichlet(labels, 5, 0.01, seed, least) for least in (1, 400))
+    assert min(map(len, partition_dirichlet(labels, 5, 0.01, seed))) >= 10, "by default"
+    assert min(map(len, enough)) >= 400
+    if min(map(len, few)) >= 400:  # the first draw stands where it fits
+        assert all(np.array_equal(one, other) for one, other in zip(few, enough, strict=True))
+
+
+def test_what_no_draw_gives_is_refused_with_what_to_change():
+    labels = np.repeat(np.arange(10), 500)
+    with pytest.raises(UsageError, match=r"40 clients, beta 0.01: .* 10 images") as caught:
+        partition_dirichlet(labels, 40, 0.01, 0)
+    assert "min_images" in caught.value.hint
 
 
 @given(labels_of, st.integers(1, 12), st.integers(0, 5))
@@ -40,7 +79,15 @@ def test_domains_are_clients():
     assert [part.tolist() for part in partition_by_domain(["sketch", "photo", "sketch"])] == [[1], [0, 2]]
 
 
-@pytest.mark.parametrize(("images", "clients", "beta"), [(3, 4, 0.5), (3, 0, 0.5), (3, 2, 0.0)])
-def test_refusals(images, clients, beta):
+@pytest.mark.parametrize("partition", [partition_dirichlet, partition_dirichlet_classes])
+@pytest.mark.parametrize(
+    ("images", "clients", "beta", "least"), [(3, 4, 0.5, 1), (3, 0, 0.5, 1), (3, 2, 0.0, 1), (39, 4, 0.5, 10)]
+)
+def test_refusals(partition, images, clients, beta, least):
     with pytest.raises(UsageError):
-        partition_dirichlet(np.zeros(images, dtype=np.int64), clients, beta, 0)
+        partition(np.zeros(images, dtype=np.int64), clients, beta, 0, least)
+
+
+def test_iid_refuses_clients_of_too_few_images():
+    with pytest.raises(UsageError, match="40 needed"):
+        partition_iid(np.zeros(39, dtype=np.int64), 4, 0, 10)

@@ -32,6 +32,9 @@ pipeline = StableDiffusionPipeline.from_pretrained(FOLDER)
 pipeline("{example}", height={size}, width={size}, num_inference_steps=12, guidance_scale=1.0).images[0]
 ```
 
+**The {images:,} images are labelled.** Who has them can train a classifier of these classes on them directly, without a
+generator or any client: compare with that first (`public` in an experiment of `fglfast run`).
+
 It knows these classes and this kind of picture, nothing else: any other prompt gives an image of one of them.
 """
 
