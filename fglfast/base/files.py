@@ -5,12 +5,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from fglfast.base.errors import BadInputError, FglError, UsageError
+from fglfast.base.wording import differences
 
 
 @contextmanager
@@ -52,6 +53,41 @@ def placing(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+def usable_folder(out: Path) -> None:
+    """Refuse, before any work for it, a folder that cannot be made or written to; makes nothing itself.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if os.path.lexists(out) and not out.is_dir():
+        raise UsageError(f"{out}: a file is there", "give the name of a folder")
+    _check_place(out, existing(out))
+
+
+def usable_file(out: Path) -> None:
+    """As `usable_folder`, of a file, which is replaced if it is there.
+
+    Raises:
+        UsageError: a folder is there, or it cannot be written.
+    """
+    if out.is_dir():
+        raise UsageError(f"{out}: a folder is there", "give the name of a file")
+    _check_place(out, existing(out.absolute().parent))
+
+
+def _check_place(out: Path, place: Path) -> None:
+    if not place.is_dir():
+        raise UsageError(f"{out}: cannot be made, {place} is a file", "choose another --out")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"{out}: {place} may not be written", "choose another --out, or mend its permissions")
+
+
+def existing(path: Path) -> Path:
+    """The path, or of the folders that it would lie in the nearest that is there."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if os.path.lexists(place))
+
+
 def claim(path: Path, facts: Mapping[str, object], what: str) -> None:
     """Write down what a folder is begun for; refuse one that was begun for something else.
 
@@ -61,18 +97,34 @@ def claim(path: Path, facts: Mapping[str, object], what: str) -> None:
         what: what the folder would hold, for people.
 
     Raises:
-        BadInputError: other facts stand there, or what no call wrote.
+        BadInputError: other facts stand there, or what no call wrote; it says which.
     """
+    check_claim(path, facts, what)
     path.parent.mkdir(parents=True, exist_ok=True)
-    asked = json.loads(json.dumps(facts))
+    write_atomic(path, json.dumps(facts, indent=2) + "\n")
+
+
+def check_claim(path: Path, facts: Mapping[str, object], what: str, later: Collection[str] = ()) -> None:
+    """As `claim`, writing nothing: before work that is in vain if the folder is another's.
+
+    Args:
+        path: as for `claim`.
+        facts: likewise.
+        what: likewise.
+        later: facts that are not known yet, and not compared.
+
+    Raises:
+        BadInputError: as `claim`.
+    """
+    if not path.exists():
+        return
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else asked
-        differing = sorted(key for key in found.keys() | asked.keys() if found.get(key) != asked.get(key))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        there = {key: value for key, value in found.items() if key not in later}
     except (ValueError, AttributeError) as error:
         raise BadInputError(f"{path}: cannot be read ({error})", "give another --out") from error
-    if differing:
-        raise BadInputError(f"{path.parent}: holds {what} ({', '.join(differing)})", "give another --out")
-    write_atomic(path, json.dumps(asked, indent=2) + "\n")
+    if differing := differences(there, json.loads(json.dumps(facts))):
+        raise BadInputError(f"{path.parent}: holds {what} ({differing})", "give another --out")
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -115,8 +167,9 @@ def sole(folder: Path) -> Iterator[None]:
     """Keep a second run out of a folder, which is made if it is not there; one that was killed lets go.
 
     Raises:
-        UsageError: another run is at work there.
+        UsageError: another run is at work there, or it cannot be made or written to.
     """
+    usable_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / ".lock", wait=False) as free:
         if not free:

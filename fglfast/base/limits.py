@@ -12,8 +12,11 @@ from fglfast.base.errors import FglError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
-# PyTorch on a CPU and on a GPU, ONNX Runtime, C++.
-MEMORY_WORDS = ("can't allocate memory", "out of memory", "Failed to allocate memory", "bad_alloc", "bad allocation")
+# PyTorch on a CPU and on a GPU, NVIDIA's libraries, ONNX Runtime, C++, the system, Python.
+MEMORY_WORDS = (
+    *("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "Failed to allocate memory"),
+    *("bad_alloc", "bad allocation", "Cannot allocate memory", "MemoryError"),
+)
 # safetensors, and PyTorch to a stream and to a path.
 ROOM_WORDS = ("No space left on device", "File too large", "Disk quota exceeded", "unexpected pos ", "iostream error")
 

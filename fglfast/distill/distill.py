@@ -1,8 +1,9 @@
 """Teacher to student: draw pairs, train on them, save a folder that synthesizes in few unguided steps."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from fglfast.base.config import Settings
 from fglfast.base.errors import UsageError
-from fglfast.base.files import claim, finished_folder, write_atomic
+from fglfast.base.files import check_claim, claim, finished_folder, write_atomic
 from fglfast.distill.pairs import draw_pairs, read_pairs
 from fglfast.engine.build import Engine
 from fglfast.engine.recipe import Recipe
@@ -19,14 +20,15 @@ from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.solvers import Bend, bend, uniform
 from fglfast.generator.learning.student import HeldPairs, Method, Task, check_method, fit_student
 from fglfast.generator.learning.transport import fit_transport
-from fglfast.generator.load import segment
+from fglfast.generator.load import Shapes, read_shapes, segment
 from fglfast.generator.text import BLOCKS, FURTHER, Blocks
-from fglfast.payload.merge import Merged
+from fglfast.payload.merge import Merged, by_client
 from fglfast.sampler.schedule import Sampling, Schedule
-from fglfast.synthesis.conditioning import negative_text
+from fglfast.synthesis.conditioning import check_fit, negative_text
 
 FIT = FitSettings(steps=4000, batch_size=64, learning_rate=5e-4, ema_decay=0.998, warmup_steps=100)
 COPIED = (".json", ".txt", ".safetensors")  # of the teacher's files
+FACTS, WHAT = "distill.json", "a student of another teacher, other payloads or other settings"
 JUDGED, FINE = 64, 50  # trajectories whose bend is measured, and steps of the teacher's
 
 
@@ -92,10 +94,9 @@ def distill(
         UsageError: the method does not fit the teacher, or it is SDXL.
         BadInputError: `out` was begun with another teacher or other settings.
     """
+    check_work(settings, merged, out, engine.model, engine.manifest.key.build.image_size)
     task, teacher = Task.of_model(engine.model), _unet(engine.model / "unet")
-    _check(settings, task, teacher, engine, merged)
-    fixed = settings.model_dump(mode="json", exclude={"fit": {"steps"}})
-    claim(out / "distill.json", fixed | {"engine": engine.key}, "a student of another teacher or other settings")
+    claim(out / FACTS, _facts(settings, merged) | {"engine": engine.key}, WHAT)
     drawn = draw_pairs(engine, merged, settings.pairs_per_class, settings.seed, settings.teacher, out / "pairs")
     pairs = read_pairs(drawn, merged, engine.shapes.latent)
     times = _times(engine.model, task, settings.steps)
@@ -123,11 +124,38 @@ def distill(
     return out / "recipe.toml", found
 
 
-def _check(settings: DistillSettings, task: Task, unet: UNet2DConditionModel, engine: Engine, merged: Merged) -> None:
+def check_work(settings: DistillSettings, merged: Merged, out: Path, model: Path, image_size: int) -> None:
+    """Refuse, before an engine is built, what `distill` could not do.
+
+    Args:
+        settings: as for `distill`.
+        merged: likewise.
+        out: likewise.
+        model: folder of the teacher.
+        image_size: of its engine.
+
+    Raises:
+        UsageError: the method does not fit the teacher, or it is SDXL.
+        BadInputError: the payloads do not fit the teacher, or `out` was begun with other settings.
+    """
+    shapes, config = read_shapes(model, image_size), UNet2DConditionModel.load_config(model / "unet")
+    _check_method(settings, Task.of_model(model), shapes, config, merged)
+    check_fit(merged, model, shapes)
+    check_claim(out / FACTS, _facts(settings, merged), WHAT, later=("engine",))
+
+
+def _facts(settings: DistillSettings, merged: Merged) -> dict[str, Any]:
+    """What a student is made by, but for the engine."""
+    return settings.model_dump(mode="json", exclude={"fit": {"steps"}}) | by_client(merged.clients, merged.digests)
+
+
+def _check_method(
+    settings: DistillSettings, task: Task, shapes: Shapes, config: Mapping[str, Any], merged: Merged
+) -> None:
     wrong = check_method(settings.method, task)
     if wrong:
         raise UsageError(wrong, "choose another --method")
-    if unet.config.addition_embed_type is not None or engine.shapes.boundaries:
+    if config.get("addition_embed_type") is not None or shapes.boundaries:
         raise UsageError("neither SDXL nor a blockwise model can be distilled yet", "choose another teacher")
     if settings.method == "mdt" and any(merged.domains):
         raise UsageError("mdt knows one negative prompt, and the payloads name domains", "choose another --method")
@@ -137,8 +165,9 @@ def _check(settings: DistillSettings, task: Task, unet: UNet2DConditionModel, en
         raise UsageError(
             f"{settings.blocks} blocks for {settings.steps} steps of {settings.method}", "give fewer --blocks"
         )
-    if settings.channels and len(settings.channels) != len(unet.config.block_out_channels):
-        raise UsageError(f"--channels: the teacher has {list(unet.config.block_out_channels)}", "give as many")
+    widths = list(config["block_out_channels"])
+    if settings.channels and len(settings.channels) != len(widths):
+        raise UsageError(f"--channels: the teacher has {widths}", "give as many")
 
 
 def _unet(folder: Path) -> UNet2DConditionModel:

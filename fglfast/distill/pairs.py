@@ -52,7 +52,7 @@ def draw_pairs(engine: Engine, merged: Merged, per_class: int, seed: int, sampli
     """
     facts: dict[str, object] = {"engine": engine.key, "sampling": sampling.model_dump(mode="json")}
     plan = make_plan(merged, per_class, seed, SHARD, facts)
-    claim(out / "pairs.json", {"plan": plan.digest(), "pairs": plan.images}, "pairs of another teacher or plan")
+    claim(out / "pairs.json", {"plan": plan.digest(), "pairs": plan.images}, "pairs of another teacher or payloads")
     conditioning, schedule = Conditioning(merged, engine), Schedule.of_model(engine.model, sampling)
     missing = [number for number in range(plan.shards) if not shard_path(out, number).exists()]
     begun = plan.images - sum(plan.size(number) for number in missing)

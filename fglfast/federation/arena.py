@@ -8,6 +8,7 @@ from fglfast.base.console import note
 from fglfast.base.errors import UsageError
 from fglfast.base.files import write_atomic
 from fglfast.base.machine import machine_facts, package_versions
+from fglfast.base.wording import differences
 from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import find_recipe
 from fglfast.federation import wire
@@ -115,10 +116,11 @@ def _claim(out: Path, experiment: Experiment) -> str:
     """Note whose folder it is, in the file that its clients read; more methods, seeds, public images are welcome."""
     file, shared = out / "experiment.toml", experiment.model_copy(update={"methods": ("fgl",), "seeds": (0,)})
     out.mkdir(parents=True, exist_ok=True)
-    there = Experiment.from_toml(file) if file.exists() else shared
-    known = there.public or shared.public
-    shared = shared.model_copy(update={"public": shared.public or known})
-    if there.model_copy(update={"public": known}) != shared:
-        raise UsageError(f"{out} belongs to another experiment", "choose another --out")
+    if file.exists():
+        there = Experiment.from_toml(file)
+        shared = shared.model_copy(update={"public": shared.public or there.public})  # may be named later
+        found = there.model_copy(update={"public": shared.public})
+        if differing := differences(found.model_dump(mode="json"), shared.model_dump(mode="json")):
+            raise UsageError(f"{out} belongs to another experiment: {differing}", "choose another --out")
     write_atomic(file, shared.to_toml())
     return str(file)

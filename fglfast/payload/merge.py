@@ -97,6 +97,11 @@ def merge_payloads(payloads: Iterable[Payload]) -> Merged:
     return _table(first, [parts[client] for client in sorted(parts)], np.stack(distinct))
 
 
+def by_client(clients: Iterable[str], digests: Iterable[str]) -> dict[str, str]:
+    """Payload hashes, each under words that name its client: what two runs differ in is then said by name."""
+    return {f"payload of {client}": digest for client, digest in zip(clients, digests, strict=False)}
+
+
 def looks(client: str) -> str:
     """Equal for client names that people take for one: Unicode form (NFKC), case, spacing, invisible letters aside."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", client).casefold())

@@ -9,6 +9,7 @@ from typing import Literal
 
 from fglfast.base.config import Settings
 from fglfast.base.console import note
+from fglfast.base.files import claim
 from fglfast.base.machine import machine_facts, package_versions
 from fglfast.client.embed import embed
 from fglfast.engine.build import Engine, build_engine
@@ -78,7 +79,7 @@ def run_one_shot(settings: OneShot, out: Path) -> RunRecord:
     Returns:
         The record, also in `out/run.json`.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    claim(out / "demo.json", settings.model_dump(mode="json"), "another run")
     stages, recipe = Stages(), find_recipe(settings.recipe)
     model = recipe.model_folder()
     private, test = read_dataset(settings.private), read_dataset(settings.test)

@@ -11,12 +11,15 @@ from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.files import exclusive, is_held, write_atomic
 from fglfast.base.folders import leads_out
 from fglfast.base.untrusted import read_object
+from fglfast.base.wording import differences
+from fglfast.payload.merge import by_client
 from fglfast.shards import checksums
 from fglfast.shards.tar import read_samples, shard_name
 
 FACTS = "dataset.json"
 FORMAT_VERSION = 1
 MOST_FACTS = 16 << 20  # bytes
+FOLLOWS = {"format_version", "plan", "images", "shards", "clients", "payloads"}  # from the other facts
 LOCKS, IMAGES = ".locks", "imagefolder"
 NUMBERED = re.compile("[0-9]{4,} ")  # how the folder of a class begins whose name cannot be one
 NAME_BYTES = 200  # of a folder's name; file systems allow 255
@@ -26,7 +29,7 @@ def claim(out: Path, facts: dict[str, Any]) -> None:
     """Write the data set's card and facts, or check that those there are of the same plan; ranks take turns.
 
     Raises:
-        UsageError: the folder belongs to another plan; both hashes are shown.
+        UsageError: the folder belongs to another plan; what differs is said.
         BadInputError: a part of the folder is a link to somewhere else.
     """
     refuse_links(out)
@@ -36,19 +39,32 @@ def claim(out: Path, facts: dict[str, Any]) -> None:
 
 
 def _claim(out: Path, facts: dict[str, Any]) -> None:
+    refuse_another(out, facts)
     path = out / FACTS
     if path.exists():
-        there = read_facts(out).get("plan")
-        if there != facts["plan"]:
-            raise UsageError(
-                f"{out} holds a data set of plan {str(there)[:16]}, this is plan {facts['plan'][:16]}",
-                "choose another --out, or delete the folder to start anew",
-            )
         return
-    if any(out.glob("*.tar")):
-        raise UsageError(f"{out} holds tar files but no {FACTS}", "choose another --out")
     write_atomic(out / "README.md", _card(facts))
     write_atomic(path, json.dumps({"format_version": FORMAT_VERSION, **facts}, indent=2, ensure_ascii=False) + "\n")
+
+
+def refuse_another(out: Path, facts: dict[str, Any]) -> None:
+    """As `claim`, writing nothing."""
+    if not (out / FACTS).exists():
+        if any(out.glob("*.tar")):
+            raise UsageError(f"{out} holds tar files but no {FACTS}", "choose another --out")
+        return
+    there = read_facts(out)
+    if there.get("plan") != facts["plan"]:
+        raise UsageError(
+            f"{out} holds another data set: {differences(_told(there), _told(facts)) or 'its plan differs'}",
+            "choose another --out, or delete the folder to start anew",
+        )
+
+
+def _told(facts: dict[str, Any]) -> dict[str, Any]:
+    """Of a data set's facts those that a person chose, the payloads by name."""
+    senders = [facts[key] if isinstance(facts.get(key), list) else [] for key in ("clients", "payloads")]
+    return {key: value for key, value in facts.items() if key not in FOLLOWS} | by_client(*senders)
 
 
 def read_facts(out: Path) -> dict[str, Any]:

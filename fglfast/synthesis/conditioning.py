@@ -1,6 +1,7 @@
 """Payload rows as a denoiser takes text. Knows nothing of images."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from fglfast.base.errors import BadInputError
 from fglfast.engine.build import Engine
 from fglfast.generator.configs import read_config
+from fglfast.generator.load import Shapes
 from fglfast.generator.text import load_prompts, text_fingerprint
 from fglfast.generator.text_encoder import load_tokenizer, tokenize, vocabulary
 from fglfast.payload.merge import Merged
@@ -23,7 +25,7 @@ class Conditioning:
     """
 
     def __init__(self, merged: Merged, engine: Engine) -> None:
-        _check_fit(merged, engine)
+        check_fit(merged, engine.model, engine.shapes)
         self.merged, self.networks = merged, engine.networks
         domains = sorted(set(merged.domains), key=str)
         prompts = [load_prompts(engine.model, domain).negative for domain in domains]
@@ -63,14 +65,24 @@ def _encode(engine: Engine, prompt: str) -> Tensor:
     return engine.networks.encode(tokens_1T)[0]
 
 
-def _check_fit(merged: Merged, engine: Engine) -> None:
-    fingerprint = text_fingerprint(engine.model)
+def check_fit(merged: Merged, model: Path, shapes: Shapes) -> None:
+    """Refuse payloads that a model cannot draw from; no engine need be there.
+
+    Args:
+        merged: the clients' rows.
+        model: its folder.
+        shapes: of its networks.
+
+    Raises:
+        BadInputError: the payloads come from another text encoder, or their rows have another shape, or token ids that
+            it does not know.
+    """
+    fingerprint = text_fingerprint(model)
     if merged.text_encoder != fingerprint:
         raise BadInputError(
-            f"the payloads come from text encoder {merged.text_encoder[:16]}, the engine's is {fingerprint[:16]}",
-            f"embed again with --model {engine.model.name}",
+            f"the payloads come from text encoder {merged.text_encoder[:16]}, {model.name}'s is {fingerprint[:16]}",
+            f"draw with the model that they were embedded with, or embed again with --model {model.name}",
         )
-    shapes = engine.shapes
     expected: tuple[int, ...]
     if merged.embeddings is not None:
         found, expected = merged.embeddings.shape[1:], (shapes.text_length, shapes.text_width)
@@ -78,8 +90,8 @@ def _check_fit(merged: Merged, engine: Engine) -> None:
         assert merged.token_ids is not None
         found, expected = merged.token_ids.shape[1:], (shapes.tokens,)
     if found != expected:
-        raise BadInputError(f"payload rows have shape {found}, the engine takes {expected}", "embed with its model")
-    if merged.token_ids is not None and merged.token_ids.max() >= (known := vocabulary(engine.model)):
+        raise BadInputError(f"payload rows have shape {found}, {model.name} takes {expected}", "embed with its model")
+    if merged.token_ids is not None and merged.token_ids.max() >= (known := vocabulary(model)):
         content = int(np.flatnonzero((merged.token_ids >= known).any(axis=1))[0])
         client = merged.clients[merged.row_client[np.flatnonzero(merged.content == content)[0]]]
         raise BadInputError(f"client {client!r} sent a token id beyond the {known} known", "leave its payload out")

@@ -6,6 +6,7 @@ from pathlib import Path
 from fglfast.base.console import Progress
 from fglfast.base.errors import UsageError
 from fglfast.engine.build import Engine
+from fglfast.generator.load import weights_fingerprint
 from fglfast.payload.merge import Merged
 from fglfast.shards.checksums import read_checksum
 from fglfast.shards.folder import LOCKS, engine_of, locked
@@ -48,15 +49,28 @@ def repair(engine: Engine, merged: Merged, out: Path, checked: Sequence[Checked]
     return drawer.redrawn
 
 
+def check_model(out: Path, model: Path, image_size: int) -> None:
+    """Refuse, before an engine is built, a model that did not draw a data set.
+
+    Raises:
+        UsageError: it did not, or not at this size.
+    """
+    _check_weights(Facts.of(out), out, model, weights_fingerprint(model), image_size)
+
+
+def _check_weights(facts: Facts, out: Path, model: Path, weights: str, image_size: int) -> None:
+    if (weights, image_size) != (facts.weights, facts.image_size):
+        raise UsageError(
+            f"{out} was drawn with weights {facts.weights[:16]} at {facts.image_size} pixels, {model.name} has "
+            f"{weights[:16]} at {image_size}",
+            "give the --recipe and --model that drew it",
+        )
+
+
 def _check_engine(engine: Engine, facts: Facts, out: Path, sound: Sequence[int]) -> None:
     """Refuse an engine of other weights, and one that drew none of the sound shards."""
     key = engine.manifest.key
-    if (key.weights, key.build.image_size) != (facts.weights, facts.image_size):
-        raise UsageError(
-            f"{out} was drawn with weights {facts.weights[:16]} at {facts.image_size} pixels, engine {engine.key} has "
-            f"{key.weights[:16]} at {key.build.image_size}",
-            "give the --recipe and --model that drew it",
-        )
+    _check_weights(facts, out, engine.model, key.weights, key.build.image_size)
     engines = {engine_of(out / shard_name(number)) for number in sound} - {None}
     if engines and engine.key not in engines:
         names = ", ".join(sorted(map(str, engines)))

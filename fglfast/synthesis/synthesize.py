@@ -1,5 +1,6 @@
 """Engine and payloads to shards, one after the other. Knows neither how an image is drawn nor files' insides."""
 
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,15 @@ from pydantic import Field
 
 from fglfast.base.config import Settings
 from fglfast.base.console import Progress, note
+from fglfast.base.files import existing, usable_folder
+from fglfast.base.wording import size
 from fglfast.engine.build import Engine, seconds_per_pass
+from fglfast.generator.load import read_shapes, weights_fingerprint
 from fglfast.payload.merge import Merged
 from fglfast.sampler.schedule import Sampling, Schedule
-from fglfast.shards.folder import claim, engine_of, locked
+from fglfast.shards.folder import claim, engine_of, locked, refuse_another
 from fglfast.shards.tar import ImageFormat, shard_name
-from fglfast.synthesis.conditioning import Conditioning
+from fglfast.synthesis.conditioning import Conditioning, check_fit
 from fglfast.synthesis.draw import Drawer, rows_together
 from fglfast.synthesis.plan import Item, Plan, make_plan
 from fglfast.synthesis.writer import Describe, ShardWriter
@@ -72,6 +76,28 @@ class SynthesisResult:
         return self.network_seconds / self.seconds if self.seconds else 0.0
 
 
+def check_work(merged: Merged, settings: SynthesisSettings, out: Path, model: Path, image_size: int) -> None:
+    """Refuse, before an engine is built or a dry run says how long it would take, what `synthesize` would refuse.
+
+    Args:
+        merged: the clients' rows.
+        settings: as for `synthesize`.
+        out: likewise.
+        model: folder of the model that would draw.
+        image_size: side in pixels.
+
+    Raises:
+        UsageError: `out` cannot be used, or belongs to another plan.
+        BadInputError: the payloads do not fit the model.
+    """
+    usable_folder(out)
+    check_fit(merged, model, read_shapes(model, image_size))
+    if out.is_dir() and any(out.iterdir()):
+        weights = weights_fingerprint(model)
+        plan = plan_of(weights, image_size, merged, settings)
+        refuse_another(out, _facts(plan, weights, image_size, model, merged, settings))
+
+
 def plan_synthesis(engine: Engine, merged: Merged, settings: SynthesisSettings) -> Plan:
     """The plan of a data set: which images an engine of these weights makes of these payloads."""
     return plan_of(engine.manifest.key.weights, engine.manifest.key.build.image_size, merged, settings)
@@ -106,7 +132,8 @@ def synthesize(
     """
     plan = plan_synthesis(engine, merged, settings)
     drawer = Drawer(engine, plan, Conditioning(merged, engine), settings.sampling)
-    claim(out, _facts(plan, engine, merged, settings))
+    key = engine.manifest.key
+    claim(out, _facts(plan, key.weights, key.build.image_size, engine.model, merged, settings))
     if (there := engine_of(min(out.glob("*.tar"), default=out))) not in (None, engine.key):
         note(f"engine {there} drew the images that are there, {engine.key} draws the others: last bits may differ")
     if rank >= plan.shards:
@@ -115,6 +142,7 @@ def synthesize(
         numbers = plan.remaining(out, rank, world_size)
         mine = sum(map(plan.size, range(rank, plan.shards, world_size)))
         todo = sum(map(plan.size, numbers))
+        note_room(*room(todo, key.build.image_size, out), out)
         if todo < mine:
             note(f"resuming: {mine - todo} of {mine} images are there")
         started = time.perf_counter()
@@ -144,33 +172,48 @@ def draw_shard(drawer: Drawer, number: int, writer: ShardWriter, progress: Progr
 def estimate(
     engine: Engine, merged: Merged, settings: SynthesisSettings, out: Path, world_size: int = 1
 ) -> dict[str, Any]:
-    """What `synthesize` would do: images, shards, bytes (of raw pixels, an upper bound for PNG) and seconds."""
+    """What `synthesize` would do: images, shards, bytes (see `room`) beside those that are free, and seconds."""
     plan = plan_synthesis(engine, merged, settings)
     left = sum(map(plan.size, plan.remaining(out)))
     most = max(sum(map(plan.size, plan.remaining(out, rank, world_size))) for rank in range(world_size))
     batches = -(-most // rows_together(engine))
     side, passes = engine.manifest.key.build.image_size, Schedule.of_model(engine.model, settings.sampling).passes()
+    needed, free = room(left, side, out)
     return {
         "plan": plan.digest(),
         "classes": len(plan.present),
         "images": plan.images,
         "images_left": left,
         "shards": plan.shards,
-        "bytes_at_most": left * (3 * side * side + 3 * 512),
+        "bytes_at_most": needed,
+        "bytes_free": free,
         "seconds": round(batches * passes * seconds_per_pass(engine), 1),
     }
 
 
-def _facts(plan: Plan, engine: Engine, merged: Merged, settings: SynthesisSettings) -> dict[str, Any]:
+def room(images: int, side: int, out: Path) -> tuple[int, int]:
+    """Bytes that images need at most, those of raw pixels in tars, and bytes that are free where they go."""
+    return images * (3 * side * side + 3 * 512), shutil.disk_usage(existing(out)).free
+
+
+def note_room(needed: int, free: int, out: Path) -> None:
+    """Say so where the disk may become full before a data set is done."""
+    if needed > free:
+        note(f"{out}: the disk may become full: {size(needed)} are needed at most, {size(free)} are free")
+
+
+def _facts(
+    plan: Plan, weights: str, image_size: int, model: Path, merged: Merged, settings: SynthesisSettings
+) -> dict[str, Any]:
     """What `dataset.json` says: the same for the same plan, whenever and wherever it is made."""
     return {
         "plan": plan.digest(),
         "class_names": list(plan.class_names),
         "images": plan.images,
         "shards": plan.shards,
-        "image_size": engine.manifest.key.build.image_size,
-        "model": engine.model.name,
-        "weights": engine.manifest.key.weights,
+        "image_size": image_size,
+        "model": model.name,
+        "weights": weights,
         "clients": list(merged.clients),
         "payloads": list(merged.digests),
         **settings.model_dump(mode="json"),

@@ -18,8 +18,9 @@ from fglfast.base.console import Progress
 from fglfast.base.errors import BadInputError, IncompleteError
 from fglfast.base.folders import leads_out, numbered
 from fglfast.base.names import ClassNames
+from fglfast.base.wording import differences, some
 from fglfast.images.decoding import MOST_SIDE
-from fglfast.payload.merge import Merged
+from fglfast.payload.merge import Merged, by_client
 from fglfast.shards.checksums import Hashing, digest_of, read_checksum
 from fglfast.shards.folder import FACTS, read_facts
 from fglfast.shards.tar import Sample, samples_of, shard_name, write_tar
@@ -77,9 +78,11 @@ class Facts(SynthesisSettings):
         """
         plan = plan_of(self.weights, self.image_size, merged, self)
         if plan.digest() != self.plan:
+            there, here = by_client(self.clients, self.payloads), by_client(merged.clients, merged.digests)
+            differing = differences(there, here)
             raise BadInputError(
-                f"these payloads make plan {plan.digest()[:16]}, the data set is of plan {self.plan[:16]}",
-                f"give those it was made of: the payloads of {', '.join(self.clients[:5])}",
+                f"the data set was made of other payloads: {differing or 'its plan differs'}",
+                f"give those it was made of: the payloads of {some(self.clients)}",
             )
         return plan
 

@@ -16,6 +16,8 @@ from typing import IO, Literal
 
 from fglfast.base import errors
 from fglfast.base.errors import FglError, UsageError
+from fglfast.base.files import usable_folder
+from fglfast.base.limits import as_limit
 from fglfast.shards.index import read_description
 from fglfast.training.run_folder import RunFolder, identity
 from fglfast.training.settings import Job, TrainResult, TrainSettings, WorkerError, check_arch, deepspeed_config
@@ -23,6 +25,9 @@ from fglfast.training.settings import Job, TrainResult, TrainSettings, WorkerErr
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # From the first line that looks like this on, workers only say how they died.
 DYING = re.compile(rb"^(Traceback \(most recent call last\)|[EF]\d{4} \d\d:\d\d)", re.MULTILINE)
+SIGNAL = re.compile(rb"exitcode *: -([0-9]+)")  # as torch's launcher writes it
+LAUNCHER = re.compile(rb"^[EFW]\d{4} [^\n]*torch/distributed/elastic", re.MULTILINE)
+GO_ON = "run again to go on from the last checkpoint"
 KEPT_OUTPUT = 2**20
 
 
@@ -47,6 +52,7 @@ def train(synthetic: Path, out: Path, settings: TrainSettings, processes: int | 
     job = Job(synthetic=synthetic.absolute(), out=out.absolute(), settings=_absolute(settings))
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return _run_here(job)
+    usable_folder(job.out)
     run = identity(job, read_description(job.synthetic))
     folder = RunFolder(job.out)
     done = folder.result_of(run)
@@ -194,19 +200,33 @@ def _forwarded_signals(launcher: subprocess.Popen[bytes]) -> Iterator[list[int]]
 
 
 def _failure(job: Job, error_file: Path, output: bytes, status: int) -> FglError:
-    """The error to raise for workers that failed: their own, or the last thing they said."""
-    log = job.out / "train.log"
+    """The error to raise for workers that failed: their own, what killed one, or the last thing they said."""
+    log, told = job.out / "train.log", None
     if error_file.exists():
-        told = WorkerError.model_validate_json(error_file.read_bytes())
-        kind = getattr(errors, told.kind, FglError)
-        if kind is not FglError:
-            error: FglError = kind(told.message, told.hint)
-            return error
-        message, hint = told.message, told.hint
-    else:
-        lines = [line.strip() for line in output.decode("utf-8", "replace").splitlines() if line.strip()]
-        said = [line for line in lines if not DYING.match(line.encode()) and not set(line) <= set("=-~^ ")]
-        message, hint = f"a training process ended (status {status}): {said[-1] if said else 'it said nothing'}", ""
+        answer = WorkerError.model_validate_json(error_file.read_bytes())
+        told = getattr(errors, answer.kind, FglError)(answer.message, answer.hint)
+    if told and type(told) is not FglError:
+        return told
+    # A worker whose peer was killed says that the connection broke: that is not what went wrong.
+    error = _killed(output) or told or _last_words(output, status)
     with suppress(OSError):  # the disk may be full: then that is what they died of
         log.write_bytes(output)
-    return FglError(message, hint or f"All they said is in {log}; run again to go on from the last checkpoint.")
+    return FglError(error.message, error.hint or f"All they said is in {log}; {GO_ON}.")
+
+
+def _killed(output: bytes) -> FglError | None:
+    """What a signal that ended a worker means, as torch's launcher reports it; its own signals aside."""
+    numbers = {int(number) for number in SIGNAL.findall(output)} - {signal.SIGTERM, signal.SIGINT}
+    if signal.SIGKILL in numbers:
+        hint = f"give a smaller --batch-size or fewer --processes, or end other programs; {GO_ON}"
+        return FglError("a training process was killed (SIGKILL): most likely the machine is out of memory", hint)
+    names = [signal.Signals(number).name for number in sorted(numbers)]
+    return FglError(f"a training process died of {', '.join(names)}") if names else None
+
+
+def _last_words(output: bytes, status: int) -> FglError:
+    """The last line that workers said, before torch's launcher said that they are gone."""
+    lines = [line.strip() for line in LAUNCHER.split(output)[0].decode("utf-8", "replace").splitlines()]
+    said = [line for line in lines if not DYING.match(line.encode()) and not set(line) <= set("=-~^ ")]
+    last = said[-1] if said else "it said nothing"
+    return as_limit(RuntimeError(last)) or FglError(f"a training process ended (status {status}): {last}")

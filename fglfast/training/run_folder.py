@@ -20,6 +20,7 @@ from fglfast.base.errors import BadInputError, FglError, UsageError
 from fglfast.base.files import exclusive, sync_folder, write_atomic
 from fglfast.base.folders import leads_out
 from fglfast.base.untrusted import read_bytes
+from fglfast.base.wording import differences
 from fglfast.shards.index import Description
 from fglfast.training.settings import Job, TrainResult
 
@@ -61,14 +62,13 @@ class RunFolder:
             return None
         try:
             record = json.loads(self.record.read_text(encoding="utf-8"))
-            found, result = record["run"], record["result"]
+            result, there = record["result"], _told(record["run"])
             finished = TrainResult(**{**result, "model": self.path, "already_done": True}) if result else None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadInputError(f"{self.record} cannot be read: {error}", "Choose another folder.") from error
-        differences = _differences(found, wanted)
-        if differences:
+        if differing := differences(there, _told(wanted)):
             raise UsageError(
-                f"{self.path} belongs to another run: {'; '.join(differences)}",
+                f"{self.path} belongs to another run: {differing}",
                 "Choose another folder, or delete this one to start anew.",
             )
         return finished
@@ -132,16 +132,6 @@ class RunFolder:
             time.sleep(0.2)
 
 
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    lines = []
-    for section in ("settings", "data"):
-        there, here = found.get(section, {}), wanted[section]
-        for key in sorted(there.keys() | here.keys()):
-            if there.get(key) != here.get(key):
-                lines.append(f"{key} {_short(there.get(key))} there, {_short(here.get(key))} here")
-    return lines
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 70 else text[:67] + "..."
+def _told(run: dict[str, Any]) -> dict[str, Any]:
+    """An identity as its differences are said: settings by their own names."""
+    return {**run["settings"], "data": run["data"]}

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from fglfast.base.config import Settings
 from fglfast.base.errors import UsageError
+from fglfast.base.wording import some
 
 WIDTHS = (64, 128, 256, 512)
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -37,6 +38,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "resnet34": {"layer_type": "basic", "depths": (3, 4, 6, 3), "hidden_sizes": WIDTHS},
     "resnet50": {"layer_type": "bottleneck", "depths": (3, 4, 6, 3), "hidden_sizes": tuple(4 * w for w in WIDTHS)},
 }
+HALF = ("bf16", "fp16", "amp")  # DeepSpeed's sections
+ACCUMULATION = "gradient_accumulation_steps"
 BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu")
 
 
@@ -60,7 +63,8 @@ class TrainSettings(Settings):
         erasing: chance that a rectangle of an image is blanked.
         channels_last: memory format of the images; the layers follow it.
         initial: a `model.safetensors` whose weights are the first; None for fresh ones.
-        deepspeed: path of a DeepSpeed JSON file, merged over the built-in configuration.
+        deepspeed: path of a DeepSpeed JSON file, merged over the built-in configuration; its "auto" values are filled
+            in from these settings.
         checkpoint_seconds: time between checkpoints, beside the one after every epoch.
     """
 
@@ -168,14 +172,16 @@ def deepspeed_config(settings: TrainSettings, processes: int, bf16: bool) -> dic
         bf16: whether the device computes in bfloat16.
 
     Raises:
-        UsageError: the file is no JSON object, its batch sizes contradict ours, or it asks for what an
-            image classifier cannot use: ZeRO stage 3, half-precision weights.
+        UsageError: the file is no JSON object, its batch sizes contradict ours, it leaves to us what we do not know, or
+            it asks for what an image classifier cannot use: ZeRO stage 3, half-precision weights.
     """
     config: dict[str, Any] = {"zero_optimization": {"stage": 0}}
     if bf16:
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
     if settings.deepspeed is not None:
-        config |= read_json_object(settings.deepspeed, "DeepSpeed configuration")
+        theirs = read_json_object(settings.deepspeed, "DeepSpeed configuration")
+        config |= _filled_in(theirs, _known(settings, bf16))
+        _check_filled_in(config)
     _check_sections(config)
     accumulation = _accumulation(config)
     if settings.batch_size % (processes * accumulation):
@@ -199,11 +205,50 @@ def deepspeed_config(settings: TrainSettings, processes: int, bf16: bool) -> dic
     return config
 
 
+def _known(settings: TrainSettings, bf16: bool) -> dict[str, Any]:
+    """What "auto" stands for, as Hugging Face's configurations have it: our own settings, by dotted key.
+
+    Half precision is autocast's where the device has it, never DeepSpeed's own, which casts the weights. Batch sizes
+    are filled in where they are checked.
+    """
+    return {
+        "optimizer.params.lr": settings.learning_rate,
+        "optimizer.params.weight_decay": settings.weight_decay,
+        "torch_autocast.enabled": bf16,
+        "torch_autocast.dtype": "bfloat16",
+        **dict.fromkeys((f"{name}.enabled" for name in HALF), False),
+    }
+
+
+def _filled_in(value: Any, known: dict[str, Any], key: str = "") -> Any:
+    """A configuration, or a value in it, with what is known in the place of "auto"."""
+    if isinstance(value, dict):
+        return {name: _filled_in(inner, known, f"{key}.{name}" if key else name) for name, inner in value.items()}
+    return known.get(key, value) if value == "auto" else value
+
+
+def _check_filled_in(config: dict[str, Any]) -> None:
+    left = sorted(_autos(config) - {*BATCH_KEYS, ACCUMULATION})
+    if left:
+        raise UsageError(
+            f"the DeepSpeed configuration leaves {some(left)} to be filled in, which fglfast does not set",
+            'Write a value in the place of "auto", or leave the key out.',
+        )
+
+
+def _autos(value: Any, key: str = "") -> set[str]:
+    """Keys that are "auto"; of ZeRO's sizes DeepSpeed knows itself what that is."""
+    if isinstance(value, dict):
+        return {found for name, inner in value.items() for found in _autos(inner, f"{key}.{name}" if key else name)}
+    own = key.startswith("zero_optimization.") and key != "zero_optimization.stage"
+    return {key} if value == "auto" and not own else set()
+
+
 def _check_sections(config: dict[str, Any]) -> None:
     for name in ("zero_optimization", "optimizer", "scheduler", "bf16", "fp16", "amp"):
         if name in config and not isinstance(config[name], dict):
             raise UsageError(f"the DeepSpeed configuration's {name} is not an object", "It must look like {...}.")
-    half = [name for name in ("bf16", "fp16", "amp") if config.get(name, {}).get("enabled")]
+    half = [name for name in HALF if config.get(name, {}).get("enabled")]
     if half:
         raise UsageError(
             f"the DeepSpeed configuration enables {half[0]}, which casts batch normalisation too",
@@ -217,13 +262,13 @@ def _check_sections(config: dict[str, Any]) -> None:
 
 
 def _accumulation(config: dict[str, Any]) -> int:
-    accumulation = config.get("gradient_accumulation_steps", "auto")
+    accumulation = config.get(ACCUMULATION, "auto")
     if accumulation == "auto":
         accumulation = 1
     if not isinstance(accumulation, int) or accumulation < 1:
         raise UsageError(
-            f"the DeepSpeed configuration's gradient_accumulation_steps is {accumulation!r}",
+            f"the DeepSpeed configuration's {ACCUMULATION} is {accumulation!r}",
             "It must be a whole number of 1 or more.",
         )
-    config["gradient_accumulation_steps"] = accumulation
+    config[ACCUMULATION] = accumulation
     return accumulation

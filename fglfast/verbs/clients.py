@@ -86,6 +86,7 @@ def embed(
         raise UsageError("class-level prompts have no captions", "add --prompt-level instance")
     if learn and prompt_level == "instance":
         raise UsageError("--learn makes one embedding a class", "leave out --prompt-level")
+    from fglfast.base.files import usable_file
     from fglfast.client.captions import ATTRIBUTES
     from fglfast.client.embed import embed as embed_dataset
     from fglfast.client.privacy import asked_budget
@@ -93,6 +94,7 @@ def embed(
     from fglfast.images.dataset import read_dataset
     from fglfast.payload import open_signer, save_payload
 
+    usable_file(out)
     signer = open_signer(sign, federation)
     budget = asked_budget(epsilon=epsilon, delta=delta, clip=clip, uploads=uploads)
     if learn and budget:

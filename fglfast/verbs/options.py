@@ -102,8 +102,12 @@ def open_engine(
     engines: Path,
     batch_size: str | None = None,
     random_weights: bool = False,
+    check: Callable[[Path, int], None] | None = None,
 ) -> Any:
-    """The compiled engine of a recipe, some of its settings changed on the command line."""
+    """The compiled engine of a recipe, some of its settings changed on the command line.
+
+    `check` is given the model's folder and the image size before anything is compiled: what it refuses is said at once.
+    """
     from fglfast.engine.backends import chosen
     from fglfast.engine.build import build_engine as build
 
@@ -112,6 +116,8 @@ def open_engine(
     settings = settings.model_copy(update={key: value for key, value in changes.items() if value is not None})
     chosen(settings.backend, settings.precision)  # refused before a model is fetched
     folder = find_model(settings, engines, random_weights)
+    if check:
+        check(folder, settings.image_size)
     if batch_size == "auto":
         from fglfast.engine.batch_search import tune_batches
 

@@ -1,11 +1,13 @@
 """Verbs of one stage each, from private images to a tested global model."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from fglfast.base.console import emit_json, note, stdout
+from fglfast.base.wording import duration, size
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     Allow,
@@ -88,7 +90,6 @@ def synthesize(
     from fglfast.synthesis import synthesize as stage
 
     merged = read_payloads(embeddings, allow)
-    engine = open_engine(recipe, model, backend, engines, batch_size)
     settings = stage.SynthesisSettings(
         images_per_class=images_per_class,
         seed=seed,
@@ -97,9 +98,12 @@ def synthesize(
         sampling=read_recipe(recipe).sampling.changed(steps, guidance),
         max_share_per_client=max_share_per_client,
     )
+    check = partial(stage.check_work, merged, settings, out)
+    engine = open_engine(recipe, model, backend, engines, batch_size, check=check)
     if dry_run:
-        plan = stage.estimate(engine, merged, settings, out, rank.world_size)
-        tell(plan, as_json, "\n".join(f"{key.replace('_', ' ')}: {value}" for key, value in plan.items()))
+        planned = stage.estimate(engine, merged, settings, out, rank.world_size)
+        stage.note_room(planned["bytes_at_most"], planned["bytes_free"], out)
+        tell(planned, as_json, _planned(planned))
         return
     done = stage.synthesize(engine, merged, settings, out, rank.number, rank.world_size)
     if format == "imagefolder":
@@ -129,6 +133,19 @@ def synthesize(
     left = f"; {done.missing} of {done.shards} shards, other ranks' share, are not there yet"
     whole = "; the data set is complete" if rank.world_size > 1 else ""
     tell(result, as_json, line + again + (left if done.missing else whole))
+
+
+def _planned(planned: dict[str, Any]) -> str:
+    """What a dry run found, a line each."""
+    lines = {
+        "plan": planned["plan"],
+        "classes": f"{planned['classes']:,}",
+        "images": f"{planned['images']:,}, {planned['images_left']:,} of them to be drawn",
+        "shards": f"{planned['shards']:,}",
+        "disk": f"{size(planned['bytes_at_most'])} at most, {size(planned['bytes_free'])} are free",
+        "time": f"about {duration(planned['seconds'])}",
+    }
+    return "\n".join(f"{name}: {words}" for name, words in lines.items())
 
 
 def _unpack(out: Path, class_names: tuple[str, ...], done: Any) -> None:

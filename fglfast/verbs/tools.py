@@ -3,6 +3,7 @@
 import math
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -55,18 +56,22 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure UNet, VAE, end-to-end synthesis, encoding and training step against this machine's ceiling."""
-    from fglfast.base.files import write_atomic
+    from fglfast.base.files import usable_file, write_atomic
     from fglfast.lab.bench.measure import BenchSettings, contenders
     from fglfast.lab.bench.measure import bench as run
     from fglfast.lab.bench.table import table
     from fglfast.report.bench_page import write_page
 
+    for file in filter(None, (out, report)):
+        usable_file(file)
     settings = read_recipe(recipe)
     sampling = settings.sampling.changed(steps, guidance)
     settings = settings.model_copy(update={"model": model or settings.model, "sampling": sampling})
     recipes = contenders(settings, backend or (), batch_size)
     asked = BenchSettings(rounds=rounds, longest_round=longest_round, arch=arch)
     record = run(recipes, find_model(settings, engines, random_weights), engines, asked)
+    for file in filter(None, (out, report)):
+        file.parent.mkdir(parents=True, exist_ok=True)
     if out:
         write_atomic(out, record.model_dump_json(indent=2) + "\n")
     if report:
@@ -91,15 +96,24 @@ def tune_steps(
     as_json: AsJson = False,
 ) -> None:
     """Place a flow model's steps where its trajectories bend (BOSS), and write them into a recipe."""
-    from fglfast.base.files import write_atomic
+    from fglfast.base.files import usable_file, write_atomic
     from fglfast.distill.steps import place
+    from fglfast.generator.load import read_shapes
+    from fglfast.synthesis.conditioning import check_fit
 
+    usable_file(out)
     merged = read_payloads(embeddings, allow)
     settings = read_recipe(recipe)
-    placed = place(open_engine(recipe, model, None, engines), merged, settings, steps, grid, trajectories)
+
+    def check(folder: Path, image_size: int) -> None:
+        check_fit(merged, folder, read_shapes(folder, image_size))
+
+    engine = open_engine(recipe, model, None, engines, check=check)
+    placed = place(engine, merged, settings, steps, grid, trajectories)
     changes = {"scheduler": "flow-euler", "steps": steps, "timesteps": placed.timesteps}
     sampling = settings.sampling.model_copy(update=changes)
     changed = settings.model_copy(update={"model": model or settings.model, "sampling": sampling})
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, changed.to_toml())
     result = {"recipe": str(out), **placed.model_dump(mode="json")}
     shown = ", ".join(f"{timestep:g}" for timestep in placed.timesteps)
@@ -140,7 +154,7 @@ def tune(
     from fglfast.images.dataset import read_dataset
     from fglfast.lab.tuning.candidates import Grid
     from fglfast.lab.tuning.records import TuneSettings
-    from fglfast.lab.tuning.sweep import check_input
+    from fglfast.lab.tuning.sweep import check_input, check_work
     from fglfast.lab.tuning.sweep import tune as run
     from fglfast.report.tune_page import write_page
     from fglfast.training.settings import TrainSettings, check_arch
@@ -152,8 +166,10 @@ def tune(
     merged = read_payloads(embeddings, allow)
     judges = read_dataset(validation)
     check_input(merged, judges, asked)
-    engine = open_engine(recipe, model, None, engines)
-    tuned = run(engine, merged, judges, settings.model_copy(update={"model": model or settings.model}), asked, out)
+    settings = settings.model_copy(update={"model": model or settings.model})
+    check = partial(check_work, merged, judges, settings, asked, out)
+    engine = open_engine(recipe, model, None, engines, check=check)
+    tuned = run(engine, merged, judges, settings, asked, out)
     winner = ["fglfast", "synthesize", "--recipe", str(out / "recipe.toml"), "--embeddings", embeddings]
     winner += ["--allow", str(allow)] if allow else []
     winner += ["--images-per-class", str(tuned.best.candidate.images_per_class), "--seed", str(seed), "--out", "synth"]

@@ -1,6 +1,7 @@
 """Verbs that train a generator: a small one of your own, or a few-step student of one."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -77,7 +78,7 @@ def distill(
 ) -> None:
     """Make a few-step student of a generator: its engine draws pairs, a UNet learns from them; resumes."""
     from fglfast.base.files import sole
-    from fglfast.distill.distill import FIT, DistillSettings
+    from fglfast.distill.distill import FIT, DistillSettings, check_work
     from fglfast.distill.distill import distill as run
 
     asked = read_recipe(recipe)
@@ -92,7 +93,8 @@ def distill(
     )
     merged = read_payloads(embeddings, allow)
     with sole(out):
-        written, found = run(open_engine(recipe, teacher, None, engines), merged, asked, settings, out)
+        engine = open_engine(recipe, teacher, None, engines, check=partial(check_work, settings, merged, out))
+        written, found = run(engine, merged, asked, settings, out)
     bends = f"; teacher: {found.before}; student: {found.after}" if found.before else ""
     result = {"recipe": str(written), "model": str(out / "model"), **found.model_dump(mode="json")}
     tell(result, as_json, f"{written}: {steps} steps, {found.pairs} pairs{bends}")

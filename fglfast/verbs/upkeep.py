@@ -1,5 +1,6 @@
 """Verbs that look after what other verbs left."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -56,7 +57,8 @@ def verify(
     bad = {shard_name(shard.number): shard.problem for shard in checked if shard.problem}
     mended = bool(repair and merged and bad)
     if merged and mended:
-        mending.repair(open_engine(recipe, model, backend, engines, batch_size), merged, data, checked)
+        engine = open_engine(recipe, model, backend, engines, batch_size, check=partial(mending.check_model, data))
+        mending.repair(engine, merged, data, checked)
     result = {
         "folder": str(data),
         "shards": len(checked),

@@ -49,7 +49,7 @@ def call(arguments, idle, monkeypatch):
     """Run the command in this process with an engine of some decoder."""
 
     def run(decoder=decode, code=1):
-        monkeypatch.setattr(stages, "open_engine", lambda *_: idle(decoder))
+        monkeypatch.setattr(stages, "open_engine", lambda *_, **__: idle(decoder))
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == code, done.output
         assert "Traceback" not in done.output and "bug" not in done.output
@@ -174,7 +174,7 @@ from fglfast.verbs import stages
 def slow(latents):
     time.sleep(0.5)
     return decode(latents)
-stages.open_engine = lambda *_: idle_engine(Path(model), slow)
+stages.open_engine = lambda *_, **__: idle_engine(Path(model), slow)
 main()
 """
 

@@ -96,7 +96,7 @@ def test_token_payloads_draw_the_images_of_their_embeddings(whole, engine, paylo
 
 
 def test_another_plan_in_the_folder_is_refused(whole, engine, merged):
-    with pytest.raises(UsageError, match="plan"):
+    with pytest.raises(UsageError, match="another data set: seed 0 there, 1 here"):
         synthesize(engine, merged, SETTINGS.model_copy(update={"seed": 1}), whole)
 
 

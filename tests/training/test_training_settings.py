@@ -46,6 +46,42 @@ def test_users_configuration_is_merged(tmp_path: Path) -> None:
     assert config["optimizer"]["params"] == {"lr": 1e-3, "torch_adam": True}
 
 
+def test_what_is_auto_is_filled_in_from_the_settings(tmp_path: Path) -> None:
+    """The file that Hugging Face's documentation gives, without what no image classifier takes."""
+    theirs = {
+        "fp16": {"enabled": "auto"},
+        "bf16": {"enabled": "auto"},
+        "optimizer": {"type": "AdamW", "params": {"lr": "auto", "weight_decay": "auto"}},
+        "zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"},
+        "gradient_accumulation_steps": "auto",
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+    }
+    settings = asked(tmp_path, theirs, learning_rate=0.003, weight_decay=0.02)
+    for bf16 in (False, True):
+        config = deepspeed_config(settings, processes=2, bf16=bf16)
+        assert config["optimizer"]["params"] == {"lr": 0.003, "weight_decay": 0.02, "torch_adam": True}
+        assert (config["train_batch_size"], config["train_micro_batch_size_per_gpu"]) == (64, 32)
+        assert config["bf16"] == config["fp16"] == {"enabled": False} and ("torch_autocast" in config) == bf16
+        assert config["gradient_accumulation_steps"] == 1
+    config = deepspeed_config(asked(tmp_path, {"torch_autocast": {"enabled": "auto", "dtype": "auto"}}), 1, bf16=False)
+    assert config["torch_autocast"] == {"enabled": False, "dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "key"),
+    [
+        ({"gradient_clipping": "auto"}, "gradient_clipping"),
+        ({"optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto"}}}, "optimizer.params.betas"),
+        ({"scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": "auto"}}}, "scheduler.params.warmup_max_lr"),
+        ({"zero_optimization": {"stage": "auto"}}, "zero_optimization.stage"),
+    ],
+)
+def test_what_is_auto_and_unknown_is_named(tmp_path: Path, theirs: object, key: str) -> None:
+    with pytest.raises(UsageError, match=key):
+        deepspeed_config(asked(tmp_path, theirs), processes=1, bf16=False)
+
+
 @pytest.mark.parametrize(
     ("theirs", "words"),
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 from fglfast.base.errors import BadInputError
 from fglfast.base.machine import machine_facts, package_versions
 from fglfast.engine.manifest import device_name
+from fglfast.generator.text import text_fingerprint
 from fglfast.images.dataset import read_dataset
 from fglfast.lab.audit.copies import Copies, Pair
 from fglfast.lab.audit.outputs import confidences, read_pixels
@@ -13,7 +14,7 @@ from fglfast.lab.audit.records import Attack, Audit, Inversion
 from fglfast.lab.audit.roc import roc
 from fglfast.lab.audit.synthetic import find_copies
 from fglfast.lab.audit.uploads import describe_sender, read_uploads
-from fglfast.payload import load_payload
+from fglfast.payload import Payload, load_payload
 from fglfast.training.evaluate import open_classifier
 
 
@@ -46,6 +47,7 @@ def audit_files(files: Files) -> tuple[Audit, list[Pair]]:
     Raises:
         BadInputError: a file cannot be used.
     """
+    payload = _open_payload(files)
     model, names, size = open_classifier(files.model)
     members, others = (read_dataset(source).named(names) for source in (files.members, files.nonmembers))
     pixels = [read_pixels(images, size) for images in (members, others)]
@@ -63,7 +65,7 @@ def audit_files(files: Files) -> tuple[Audit, list[Pair]]:
             "model": f"at {size} pixels",
         },
         attacks=(Attack(model=files.model.name, kind="loss", roc=roc(*scores)),),
-        inversions=tuple(_inversions(files)),
+        inversions=tuple(_inversions(files, payload)),
         copies=copies,
         machine=machine_facts(device_name()),
         versions=package_versions(),
@@ -71,10 +73,17 @@ def audit_files(files: Files) -> tuple[Audit, list[Pair]]:
     return audit, pairs
 
 
-def _inversions(files: Files) -> list[Inversion]:
+def _open_payload(files: Files) -> Payload | None:
+    """The upload, refused before anything is attacked if another text encoder made it: all read from it were wrong."""
     if files.payload is None:
+        return None
+    return load_payload(files.payload, text_encoder=text_fingerprint(files.generator))
+
+
+def _inversions(files: Files, payload: Payload | None) -> list[Inversion]:
+    if payload is None:
         return []
-    payload, members = load_payload(files.payload), read_dataset(files.members)
+    members = read_dataset(files.members)
     names = payload.header.class_names
     if set(members.class_names) - set(names):
         raise BadInputError(f"{files.payload}: knows other classes than {files.members}", "give the client's images")

@@ -16,6 +16,7 @@ from fglfast.engine.recipe import find_recipe
 from fglfast.federation.arena import Arena
 from fglfast.federation.clients import simulated
 from fglfast.federation.experiment import Experiment, Method
+from fglfast.generator.text import text_fingerprint
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import concatenate
 from fglfast.lab.audit.copies import Copies, Pair
@@ -168,11 +169,13 @@ def _attacks(run: Run, method: Method, pool: Pool, private: int, trained: Mappin
 def _inversions(run: Run) -> list[Inversion]:
     """The uploads of the run's clients, if it has any; and what the same clients would send."""
     folder, model = run.out / "one-shot" / "clients", find_recipe(run.experiment.recipe).model_folder()
-    payloads = {load_payload(path).header.client: path for path in sorted(folder.glob("*.safetensors"))}
+    encoder = text_fingerprint(model)
+    read = [load_payload(path, text_encoder=encoder) for path in sorted(folder.glob("*.safetensors"))]
+    payloads = {payload.header.client: payload for payload in read}
     senders = []
     for client in simulated(str(run.file), run.seed):
-        payload = load_payload(payloads[client.name]) if client.name in payloads else None
-        senders.append(describe_sender(client.dataset.named(run.class_names), payload, model, client.captions))
+        images = client.dataset.named(run.class_names)
+        senders.append(describe_sender(images, payloads.get(client.name), model, client.captions))
     return read_uploads(senders, model)
 
 

@@ -15,25 +15,28 @@ import numpy as np
 
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, UsageError
-from fglfast.base.files import claim, sole, write_atomic
+from fglfast.base.files import check_claim, claim, sole, usable_folder, write_atomic
 from fglfast.base.machine import machine_facts, package_versions
+from fglfast.base.wording import some
 from fglfast.engine.build import Engine, seconds_per_pass
 from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import Recipe
+from fglfast.generator.load import read_shapes
 from fglfast.images.labelled import LabelledImages
 from fglfast.lab.tuning.candidates import Candidate, candidates
 from fglfast.lab.tuning.costs import predict
 from fglfast.lab.tuning.drawing import DataSets
 from fglfast.lab.tuning.front import best_within, pareto_front
 from fglfast.lab.tuning.records import Measured, Trial, Tuned, TuneSettings, read_trials
-from fglfast.payload.merge import Merged
+from fglfast.payload.merge import Merged, by_client
 from fglfast.sampler.schedule import Schedule
+from fglfast.synthesis.conditioning import check_fit
 from fglfast.training.batches import split
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
 from fglfast.training.settings import read_json_object
 
-NAMED = 5  # classes that an error names
+FACTS, WHAT = "sweep.json", "candidates measured with other settings"
 
 
 def tune(
@@ -58,8 +61,8 @@ def tune(
     check_input(merged, validation, settings)
     with sole(out):
         (out / "candidates").mkdir(exist_ok=True)
-        facts = _facts(engine, merged, validation, recipe, settings)
-        claim(out / "sweep.json", facts, "candidates measured with other settings")
+        facts = _facts(engine.manifest.key.build.image_size, merged, validation, recipe, settings)
+        claim(out / FACTS, facts | {"engine": engine.key}, WHAT)
         sweep = _Sweep(engine, merged, validation, recipe, settings, out)
         sweep.run()
         tuned = sweep.tuned()
@@ -77,9 +80,8 @@ def check_input(merged: Merged, validation: LabelledImages, settings: TuneSettin
     """
     differing = sorted(set(merged.class_names) ^ set(validation.class_names))
     if differing:
-        more = ", ..." if len(differing) > NAMED else ""
         raise BadInputError(
-            f"{validation.source} and the payloads differ in classes: {', '.join(differing[:NAMED])}{more}",
+            f"{validation.source} and the payloads differ in classes: {some(differing)}",
             "judge on images of the classes that the clients embedded",
         )
     least, train = min(settings.grid.images_per_class), settings.train
@@ -90,6 +92,27 @@ def check_input(merged: Merged, validation: LabelledImages, settings: TuneSettin
             f"{train.batch_size}",
             "raise --images-per-class",
         )
+
+
+def check_work(
+    merged: Merged,
+    validation: LabelledImages,
+    recipe: Recipe,
+    settings: TuneSettings,
+    out: Path,
+    model: Path,
+    image_size: int,
+) -> None:
+    """Refuse, before an engine is built, payloads that do not fit the model, and the folder of another sweep.
+
+    Raises:
+        UsageError: `out` cannot be used.
+        BadInputError: as said.
+    """
+    usable_folder(out)
+    check_fit(merged, model, read_shapes(model, image_size))
+    if (out / FACTS).exists():
+        check_claim(out / FACTS, _facts(image_size, merged, validation, recipe, settings), WHAT, later=("engine",))
 
 
 def _classes(merged: Merged) -> int:
@@ -220,16 +243,14 @@ def _row_seconds(engine: Engine, file: Path) -> float:
 
 
 def _facts(
-    engine: Engine, merged: Merged, validation: LabelledImages, recipe: Recipe, settings: TuneSettings
+    image_size: int, merged: Merged, validation: LabelledImages, recipe: Recipe, settings: TuneSettings
 ) -> dict[str, Any]:
-    """What all candidates of a folder share."""
+    """What all candidates of a folder share, but for the engine."""
     arch, varied = settings.train.arch, {"steps", "guidance_scale", "guidance_interval"}
-    size = settings.train.image_size or engine.manifest.key.build.image_size
     return {
-        "engine": engine.key,
-        "payloads": list(merged.digests),
+        **by_client(merged.clients, merged.digests),
         "sampling": recipe.sampling.model_dump(mode="json", exclude=varied),
-        "validation": _digest(validation, size),
+        "validation": _digest(validation, settings.train.image_size or image_size),
         "training": settings.train.model_dump(mode="json"),
         "architecture": read_json_object(Path(arch), "architecture") if arch.endswith(".json") else arch,
     }

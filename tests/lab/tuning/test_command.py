@@ -59,7 +59,10 @@ def test_from_payloads_to_a_recipe_that_draws(folder, monkeypatch):
     drawn = run(*shlex.split(found["command"])[1:], "--engines", folder / "engines")
     assert drawn.exit_code == 0, drawn.output
     assert json.loads((folder / "synth" / "dataset.json").read_text())["sampling"]["scheduler"] == "flow-euler"
-    for changes, code, word in ((["--seed", 1], 4, "other settings (training)"), (["--budget", 0.01], 2, "below the")):
+    for changes, code, word in (
+        (["--seed", 1], 4, "training.seed 0 there, 1 here"),
+        (["--budget", 0.01], 2, "below the"),
+    ):
         refused = tune(folder, "--budget", 500, *changes)
         assert refused.exit_code == code and word in refused.output
 

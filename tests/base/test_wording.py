@@ -1,0 +1,32 @@
+import pytest
+
+from fglfast.base.wording import differences, duration, size, some
+
+
+def test_a_long_list_says_how_many_are_left_out():
+    assert some(["ann", "bob"]) == "ann, bob" and some([]) == ""
+    assert some([f"c{k}" for k in range(60)]) == "c0, c1, c2, c3, c4 and 55 more"
+    assert some(range(1_234), most=2, between="; ") == "0; 1 and 1,232 more"
+
+
+def test_differences_are_named_down_to_the_inner_fact():
+    there = {"seed": 0, "payload of ann": "a" * 64, "sampling": {"steps": 25, "timesteps": None}, "gone": 1}
+    here = {"seed": 1, "payload of ann": "b" * 64, "sampling": {"steps": 10, "timesteps": None}, "new_one": 1}
+    words = differences(there, here)
+    assert words.split("; ") == [
+        *("seed 0 there, 1 here", "another payload of ann", "sampling.steps 25 there, 10 here"),
+        *("gone there only", "new one here only"),
+    ]
+    assert differences(there, dict(there)) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(3.14, "3.1 s"), (42, "42 s"), (200, "3 min 20 s"), (12_000, "3 h 20 min"), (282_122.4, "78 h 22 min")],
+)
+def test_times_are_in_units_that_tell_something(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_sizes_are_in_units_of_a_thousand():
+    assert [size(count) for count in (999, 1_500, 460_800_000_000)] == ["999 B", "1.5 KB", "460.8 GB"]
