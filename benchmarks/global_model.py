@@ -7,7 +7,7 @@ from fglfast.engine.build import Engine
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages
 from fglfast.payload.merge import Merged
-from fglfast.synthesis.pack import pack
+from fglfast.shards.pack import pack
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train

@@ -13,7 +13,7 @@ from fglfast.federation.experiment import Experiment
 from fglfast.federation.wire import Weights
 from fglfast.images.labelled import LabelledImages
 from fglfast.payload.merge import merge_payloads
-from fglfast.synthesis.pack import pack
+from fglfast.shards.pack import pack
 
 
 def server_only(
