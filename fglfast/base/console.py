@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import unicodedata
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ def quiet_libraries() -> None:
     """Tell libraries not to talk beside the program, before any of them is imported."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", module="PIL.TiffImagePlugin")  # of EXIF that is cut off; it names no file
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
 

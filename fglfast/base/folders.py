@@ -1,4 +1,4 @@
-"""Folders: whether something below one leads out of it, what of a series it holds. Knows no file's content."""
+"""Folders: what leads out of one, what systems leave in it, what of a series it holds. Knows no file's content."""
 
 import os
 import re
@@ -6,11 +6,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 NUMBER = re.compile(r"[0-9]{1,18}")
+# Left by macOS (also in every zip it makes), Windows, Synology and Linux; hidden ones begin with a dot.
+SYSTEM = frozenset(["__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin"])
+SYSTEM |= {"system volume information", "@eadir", "lost+found"}
 
 
 def leads_out(path: Path, folder: Path) -> bool:
     """Whether a path below a folder is a link, or lies behind one, to somewhere else."""
     return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that a system puts there for itself."""
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders of a folder that somebody put there, by name; none of what is no folder."""
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return sorted(entry for entry in entries if entry.is_dir() and not is_system(entry.name))
 
 
 def numbered(folder: Path, name: Callable[[int], str], count: int) -> tuple[set[str], set[str]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from flwr.app import Context
 
 from fglfast.base.errors import BadInputError, UsageError
+from fglfast.base.folders import subfolders
 from fglfast.client.captions import ATTRIBUTES
 from fglfast.client.privacy import Budget
 from fglfast.engine.recipe import find_recipe
@@ -143,7 +144,7 @@ def everything(experiment: str) -> Client:
 def _held(experiment: Experiment, seed: int) -> list[tuple[str | None, LabelledImages]]:
     """The domain and the images of each client."""
     if experiment.partition.kind == "domain" and experiment.partition.domain == "folder":
-        folders = sorted(path for path in Path(experiment.data).glob("*") if path.is_dir())
+        folders = subfolders(Path(experiment.data))
         if not folders:
             raise BadInputError(f"{experiment.data}: holds no folder of a domain", "lay it out as DOMAIN/CLASS/*.png")
         return [(folder.name, read_dataset(str(folder))) for folder in folders]

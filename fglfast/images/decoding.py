@@ -2,8 +2,9 @@
 
 import io
 from functools import cache
+from pathlib import PurePath
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 MOST_SIDE = 4096  # pixels, of an image of a data set or of what a model takes
 MOST_BYTES = 256 << 20  # of a file that is tried as an image
@@ -18,9 +19,28 @@ def decoded(content: bytes) -> Image.Image:
     """
     if not content:
         raise ValueError("zero bytes")
-    image = Image.open(io.BytesIO(content), formats=_formats())
+    image = opened(content, _formats())
     image.load()
     return image
+
+
+def opened(content: bytes, formats: tuple[str, ...]) -> Image.Image:
+    """Open an image of one of some formats, undecoded.
+
+    Raises:
+        ValueError: it is of none; Pillow would name a place in memory.
+        Exception: as each of Pillow's decoders does.
+    """
+    try:
+        return Image.open(io.BytesIO(content), formats=formats)
+    except UnidentifiedImageError as error:
+        raise ValueError("not recognised as an image") from error
+
+
+def named_like_an_image(name: str) -> bool:
+    """Whether a file's name ends as those of a format of images do."""
+    Image.init()
+    return PurePath(name).suffix.lower() in Image.EXTENSION
 
 
 @cache

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fglfast.base.errors import BadInputError
+from fglfast.images.pixels import to_rgb
 
 Opener = Callable[[], Image.Image]
 
@@ -94,16 +95,3 @@ def concatenate(parts: Sequence[LabelledImages]) -> LabelledImages:
         source=", ".join(dict.fromkeys(part.source for part in parts)),
         names=tuple(name for part in parts for name in part.names) if all(part.names for part in parts) else (),
     )
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL mode to RGB: EXIF orientation applied, transparency on white, 16 bits scaled to 8."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        peak = 65535.0 if image.mode.startswith("I") else max(1.0, float(values.max()))
-        image = Image.fromarray((values.clip(0, peak) * (255.0 / peak)).astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        colour = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
-    return image.convert("RGB")

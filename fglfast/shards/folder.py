@@ -1,7 +1,6 @@
 """The folder of a synthetic data set: its facts, its card, its lock. Knows nothing of how images are made."""
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,15 +13,14 @@ from fglfast.base.untrusted import read_object
 from fglfast.base.wording import differences
 from fglfast.payload.merge import by_client
 from fglfast.shards import checksums
-from fglfast.shards.tar import read_samples, shard_name
+from fglfast.shards.tar import read_samples
 
 FACTS = "dataset.json"
 FORMAT_VERSION = 1
 MOST_FACTS = 16 << 20  # bytes
 FOLLOWS = {"format_version", "plan", "images", "shards", "clients", "payloads"}  # from the other facts
 LOCKS, IMAGES = ".locks", "imagefolder"
-NUMBERED = re.compile("[0-9]{4,} ")  # how the folder of a class begins whose name cannot be one
-NAME_BYTES = 200  # of a folder's name; file systems allow 255
+NAME_BYTES = 200  # of an engine's name that is told
 
 
 def claim(out: Path, facts: dict[str, Any]) -> None:
@@ -117,45 +115,6 @@ def locked(out: Path, rank: int = 0, world_size: int = 1) -> Iterator[None]:
         yield
 
 
-def export_imagefolder(out: Path, class_names: tuple[str, ...], shards: int) -> Path | None:
-    """Unpack the shards of a complete folder to `out/imagefolder/CLASS/KEY.png`; images already there are left alone.
-
-    Returns:
-        The folder; None when another rank is at it.
-
-    Raises:
-        BadInputError: a shard is damaged or has a label of no class, or a folder is a link to somewhere else.
-    """
-    with exclusive(out / LOCKS / IMAGES, wait=False) as free:
-        return _export_imagefolder(out, class_names, shards) if free else None
-
-
-def _export_imagefolder(out: Path, class_names: tuple[str, ...], shards: int) -> Path:
-    target = out / IMAGES
-    folders = [target / safe_name(name, label) for label, name in enumerate(class_names)]
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-        if leads_out(folder, out):
-            raise BadInputError(f"{folder}: a link out of the data set", "delete it")
-    for number in range(shards):
-        shard = out / shard_name(number)
-        for name, sample in read_samples(shard):
-            if sample.label >= len(folders):
-                raise BadInputError(f"{shard}: {name} has label {sample.label} of {len(folders)} classes", "verify it")
-            path = folders[sample.label] / name
-            if not path.exists():
-                write_atomic(path, sample.image)
-    return target
-
-
-def safe_name(name: str, label: int) -> str:
-    """A class name as a folder name: no separators, no leading dot, never empty or too long, of no other class."""
-    kept = "".join(letter if letter.isalnum() or letter in " -_." else "_" for letter in name)
-    kept = kept.encode()[:NAME_BYTES].decode(errors="ignore").strip(" .")
-    plain = kept == name and not NUMBERED.match(name)
-    return kept if plain else f"{label:04d} {kept}".strip()
-
-
 def _card(facts: dict[str, Any]) -> str:
     """A Hugging Face data-set card."""
     names = "\n".join(f"- {_plain(name)}" for name in facts["class_names"])
@@ -163,6 +122,11 @@ def _card(facts: dict[str, Any]) -> str:
     return f"""---
 task_categories: [image-classification]
 tags: [synthetic, federated-generative-learning, webdataset]
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: "train-*.tar"
 ---
 # A synthetic data set by fglfast
 

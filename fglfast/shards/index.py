@@ -5,7 +5,6 @@ KEY.webp, KEY.cls (the label as text) and KEY.json. Nothing is unpacked: the tar
 the images are then read at their offsets. The folder may be a stranger's.
 """
 
-import io
 import os
 import re
 import tarfile
@@ -27,7 +26,7 @@ from fglfast.base.errors import BadInputError, IncompleteError
 from fglfast.base.folders import leads_out, numbered
 from fglfast.base.names import ClassNames
 from fglfast.base.untrusted import read_bytes
-from fglfast.images.decoding import MOST_SIDE
+from fglfast.images.decoding import MOST_SIDE, opened
 from fglfast.shards.headers import Member, content, members
 
 FORMAT_VERSION = 1
@@ -240,7 +239,7 @@ class SyntheticImages(Dataset[Tensor]):
 
 def _rgb(content: bytes, size: int) -> Image.Image:
     """Decode PNG or WebP; the size is checked before any pixel is decoded."""
-    with Image.open(io.BytesIO(content), formats=("PNG", "WEBP")) as image:
+    with opened(content, ("PNG", "WEBP")) as image:
         if image.size != (size, size):
             raise ValueError(f"it is {image.size[0]}x{image.size[1]}, not {size}x{size}")
         return image.convert("RGB")

@@ -1,6 +1,5 @@
 """Whether a synthetic data set is what its plan says, shard by shard. Reads only; knows no engine."""
 
-import io
 import json
 import struct
 import tarfile
@@ -19,7 +18,7 @@ from fglfast.base.errors import BadInputError, IncompleteError
 from fglfast.base.folders import leads_out, numbered
 from fglfast.base.names import ClassNames
 from fglfast.base.wording import differences, some
-from fglfast.images.decoding import MOST_SIDE
+from fglfast.images.decoding import MOST_SIDE, opened
 from fglfast.payload.merge import Merged, by_client
 from fglfast.shards.checksums import Hashing, digest_of, read_checksum
 from fglfast.shards.folder import FACTS, read_facts
@@ -178,12 +177,12 @@ def _check_structure(path: Path, number: int, facts: Facts, plan: Plan | None, s
 def _check_image(sample: Sample, facts: Facts) -> None:
     """Decode an image to see that it can be: its size first, then PNG's checksums and end, which decoding skips."""
     kinds = (facts.image_format.upper(),)
-    with Image.open(io.BytesIO(sample.image), formats=kinds) as opened:
-        if (opened.size, opened.mode) != ((facts.image_size, facts.image_size), "RGB"):
-            raise ValueError(f"{sample.key}: {opened.mode} of {opened.size[0]}x{opened.size[1]} pixels")
-        opened.verify()
-    with Image.open(io.BytesIO(sample.image), formats=kinds) as opened:
-        opened.load()
+    with opened(sample.image, kinds) as image:
+        if (image.size, image.mode) != ((facts.image_size, facts.image_size), "RGB"):
+            raise ValueError(f"{sample.key}: {image.mode} of {image.size[0]}x{image.size[1]} pixels")
+        image.verify()
+    with opened(sample.image, kinds) as image:
+        image.load()
     if facts.image_format == "png" and sample.image.find(PNG_END) != len(sample.image) - len(PNG_END):
         raise ValueError(f"{sample.key}: the image does not end with its end")
 

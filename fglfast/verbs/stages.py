@@ -150,13 +150,15 @@ def _planned(planned: dict[str, Any]) -> str:
 
 def _unpack(out: Path, class_names: tuple[str, ...], done: Any) -> None:
     """Unpack a complete data set; of several ranks, the one that finishes last."""
-    from fglfast.shards.folder import export_imagefolder
+    from fglfast.shards.imagefolder import export_imagefolder
 
     if done.missing:
         note("not unpacked: shards are missing; the rank that finishes last unpacks, or run again")
         return
-    target = export_imagefolder(out, class_names, done.shards)
-    note(f"unpacked to {target}" if target else "another rank unpacks")
+    made = export_imagefolder(out, class_names, done.shards)
+    note(f"unpacked to {made.folder}" if made else "another rank unpacks")
+    if made and made.renamed:
+        note(f"classes whose name no folder can have: {made.renamed}; labels.json there says which folder is whose")
 
 
 @verb

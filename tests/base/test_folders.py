@@ -1,9 +1,6 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from fglfast.base.folders import leads_out, numbered
-from fglfast.shards.folder import NAME_BYTES, safe_name
+from fglfast.base.folders import is_system, leads_out, numbered, subfolders
 from fglfast.shards.tar import shard_name
 
 
@@ -38,14 +35,12 @@ def test_numbered_files_cost_what_is_there(tmp_path, count):
     assert numbered(tmp_path, shard_name, count) == (known, names - known)
 
 
-@given(st.lists(st.text(min_size=1, max_size=200), min_size=1, max_size=6, unique=True))
-def test_folders_of_classes_are_names_and_never_shared(names):
-    folders = [safe_name(name, label) for label, name in enumerate(names)]
-    assert len(set(folders)) == len(folders)
-    for folder in folders:
-        assert folder and "/" not in folder and "\0" not in folder and not folder.startswith(".")
-        assert len(folder.encode()) <= NAME_BYTES + 10
-
-
-def test_a_class_named_like_anothers_folder_has_its_own():
-    assert safe_name("0000 a_b", 1) != safe_name("a/b", 0)
+@pytest.mark.parametrize(
+    "name", [".DS_Store", "._0.png", "Thumbs.db", "THUMBS.DB", "__MACOSX", "desktop.ini", "@eaDir"]
+)
+def test_what_systems_leave_is_known(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "file").touch()
+    assert is_system(name) and subfolders(tmp_path) == [tmp_path / "cat"]
+    assert subfolders(tmp_path / "file") == subfolders(tmp_path / "none") == []

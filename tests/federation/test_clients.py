@@ -48,6 +48,7 @@ def test_a_domain_folder_a_client(experiment, tmp_path):
             (tmp_path / "data" / domain / name).mkdir(parents=True)
             Image.new("RGB", (8, 8)).save(tmp_path / "data" / domain / name / "1.png")
     changes = {"data": str(tmp_path / "data"), "partition": Partition(kind="domain")}
+    (tmp_path / "data" / "__MACOSX" / "photo").mkdir(parents=True)  # what a zip of a Mac leaves is no client
     file = tmp_path / "experiment.toml"
     file.write_text(experiment.model_copy(update=changes).to_toml())
     clients = simulated(str(file), 0)

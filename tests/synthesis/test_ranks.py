@@ -22,7 +22,8 @@ from fglfast.engine import build as building
 from fglfast.engine.build import build_engine, export_folder
 from fglfast.payload import save_payload
 from fglfast.sampler.schedule import Sampling
-from fglfast.shards.folder import LOCKS, claim, export_imagefolder, locked
+from fglfast.shards.folder import LOCKS, claim, locked
+from fglfast.shards.imagefolder import export_imagefolder
 from fglfast.shards.index import read_description, read_index
 from fglfast.synthesis.synthesize import SynthesisSettings, estimate, synthesize
 from fglfast.verbs.app import app

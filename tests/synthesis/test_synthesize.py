@@ -20,7 +20,7 @@ from fglfast.payload import save_payload
 from fglfast.payload.merge import merge_payloads
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
-from fglfast.shards.folder import export_imagefolder, locked, safe_name
+from fglfast.shards.folder import locked
 from fglfast.shards.tar import read_samples
 from fglfast.synthesis.synthesize import SynthesisSettings, estimate, synthesize
 from fglfast.verbs.app import app
@@ -117,12 +117,6 @@ def test_dry_run_counts_what_is_left(whole, engine, merged):
     plan = estimate(engine, merged, SETTINGS, whole)
     (whole / "moved").rename(whole / "train-000002.tar")
     assert plan["images"] == 21 and plan["images_left"] == 5 and plan["shards"] == 3
-
-
-def test_imagefolder(whole):
-    target = export_imagefolder(whole, ("t-shirt", "../evil", "ankle boot"), 3)
-    assert sorted(path.name for path in target.iterdir()) == sorted(["t-shirt", safe_name("../evil", 1), "ankle boot"])
-    assert len(list(target.rglob("*.png"))) == 21 and target.resolve() in {p.parent for p in target.resolve().iterdir()}
 
 
 def test_guidance_one_makes_a_single_pass(random_mini):

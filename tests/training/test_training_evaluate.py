@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError
+from fglfast.images.folder_names import folder_names, write_names
 from fglfast.images.labelled import LabelledImages
 from fglfast.training import evaluate as module
 from fglfast.training.evaluate import evaluate
 from fglfast.training.model import build_model, save_model
+from fglfast.verbs.app import app
 
 
 def images(class_names: tuple[str, ...], labels: list[int]) -> LabelledImages:
@@ -56,6 +59,25 @@ def test_batches_do_not_change_the_answer(model_dir: Path) -> None:
     whole, parts = evaluate(model_dir, data), evaluate(model_dir, data, batch_size=4)
     assert whole.confusion == parts.confusion
     assert whole.loss == pytest.approx(parts.loss, rel=1e-5)
+
+
+def test_unpacked_images_are_judged_by_the_names_of_their_classes(tmp_path: Path, tiny_arch: str) -> None:
+    """Folders of other names, and of another order than the model's classes."""
+    classes = ("Zoo", "Animals & Nature", "a/b")
+    save_model(build_model(tiny_arch, list(classes)), tmp_path / "model", 16)
+    folders = folder_names(classes)
+    for count, name in enumerate(folders, start=1):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (16, 16)).save(tmp_path / "data" / name / f"{number}.png")
+    write_names(tmp_path / "data", folders, classes)
+    said = CliRunner().invoke(app, ["evaluate", str(tmp_path / "model"), str(tmp_path / "data"), "--json"])
+    found = json.loads(said.stdout)
+    assert said.exit_code == 0 and {name: entry["n"] for name, entry in found["per_class"].items()} == {
+        "Zoo": 1,
+        "Animals & Nature": 2,
+        "a/b": 3,
+    }
 
 
 def test_unknown_classes_are_named(model_dir: Path) -> None:

@@ -1,0 +1,92 @@
+"""Labelled images in folders named by their class: PATH/CLASS/..., or PATH/SPLIT/CLASS/... Knows no table."""
+
+import unicodedata
+from dataclasses import replace
+from pathlib import Path
+
+from fglfast.base.console import note
+from fglfast.base.errors import BadInputError
+from fglfast.base.folders import is_system, leads_out, subfolders
+from fglfast.images.decoding import named_like_an_image
+from fglfast.images.folder_names import read_names
+from fglfast.images.labelled import LabelledImages, Skipped
+from fglfast.images.splits import chosen, like_a_split
+from fglfast.images.trial import Candidate, file_opener, verified
+
+SHOWN = 3  # files that a note names
+
+
+def read_class_folders(path: Path, split: str | None, source: str) -> LabelledImages:
+    """Read a folder of class folders, or one split of it.
+
+    Raises:
+        BadInputError: it has no such split, or several and none is named.
+    """
+    folder = _split_folder(path, split, source)
+    classes = subfolders(folder)
+    names = read_names(folder, [entry.name for entry in classes])
+    labels = {name: label for label, name in enumerate(names)}
+    candidates: list[Candidate] = []
+    outside: list[Skipped] = []
+    for entry in classes:
+        label = labels[unicodedata.normalize("NFC", entry.name)]
+        for file in _files(entry, folder):
+            name = str(file.relative_to(folder))
+            if leads_out(file, folder):
+                outside.append(Skipped(name, "a link out of the data set"))
+            else:
+                candidates.append((name, label, file_opener(file)))
+    if candidates and all(len(Path(name).parts) > 2 for name, _, _ in candidates):
+        below = folder / Path(candidates[0][0]).parts[0]
+        note(f"{source}: its classes hold no images but folders; if those are the classes, give {below}")
+    images = verified(tuple(names.values()), candidates, source)
+    return replace(images, skipped=(*outside, *_damaged(images.skipped)))
+
+
+def _damaged(skipped: tuple[Skipped, ...]) -> tuple[Skipped, ...]:
+    """Of files that cannot be read as images, those that are named like one; a note tells the others."""
+    others = [entry.name for entry in skipped if not named_like_an_image(entry.name)]
+    if others:
+        more = ", ..." if len(others) > SHOWN else ""
+        note(f"files left out, as they are no images: {len(others)} ({', '.join(others[:SHOWN])}{more})")
+    return tuple(entry for entry in skipped if named_like_an_image(entry.name))
+
+
+def _files(entry: Path, folder: Path) -> list[Path]:
+    """The files of a class that somebody put there; of a class that is a link to elsewhere, the link alone."""
+    if leads_out(entry, folder):
+        return [entry]
+    files = [path for path in sorted(entry.rglob("*")) if not path.is_dir()]
+    return [path for path in files if not any(map(is_system, path.relative_to(folder).parts))]
+
+
+def _split_folder(path: Path, split: str | None, source: str) -> Path:
+    """The folder whose folders are the classes; a split may lie within another, as unpacked archives have it."""
+    splits = _splits(path)
+    if split is None and not splits:
+        return path
+    if split is None or not split or not (path / split).is_dir():
+        split = chosen(source, splits, split)
+    if leads_out(path / split, path):
+        raise BadInputError(f"{path / split}: a link out of the data set", "give the folder that it leads to")
+    return _split_folder(path / split, None, f"{source}/{split}")
+
+
+def _splits(path: Path) -> list[str]:
+    """The folders of a folder if they are its splits: named like that, and holding folders, no images.
+
+    A class may be called `test`, or hold folders: it is no split where any folder beside it is none.
+    """
+    splits = []
+    for folder in subfolders(path):
+        if leads_out(folder, path):
+            continue
+        if subfolders(folder) and like_a_split(folder.name) and not _holds_images(folder):
+            splits.append(folder.name)
+        elif subfolders(folder) or _holds_images(folder):
+            return []
+    return splits
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(named_like_an_image(entry.name) and not is_system(entry.name) for entry in folder.iterdir())

@@ -1,0 +1,100 @@
+"""Classes as folders: the names a folder may have, and `labels.json`, which says the others. Knows no image.
+
+`labels.json` lies beside the class folders: an object from folder to class name, in the order of the labels.
+"""
+
+import json
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from fglfast.base.console import note
+from fglfast.base.errors import BadInputError
+from fglfast.base.files import write_atomic
+from fglfast.base.folders import is_system, leads_out
+from fglfast.base.names import MAX_CLASSES
+from fglfast.base.untrusted import json_object, read_bytes
+
+FILE = "labels.json"
+MOST_BYTES = 64 << 20  # of it: 100,000 names of 200 characters
+NAME_BYTES = 255  # of a folder's name, on the file systems of Linux, macOS and Windows
+PLAIN_BYTES = 200  # of what is kept of a name that no folder can have
+
+
+def folder_names(class_names: Sequence[str], folds_case: bool = False) -> tuple[str, ...]:
+    """The folder of each class: its name where a folder can have it, else its number and what can be kept.
+
+    Args:
+        class_names: all different.
+        folds_case: whether the file system takes `Fox` and `fox` for one.
+    """
+    fold = str.casefold if folds_case else str
+    folders, taken = [""] * len(class_names), set[str]()
+    for label, name in enumerate(class_names):
+        if _fits(name) and fold(name) not in taken:
+            folders[label] = name
+            taken.add(fold(name))
+    for label in (label for label, folder in enumerate(folders) if not folder):
+        folder = _nearest(label, class_names[label])
+        while fold(folder) in taken:
+            folder += "_"
+        folders[label] = folder
+        taken.add(fold(folder))
+    return tuple(folders)
+
+
+def _nearest(label: int, name: str) -> str:
+    kept = "".join(letter if letter.isalnum() or letter in " -_." else "_" for letter in name)
+    kept = unicodedata.normalize("NFC", kept).encode()[:PLAIN_BYTES].decode(errors="ignore").strip(" .")
+    return f"{label:04d} {kept}".strip()
+
+
+def _fits(name: str) -> bool:
+    """Whether a folder can have a name on any of the usual systems, and is then read under it."""
+    control = any(unicodedata.category(letter) == "Cc" for letter in name)
+    same = unicodedata.is_normalized("NFC", name)  # macOS may give another form back
+    return same and not control and not is_system(name) and "/" not in name and 0 < len(name.encode()) <= NAME_BYTES
+
+
+def write_names(folder: Path, folders: Sequence[str], class_names: Sequence[str]) -> int:
+    """Write `labels.json` where the folders, sorted, would not give the classes in their order.
+
+    Returns:
+        Classes whose folder has another name.
+    """
+    if list(class_names) != sorted(folders):
+        said = dict(zip(folders, class_names, strict=True))
+        write_atomic(folder / FILE, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
+    return sum(own != name for own, name in zip(folders, class_names, strict=True))
+
+
+def read_names(folder: Path, folders: Sequence[str]) -> dict[str, str]:
+    """The class of each folder (NFC) in the order of the labels: as `labels.json` says, else their own names, sorted.
+
+    Args:
+        folder: where they lie.
+        folders: all class folders there.
+
+    Raises:
+        BadInputError: two folders have one name, or `labels.json` is a link to elsewhere or leaves a folder out.
+    """
+    own = {unicodedata.normalize("NFC", name): unicodedata.normalize("NFC", name) for name in sorted(folders)}
+    if len(own) < len(folders):
+        raise BadInputError(f"{folder}: two folders have one name, written in two ways", "rename one of them")
+    path = folder / FILE
+    if not path.is_file():
+        return own
+    if leads_out(path, folder):
+        raise BadInputError(f"{path}: a link out of the data set", "put the file itself there, or delete the link")
+    try:
+        said = json_object(read_bytes(path, MOST_BYTES), MAX_CLASSES)
+    except (OSError, ValueError):
+        said = {}
+    if not said or not all(isinstance(name, str) for name in said.values()):
+        note(f"{path}: not used, as it does not map folders to the names of classes")
+        return own
+    said = {unicodedata.normalize("NFC", name): called for name, called in said.items()}
+    if missing := [name for name in own if name not in said]:
+        raise BadInputError(f"{path}: does not name the class of folder {missing[0]}", f"add it, or delete {FILE}")
+    note(f"{path}: says the names of the classes and their order")
+    return said

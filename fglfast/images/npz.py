@@ -1,0 +1,59 @@
+"""Labelled images of an npz file: arrays `images`, `labels`, `class_names`; of a split `train_images`, ..."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fglfast.base.errors import BadInputError
+from fglfast.images.arrays import read_arrays
+from fglfast.images.columns import counted
+from fglfast.images.labelled import LabelledImages, Opener
+from fglfast.images.splits import chosen
+
+
+def read_npz(path: Path, split: str | None, source: str) -> LabelledImages:
+    """Read an npz file, or one split of it.
+
+    Raises:
+        BadInputError: it is none, has no such split, or an array is not as it must be.
+    """
+    try:
+        present, _ = read_arrays(path, ())
+        prefix = _prefix(present, split, source)
+        wanted = (f"{prefix}images", f"{prefix}labels", "class_names")
+        _, found = read_arrays(path, wanted)
+        images, labels, names = map(found.get, wanted)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInputError(f"{path}: cannot be read as npz ({error})", "save plain arrays with numpy.savez") from error
+    if images is None:
+        raise BadInputError(f"{path}: no array named images", "add images")
+    if labels is None:
+        raise BadInputError(f"{path}: no array named {prefix}labels", "add it: one integer an image")
+    if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3, 4))):
+        raise BadInputError(
+            f"{path}: {prefix}images is {images.dtype} {list(images.shape)}", "need uint8 [N,H,W] or [N,H,W,1|3|4]"
+        )
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        raise BadInputError(
+            f"{path}: {prefix}labels is {labels.dtype} {list(labels.shape)}", f"need {len(images)} integers"
+        )
+    labels = labels.astype(np.int64)
+    called_by = counted(int(labels.max(initial=-1)) + 1, path) if names is None else tuple(map(str, names.ravel()))
+    images = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
+    called = tuple(f"row {row}" for row in range(len(images)))
+    return LabelledImages(called_by, labels, tuple(map(_opener, images)), (), source, called)
+
+
+def _prefix(present: list[str], split: str | None, source: str) -> str:
+    """How the names of the wanted arrays begin; those without a prefix are what no split names."""
+    splits = [name.removesuffix("_images") for name in present if name.endswith("_images")]
+    if split is None and ("images" in present or not splits):
+        return ""
+    return f"{chosen(source, splits, split)}_"
+
+
+def _opener(pixels: NDArray[np.uint8]) -> Opener:
+    return lambda: Image.fromarray(pixels)

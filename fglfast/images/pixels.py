@@ -1,0 +1,90 @@
+"""Any picture that Pillow decodes as 8-bit RGB: upright, transparency on white, deep grey scaled. Knows no file."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+# What white may be in a grey image of more than 8 bits; files of 16 bits hold 12 as often, and files of 32 bits 16.
+WHITES: dict[str, tuple[float, ...]] = {
+    "I;16": (255, 4095, 65535),
+    "I": (255, 4095, 65535, 2**31 - 1, 2**32 - 1),
+    "F": (1, 255),
+}
+DARKEST = 16  # an image whose largest value is a smaller part of white is of no range that is known
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+BITS_PER_SAMPLE, SAMPLE_FORMAT, UNSIGNED = 258, 339, 1  # TIFF 6.0
+
+
+def to_rgb(image: Image.Image, white: float | None = None) -> Image.Image:
+    """Any PIL mode to RGB: EXIF orientation applied, transparency on white, deep grey scaled to 8 bits.
+
+    Args:
+        image: the picture.
+        white: of an image of mode I or F, the value that is white; else `white_of` its own largest.
+
+    Raises:
+        ValueError: a deep grey image has no such value, or holds what none is.
+    """
+    image = _upright(image)
+    if deep := deepest(image):
+        levels = _values(image) * (255.0 / (white or white_of(*deep)))
+        image = Image.fromarray(np.rint(levels).clip(0, 255).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        colour = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
+    return image.convert("RGB")
+
+
+def deepest(image: Image.Image) -> tuple[str, float] | None:
+    """The kind (`I;16`, `I` or `F`) and largest value of a grey image of more than 8 bits; None of any other.
+
+    Raises:
+        ValueError: it holds NaN, infinity or values below zero.
+    """
+    if image.mode.partition(";")[0] not in WHITES:
+        return None
+    values = _values(image)
+    if not np.isfinite(values).all():
+        raise ValueError("values that are no numbers (NaN or infinity)")
+    if values.min() < 0:
+        raise ValueError(f"values below zero, down to {values.min():g}: what is black is not known")
+    return "I;16" if image.mode.startswith("I;16") else image.mode, float(values.max())
+
+
+def white_of(kind: str, peak: float) -> float:
+    """The value that is white where `peak` is the largest: the end of the narrowest range that holds it.
+
+    Raises:
+        ValueError: none does, or only one in which all would be nearly black.
+    """
+    white = next((white for white in WHITES[kind] if peak <= white), None)
+    if white is None or (white > WHITES[kind][0] and peak * DARKEST < white):
+        ranges = ", ".join(f"0 to {white:.0f}" for white in WHITES[kind])
+        raise ValueError(f"values up to {peak:g} are of no known range ({ranges})")
+    return white
+
+
+def _values(image: Image.Image) -> NDArray[np.float64]:
+    """The values [H,W] of a deep grey image; Pillow takes unsigned ones of 32 bits for signed."""
+    values = np.asarray(image, dtype=np.float64)
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "I" and tags.get(BITS_PER_SAMPLE) == (32,) and tags.get(SAMPLE_FORMAT, (UNSIGNED,)) == (UNSIGNED,):
+        values = np.where(values < 0, values + 2.0**32, values)
+    return values
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says: that tag alone is read, so that no other can lose a sound photo."""
+    try:
+        method = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # whatever Pillow raises of tags that are malformed; the picture is not
+        return image
+    return image if method is None else image.transpose(method)

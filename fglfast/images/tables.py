@@ -1,0 +1,107 @@
+"""Labelled images of parquet files with columns `image` and `label`, as `datasets` and the Hub write them."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from fglfast.base.errors import BadInputError
+from fglfast.base.folders import is_system
+from fglfast.base.limits import check_memory
+from fglfast.base.untrusted import json_object, loading
+from fglfast.images.columns import image_openers, numbered
+from fglfast.images.decoding import named_like_an_image
+from fglfast.images.labelled import LabelledImages
+from fglfast.images.splits import chosen, like_a_split
+from fglfast.images.trial import verified
+
+ROWS = 256  # read at once
+COLUMNS = ("image", "label")
+DEPTHS = ("*.parquet", "*/*.parquet", "*/*/*.parquet")  # the Hub's: none, data/, CONFIG/ or CONFIG/SPLIT/
+HUB_NAME = re.compile(r"(.+)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
+PART = re.compile(r"[-_.]\d+$")
+
+Column = list[Any]
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The parquet files of a folder as the Hub lays them out, by name."""
+    found = sorted(path for pattern in DEPTHS for path in folder.glob(pattern))
+    return [path for path in found if not any(map(is_system, path.relative_to(folder).parts))]
+
+
+def holds_parquet(folder: Path) -> bool:
+    """Whether a folder's images are in parquet files: beside or in `data/`; deeper ones only where no image lies."""
+    files = parquet_files(folder)
+    near = any(file.parent in (folder, folder / "data") for file in files)
+    return near or (bool(files) and not any(named_like_an_image(path.name) for path in folder.rglob("*")))
+
+
+def read_parquet(path: Path, split: str | None, source: str) -> LabelledImages:
+    """Read a parquet file, or one split of a folder of them.
+
+    Raises:
+        BadInputError: it is none, has no such split or several and none is named, or lacks a column.
+    """
+    splits = _splits([path], path.parent) if path.is_file() else _splits(parquet_files(path), path)
+    paths = splits[chosen(source, list(splits), split)]
+    tables = [_read(part) for part in paths]
+    openers = [
+        opener
+        for part, (images, _, _) in zip(paths, tables, strict=True)
+        for opener in image_openers(images, part, path if path.is_dir() else None)
+    ]
+    names, labels = numbered([(labels, declared) for _, labels, declared in tables], path)
+    rows = zip(labels, openers, strict=True)
+    candidates = [(f"row {row}", label, opener) for row, (label, opener) in enumerate(rows)]
+    return verified(names, candidates, source)
+
+
+def _read(path: Path) -> tuple[Column, Column, list[str] | None]:
+    """The columns of a file, and the class names that it declares."""
+    import pyarrow.parquet
+
+    columns: dict[str, Column] = {name: [] for name in COLUMNS}
+    with loading(path, "check the file"):
+        file = pyarrow.parquet.ParquetFile(path)
+        if not columns.keys() <= set(file.schema_arrow.names):
+            raise BadInputError(f"{path}: columns are {', '.join(file.schema_arrow.names)}", "need image and label")
+        groups = range(file.metadata.num_row_groups)
+        check_memory(sum(file.metadata.row_group(group).total_byte_size for group in groups), str(path))
+        for batch in file.iter_batches(ROWS, columns=list(columns)):
+            check_memory(batch.nbytes, str(path))  # short columns may spread to more than their file announces
+            for name, values in columns.items():
+                values += batch.column(name).to_pylist()
+        return columns["image"], columns["label"], _declared(file.schema_arrow.metadata or {})
+
+
+def _declared(metadata: dict[bytes, bytes]) -> list[str] | None:
+    """Class names as the datasets package leaves them in a table's metadata."""
+    found: Any = json_object(metadata.get(b"huggingface", b"{}"))
+    for key in ("info", "features", "label", "names"):
+        found = found.get(key) if isinstance(found, dict) else None
+    named = isinstance(found, list) and all(isinstance(name, str) for name in found)
+    return found if named else None
+
+
+def _splits(files: list[Path], root: Path) -> dict[str, list[Path]]:
+    """The files of each split; those of several configurations are named CONFIG/SPLIT."""
+    named = {file: _named(file.relative_to(root)) for file in files}
+    alone = len({config for config, _ in named.values()}) == 1
+    mixed = any(split for _, split in named.values())  # then a file that names none is one of its own
+    splits = defaultdict(list)
+    for file, (config, split) in named.items():
+        own = split or (file.stem if mixed or config else "")
+        splits[own if alone else f"{config}/{own}".strip("/")].append(file)
+    return dict(splits)
+
+
+def _named(file: Path) -> tuple[str, str]:
+    """Configuration and split of a file by its path: `train-00000-of-00001`, `test-0`, `train/0000`."""
+    folders = [name for name in file.parts[:-1] if name != "data"]
+    if hub := HUB_NAME.fullmatch(file.stem):
+        return "/".join(folders), hub[1]
+    if like_a_split(file.stem):
+        return "/".join(folders), PART.sub("", file.stem)
+    split = folders.pop() if folders and like_a_split(folders[-1]) else ""
+    return "/".join(folders), split

@@ -1,0 +1,95 @@
+"""Every image of a data set decoded once, so that none fails later. Knows no layout and no label's meaning."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fglfast.base.console import note
+from fglfast.base.errors import BadInputError
+from fglfast.base.untrusted import read_bytes
+from fglfast.images.decoding import MOST_BYTES, decoded
+from fglfast.images.labelled import LabelledImages, Opener, Skipped
+from fglfast.images.pixels import deepest, to_rgb, white_of
+
+Candidate = tuple[str, int, Opener]
+KINDS = {"I;16": "16-bit", "I": "32-bit", "F": "float"}
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What decoding an image showed: why it cannot be used, or of a deep grey one its kind and largest value."""
+
+    reason: str = ""
+    kind: str = ""
+    peak: float = 0.0
+
+
+def verified(names: tuple[str, ...], candidates: Sequence[Candidate], source: str) -> LabelledImages:
+    """Decode all candidates; those that cannot be are left out.
+
+    Grey images of more than 8 bits rarely say how many they use: 12 bits of a camera lie in files of 16. What is white
+    is a fact of the data set, so the largest value of all its images decides, and a note says how.
+
+    Args:
+        names: of all classes.
+        candidates: what each image is called, its label, and how it is opened.
+        source: the data set, for messages.
+
+    Raises:
+        BadInputError: the largest value of the grey images fits no range that is usual.
+    """
+    with ThreadPoolExecutor() as pool:
+        tried = list(pool.map(lambda candidate: _try(candidate[2]), candidates))
+    whites = {kind: _white(kind, candidates, tried, source) for kind in {one.kind for one in tried if one.kind}}
+    pairs = list(zip(candidates, tried, strict=True))
+    kept = [(name, label, opener, one) for (name, label, opener), one in pairs if not one.reason]
+    return LabelledImages(
+        names,
+        np.array([label for _, label, _, _ in kept], dtype=np.int64),
+        tuple(_scaled(opener, whites[one.kind]) if one.kind else opener for _, _, opener, one in kept),
+        tuple(Skipped(name, one.reason) for (name, _, _), one in pairs if one.reason),
+        source,
+        tuple(name for name, _, _, _ in kept),
+    )
+
+
+def file_opener(path: Path) -> Opener:
+    """Opens an image file."""
+    return lambda: decoded(read_bytes(path, MOST_BYTES))
+
+
+def bytes_opener(content: bytes) -> Opener:
+    """Opens an encoded image."""
+    return lambda: decoded(content)
+
+
+def _try(opener: Opener) -> Tried:
+    try:
+        image = opener()
+        deep = deepest(image)
+        if deep is None:
+            to_rgb(image)
+    except Exception as error:  # PIL raises what each of its decoders raises
+        return Tried(str(error).splitlines()[0] if str(error) else type(error).__name__)
+    return Tried("", *deep) if deep else Tried()
+
+
+def _white(kind: str, candidates: Sequence[Candidate], tried: Sequence[Tried], source: str) -> float:
+    """The value that is white in all images of a kind."""
+    of_kind = [(one.peak, name) for one, (name, _, _) in zip(tried, candidates, strict=True) if one.kind == kind]
+    peak, name = max(of_kind)
+    try:
+        white = white_of(kind, peak)
+    except ValueError as error:
+        raise BadInputError(f"{source}: {KINDS[kind]} image {name}: {error}", "save it with 8 or 16 bits") from error
+    if (kind, white) != ("I;16", 65535):
+        scale = f"read as 0 (black) to {white:.0f} (white)"
+        note(f"{source}: {KINDS[kind]} grey images hold values up to {peak:.9g}: {scale}")
+    return white
+
+
+def _scaled(opener: Opener, white: float) -> Opener:
+    return lambda: to_rgb(opener(), white)

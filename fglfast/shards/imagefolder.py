@@ -1,0 +1,55 @@
+"""A complete data set unpacked into a folder a class. Knows nothing of how images are made."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fglfast.base.errors import BadInputError
+from fglfast.base.files import exclusive, write_atomic
+from fglfast.base.folders import leads_out, subfolders
+from fglfast.images.folder_names import folder_names, write_names
+from fglfast.shards.folder import FACTS, IMAGES, LOCKS
+from fglfast.shards.tar import read_samples, shard_name
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """Where images were unpacked to, and how many classes have a folder of another name."""
+
+    folder: Path
+    renamed: int
+
+
+def export_imagefolder(out: Path, class_names: tuple[str, ...], shards: int) -> Unpacked | None:
+    """Unpack the shards of a complete folder to `out/imagefolder/CLASS/KEY.png`; images already there are left alone.
+
+    Returns:
+        What was made; None when another rank is at it.
+
+    Raises:
+        BadInputError: a shard is damaged or has a label of no class, a folder is a link to somewhere else, or of no
+            class.
+    """
+    with exclusive(out / LOCKS / IMAGES, wait=False) as free:
+        return _export(out, class_names, shards) if free else None
+
+
+def _export(out: Path, class_names: tuple[str, ...], shards: int) -> Unpacked:
+    target = out / IMAGES
+    names = folder_names(class_names, folds_case=(out / FACTS.upper()).exists())
+    folders = [target / name for name in names]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        if leads_out(folder, out):
+            raise BadInputError(f"{folder}: a link out of the data set", "delete it")
+    if strange := {folder.name for folder in subfolders(target)} - set(names):
+        raise BadInputError(f"{target / min(strange)}: of no class of this data set", f"delete {target}, run again")
+    renamed = write_names(target, names, class_names)
+    for number in range(shards):
+        shard = out / shard_name(number)
+        for name, sample in read_samples(shard):
+            if sample.label >= len(folders):
+                raise BadInputError(f"{shard}: {name} has label {sample.label} of {len(folders)} classes", "verify it")
+            path = folders[sample.label] / name
+            if not path.exists():
+                write_atomic(path, sample.image)
+    return Unpacked(target, renamed)

@@ -1,0 +1,96 @@
+import io
+import zipfile
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+
+from fglfast.base.errors import BadInputError, FglError
+from fglfast.images.dataset import read_dataset
+
+
+def save(path, *splits):
+    """Images of each split, the first of two images, the next of three, and so on."""
+    arrays = {}
+    for count, split in enumerate(splits, start=2):
+        arrays[f"{split}images"] = np.zeros((count, 5, 5), np.uint8)
+        arrays[f"{split}labels"] = np.arange(count) % 2
+    np.savez(path, **arrays, class_names=np.array(["x", "y"]))
+    return path
+
+
+def test_npz_with_splits(tmp_path):
+    path = save(tmp_path / "data.npz", "a_", "b_")
+    assert read_dataset(f"{path}:a").counts().tolist() == [1, 1] and len(read_dataset(f"{path}:b")) == 3
+    for source in (str(path), f"{path}:c", f"{path}:"):
+        with pytest.raises(BadInputError) as refused:
+            read_dataset(source)
+        assert f"{path}:a, {path}:b" in refused.value.hint
+
+
+def test_a_split_alone_is_taken(tmp_path):
+    assert len(read_dataset(str(save(tmp_path / "one.npz", "a_")))) == 2
+    assert len(read_dataset(str(save(tmp_path / "none.npz", "")))) == 2
+    with pytest.raises(BadInputError):
+        read_dataset(f"{tmp_path / 'none.npz'}:train")
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"images": np.zeros((2, 5, 5), np.float32), "labels": np.array([0, 1])},
+        {"images": np.zeros((2, 5), np.uint8), "labels": np.array([0, 1])},
+        {"images": np.zeros((2, 5, 5), np.uint8), "labels": np.array([0])},
+        {"images": np.zeros((2, 5, 5), np.uint8), "labels": np.array([0.5, 1.0])},
+        {"images": np.zeros((2, 5, 5), np.uint8)},
+        {"images": np.zeros((2, 5, 5), np.uint8), "labels": np.array([0, 7]), "class_names": np.array(["x", "y"])},
+        {"images": np.zeros((2, 5, 5), np.uint8), "labels": np.array([0, -1])},
+        {"images": np.array([None, {}], dtype=object), "labels": np.array([0, 1])},
+        {"images": np.zeros((0, 5, 5), np.uint8), "labels": np.zeros(0, np.int64)},
+    ],
+)
+def test_a_bad_npz_is_refused(tmp_path, arrays):
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(BadInputError):
+        read_dataset(str(tmp_path / "bad.npz"))
+
+
+def npz_header(shape):
+    """An npy member that announces a shape and holds sixteen bytes."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return buffer.getvalue() + b"0" * 16
+
+
+def test_an_npz_that_announces_more_than_it_holds_takes_no_memory(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("images.npy", npz_header((1 << 40, 32, 32)))
+        archive.writestr("labels.npy", npz_header((16,)))
+    with pytest.raises(BadInputError, match="images announces"):
+        read_dataset(str(tmp_path / "x.npz"))
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 20))
+    images = np.zeros((2000, 32, 32), np.uint8)
+    np.savez_compressed(tmp_path / "x.npz", images=images, labels=np.zeros(2000, np.int64))
+    assert (tmp_path / "x.npz").stat().st_size < 10_000
+    with pytest.raises(FglError, match=r"x\.npz: needs 0\.0 GiB of memory"):
+        read_dataset(str(tmp_path / "x.npz"))
+
+
+def test_an_npz_that_is_none(tmp_path):
+    np.save(tmp_path / "x", np.zeros(3))
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    with pytest.raises(BadInputError, match="cannot be read as npz"):
+        read_dataset(str(tmp_path / "x.npz"))
+    np.savez(tmp_path / "y.npz", images=np.array([{}], dtype=object), labels=np.zeros(1, np.int64))
+    with pytest.raises(BadInputError, match="cannot be read as npz"):
+        read_dataset(str(tmp_path / "y.npz"))
+
+
+def test_a_label_of_a_billion_names_no_billion_classes(tmp_path):
+    np.savez(tmp_path / "x.npz", images=np.zeros((1, 4, 4), np.uint8), labels=np.array([1 << 40]))
+    with pytest.raises(BadInputError, match="at most 100000 classes"):
+        read_dataset(str(tmp_path / "x.npz"))

@@ -1,0 +1,173 @@
+"""Orientation, transparency, and grey images of more than 8 bits, from the files that people have."""
+
+import io
+import struct
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fglfast.base.console import quiet_libraries
+from fglfast.base.errors import BadInputError
+from fglfast.images.dataset import read_dataset
+from fglfast.images.decoding import decoded
+from fglfast.images.pixels import to_rgb, white_of
+
+RAMP = np.linspace(0, 1, 64).reshape(8, 8)
+
+
+def encoded(values, form="TIFF"):
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, form)
+    return buffer.getvalue()
+
+
+def exif(*entries, order=">"):
+    """EXIF of the given (tag, type, count, value) entries; longer data lies behind them."""
+    behind = 8 + 2 + 12 * len(entries) + 4
+    start = b"MM\0*" if order == ">" else b"II*\0"
+    table, data = struct.pack(f"{order}IH", 8, len(entries)), b""
+    for tag, kind, count, value in entries:
+        table += struct.pack(f"{order}HHI", tag, kind, count)
+        if isinstance(value, bytes):
+            table, data = table + struct.pack(f"{order}I", behind + len(data)), data + value
+        else:
+            table += struct.pack(f"{order}HH", value, 0)
+    return b"Exif\0\0" + start + table + b"\0\0\0\0" + data
+
+
+TURNED = (0x112, 3, 1, 6)
+MALFORMED = (0x11A, 2, 6, b"72dpi\0")  # XResolution as text
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
+def test_every_mode_becomes_rgb(mode):
+    assert to_rgb(Image.new(mode, (3, 2))).mode == "RGB"
+
+
+def test_transparency_lies_on_white():
+    assert to_rgb(Image.new("RGBA", (1, 1), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("entries", "size"),
+    [
+        ((TURNED,), (20, 40)),
+        ((TURNED, MALFORMED), (20, 40)),
+        ((MALFORMED, TURNED), (20, 40)),
+        ((TURNED, (0x8769, 2, 6, b"72dpi\0")), (20, 40)),  # where a directory should be
+        ((TURNED, (0x9999, 99, 7, 1)), (20, 40)),
+        (((0x112, 2, 6, b"72dpi\0"),), (40, 20)),  # the orientation itself
+        (((0x112, 3, 1, 77),), (40, 20)),
+        ((MALFORMED,), (40, 20)),
+    ],
+)
+def test_orientation_alone_is_read(entries, size, order, form):
+    buffer = io.BytesIO()
+    Image.effect_noise((40, 20), 60).convert("RGB").save(buffer, form, exif=exif(*entries, order=order))
+    assert to_rgb(decoded(buffer.getvalue())).size == size
+
+
+@pytest.mark.parametrize("content", [b"", b"Exif\0\0", b"Exif\0\0nonsense", exif(TURNED)[:20]])
+def test_nonsense_for_exif_loses_no_image_and_no_library_talks_of_it(content):
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 20)).save(buffer, "JPEG", exif=content)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        quiet_libraries()
+        assert to_rgb(decoded(buffer.getvalue())).size == (40, 20)
+    assert not said
+
+
+def test_a_quarter_turn_is_to_the_right():
+    image = Image.new("RGB", (2, 1), "white")
+    image.putpixel((0, 0), (0, 0, 0))
+    image.getexif()[0x112] = 6
+    assert to_rgb(image).getpixel((0, 0)) == (0, 0, 0) and to_rgb(image).size == (1, 2)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+@pytest.mark.parametrize("white", [255, 4095, 65535])
+def test_grey_of_16_bits_comes_out_right(white, form):
+    found = np.asarray(to_rgb(decoded(encoded(np.rint(RAMP * white).astype(np.uint16), form))))
+    assert np.abs(found[..., 0] - RAMP * 255).max() <= 1
+
+
+def test_grey_of_16_bits_in_the_other_order_of_bytes():
+    image = Image.frombytes("I;16B", (8, 8), np.rint(RAMP * 65535).astype(">u2").tobytes())
+    assert np.abs(np.asarray(to_rgb(image))[..., 0] - RAMP * 255).max() <= 1
+
+
+@pytest.mark.parametrize("white", [255, 4095, 65535, 2**31 - 1])
+def test_grey_of_32_bits_comes_out_right(white):
+    found = np.asarray(to_rgb(decoded(encoded(np.rint(RAMP * white).astype(np.int32)))))
+    assert np.abs(found[..., 0] - RAMP * 255).max() <= 1
+
+
+def tiff(bits, content, sample_format=1):
+    """A grey TIFF of 8 by 8 pixels, one strip."""
+    entries = [(256, 8), (257, 8), (258, bits), (259, 1), (262, 1), (273, 0), (277, 1), (278, 8), (279, len(content))]
+    entries += [(339, sample_format)]
+    start = 8 + 2 + 12 * len(entries) + 4
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, start if tag == 273 else value) for tag, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + b"\0\0\0\0" + content
+
+
+def test_grey_of_12_packed_bits_comes_out_right():
+    bits = "".join(f"{value:012b}" for value in np.rint(RAMP * 4095).astype(int).ravel())
+    image = decoded(tiff(12, int(bits, 2).to_bytes(len(bits) // 8, "big")))
+    assert np.abs(np.asarray(to_rgb(image))[..., 0] - RAMP * 255).max() <= 1
+
+
+def test_unsigned_grey_of_32_bits_comes_out_right():
+    image = decoded(tiff(32, np.rint(RAMP * (2**32 - 1)).astype("<u4").tobytes()))
+    assert np.abs(np.asarray(to_rgb(image))[..., 0] - RAMP * 255).max() <= 1
+
+
+@pytest.mark.parametrize("white", [1, 255])
+def test_float_images_are_of_0_to_1_or_of_0_to_255(white):
+    found = np.asarray(to_rgb(decoded(encoded((RAMP * white).astype(np.float32)))))
+    assert np.abs(found[..., 0] - RAMP * 255).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"), [("F", 1.02), ("F", 300.0), ("I", 100_000), ("I", 2.0**40), ("F", 15.9), ("I", 2**27 - 10)]
+)
+def test_values_of_no_known_range_are_refused(kind, peak):
+    with pytest.raises(ValueError, match="no known range"):
+        white_of(kind, peak)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -0.5])
+def test_an_image_with_what_is_no_grey_is_left_out_with_the_reason(tmp_path, bad, capsys):
+    (tmp_path / "cat").mkdir()
+    values = RAMP.astype(np.float32)
+    (tmp_path / "cat" / "good.tif").write_bytes(encoded(values))
+    values[3, 3] = bad
+    (tmp_path / "cat" / "bad.tif").write_bytes(encoded(values))
+    found = read_dataset(str(tmp_path))
+    assert len(found) == 1 and [entry.name for entry in found.skipped] == ["cat/bad.tif"]
+    assert ("NaN or infinity" if not np.isfinite(bad) else "below zero") in capsys.readouterr().err
+
+
+def test_the_largest_value_of_a_data_set_says_what_is_white(tmp_path, capsys):
+    """A dark image of 12 bits beside a bright one stays dark."""
+    (tmp_path / "cat").mkdir()
+    for name, value in (("dark", 100), ("bright", 4000)):
+        (tmp_path / "cat" / f"{name}.png").write_bytes(encoded(np.full((8, 8), value, np.uint16), "PNG"))
+    found = read_dataset(str(tmp_path))
+    assert {name: found.image(row).getpixel((0, 0))[0] for row, name in enumerate(found.names)} == {
+        "cat/dark.png": round(100 / 4095 * 255),
+        "cat/bright.png": round(4000 / 4095 * 255),
+    }
+    assert "4095" in capsys.readouterr().err
+
+
+def test_a_data_set_of_no_known_range_is_refused_with_its_image(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "one.tif").write_bytes(encoded((RAMP * 300).astype(np.float32)))
+    with pytest.raises(BadInputError, match=r"cat/one\.tif.*300"):
+        read_dataset(str(tmp_path))

@@ -1,0 +1,72 @@
+"""A data set as others open it: unpacked into class folders, and by stock `datasets`. Nothing is drawn."""
+
+import numpy as np
+import pytest
+import yaml
+
+from fglfast.base.errors import BadInputError
+from fglfast.images.dataset import read_dataset
+from fglfast.shards.folder import claim
+from fglfast.shards.imagefolder import export_imagefolder
+from fglfast.shards.tar import Sample, encode_image, shard_name, write_shard
+
+CLASSES = ("Zoo", "Animals & Nature", "a/b", ".net")  # sorted folders have another order
+IMAGES, SHARDS = 12, 2
+
+
+@pytest.fixture
+def synthetic(tmp_path):
+    facts = {"class_names": CLASSES, "images": IMAGES, "images_per_class": 3, "shards": SHARDS, "image_size": 8}
+    facts |= {"plan": "ab" * 32, "weights": "cd" * 32, "model": "m", "seed": 0, "clients": ["ann"], "sampling": {}}
+    claim(tmp_path, facts | {"image_format": "png"})
+    for number in range(SHARDS):
+        write_shard(tmp_path / shard_name(number), samples(number), "png")
+    return tmp_path
+
+
+def samples(number):
+    """Image k is of class k % 4 and of brightness 10 k."""
+    for index in range(number * 6, number * 6 + 6):
+        facts = {"class": index % 4, "row": index, "client": "ann"} | ({"redraw": 1} if index in {1, 9} else {})
+        pixels = np.full((8, 8, 3), index * 10, np.uint8)
+        yield Sample(f"{index:09d}", encode_image(pixels, "png"), index % 4, facts)
+
+
+def test_class_names_and_their_order_come_back(synthetic):
+    made = export_imagefolder(synthetic, CLASSES, SHARDS)
+    assert made.renamed == 2 and {"Zoo", "Animals & Nature"} < {path.name for path in made.folder.iterdir()}
+    found = read_dataset(str(made.folder))
+    assert found.class_names == CLASSES and found.counts().tolist() == [3, 3, 3, 3]
+    bright = {found.image(row).getpixel((0, 0))[0]: label for row, label in enumerate(found.labels.tolist())}
+    assert bright == {index * 10: index % 4 for index in range(IMAGES)}
+    assert export_imagefolder(synthetic, CLASSES, SHARDS) == made  # again: nothing changes
+    assert len(read_dataset(str(made.folder))) == IMAGES
+
+
+def test_classes_in_the_order_of_their_folders_need_no_labels_file(synthetic):
+    made = export_imagefolder(synthetic, ("a", "b & c", "d", "e"), SHARDS)
+    assert sorted(path.name for path in made.folder.iterdir()) == ["a", "b & c", "d", "e"] and made.renamed == 0
+
+
+def test_a_folder_of_no_class_is_refused(synthetic):
+    (synthetic / "imagefolder" / "0001 Animals _ Nature").mkdir(parents=True)
+    with pytest.raises(BadInputError, match="0001 Animals _ Nature"):
+        export_imagefolder(synthetic, CLASSES, SHARDS)
+
+
+def test_stock_datasets_loads_it(synthetic, tmp_path_factory):
+    datasets = pytest.importorskip("datasets", reason="needs the datasets package")
+    export_imagefolder(synthetic, CLASSES, SHARDS)
+    cache = str(tmp_path_factory.mktemp("cache"))
+    found = datasets.load_dataset(str(synthetic), cache_dir=cache)
+    assert list(found) == ["train"] and len(found["train"]) == IMAGES
+    for index, row in enumerate(found["train"]):
+        assert row["cls"] == index % 4 and row["png"].getpixel((0, 0)) == (index * 10,) * 3
+        assert row["json"]["row"] == index and row["json"]["redraw"] == (1 if index in {1, 9} else None)
+    assert len(list(datasets.load_dataset(str(synthetic), split="train", streaming=True))) == IMAGES
+
+
+def test_the_card_names_the_shards_alone(synthetic):
+    front = yaml.safe_load((synthetic / "README.md").read_text().split("---")[1])
+    files = {path.name for path in synthetic.glob(front["configs"][0]["data_files"][0]["path"])}
+    assert files == {shard_name(number) for number in range(SHARDS)}
