@@ -1,5 +1,6 @@
 """The program's entry: `fglfast` and `python -m fglfast`."""
 
+import os
 import signal
 import sys
 
@@ -13,12 +14,22 @@ def main() -> None:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        from fglfast.base.console import quiet_libraries
+        from fglfast.base.console import note, open_streams, quiet_libraries, written_out
 
+        open_streams()
         quiet_libraries()
-        from fglfast.verbs.app import app
+        try:
+            from fglfast.verbs.app import app
 
-        app()
+            app()
+        except SystemExit as ended:
+            sys.exit(ended.code or (ExitCode.DONE if written_out() else ExitCode.FAILURE))
+        except OSError as error:  # verbs answer for theirs: this is the help's output
+            if os.environ.get("FGLFAST_DEBUG"):
+                raise
+            note(f"error: standard output cannot be written ({error.strerror})")
+            written_out()
+            sys.exit(ExitCode.FAILURE)
     except KeyboardInterrupt:  # before a verb began, or after it ended
         sys.stderr.write("error: interrupted\n")
         sys.exit(ExitCode.INTERRUPTED)

@@ -1,5 +1,6 @@
 """Frozen, checked settings: TOML in, TOML out. Knows nothing of what is set."""
 
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -26,7 +27,7 @@ class Settings(BaseModel):
             BadInputError: the file is missing, is not TOML, or a key is unknown or out of range.
         """
         try:
-            return cls.model_validate(toml_table(read_bytes(path, MOST_BYTES).decode()))
+            return cls.model_validate(toml_table(read_bytes(path, MOST_BYTES).decode("utf-8-sig")))
         except (OSError, UnicodeDecodeError) as error:
             raise BadInputError(f"{path}: cannot be read ({error})", "check the path") from error
         except ValidationError as error:
@@ -51,6 +52,7 @@ def checked_json(kind: type[M], text: bytes, most_keys: int = MOST_KEYS, strict:
     Raises:
         ValueError: it is refused; the message fits into a line.
     """
+    text = text.removeprefix(BOM_UTF8)  # editors on Windows begin with it
     try:
         json_object(text, most_keys)
     except ValueError as error:

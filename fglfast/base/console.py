@@ -7,9 +7,10 @@ import sys
 import time
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import TextIOWrapper
 from types import TracebackType
 from typing import Any
 
@@ -41,6 +42,36 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", module="PIL.TiffImagePlugin")  # of EXIF that is cut off; it names no file
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def open_streams() -> None:
+    """Make output take whatever is written: a closed one swallows it, a letter that its encoding lacks becomes "?".
+
+    A file opened later would otherwise get the number of a closed stream, and with it what C libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: that of the stream
+            os.set_inheritable(nowhere, True)
+            setattr(sys, name, os.fdopen(nowhere, mode, encoding="utf-8"))
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def written_out() -> bool:
+    """Write what is left of the output. False if nobody takes it: in silence if the reader has gone, as after `head`.
+
+    What cannot be written is thrown away: the interpreter would try again as it ends, and complain.
+    """
+    for name, stream in (("output", sys.stdout), ("error", sys.stderr)):
+        try:
+            stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if not isinstance(error, BrokenPipeError):
+                note(f"error: standard {name} cannot be written ({error.strerror})")
+            return False
+    return True
 
 
 @dataclass
@@ -78,14 +109,25 @@ def signed(text: str) -> str:
     return visible(f"{speaker.name}: {text}" if speaker.name else text)
 
 
+def listed(items: Sequence[str], most: int = 3, between: str = ", ") -> str:
+    """The first of some things, and how many there are besides: "a, b, c, and 37 more"."""
+    rest = [f"and {len(items) - most:,} more"] if len(items) > most else []
+    return between.join([*items[:most], *rest])
+
+
 def note(text: str) -> None:
     """Say something about the work in progress; never part of a command's result."""
     stderr.print(signed(text), markup=False, soft_wrap=True)
 
 
 def emit_json(result: dict[str, Any]) -> None:
-    """Print a command's result as one JSON object, the only thing on stdout."""
-    sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+    """Print a command's result as one JSON object, the only thing on stdout; what its encoding lacks is escaped."""
+    text = json.dumps(result, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        text = json.dumps(result)
+    sys.stdout.write(text + "\n")
 
 
 @contextmanager

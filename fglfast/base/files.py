@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -136,7 +137,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 @contextmanager
 def finished_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `folder` when the block succeeds; one writer at a time."""
-    for stale in folder.parent.glob(f".{folder.name}.building-*"):
+    for stale in folder.parent.glob(f".{escape(folder.name)}.building-*"):
         shutil.rmtree(stale, ignore_errors=True)  # a killed writer's
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.building-", dir=folder.parent))

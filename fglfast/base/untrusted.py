@@ -58,9 +58,7 @@ def json_object(text: bytes | str, most_keys: int = MOST_KEYS, strict: bool = Tr
     def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(pairs) > most_keys:
             raise ValueError(f"an object of more than {most_keys} keys")
-        if len(found := dict(pairs)) < len(pairs):
-            raise ValueError("a key is there twice")
-        return found
+        return distinct_keys(pairs)
 
     text = text.decode() if isinstance(text, bytes) else text
     if sum(map(text.count, ",[{")) > MOST_VALUES:
@@ -73,6 +71,17 @@ def json_object(text: bytes | str, most_keys: int = MOST_KEYS, strict: bool = Tr
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 (of what is wrong with a text, all is one kind)
     return value
+
+
+def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of its keys and values.
+
+    Raises:
+        ValueError: a key is there twice.
+    """
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
 
 
 def read_object(path: Path, most: int, hint: str, most_keys: int = MOST_KEYS) -> dict[str, Any]:

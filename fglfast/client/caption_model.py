@@ -14,7 +14,7 @@ from fglfast.images.labelled import LabelledImages
 
 BATCH = 16  # images
 CAPTION_TOKENS = 40
-ADVICE = "give attributes, a .jsonl or .csv file, or a captioning model such as Salesforce/blip-image-captioning-large"
+ADVICE = "give attributes, a JSON or CSV file, or a captioning model such as Salesforce/blip-image-captioning-large"
 
 
 class CaptionModel:

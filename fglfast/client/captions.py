@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Protocol
 
 from fglfast.base.console import Progress
+from fglfast.base.errors import BadInputError
+from fglfast.generator.text import is_hub_id
 from fglfast.images.attributes import describe
 from fglfast.images.labelled import LabelledImages
 
 ATTRIBUTES = "attributes"
-FILES = (".jsonl", ".csv")
+FILES = (".jsonl", ".json", ".csv", ".tsv", ".txt")
 
 
 class Captioner(Protocol):
@@ -36,7 +38,7 @@ class MeasuredAttributes:
 
 
 def find_captioner(name: str, size: int) -> Captioner:
-    """The captioner that `--captions` names: `attributes`, a file (.jsonl, .csv), or a model (hub id or folder).
+    """The captioner that `--captions` names: `attributes`, a file, or a model (hub id or folder).
 
     Args:
         name: what the user wrote.
@@ -51,6 +53,8 @@ def find_captioner(name: str, size: int) -> Captioner:
         from fglfast.client.caption_file import CaptionFile
 
         return CaptionFile(Path(name))
+    if not (Path(name).is_dir() or is_hub_id(name)):
+        raise BadInputError(f"captions: {name}: no such file or folder", f"check the path, or give {ATTRIBUTES}")
     from fglfast.client.caption_model import CaptionModel
 
     return CaptionModel(name)

@@ -1,5 +1,6 @@
 """Private images to a payload: prompts, then text embeddings. Knows nothing of images' storage."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,14 +12,16 @@ from fglfast.base.config import first_problem
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
 from fglfast.client.captions import ATTRIBUTES, caption_all, find_captioner
+from fglfast.client.cuts import tell_cuts
 from fglfast.client.privacy import Budget
-from fglfast.client.private_prompts import private_counts, private_instances
-from fglfast.client.prompts import class_level_prompts, instance_level_prompts
+from fglfast.client.private_prompts import private_counts, private_instances, public_prompts
+from fglfast.client.prompts import PromptRow, class_level_prompts, instance_level_prompts
 from fglfast.generator.text import Prompts, load_prompts, native_image_size, with_domain
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.labelled import LabelledImages
 from fglfast.payload import Form, Payload, PayloadHeader, eight_bits, merge_equal, tensor_bytes
 from fglfast.payload.header import PromptLevel
+from fglfast.payload.merge import merge_payloads, same_prompts, same_words
 
 WordsLevel = Literal["class", "instance"]
 
@@ -62,7 +65,7 @@ def embed(
     if prompt_level == "instance":
         described = caption_all(dataset, find_captioner(captions, native_image_size(model)))
         if budget:
-            noisy = _noisy_instances(header, dataset, described, templates, encoder, budget)
+            noisy = _noisy_instances(header, dataset, described, templates.instance_level, encoder, budget)
             return merge_equal(eight_bits(noisy) if send == "int8" else noisy)
         names, of_images = dataset.class_names, dataset.labels.tolist()
         rows = instance_level_prompts(described, of_images, names, templates.instance_level)
@@ -71,16 +74,15 @@ def embed(
             counts, privacy = private_counts(counts, budget)
             header = header.model_copy(update={"privacy": privacy})
         rows = class_level_prompts(dataset.class_names, counts.tolist(), templates.class_level)
-    token_ids_NT = encoder.tokenize([row.prompt for row in rows])
-    labels, counts = (np.array([getattr(row, key) for row in rows], dtype=np.int64) for key in ("label", "count"))
-    tokens = merge_equal(Payload(header, None, token_ids_NT, labels, counts))
+    wording = templates.instance_level if prompt_level == "instance" else templates.class_level
+    tokens = _tokens(header, rows, wording, encoder)
     if send == "tokens":
         return tokens
-    embeddings_NLD = encoder.encode(tokens.prompts()).astype(np.float16)
-    embedded = replace(tokens, embeddings=embeddings_NLD, token_ids=None)
+    embedded = _embedded(tokens, encoder)
+    sent = merge_equal(eight_bits(embedded) if send == "int8" else embedded)
     sizes = tensor_bytes(tokens) | tensor_bytes(embedded)
-    note(f"{len(labels)} prompts: " + ", ".join(f"{form} {size:,} bytes" for form, size in sizes.items()))
-    return merge_equal(eight_bits(embedded) if send == "int8" else embedded)
+    note(f"{len(sent.labels):,} prompts: " + ", ".join(f"{form} {size:,} bytes" for form, size in sizes.items()))
+    return sent
 
 
 def class_list(class_names: tuple[str, ...]) -> LabelledImages:
@@ -113,16 +115,38 @@ def find_templates(model: Path, template: str | None, domain: str | None) -> Pro
     return prompts.model_copy(update={"class_level": own, "instance_level": own} if own else {})
 
 
+def _tokens(header: PayloadHeader, rows: Sequence[PromptRow], template: str, encoder: TextEncoder) -> Payload:
+    """The prompts' token ids; what the text encoder's length cuts off, and what is one prompt then, is said."""
+    kept = encoder.fit([row.prompt for row in rows])
+    tell_cuts(rows, kept, header.class_names, template)
+    labels, counts = (np.array([getattr(row, key) for row in rows], dtype=np.int64) for key in ("label", "count"))
+    tokens = merge_equal(Payload(header, None, encoder.tokenize(kept), labels, counts))
+    if len(tokens.labels) < len(rows):
+        reach = f"{tokens.prompts().shape[1]} tokens, upper case as lower"
+        note(f"{len(rows):,} different prompts became {len(tokens.labels):,} rows: the text encoder reads {reach}")
+    cut = {header.class_names[row.label] for row, text in zip(rows, kept, strict=True) if text != row.prompt}
+    if together := same_prompts(merge_payloads([tokens])):
+        note(same_words(together, cut))
+    return tokens
+
+
+def _embedded(tokens: Payload, encoder: TextEncoder) -> Payload:
+    """Text embeddings of token ids; what is equal is encoded once, so that it stays equal to the last bit."""
+    distinct_UT, place_N = np.unique(tokens.prompts(), axis=0, return_inverse=True)
+    embeddings_ULD = encoder.encode(distinct_UT).astype(np.float16)
+    return replace(tokens, embeddings=embeddings_ULD[place_N.reshape(-1)], token_ids=None)
+
+
 def _noisy_instances(
     header: PayloadHeader,
     dataset: LabelledImages,
     captions: list[str],
-    templates: Prompts,
+    template: str,
     encoder: TextEncoder,
     budget: Budget,
 ) -> Payload:
-    rows = private_instances(
-        captions, dataset.labels.tolist(), dataset.class_names, templates.instance_level, encoder, budget
-    )
+    public = [PromptRow(label, public_prompts(name, template)[0], 1) for label, name in enumerate(dataset.class_names)]
+    _tokens(header, public, template, encoder)  # for what it says
+    rows = private_instances(captions, dataset.labels.tolist(), dataset.class_names, template, encoder, budget)
     stated = header.model_copy(update={"privacy": rows.privacy})
     return Payload(stated, rows.embeddings, None, rows.labels, rows.counts)

@@ -11,11 +11,19 @@ from fglfast.base.errors import UsageError
 
 @dataclass(frozen=True)
 class PromptRow:
-    """A prompt, its class, and the private images behind it."""
+    """A prompt, its class, and the private images behind it.
+
+    Attributes:
+        label: class.
+        prompt: class name, and caption if it has one, in a template.
+        count: private images.
+        caption: empty at class level.
+    """
 
     label: int
     prompt: str
     count: int
+    caption: str = ""
 
 
 def class_level_prompts(class_names: Sequence[str], counts: Sequence[int], template: str) -> list[PromptRow]:
@@ -36,15 +44,27 @@ def instance_level_prompts(
     Prompts of a class that are nearly identical (see `essence`) are one row with a count, worded as most of them are.
     """
     check_template(template, {"label", "caption"})
-    alike: defaultdict[tuple[int, str], Counter[str]] = defaultdict(Counter)
+    alike: defaultdict[tuple[int, str], Counter[tuple[str, str]]] = defaultdict(Counter)
     for caption, label in zip(captions, labels, strict=True):
         prompt = template.format(label=class_names[label], caption=caption)
-        alike[int(label), essence(prompt)][prompt] += 1
+        alike[int(label), essence(prompt)][prompt, caption] += 1
     rows = [
-        PromptRow(label, min(wordings, key=lambda text: (-wordings[text], text)), wordings.total())
+        PromptRow(label, prompt, wordings.total(), caption)
         for (label, _), wordings in alike.items()
+        for prompt, caption in [min(wordings, key=lambda text: (-wordings[text], text))]
     ]
     return sorted(rows, key=lambda row: (row.label, row.prompt))
+
+
+def before(template: str, field: str) -> str | None:
+    """What stands before a field of a template, itself a template; None if the field is not there."""
+    told = ""
+    for literal, name, _, _ in Formatter().parse(template):
+        told += literal.replace("{", "{{").replace("}", "}}")
+        if name == field:
+            return told
+        told += "" if name is None else f"{{{name}}}"
+    return None
 
 
 def essence(prompt: str) -> str:

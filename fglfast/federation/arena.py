@@ -113,8 +113,12 @@ class _Grids:
 
 
 def _claim(out: Path, experiment: Experiment) -> str:
-    """Note whose folder it is, in the file that its clients read; more methods, seeds, public images are welcome."""
-    file, shared = out / "experiment.toml", experiment.model_copy(update={"methods": ("fgl",), "seeds": (0,)})
+    """Note whose folder it is, in the file that its clients read.
+
+    More methods and seeds may come, public images and a permission.
+    """
+    anyones = {"methods": ("fgl",), "seeds": (0,), "allow_same_prompt": False}
+    file, shared = out / "experiment.toml", experiment.model_copy(update=anyones)
     out.mkdir(parents=True, exist_ok=True)
     if file.exists():
         there = Experiment.from_toml(file)

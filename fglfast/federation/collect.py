@@ -22,7 +22,7 @@ from fglfast.federation.wire import Weights
 from fglfast.generator.load import read_shapes
 from fglfast.generator.text import text_fingerprint
 from fglfast.payload import AllowList, PayloadHeader, load_payload
-from fglfast.payload.merge import Merged, fingerprint, looks, merge_payloads
+from fglfast.payload.merge import Merged, check_prompts, fingerprint, looks, merge_payloads
 from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
 from fglfast.training.launch import train
 from fglfast.training.model import write_weights
@@ -66,6 +66,7 @@ def one_shot(
     payloads, collected = collect_payloads(grid, experiment, class_names, model, folder / "clients")
     allowed = experiment.allowed()
     merged = merge_payloads(load_payload(path, allowed=allowed) for path in payloads)
+    check_prompts(merged, experiment.allow_same_prompt, "allow_same_prompt = true in the experiment")
     weights, seconds = draw_and_train(merged, experiment, seed, folder, engines)
     return Shot(weights, collected, seconds)
 

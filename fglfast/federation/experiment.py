@@ -127,6 +127,7 @@ class Experiment(Settings):
         images_per_class: synthetic images of a class.
         max_share_per_client: of those, where several clients hold the class; 1 takes their counts as they are.
         allow: the server's file of clients and their keys (see `AllowList`); simulated clients have none.
+        allow_same_prompt: whether classes may send the same prompt, and be drawn alike but for their label.
         train: the server's training on synthetic images; its architecture is every method's.
         local: a client's training.
         rounds: how many.
@@ -148,6 +149,7 @@ class Experiment(Settings):
     images_per_class: int = Field(500, ge=1)
     max_share_per_client: float = Field(1.0, gt=0, le=1)
     allow: Path | None = None
+    allow_same_prompt: bool = False
     train: TrainSettings = TrainSettings(arch="resnet10-tiny", image_size=28)
     local: LocalSettings = LocalSettings()
     rounds: Rounds = Rounds()

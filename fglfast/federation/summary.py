@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from fglfast.base.config import Settings
 from fglfast.federation.arena import Arena
@@ -96,7 +97,7 @@ def _median(rows: list[Row], value: Callable[[Row], float]) -> float:
 def table(arena: Arena) -> Table:
     """For the terminal, 80 columns wide."""
     title = f"{arena.experiment.data}, {len(arena.images[arena.experiment.seeds[0]])} clients"
-    shown = Table(title=title, box=box.SIMPLE, pad_edge=False, title_justify="left")
+    shown = Table(title=Text(title), box=box.SIMPLE, pad_edge=False, title_justify="left")
     shown.add_column("method", overflow="fold")
     for heading in ("rounds", "test accuracy", "uploaded", "server s"):
         shown.add_column(heading, justify="right", no_wrap=True)

@@ -101,14 +101,18 @@ def resolve_model(name: str, revision: str | None = None, mirror: str | None = N
     """
     if name in BUNDLED:
         return _complete(Path(str(files("fglfast") / "assets" / name)))
-    if Path(name).is_dir():
-        return _complete(Path(name))
     tried = []
-    for repository in filter(None, (name, mirror)):
+    for place in filter(None, (name, mirror)):
+        if Path(place).is_dir():
+            return _complete(Path(place))
+        if not is_hub_id(place):
+            tried.append(f"{place} (no such folder)")
+            continue
         try:
-            return _complete(_download(repository, revision))
+            return _complete(_download(place, revision))
         except (OSError, ValueError) as error:  # the hub's errors are of these kinds
-            tried.append(f"{repository} ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            tried.append(f"{place} (no such folder; from the hub: {reason})")
     raise BadInputError(
         f"no model named {name!r}: tried {'; '.join(tried)}",
         f"give {' or '.join(BUNDLED)}, a diffusers directory, or a reachable hub id",
@@ -119,6 +123,18 @@ def taught_by(folder: Path) -> str:
     """What a reader of its results has to know a generator learned from; empty where nothing is known."""
     bundled = [files("fglfast") / "assets" / name for name in BUNDLED]
     return BUNDLED_BY if folder in [Path(str(path)) for path in bundled] else ""
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether the hub could have a repository of that name: NAME or OWNER/NAME; other names are paths."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def load_prompts(folder: Path, domain: str | None = None) -> Prompts:

@@ -126,6 +126,10 @@ class TextEncoder:
         """Open the text side of a model folder; safetensors only."""
         return cls(load_tokenizer(folder), load_text_part(folder), text_fingerprint(folder))
 
+    def fit(self, prompts: Sequence[str]) -> list[str]:
+        """Prompts as far as they are encoded; see `fitting`."""
+        return fitting(self.tokenizer, prompts)
+
     def tokenize(self, prompts: Sequence[str]) -> NDArray[np.int32]:
         """Token ids [N,T] of prompts; see `tokenize`."""
         return tokenize(self.tokenizer, prompts)
@@ -160,6 +164,13 @@ def _tokenizer(folder: Path) -> Any:
 
 def tokenize(tokenizer: Any, prompts: Sequence[str]) -> NDArray[np.int32]:
     """Token ids [N,T] of prompts, padded; those too long are counted and shortened at a word."""
+    length, texts = int(tokenizer.model_max_length), fitting(tokenizer, prompts)
+    padded = tokenizer(texts, padding="max_length", truncation=True, max_length=length)
+    return np.array(padded.input_ids, dtype=np.int32)
+
+
+def fitting(tokenizer: Any, prompts: Sequence[str]) -> list[str]:
+    """Prompts that are no longer than the text encoder takes: those too long are counted and shortened at a word."""
     length, texts = int(tokenizer.model_max_length), list(prompts)
     sizes = [len(ids) for ids in tokenizer(texts).input_ids]
     long = [row for row, size in enumerate(sizes) if size > length]
@@ -171,8 +182,7 @@ def tokenize(tokenizer: Any, prompts: Sequence[str]) -> NDArray[np.int32]:
             f"{len(long)} of {len(texts)} prompts are over {length} tokens (the longest has {sizes[longest]}) and "
             f"shortened at a word, such as to {texts[longest][-60:]!r}"
         )
-    padded = tokenizer(texts, padding="max_length", truncation=True, max_length=length)
-    return np.array(padded.input_ids, dtype=np.int32)
+    return texts
 
 
 def shortened(tokenizer: Any, text: str, length: int) -> str:

@@ -19,7 +19,7 @@ PromptLevel = Literal["class", "instance", "learned"]
 
 REVEALS: dict[PromptLevel, str] = {
     "class": "which classes the client holds, and how many images of each",
-    "instance": "which classes the client holds, how many images of each, and a caption of every image",
+    "instance": "which classes the client holds, how many images of each, and what their captions say",
     "learned": "which classes the client holds, how many images of each, and vectors fitted to the images themselves",
 }
 
@@ -78,11 +78,6 @@ class PayloadHeader(Settings):
         if self.format_version == 1 and self.prompt_level == "learned":
             raise ValueError("prompt_level: version 1 knows no learned embeddings")
         return self
-
-    @property
-    def reveals(self) -> str:
-        """What the payload tells of the client's images."""
-        return REVEALS[self.prompt_level] + ("; noise: see privacy" if self.privacy else "; no differential privacy")
 
     def canonical(self) -> str:
         """The header as JSON, the same text for the same header; a domain that is not there is not written."""

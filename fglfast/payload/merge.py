@@ -6,15 +6,17 @@ thousand clients with a thousand classes cost the memory of a thousand embedding
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fglfast.base.console import listed, note
 from fglfast.base.errors import BadInputError
 from fglfast.payload import Payload
+from fglfast.payload.header import PromptLevel
 
 Ints = NDArray[np.int64]
 DISTINCTIVE_ROWS = 16
@@ -33,6 +35,7 @@ class Merged:
         counts: private images behind each row [R]; their sum fits int64.
         clients: names, ascending.
         domains: the word for the images of each client, in the order of `clients`, or None.
+        levels: what a row of each client is, in the order of `clients`.
         row_client: the client of each row [R], indices into `clients`.
         digests: payload hash of each client, in the order of `clients`.
         text_encoder: fingerprint that all payloads share.
@@ -46,6 +49,7 @@ class Merged:
     counts: Ints
     clients: tuple[str, ...]
     domains: tuple[str | None, ...]
+    levels: tuple[PromptLevel, ...]
     row_client: Ints
     digests: tuple[str, ...]
     text_encoder: str
@@ -57,6 +61,7 @@ class _Part:
 
     client: str
     domain: str | None
+    level: PromptLevel
     digest: str
     content: Ints
     labels: Ints
@@ -91,7 +96,8 @@ def merge_payloads(payloads: Iterable[Payload]) -> Merged:
                 raise BadInputError(f"{who} sent the same payload", "leave out the copy")
             senders[whole] = client
         content = np.array([_place(row, places, distinct) for row in payload.prompts()], dtype=np.int64)
-        parts[client] = _Part(client, payload.header.domain, payload.digest(), content, payload.labels, payload.counts)
+        facts = payload.header.domain, payload.header.prompt_level, payload.digest()
+        parts[client] = _Part(client, *facts, content, payload.labels, payload.counts)
     if first is None:
         raise BadInputError("no payload to merge", "give at least one client's payload")
     return _table(first, [parts[client] for client in sorted(parts)], np.stack(distinct))
@@ -125,6 +131,60 @@ def fingerprint(payload: Payload) -> str | None:
     return hashlib.sha256(b"".join(rows)).hexdigest()
 
 
+def same_prompts(merged: Merged, rows: Sequence[bool] | NDArray[np.bool_] | None = None) -> list[tuple[str, ...]]:
+    """Classes that have the same row, by name, each group once: a generator draws the same images for them.
+
+    Args:
+        merged: of all clients, or of one.
+        rows: which rows are looked at [R]; None is all.
+    """
+    chosen = np.ones(len(merged.labels), dtype=bool) if rows is None else np.asarray(rows, dtype=bool)
+    pairs = np.unique(np.stack([merged.content[chosen], merged.labels[chosen]], axis=1), axis=0)
+    labels = np.split(pairs[:, 1], np.flatnonzero(np.diff(pairs[:, 0])) + 1)
+    groups = dict.fromkeys(tuple(own.tolist()) for own in labels if len(own) > 1)
+    return [tuple(merged.class_names[label] for label in group) for group in groups]
+
+
+def check_prompts(merged: Merged, allowed: bool, option: str) -> None:
+    """Name the classes that send the same prompt; refuse them where that prompt is all that a class has.
+
+    At instance level captions may coincide and others differ: there it is said and no more.
+
+    Args:
+        merged: of all clients.
+        allowed: whether they may.
+        option: by which a user allows it.
+
+    Raises:
+        BadInputError: class-level prompts of several classes are the same, and they may not be.
+    """
+    one_a_class = np.array([level != "instance" for level in merged.levels])[merged.row_client]
+    refused = same_prompts(merged, one_a_class)
+    if refused and not allowed:
+        hint = f"rename or shorten them: case does not count, and what is too long is cut off; or {option}"
+        raise BadInputError(same_words(refused), hint)
+    if groups := same_prompts(merged):
+        note(f"{same_words(groups)}: their images are drawn alike")
+
+
+def same_words(groups: Sequence[tuple[str, ...]], cut: Collection[str] = ()) -> str:
+    """Which classes send the same prompt, and why where that can be told, on one line.
+
+    Args:
+        groups: what `same_prompts` found.
+        cut: classes whose prompts were too long.
+    """
+    together = [listed([repr(name) for name in group]) + _cause(group, cut) for group in groups]
+    count = len({name for group in groups for name in group})
+    return f"{count:,} classes send the same prompt as another: " + listed(together, between="; ")
+
+
+def _cause(group: tuple[str, ...], cut: Collection[str]) -> str:
+    if len({name.casefold() for name in group}) == 1:
+        return " (which differ in case only)"
+    return " (the rest is cut off)" if set(group) & set(cut) else ""
+
+
 def _table(first: Payload, parts: list[_Part], distinct: NDArray[Any]) -> Merged:
     if sum(sum(part.counts.tolist()) for part in parts) > np.iinfo(np.int64).max:
         raise BadInputError("counts: the clients' images together overflow 64 bits", "leave out clients that lie")
@@ -137,6 +197,7 @@ def _table(first: Payload, parts: list[_Part], distinct: NDArray[Any]) -> Merged
         counts=np.concatenate([part.counts for part in parts]),
         clients=tuple(part.client for part in parts),
         domains=tuple(part.domain for part in parts),
+        levels=tuple(part.level for part in parts),
         row_client=np.repeat(np.arange(len(parts), dtype=np.int64), [len(part.labels) for part in parts]),
         digests=tuple(part.digest for part in parts),
         text_encoder=first.header.text_encoder,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fglfast.payload.header import PayloadHeader
+from fglfast.payload.header import REVEALS, PayloadHeader
 
 Form = Literal["embeddings", "int8", "tokens"]
 
@@ -37,6 +37,17 @@ class Payload:
     def form(self) -> Form:
         """What its file carries."""
         return "tokens" if self.embeddings is None else "int8" if self.int8 else "embeddings"
+
+    @property
+    def reveals(self) -> str:
+        """What it tells of the client's images. Captions alike, or cut off, are fewer prompts than images."""
+        header = self.header
+        fewer = f": {len(self.labels):,} prompts for {self.counts.sum():,} images"
+        return (
+            REVEALS[header.prompt_level]
+            + (fewer if header.prompt_level == "instance" else "")
+            + ("; noise: see privacy" if header.privacy else "; no differential privacy")
+        )
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The tensors that are there, by name."""

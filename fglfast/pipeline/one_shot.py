@@ -20,7 +20,7 @@ from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages
 from fglfast.images.partition import partition_dirichlet
 from fglfast.payload import load_payload, save_payload
-from fglfast.payload.merge import Merged, merge_payloads
+from fglfast.payload.merge import Merged, check_prompts, merge_payloads
 from fglfast.pipeline.record import (
     ClassAccuracy,
     ClientRecord,
@@ -50,6 +50,7 @@ class OneShot(Settings):
     epochs: int = 20
     image_size: int = 64
     seed: int = 0
+    allow_same_prompt: bool = False
 
 
 class Stages:
@@ -87,6 +88,7 @@ def run_one_shot(settings: OneShot, out: Path) -> RunRecord:
         clients = _embed_clients(private, settings, model, out / "clients")
         facts["bytes"] = sum(client.upload_bytes for client in clients)
     merged = merge_payloads(load_payload(_payload_path(out / "clients", client.name)) for client in clients)
+    check_prompts(merged, settings.allow_same_prompt, "--allow-same-prompt")
     with stages.stage("engine", f"{recipe.model} on {recipe.backend}") as facts:
         engine = build_engine(recipe, model, out / "engines")
         facts["bytes"] = _folder_bytes(engine.folder)

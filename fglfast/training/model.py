@@ -154,7 +154,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 def _config_from_file(path: Path, labels: dict[str, Any]) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         content = {key: value for key, value in content.items() if key not in ("auto_map", "num_labels", *labels)}
         config = AutoConfig.for_model(content.pop("model_type"), **content, **labels)
     except KeyError as error:

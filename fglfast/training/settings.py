@@ -155,7 +155,7 @@ def read_json_object(path: Path, what: str) -> dict[str, Any]:
         UsageError: the file is missing, not JSON or not an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{what} {path} cannot be read: {error}", "Name a readable JSON file.") from error
     if not isinstance(content, dict):

@@ -40,7 +40,7 @@ def embed(
     captions: Annotated[
         str | None,
         typer.Option(
-            help="attributes (measured words), a captioning model's hub id or folder, or your own .jsonl or .csv.",
+            help="attributes (measured words), a captioning model's hub id or folder, or your own file (JSON, CSV).",
             show_default="attributes",
         ),
     ] = None,
@@ -134,16 +134,18 @@ def inspect(
 ) -> None:
     """Validate a payload and show what it holds."""
     import numpy as np
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from fglfast.payload import load_signed, tensor_bytes
+    from fglfast.payload.merge import merge_payloads, same_prompts, same_words
 
     payload, signature = load_signed(file, allowed=read_allowed(allow))
     size = file.stat().st_size if file.exists() else 0
     header = payload.header
     images = np.zeros(len(header.class_names), dtype=np.int64)
     np.add.at(images, payload.labels, payload.counts)
+    together = same_prompts(merge_payloads([payload]))
     by_class = dict(zip(header.class_names, images.tolist(), strict=True))
     result = {
         "file": str(file),
@@ -154,11 +156,12 @@ def inspect(
         "domain": header.domain,
         "text_encoder": header.text_encoder,
         "privacy": header.privacy.model_dump() if header.privacy else None,
-        "reveals": header.reveals,
+        "reveals": payload.reveals,
         "form": payload.form,
         "shape": list(payload.prompts().shape),
         "tensor_bytes": tensor_bytes(payload),
         "images_by_class": by_class,
+        "same_prompt": together,
         "digest": payload.digest(),
         "signature": signature
         and {**signature.model_dump(mode="json", exclude={"value"}), "proved": allow is not None},
@@ -166,8 +169,8 @@ def inspect(
     if as_json:
         emit_json(result)
         return
-    table = Table(title=Text(f"{file.name}: a valid payload"), show_header=False)
-    for key, value in result.items():
+    table = Table("what", Column(overflow="fold"), title=Text(f"{file.name}: a valid payload"), show_header=False)
+    for key, value in {**result, "same_prompt": same_words(together) if together else "no classes"}.items():
         shown = (
             ", ".join(f"{k} {v}" for k, v in value.items() if v or v is False)
             if isinstance(value, dict)

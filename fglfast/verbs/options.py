@@ -45,6 +45,10 @@ Allow = Annotated[
         help="Clients and their public keys (.toml): only payloads that they signed are read.", show_default=False
     ),
 ]
+AllowSamePrompt = Annotated[
+    bool,
+    typer.Option("--allow-same-prompt", help="Draw classes that send the same prompt too: alike, but for their label."),
+]
 DEFAULT_ENGINES = Path("engines/build")
 
 
@@ -153,11 +157,20 @@ def read_recipe(name: str) -> Any:
 
 
 def payload_files(pattern: str) -> list[Path]:
-    """The files of a pattern, sorted; a plain path counts as one."""
-    found = sorted(Path(name) for name in glob.glob(pattern))  # noqa: PTH207 (takes absolute patterns too)
+    """The files of a pattern, sorted; whatever part of it is there as it is written is no pattern."""
+    found = [Path()]
+    for part in Path(pattern).parts:
+        found = [path for folder in found for path in _entries(folder, part)]
     if not found:
         raise BadInputError(f"no payload file matches {pattern!r}", "make one with fglfast embed; quote the pattern")
-    return found
+    return sorted(found)
+
+
+def _entries(folder: Path, part: str) -> list[Path]:
+    """What one part of a pattern names in a folder: brackets are a file's name where there is such a file."""
+    if os.path.lexists(folder / part):
+        return [folder / part]
+    return [folder / name for name in glob.glob(part, root_dir=folder)]  # noqa: PTH207 (leaves hidden files out)
 
 
 def read_payloads(pattern: str, allow: Path | None) -> Any:

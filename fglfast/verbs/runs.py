@@ -9,6 +9,7 @@ from fglfast.base.console import emit_json, stdout
 from fglfast.base.errors import MissingExtraError
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
+    AllowSamePrompt,
     AsJson,
     Engines,
     RecipeName,
@@ -33,6 +34,7 @@ def demo(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the global model.")] = 20,
     image_size: Annotated[int, typer.Option(help="Side in pixels that images are resized to for training.")] = 64,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    allow_same_prompt: AllowSamePrompt = False,
     as_json: AsJson = False,
 ) -> None:
     """Run one-shot Federated Generative Learning end to end and write an HTML report."""
@@ -52,6 +54,7 @@ def demo(
         epochs=epochs,
         image_size=image_size,
         seed=seed,
+        allow_same_prompt=allow_same_prompt,
     )
     with sole(out):
         record, page = run_one_shot(settings, out), write_run_page(out)
@@ -66,8 +69,8 @@ def demo(
         f"largest upload of a client: {upload:,} bytes, 1/{model // max(upload, 1):,} of the model's {model:,}"
     )
     if record.taught_by:
-        stdout.print(record.taught_by)
-    stdout.print(f"report: {page.resolve()}", soft_wrap=True)
+        stdout.print(record.taught_by, markup=False)
+        stdout.print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
 
 
 @verb
@@ -110,8 +113,8 @@ def run(
         return
     stdout.print(table(arena))
     if arena.taught_by:
-        stdout.print(arena.taught_by)
-    stdout.print(f"report: {page.resolve()}", soft_wrap=True)
+        stdout.print(arena.taught_by, markup=False)
+        stdout.print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
 
 
 @verb

@@ -11,6 +11,7 @@ from fglfast.base.wording import duration, size
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     Allow,
+    AllowSamePrompt,
     AsJson,
     BackendOption,
     BatchSize,
@@ -76,6 +77,7 @@ def synthesize(
         typer.Option(min=0.001, max=1, help="Of a class's images, where several clients hold it; 1 cuts nothing."),
     ] = 1.0,
     allow: Allow = None,
+    allow_same_prompt: AllowSamePrompt = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan, bytes and time, and stop.")] = False,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
@@ -87,9 +89,11 @@ def synthesize(
     rank = join_ranks()  # before PyTorch is imported
     if dry_run and rank.number:
         return
+    from fglfast.payload.merge import check_prompts
     from fglfast.synthesis import synthesize as stage
 
     merged = read_payloads(embeddings, allow)
+    check_prompts(merged, allow_same_prompt, "--allow-same-prompt")
     settings = stage.SynthesisSettings(
         images_per_class=images_per_class,
         seed=seed,

@@ -14,6 +14,7 @@ from fglfast.base.errors import MissingExtraError, UsageError
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     Allow,
+    AllowSamePrompt,
     AsJson,
     Engines,
     RandomWeights,
@@ -142,6 +143,7 @@ def tune(
     image_size: Annotated[int, typer.Option(min=8, max=4096, help="Training images' side, in pixels.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of plan and training.")] = 0,
     allow: Allow = None,
+    allow_same_prompt: AllowSamePrompt = False,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
@@ -156,6 +158,7 @@ def tune(
     from fglfast.lab.tuning.records import TuneSettings
     from fglfast.lab.tuning.sweep import check_input, check_work
     from fglfast.lab.tuning.sweep import tune as run
+    from fglfast.payload.merge import check_prompts
     from fglfast.report.tune_page import write_page
     from fglfast.training.settings import TrainSettings, check_arch
 
@@ -164,6 +167,7 @@ def tune(
     train = TrainSettings(arch=arch, epochs=epochs, image_size=image_size, seed=seed)
     asked, settings = TuneSettings(grid=grid, budget=budget, train=train), read_recipe(recipe)
     merged = read_payloads(embeddings, allow)
+    check_prompts(merged, allow_same_prompt, "--allow-same-prompt")
     judges = read_dataset(validation)
     check_input(merged, judges, asked)
     settings = settings.model_copy(update={"model": model or settings.model})
@@ -172,6 +176,7 @@ def tune(
     tuned = run(engine, merged, judges, settings, asked, out)
     winner = ["fglfast", "synthesize", "--recipe", str(out / "recipe.toml"), "--embeddings", embeddings]
     winner += ["--allow", str(allow)] if allow else []
+    winner += ["--allow-same-prompt"] if allow_same_prompt else []
     winner += ["--images-per-class", str(tuned.best.candidate.images_per_class), "--seed", str(seed), "--out", "synth"]
     write_page(tuned, shlex.join(winner), out)
     best = tuned.best

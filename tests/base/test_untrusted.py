@@ -109,3 +109,12 @@ def test_nothing_that_is_shown_moves_or_hides(text):
 def test_ordinary_spelling_is_left_alone():
     for text in ("kočka", "pes 犬", "می‌خواهم", "क्‍ष", "a\tb\nc"):
         assert visible(text) == text
+
+
+class Plain(Settings):
+    name: str
+
+
+def test_toml_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "r.toml").write_bytes(b'\xef\xbb\xbfname = "x"\n')
+    assert Plain.from_toml(tmp_path / "r.toml").name == "x"

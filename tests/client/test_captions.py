@@ -1,3 +1,4 @@
+import csv
 import json
 
 import numpy as np
@@ -47,17 +48,73 @@ def test_captions_by_row_in_csv(tmp_path):
     assert caption_all(table, find_captioner(str(path), 32)) == ["two lines", "a bag, open"]
 
 
+CUT_BY_SPLITLINES = "\u2028\u2029\x85\v\f\x1c\x1d\x1e"
+
+
+@pytest.mark.parametrize("quoted", [True, False])
+@pytest.mark.parametrize("letter", CUT_BY_SPLITLINES)
+def test_a_line_ends_where_csv_says_so(folder, tmp_path, letter, quoted):
+    caption = f"on{letter}a mat"
+    rows = [("bag/1.png", caption), ("bag/2.png", caption), ("shoe/1.png", caption)]
+    with (tmp_path / "c.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL)
+        writer.writerows([("file_name", "caption"), *rows])
+    (tmp_path / "c.json").write_text(json.dumps(dict(rows), ensure_ascii=False), encoding="utf-8")
+    for name in ("c.csv", "c.json"):
+        assert caption_all(folder, find_captioner(str(tmp_path / name), 32)) == ["on a mat"] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("c.csv", "file_name;caption\r\nbag\\1.png;a bag, open\r\nbag\\2.png;two\r\nshoe\\1.png;red\r\n;\r\n"),
+        ("c.csv", "file_name, caption\nbag/1.png, 'a bag' open\n./bag/2.png, two\nshoe/1.png, red\n"),
+        ("c.tsv", "caption\tfile_name\na bag, open\tbag/1.png\ntwo\t2.png\nred\tshoe/1.png\n"),
+        ("c.txt", "file_name\tcaption\rbag/1.png\ta bag; open\rbag/2.png\ttwo\rshoe/1.png\tred\r"),
+        ("c.json", '{"bag\\\\1.png": "a bag", "2.png": "two",\n "shoe/1.png": "red"}'),
+        ("c.json", '[{"file_name": "bag/1.png", "caption": "a bag"}, {"file_name": "2.png", "text": "two"},\n'
+         '{"file_name": "shoe/1.png", "caption": "red"}]'),
+        ("c.jsonl", '{"bag/1.png": "a bag", "2.png": "two", "shoe/1.png": "red"}\n'),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_captions_as_people_have_them(folder, tmp_path, name, content, mark):
+    (tmp_path / name).write_bytes((mark + content).encode())
+    found = caption_all(folder, find_captioner(str(tmp_path / name), 32))
+    assert found[0].replace("'", "").startswith("a bag") and found[1:] == ["two", "red"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
         ("none.csv", None, "cannot be read"),
         ("c.csv", "file_name,caption\nbag/1.png,a\n", "2 of 3 images have no caption: 2.png, shoe/1.png"),
         ("c.csv", "file_name,caption\n1.png,a\n2.png,b\n", "2 of 3 images have no caption: bag/1.png, shoe/1.png"),
-        ("c.csv", "path,caption\nbag/1.png,a\n", "line 2: names no image"),
+        (
+            "c.csv",
+            "path,caption\nbag/1.png,a\n",
+            "no column file_name; it names 'path', 'caption', separated by commas",
+        ),
+        ("c.csv", "pfad;text\nbag/1.png;a\n", "no column file_name; it names 'pfad', 'text', separated by semicolons"),
+        ("c.csv", "bag/1.png\ta\n", "no column file_name and caption"),
+        ("c.csv", "", "no column file_name and caption"),
+        ("c.csv", "file_name,caption\n,a\n", "line 2: names no image"),
+        ("c.csv", "file_name,caption\nbag/1.png,a bag, open\n", "line 2: more columns than the 2"),
+        ("c.csv", 'file_name,caption\nbag/1.png,"a bag\nbag/2.png,b\n', "not CSV"),
+        (
+            "c.csv",
+            "file_name,caption\nC:\\x\\1.png,a\n",
+            "no caption: bag/1.png, 2.png, shoe/1.png; the file has captions",
+        ),
         ("c.csv", "file_name,caption\nbag/1.png,\n", "line 2: bag/1.png has no caption"),
         ("c.csv", "file_name,caption\nbag/1.png,a\nbag/1.png,b\n", "line 3: bag/1.png is there twice"),
         ("c.jsonl", '{"file_name": "bag/1.png", "caption": 3}', "line 1: bag/1.png has no caption"),
-        ("c.jsonl", "\n[1, 2]\n", "line 2: not a JSON object"),
+        ("c.jsonl", "\n[1, 2]\n", "entry 1: not a JSON object"),
+        ("c.jsonl", '{"file_name": "bag/1.png", "caption": "a"}\n[1, 2]\n', "line 2: not a JSON object"),
+        ("c.json", '{"images": [1], "annotations": []}', "one JSON object of 'images', 'annotations'"),
+        ("c.json", '[\n{"file_name": "bag/1.png"}\n}', "line 3"),
+        ("c.json", '{"bag/1.png": "a", "bag/1.png": "b"}', "twice"),
+        ("c.json", '[{"file_name": "bag/1.png"}]', "entry 1: bag/1.png has no caption"),
         ("c.jsonl", '{"file_name"', "line 1: not a JSON object"),
     ],
 )
@@ -69,7 +126,15 @@ def test_what_is_missing_is_said_in_one_line(folder, tmp_path, name, content, wo
     assert words in refused.value.message and "\n" not in refused.value.message and refused.value.hint
 
 
-@given(content=st.binary(max_size=80), kind=st.sampled_from(["c.csv", "c.jsonl"]))
+@pytest.mark.parametrize("name", ["./none", "no/such/folder", "no such", "captions.tsv", "captions.json"])
+def test_captions_that_are_nowhere_are_not_looked_for_on_the_hub(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInputError) as refused:
+        find_captioner(name, 32)
+    assert name in refused.value.message and "repo" not in refused.value.message.lower()
+
+
+@given(content=st.binary(max_size=80), kind=st.sampled_from(["c.csv", "c.json"]))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_any_bytes_are_refused_or_read(tmp_path, content, kind):
     (tmp_path / kind).write_bytes(content)

@@ -4,8 +4,10 @@ from PIL import Image
 
 from fglfast.base.errors import UsageError
 from fglfast.client.embed import embed
+from fglfast.client.privacy import Budget
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.dataset import read_dataset
+from fglfast.payload.merge import merge_payloads, same_prompts
 
 
 @pytest.fixture
@@ -63,3 +65,61 @@ def test_instance_level_merges_equal_captions(dataset, random_mini):
     sent = embed(dataset, "ann", random_mini, "instance", send="tokens")
     assert sent.embeddings is None and sent.counts.tolist() == [2, 1, 1]
     assert sent.labels.tolist() == [0, 0, 2]
+
+
+@pytest.fixture
+def alike(tmp_path):
+    """Class names that are one to the text encoder: by case, and by what 16 tokens leave of them."""
+    names = (
+        "den",
+        "fox",
+        "Fox",
+        "wide wide wide wide wide wide wide wide wide wide bag",
+        *(f"{LONG} {k}" for k in "ab"),
+    )
+    for name in names:
+        (tmp_path / "alike" / name).mkdir(parents=True)
+        for number in range(3):
+            pixels = np.full((32, 32), 60 * number, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "alike" / name / f"{number}.png")
+    return read_dataset(str(tmp_path / "alike"))
+
+
+LONG = "dark plain wide square bag t-shirt ankle boot dark plain wide square bag t-shirt ankle boot"
+
+
+@pytest.mark.parametrize("send", ["embeddings", "int8", "tokens"])
+def test_classes_that_become_one_prompt_are_named_with_the_cause(send, alike, random_mini, capsys):
+    sent = embed(alike, "ann", random_mini, send=send)
+    said = " ".join(capsys.readouterr().err.split())
+    assert len(same_prompts(merge_payloads([sent]))) == 2, "equal prompts are equal to the last bit"
+    assert "4 classes send the same prompt as another" in said
+    assert "'Fox', 'fox' (which differ in case only)" in said and f"'{LONG} b' (the rest is cut off)" in said
+    assert "2 class names are cut off" in said and f"'{LONG} a' is sent as 'dark plain wide" in said
+
+
+def test_captions_that_vanish_are_counted(alike, random_mini, tmp_path, capsys):
+    rows = [f"{name},{name.replace('/', ' ')} word{number}" for number, name in enumerate(alike.names)]
+    (tmp_path / "c.csv").write_text("\n".join(["file_name,caption", *rows]))
+    sent = embed(alike, "ann", random_mini, "instance", captions=str(tmp_path / "c.csv"), template="{label}, {caption}")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "of 6 of 18 images no word of the caption is left" in said
+    assert f"18 different prompts became {len(sent.labels)} rows" in said and f"{len(sent.labels)} prompts: " in said
+    assert len(sent.labels) < 18 and f"{len(sent.labels)} prompts for 18 images" in sent.reveals
+
+
+def test_a_template_without_captions_says_that_none_is_left(dataset, random_mini, capsys):
+    embed(dataset, "ann", random_mini, "instance", template="{label}")
+    assert "of 4 of 4 images no word of the caption is left" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_fits_is_not_said_to_be_cut(dataset, random_mini, capsys):
+    for level in ("class", "instance"):
+        embed(dataset, "ann", random_mini, level)
+    said = capsys.readouterr().err
+    assert "2 prompts: " in said and "cut" not in said and "no word" not in said and "same prompt" not in said
+
+
+def test_with_noise_the_public_prompts_are_what_may_coincide(alike, random_mini, capsys):
+    embed(alike, "ann", random_mini, "instance", budget=Budget(epsilon=3))
+    assert "'Fox', 'fox'" in capsys.readouterr().err

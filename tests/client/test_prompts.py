@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fglfast.base.errors import UsageError
-from fglfast.client.prompts import PromptRow, class_level_prompts, essence, instance_level_prompts
+from fglfast.client.prompts import PromptRow, before, class_level_prompts, essence, instance_level_prompts
 from fglfast.images.attributes import describe
 
 
@@ -69,3 +69,8 @@ def test_a_template_formats_nothing(template):
     """A model folder brings its own templates, and a format can ask for a gigabyte of spaces."""
     with pytest.raises(UsageError):
         class_level_prompts(("cat",), [1], template)
+
+
+def test_what_stands_before_a_field_is_a_template():
+    assert before("a {{b}} {label}, {caption}", "caption") == "a {{b}} {label}, "
+    assert before("{label}", "label") == "" and before("{label}", "caption") is None

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from small_federation import CLASSES
+from small_federation import CLASSES, write_images
 
 from fglfast.base.errors import BadInputError, FglError
 from fglfast.client.embed import embed
 from fglfast.client.learn import LearnSettings
 from fglfast.federation import client_app, wire
-from fglfast.federation.collect import collect_payloads
+from fglfast.federation.collect import collect_payloads, one_shot
+from fglfast.federation.experiment import Experiment
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.images.dataset import read_dataset
 from fglfast.payload import Privacy, load_payload, save_payload
@@ -181,3 +182,18 @@ def test_a_global_model_is_no_larger_than_the_weights_that_came_with_it(tmp_path
             model_of(json.dumps(facts | keys), weights)
     with pytest.raises(BadInputError, match="the global model"):
         model_of("{", weights)
+
+
+def test_classes_that_send_the_same_prompt_end_the_run_unless_they_may(experiment, tmp_path, capsys):
+    names = ("bag", "Bag", "ankle boot")
+    made = {"data": write_images(tmp_path / "twins.npz", 12, classes=names), "test": experiment.test}
+    (tmp_path / "e.toml").write_text(experiment.model_copy(update=made).to_toml())
+    asked = Experiment.from_toml(tmp_path / "e.toml")
+    grid = LoopbackGrid(client_app.app, [0, 1, 2], {"experiment": str(tmp_path / "e.toml"), "seed": 0})
+    counted = wire.CountedGrid(grid, timeout=60, least=2)
+    with pytest.raises(BadInputError, match="'bag', 'Bag'") as refused:
+        one_shot(counted, asked, names, 0, tmp_path / "out", tmp_path / "engines")
+    assert "allow_same_prompt" in refused.value.hint and not (tmp_path / "engines").exists()
+    allowed = asked.model_copy(update={"allow_same_prompt": True})
+    assert one_shot(counted, allowed, names, 0, tmp_path / "out", tmp_path / "engines").weights
+    assert "their images are drawn alike" in " ".join(capsys.readouterr().err.split())

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from fglfast.base.errors import BadInputError
-from fglfast.generator.text import load_prompts, with_domain
+from fglfast.generator.text import load_prompts, resolve_model, with_domain
 
 
 def test_the_default_prompts_are_the_papers(tmp_path):
@@ -40,6 +40,32 @@ def test_an_unknown_key_of_a_domain_is_refused(tmp_path):
     (tmp_path / "prompts.json").write_text('{"domains": {"sketch": {"positive": "x"}}}')
     with pytest.raises(BadInputError, match=r"domains\.sketch\.positive"):
         load_prompts(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["./none", "a/b/c", "no where", "C:\\models\\sd", "x" * 99, "../up/none"])
+@pytest.mark.parametrize("mirror", [None, "/not/here"])
+def test_a_path_that_does_not_exist_is_called_that(name, mirror, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInputError) as refused:
+        resolve_model(name, mirror=mirror)
+    assert name in refused.value.message and "no such folder" in refused.value.message
+    assert "repo" not in refused.value.message.lower() and (mirror or "") in refused.value.message
+
+
+def test_what_may_be_of_the_hub_is_said_to_be_no_folder_either(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(BadInputError, match=r"models/none \(no such folder"):
+        resolve_model("models/none")
+
+
+def test_the_mirror_may_be_a_folder(random_mini):
+    assert resolve_model("./none", mirror=str(random_mini)) == random_mini
+
+
+def test_prompts_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "prompts.json").write_bytes(b'\xef\xbb\xbf{"negative": "x"}')
+    assert load_prompts(tmp_path).negative == "x"
 
 
 def test_a_domain_is_a_word_and_no_template():

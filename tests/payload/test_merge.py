@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fglfast.base.errors import BadInputError
 from fglfast.payload import Payload, PayloadHeader, Privacy
-from fglfast.payload.merge import merge_payloads
+from fglfast.payload.merge import check_prompts, merge_payloads, same_prompts, same_words
 
 
 def make(client="ann", rows=3, names=("x", "y", "z"), **changes):
@@ -66,7 +66,7 @@ def test_merging_holds_one_payload_at_a_time():
     """100 clients with the same 20 prompts of 118 kB: their 240 MB never stand in memory together."""
     code = """
 import resource, numpy as np
-from fglfast.payload.merge import merge_payloads
+from fglfast.payload.merge import check_prompts, merge_payloads, same_prompts, same_words
 from fglfast.payload import Payload, PayloadHeader, Privacy
 names = tuple(map(str, range(20)))
 rows = np.random.default_rng(0).standard_normal((20, 77, 768)).astype(np.float16)
@@ -121,3 +121,42 @@ def test_honest_clients_may_send_equal_payloads():
     other = np.arange(1, 21)
     other[7] += 1
     assert len(merge_payloads([instance("ann"), instance("bob", counts=other)]).labels) == 40
+
+
+def shared(client, level, rows, labels, names=("Fox", "fox", "den")):
+    """A payload whose rows are given by one number each."""
+    header = PayloadHeader(client=client, class_names=names, prompt_level=level, text_encoder="ab" * 32)
+    values = np.tile(np.array(rows, np.float16)[:, None, None], (1, 4, 2))
+    return Payload(header, values, None, np.array(labels), np.ones(len(rows), np.int64))
+
+
+def test_classes_with_one_row_are_found_whoever_sent_it_and_named_once():
+    one = merge_payloads([shared("ann", "class", [1, 5], [0, 2]), shared("bob", "class", [1], [1])])
+    assert same_prompts(one) == [("Fox", "fox")]
+    twice = merge_payloads([shared("ann", "instance", [1, 2, 1, 2, 3], [0, 0, 1, 1, 2])])
+    assert same_prompts(twice) == [("Fox", "fox")]
+    assert same_prompts(merge_payloads([shared("ann", "class", [1, 2, 3], [0, 1, 2])])) == []
+
+
+@pytest.mark.parametrize("level", ["class", "learned"])
+def test_classes_of_one_row_each_may_not_have_the_same(level, capsys):
+    both = merge_payloads([shared("ann", level, [1, 1, 2], [0, 1, 2])])
+    with pytest.raises(BadInputError, match=r"2 classes .*'Fox', 'fox'.*case") as refused:
+        check_prompts(both, allowed=False, option="--so")
+    assert "--so" in refused.value.hint and not capsys.readouterr().err
+    check_prompts(both, allowed=True, option="--so")
+    assert "'Fox', 'fox'" in capsys.readouterr().err
+
+
+def test_captions_that_coincide_are_said_and_not_refused(capsys):
+    own = shared("ann", "instance", [1, 2, 1, 3], [0, 0, 1, 1])
+    check_prompts(merge_payloads([own, shared("bob", "class", [1], [0])]), allowed=False, option="--so")
+    assert "'Fox', 'fox'" in capsys.readouterr().err
+
+
+def test_hundreds_of_classes_are_counted_and_a_few_named():
+    names = tuple(f"a very long name {number}" for number in range(400))
+    merged = merge_payloads([shared("ann", "class", [number // 40 for number in range(400)], range(400), names)])
+    words = same_words(same_prompts(merged), cut=names[:1])
+    assert words.startswith("400 classes") and "and 37 more (the rest is cut off)" in words
+    assert words.endswith("and 7 more") and words.count("a very long name") == 9

@@ -132,7 +132,7 @@ def test_learned_embeddings_are_no_token_ids(tmp_path):
     made = make()
     learned = made.header.model_copy(update={"prompt_level": "learned"})
     save_payload(replace(made, header=learned), tmp_path / "p.safetensors")
-    assert load_payload(tmp_path / "p.safetensors").header.reveals.startswith("which classes")
+    assert load_payload(tmp_path / "p.safetensors").reveals.startswith("which classes")
     ids = np.arange(16 * len(made.labels), dtype=np.int32).reshape(-1, 16)
     with pytest.raises(BadInputError, match="prompt_level: learned"):
         save_payload(replace(made, header=learned, embeddings=None, token_ids=ids), tmp_path / "p.safetensors")

@@ -16,6 +16,7 @@ def rows(labels, counts, classes):
         counts=np.array(counts, dtype=np.int64),
         clients=("ann",),
         domains=(None,),
+        levels=("class",),
         row_client=np.zeros(len(labels), dtype=np.int64),
         digests=("d",),
         text_encoder="ab" * 32,

@@ -64,6 +64,49 @@ def test_a_strangers_words_are_shown_as_they_are(random_mini, tmp_path):
     assert shown.exit_code == 0 and "[red]x 3, [/] 4" in shown.output
 
 
+@pytest.fixture
+def twins(tmp_path):
+    """A payload of two classes that send the same prompt."""
+    from fglfast.payload import Payload, PayloadHeader, save_payload
+
+    header = PayloadHeader(client="c", class_names=("Fox", "fox"), prompt_level="class", text_encoder="0" * 64)
+    rows, path = np.ones((2, 3, 4), np.float16), tmp_path / "c.safetensors"
+    save_payload(Payload(header, rows, None, np.array([0, 1]), np.array([3, 4])), path)
+    return str(path)
+
+
+def test_inspect_names_classes_that_send_the_same_prompt(twins):
+    assert json.loads(run(app, ["inspect", twins, "--json"]).stdout)["same_prompt"] == [["Fox", "fox"]]
+    assert "'Fox', 'fox'" in run(app, ["inspect", twins]).stdout
+
+
+@pytest.mark.parametrize(
+    ("verb", "next_problem"),
+    [
+        (["synthesize"], "no.toml"),
+        (["synthesize", "--dry-run"], "no.toml"),
+        (["tune", "--validation", "fashion:test", "--budget", "9"], "differ in classes"),
+    ],
+)
+def test_a_data_set_of_such_classes_is_refused_before_an_engine_is_built(verb, next_problem, twins, tmp_path):
+    asked = [*verb, "--embeddings", twins, "--out", str(tmp_path / "out"), "--engines", str(tmp_path / "engines")]
+    refused = run(app, asked)
+    assert refused.exit_code == 4 and "'Fox', 'fox'" in refused.stderr and "--allow-same-prompt" in refused.stderr
+    recipe = ["--recipe", "no.toml"] if verb[0] == "synthesize" else []
+    assert next_problem in run(app, [*asked, *recipe, "--allow-same-prompt"]).stderr
+    assert not (tmp_path / "engines").exists() and not (tmp_path / "out").exists()
+
+
+def test_a_demonstration_refuses_them_too(tmp_path):
+    images, labels = np.random.default_rng(0).integers(0, 255, (40, 8, 8), np.uint8), np.arange(40) % 2
+    np.savez(tmp_path / "twins.npz", images=images, labels=labels, class_names=np.array(["Fox", "fox"]))
+    refused = run(
+        app, ["demo", "--private", str(tmp_path / "twins.npz"), "--beta", "9", "--out", str(tmp_path / "out")]
+    )
+    assert refused.exit_code == 4 and "'Fox', 'fox'" in refused.stderr and "--allow-same-prompt" in refused.stderr
+    assert not (tmp_path / "out" / "engines").exists()
+
+
 def test_embed_and_inspect(random_mini, tmp_path):
     out = str(tmp_path / "ann.safetensors")
     made = run(app, ["embed", "fashion:private", "--out", out, "--model", str(random_mini), "--json"])

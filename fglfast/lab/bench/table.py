@@ -3,6 +3,7 @@
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from fglfast.lab.bench.records import BenchRecord, Rate
 
@@ -10,7 +11,7 @@ from fglfast.lab.bench.records import BenchRecord, Rate
 def table(record: BenchRecord) -> RenderableType:
     """What was measured, one line each; then what the table has no column for."""
     title = f"{record.model} at {record.image_size}x{record.image_size}: {record.machine['device']}"
-    shown = Table(title=title, box=box.SIMPLE, pad_edge=False, title_justify="left")
+    shown = Table(title=Text(title), box=box.SIMPLE, pad_edge=False, title_justify="left")
     shown.add_column("measured", overflow="fold")
     for heading in ("images/s", "TFLOP/s", "ceiling", "spread"):
         shown.add_column(heading, justify="right", no_wrap=True)

@@ -1,0 +1,40 @@
+"""What the text encoder's length cuts off prompts, said to the client. Knows no token and no image."""
+
+from collections.abc import Sequence
+
+from fglfast.base.console import listed, note
+from fglfast.client.prompts import PromptRow, before
+
+
+def tell_cuts(rows: Sequence[PromptRow], kept: Sequence[str], class_names: Sequence[str], template: str) -> None:
+    """Note which class names do not fit whole, and of how many images no word of the caption is left.
+
+    Args:
+        rows: the prompts.
+        kept: each of them as far as it is encoded.
+        class_names: of all classes.
+        template: that the prompts were made with.
+    """
+    name_from, caption_from = before(template, "label"), before(template, "caption")
+    names: dict[str, str] = {}
+    bare = 0
+    for row, text in zip(rows, kept, strict=True):
+        name, left = class_names[row.label], len(_letters(text))
+
+        def filled(part: str, name: str = name, row: PromptRow = row) -> int:
+            return len(_letters(part.format(label=name, caption=row.caption)))
+
+        if text != row.prompt and left < filled(f"{name_from}{{label}}"):
+            names[name] = text
+        if row.caption and (caption_from is None or (text != row.prompt and left <= filled(caption_from))):
+            bare += row.count
+    if names:
+        told = listed([f"{name!r} is sent as {text!r}" for name, text in names.items()])
+        note(f"{len(names):,} class names are cut off: {told}")
+    if bare:
+        note(f"of {bare:,} of {sum(row.count for row in rows):,} images no word of the caption is left")
+
+
+def _letters(text: str) -> str:
+    """A text without what shortening it may take or alter beside words."""
+    return "".join(text.split()).rstrip(",;:")
