@@ -5,7 +5,7 @@ import numpy as np
 from fglfast.images.dataset import read_dataset
 from fglfast.shards.index import SyntheticImages, read_description, read_index
 from fglfast.shards.pack import pack
-from fglfast.synthesis import pack as packing
+from fglfast.shards import pack as packing
 
 
 def test_training_reads_the_same_pixels_and_labels(tmp_path, monkeypatch):
