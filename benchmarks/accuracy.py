@@ -24,7 +24,8 @@ from fglfast.payload.merge import merge_payloads
 from fglfast.pipeline.one_shot import OneShot, run_one_shot
 from fglfast.pipeline.record import RunRecord
 from fglfast.report.run_page import real_samples, synthetic_samples
-from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
+from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.synthesize import synthesize
 from fglfast.training.settings import TrainSettings
 
 SHOWN = 10  # images a class in the picture

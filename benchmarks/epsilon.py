@@ -32,7 +32,7 @@ from fglfast.images.partition import partition_dirichlet
 from fglfast.payload import Payload, PayloadHeader
 from fglfast.payload.merge import merge_payloads
 from fglfast.sampler.schedule import Sampling
-from fglfast.synthesis.synthesize import SynthesisSettings
+from fglfast.synthesis.settings import SynthesisSettings
 
 TEXTBOOK = "instance level, a noisy row an image"
 CURVES: dict[str, tuple[float | None, ...]] = {

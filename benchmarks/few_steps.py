@@ -28,7 +28,8 @@ from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.images.dataset import read_dataset
 from fglfast.payload.merge import Merged, merge_payloads
 from fglfast.sampler.schedule import Sampling, align_your_steps
-from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
+from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.synthesize import synthesize
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
 from fglfast.training.settings import TrainSettings

@@ -20,7 +20,7 @@ from fglfast.images.dataset import read_dataset
 from fglfast.images.partition import partition_dirichlet
 from fglfast.payload import Form, save_payload
 from fglfast.payload.merge import merge_payloads
-from fglfast.synthesis.synthesize import SynthesisSettings
+from fglfast.synthesis.settings import SynthesisSettings
 
 CLIENTS, BETA = 5, 0.01
 

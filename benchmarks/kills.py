@@ -27,7 +27,8 @@ from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import find_recipe
 from fglfast.images.dataset import read_dataset
 from fglfast.payload.merge import merge_payloads
-from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
+from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.synthesize import synthesize
 from fglfast.training import loop, workers  # noqa: F401 (imported before the fork)
 from fglfast.training.launch import train
 from fglfast.training.settings import TrainSettings

@@ -27,7 +27,7 @@ from fglfast.images.labelled import LabelledImages
 from fglfast.images.partition import partition_dirichlet
 from fglfast.payload import Payload
 from fglfast.payload.merge import merge_payloads
-from fglfast.synthesis.synthesize import SynthesisSettings
+from fglfast.synthesis.settings import SynthesisSettings
 
 DOMAINS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "inverted": lambda image: image.point(lambda level: 255 - level),

@@ -17,7 +17,8 @@ from fglfast.generator.text import resolve_model
 from fglfast.images.dataset import read_dataset
 from fglfast.payload.merge import merge_payloads
 from fglfast.sampler.schedule import Sampling
-from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
+from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.synthesize import synthesize
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
 from fglfast.training.settings import TrainSettings

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.hostile.case import ODD, Case, Expected, damaged, edited, plain_json, respelled
-from fglfast.shards.index import SyntheticImages, read_description, read_index
+from fglfast.shards.description import read_description
+from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.shards.tar import Sample, encode_image, shard_name, write_shard
 from fglfast.synthesis.verify import verify
 

@@ -23,7 +23,8 @@ from fglfast.generator.load import read_shapes
 from fglfast.generator.text import text_fingerprint
 from fglfast.payload import AllowList, PayloadHeader, load_payload
 from fglfast.payload.merge import Merged, check_prompts, fingerprint, looks, merge_payloads
-from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
+from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.synthesize import synthesize
 from fglfast.training.launch import train
 from fglfast.training.model import write_weights
 

@@ -30,7 +30,8 @@ from fglfast.pipeline.record import (
     RunRecord,
     Stage,
 )
-from fglfast.synthesis.synthesize import SynthesisResult, SynthesisSettings, synthesize
+from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.synthesize import SynthesisResult, synthesize
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
 from fglfast.training.settings import TrainResult, TrainSettings

@@ -7,7 +7,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.base.files import exclusive, write_atomic
 from fglfast.base.folders import leads_out, subfolders
 from fglfast.images.folder_names import folder_names, write_names
-from fglfast.shards.folder import FACTS, IMAGES, LOCKS
+from fglfast.shards.description import FACTS, IMAGES, LOCKS
 from fglfast.shards.tar import read_samples, shard_name
 
 

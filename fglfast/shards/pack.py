@@ -1,13 +1,11 @@
-"""Real labelled images as shards, so that the server's training reads them as it reads drawn ones. Knows no model."""
+"""Real labelled images as shards, so that the server's training reads them as it reads drawn ones."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from fglfast.base.files import write_atomic
 from fglfast.images.labelled import LabelledImages
-from fglfast.shards.folder import FACTS, FORMAT_VERSION
+from fglfast.shards.description import FACTS, Description, write_description
 from fglfast.shards.tar import Sample, encode_image, shard_name, write_shard
 
 SHARD_SIZE = 4096  # images
@@ -36,12 +34,11 @@ def pack(dataset: LabelledImages, image_size: int, folder: Path) -> None:
     for number, start in enumerate(starts):
         rows = range(start, min(start + SHARD_SIZE, len(dataset)))
         write_shard(folder / shard_name(number), samples(rows), "png")
-    facts = {
-        "format_version": FORMAT_VERSION,
-        "plan": content.hexdigest(),
-        "class_names": list(dataset.class_names),
-        "images": len(dataset),
-        "shards": len(starts),
-        "image_size": image_size,
-    }
-    write_atomic(folder / FACTS, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    description = Description(
+        plan=content.hexdigest(),
+        class_names=dataset.class_names,
+        images=len(dataset),
+        shards=len(starts),
+        image_size=image_size,
+    )
+    write_description(folder, description)

@@ -1,4 +1,4 @@
-"""Tar shards in WebDataset's layout: reproducible bytes, atomic. Knows nothing of images' meaning.
+"""Tar shards in WebDataset's layout: reproducible bytes, atomic, read within bounds.
 
 A shard that exists under its own name is complete; anything else is a temporary file.
 """
@@ -8,9 +8,10 @@ import json
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, cast
+from typing import IO, Any, BinaryIO, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from PIL import Image
 from fglfast.base.errors import BadInputError, FglError
 from fglfast.base.files import replacing
 from fglfast.base.untrusted import json_object
+from fglfast.images.decoding import opened
 from fglfast.shards.checksums import Hashing, write_checksum
 from fglfast.shards.headers import Member, content, members
 
@@ -27,6 +29,7 @@ PNG_LEVEL = 1  # level 6 takes three times as long for a few per cent of bytes
 WEBP_QUALITY = 90
 MOST_IMAGE, MOST_LABEL, MOST_FACTS = 64 << 20, 32, 64 << 10  # bytes of a member that are read
 IMAGE_NAME = re.compile(r"([0-9]{9,12})\.(png|webp)")
+UNDECODABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # of Pillow's decoders
 
 
 @dataclass(frozen=True)
@@ -96,18 +99,60 @@ def write_tar(stream: Hashing, samples: Iterable[Sample], image_format: ImageFor
             _add(tar, f"{sample.key}.json", facts.encode())
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A labelled image as it lies in a shard, its pixels and facts unread.
+
+    Attributes:
+        key: name within the shard, without extension.
+        image: the encoded image.
+        label: class index.
+        facts: `KEY.json`.
+    """
+
+    key: str
+    image: Member
+    label: int
+    facts: Member
+
+
+def entries(stream: BinaryIO) -> Iterator[Entry]:
+    """What a shard holds, in order: for each image KEY.png or KEY.webp, then KEY.cls, then KEY.json.
+
+    Raises:
+        tarfile.ReadError, ValueError: it holds something else; a member is named.
+    """
+    found = members(stream)
+    for image in found:
+        match = IMAGE_NAME.fullmatch(image.name)
+        if match is None:
+            raise ValueError(f"{image.name!r} is no image's name, or not where it should be")
+        key = match[1]
+        text = content(stream, _checked(next(found, None), f"{key}.cls", MOST_LABEL))
+        if not text.isdigit():
+            raise ValueError(f"{key}.cls is not a label: {text!r}")
+        facts = _checked(next(found, None), f"{key}.json", MOST_FACTS)
+        yield Entry(key, _checked(image, image.name, MOST_IMAGE), int(text), facts)
+
+
+def read_entries(path: Path) -> Iterator[Entry]:
+    """As `entries`, of a file.
+
+    Raises:
+        BadInputError: it is damaged, or cannot be read.
+    """
+    with _reading(path) as stream:
+        yield from entries(stream)
+
+
 def read_samples(path: Path) -> Iterator[tuple[str, Sample]]:
     """The images of a shard, in order, each with its file name: digits, a dot, `png` or `webp`.
 
     Raises:
-        BadInputError: the shard is not of this layout, or cannot be read.
+        BadInputError: the shard is damaged, or cannot be read.
     """
-    try:
-        with path.open("rb") as stream:
-            yield from samples_of(stream)
-    except (OSError, tarfile.TarError, ValueError) as error:
-        hint = "fglfast verify finds damaged shards and, with --repair, draws them again"
-        raise BadInputError(f"{path}: damaged ({error})", hint) from error
+    with _reading(path) as stream:
+        yield from samples_of(stream)
 
 
 def samples_of(stream: BinaryIO) -> Iterator[tuple[str, Sample]]:
@@ -116,25 +161,39 @@ def samples_of(stream: BinaryIO) -> Iterator[tuple[str, Sample]]:
     Raises:
         tarfile.ReadError, ValueError: it is not of this layout.
     """
-    found = members(stream)
-    for image in found:
-        match = IMAGE_NAME.fullmatch(image.name)
-        if match is None:
-            raise ValueError(f"{image.name!r} is not where it should be")
-        pixels = _read(stream, image, image.name, MOST_IMAGE)
-        label = _read(stream, next(found, None), f"{match[1]}.cls", MOST_LABEL)
-        facts = _read(stream, next(found, None), f"{match[1]}.json", MOST_FACTS)
-        if not label.isdigit():
-            raise ValueError(f"{match[1]}.cls is no label")
-        yield image.name, Sample(match[1], pixels, int(label), json_object(facts))
+    for entry in entries(stream):
+        facts = json_object(content(stream, entry.facts))
+        yield entry.image.name, Sample(entry.key, content(stream, entry.image), entry.label, facts)
 
 
-def _read(stream: BinaryIO, member: Member | None, name: str, most: int) -> bytes:
+def decode_image(encoded: bytes, size: int) -> Image.Image:
+    """An image of a shard as RGB; its size is checked before a pixel is decoded.
+
+    Raises:
+        Exception: `UNDECODABLE`.
+    """
+    with opened(encoded, tuple(kind.upper() for kind in get_args(ImageFormat))) as image:
+        if image.size != (size, size):
+            raise ValueError(f"it is {image.size[0]}x{image.size[1]}, not {size}x{size}")
+        return image.convert("RGB")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with path.open("rb") as stream:
+            yield stream
+    except (OSError, tarfile.TarError, ValueError) as error:
+        hint = "fglfast verify finds damaged shards and, with --repair, draws them again"
+        raise BadInputError(f"{path}: damaged ({error})", hint) from error
+
+
+def _checked(member: Member | None, name: str, most: int) -> Member:
     if member is None or member.name != name:
         raise ValueError(f"{name} is not where it should be")
     if member.size > most:
         raise ValueError(f"{name} has {member.size} bytes, at most {most} are read")
-    return content(stream, member)
+    return member
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -9,12 +9,14 @@ from fglfast.engine.build import Engine
 from fglfast.generator.load import weights_fingerprint
 from fglfast.payload.merge import Merged
 from fglfast.shards.checksums import read_checksum
-from fglfast.shards.folder import LOCKS, engine_of, locked
+from fglfast.shards.description import LOCKS
+from fglfast.shards.locks import locked
 from fglfast.shards.tar import shard_name
 from fglfast.synthesis.conditioning import Conditioning
 from fglfast.synthesis.draw import Drawer
+from fglfast.synthesis.drawn import Drawn, engine_of
 from fglfast.synthesis.synthesize import describer, draw_shard
-from fglfast.synthesis.verify import Checked, Facts
+from fglfast.synthesis.verify import Checked
 from fglfast.synthesis.writer import ShardWriter
 
 
@@ -31,15 +33,15 @@ def repair(engine: Engine, merged: Merged, out: Path, checked: Sequence[Checked]
         UsageError: the engine is not the one that drew the data set, or another run is at work in it.
         FglError: a shard came out otherwise; what is there is left as it is.
     """
-    facts = Facts.of(out)
-    plan = facts.plan_with(merged)
-    _check_engine(engine, facts, out, [shard.number for shard in checked if not shard.problem])
-    drawer = Drawer(engine, plan, Conditioning(merged, engine), facts.sampling)
+    drawn = Drawn.of(out)
+    plan = drawn.plan_with(merged)
+    _check_engine(engine, drawn, out, [shard.number for shard in checked if not shard.problem])
+    drawer = Drawer(engine, plan, Conditioning(merged, engine), drawn.sampling)
     numbers = [shard.number for shard in checked if shard.problem]
     (out / LOCKS).mkdir(exist_ok=True)
     with (
         locked(out),
-        ShardWriter(facts.image_format, describer(plan, merged, engine)) as writer,
+        ShardWriter(drawn.image_format, describer(plan, merged, engine)) as writer,
         Progress("repair", sum(map(plan.size, numbers))) as progress,
     ):
         for number in numbers:
@@ -55,22 +57,22 @@ def check_model(out: Path, model: Path, image_size: int) -> None:
     Raises:
         UsageError: it did not, or not at this size.
     """
-    _check_weights(Facts.of(out), out, model, weights_fingerprint(model), image_size)
+    _check_weights(Drawn.of(out), out, model, weights_fingerprint(model), image_size)
 
 
-def _check_weights(facts: Facts, out: Path, model: Path, weights: str, image_size: int) -> None:
-    if (weights, image_size) != (facts.weights, facts.image_size):
+def _check_weights(drawn: Drawn, out: Path, model: Path, weights: str, image_size: int) -> None:
+    if (weights, image_size) != (drawn.weights, drawn.image_size):
         raise UsageError(
-            f"{out} was drawn with weights {facts.weights[:16]} at {facts.image_size} pixels, {model.name} has "
+            f"{out} was drawn with weights {drawn.weights[:16]} at {drawn.image_size} pixels, {model.name} has "
             f"{weights[:16]} at {image_size}",
             "give the --recipe and --model that drew it",
         )
 
 
-def _check_engine(engine: Engine, facts: Facts, out: Path, sound: Sequence[int]) -> None:
+def _check_engine(engine: Engine, drawn: Drawn, out: Path, sound: Sequence[int]) -> None:
     """Refuse an engine of other weights, and one that drew none of the sound shards."""
     key = engine.manifest.key
-    _check_weights(facts, out, engine.model, key.weights, key.build.image_size)
+    _check_weights(drawn, out, engine.model, key.weights, key.build.image_size)
     engines = {engine_of(out / shard_name(number)) for number in sound} - {None}
     if engines and engine.key not in engines:
         names = ", ".join(sorted(map(str, engines)))

@@ -6,44 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
-from fglfast.base.config import Settings
 from fglfast.base.console import Progress, note
 from fglfast.base.files import existing, usable_folder
 from fglfast.base.wording import size
 from fglfast.engine.build import Engine, seconds_per_pass
 from fglfast.generator.load import read_shapes, weights_fingerprint
 from fglfast.payload.merge import Merged
-from fglfast.sampler.schedule import Sampling, Schedule
-from fglfast.shards.folder import claim, engine_of, locked, refuse_another
-from fglfast.shards.tar import ImageFormat, shard_name
+from fglfast.sampler.schedule import Schedule
+from fglfast.shards.locks import locked
+from fglfast.shards.tar import shard_name
 from fglfast.synthesis.conditioning import Conditioning, check_fit
 from fglfast.synthesis.draw import Drawer, rows_together
-from fglfast.synthesis.plan import Item, Plan, make_plan
+from fglfast.synthesis.drawn import Drawn, engine_of
+from fglfast.synthesis.folder import begin, refuse_another
+from fglfast.synthesis.plan import Item, Plan
+from fglfast.synthesis.settings import SynthesisSettings, plan_of
 from fglfast.synthesis.writer import Describe, ShardWriter
-
-
-class SynthesisSettings(Settings):
-    """What decides the images, besides engine and payloads.
-
-    Attributes:
-        images_per_class: images of every class that a client sent a row of.
-        seed: plan seed.
-        shard_size: images a shard.
-        image_format: encoding.
-        sampling: solver, steps and guidance.
-        max_share_per_client: of the images of a class that several clients hold; 1 takes the clients' counts as they
-            are, the only choice that leaves every honest federation alone: with a Dirichlet beta of 0.01 one client
-            rightly has all but an image or two of a class that others hold too.
-    """
-
-    images_per_class: int = Field(default=500, ge=1, le=10_000_000)
-    seed: int = Field(default=0, ge=0, lt=1 << 64)
-    shard_size: int = Field(default=512, ge=1, le=100_000)
-    image_format: ImageFormat = "png"
-    sampling: Sampling = Sampling()
-    max_share_per_client: float = Field(default=1.0, gt=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -95,26 +73,12 @@ def check_work(merged: Merged, settings: SynthesisSettings, out: Path, model: Pa
     if out.is_dir() and any(out.iterdir()):
         weights = weights_fingerprint(model)
         plan = plan_of(weights, image_size, merged, settings)
-        refuse_another(out, _facts(plan, weights, image_size, model, merged, settings))
+        refuse_another(out, Drawn.to_be(plan, weights, image_size, model.name, merged, settings))
 
 
 def plan_synthesis(engine: Engine, merged: Merged, settings: SynthesisSettings) -> Plan:
     """The plan of a data set: which images an engine of these weights makes of these payloads."""
     return plan_of(engine.manifest.key.weights, engine.manifest.key.build.image_size, merged, settings)
-
-
-def plan_of(weights: str, image_size: int, merged: Merged, settings: SynthesisSettings) -> Plan:
-    """The plan of a data set by any engine of some weights and image size."""
-    facts: dict[str, object] = {
-        "weights": weights,
-        "image_size": image_size,
-        "image_format": settings.image_format,
-        "sampling": settings.sampling.model_dump(mode="json", exclude_none=True),
-    }
-    share = settings.max_share_per_client
-    if share < 1:  # plans without a cap keep the digest that they had before there was one
-        facts["max_share_per_client"] = share
-    return make_plan(merged, settings.images_per_class, settings.seed, settings.shard_size, facts, share)
 
 
 def synthesize(
@@ -133,7 +97,7 @@ def synthesize(
     plan = plan_synthesis(engine, merged, settings)
     drawer = Drawer(engine, plan, Conditioning(merged, engine), settings.sampling)
     key = engine.manifest.key
-    claim(out, _facts(plan, key.weights, key.build.image_size, engine.model, merged, settings))
+    begin(out, Drawn.to_be(plan, key.weights, key.build.image_size, engine.model.name, merged, settings))
     if (there := engine_of(min(out.glob("*.tar"), default=out))) not in (None, engine.key):
         note(f"engine {there} drew the images that are there, {engine.key} draws the others: last bits may differ")
     if rank >= plan.shards:
@@ -200,24 +164,6 @@ def note_room(needed: int, free: int, out: Path) -> None:
     """Say so where the disk may become full before a data set is done."""
     if needed > free:
         note(f"{out}: the disk may become full: {size(needed)} are needed at most, {size(free)} are free")
-
-
-def _facts(
-    plan: Plan, weights: str, image_size: int, model: Path, merged: Merged, settings: SynthesisSettings
-) -> dict[str, Any]:
-    """What `dataset.json` says: the same for the same plan, whenever and wherever it is made."""
-    return {
-        "plan": plan.digest(),
-        "class_names": list(plan.class_names),
-        "images": plan.images,
-        "shards": plan.shards,
-        "image_size": image_size,
-        "model": model.name,
-        "weights": weights,
-        "clients": list(merged.clients),
-        "payloads": list(merged.digests),
-        **settings.model_dump(mode="json"),
-    }
 
 
 def describer(plan: Plan, merged: Merged, engine: Engine) -> Describe:

@@ -1,31 +1,25 @@
 """Whether a synthetic data set is what its plan says, shard by shard. Reads only; knows no engine."""
 
-import json
 import struct
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from PIL import Image
-from pydantic import ConfigDict, FailFast, Field, ValidationError
 
-from fglfast.base.config import first_problem
 from fglfast.base.console import Progress
 from fglfast.base.errors import BadInputError, IncompleteError
 from fglfast.base.folders import leads_out, numbered
-from fglfast.base.names import ClassNames
-from fglfast.base.wording import differences, some
-from fglfast.images.decoding import MOST_SIDE, opened
-from fglfast.payload.merge import Merged, by_client
+from fglfast.images.decoding import opened
+from fglfast.payload.merge import Merged
 from fglfast.shards.checksums import Hashing, digest_of, read_checksum
-from fglfast.shards.folder import FACTS, read_facts
+from fglfast.shards.description import FACTS
 from fglfast.shards.tar import Sample, samples_of, shard_name, write_tar
 from fglfast.synthesis.draw import REDRAWS
+from fglfast.synthesis.drawn import Drawn
 from fglfast.synthesis.plan import Item, Plan
-from fglfast.synthesis.synthesize import SynthesisSettings, plan_of
 
 PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 MOST_MISSING = 100_000  # shards; where more are, nothing is damaged but the run that makes them is not done
@@ -33,57 +27,6 @@ DAMAGE = (tarfile.TarError, OSError, EOFError, Image.DecompressionBombError, Syn
 Identity = tuple[Any, ...]  # class, row and ordinal of an image
 SAID = {"class", "row", "ordinal", "seed", "client", "payload", "engine"}  # of each image; and "redraw" of some
 NONSENSE = (ValueError, TypeError, LookupError, RecursionError)  # what a member's content leads to
-
-
-class Facts(SynthesisSettings):
-    """What `dataset.json` says and a check needs."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    plan: str
-    class_names: ClassNames
-    images: int = Field(ge=1)
-    shards: int = Field(ge=1)
-    image_size: int = Field(ge=1, le=MOST_SIDE)
-    weights: str
-    clients: Annotated[tuple[str, ...], FailFast()]
-    payloads: Annotated[tuple[str, ...], FailFast()]
-
-    @classmethod
-    def of(cls, out: Path) -> "Facts":
-        """Read and check them.
-
-        Raises:
-            BadInputError: missing or malformed.
-        """
-        try:
-            facts = cls.model_validate_json(json.dumps(read_facts(out)), strict=True)
-        except ValidationError as error:
-            raise BadInputError(f"{out / FACTS}: {first_problem(error)}", "make the data set again") from error
-        if facts.shards != -(-facts.images // facts.shard_size):
-            raise BadInputError(f"{out / FACTS}: shards: not those of its images", "make the data set again")
-        return facts
-
-    @cached_property
-    def senders(self) -> frozenset[tuple[str, str]]:
-        """Each client with its payload."""
-        return frozenset(zip(self.clients, self.payloads, strict=False))
-
-    def plan_with(self, merged: Merged) -> Plan:
-        """The data set's plan, made again of its payloads.
-
-        Raises:
-            BadInputError: they are others.
-        """
-        plan = plan_of(self.weights, self.image_size, merged, self)
-        if plan.digest() != self.plan:
-            there, here = by_client(self.clients, self.payloads), by_client(merged.clients, merged.digests)
-            differing = differences(there, here)
-            raise BadInputError(
-                f"the data set was made of other payloads: {differing or 'its plan differs'}",
-                f"give those it was made of: the payloads of {some(self.clients)}",
-            )
-        return plan
 
 
 @dataclass(frozen=True)
@@ -111,23 +54,23 @@ def verify(out: Path, merged: Merged | None = None) -> list[Checked]:
         BadInputError: the folder is no data set, holds shards beyond its plan, or the payloads are not its own.
         IncompleteError: more than `MOST_MISSING` shards are not there.
     """
-    facts = Facts.of(out)
-    plan = facts.plan_with(merged) if merged else None
-    there, surplus = numbered(out, shard_name, facts.shards)
+    drawn = Drawn.of(out)
+    plan = drawn.plan_with(merged) if merged else None
+    there, surplus = numbered(out, shard_name, drawn.shards)
     if surplus:
         raise BadInputError(f"{out} holds {min(surplus)}, which its plan does not", "remove what does not belong there")
-    if facts.shards - len(there) > MOST_MISSING:
-        missing = f"{facts.shards - len(there)} of {facts.shards} shards"
+    if drawn.shards - len(there) > MOST_MISSING:
+        missing = f"{drawn.shards - len(there)} of {drawn.shards} shards"
         raise IncompleteError(f"{out} lacks {missing}", "run synthesize again, it goes on where it stopped")
     checked, seen = [], set[Identity]()
-    with Progress("verify", facts.shards, unit="shard") as progress:
-        for number in range(facts.shards):
-            checked.append(_check(out / shard_name(number), number, facts, plan, seen))
+    with Progress("verify", drawn.shards, unit="shard") as progress:
+        for number in range(drawn.shards):
+            checked.append(_check(out / shard_name(number), number, drawn, plan, seen))
             progress.advance(1)
     return checked
 
 
-def _check(path: Path, number: int, facts: Facts, plan: Plan | None, seen: set[Identity]) -> Checked:
+def _check(path: Path, number: int, drawn: Drawn, plan: Plan | None, seen: set[Identity]) -> Checked:
     expected = read_checksum(path)
     how = "structure" if expected is None else "checksum"
     if not path.is_file():
@@ -136,7 +79,7 @@ def _check(path: Path, number: int, facts: Facts, plan: Plan | None, seen: set[I
         return Checked(number, how, "damaged: a link out of the data set")
     try:
         if expected is None:
-            _check_structure(path, number, facts, plan, seen)
+            _check_structure(path, number, drawn, plan, seen)
         elif digest_of(path) != expected:
             return Checked(number, how, "damaged: its checksum is another")
     except (*DAMAGE, *NONSENSE) as error:
@@ -144,22 +87,22 @@ def _check(path: Path, number: int, facts: Facts, plan: Plan | None, seen: set[I
     return Checked(number, how, "")
 
 
-def _check_structure(path: Path, number: int, facts: Facts, plan: Plan | None, seen: set[Identity]) -> None:
+def _check_structure(path: Path, number: int, drawn: Drawn, plan: Plan | None, seen: set[Identity]) -> None:
     """Compare a shard with what its own members make, and those with the plan and with all images `seen` before.
 
     Raises:
         Exception: `DAMAGE` or `NONSENSE`.
     """
-    start = number * facts.shard_size
-    indices = range(start, min(start + facts.shard_size, facts.images))
+    start = number * drawn.shard_size
+    indices = range(start, min(start + drawn.shard_size, drawn.images))
     hashing, engines = Hashing(), set[str]()
 
     def samples() -> Iterator[Sample]:
         for index, (name, sample) in zip(indices, samples_of(stream), strict=True):
-            if name != f"{index:09d}.{facts.image_format}":
+            if name != f"{index:09d}.{drawn.image_format}":
                 raise ValueError(f"{name} is not where it should be")
-            _check_image(sample, facts)
-            identity = _check_identity(sample, facts, plan.item(index) if plan else None)
+            _check_image(sample, drawn)
+            identity = _check_identity(sample, drawn, plan.item(index) if plan else None)
             if identity in seen:
                 raise ValueError(f"{sample.key} is an image that is there already")
             seen.add(identity)
@@ -167,34 +110,34 @@ def _check_structure(path: Path, number: int, facts: Facts, plan: Plan | None, s
             yield sample
 
     with path.open("rb") as stream:
-        write_tar(hashing, samples(), facts.image_format)
+        write_tar(hashing, samples(), drawn.image_format)
     if len(engines) > 1:
         raise ValueError("its images name several engines")
     if hashing.digest() != digest_of(path):
         raise ValueError("not the bytes that synthesize writes")
 
 
-def _check_image(sample: Sample, facts: Facts) -> None:
+def _check_image(sample: Sample, drawn: Drawn) -> None:
     """Decode an image to see that it can be: its size first, then PNG's checksums and end, which decoding skips."""
-    kinds = (facts.image_format.upper(),)
+    kinds = (drawn.image_format.upper(),)
     with opened(sample.image, kinds) as image:
-        if (image.size, image.mode) != ((facts.image_size, facts.image_size), "RGB"):
+        if (image.size, image.mode) != ((drawn.image_size, drawn.image_size), "RGB"):
             raise ValueError(f"{sample.key}: {image.mode} of {image.size[0]}x{image.size[1]} pixels")
         image.verify()
     with opened(sample.image, kinds) as image:
         image.load()
-    if facts.image_format == "png" and sample.image.find(PNG_END) != len(sample.image) - len(PNG_END):
+    if drawn.image_format == "png" and sample.image.find(PNG_END) != len(sample.image) - len(PNG_END):
         raise ValueError(f"{sample.key}: the image does not end with its end")
 
 
-def _check_identity(sample: Sample, facts: Facts, item: Item | None) -> Identity:
+def _check_identity(sample: Sample, drawn: Drawn, item: Item | None) -> Identity:
     """Compare what `KEY.json` says with the plan; returns the image's identity."""
     said = sample.facts
     fits = (
         set(said) - {"redraw"} == SAID
-        and sample.label < len(facts.class_names)
-        and (said["class"], said["seed"]) == (sample.label, facts.seed)
-        and (said["client"], said["payload"]) in facts.senders
+        and sample.label < len(drawn.class_names)
+        and (said["class"], said["seed"]) == (sample.label, drawn.seed)
+        and (said["client"], said["payload"]) in drawn.senders
         and said.get("redraw", 1) in range(1, REDRAWS + 1)
     )
     if not fits:

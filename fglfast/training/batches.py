@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fglfast.base.errors import UsageError
-from fglfast.shards.index import MEMORY_LIMIT, Description, Rows, SyntheticImages, read_description, read_index
+from fglfast.shards.description import Description, read_description
+from fglfast.shards.index import MEMORY_LIMIT, Rows, SyntheticImages, read_index
 from fglfast.training.augment import normalise
 from fglfast.training.settings import Job
 

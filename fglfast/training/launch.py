@@ -18,7 +18,7 @@ from fglfast.base import errors
 from fglfast.base.errors import FglError, UsageError
 from fglfast.base.files import usable_folder
 from fglfast.base.limits import as_limit
-from fglfast.shards.index import read_description
+from fglfast.shards.description import read_description
 from fglfast.training.run_folder import RunFolder, identity
 from fglfast.training.settings import Job, TrainResult, TrainSettings, WorkerError, check_arch, deepspeed_config
 

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from fglfast.base.console import Progress, note
 from fglfast.base.errors import BadInputError, ExitCode, FglError
 from fglfast.base.limits import as_limit
-from fglfast.shards.index import read_description
+from fglfast.shards.description import read_description
 from fglfast.training.augment import Augmentation
 from fglfast.training.batches import TrainingData, epoch_rows, load_data, step_seed
 from fglfast.training.model import save_model

@@ -21,7 +21,7 @@ from fglfast.base.files import exclusive, sync_folder, write_atomic
 from fglfast.base.folders import leads_out
 from fglfast.base.untrusted import read_bytes
 from fglfast.base.wording import differences
-from fglfast.shards.index import Description
+from fglfast.shards.description import Description
 from fglfast.training.settings import Job, TrainResult
 
 LOCK_PATIENCE = 10.0

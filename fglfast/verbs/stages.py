@@ -91,10 +91,11 @@ def synthesize(
         return
     from fglfast.payload.merge import check_prompts
     from fglfast.synthesis import synthesize as stage
+    from fglfast.synthesis.settings import SynthesisSettings
 
     merged = read_payloads(embeddings, allow)
     check_prompts(merged, allow_same_prompt, "--allow-same-prompt")
-    settings = stage.SynthesisSettings(
+    settings = SynthesisSettings(
         images_per_class=images_per_class,
         seed=seed,
         shard_size=shard_size,

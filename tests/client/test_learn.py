@@ -15,7 +15,8 @@ from fglfast.engine.recipe import find_recipe
 from fglfast.images.dataset import read_dataset
 from fglfast.payload import load_payload
 from fglfast.payload.merge import merge_payloads
-from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
+from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.synthesize import synthesize
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
 from fglfast.training.settings import TrainSettings

@@ -11,7 +11,7 @@ from fglfast.federation.experiment import METHODS, Experiment
 from fglfast.federation.methods import together
 from fglfast.federation.rounds import Row
 from fglfast.federation.summary import summarise
-from fglfast.shards.folder import read_facts
+from fglfast.synthesis.drawn import Drawn
 from fglfast.training.evaluate import evaluate
 from fglfast.verbs.app import app
 
@@ -54,8 +54,8 @@ def test_the_server_alone_uploads_nothing_and_is_judged_as_all_others_are(arena,
         [row] = rows(arena, method)
         assert row.bytes_up == row.bytes_down == 0 and row.server_seconds > 0
         assert len(row.by_client) == 3 and row.test_accuracy is not None
-    drawn = read_facts(folder / "run/seed0/server-only/0/synthetic")
-    assert drawn["clients"] == ["server"] and drawn["images"] == 3 * 8
+    drawn = Drawn.of(folder / "run/seed0/server-only/0/synthetic")
+    assert drawn.clients == ("server",) and drawn.images == 3 * 8
     trained = json.loads((folder / "run/seed0/public-only/0/model/train.json").read_text())["run"]
     assert trained["data"]["images"] == 3 * 20
     shot = json.loads((folder / "run/seed0/one-shot/model/train.json").read_text())["run"]

@@ -16,7 +16,8 @@ from fglfast.images.dataset import read_dataset
 from fglfast.payload.merge import merge_payloads
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
-from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
+from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.synthesize import synthesize
 
 PROMPTS = ("a photograph", "low quality")
 

@@ -6,9 +6,10 @@ import yaml
 
 from fglfast.base.errors import BadInputError
 from fglfast.images.dataset import read_dataset
-from fglfast.shards.folder import claim
 from fglfast.shards.imagefolder import export_imagefolder
 from fglfast.shards.tar import Sample, encode_image, shard_name, write_shard
+from fglfast.synthesis.drawn import Drawn
+from fglfast.synthesis.folder import begin
 
 CLASSES = ("Zoo", "Animals & Nature", "a/b", ".net")  # sorted folders have another order
 IMAGES, SHARDS = 12, 2
@@ -17,8 +18,8 @@ IMAGES, SHARDS = 12, 2
 @pytest.fixture
 def synthetic(tmp_path):
     facts = {"class_names": CLASSES, "images": IMAGES, "images_per_class": 3, "shards": SHARDS, "image_size": 8}
-    facts |= {"plan": "ab" * 32, "weights": "cd" * 32, "model": "m", "seed": 0, "clients": ["ann"], "sampling": {}}
-    claim(tmp_path, facts | {"image_format": "png"})
+    facts |= {"plan": "ab" * 32, "weights": "cd" * 32, "model": "m", "clients": ("ann",), "payloads": ("ef" * 32,)}
+    begin(tmp_path, Drawn(**facts))
     for number in range(SHARDS):
         write_shard(tmp_path / shard_name(number), samples(number), "png")
     return tmp_path

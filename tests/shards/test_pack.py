@@ -3,9 +3,10 @@
 import numpy as np
 
 from fglfast.images.dataset import read_dataset
-from fglfast.shards.index import SyntheticImages, read_description, read_index
-from fglfast.shards.pack import pack
 from fglfast.shards import pack as packing
+from fglfast.shards.description import read_description
+from fglfast.shards.index import SyntheticImages, read_index
+from fglfast.shards.pack import pack
 
 
 def test_training_reads_the_same_pixels_and_labels(tmp_path, monkeypatch):

@@ -22,10 +22,14 @@ from fglfast.engine import build as building
 from fglfast.engine.build import build_engine, export_folder
 from fglfast.payload import save_payload
 from fglfast.sampler.schedule import Sampling
-from fglfast.shards.folder import LOCKS, claim, locked
+from fglfast.shards.description import LOCKS, read_description
 from fglfast.shards.imagefolder import export_imagefolder
-from fglfast.shards.index import read_description, read_index
-from fglfast.synthesis.synthesize import SynthesisSettings, estimate, synthesize
+from fglfast.shards.index import read_index
+from fglfast.shards.locks import locked
+from fglfast.synthesis.drawn import Drawn
+from fglfast.synthesis.folder import begin
+from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.synthesize import estimate, synthesize
 from fglfast.verbs.app import app
 
 PYTHON = [sys.executable, "-m"]
@@ -201,9 +205,8 @@ def test_threads_are_part_of_the_torch_engines_key(engine, recipe):
 
 
 def test_who_may_write_in_a_folder(tmp_path):
-    claim(tmp_path, {"plan": "p", **dict.fromkeys(("images", "image_size", "images_per_class", "shards"), 1),
-                     "image_format": "png", "model": "m", "weights": "w", "sampling": {}, "seed": 0, "clients": [],
-                     "class_names": []})  # fmt: skip
+    facts = dict.fromkeys(("images", "image_size", "images_per_class", "shards"), 1) | {"clients": (), "payloads": ()}
+    begin(tmp_path, Drawn(plan="p", class_names=("a",), model="m", weights="w", **facts))
     with locked(tmp_path, 0, 2), locked(tmp_path, 1, 2):
         for rank, world_size in ((0, 2), (1, 3), (0, 1)):
             with pytest.raises(UsageError, match="another run"), locked(tmp_path, rank, world_size):

@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 import fglfast
 from fglfast.payload import save_payload
 from fglfast.sampler.schedule import Sampling
-from fglfast.shards.folder import locked
+from fglfast.shards.locks import locked
 from fglfast.synthesis import writer
-from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
+from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.synthesize import synthesize
 from fglfast.verbs import stages
 from fglfast.verbs.app import app
 

@@ -20,9 +20,10 @@ from fglfast.payload import save_payload
 from fglfast.payload.merge import merge_payloads
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
-from fglfast.shards.folder import locked
+from fglfast.shards.locks import locked
 from fglfast.shards.tar import read_samples
-from fglfast.synthesis.synthesize import SynthesisSettings, estimate, synthesize
+from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.synthesize import estimate, synthesize
 from fglfast.verbs.app import app
 
 SETTINGS = SynthesisSettings(images_per_class=7, shard_size=8, sampling=Sampling(steps=2, guidance_scale=2.0))

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from training_samples import CLASSES, SIZE, encoded, picture, write_tar
 
 from fglfast.base.errors import BadInputError, FglError, IncompleteError
-from fglfast.shards.index import SyntheticImages, read_description, read_index
+from fglfast.shards.description import read_description
+from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.training.augment import Augmentation, normalise
 from fglfast.training.batches import epoch_rows, split, step_seed
 from fglfast.training.run_folder import RunFolder
@@ -91,23 +92,30 @@ def test_folder_without_facts_is_refused(tmp_path: Path) -> None:
 IMAGE = encoded(picture(0, 0))
 
 
+def members(key: str = "000000000", image: bytes = IMAGE, label: bytes = b"0", kind: str = "png") -> list:
+    """An image as it lies in a shard."""
+    return [(f"{key}.{kind}", image), (f"{key}.cls", label), (f"{key}.json", b"{}")]
+
+
 @pytest.mark.parametrize(
-    ("members", "words"),
+    ("held", "words"),
     [
-        ([("../a.png", IMAGE), ("../a.cls", b"0")], "which is no image"),
-        ([("/a.png", IMAGE), ("/a.cls", b"0")], "which is no image"),
-        ([("a.pkl", b"x")], "which is no image"),
-        ([("a.png", IMAGE)], "a has no label"),
-        ([("a.cls", b"0")], "a has no image"),
-        ([("a.png", IMAGE), ("a.webp", IMAGE), ("a.cls", b"0")], "there twice"),
-        ([("a.png", IMAGE), ("a.cls", b"-1")], "not a label"),
-        ([("a.png", IMAGE), ("a.cls", b"1e3")], "not a label"),
-        ([("a.png", IMAGE), ("a.cls", b"3")], "label 3"),
+        (members("../000000000"), r"\.\./000000000\.png"),
+        (members("/000000000"), r"/000000000\.png"),
+        ([("000000000.pkl", b"x")], r"000000000\.pkl"),
+        (members()[:1], r"000000000\.cls"),
+        (members()[1:2], r"000000000\.cls"),
+        (members()[:2], r"000000000\.json"),
+        ([members()[0], *members(kind="webp")], r"000000000\.cls"),
+        ([*members()[::2], members()[1]], r"000000000\.cls"),
+        (members(label=b"-1"), r"000000000\.cls is not a label: b'-1'"),
+        (members(label=b"1e3"), r"000000000\.cls is not a label: b'1e3'"),
+        (members(label=b"3"), "label 3"),
     ],
 )
-def test_odd_members_are_refused(make_synthetic: Make, members: list, words: str) -> None:
+def test_odd_members_are_refused(make_synthetic: Make, held: list, words: str) -> None:
     folder = make_synthetic(per_class=1, shards=1, images=1)
-    write_tar(folder / "train-000000.tar", members)
+    write_tar(folder / "train-000000.tar", held)
     with pytest.raises(BadInputError, match=words):
         index_of(folder)
 
@@ -126,9 +134,7 @@ def test_links_and_devices_are_refused(make_synthetic: Make, kind: bytes) -> Non
 @given(cut=st.integers(0, 20_000), flip=st.integers(0, 20_000))
 def test_damaged_shard_never_ends_in_a_traceback(tmp_path_factory: pytest.TempPathFactory, cut: int, flip: int) -> None:
     folder = tmp_path_factory.mktemp("damaged")
-    write_tar(
-        folder / "train-000000.tar", [(f"{n}.{k}", c) for n in range(9) for k, c in (("png", IMAGE), ("cls", b"0"))]
-    )
+    write_tar(folder / "train-000000.tar", [member for n in range(9) for member in members(f"{n:09d}")])
     facts = {"format_version": 1, "class_names": ["a"], "image_size": SIZE, "plan": "p", "images": 9, "shards": 1}
     (folder / "dataset.json").write_text(json.dumps(facts))
     content = bytearray((folder / "train-000000.tar").read_bytes())
@@ -145,10 +151,8 @@ def test_damaged_shard_never_ends_in_a_traceback(tmp_path_factory: pytest.TempPa
 def test_undecodable_or_wrongly_sized_image_is_named(make_synthetic: Make) -> None:
     folder = make_synthetic(per_class=1, shards=1, images=2)
     wide = encoded(np.zeros((SIZE, SIZE + 1, 3), np.uint8))
-    write_tar(
-        folder / "train-000000.tar",
-        [("a.png", wide), ("a.cls", b"0"), ("b.png", IMAGE[:-30] + b"x" * 30), ("b.cls", b"1")],
-    )
+    broken = IMAGE[:-30] + b"x" * 30
+    write_tar(folder / "train-000000.tar", [*members(image=wide), *members("000000001", broken, b"1")])
     images = SyntheticImages(index_of(folder), SIZE, SIZE)
     with pytest.raises(BadInputError, match="17x16, not 16x16"):
         images[0]

@@ -48,9 +48,9 @@ def write_synthetic(folder: Path, per_class: int = 40, shards: int = 3, **facts:
         members = []
         for key, (label, number) in enumerate(part.tolist()):
             kind = "webp" if shard == 1 else "png"
-            members.append((f"{key:06d}.{kind}", encoded(picture(label, number), kind)))
-            members.append((f"{key:06d}.cls", str(label).encode()))
-            members.append((f"{key:06d}.json", json.dumps({"seed": 0}).encode()))
+            members.append((f"{key:09d}.{kind}", encoded(picture(label, number), kind)))
+            members.append((f"{key:09d}.cls", str(label).encode()))
+            members.append((f"{key:09d}.json", json.dumps({"seed": 0}).encode()))
         write_tar(folder / f"train-{shard:06d}.tar", members)
     content = {
         "format_version": 1,

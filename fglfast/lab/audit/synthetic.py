@@ -6,7 +6,8 @@ from torch import Tensor
 
 from fglfast.lab.audit.copies import Copies, Images, Pair, search
 from fglfast.lab.audit.outputs import features
-from fglfast.shards.index import SyntheticImages, read_description, read_index
+from fglfast.shards.description import read_description
+from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.training.evaluate import open_classifier
 
 

@@ -1,6 +1,5 @@
 """The global model's step, timed by its own history. Knows nothing of generators."""
 
-import json
 import tempfile
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from fglfast.lab.bench.operations import count_training
 from fglfast.lab.bench.records import TrainingRate
 from fglfast.lab.bench.timing import Timing
 from fglfast.lab.bench.work import CLASSES, photograph_like, quiet
-from fglfast.shards.index import FORMAT_VERSION
+from fglfast.shards.description import Description, write_description
 from fglfast.shards.tar import Sample, encode_image, shard_name, write_shard
 from fglfast.training.launch import train
 from fglfast.training.settings import TrainSettings
@@ -61,12 +60,5 @@ def write_images(folder: Path, images: int, side: int) -> None:
         Sample(f"{index:09d}", encoded[index % len(encoded)], index % len(CLASSES), {}) for index in range(images)
     )
     write_shard(folder / shard_name(0), samples, "png")
-    facts = {
-        "format_version": FORMAT_VERSION,
-        "plan": "bench",
-        "class_names": CLASSES,
-        "images": images,
-        "shards": 1,
-        "image_size": side,
-    }
-    (folder / "dataset.json").write_text(json.dumps(facts), encoding="utf-8")
+    description = Description(plan="bench", class_names=CLASSES, images=images, shards=1, image_size=side)
+    write_description(folder, description)

@@ -22,7 +22,8 @@ from fglfast.payload.merge import Merged, merge_payloads
 from fglfast.sampler.schedule import Sampling
 from fglfast.shards.tar import ImageFormat, shard_name
 from fglfast.synthesis.plan import Item
-from fglfast.synthesis.synthesize import SynthesisResult, SynthesisSettings, synthesize
+from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.synthesize import SynthesisResult, synthesize
 from fglfast.synthesis.writer import ShardWriter
 
 CLASSES = ("bag", "dress")

@@ -20,7 +20,8 @@ from fglfast.payload.merge import merge_payloads
 from fglfast.sampler.schedule import Sampling
 from fglfast.synthesis.conditioning import Conditioning
 from fglfast.synthesis.draw import Drawer
-from fglfast.synthesis.synthesize import SynthesisSettings, plan_synthesis
+from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.synthesize import plan_synthesis
 from fglfast.training.batches import generator
 
 LEAST = 32  # own images of a class: of the 16 that are held out, fewer would leave no room between well and not

@@ -7,10 +7,12 @@ from pathlib import Path
 from fglfast.engine.build import Engine, seconds_per_pass
 from fglfast.lab.tuning.candidates import Candidate
 from fglfast.payload.merge import Merged
-from fglfast.shards.folder import claim, read_facts
 from fglfast.shards.tar import ImageFormat, Sample, read_samples, shard_name, write_shard
+from fglfast.synthesis.drawn import Drawn
+from fglfast.synthesis.folder import begin
 from fglfast.synthesis.plan import Item, Plan
-from fglfast.synthesis.synthesize import SynthesisSettings, plan_synthesis, synthesize
+from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.synthesize import plan_synthesis, synthesize
 
 FORMAT: ImageFormat = "png"
 
@@ -80,7 +82,8 @@ def take(whole: Plan, source: Path, part: Plan, out: Path) -> bool:
     if not all(_identity(item) in places for item in part.items()):
         return False
     changes = {"plan": part.digest(), "images": part.images, "shards": part.shards}
-    claim(out, read_facts(source) | changes | {"images_per_class": part.images_per_class})
+    changes |= {"images_per_class": part.images_per_class}
+    begin(out, Drawn.of(source).model_copy(update=changes))
     for number in range(part.shards):
         items = part.shard(number)
         wanted = [places[_identity(item)] for item in items]

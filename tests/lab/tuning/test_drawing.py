@@ -7,10 +7,12 @@ from fglfast.engine.build import build_engine
 from fglfast.lab.tuning.candidates import Candidate
 from fglfast.lab.tuning.drawing import DataSets, take
 from fglfast.sampler.schedule import Sampling
-from fglfast.shards.index import read_description, read_index
+from fglfast.shards.description import read_description
+from fglfast.shards.index import read_index
 from fglfast.shards.tar import shard_name
 from fglfast.synthesis.plan import make_plan
-from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
+from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.synthesize import synthesize
 
 SAMPLING = Sampling(steps=1, guidance_scale=1.0)
 

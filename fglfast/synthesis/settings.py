@@ -1,0 +1,45 @@
+"""What a user decides of a data set, and the plan that follows from it."""
+
+from pydantic import Field
+
+from fglfast.base.config import Settings
+from fglfast.payload.merge import Merged
+from fglfast.sampler.schedule import Sampling
+from fglfast.shards.tar import ImageFormat
+from fglfast.synthesis.plan import Plan, make_plan
+
+
+class SynthesisSettings(Settings):
+    """What decides the images, besides engine and payloads.
+
+    Attributes:
+        images_per_class: images of every class that a client sent a row of.
+        seed: plan seed.
+        shard_size: images a shard.
+        image_format: encoding.
+        sampling: solver, steps and guidance.
+        max_share_per_client: of the images of a class that several clients hold; 1 takes the clients' counts as they
+            are, the only choice that leaves every honest federation alone: with a Dirichlet beta of 0.01 one client
+            rightly has all but an image or two of a class that others hold too.
+    """
+
+    images_per_class: int = Field(default=500, ge=1, le=10_000_000)
+    seed: int = Field(default=0, ge=0, lt=1 << 64)
+    shard_size: int = Field(default=512, ge=1, le=100_000)
+    image_format: ImageFormat = "png"
+    sampling: Sampling = Sampling()
+    max_share_per_client: float = Field(default=1.0, gt=0, le=1)
+
+
+def plan_of(weights: str, image_size: int, merged: Merged, settings: SynthesisSettings) -> Plan:
+    """The plan of a data set by any engine of some weights and image size."""
+    facts: dict[str, object] = {
+        "weights": weights,
+        "image_size": image_size,
+        "image_format": settings.image_format,
+        "sampling": settings.sampling.model_dump(mode="json", exclude_none=True),
+    }
+    share = settings.max_share_per_client
+    if share < 1:  # plans without a cap keep the digest that they had before there was one
+        facts["max_share_per_client"] = share
+    return make_plan(merged, settings.images_per_class, settings.seed, settings.shard_size, facts, share)
