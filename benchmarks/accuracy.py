@@ -116,9 +116,9 @@ def _figures(record: RunRecord) -> dict[str, Any]:
 def _picture(run: Path, test: str) -> None:
     """Synthetic beside real, a class a row."""
     record = RunRecord.load(run / "run.json")
-    synthetic = synthetic_samples(run / "synthetic", record.class_names, SHOWN)
+    synthetic = synthetic_samples(run / "synthetic", record.class_names, record.class_names, SHOWN)
     size = len(synthetic[record.class_names[0]][0])
-    real = real_samples(read_dataset(test), size, SHOWN)
+    real = real_samples(read_dataset(test), size, record.class_names, SHOWN)
     figure = Figure(figsize=(9, 4.6), layout="constrained", dpi=110)
     axes = figure.subplots(1, 2, sharey=True)
     titles = ("synthetic: what the server drew from the uploads", "real test images, never trained on")

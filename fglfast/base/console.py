@@ -17,8 +17,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
 
 PLAIN_SECONDS = 10.0
+MOST_ROWS = 20  # of a table in the terminal
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
@@ -109,12 +112,6 @@ def signed(text: str) -> str:
     return visible(f"{speaker.name}: {text}" if speaker.name else text)
 
 
-def listed(items: Sequence[str], most: int = 3, between: str = ", ") -> str:
-    """The first of some things, and how many there are besides: "a, b, c, and 37 more"."""
-    rest = [f"and {len(items) - most:,} more"] if len(items) > most else []
-    return between.join([*items[:most], *rest])
-
-
 def note(text: str) -> None:
     """Say something about the work in progress; never part of a command's result."""
     stderr.print(signed(text), markup=False, soft_wrap=True)
@@ -128,6 +125,21 @@ def emit_json(result: dict[str, Any]) -> None:
     except UnicodeEncodeError:
         text = json.dumps(result)
     sys.stdout.write(text + "\n")
+
+
+def print_table(table: Table, rows: Sequence[tuple[str, ...]], most: int = MOST_ROWS) -> None:
+    """Print the first rows of a table and how many more there are, so that what is printed next stays in sight.
+
+    Args:
+        table: with its columns.
+        rows: what the columns hold, strangers' words as they are; the most telling ones first.
+        most: rows that are printed.
+    """
+    for row in rows[:most]:
+        table.add_row(*map(Text, row))
+    stdout.print(table)
+    if len(rows) > most:
+        stdout.print(f"and {len(rows) - most:,} more; --json has them all")
 
 
 @contextmanager

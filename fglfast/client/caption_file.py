@@ -9,9 +9,9 @@ from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fglfast.base.console import listed
 from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import distinct_keys
+from fglfast.base.wording import some
 from fglfast.images.labelled import LabelledImages
 
 LAYOUT = "give each line file_name (or index, counted from 0, for parquet and npz) and caption (or text)"
@@ -60,9 +60,9 @@ class CaptionFile:
         missing = [key for key in keys if key not in self.captions]
         if missing:
             unused = sorted(self.captions.keys() - set(keys))
-            others = f"; the file has captions of {listed(unused)}" if unused else ""
+            others = f"; the file has captions of {some(unused)}" if unused else ""
             raise BadInputError(
-                f"{self.path}: {len(missing)} of {len(names)} images have no caption: {listed(missing)}{others}", LAYOUT
+                f"{self.path}: {len(missing)} of {len(names)} images have no caption: {some(missing)}{others}", LAYOUT
             )
         yield [self.captions[key] for key in keys]
 
@@ -122,7 +122,7 @@ def _delimiter(text: str, path: Path) -> str:
     found = columns[likely]
     missing = " and ".join(wanted[0] for wanted in (NAMES, TEXTS) if not set(wanted) & set(found))
     parted = f", separated by {DELIMITERS[likely]}" if len(found) > 1 else ""
-    named = listed([repr(name[:80]) for name in found]) or "none"
+    named = some([repr(name[:80]) for name in found]) or "none"
     hint = "begin with a line such as file_name,caption"
     raise BadInputError(f"{path}: line 1: no column {missing}; it names {named}{parted}", hint)
 
@@ -147,7 +147,7 @@ def _json_entries(text: str, path: Path) -> Iterator[Entry]:
 def _of_whole(value: Any, path: Path) -> Iterator[Entry]:
     if isinstance(value, dict) and not set(NAMES) & set(value):
         if not all(isinstance(caption, str) for caption in value.values()):
-            what = f"one JSON object of {listed([repr(key) for key in value])}, not of captions by file name"
+            what = f"one JSON object of {some([repr(key) for key in value])}, not of captions by file name"
             raise BadInputError(f"{path}: {what}", LAYOUT)
         value = [{NAMES[0]: name, TEXTS[0]: caption} for name, caption in value.items()]
     what, entries = ("entry", value) if isinstance(value, list) else ("line", [value])

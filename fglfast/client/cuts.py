@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from fglfast.base.console import listed, note
+from fglfast.base.console import note
+from fglfast.base.wording import some
 from fglfast.client.prompts import PromptRow, before
 
 
@@ -29,7 +30,7 @@ def tell_cuts(rows: Sequence[PromptRow], kept: Sequence[str], class_names: Seque
         if row.caption and (caption_from is None or (text != row.prompt and left <= filled(caption_from))):
             bare += row.count
     if names:
-        told = listed([f"{name!r} is sent as {text!r}" for name, text in names.items()])
+        told = some([f"{name!r} is sent as {text!r}" for name, text in names.items()])
         note(f"{len(names):,} class names are cut off: {told}")
     if bare:
         note(f"of {bare:,} of {sum(row.count for row in rows):,} images no word of the caption is left")

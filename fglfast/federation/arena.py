@@ -26,6 +26,7 @@ class Arena(Settings):
     Attributes:
         experiment: what was run.
         class_names: names of the classes.
+        clients: names of the clients, with their domain where they have one.
         taught_by: what the generator is known to have learned from.
         images: by seed and client, images of each class.
         results: one a method and seed.
@@ -35,6 +36,7 @@ class Arena(Settings):
 
     experiment: Experiment
     class_names: tuple[str, ...]
+    clients: tuple[str, ...]
     taught_by: str = ""
     images: dict[int, tuple[tuple[int, ...], ...]]
     results: tuple[Result, ...]
@@ -70,10 +72,12 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
     results: list[Result] = []
     images: dict[int, tuple[tuple[int, ...], ...]] = {}
     class_names: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     for seed in experiment.seeds:
         contest = Contest(experiment, seed, out / f"seed{seed}", engines, _Grids(file, seed, experiment))
-        class_names = contest.class_names
-        held = [client.dataset.named(class_names) for client in simulated(file, seed)]
+        class_names, clients = contest.class_names, simulated(file, seed)
+        names = tuple(f"{client.name}, {client.domain}" if client.domain else client.name for client in clients)
+        held = [client.dataset.named(class_names) for client in clients]
         images[seed] = tuple(tuple(int(count) for count in dataset.counts()) for dataset in held)
         for method in experiment.compared:
             note(f"seed {seed}: {method}")
@@ -81,6 +85,7 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
     arena = Arena(
         experiment=experiment,
         class_names=class_names,
+        clients=names,
         taught_by=taught_by(find_recipe(experiment.recipe).model_folder()),
         images=images,
         results=tuple(results),

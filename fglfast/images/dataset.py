@@ -12,6 +12,7 @@ from pathlib import Path
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.names import MAX_CLASS_NAME
+from fglfast.base.wording import some
 from fglfast.images.class_folders import read_class_folders
 from fglfast.images.labelled import LabelledImages
 from fglfast.images.npz import read_npz
@@ -70,14 +71,13 @@ def _checked(found: LabelledImages) -> LabelledImages:
     if len(set(found.class_names)) < len(found.class_names):
         raise BadInputError(f"{found.source}: two classes have one name", "rename one of them")
     if found.skipped:
-        named = ", ".join(f"{entry.name} ({entry.reason})" for entry in found.skipped[:NAMED])
-        more = ", ..." if len(found.skipped) > NAMED else ""
-        note(f"skipped {len(found.skipped)} of {len(found) + len(found.skipped)} images: {named}{more}")
+        named = some([f"{entry.name} ({entry.reason})" for entry in found.skipped], NAMED)
+        note(f"skipped {len(found.skipped)} of {len(found) + len(found.skipped)} images: {named}")
     if not len(found):
         raise BadInputError(f"{found.source}: no image can be read", "give folders named by class with images in them")
     if found.labels.min() < 0 or found.labels.max() >= len(found.class_names):
         raise BadInputError(f"{found.source}: labels reach outside the {len(found.class_names)} classes", "mend labels")
     empty = [name for name, count in zip(found.class_names, found.counts(), strict=True) if not count]
     if empty:
-        note(f"{len(empty)} classes of {found.source} have no image: {', '.join(empty[:NAMED])}")
+        note(f"{len(empty)} classes of {found.source} have no image: {some(empty)}")
     return found

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fglfast.base.errors import BadInputError
+from fglfast.base.wording import some
 from fglfast.images.pixels import to_rgb
 
 Opener = Callable[[], Image.Image]
@@ -73,8 +74,8 @@ class LabelledImages:
         unknown = [name for name in self.class_names if name not in places]
         if unknown:
             raise BadInputError(
-                f"{self.source}: {len(unknown)} classes are unknown: {', '.join(unknown[:10])}",
-                f"known are {', '.join(class_names[:10])}{', ...' if len(class_names) > 10 else ''}",
+                f"{self.source}: {len(unknown)} classes are unknown: {some(unknown)}",
+                f"known are {some(class_names, 10)}",
             )
         table = np.array([places[name] for name in self.class_names], dtype=np.int64)
         return replace(self, class_names=class_names, labels=table[self.labels])

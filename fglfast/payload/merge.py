@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fglfast.base.console import listed, note
+from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
+from fglfast.base.wording import some
 from fglfast.payload import Payload
 from fglfast.payload.header import PromptLevel
 
@@ -174,9 +175,9 @@ def same_words(groups: Sequence[tuple[str, ...]], cut: Collection[str] = ()) -> 
         groups: what `same_prompts` found.
         cut: classes whose prompts were too long.
     """
-    together = [listed([repr(name) for name in group]) + _cause(group, cut) for group in groups]
+    together = [some([repr(name) for name in group]) + _cause(group, cut) for group in groups]
     count = len({name for group in groups for name in group})
-    return f"{count:,} classes send the same prompt as another: " + listed(together, between="; ")
+    return f"{count:,} classes send the same prompt as another: " + some(together, between="; ")
 
 
 def _cause(group: tuple[str, ...], cut: Collection[str]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fglfast.base.files import write_atomic
 from fglfast.federation.arena import Arena
@@ -14,6 +15,7 @@ from fglfast.federation.experiment import ALONE, FEDERATED, TITLES
 from fglfast.federation.rounds import Row
 from fglfast.federation.summary import summarise
 from fglfast.report.render import colours, render, svg
+from fglfast.report.run_page import MOST_ROWS
 
 AXES: tuple[tuple[str, Callable[[Row], float], bool], ...] = (
     ("round", lambda row: row.round, False),
@@ -29,7 +31,9 @@ def write_page(arena: Arena, out: Path) -> None:
         "arena": arena,
         "summaries": summarise(arena),
         "curves": [svg(partial(draw, arena, *axis)) for axis in AXES],
-        "images": next(iter(arena.images.values()))[:MOST_CLIENTS],
+        "images": next(iter(arena.images.values())),
+        "most_clients": MOST_CLIENTS,
+        "most": MOST_ROWS,
         "by_client": {TITLES[method]: found[0].rows[-1].by_client for method, found in arena.by_method().items()},
         "delivery": max(result.model_bytes for result in arena.results) * len(next(iter(arena.images.values()))),
         "colours": colours(len(arena.class_names)),
@@ -64,6 +68,8 @@ def draw(arena: Arena, name: str, value: Callable[[Row], float], spends: bool) -
         axis.fill_between(spent, low, high, color=f"C{index}", alpha=0.15, linewidth=0)
     if spends:
         axis.set_xscale("log")
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel(name)
     axis.set_ylabel("accuracy, held-out images, %")
     axis.spines[["top", "right"]].set_visible(False)

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from fglfast.base.wording import size
+
 HUES = 137.508  # degrees; the golden angle keeps neighbours apart
 
 
@@ -19,7 +21,7 @@ def render(template: str, view: Mapping[str, Any]) -> str:
     """A page from a template beside this file and what it shows."""
     loader = jinja2.PackageLoader("fglfast.report", "")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(size=_size, percent=_percent, number=_number)
+    environment.filters.update(size=size, percent=_percent, number=_number)
     return environment.get_template(template).render(view)
 
 
@@ -43,14 +45,6 @@ def svg(draw: Callable[[], Figure]) -> str:
         buffer = io.BytesIO()
         draw().savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return ""
 
 
 def _percent(share: float | None) -> str:

@@ -2,26 +2,28 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from io import BytesIO
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from PIL import Image
 
 from fglfast.base.files import write_atomic
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages
 from fglfast.pipeline.record import RunRecord
 from fglfast.report.render import colours, render, sprite, svg
-from fglfast.shards.tar import read_samples, shard_name
+from fglfast.shards.description import read_description
+from fglfast.shards.tar import decode_image, read_samples, shard_name
 
 Samples = Mapping[str, Sequence[NDArray[np.uint8]]]
 
 MOST_CONFUSION = 20  # classes that a full confusion matrix is readable for
-MOST_ROWS = 40
+MOST_ROWS = 40  # classes or clients that a page shows one by one
+MOST_PAIRS = 30  # classes taken for one another
 SHOWN = 8  # images a class
 
 
@@ -32,10 +34,10 @@ def write_run_page(out: Path) -> Path:
         BadInputError: `out` holds no finished run, or its test images are gone.
     """
     record = RunRecord.load(out / "run.json")
-    synthetic = synthetic_samples(out / "synthetic", record.class_names)
+    shown, page = least_accurate(record), out / "report.html"
+    synthetic = synthetic_samples(out / "synthetic", record.class_names, shown)
     size = next((len(images[0]) for images in synthetic.values() if images), 0)
-    page = out / "report.html"
-    write_report(record, synthetic, real_samples(read_dataset(record.test_source), size), page)
+    write_report(record, synthetic, real_samples(read_dataset(record.test_source), size, shown), page)
     return page
 
 
@@ -51,11 +53,18 @@ def write_report(record: RunRecord, synthetic: Samples, real: Samples, out: Path
     write_atomic(out, render("run_page.html.j2", _view(record, synthetic, real)))
 
 
+def least_accurate(record: RunRecord) -> list[str]:
+    """The classes that the page shows one by one: all, or of many those that the model names worst; worst first."""
+    ranked = sorted(record.evaluation.per_class, key=lambda entry: (entry.accuracy is None, entry.accuracy))
+    return [entry.name for entry in ranked[:MOST_ROWS]]
+
+
 def _view(record: RunRecord, synthetic: Samples, real: Samples) -> dict[str, Any]:
     seconds = sum(stage.seconds for stage in record.stages)
     upload = max((client.upload_bytes for client in record.clients), default=0)
     evaluation = record.evaluation
-    full = len(evaluation.confusion) <= MOST_CONFUSION
+    shown, by_name = least_accurate(record), {entry.name: entry for entry in evaluation.per_class}
+    many = len(evaluation.confusion) > MOST_CONFUSION
     return {
         "record": record,
         "seconds": seconds,
@@ -63,18 +72,17 @@ def _view(record: RunRecord, synthetic: Samples, real: Samples) -> dict[str, Any
         "round_bytes": 2 * record.model_bytes,
         "upload_ratio": record.model_bytes / upload if upload else 0,
         "stages": [(stage, stage.seconds / seconds if seconds else 0) for stage in record.stages],
-        "clients": record.clients[:MOST_ROWS],
+        "most": MOST_ROWS,
         "colours": colours(len(record.class_names)),
         "grids": [
             (name, sprite(synthetic.get(name, ())), sprite(real.get(name, ())))
-            for name in record.class_names[:MOST_ROWS]
+            for name in sorted(shown, key=record.class_names.index)
         ],
         "curve": svg(partial(_curve, record)) if record.history else "",
-        "per_class": sorted(evaluation.per_class, key=lambda entry: (entry.accuracy is None, entry.accuracy))[
-            :MOST_ROWS
-        ],
-        "confusion": evaluation.confusion if full else (),
-        "confused": [] if full else _largest_confusions(record),
+        "per_class": [by_name[name] for name in shown],
+        "matrix": not many,
+        "confused": _confusions(record) if many else (),
+        "most_confused": MOST_PAIRS,
     }
 
 
@@ -85,6 +93,7 @@ def _curve(record: RunRecord) -> Figure:
     left = figure.subplots()
     left.plot(epochs, [row.train_loss for row in record.history], color="#8a8f98")
     left.set_xlabel("epoch")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_ylabel("training loss", color="#6b7078")
     scored = [(row.epoch, row.val_accuracy) for row in record.history if row.val_accuracy is not None]
     if scored:
@@ -96,7 +105,8 @@ def _curve(record: RunRecord) -> Figure:
     return figure
 
 
-def _largest_confusions(record: RunRecord) -> list[tuple[str, str, int]]:
+def _confusions(record: RunRecord) -> list[tuple[str, str, int]]:
+    """Every class that was taken for another, and how often; most often first."""
     names = [entry.name for entry in record.evaluation.per_class]
     pairs = [
         (names[row], names[column], count)
@@ -104,24 +114,29 @@ def _largest_confusions(record: RunRecord) -> list[tuple[str, str, int]]:
         for column, count in enumerate(counts)
         if row != column and count
     ]
-    return sorted(pairs, key=lambda pair: -pair[2])[:30]
+    return sorted(pairs, key=lambda pair: -pair[2])
 
 
 def synthetic_samples(
-    folder: Path, class_names: tuple[str, ...], shown: int = SHOWN
+    folder: Path, class_names: tuple[str, ...], wanted: Sequence[str], count: int = SHOWN
 ) -> dict[str, list[NDArray[np.uint8]]]:
-    """The first images of each class [S,S,3], in plan order."""
-    samples: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in class_names}
-    for _, sample in read_samples(folder / shard_name(0)):
-        row = samples[class_names[sample.label]]
-        if len(row) < shown:
-            row.append(np.asarray(Image.open(BytesIO(sample.image), formats=("PNG", "WEBP")).convert("RGB")))
+    """The first images of some classes [S,S,3], in plan order: classes alternate there, so that they come early."""
+    samples: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in wanted}
+    shards = map(shard_name, range(read_description(folder).shards))
+    drawn = chain.from_iterable(read_samples(folder / shard) for shard in shards)
+    for _, sample in islice(drawn, count * len(class_names)):
+        row = samples.get(class_names[sample.label])
+        if row is not None and len(row) < count:
+            row.append(np.asarray(decode_image(sample.image)))
     return samples
 
 
-def real_samples(test: LabelledImages, size: int, shown: int = SHOWN) -> dict[str, list[NDArray[np.uint8]]]:
-    """The first test images of each class [size,size,3]."""
+def real_samples(
+    test: LabelledImages, size: int, wanted: Sequence[str], count: int = SHOWN
+) -> dict[str, list[NDArray[np.uint8]]]:
+    """The first test images of some classes [size,size,3]."""
     return {
-        name: [test.pixels(int(index), size) for index in np.flatnonzero(test.labels == label)[:shown]]
+        name: [test.pixels(int(index), size) for index in np.flatnonzero(test.labels == label)[:count]]
         for label, name in enumerate(test.class_names)
+        if name in wanted
     }

@@ -166,14 +166,14 @@ def samples_of(stream: BinaryIO) -> Iterator[tuple[str, Sample]]:
         yield entry.image.name, Sample(entry.key, content(stream, entry.image), entry.label, facts)
 
 
-def decode_image(encoded: bytes, size: int) -> Image.Image:
-    """An image of a shard as RGB; its size is checked before a pixel is decoded.
+def decode_image(encoded: bytes, size: int | None = None) -> Image.Image:
+    """An image of a shard as RGB; its size, if one is given, is checked before a pixel is decoded.
 
     Raises:
         Exception: `UNDECODABLE`.
     """
     with opened(encoded, tuple(kind.upper() for kind in get_args(ImageFormat))) as image:
-        if image.size != (size, size):
+        if size is not None and image.size != (size, size):
             raise ValueError(f"it is {image.size[0]}x{image.size[1]}, not {size}x{size}")
         return image.convert("RGB")
 

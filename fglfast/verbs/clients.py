@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fglfast.base.console import emit_json, stdout
+from fglfast.base.console import MOST_ROWS, emit_json, print_table, stdout
 from fglfast.base.errors import UsageError
+from fglfast.base.wording import some
 from fglfast.verbs.options import (
     Allow,
     AsJson,
@@ -172,7 +173,7 @@ def inspect(
     table = Table("what", Column(overflow="fold"), title=Text(f"{file.name}: a valid payload"), show_header=False)
     for key, value in {**result, "same_prompt": same_words(together) if together else "no classes"}.items():
         shown = (
-            ", ".join(f"{k} {v}" for k, v in value.items() if v or v is False)
+            some([f"{k} {v}" for k, v in value.items() if v or v is False], MOST_ROWS)
             if isinstance(value, dict)
             else str(value)
         )
@@ -254,7 +255,6 @@ def _show(findings: "Findings", picture: Path | None, as_json: bool) -> None:
         emit_json({**facts, "picture": str(picture) if picture else None, "classes": classes})
         return
     from rich.table import Table
-    from rich.text import Text
 
     def percent(share: "Share | None") -> str:
         return f"{share.drawn:.0%} of {share.own:.0%}" if share else "–"
@@ -262,10 +262,11 @@ def _show(findings: "Findings", picture: Path | None, as_json: bool) -> None:
     table = Table(
         "class", "compared", "recognised", "covered", "drawn", title="by drawn images, of what own ones reach"
     )
-    for found in findings.classes:
+    rows = []
+    for found in sorted(findings.classes, key=lambda found: (found.score is None, found.score)):
         shares = percent(found.recognised), percent(found.covered)
-        table.add_row(Text(found.name), f"{found.compared} of {found.images}", *shares, found.verdict)
-    stdout.print(table)
+        rows.append((found.name, f"{found.compared} of {found.images}", *shares, found.verdict))
+    print_table(table, rows)
     stdout.print(findings.advice, markup=False, soft_wrap=True)
     if picture:
         stdout.print(f"{picture} shows private images: it is yours to keep or delete", markup=False, soft_wrap=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fglfast.base.console import emit_json, note, stdout
+from fglfast.base.console import emit_json, note, print_table, stdout
 from fglfast.base.wording import duration, size
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
@@ -212,7 +212,6 @@ def evaluate(
 ) -> None:
     """Test the global model on real images: accuracy, per class, confusion, calibration."""
     from rich.table import Table
-    from rich.text import Text
 
     from fglfast.images.dataset import read_dataset
     from fglfast.training.evaluate import evaluate as run
@@ -221,8 +220,7 @@ def evaluate(
     if as_json:
         emit_json(found.model_dump(mode="json"))
         return
-    table = Table("class", "accuracy", "images", title=f"accuracy {found.accuracy:.2%} on {found.n} images")
-    for name, entry in found.per_class.items():
-        table.add_row(Text(name), "–" if entry.accuracy is None else f"{entry.accuracy:.1%}", str(entry.n))
-    stdout.print(table)
-    stdout.print(f"expected calibration error {found.ece:.3f}")
+    worst = sorted(found.per_class.items(), key=lambda named: (named[1].accuracy is None, named[1].accuracy))
+    rows = [(name, "–" if of.accuracy is None else f"{of.accuracy:.1%}", f"{of.n:,}") for name, of in worst]
+    print_table(Table("class", "accuracy", "images", title="least accurate first"), rows)
+    stdout.print(f"accuracy {found.accuracy:.2%} on {found.n:,} images, expected calibration error {found.ece:.3f}")

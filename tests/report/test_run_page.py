@@ -14,7 +14,7 @@ from fglfast.pipeline.record import (
     RunRecord,
     Stage,
 )
-from fglfast.report.run_page import write_report
+from fglfast.report.run_page import _curve, least_accurate, write_report
 
 EVIL = '<script>alert(1)</script>" onload="x'
 
@@ -75,6 +75,33 @@ def test_the_page_is_whole_safe_and_reproducible(tmp_path, classes, epochs):
     for _, attributes in tags.seen:
         assert not [key for key in attributes if key.startswith("on")]
         assert not [value for value in attributes.values() if value and value.startswith(("http", "//"))]
+
+
+def many(classes):
+    """A run of many classes, of which class k is named rightly in k of 1,000 cases and taken for its neighbour else."""
+    made = record(classes)
+    confusion = np.diag(np.arange(classes)) + np.roll(np.diag(np.arange(classes)), 1, axis=1)
+    per_class = [ClassAccuracy(name=name, accuracy=k / 1000, images=9) for k, name in enumerate(made.class_names)]
+    found = made.evaluation.model_copy(update={"per_class": tuple(per_class), "confusion": confusion.tolist()})
+    return made.model_copy(update={"evaluation": found, "clients": made.clients * 60})
+
+
+def test_what_is_left_out_of_many_classes_is_said_and_the_worst_are_shown(tmp_path):
+    made = many(1000)
+    assert least_accurate(made) == list(made.class_names[:40])
+    images = {name: [np.zeros((8, 8, 3), np.uint8)] for name in made.class_names}
+    write_report(made, images, images, tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text()
+    assert "first 40 of 1,000 classes" in page and page.count("40 of 1,000 classes: ") == 2
+    assert "first 40 of 60 clients" in page and "30 of 999 pairs of classes" in page
+    assert page.count('<img alt="synthetic ') == 40 and 'title="class 999: 3"' in page
+    write_report(record(12), {}, {}, tmp_path / "b.html")
+    assert " of 12 classes" not in (tmp_path / "b.html").read_text()
+
+
+def test_epochs_are_whole_numbers(tmp_path):
+    axis = _curve(record(epochs=3)).axes[0]
+    assert all(float(tick).is_integer() for tick in axis.get_xticks())
 
 
 def test_a_record_survives_the_disk(tmp_path):

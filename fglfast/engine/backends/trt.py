@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fglfast.base.errors import FglError
 from fglfast.base.files import exclusive, write_atomic
+from fglfast.base.wording import some
 from fglfast.engine.backends import Backend, Build
 from fglfast.engine.backends import trt_runtime as tensorrt_runtime
 from fglfast.engine.backends.trt_runtime import FixedNetwork
@@ -169,7 +170,7 @@ def _refitted(runtime: Any, plan: Path, onnx: Path) -> Any:
         raise FglError(f"tensorrt cannot refit {plan.name}: {_problem(parser)}", HINT)
     if not refitter.refit_cuda_engine():
         missing = refitter.get_missing_weights()
-        raise FglError(f"tensorrt cannot refit {plan.name}: {len(missing)} weights missing {missing[:3]}", HINT)
+        raise FglError(f"tensorrt cannot refit {plan.name}: {len(missing)} weights missing: {some(missing, 3)}", HINT)
     return engine
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from fglfast.base.wording import some
 from fglfast.images.labelled import LabelledImages
 
 NAMED = 20  # classes
@@ -51,7 +52,7 @@ def model_card(dataset: LabelledImages, image_size: int, state: Path) -> str:
         classes=len(names),
         source=Path(dataset.source).name,
         size=image_size,
-        names=", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else ""),
+        names=some(names, NAMED),
         stages="\n".join(rows),
         example=names[0],
     )

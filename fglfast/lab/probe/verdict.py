@@ -4,6 +4,7 @@ import math
 from typing import Literal
 
 from fglfast.base.config import Settings
+from fglfast.base.wording import some
 
 # The ratio of two shares counted on n images has a standard error of about 1 / sqrt(n). Two of those below a full score
 # is what a perfect generator may get by chance, two above nothing what a useless one may: 0.25 at 64 images. It is no
@@ -76,7 +77,7 @@ class Findings(Settings):
             return "join: the generator draws your classes about as well as your own images show them"
         if self.verdict == "not":
             return f"do not join with this generator as it is; try {REMEDIES}, and probe again"
-        return f"join, but expect little for {', '.join(poor)}; for these try {REMEDIES}, and probe again"
+        return f"join, but expect little for {some(poor)}; for these try {REMEDIES}, and probe again"
 
 
 def score(recognised: Share | None, covered: Share, classes: int) -> float:
