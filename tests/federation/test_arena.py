@@ -142,6 +142,7 @@ def test_command_prints_a_table_and_writes_the_page(arena, experiment, folder, p
     assert all(word in done.output for word in ("one-shot FGL", "FedProx", "public only", "server only"))
     page = (folder / "run" / "arena.html").read_text()
     assert "worst client" in page and "Who holds what" in page and "http" not in page.replace("http://www.w3.org", "")
+    assert "trained on its labelled images" in page and "list of classes" in page
     as_json = CliRunner().invoke(app, [*command, "--data", private, "--test", public, "--json"])
     assert json.loads(as_json.stdout)["results"] == json.loads((folder / "run" / "arena.json").read_text())["results"]
     assert Arena.model_validate_json((folder / "run" / "arena.json").read_bytes()).class_names

@@ -5,6 +5,7 @@ import pytest
 
 from fglfast.base.errors import BadInputError
 from fglfast.base.machine import machine_facts, package_versions
+from fglfast.generator.text import resolve_model, taught_by
 from fglfast.pipeline.record import (
     ClassAccuracy,
     ClientRecord,
@@ -110,3 +111,11 @@ def test_a_record_survives_the_disk(tmp_path):
     (tmp_path / "run.json").write_text('{"colour": 1}')
     with pytest.raises(BadInputError):
         RunRecord.load(tmp_path / "run.json")
+
+
+def test_the_page_says_what_the_generator_learned_from(tmp_path):
+    known = taught_by(resolve_model("mini"))
+    assert "30,000" in known and "labelled public images" in known and known == taught_by(resolve_model("mini-few"))
+    assert taught_by(tmp_path) == ""
+    write_report(record().model_copy(update={"taught_by": known}), {}, {}, tmp_path / "a.html")
+    assert known in (tmp_path / "a.html").read_text()
