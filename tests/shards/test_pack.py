@@ -5,7 +5,7 @@ import numpy as np
 from fglfast.images.dataset import read_dataset
 from fglfast.shards import pack as packing
 from fglfast.shards.description import read_description
-from fglfast.shards.index import SyntheticImages, read_description, read_index
+from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.shards.pack import pack
 
 

@@ -9,7 +9,6 @@ import sys
 import numpy as np
 import pytest
 
-from fglfast.base.console import listed
 from fglfast.payload import Payload, PayloadHeader, save_payload
 
 NAME = "kočka 猫"
@@ -68,8 +67,3 @@ def test_letters_that_an_encoding_lacks(file):
     assert code == 0 and "ko?ka ?" in shown.decode("ascii")
     code, result, _ = shell("fglfast inspect FILE --json", file, PYTHONIOENCODING="ascii")
     assert code == 0 and json.loads(result.decode("ascii"))["images_by_class"] == {NAME: 3}
-
-
-def test_a_few_are_named_and_the_rest_counted():
-    assert listed(["a", "b", "c"]) == "a, b, c" and listed([]) == ""
-    assert listed([str(number) for number in range(1503)], 2, between="; ") == "0; 1; and 1,501 more"
