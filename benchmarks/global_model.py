@@ -9,7 +9,7 @@ from fglfast.images.labelled import LabelledImages
 from fglfast.payload.merge import Merged
 from fglfast.shards.pack import pack
 from fglfast.synthesis.settings import SynthesisSettings
-from fglfast.synthesis.synthesize import SynthesisSettings, synthesize
+from fglfast.synthesis.synthesize import synthesize
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
 from fglfast.training.settings import TrainSettings
