@@ -128,7 +128,7 @@ def taught_by(folder: Path) -> str:
 def is_hub_id(name: str) -> bool:
     """Whether the hub could have a repository of that name: NAME or OWNER/NAME; other names are paths."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils._validators import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(name)
