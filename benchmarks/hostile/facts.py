@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.hostile.case import BAD_NAMES, ODD, Case, Expected, damaged, edited, plain_json, respelled, same
-from fglfast.engine.manifest import Manifest, check_files, read_manifest
+from fglfast.engine.manifest import FORMAT_VERSION, Manifest, check_files, read_manifest
 from fglfast.engine.recipe import Recipe
 
 NETWORKS = ("text_encoder.blob", "unet.blob")
@@ -25,9 +25,16 @@ class Manifests:
         build = {"backend": "openvino", "precision": "float32", "image_size": 32, "unet_batch": 8, "vae_batch": 4}
         versions = {"openvino": "2026.0", "torch": "2.8"}
         self.manifest: dict[str, Any] = {
-            "key": {"format_version": 2, "weights": "ab" * 32, "build": build, "versions": versions, "device": "a cpu"},
+            "key": {
+                "format_version": FORMAT_VERSION,
+                "weights": "ab" * 32,
+                "build": build,
+                "versions": versions,
+                "device": "a cpu",
+            },
             "model": "mini",
             "parity": {**parity, "bounds": bounds},
+            "reference": "StableDiffusionPipeline",
             "fusions": {"unet.onnx": {"Attention": 4}},
             "files": {name: hashlib.sha256(content).hexdigest() for name, content in blobs.items()},
             "seconds": 1.5,
@@ -67,7 +74,7 @@ class Manifests:
         """By the text and the files."""
         said, twice = plain_json((folder / self.name / "manifest.json").read_bytes())
         told = accepted.model_dump(mode="json")
-        said["key"].setdefault("format_version", 2)
+        said["key"].setdefault("format_version", FORMAT_VERSION)
         if twice or not same(told, said):
             return "the manifest says otherwise"
         there = {path.name: path for path in (folder / self.name).rglob("*") if path.name != "manifest.json"}
@@ -149,7 +156,7 @@ def _listed(draw: random.Random, manifest: dict[str, Any]) -> tuple[str, Expecte
 
 def _key_digest(key: dict[str, Any]) -> str:
     """As the README of an engine would tell it: sha256 of the key's JSON, keys sorted, no spaces."""
-    text = json.dumps({"format_version": 2, **key}, sort_keys=True, separators=(",", ":"))
+    text = json.dumps({"format_version": FORMAT_VERSION, **key}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -44,8 +44,11 @@ def tune_batches(recipe: Recipe, model: Path, engines: Path) -> Recipe:
     build = engine.manifest.key.build
     plain = engine.manifest.key.model_copy(update={"build": build.model_copy(update={"unet_batch": 0, "vae_batch": 0})})
     path = engines / f"batches-{plain.digest()}.json"
-    with exclusive(path.with_name(f".{path.name}.lock")):  # measuring side by side, ranks could choose differently
-        best = _remembered(path) if path.exists() else _tuned(engine, build, engines, path)
+    if not path.exists():
+        with exclusive(path.with_name(f".{path.name}.lock")):  # measuring side by side, ranks could choose differently
+            if not path.exists():
+                _tuned(engine, build, engines, path)
+    best = _remembered(path)
     return recipe.model_copy(update={"backend": build.backend, "unet_batch": best[UNET], "vae_batch": best[DECODER]})
 
 
@@ -60,15 +63,14 @@ def _remembered(path: Path) -> dict[str, int]:
     return best
 
 
-def _tuned(engine: Engine, build: Build, engines: Path, path: Path) -> dict[str, int]:
-    """The fastest batch of UNet and decoder, told and written to `path`."""
+def _tuned(engine: Engine, build: Build, engines: Path, path: Path) -> None:
+    """Tell the fastest batch of UNet and decoder, and write it to `path`."""
     rates = _measure(engine, build, engines)
     best = {name: max(found, key=found.__getitem__) for name, found in rates.items()}
     for name, found in rates.items():
         told = ", ".join(f"{batch}: {rate:.1f}" for batch, rate in found.items())
         note(f"{Path(name).stem}: {best[name]} rows a pass (rows/s at {told})")
     write_atomic(path, json.dumps(best) + "\n")
-    return best
 
 
 def _measure(engine: Engine, build: Build, engines: Path) -> Rates:

@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +23,12 @@ from fglfast.engine.backends import Build
 from fglfast.engine.export import UNET, example_inputs, export
 from fglfast.engine.manifest import Key, Manifest, check_files, device_name, file_hashes, read_manifest
 from fglfast.engine.networks import Networks
-from fglfast.engine.parity import BOUNDS, Parity, measure, require
+from fglfast.engine.parity import BOUNDS, PROMPTS, STEPS, Parity, measure, require
 from fglfast.engine.quantize import save_calibration
 from fglfast.engine.recipe import Recipe
+from fglfast.engine.trajectory import trajectory
 from fglfast.generator.load import Shapes, load_generator, read_shapes, weights_fingerprint
+from fglfast.sampler.schedule import Sampling, Schedule
 
 AUTO_ROUNDS = 3
 MOST_TIMES = 1 << 16  # bytes of a file of measured times
@@ -63,19 +65,23 @@ def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
 
     Args:
         recipe: what to build; with backend "auto" every backend that `chosen` names is built and measured, the
-            fastest opened.
+            fastest opened. Its sampling is what the gate looks at; an engine that is there serves any other.
         model: the diffusers directory.
         engines: folder that holds engines by key.
 
     Raises:
         MissingExtraError: the backend is not installed.
-        UsageError: it does not compute at that precision.
+        UsageError: it does not compute at that precision, or the solver does not fit the model.
+        BadInputError: the model is of a kind that cannot be used, or the solver draws noise.
         FglError: the parity gate refused; nothing is left behind.
     """
     names = backends.chosen(recipe.backend, recipe.precision)
+    Schedule.of_model(model, recipe.sampling)  # refused before anything is exported
     weights = weights_fingerprint(model)
     keys = [_key(recipe, name, weights) for name in names]
-    return _build_auto(keys, model, engines) if recipe.backend == "auto" else _build_one(keys[0], model, engines)
+    if recipe.backend == "auto":
+        return _build_auto(keys, model, engines, recipe.sampling)
+    return _build_one(keys[0], model, engines, recipe.sampling)
 
 
 def seconds_per_pass(engine: Engine, rounds: int = AUTO_ROUNDS) -> float:
@@ -90,7 +96,7 @@ def seconds_per_pass(engine: Engine, rounds: int = AUTO_ROUNDS) -> float:
     return statistics.median(times)
 
 
-def _build_auto(keys: list[Key], model: Path, engines: Path) -> Engine:
+def _build_auto(keys: list[Key], model: Path, engines: Path, sampling: Sampling) -> Engine:
     """The fastest installed backend, measured once and remembered: a resumed run draws with the same engine.
 
     Ranks that start together take turns: measuring side by side, they could choose differently.
@@ -99,18 +105,18 @@ def _build_auto(keys: list[Key], model: Path, engines: Path) -> Engine:
     digest = hashlib.sha256("".join(key.digest() for key in keys).encode()).hexdigest()[:16]
     path = engines / f"auto-{digest}.json"
     built: dict[str, Engine] = {}
-    _writable(engines)
-    with _turn(path.with_name(f".{path.name}.lock"), "the choice of a backend"):
-        if path.exists():
-            seconds = _remembered(path, set(by_name))
-        else:
-            built = {name: _build_one(key, model, engines) for name, key in by_name.items()}
-            seconds = {name: seconds_per_pass(engine) for name, engine in built.items()}
-            write_atomic(path, json.dumps(seconds) + "\n")
+    if not path.exists():
+        _writable(engines)
+        with _turn(path.with_name(f".{path.name}.lock"), "the choice of a backend"):
+            if not path.exists():
+                built = {name: _build_one(key, model, engines, sampling) for name, key in by_name.items()}
+                measured = {name: seconds_per_pass(engine) for name, engine in built.items()}
+                write_atomic(path, json.dumps(measured) + "\n")
+    seconds = _remembered(path, set(by_name))
     ranked = sorted(seconds, key=seconds.__getitem__)
     told, rows = ", ".join(f"{name} {1000 * seconds[name]:.0f} ms" for name in ranked), keys[0].build.unet_batch
     note(f"backend {ranked[0]}: fastest of those installed (one UNet pass of {rows} rows: {told})")
-    return built.get(ranked[0]) or _build_one(by_name[ranked[0]], model, engines)
+    return built.get(ranked[0]) or _build_one(by_name[ranked[0]], model, engines, sampling)
 
 
 def _remembered(path: Path, names: set[str]) -> dict[str, float]:
@@ -131,23 +137,37 @@ def _key(recipe: Recipe, backend_name: str, weights: str) -> Key:
     return Key(weights=weights, build=build, versions=versions, device=device_name())
 
 
-def _build_one(key: Key, model: Path, engines: Path) -> Engine:
-    backend = backends.find_backend(key.build.backend)
+def _build_one(key: Key, model: Path, engines: Path, sampling: Sampling) -> Engine:
     folder, shapes = engines / key.digest(), read_shapes(model, key.build.image_size)
-    onnx = export_folder(key, engines)
+    backend = backends.find_backend(key.build.backend)
+    manifest, built = _finished(folder), False
+    if manifest is None:
+        built = _build_in_turn(key, model, shapes, engines, sampling)
+        manifest = read_manifest(folder)
+    return Engine(folder, manifest, shapes, backend.load(key.build, shapes, model, folder), model, cached=not built)
+
+
+def _finished(folder: Path) -> Manifest | None:
+    """The manifest of a sound engine, found without a lock: it opens where nothing can be written."""
+    with suppress(BadInputError, OSError):
+        return _checked(folder)
+    return None
+
+
+def _build_in_turn(key: Key, model: Path, shapes: Shapes, engines: Path, sampling: Sampling) -> bool:
+    """Build an engine, unless another process did while this one waited for it; returns whether it did not."""
+    folder, onnx = engines / key.digest(), export_folder(key, engines)
     _writable(engines)
     with _turn(engines / f".{folder.name}.lock", f"engine {folder.name}"):
-        manifest = _cached(folder)
-        if manifest is None:
-            try:
-                if backend.needs_onnx:
-                    _export(key, model, shapes, onnx)
-                _compile(key, model, shapes, onnx, folder)
-            except OSError as error:
-                raise _unwritable(engines, error) from error
-    built = manifest is None
-    manifest = manifest or read_manifest(folder)
-    return Engine(folder, manifest, shapes, backend.load(key.build, shapes, model, folder), model, cached=not built)
+        if _is_sound(folder):
+            return False
+        try:
+            if backends.find_backend(key.build.backend).needs_onnx:
+                _export(key, model, shapes, sampling, onnx)
+            _compile(key, model, shapes, sampling, onnx, folder)
+        except OSError as error:
+            raise _unwritable(engines, error) from error
+    return True
 
 
 @contextmanager
@@ -162,17 +182,22 @@ def _turn(lock: Path, what: str) -> Iterator[None]:
         yield
 
 
-def _cached(folder: Path) -> Manifest | None:
-    """The manifest of a sound engine; one that is damaged is said to be, and removed."""
+def _is_sound(folder: Path) -> bool:
+    """Whether an engine is there; one that is damaged is said to be, and removed."""
     if not folder.exists():
-        return None
+        return False
     try:
-        manifest = read_manifest(folder)
-        check_files(folder, manifest)
+        _checked(folder)
     except BadInputError as error:
         note(f"rebuilding: {error.message}")
         shutil.rmtree(folder)
-        return None
+        return False
+    return True
+
+
+def _checked(folder: Path) -> Manifest:
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
     return manifest
 
 
@@ -185,7 +210,7 @@ def export_folder(key: Key, engines: Path) -> Path:
     return engines / f"onnx-{Key(weights=key.weights, build=plain, versions=versions, device='any').digest()}"
 
 
-def _export(key: Key, model: Path, shapes: Shapes, onnx: Path) -> None:
+def _export(key: Key, model: Path, shapes: Shapes, sampling: Sampling, onnx: Path) -> None:
     with exclusive(onnx.with_name(f".{onnx.name}.lock")):
         if not onnx.exists():
             route = backends.find_backend(key.build.backend).route(key.build.precision)
@@ -193,10 +218,10 @@ def _export(key: Key, model: Path, shapes: Shapes, onnx: Path) -> None:
             with finished_folder(onnx) as temporary:
                 export(load_generator(model), shapes, temporary, route)
         if key.build.precision == "int8":
-            save_calibration(load_generator(model), model, shapes, onnx)
+            save_calibration(model, shapes, sampling, onnx)
 
 
-def _compile(key: Key, model: Path, shapes: Shapes, onnx: Path, folder: Path) -> None:
+def _compile(key: Key, model: Path, shapes: Shapes, sampling: Sampling, onnx: Path, folder: Path) -> None:
     started = time.monotonic()
     name = key.build.backend
     backend = backends.find_backend(name)
@@ -204,25 +229,31 @@ def _compile(key: Key, model: Path, shapes: Shapes, onnx: Path, folder: Path) ->
     with finished_folder(folder) as temporary:
         fusions = backend.compile(key.build, shapes, onnx, temporary) or {}
         networks = backend.load(key.build, shapes, model, temporary)
-        parity = _parity(networks, model, shapes, key.build.precision)
+        parity, reference = _parity(networks, model, shapes, sampling, key.build.precision)
         require(parity, f"engine {folder.name} ({name})")
         Manifest(
             key=key,
             model=str(model),
             parity=parity,
+            reference=reference,
             fusions=fusions,
             files=file_hashes(temporary),
             seconds=round(time.monotonic() - started, 2),
         ).save(temporary)
 
 
-def _parity(networks: Networks, model: Path, shapes: Shapes, precision: str) -> Parity:
-    """The gate, against a reference on the GPU if there is one and it has room for both."""
+def _parity(networks: Networks, model: Path, shapes: Shapes, sampling: Sampling, precision: str) -> tuple[Parity, str]:
+    """The gate, against a reference on the GPU if there is one and it has room for both, and who the reference was."""
+
+    def judged(device: str) -> tuple[Parity, str]:
+        run = trajectory(model, shapes, sampling, PROMPTS, STEPS, 0, device)
+        return measure(networks, run, BOUNDS[precision]), run.by
+
     try:
-        return measure(networks, load_generator(model, reference_device()), model, shapes, BOUNDS[precision])
+        return judged(reference_device())
     except torch.OutOfMemoryError:
         note("the gate's float32 model does not fit into the GPU's memory: it runs on the CPU, which takes longer")
-        return measure(networks, load_generator(model), model, shapes, BOUNDS[precision])
+        return judged("cpu")
 
 
 def reference_device() -> str:

@@ -17,7 +17,7 @@ from fglfast.engine.backends import Build
 from fglfast.engine.parity import BOUNDS, Parity
 
 FILE = "manifest.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MAX_BYTES, MAX_FILES = 1 << 20, 5000
 DRIVER = Path("/sys/module/nvidia/version")  # CUDA tells the API version only
 
@@ -44,6 +44,7 @@ class Manifest(Settings):
         key: what the engine was built from.
         model: the model folder it came from, for people.
         parity: what the gate measured.
+        reference: who sampled what it measured against: a pipeline of diffusers, or fglfast's own sampler in PyTorch.
         fusions: fused operators of each network's graph, where the backend has a graph to count them in.
         files: sha256 of every other file in the engine's folder.
         seconds: what export, compilation and the gate took.
@@ -52,6 +53,7 @@ class Manifest(Settings):
     key: Key
     model: str
     parity: Parity
+    reference: str
     fusions: dict[str, dict[str, int]]
     files: dict[str, str]
     seconds: float

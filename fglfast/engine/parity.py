@@ -1,17 +1,14 @@
-"""The gate: a compiled engine against the float32 eager model it came from. Knows no backend."""
+"""The gate: a compiled engine against the float32 model it came from. Knows no backend."""
 
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.backends import cudnn
 
 from fglfast.base.config import Settings
 from fglfast.base.errors import FglError
 from fglfast.engine.networks import Networks
-from fglfast.engine.trajectory import trajectory
-from fglfast.generator.load import Generator, Shapes
+from fglfast.engine.trajectory import Trajectory
 from fglfast.sampler.sample import sample
 
 PROMPTS = ("", "t-shirt", "ankle boot, dark plain square", "a photograph")
@@ -68,19 +65,14 @@ BOUNDS = {
 
 
 @torch.inference_mode()
-def measure(networks: Networks, reference: Generator, model: Path, shapes: Shapes, bounds: Bounds) -> Parity:
+def measure(networks: Networks, run: Trajectory, bounds: Bounds) -> Parity:
     """Compare pass by pass on what the float32 model sees while it samples, and on the image it ends with.
 
     Args:
         networks: the compiled engine.
-        reference: the float32 eager generator, on the CPU or a GPU.
-        model: its folder.
-        shapes: sizes of latents and text.
+        run: the float32 model's, on the CPU or a GPU.
         bounds: what is allowed.
     """
-    with cudnn.flags(enabled=True, allow_tf32=False):  # it is on by default, and no float32
-        run = trajectory(reference, model, shapes, PROMPTS, STEPS, seed=0)
-        expected = reference.decoder(run.latents)
     projected_BLE = networks.project(run.text)
     sampled = networks.decode(sample(networks.denoise, run.noise, projected_BLE, projected_BLE[0], run.schedule))
     return Parity(
@@ -90,8 +82,8 @@ def measure(networks: Networks, reference: Generator, model: Path, shapes: Shape
             _relative_error(networks.denoise(*inputs), output)
             for inputs, output in zip(run.inputs, run.outputs, strict=True)
         ),
-        vae_decoder=_relative_error(networks.decode(run.latents), expected),
-        psnr=_psnr(sampled, expected),
+        vae_decoder=_relative_error(networks.decode(run.latents), run.images),
+        psnr=_psnr(sampled, run.images),
         bounds=bounds,
     )
 

@@ -1,16 +1,24 @@
 """What the float32 model sees and says while it samples: the inputs an engine is judged and calibrated on."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.backends import cudnn
 
-from fglfast.generator.load import Generator, Shapes
-from fglfast.generator.text_encoder import load_tokenizer, tokenize
+from fglfast.base.errors import BadInputError
+from fglfast.engine.stock import run_pipeline, stock_pipeline
+from fglfast.generator.load import Shapes, assemble, load_modules
+from fglfast.generator.text_encoder import load_text_part, load_tokenizer, tokenize
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
+
+OURS = "fglfast"
 
 
 @dataclass(frozen=True)
@@ -18,16 +26,19 @@ class Trajectory:
     """One sampling by the float32 model.
 
     Attributes:
+        by: who sampled and decoded: a pipeline of diffusers, or `OURS` where none can.
         token_ids: prompts [B,T].
         noise: where it began [B,C,H,W].
         text: text embeddings [B,L,D].
         projected: keys and values made of them [B,L,E].
-        inputs: latents [B,C,H,W], timestep [B] and projected text of every step.
-        outputs: the prediction of every step [B,C,H,W].
+        inputs: latents [B,C,H,W], timestep [B] and projected text of every pass.
+        outputs: the prediction of every pass [B,C,H,W].
         latents: where it ended [B,C,H,W].
+        images: what was decoded of them [B,3,S,S].
         schedule: how it got there.
     """
 
+    by: str
     token_ids: Tensor
     noise: Tensor
     text: Tensor
@@ -35,39 +46,115 @@ class Trajectory:
     inputs: tuple[tuple[Tensor, Tensor, Tensor], ...]
     outputs: tuple[Tensor, ...]
     latents: Tensor
+    images: Tensor
     schedule: Schedule
+
+
+@dataclass
+class _Passes:
+    """What passed through the networks, whoever called them."""
+
+    inputs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    images: list[Tensor] = field(default_factory=list)
+
+    def keep_step(self, _unet: nn.Module, inputs: tuple[Any, ...], output: tuple[Tensor]) -> None:
+        """Latents, timestep and prediction of a UNet."""
+        latents_BCHW, timestep = inputs[:2]
+        timestep_B = torch.as_tensor(timestep, dtype=torch.float32).expand(len(latents_BCHW))
+        self.inputs.append((latents_BCHW, timestep_B.to(latents_BCHW.device, copy=True)))
+        self.outputs.append(output[0])
+
+    def keep_images(self, _decoder: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Images of the VAE's decoder, before they are cut to [-1,1]."""
+        self.images.append(output)
 
 
 @torch.inference_mode()
 def trajectory(
-    generator: Generator, model: Path, shapes: Shapes, prompts: Sequence[str], steps: int, seed: int
+    model: Path,
+    shapes: Shapes,
+    sampling: Sampling,
+    prompts: Sequence[str],
+    steps: int,
+    seed: int,
+    device: str = "cpu",
 ) -> Trajectory:
-    """Sample without guidance, keeping every pass; all of it lies where the generator does.
+    """Sample without guidance, keeping every pass; all of it lies on the device.
 
     Args:
-        generator: the float32 networks.
-        model: their folder.
+        model: the diffusers directory.
         shapes: sizes of latents and text.
+        sampling: whose solver is taken.
         prompts: one an image.
-        steps: of the model's own solver.
+        steps: of the solver; its own number where it draws noise in so many.
         seed: of the starting noise.
+        device: where PyTorch computes.
+
+    Raises:
+        BadInputError: what comes out is not finite.
     """
-    inputs: list[tuple[Tensor, Tensor, Tensor]] = []
-    outputs: list[Tensor] = []
-
-    def recorded(latents_BCHW: Tensor, timestep_B: Tensor, text_BLE: Tensor) -> Tensor:
-        prediction_BCHW: Tensor = generator.unet(latents_BCHW, timestep_B, text_BLE)
-        inputs.append((latents_BCHW, timestep_B.clone(), text_BLE))
-        outputs.append(prediction_BCHW)
-        return prediction_BCHW
-
-    device = next(generator.unet.parameters()).device
+    sampling, schedule = _unguided(model, sampling, steps)
+    text_part, (unets, vae) = load_text_part(model).to(device), load_modules(model)
+    for network in (*unets, vae):
+        network.eval().requires_grad_(False).to(device)
     token_ids_BT = torch.from_numpy(tokenize(load_tokenizer(model), prompts)).long().to(device)
-    text_BLD = generator.text(token_ids_BT)
-    projected_BLE = generator.projection(text_BLD)
     noise_BCHW = torch.randn(len(prompts), *shapes.latent, generator=torch.Generator().manual_seed(seed)).to(device)
-    schedule = Schedule.of_model(model, Sampling(steps=steps, guidance_scale=1.0))
-    latents_BCHW = sample(recorded, noise_BCHW, projected_BLE, projected_BLE[0], schedule)
-    return Trajectory(
-        token_ids_BT, noise_BCHW, text_BLD, projected_BLE, tuple(inputs), tuple(outputs), latents_BCHW, schedule
+    text_BLD = text_part(token_ids_BT)
+    pipeline = stock_pipeline(model, unets, vae, sampling, schedule)
+    with cudnn.flags(enabled=True, allow_tf32=False), _watched(unets, vae) as passes:  # TF32 is no float32
+        if pipeline:
+            latents_BCHW = run_pipeline(pipeline, noise_BCHW, text_BLD, schedule)
+        generator = assemble(model, text_part, unets, vae, device)  # from here on the UNets take projected text
+        projected_BLE = generator.projection(text_BLD)
+        if not pipeline:
+            latents_BCHW = sample(generator.unet, noise_BCHW, projected_BLE, projected_BLE[0], schedule)
+            generator.decoder(latents_BCHW)
+    run = Trajectory(
+        by=pipeline.__class__.__name__ if pipeline else OURS,
+        token_ids=token_ids_BT,
+        noise=noise_BCHW,
+        text=text_BLD,
+        projected=projected_BLE,
+        inputs=tuple((*seen, projected_BLE) for seen in passes.inputs),
+        outputs=tuple(passes.outputs),
+        latents=latents_BCHW,
+        images=passes.images[-1],
+        schedule=schedule,
     )
+    _require_finite(run, model)
+    return run
+
+
+def _unguided(model: Path, sampling: Sampling, steps: int) -> tuple[Sampling, Schedule]:
+    """A solver in another number of steps; in its own where it draws noise in so many, and in its own does not."""
+    asked = sampling.changed(steps=steps, guidance_scale=1.0)
+    try:
+        return asked, Schedule.of_model(model, asked)
+    except BadInputError:
+        asked = sampling.changed(guidance_scale=1.0)
+        return asked, Schedule.of_model(model, asked)
+
+
+@contextmanager
+def _watched(unets: Sequence[UNet2DConditionModel], vae: AutoencoderKL) -> Iterator[_Passes]:
+    passes = _Passes()
+    with ExitStack() as stack:
+        for unet in unets:
+            stack.callback(unet.register_forward_hook(passes.keep_step).remove)
+        stack.callback(vae.decoder.register_forward_hook(passes.keep_images).remove)
+        yield passes
+
+
+def _require_finite(run: Trajectory, model: Path) -> None:
+    """Refuse a model that float32 PyTorch cannot sample, naming what failed first."""
+    weights, solver = "use a model with sound weights", "name another scheduler under [sampling] in the recipe"
+    stages = (
+        ("the text encoder", run.text, weights),
+        ("the UNet's first prediction", run.outputs[0], weights),
+        (f"{run.schedule.scheduler} in {run.schedule.steps} steps", run.latents, f"{solver}; if none helps, {weights}"),
+        ("the VAE's decoder", run.images, weights),
+    )
+    for what, tensor, hint in stages:
+        if not tensor.isfinite().all():
+            raise BadInputError(f"{model}: {what} ends in values that are not finite, in float32 PyTorch too", hint)

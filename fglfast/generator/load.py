@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import loading
 from fglfast.generator.configs import announced, read_config
+from fglfast.generator.kinds import check_kind
+from fglfast.generator.latents import LatentSpace
 from fglfast.generator.outline import outlined
 from fglfast.generator.text import PARTS, load_blocks
 from fglfast.generator.text_encoder import TextPart, load_text_part, text_positions
@@ -62,8 +64,7 @@ class XLUNetPart(UNetPart):
 
     def __init__(self, unet: UNet2DConditionModel, vae_factor: int) -> None:
         super().__init__(unet)
-        self.vae_factor, config = vae_factor, unet.config
-        self.pooled_width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        self.vae_factor, self.pooled_width = vae_factor, pooled_width(unet)
 
     def forward(self, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         """Return the model's own kind of prediction."""
@@ -93,11 +94,11 @@ class DecoderPart(nn.Module):
     def __init__(self, vae: AutoencoderKL) -> None:
         super().__init__()
         self.vae = vae
-        self.scale = float(vae.config.scaling_factor)
+        self.space = LatentSpace(vae.config)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Undo the latent scaling and decode."""
-        return cast(Tensor, self.vae.decode(latents / self.scale, return_dict=False)[0])
+        return cast(Tensor, self.vae.decode(self.space.to_vae(latents), return_dict=False)[0])
 
 
 @dataclass(frozen=True)
@@ -121,25 +122,52 @@ def load_generator(folder: Path, device: str = "cpu") -> Generator:
     Raises:
         BadInputError: the folder's configs and weights are not those of one model.
     """
+    return assemble(folder, load_text_part(folder), *load_modules(folder), device)
+
+
+def load_modules(folder: Path) -> tuple[list[UNet2DConditionModel], AutoencoderKL]:
+    """Load UNets and VAE as diffusers has them; safetensors only.
+
+    Raises:
+        BadInputError: the folder's configs and weights are not those of one model.
+    """
     options: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True}
-    blocks = load_blocks(folder)
     blank_networks(folder)  # refuses configs that ask for more memory than the weights fill
     with loading(folder):
-        unets = [UNet2DConditionModel.from_pretrained(folder / part, **options) for part in blocks.folders]
+        unets = [UNet2DConditionModel.from_pretrained(folder / part, **options) for part in load_blocks(folder).folders]
         vae = AutoencoderKL.from_pretrained(folder / "vae", **options)
+    return unets, vae
+
+
+def assemble(
+    folder: Path, text: TextPart, unets: Sequence[UNet2DConditionModel], vae: AutoencoderKL, device: str
+) -> Generator:
+    """The networks of a model folder as a generator; the UNets are changed in place."""
+    boundaries = load_blocks(folder).boundaries
     parts, projection = split_unets(unets, vae)
-    unet = BlockwiseUNet(parts, blocks.boundaries) if blocks.boundaries else parts[0]
-    generator = Generator(load_text_part(folder), projection, unet, DecoderPart(vae))
+    unet = BlockwiseUNet(parts, boundaries) if boundaries else parts[0]
+    generator = Generator(text, projection, unet, DecoderPart(vae))
     for network in (generator.text, generator.projection, generator.unet, generator.decoder):
         network.eval().requires_grad_(False).to(device)
     return generator
+
+
+def pooled_width(unet: UNet2DConditionModel) -> int:
+    """Channels of SDXL's pooled text embedding."""
+    config = unet.config
+    return int(config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim)
+
+
+def vae_factor(vae: AutoencoderKL) -> int:
+    """Pixels a latent's side."""
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
 def split_unets(unets: Sequence[UNet2DConditionModel], vae: AutoencoderKL) -> tuple[list[UNetPart], TextProjection]:
     """What of a model's UNets runs once a step, and what once a prompt."""
     if unets[0].config.addition_embed_type != "text_time":
         return [UNetPart(unet) for unet in unets], take_projection(unets)
-    parts = [XLUNetPart(unet, 2 ** (len(vae.config.block_out_channels) - 1)) for unet in unets]
+    parts = [XLUNetPart(unet, vae_factor(vae)) for unet in unets]
     return [*parts], take_projection(unets, parts[0].pooled_width)
 
 
@@ -147,14 +175,17 @@ def blank_networks(folder: Path) -> tuple[list[UNet2DConditionModel], Autoencode
     """UNets and VAE on torch's meta device, by their configs: sizes without weights.
 
     Raises:
-        BadInputError: a config is missing, describes no such network, or one larger than the weights beside it.
+        BadInputError: a config is missing, describes no such network, or one larger than the weights beside it; or the
+            model is of a kind that cannot be used.
     """
     *unets, vae = (_blank(folder / part, kind) for part, kind in _networks(folder))
     return unets, vae
 
 
 def _networks(folder: Path) -> list[tuple[str, Any]]:
-    return [*((part, UNet2DConditionModel) for part in load_blocks(folder).folders), ("vae", AutoencoderKL)]
+    parts = load_blocks(folder).folders
+    check_kind(folder, parts)
+    return [*((part, UNet2DConditionModel) for part in parts), ("vae", AutoencoderKL)]
 
 
 def _blank(folder: Path, kind: Any) -> Any:
@@ -171,7 +202,7 @@ def read_shapes(folder: Path, image_size: int) -> Shapes:
     """
     tokens = text_positions(folder)
     unets, vae = blank_networks(folder)
-    config, factor = unets[0].config, 2 ** (len(vae.config.block_out_channels) - 1)
+    config, factor = unets[0].config, vae_factor(vae)
     deepest = factor * max(2 ** (len(unet.config.block_out_channels) - 1) for unet in unets)
     if image_size % deepest:
         raise BadInputError(f"image size {image_size} does not fit {folder.name}", f"use a multiple of {deepest}")

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from functools import partial
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from fglfast.base.config import Settings, checked_json
 from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import read_bytes
 from fglfast.generator.configs import check_folder, read_config
+from fglfast.generator.kinds import INDEX, PIPELINES, check_kind, pipeline_name
 from fglfast.images.decoding import MOST_SIDE
 
 T = TypeVar("T", bound=Settings)
@@ -29,7 +31,7 @@ MOST_BYTES = 64 << 10  # of the folder's files that are ours
 MOST_BLOCKS = 16  # of a network, each at half the size of the one before
 FURTHER = "unet_*"  # folders of the UNets after the first, from unet_2 on
 _SETTINGS = tuple(f"{part}/*.{end}" for part in (*PARTS, FURTHER) for end in ("json", "txt"))
-WANTED = ("model_index.json", "prompts.json", BLOCKS, *_SETTINGS)
+WANTED = (INDEX, "prompts.json", BLOCKS, *_SETTINGS)
 WEIGHTS = tuple(f"{part}/*.safetensors" for part in (*PARTS, FURTHER))
 OTHER_WEIGHTS = ("*.fp16*", "*.bf16*", "*non_ema*", "*openvino*")  # further copies of the same weights
 
@@ -200,12 +202,12 @@ def native_image_size(folder: Path) -> int:
 
 def _complete(folder: Path) -> Path:
     """The folder, if it is a diffusers directory that may be read, a stranger's or not."""
-    if not (folder / "model_index.json").exists():
-        raise BadInputError(
-            f"{folder}: not a diffusers directory (no model_index.json)", "give a complete model folder"
-        )
+    if not (folder / INDEX).exists():
+        raise BadInputError(f"{folder}: not a diffusers directory (no {INDEX})", "give a complete model folder")
     check_folder(folder)
-    for part in (*load_blocks(folder).folders, "vae", "text_encoder"):
+    unets = load_blocks(folder).folders
+    check_kind(folder, unets)
+    for part in (*unets, "vae", *PIPELINES[pipeline_name(folder)]):
         if not list((folder / part).glob("*.safetensors")):
             raise BadInputError(
                 f"{folder / part}: no safetensors weights", "only safetensors are read; convert the model"
@@ -217,11 +219,13 @@ def _download(repository: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
-    folder = snapshot_download(
+    fetch = partial(
+        snapshot_download,
         repository,
         revision=revision,
-        allow_patterns=[*WANTED, *WEIGHTS],
         ignore_patterns=list(OTHER_WEIGHTS),
         local_files_only=offline,
     )
-    return Path(folder)
+    configs = Path(fetch(allow_patterns=list(WANTED)))
+    check_kind(configs, load_blocks(configs).folders)  # refused before gigabytes of weights are fetched
+    return Path(fetch(allow_patterns=[*WANTED, *WEIGHTS]))

@@ -1,6 +1,7 @@
 """How time is stepped through: a solver of diffusers and its timesteps. Knows no network."""
 
 from dataclasses import dataclass
+from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,8 @@ from fglfast.base.config import Settings, first_problem
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.untrusted import loading
 from fglfast.generator.configs import read_config
+from fglfast.generator.kinds import STABLE_DIFFUSION, pipeline_name
+from fglfast.sampler.noise import draws_noise
 
 SOLVERS = {
     "ddim": "DDIMScheduler",
@@ -105,11 +108,13 @@ class Schedule:
         """The solver a recipe asks for, fitted to what the model was trained to predict.
 
         Raises:
-            BadInputError: the model folder's scheduler config is missing or names no diffusers scheduler.
+            BadInputError: the model folder's scheduler config is missing, names no diffusers scheduler, or one that
+                draws noise.
             UsageError: the solver or spacing does not fit the model.
         """
         config = _model_config(model)
         name, config = _solver(config, sampling.scheduler)
+        config = config | _of_pipeline(model, name)
         timesteps: tuple[float, ...] | None = sampling.timesteps
         if timesteps and (name not in (*TAKE_TIMESTEPS, FLOW_EULER) or _is_dpm_flow(name, config)):
             raise UsageError(f"{name} does not take timesteps on this model", "use flow-euler on a flow model")
@@ -121,7 +126,13 @@ class Schedule:
             timesteps = align_your_steps(config, sampling.steps, _is_xl(model))
         found = cls(name, config, sampling.steps, timesteps, sampling.guidance_scale, sampling.guidance_interval)
         with loading(model / CONFIG):
-            found.start()
+            noisy = draws_noise(found.start)
+        if noisy:
+            instead = "flow-euler" if _predicts_flow(config) else "ddim"
+            raise BadInputError(
+                f"{model / CONFIG}: {name} draws noise in its {sampling.steps} steps, so no image could be drawn again",
+                f'write scheduler = "{instead}" under [sampling] in the recipe',
+            )
         return found
 
     def start(self) -> Any:
@@ -186,6 +197,13 @@ def _solver(config: dict[str, Any], asked: str) -> tuple[str, dict[str, Any]]:
     cls = getattr(diffusers, SOLVERS[asked])
     known = set(cls().config)
     return SOLVERS[asked], {key: value for key, value in config.items() if key in known}
+
+
+def _of_pipeline(model: Path, name: str) -> dict[str, Any]:
+    """What `StableDiffusionPipeline` sets in its scheduler, whatever the folder says; SDXL's leaves it alone."""
+    known = signature(getattr(diffusers, name)).parameters
+    fixed = {"steps_offset": 1, "clip_sample": False} if pipeline_name(model) == STABLE_DIFFUSION else {}
+    return {key: value for key, value in fixed.items() if key in known}
 
 
 def _predicts_flow(config: dict[str, Any]) -> bool:

@@ -1,5 +1,8 @@
 """Never a wrong or half engine: what is in the folder, who else is at it, and what the disk does."""
 
+import builtins
+import errno
+import io
 import json
 import os
 import resource
@@ -8,11 +11,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from fglfast.base.errors import BadInputError, FglError
 from fglfast.engine import backends
+from fglfast.engine import batch_search as tune
 from fglfast.engine.build import build_engine
 from fglfast.engine.manifest import FILE
 
@@ -84,6 +89,60 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(random_mini, recipe, 
     (tmp_path / "file").write_text("")
     with pytest.raises(FglError, match="cannot be written"):
         build_engine(recipe, random_mini, tmp_path / "file" / "engines")
+
+
+@pytest.fixture
+def read_only(monkeypatch):
+    """Make a folder one that nothing can be written below; also for root, whom permissions do not bind."""
+
+    def lock(folder):
+        def inside(path):
+            return isinstance(path, str | os.PathLike) and Path(path).absolute().is_relative_to(folder)
+
+        def guarded(function, writes):
+            def call(path, *arguments, **options):
+                if inside(path) and writes(*arguments, **options):
+                    raise OSError(errno.EROFS, "Read-only file system", str(path))
+                return function(path, *arguments, **options)
+
+            return call
+
+        for module in (io, builtins):
+            monkeypatch.setattr(module, "open", guarded(open, lambda mode="r", *_, **__: mode.strip("rbt") != ""))
+        monkeypatch.setattr(os, "open", guarded(os.open, lambda flags, *_, **__: flags & (os.O_WRONLY | os.O_RDWR)))
+        for name in ("mkdir", "unlink", "rmdir", "rename", "replace", "chmod", "utime"):
+            monkeypatch.setattr(os, name, guarded(getattr(os, name), lambda *_, **__: True))
+
+    return lock
+
+
+def test_a_finished_engine_opens_in_a_folder_that_cannot_be_written(
+    random_mini, recipe, engine, engines, monkeypatch, read_only
+):
+    """As on a shared disk, or in a container's image: alone, chosen among backends, and with measured batches."""
+    shutil.copytree(engine.folder, engines / engine.key)
+    monkeypatch.setattr(backends, "chosen", lambda name, precision: ["openvino"])
+    monkeypatch.setattr(tune, "CANDIDATES", (2,))
+    auto = recipe.model_copy(update={"backend": "auto"})
+    chosen, tuned = build_engine(auto, random_mini, engines), tune.tune_batches(auto, random_mini, engines)
+    assert build_engine(tuned, random_mini, engines).manifest.key.build.unet_batch == 2
+    read_only(engines)
+    for asked in (recipe, auto, tuned):
+        assert build_engine(asked, random_mini, engines).cached
+    assert build_engine(auto, random_mini, engines).key == chosen.key == engine.key
+    assert tune.tune_batches(auto, random_mini, engines) == tuned
+    with pytest.raises(FglError, match="cannot be written"):
+        build_engine(recipe.model_copy(update={"vae_batch": 6}), random_mini, engines)
+
+
+def test_a_damaged_engine_in_a_folder_that_cannot_be_written_is_one_clear_line(
+    random_mini, recipe, engine, engines, read_only
+):
+    shutil.copytree(engine.folder, engines / engine.key)
+    (engines / engine.key / FILE).write_text("{}")
+    read_only(engines)
+    with pytest.raises(FglError, match="cannot be written"):
+        build_engine(recipe, random_mini, engines)
 
 
 def test_a_model_with_a_damaged_config_is_named(random_mini, recipe, engines, tmp_path_factory):

@@ -1,5 +1,8 @@
 """Stable Diffusion's families, narrow: our text, UNet and sampler against the stock pipelines."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +48,56 @@ def test_the_stock_pipeline_draws_the_same_latents(family, narrow):
     text = generator.projection(text)
     ours = sample(generator.unet, noise, text[:1].expand(2, -1, -1), text[1], schedule)
     assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+CASES = {
+    "Euler's initial noise": ("sd15", {}, {"_class_name": "EulerDiscreteScheduler"}),
+    "an old config": ("sd15", {}, {"_class_name": "DDIMScheduler", "clip_sample": True, "steps_offset": 0}),
+    "the velocity": ("sd21-base", {}, {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}),
+    "Euler's steps": ("sdxl", {}, {"_class_name": "EulerDiscreteScheduler", "steps_offset": 0}),
+    "Playground's VAE": (
+        "sdxl",
+        {
+            "scaling_factor": 0.5,
+            "latents_mean": [-1.6574, 1.886, -1.383, 2.5155],
+            "latents_std": [8.4927, 5.9022, 6.5498, 5.2299],
+        },
+        {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CASES)
+def test_the_stock_pipeline_draws_the_same_images(what, shallow, tmp_path):
+    """From prompts to pixels, guided, with the scheduler and the VAE's facts of the folder."""
+    family, vae, scheduler = CASES[what]
+    folder = tmp_path / "model"
+    shutil.copytree(shallow(family), folder)
+    index, config = folder / "model_index.json", folder / "vae" / "config.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"scheduler": ["diffusers", scheduler["_class_name"]]}))
+    config.write_text(json.dumps(json.loads(config.read_text()) | vae))
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(NOISE | scheduler))
+    shapes, generator, encoder = read_shapes(folder, 64), load_generator(folder), TextEncoder.load(folder)
+    noise = torch.randn(2, *shapes.latent, generator=torch.Generator().manual_seed(0))
+    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        [PROMPTS[0]] * 2,
+        negative_prompt=[PROMPTS[1]] * 2,
+        latents=noise,
+        num_inference_steps=5,
+        guidance_scale=3.0,
+        height=64,
+        width=64,
+        output_type="pt",
+    ).images
+    text = generator.projection(torch.from_numpy(encoder.encode(encoder.tokenize(PROMPTS))))
+    schedule = Schedule.of_model(folder, Sampling(steps=5, guidance_scale=3.0))
+    with torch.no_grad():
+        images = generator.decoder(sample(generator.unet, noise, text[:1].expand(2, -1, -1), text[1], schedule))
+    assert ((images / 2 + 0.5).clamp(0, 1) - theirs).abs().max() < 2e-5
+    assert theirs.std() > 0.01
 
 
 def test_sdxl_goes_from_a_client_to_images_through_an_engine(shallow, tmp_path):

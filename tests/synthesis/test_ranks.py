@@ -225,7 +225,7 @@ def test_ranks_that_start_together_choose_one_backend(engine, recipe, tmp_path, 
         return {"torch": 1.0, "openvino": 1.0 + 0.5 * (-1) ** (len(measured) // 2)}[asked]
 
     monkeypatch.setattr(building.backends, "chosen", lambda name, precision: ["torch", "openvino"])
-    monkeypatch.setattr(building, "_build_one", lambda key, model, engines: key.build.backend)
+    monkeypatch.setattr(building, "_build_one", lambda key, *_: key.build.backend)
     monkeypatch.setattr(building, "seconds_per_pass", seconds)
     opened = []
     auto = recipe.model_copy(update={"backend": "auto"})

@@ -84,12 +84,12 @@ def check_generator(shapes: Shapes, vectors: int) -> None:
 
 @torch.no_grad()
 def encode_images(generator: Generator, images: Iterable[NDArray[np.uint8]]) -> Tensor:
-    """Latents [N,C,H,W] of batches of images [B,S,S,3]: the posterior's mean, scaled."""
-    vae, scale = generator.decoder.vae, generator.decoder.scale
+    """Latents [N,C,H,W] of batches of images [B,S,S,3]: the posterior's mean, as the UNet is trained on it."""
+    vae, space = generator.decoder.vae, generator.decoder.space
     parts = []
     for batch_BSSC in images:
         batch_BCSS = torch.from_numpy(batch_BSSC).permute(0, 3, 1, 2).to(vae.device, torch.float32)
-        parts.append(scale * vae.encode(batch_BCSS / 127.5 - 1).latent_dist.mean.cpu())
+        parts.append(space.from_vae(vae.encode(batch_BCSS / 127.5 - 1).latent_dist.mean).cpu())
     return torch.cat(parts)
 
 

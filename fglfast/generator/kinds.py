@@ -1,0 +1,114 @@
+"""Which kinds of model folder can be used, told from their configs alone. Loads no network.
+
+A network that asks for more than latents, a timestep and a prompt would draw wrong images, or none after minutes.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fglfast.base.errors import BadInputError
+from fglfast.generator.configs import read_config
+
+INDEX = "model_index.json"
+STABLE_DIFFUSION, XL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
+# What draws images from a prompt alone, and the text encoders that it has.
+PIPELINES = {STABLE_DIFFUSION: ("text_encoder",), XL: ("text_encoder", "text_encoder_2")}
+HINT = "use a text-to-image model of Stable Diffusion 1.x, 2.x or XL, in diffusers' layout"
+# Keys of a UNet, and what it is that they ask for.
+ASKS = {
+    "num_class_embeds": "a class or a noise level",
+    "class_embed_type": "a class or a noise level",
+    "time_cond_proj_dim": "the guidance scale, as latent consistency models do",
+    "encoder_hid_dim": "another embedding than the text encoder's",
+    "encoder_hid_dim_type": "another embedding than the text encoder's",
+    "dual_cross_attention": "two texts",
+    "cross_attention_norm": "a normalized text",
+}
+
+
+def check_kind(folder: Path, unets: Sequence[str] = ("unet",)) -> None:
+    """Refuse a model folder that is no text-to-image model of Stable Diffusion's architecture.
+
+    Args:
+        folder: a diffusers directory.
+        unets: its folders of UNets.
+
+    Raises:
+        BadInputError: naming the config, the key and what it says.
+    """
+    pipeline = _check_index(folder / INDEX)
+    vae = _check_vae(folder / "vae" / "config.json")
+    width = sum(_text_width(folder / part / "config.json") for part in PIPELINES[pipeline])
+    for part in unets:
+        _check_unet(folder / part / "config.json", pipeline, vae.get("latent_channels", 4), width)
+
+
+def pipeline_name(folder: Path) -> str:
+    """Diffusers' class that a model folder is loaded with."""
+    return str(read_config(folder / INDEX).get("_class_name"))
+
+
+def _check_index(path: Path) -> str:
+    index = read_config(path)
+    name = index.get("_class_name")
+    _require(isinstance(name, str) and name in PIPELINES, path, "_class_name", name, f"not {' or '.join(PIPELINES)}")
+    refines = index.get("requires_aesthetics_score")
+    _require(not refines, path, "requires_aesthetics_score", refines, "and a refiner draws from images")
+    for part in PIPELINES[str(name)]:
+        _require(index.get(part) != [None, None], path, part, None, f"and {name} has one")
+    return str(name)
+
+
+def _check_unet(path: Path, pipeline: str, channels: int, width: int) -> None:
+    config = read_config(path)
+    _check_class(path, config, "UNet2DConditionModel")
+    for key, wanted in ASKS.items():
+        _require(config.get(key) in (None, False), path, key, config.get(key), f"so the UNet asks for {wanted} too")
+    added, usual = config.get("addition_embed_type"), "text_time" if pipeline == XL else None
+    _require(added == usual, path, "addition_embed_type", added, f"and {pipeline} has {usual}")
+    for key in ("in_channels", "out_channels"):
+        found = config.get(key, 4)
+        _require(found == channels, path, key, found, f"and vae has latent_channels {channels}")
+    found = config.get("cross_attention_dim", 1280)
+    _require(found == width, path, "cross_attention_dim", found, f"and the text has {width} channels")
+
+
+def _check_vae(path: Path) -> dict[str, Any]:
+    """The config of a VAE whose images have three channels and whose latents are described by numbers."""
+    config = read_config(path)
+    _check_class(path, config, "AutoencoderKL")
+    for key in ("in_channels", "out_channels"):
+        _require(config.get(key, 3) == 3, path, key, config.get(key), "and images have 3")
+    scale, shift = config.get("scaling_factor", 0.18215), config.get("shift_factor")
+    _require(_is_number(scale) and scale != 0, path, "scaling_factor", scale, "not a number other than 0")
+    _require(shift is None or _is_number(shift), path, "shift_factor", shift, "not a number")
+    channels = config.get("latent_channels", 4)
+    for key in ("latents_mean", "latents_std"):
+        found = config.get(key)
+        numbers = isinstance(found, list) and len(found) == channels and all(map(_is_number, found))
+        _require(found is None or numbers, path, key, found, f"not a number for each of {channels} channels")
+    _require(0 not in (config.get("latents_std") or ()), path, "latents_std", config.get("latents_std"), "with a 0")
+    return config
+
+
+def _text_width(path: Path) -> int:
+    width = read_config(path).get("hidden_size")
+    _require(isinstance(width, int), path, "hidden_size", width, "not a number of channels")
+    assert isinstance(width, int)
+    return width
+
+
+def _check_class(path: Path, config: dict[str, Any], wanted: str) -> None:
+    found = config.get("_class_name", wanted)
+    _require(found == wanted, path, "_class_name", found, f"not {wanted}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _require(holds: bool, path: Path, key: str, found: Any, why: str) -> None:
+    if not holds:
+        raise BadInputError(f"{path}: {key} is {str(found)[:80]}, {why}", HINT)

@@ -1,0 +1,141 @@
+"""What an engine is held against: diffusers' own pipeline, by the recipe's solver, or why it cannot be."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from fglfast.base.errors import BadInputError, FglError
+from fglfast.engine.build import build_engine
+from fglfast.engine.manifest import read_manifest
+from fglfast.engine.networks import Networks
+from fglfast.engine.parity import BOUNDS, measure, require
+from fglfast.engine.trajectory import OURS, trajectory
+from fglfast.generator.latents import LatentSpace
+from fglfast.generator.load import load_generator, read_shapes
+from fglfast.sampler.schedule import Sampling
+from fglfast.verbs.app import app
+
+NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+PLAYGROUND = {
+    "scaling_factor": 0.5,
+    "latents_mean": [-1.6574, 1.886, -1.383, 2.5155],
+    "latents_std": [8.4927, 5.9022, 6.5498, 5.2299],
+}
+SHIFT = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """Make a copy of a model folder with other keys in the configs of VAE and scheduler."""
+
+    def make(folder, vae=None, scheduler=None):
+        copy = tmp_path / "model"
+        shutil.copytree(folder, copy)
+        config = copy / "vae" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | (vae or {})))
+        if scheduler:
+            (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(NOISE | scheduler))
+        return copy
+
+    return make
+
+
+def sampled(model, side, steps=3, **asked):
+    return trajectory(model, read_shapes(model, side), Sampling(steps=steps, **asked), ("", "a bag"), steps, seed=0)
+
+
+def eager(model):
+    """The networks of an engine that computes as float32 PyTorch does."""
+    generator = load_generator(model)
+    return Networks(generator.text, generator.projection, generator.unet, generator.decoder)
+
+
+CASES = {
+    "plain": ({}, {}, {}, "StableDiffusionXLPipeline"),
+    "Playground's VAE": (PLAYGROUND, {}, {}, "StableDiffusionXLPipeline"),
+    "EDM": ({}, {"_class_name": "EDMDPMSolverMultistepScheduler"}, {}, "StableDiffusionXLPipeline"),
+    "the recipe's solver": ({}, {"_class_name": "LCMScheduler"}, {"scheduler": "euler"}, "StableDiffusionXLPipeline"),
+    "a shift that the pipeline ignores": (SHIFT, {}, {}, OURS),
+    "timesteps of its own": ({}, {}, {"scheduler": "euler", "timesteps": (900, 500, 20)}, OURS),
+    "a flow without initial noise": ({}, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, {}, OURS),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_who_samples_the_reference(case, changed, shallow):
+    vae, scheduler, asked, by = CASES[case]
+    model = changed(shallow("sdxl"), vae, scheduler)
+    run = sampled(model, 64, **asked)
+    assert run.by == by and len(run.inputs) == len(run.outputs) == 3
+    parity = measure(eager(model), run, BOUNDS["float32"])
+    assert parity.problem() == "" and parity.psnr > 90, parity
+
+
+def test_the_gate_sees_a_decoder_that_leaves_out_the_mean(changed, shallow, monkeypatch):
+    model = changed(shallow("sdxl"), PLAYGROUND)
+    monkeypatch.setattr(LatentSpace, "to_vae", lambda space, latents: latents / space.scale)
+    parity = measure(eager(model), sampled(model, 64), BOUNDS["float32"])
+    assert parity.vae_decoder > 0.01
+    with pytest.raises(FglError, match="VAE decoder"):
+        require(parity, "engine")
+
+
+def test_the_reference_takes_the_recipes_solver_in_its_own_steps_where_more_would_draw_noise(changed, random_mini):
+    turbo = {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
+    model = changed(random_mini, scheduler=turbo)
+    run = trajectory(model, read_shapes(model, 32), Sampling(steps=1), ("",), 8, seed=0)
+    assert len(run.inputs) == 1 and run.schedule.scheduler == turbo["_class_name"]
+
+
+def test_what_is_not_finite_is_named(changed, random_mini):
+    """Zero terminal SNR: what predicts noise says nothing of the data there."""
+    solver = {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    model = changed(random_mini, scheduler=solver)
+    with pytest.raises(BadInputError, match="DDIMScheduler") as refused:
+        sampled(model, 32)
+    assert refused.value.exit_code == 4
+    sampled(model, 32, scheduler="euler")
+    weights = next((model / "unet").glob("*.safetensors"))
+    tensors = load_file(weights)
+    save_file({name: torch.full_like(tensor, torch.nan) for name, tensor in tensors.items()}, weights, {"format": "pt"})
+    with pytest.raises(BadInputError, match="UNet") as refused:
+        sampled(model, 32, scheduler="euler")
+    assert "DDIM" not in refused.value.message
+
+
+def test_a_model_whose_own_scheduler_draws_noise_is_built_by_a_recipe_that_names_another(
+    changed, random_mini, tmp_path
+):
+    model, recipe = changed(random_mini, scheduler={"_class_name": "DDPMScheduler"}), tmp_path / "r.toml"
+    engines = ["--engines", str(tmp_path / "engines")]
+    for scheduler, status in (("model", 4), ("ddim", 0)):
+        recipe.write_text(
+            f'model = "{model}"\nbackend = "torch"\nimage_size = 32\nunet_batch = 4\nvae_batch = 4\n'
+            f'[sampling]\nscheduler = "{scheduler}"\nsteps = 12\n'
+        )
+        ended = CliRunner().invoke(app, ["build-engine", "--recipe", str(recipe), *engines])
+        assert ended.exit_code == status, ended.output
+        assert status == 0 or "DDPMScheduler" in ended.output
+    (built,) = tmp_path.glob("engines/*/manifest.json")
+    assert read_manifest(built.parent).reference == "StableDiffusionPipeline"
+    recipe.write_text(recipe.read_text().replace('"ddim"', '"model"'))
+    again = CliRunner().invoke(app, ["build-engine", "--recipe", str(recipe), *engines])
+    assert again.exit_code == 4, "an engine that is there does not make the solver repeat itself"
+
+
+def test_a_compiled_decoder_knows_mean_and_deviation(changed, random_mini, recipe, tmp_path):
+    """Exported, not only in PyTorch."""
+    mean, std = [0.5, -1.0] * 4, [2.0, 0.5, 1.5, 3.0] * 2
+    model = changed(random_mini, {"latents_mean": mean, "latents_std": std})
+    built = build_engine(recipe.model_copy(update={"backend": "onnxruntime"}), model, tmp_path / "engines")
+    assert built.manifest.reference == OURS  # Stable Diffusion's pipeline ignores them
+    latents = torch.randn(3, *built.shapes.latent)
+    vae = load_generator(model).decoder.vae
+    shape = (1, -1, 1, 1)
+    read = latents * torch.tensor(std).view(shape) / vae.config.scaling_factor + torch.tensor(mean).view(shape)
+    with torch.no_grad():
+        assert torch.allclose(built.networks.decode(latents), vae.decode(read).sample, atol=1e-3)

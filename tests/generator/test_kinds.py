@@ -1,0 +1,145 @@
+"""Models of kinds that cannot be used: refused by a key of their configs, before anything is read, made or fetched."""
+
+import json
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from typer.testing import CliRunner
+
+from fglfast.base.errors import BadInputError
+from fglfast.generator.kinds import check_kind
+from fglfast.generator.load import read_shapes
+from fglfast.generator.text import resolve_model
+from fglfast.payload import save_payload
+from fglfast.verbs.app import app
+
+
+@pytest.fixture
+def copy(random_mini, tmp_path):
+    shutil.copytree(random_mini, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change(folder: Path, part: str, **keys) -> None:
+    path = folder / part / "config.json" if part else folder / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+KINDS = [
+    ("unet", {"num_class_embeds": 1000}),
+    ("unet", {"class_embed_type": "timestep"}),
+    ("unet", {"time_cond_proj_dim": 256}),
+    ("unet", {"encoder_hid_dim": 64}),
+    ("unet", {"encoder_hid_dim_type": "ip_image_proj"}),
+    ("unet", {"addition_embed_type": "text_image"}),
+    ("unet", {"addition_embed_type": "text_time"}),  # SDXL's UNet in a pipeline of Stable Diffusion
+    ("unet", {"in_channels": 9}),
+    ("unet", {"out_channels": 16}),
+    ("unet", {"cross_attention_dim": 4096}),
+    ("unet", {"cross_attention_dim": [64, 64]}),
+    ("unet", {"_class_name": "UNet3DConditionModel"}),
+    ("vae", {"_class_name": "AsymmetricAutoencoderKL"}),
+    ("vae", {"out_channels": 1}),
+    ("vae", {"scaling_factor": 0}),
+    ("vae", {"scaling_factor": None}),
+    ("vae", {"latents_mean": [0.0, 0.0]}),
+    ("vae", {"latents_std": [0.0] * 8}),
+    ("vae", {"shift_factor": "some"}),
+    ("", {"requires_aesthetics_score": True}),
+    ("", {"text_encoder": [None, None]}),
+]
+OTHERS = (
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionUpscalePipeline",
+    "LatentConsistencyModelPipeline",
+    "StableDiffusion3Pipeline",
+    "FluxPipeline",
+    "DiTPipeline",
+    ["pipeline_own", "OwnPipeline"],
+    None,
+)
+
+
+@pytest.mark.parametrize(("part", "keys"), [*KINDS, *(("", {"_class_name": name}) for name in OTHERS)])
+def test_other_kinds_are_refused_by_the_key_that_tells_them(part, keys, copy):
+    change(copy, part, **keys)
+    for look in (check_kind, lambda folder: resolve_model(str(folder)), lambda folder: read_shapes(folder, 32)):
+        with pytest.raises(BadInputError) as refused:
+            look(copy)
+        assert next(iter(keys)) in refused.value.message and refused.value.exit_code == 4
+        assert (part or "model_index") in refused.value.message
+
+
+def test_every_network_that_shares_time_is_looked_at(copy):
+    shutil.copytree(copy / "unet", copy / "unet_2")
+    (copy / "blocks.json").write_text('{"boundaries": [400.0]}')
+    resolve_model(str(copy))
+    change(copy, "unet_2", num_class_embeds=10)
+    with pytest.raises(BadInputError, match=r"unet_2.*num_class_embeds"):
+        resolve_model(str(copy))
+
+
+@pytest.mark.parametrize("family", ["sd15", "sd21-base", "sdxl"])
+def test_the_families_that_can_be_used_are(family, shallow):
+    assert resolve_model(str(shallow(family))) == shallow(family)
+
+
+def test_a_refiner_has_no_first_text_encoder(shallow, tmp_path):
+    refiner = tmp_path / "refiner"
+    shutil.copytree(shallow("sdxl"), refiner)
+    shutil.rmtree(refiner / "text_encoder")
+    change(refiner, "", text_encoder=[None, None])
+    with pytest.raises(BadInputError, match="text_encoder is"):
+        resolve_model(str(refiner))
+    shutil.copytree(shallow("sdxl") / "text_encoder", refiner / "text_encoder")
+    change(refiner, "", text_encoder=["transformers", "CLIPTextModel"])
+    next((refiner / "text_encoder_2").glob("*.safetensors")).unlink()
+    with pytest.raises(BadInputError, match="text_encoder_2"):
+        resolve_model(str(refiner))
+
+
+@pytest.fixture
+def arguments(copy, payload, tmp_path):
+    """Command lines that open a model folder."""
+    save_payload(payload("ann", (1, 1, 1)), tmp_path / "ann.safetensors")
+    rows = ["--embeddings", str(tmp_path / "ann.safetensors")]
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(f'model = "{copy}"\nbackend = "torch"\nimage_size = 32\n')
+    own = ["--recipe", str(recipe), "--engines", str(tmp_path / "engines")]
+    out = ["--out", str(tmp_path / "out")]
+    return {
+        "build-engine": own,
+        "bench": [*own, *out],
+        "embed": ["fashion:private", "--model", str(copy), "--out", str(tmp_path / "bob.safetensors")],
+        "probe": ["fashion:private", *own],
+        "synthesize": [*rows, *own, *out],
+        "distill": [*rows, *own, "--teacher", str(copy), *out],
+        "tune-steps": [*rows, *own, *out],
+    }
+
+
+@pytest.mark.parametrize("verb", ["build-engine", "bench", "embed", "probe", "synthesize", "distill", "tune-steps"])
+def test_each_verb_that_opens_a_model_ends_at_once_with_status_4(verb, arguments, copy, tmp_path):
+    change(copy, "unet", time_cond_proj_dim=256)
+    ended = CliRunner().invoke(app, [verb, *arguments[verb]])
+    assert ended.exit_code == 4, ended.output
+    assert "time_cond_proj_dim" in ended.output.replace("\n", "") and not list(tmp_path.glob("engines/*"))
+
+
+def test_a_model_of_the_hub_is_refused_before_its_weights_are_fetched(copy, monkeypatch):
+    fetched = []
+
+    def download(repository, allow_patterns, **_):
+        fetched.append([pattern for pattern in allow_patterns if pattern.endswith("safetensors")])
+        return str(copy)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert resolve_model("someone/something") == copy and len(fetched) == 2 and not fetched[0] and fetched[1]
+    change(copy, "", _class_name="FluxPipeline")
+    fetched.clear()
+    with pytest.raises(BadInputError, match="FluxPipeline"):
+        resolve_model("someone/something")
+    assert fetched == [[]]
