@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from benchmarks.cells import Table, number, spread
 from benchmarks.results_file import RESULTS
 from fglfast.federation.summary import Summary
-
-Table = tuple[Sequence[str], list[Sequence[str]]]
 
 
 def accuracy(result: dict[str, Any]) -> Table:
@@ -22,7 +21,7 @@ def accuracy(result: dict[str, Any]) -> Table:
                 f"one-shot FGL, {asked['prompt_level']}-level, `{asked['recipe']}`",
                 *_judged(found, bold=True),
                 f"{upload:,} bytes, 1/{runs[0]['model_bytes'] // upload:,} of the model",
-                _number(median(run["images_per_second"] for run in runs)),
+                number(median(run["images_per_second"] for run in runs)),
                 f"{median(sum(run['seconds'].values()) for run in runs):.0f} s",
             )
         )
@@ -36,7 +35,7 @@ def accuracy(result: dict[str, Any]) -> Table:
             if found["arm"] == "server-only"
             else f"public only: {runs[0]['images']:,} labelled images of the server, {asked['epochs']} epochs"
         )
-        rate, seconds = _number(median(drawn)) if drawn else "", median(run["seconds"]["all"] for run in runs)
+        rate, seconds = number(median(drawn)) if drawn else "", median(run["seconds"]["all"] for run in runs)
         rows.append((what, *_judged(found), "nothing", rate, f"{seconds:.0f} s"))
     head = ("", "accuracy, real test images", f"{len(result['runs'])} seeds", "largest upload", "images/s", "whole run")
     return head, rows
@@ -60,7 +59,7 @@ def peers(result: dict[str, Any]) -> Table:
     rows: list[Sequence[str]] = [
         (
             row["name"],
-            _number(row["images_per_second"]),
+            number(row["images_per_second"]),
             f"{row['images_per_second'] / eager:.2f}x" if eager else "",
             f"{row['share']:.0%}",
             f"{row['peak_memory_bytes'] / 2**30:.2f} GiB",
@@ -79,7 +78,7 @@ def engines(result: dict[str, Any]) -> Table:
                 rows.append((f"{told}, {engine['name']}", *_rates(engine[part], "per_second")))
     for entry in result["encode"]:
         told = f"{entry['image_format']} {entry['side']}x{entry['side']}, {entry['threads']} threads"
-        rows.append((told, _number(entry["images_per_second"]), "", ""))
+        rows.append((told, number(entry["images_per_second"]), "", ""))
     step = result["training"]
     if step:
         told = f"training step, {step['arch']} at {step['side']}x{step['side']}"
@@ -94,29 +93,11 @@ def sampling(result: dict[str, Any]) -> Table:
             str(row["steps"]),
             f"{row['guidance_scale']:g}",
             f"{row['accuracy']:.1%}",
-            _number(row["images_per_second"]),
+            number(row["images_per_second"]),
         )
         for row in result["rows"]
     ]
     return ("steps", "guidance", "accuracy", "images/s"), rows
-
-
-def few_steps(result: dict[str, Any]) -> Table:
-    """Every generator and number of steps beside the first row, the teacher with many guided steps."""
-    first = result["rows"][0]["images_per_second"]
-    rows: list[Sequence[str]] = [
-        (
-            row["title"],
-            str(row["sampling"]["steps"]),
-            f"{row['sampling']['guidance_scale']:g}" if row["sampling"]["guidance_scale"] != 1 else "",
-            _spread([run["test"] for run in row["runs"]]),
-            _number(row["images_per_second"]),
-            f"{row['images_per_second'] / first:.1f}x",
-            f"[{row['source']}](https://arxiv.org/abs/{row['source']})",
-        )
-        for row in result["rows"]
-    ]
-    return ("generator", "steps", "guidance", "accuracy", "images/s", "", "source"), rows
 
 
 def learned(result: dict[str, Any]) -> Table:
@@ -124,26 +105,8 @@ def learned(result: dict[str, Any]) -> Table:
     prompts = list(dict.fromkeys(row["prompts"] for row in result["rows"]))
     cells: dict[str, list[str]] = {}
     for row in result["rows"]:
-        cells.setdefault(row["domain"], []).append(_spread([run["test"] for run in row["runs"]]))
+        cells.setdefault(row["domain"], []).append(spread([run["test"] for run in row["runs"]]))
     return ("domain", *prompts), [(domain, *found) for domain, found in cells.items()]
-
-
-def couplings(result: dict[str, Any]) -> Table:
-    """Where each coupling ends, and the step at which it is where independent pairs end."""
-    rows: list[Sequence[str]] = [
-        (
-            f"{case['case']}, {row['coupling']}",
-            f"{row['loss']:.4f}",
-            _step(row["steps_to_loss"]),
-            f"{row['distance']:.4f}",
-            _step(row["steps_to_distance"]),
-            f"{row['effective']:.2f}",
-        )
-        for case in result["cases"]
-        for row in case["rows"]
-    ]
-    head = ("coupling", "held-out loss", "reached at step", "distance to held-out data", "reached at step", "effective")
-    return head, rows
 
 
 def membership(result: dict[str, Any]) -> Table:
@@ -168,7 +131,7 @@ def epsilon(result: dict[str, Any]) -> Table:
     epsilons = sorted({row["epsilon"] for row in result["rows"] if row["epsilon"]})
     found = {(row["curve"], row["epsilon"]): [run["accuracy"] for run in row["runs"]] for row in result["rows"]}
     rows: list[Sequence[str]] = [
-        (curve, *(_spread(found[curve, at]) if (curve, at) in found else "" for at in (*epsilons, None)))
+        (curve, *(spread(found[curve, at]) if (curve, at) in found else "" for at in (*epsilons, None)))
         for curve in dict.fromkeys(row["curve"] for row in result["rows"])
     ]
     return ("epsilon", *(f"{at:g}" for at in epsilons), "no noise"), rows
@@ -177,7 +140,7 @@ def epsilon(result: dict[str, Any]) -> Table:
 def forms(result: dict[str, Any]) -> Table:
     """Bytes and accuracy of each form of a payload."""
     rows: list[Sequence[str]] = [
-        (f"`{row['form']}`", f"{row['bytes']:,.0f} B", _spread([run["accuracy"] for run in row["runs"]]))
+        (f"`{row['form']}`", f"{row['bytes']:,.0f} B", spread([run["accuracy"] for run in row["runs"]]))
         for row in result["rows"]
     ]
     return ("form", "uploaded by all clients", "accuracy"), rows
@@ -236,9 +199,7 @@ def arenas(result: dict[str, Any]) -> Table:
     rows: list[Sequence[str]] = []
     for line in _summaries(result):
         same = [lines.get(_place(line), "") for lines in found.values()]
-        rows.append(
-            (line.title, str(line.rounds), *same, _uploaded(line), f"{line.server_seconds:.0f}" if line.served else "")
-        )
+        rows.append((line.title, str(line.rounds), *same, _uploaded(line), _server(line)))
     mine = SKEWS["arena-skewed"]  # whose bytes and seconds are shown
     spent = (f"uploaded by all clients, {mine}", f"server s, {mine}")
     return ("method", "rounds", *(SKEWS[name] for name in found), *spent), rows
@@ -247,10 +208,17 @@ def arenas(result: dict[str, Any]) -> Table:
 def arena(result: dict[str, Any]) -> Table:
     """One experiment on its own: accuracy, and the worst client's."""
     rows: list[Sequence[str]] = [
-        (line.title, str(line.rounds), line.spread, f"{line.worst_client:.1%}", _uploaded(line))
+        (line.title, str(line.rounds), line.spread, f"{line.worst_client:.1%}", _uploaded(line), _server(line))
         for line in _summaries(result)
     ]
-    return ("method", "rounds", "accuracy", "worst client, held-out images", "uploaded by all clients"), rows
+    return (
+        "method",
+        "rounds",
+        "accuracy",
+        "worst client, held-out images",
+        "uploaded by all clients",
+        "server s",
+    ), rows
 
 
 def shades(result: dict[str, Any]) -> Table:
@@ -279,21 +247,13 @@ def _uploaded(line: Summary) -> str:
     return f"{line.bytes_up:,.0f} B" if line.served else ""
 
 
+def _server(line: Summary) -> str:
+    return f"{line.server_seconds:,.0f}" if line.served else ""
+
+
 def _rates(entry: dict[str, Any], rate: str) -> tuple[str, str, str]:
-    return _number(entry[rate]), _number(entry["tflops"]), f"{entry['share']:.0%}"
+    return number(entry[rate]), number(entry["tflops"]), f"{entry['share']:.0%}"
 
 
 def _interval(found: dict[str, float] | None) -> str:
     return f"{found['value']:.1%} ({found['low']:.1%} to {found['high']:.1%})" if found else ""
-
-
-def _step(step: int | None) -> str:
-    return "never" if step is None else f"{step:,}"
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{median(values):.1%} ({min(values):.1%} to {max(values):.1%})"
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

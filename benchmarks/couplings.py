@@ -32,6 +32,7 @@ from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.dataset import read_dataset
 
 EULER_STEPS, DRAWN, PROJECTIONS = 8, 1000, 256
+FIGURES = ("effective", "loss", "distance")
 
 
 @dataclass(frozen=True)
@@ -72,19 +73,9 @@ def main(
 
 
 def verdict(coupling: CouplingName, curves: dict[CouplingName, list[list[dict[str, float]]]]) -> dict[str, Any]:
-    """Medians over the seeds: the end, and the step at which the median curve reaches the independent pairs' end."""
-    mine, reference = (middle(curves[name]) for name in (coupling, "independent"))
-    row: dict[str, Any] = {"coupling": coupling, "effective": round(mine[-1]["effective"], 3)}
-    for figure in ("loss", "distance"):
-        goal = reference[-1][figure]
-        row[figure] = round(mine[-1][figure], 5)
-        row[f"steps_to_{figure}"] = next((int(point["step"]) for point in mine if point[figure] <= goal), None)
-    return row
-
-
-def middle(curves: list[list[dict[str, float]]]) -> list[dict[str, float]]:
-    """The median of some curves, point by point."""
-    return [{key: median(point[key] for point in points) for key in points[0]} for points in zip(*curves, strict=True)]
+    """Where a coupling ends, medians over the seeds; how soon it got there, the README's table reads off the curves."""
+    last = [points[-1] for points in curves[coupling]]
+    return {"coupling": coupling, **{key: round(median(point[key] for point in last), 5) for key in FIGURES}}
 
 
 def curve(case: Case, coupling: CouplingName, seed: int) -> list[dict[str, float]]:

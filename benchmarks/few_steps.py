@@ -15,11 +15,9 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
-import diffusers
-import numpy as np
 import typer
 
-from benchmarks.results_file import save_result
+from benchmarks.results_file import RESULTS, circumstances, save_result
 from fglfast.client.embed import embed
 from fglfast.distill.distill import FIT, DistillSettings, distill
 from fglfast.distill.steps import place
@@ -27,7 +25,8 @@ from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.images.dataset import read_dataset
 from fglfast.payload.merge import Merged, merge_payloads
-from fglfast.sampler.schedule import Sampling, align_your_steps
+from fglfast.sampler.schedule import Sampling
+from fglfast.sampler.spacing import aligned_levels
 from fglfast.synthesis.settings import SynthesisSettings
 from fglfast.synthesis.synthesize import synthesize
 from fglfast.training.evaluate import evaluate
@@ -54,7 +53,7 @@ STUDENTS: dict[str, DistillSettings] = {
         method="mdt",
         steps=1,
         teacher=TEACHER,
-        fit=BUDGET.model_copy(update={"steps": 450}),  # of which each asks three to six networks
+        fit=BUDGET.model_copy(update={"steps": 450}),
     ),
 }
 
@@ -90,8 +89,9 @@ def main(
     recipe: str = "mini",
     images_per_class: int = 300,
     seeds: Annotated[str, typer.Option(help="Numbers, with commas.")] = "0,1,2",
-    rounds: Annotated[int, typer.Option(help="Of measuring images a second.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Of measuring images a second; 0 with --only keeps those rates.")] = 5,
     students: Annotated[str, typer.Option(help="Some of them, with commas.")] = ",".join(STUDENTS),
+    only: Annotated[str, typer.Option(help="Measure the rows again whose name holds this; the others stay.")] = "",
 ) -> None:
     """Make the students, draw and train with everything, save the table."""
     private, test, base = read_dataset(f"{data}:private"), read_dataset(f"{data}:test"), find_recipe(recipe)
@@ -100,11 +100,12 @@ def main(
     taught = merge_payloads(embed(private, level, model, level) for level in ("class", "instance"))
     teacher = build_engine(base, model, engines)
     rows = teachers(base, teacher, merged)
-    bends = {}
+    made = {}
     for name in students.split(","):
-        written, found = distill(teacher, taught, base, STUDENTS[name], with_pairs(work, name))
-        bends[name] = found.model_dump(mode="json", include={"before", "after"})
-        rows += of_student(name, find_recipe(str(written)))
+        if only in f"student, {name}":
+            written, made[name] = distill(teacher, taught, base, STUDENTS[name], with_pairs(work, name))
+            rows += of_student(name, find_recipe(str(written)))
+    rows = [row for row in rows if only in row.key]
     found_rows: dict[str, list[dict[str, Any]]] = {}
     for seed in map(int, seeds.split(",")):
         for row in rows:
@@ -114,16 +115,17 @@ def main(
             found_rows.setdefault(row.key, []).append(measured)
             typer.echo(json.dumps({"row": row.key, **measured}))
     paces = take_turns(rows, merged, engines, rounds)
-    save_result(
-        "few-steps",
-        {
-            "images_per_class": images_per_class,
-            "backend": teacher.manifest.key.build.backend,
-            "students": {name: STUDENTS[name].model_dump(mode="json") for name in students.split(",")},
-            "bends": bends,
-            "rows": [summed(row, found_rows[row.key], paces[row.key]) for row in rows],
-        },
-    )
+    result = {
+        "images_per_class": images_per_class,
+        "backend": teacher.manifest.key.build.backend,
+        "students": {name: found.settings.model_dump(mode="json") for name, found in made.items()},
+        "bends": {name: found.model_dump(mode="json", include={"before", "after"}) for name, found in made.items()},
+        "cost": {name: found.cost.model_dump(mode="json") for name, found in made.items()},
+        "rows": [summed(row, found_rows[row.key], paces[row.key]) for row in rows],
+    }
+    if only:
+        result = renewed(json.loads((RESULTS / "few-steps.json").read_bytes()), result, only)
+    save_result("few-steps", result)
 
 
 def with_pairs(work: Path, name: str) -> Path:
@@ -154,12 +156,12 @@ def teachers(base: Recipe, engine: Engine, merged: Merged) -> list[Row]:
 
 
 def on_the_linear_path(steps: int) -> tuple[float, ...]:
-    """Align Your Steps for Stable Diffusion at the same ratios of noise to data, t / (1 - t) on the linear path."""
-    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    timesteps = list(align_your_steps(config, steps, xl=False))
-    alphas = diffusers.DDIMScheduler.from_config(config).alphas_cumprod.double().numpy()[timesteps]
-    sigmas = np.sqrt((1 - alphas) / alphas)
-    return tuple(round(float(1000 * sigma / (1 + sigma)), 3) for sigma in sigmas)
+    """Align Your Steps for Stable Diffusion at the same ratios of noise to data, t / (1 - t) on the linear path.
+
+    The first begins where there is nothing but noise, which Stable Diffusion's table does not reach.
+    """
+    sigmas = aligned_levels(steps, xl=False)[1:]
+    return (1000.0, *(round(float(1000 * sigma / (1 + sigma)), 3) for sigma in sigmas))
 
 
 def of_student(name: str, recipe: Recipe) -> list[Row]:
@@ -213,16 +215,32 @@ def take_turns(rows: Sequence[Row], merged: Merged, engines: Path, rounds: int) 
 
 
 def summed(row: Row, runs: Sequence[dict[str, Any]], paces: Sequence[float]) -> dict[str, Any]:
-    """A row of the result: medians over the seeds and the rounds, and each."""
+    """A row of the result: medians over the seeds and the rounds, and each; without rounds, no rate."""
     return {
         "title": row.title,
         "source": row.source,
         "sampling": row.sampling.model_dump(mode="json"),
         **{key: median(run[key] for run in runs) for key in ("test", "private")},
-        "images_per_second": median(paces),
-        "paces": list(paces),
+        **({"images_per_second": median(paces), "paces": list(paces)} if paces else {}),
         "runs": list(runs),
     }
+
+
+def renewed(old: dict[str, Any], new: dict[str, Any], only: str) -> dict[str, Any]:
+    """A result with some rows measured again; they keep their rates unless those were measured too.
+
+    It keeps its circumstances and says under "renewed" what was measured in which others.
+    """
+    again = {_which(row): row for row in new["rows"]}
+    return old | {
+        **{key: old.get(key, {}) | new[key] for key in ("students", "bends", "cost")},
+        "rows": [row | again.get(_which(row), {}) for row in old["rows"]],
+        "renewed": [*old.get("renewed", []), {"only": only, **circumstances()}],
+    }
+
+
+def _which(row: dict[str, Any]) -> tuple[str, int, float]:
+    return row["title"], row["sampling"]["steps"], row["sampling"]["guidance_scale"]
 
 
 if __name__ == "__main__":

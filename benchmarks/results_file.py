@@ -15,15 +15,19 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def save_result(name: str, measured: dict[str, Any]) -> Path:
-    """Write `benchmarks/results/NAME.json`; of absolute paths on the command line, only the last part is kept."""
+    """Write `benchmarks/results/NAME.json`: what was measured, and the circumstances unless it holds older ones."""
     path = RESULTS / f"{name}.json"
+    write_atomic(path, json.dumps(circumstances() | measured, indent=2, ensure_ascii=False) + "\n")
+    return path
+
+
+def circumstances() -> dict[str, Any]:
+    """Command, time, machine and versions; of absolute paths on the command line, only the last part is kept."""
     arguments = [Path(argument).name if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]
     command = ["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *arguments]
-    about = {
+    return {
         "command": shlex.join(command),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine_facts(device_name()),
         "versions": package_versions(),
     }
-    write_atomic(path, json.dumps(about | measured, indent=2, ensure_ascii=False) + "\n")
-    return path

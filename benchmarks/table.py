@@ -11,12 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import columns
+from benchmarks import columns, few_step_columns
+from benchmarks.cells import Table
 from benchmarks.results_file import RESULTS
 
 README = Path(__file__).parent.parent / "README.md"
 MARKED = re.compile(r"(<!-- table:([\w-]+) -->\n)((?:\|.*\n)*)")
-TABLES: dict[str, Callable[[dict[str, Any]], columns.Table]] = {
+TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
     "accuracy": columns.accuracy,
     "peers": columns.peers,
     "gpu": columns.peers,
@@ -24,9 +25,9 @@ TABLES: dict[str, Callable[[dict[str, Any]], columns.Table]] = {
     "engines-unet-35m": columns.engines,
     "engines-sd15": columns.engines,
     "sampling": columns.sampling,
-    "few-steps": columns.few_steps,
+    "few-steps": few_step_columns.few_steps,
     "learned": columns.learned,
-    "couplings": columns.couplings,
+    "couplings": few_step_columns.couplings,
     "membership": columns.membership,
     "epsilon": columns.epsilon,
     "forms": columns.forms,

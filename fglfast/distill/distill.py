@@ -19,7 +19,7 @@ from fglfast.engine.recipe import Recipe
 from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.solvers import Bend, bend, uniform
 from fglfast.generator.learning.student import HeldPairs, Method, Task, check_method, fit_student
-from fglfast.generator.learning.transport import fit_transport
+from fglfast.generator.learning.transport import fit_transport, networks_asked
 from fglfast.generator.load import Shapes, read_shapes, segment
 from fglfast.generator.text import BLOCKS, FURTHER, Blocks
 from fglfast.payload.merge import Merged, by_client
@@ -56,6 +56,25 @@ class DistillSettings(Settings):
     fit: FitSettings = FIT
     seed: int = 2**32
 
+    @property
+    def networks_asked(self) -> int:
+        """How often training asks a network of a batch: once a step, but by mdt several times."""
+        if self.method == "mdt":
+            return networks_asked(self.fit.steps, self.teacher.guidance_scale)
+        return self.blocks * self.fit.steps
+
+
+class Cost(Settings):
+    """Seconds that a student took, of all calls together.
+
+    Attributes:
+        pairs: to draw them; None if it was not kept.
+        training: of all its networks.
+    """
+
+    pairs: float | None
+    training: float
+
 
 class Distilled(Settings):
     """What came out, `student.json` in the model's folder.
@@ -64,6 +83,7 @@ class Distilled(Settings):
         settings: as asked.
         teacher: key of its engine.
         pairs: it was trained on.
+        cost: of making it, without its teacher's engine.
         before: how the teacher's unguided trajectories bend, in many steps; None if it predicts no velocity.
         after: how the student's do, in its own.
     """
@@ -71,6 +91,7 @@ class Distilled(Settings):
     settings: DistillSettings
     teacher: str
     pairs: int
+    cost: Cost
     before: Bend | None
     after: Bend | None
 
@@ -102,19 +123,21 @@ def distill(
     times = _times(engine.model, task, settings.steps)
     blocks = _share(times, settings.blocks)
     unets = [_student(engine.model / "unet", settings.channels) for _ in range(settings.blocks)]
-    for part, unet, moments in zip(blocks.folders, unets, np.array_split(times, settings.blocks), strict=True):
+    training = 0.0
+    for part, unet, own in zip(blocks.folders, unets, np.array_split(times, settings.blocks), strict=True):
         state = out / "state" / part
         state.mkdir(parents=True, exist_ok=True)
         if settings.method == "mdt":
             scale = settings.teacher.guidance_scale
-            fit_transport(unet, task, pairs, settings.fit, state, negative_text(engine).cpu(), scale)
+            training += fit_transport(unet, task, pairs, settings.fit, state, negative_text(engine).cpu(), scale)
         else:
-            shares = tuple(float(moment) / task.levels for moment in moments)
-            fit_student(unet, task, pairs, settings.fit, state, shares)
+            moments = tuple(task.moment(float(timestep)) for timestep in own)
+            training += fit_student(unet, task, pairs, settings.fit, state, moments)
     found = Distilled(
         settings=settings,
         teacher=engine.key,
         pairs=len(pairs),
+        cost=Cost(pairs=drawn.seconds, training=round(training, 1)),
         before=_bend([teacher], (), task, pairs, FINE),
         after=_bend(unets, blocks.boundaries, task, pairs, settings.steps),
     )
@@ -154,7 +177,7 @@ def _check_method(
 ) -> None:
     wrong = check_method(settings.method, task)
     if wrong:
-        raise UsageError(wrong, "choose another --method")
+        raise UsageError(wrong, "choose another --method or --teacher")
     if config.get("addition_embed_type") is not None or shapes.boundaries:
         raise UsageError("neither SDXL nor a blockwise model can be distilled yet", "choose another teacher")
     if settings.method == "mdt" and any(merged.domains):
@@ -188,8 +211,14 @@ def _student(folder: Path, channels: tuple[int, ...] | None) -> UNet2DConditionM
 
 
 def few_steps(task: Task, steps: int) -> Sampling:
-    """How a student is sampled: a straight line needs no better solver than Euler's."""
-    return Sampling(steps=steps, scheduler="flow-euler" if task.kind == "velocity" else "model", guidance_scale=1.0)
+    """How a student is sampled: a straight line needs no better solver than Euler's, from the last timestep on.
+
+    A model's own spacing may leave that out: Stable Diffusion 1.5's has one step lie at timestep 1, where hardly any
+    noise is.
+    """
+    if task.kind == "velocity":
+        return Sampling(steps=steps, scheduler="flow-euler", guidance_scale=1.0)
+    return Sampling(steps=steps, scheduler="euler", spacing="trailing", guidance_scale=1.0)
 
 
 def _times(model: Path, task: Task, steps: int) -> tuple[float, ...]:

@@ -3,6 +3,8 @@
 A pair is an image of a synthesis plan before it is decoded: its noise follows from its identity and is not stored.
 """
 
+import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from safetensors.torch import load_file, save
 
 from fglfast.base.console import Progress
 from fglfast.base.files import claim, write_atomic
+from fglfast.base.untrusted import json_object, loading
 from fglfast.engine.build import Engine
 from fglfast.generator.learning.student import HeldPairs
 from fglfast.payload.merge import Merged
@@ -30,10 +33,12 @@ class Drawn:
     Attributes:
         plan: identities, in order.
         folder: of the shards.
+        seconds: that the shards took, in all calls together; None if of some it was not kept.
     """
 
     plan: Plan
     folder: Path
+    seconds: float | None
 
 
 def draw_pairs(engine: Engine, merged: Merged, per_class: int, seed: int, sampling: Sampling, out: Path) -> Drawn:
@@ -57,8 +62,12 @@ def draw_pairs(engine: Engine, merged: Merged, per_class: int, seed: int, sampli
     missing = [number for number in range(plan.shards) if not shard_path(out, number).exists()]
     begun = plan.images - sum(plan.size(number) for number in missing)
     batch = max(1, engine.manifest.key.build.unet_batch // (2 if schedule.guidance_scale != 1.0 else 1))
+    took = out / "seconds.json"
+    with loading(took):
+        kept = json_object(took.read_bytes(), plan.shards) if took.exists() else {}
     with Progress("pairs", total=plan.images, start=begun) as progress:
         for number in missing:
+            since = time.monotonic()
             parts, items = [], plan.shard(number)
             for start in range(0, len(items), batch):
                 some = items[start : start + batch]
@@ -69,7 +78,9 @@ def draw_pairs(engine: Engine, merged: Merged, per_class: int, seed: int, sampli
                 parts.append(sample(denoise, noise_BCHW, text_BLE, negative_BLE, schedule).half().cpu())
                 progress.advance(len(some))
             write_atomic(shard_path(out, number), save({"latents": torch.cat(parts).contiguous()}))
-    return Drawn(plan, out)
+            kept[str(number)] = round(time.monotonic() - since, 3)
+            write_atomic(took, json.dumps(kept))
+    return Drawn(plan, out, sum(kept.values()) if len(kept) == plan.shards else None)
 
 
 def read_pairs(drawn: Drawn, merged: Merged, latent: tuple[int, int, int]) -> HeldPairs:

@@ -1,6 +1,7 @@
 """How time is stepped through: a solver of diffusers and its timesteps. Knows no network."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from inspect import signature
 from itertools import pairwise
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 import diffusers
 import numpy as np
-from diffusers.schedulers import AysSchedules
 from pydantic import Field, ValidationError, model_validator
 
 from fglfast.base.config import Settings, first_problem
@@ -17,6 +17,7 @@ from fglfast.base.untrusted import loading
 from fglfast.generator.configs import read_config
 from fglfast.generator.kinds import STABLE_DIFFUSION, pipeline_name
 from fglfast.sampler.noise import draws_noise
+from fglfast.sampler.spacing import align_your_steps, trailing
 
 SOLVERS = {
     "ddim": "DDIMScheduler",
@@ -29,7 +30,14 @@ SOLVE_FLOW = ("dpmsolver++", "unipc", "flow-euler")
 FLOW_EULER = SOLVERS["flow-euler"]
 CONFIG = Path("scheduler") / "scheduler_config.json"
 TAKE_TIMESTEPS = ("DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
-
+PLACED = {  # in configs of those two, what else would say where the steps lie
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "use_lu_lambdas": False,
+    "interpolation_type": "linear",
+}
+EVERYWHERE = (0.0, 1.0)
 
 SchedulerName = Literal["model", "ddim", "dpmsolver++", "unipc", "euler", "flow-euler"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -41,18 +49,20 @@ class Sampling(Settings):
     Attributes:
         steps: solver steps.
         scheduler: the solver; "model" is the one in the model's folder.
-        spacing: where the steps lie; "ays" is Align Your Steps, for Stable Diffusion.
+        spacing: where the steps lie; "ays" is Align Your Steps, for Stable Diffusion; "trailing" begins at the last
+            timestep, whatever the number of steps.
         timesteps: where they lie, one by one, descending; as `fglfast tune-steps` finds them. Overrules `spacing`.
         guidance_scale: 1 is unguided, and half the work.
-        guidance_interval: lowest and highest noise level that is guided, as shares of the training timesteps.
+        guidance_interval: lowest and highest noise level that is guided, as shares of the range of timesteps that the
+            model was trained on: 0 is no noise, 1 the most.
     """
 
     steps: int = Field(default=25, ge=1, le=1000)
     scheduler: SchedulerName = "model"
-    spacing: Literal["model", "ays"] = "model"
+    spacing: Literal["model", "ays", "trailing"] = "model"
     timesteps: tuple[float, ...] | None = None
     guidance_scale: float = Field(default=2.0, ge=0.0, le=50.0)
-    guidance_interval: tuple[Share, Share] = (0.0, 1.0)
+    guidance_interval: tuple[Share, Share] = EVERYWHERE
 
     @model_validator(mode="after")
     def _one_a_step(self) -> "Sampling":
@@ -93,7 +103,7 @@ class Schedule:
         steps: number of solver steps.
         timesteps: the steps themselves, descending, or None for the scheduler's own.
         guidance_scale: w in v(empty) + w (v(text) - v(empty)); 1 is unguided.
-        guidance_interval: lowest and highest noise level, as a share of the training timesteps, that is guided.
+        guidance_interval: lowest and highest noise level that is guided, as shares of `span`.
     """
 
     scheduler: str
@@ -110,29 +120,25 @@ class Schedule:
         Raises:
             BadInputError: the model folder's scheduler config is missing, names no diffusers scheduler, or one that
                 draws noise.
-            UsageError: the solver or spacing does not fit the model.
+            UsageError: the solver, spacing or number of steps does not fit the model.
         """
         config = _model_config(model)
         name, config = _solver(config, sampling.scheduler)
         config = config | _of_pipeline(model, name)
-        timesteps: tuple[float, ...] | None = sampling.timesteps
-        if timesteps and (name not in (*TAKE_TIMESTEPS, FLOW_EULER) or _is_dpm_flow(name, config)):
-            raise UsageError(f"{name} does not take timesteps on this model", "use flow-euler on a flow model")
-        if sampling.spacing == "ays" and not timesteps:
-            if name not in TAKE_TIMESTEPS or _predicts_flow(config):
-                raise UsageError(
-                    f"AYS steps do not fit {name} on this model", "use scheduler dpmsolver++ or euler on a noise model"
-                )
-            timesteps = align_your_steps(config, sampling.steps, _is_xl(model))
+        timesteps = _placed(name, config, sampling, model)
+        if timesteps:
+            config |= {key: value for key, value in PLACED.items() if key in config}
         found = cls(name, config, sampling.steps, timesteps, sampling.guidance_scale, sampling.guidance_interval)
         with loading(model / CONFIG):
-            noisy = draws_noise(found.start)
+            scheduler, noisy = found.start(), draws_noise(found.start)
         if noisy:
             instead = "flow-euler" if _predicts_flow(config) else "ddim"
             raise BadInputError(
                 f"{model / CONFIG}: {name} draws noise in its {sampling.steps} steps, so no image could be drawn again",
                 f'write scheduler = "{instead}" under [sampling] in the recipe',
             )
+        if name in SOLVERS.values():
+            _check_taken(name, scheduler, sampling.steps)
         return found
 
     def start(self) -> Any:
@@ -154,10 +160,24 @@ class Schedule:
         """Noise levels that the model was trained on: the unit of its timesteps."""
         return float(self.config.get("num_train_timesteps", 1000))
 
+    @cached_property
+    def span(self) -> tuple[float, float]:
+        """Timesteps of no noise and of the most.
+
+        Most schedulers count noise levels. The timesteps of others are functions of the noise, EDM's 0.25 log(sigma)
+        (arXiv 2206.00364, table 1): theirs span what the scheduler was made for.
+        """
+        made = getattr(diffusers, self.scheduler).from_config(self.config).timesteps  # all, until steps are set
+        counted = made is None or (made.min() >= 0.0 and made.max() > 1.0)
+        return (0.0, self.levels) if counted else (float(made.min()), float(made.max()))
+
     def guides(self, timestep: float) -> bool:
         """Whether the step at this timestep is guided, and so costs two rows an image."""
-        low, high = self.guidance_interval
-        return self.guidance_scale != 1.0 and low <= timestep / self.levels <= high
+        if self.guidance_scale == 1.0 or self.guidance_interval == EVERYWHERE:
+            return self.guidance_scale != 1.0
+        (low, high), (least, most) = self.guidance_interval, self.span
+        share = min(max((timestep - least) / (most - least), 0.0), 1.0)
+        return low <= share <= high
 
     def rows(self) -> list[tuple[float, int]]:
         """Timestep and rows of the denoiser of every step of one image."""
@@ -206,6 +226,43 @@ def _of_pipeline(model: Path, name: str) -> dict[str, Any]:
     return {key: value for key, value in fixed.items() if key in known}
 
 
+def _placed(name: str, config: dict[str, Any], sampling: Sampling, model: Path) -> tuple[float, ...] | None:
+    """Where the steps are told to lie; None leaves it to the scheduler."""
+    levels = int(config.get("num_train_timesteps", 1000))
+    if not _predicts_flow(config) and sampling.steps > levels:
+        raise UsageError(f"{sampling.steps} steps of a model of {levels} noise levels", f"ask for {levels} at most")
+    if sampling.timesteps:
+        _check_timesteps(name, config, sampling.timesteps, levels)
+        return sampling.timesteps
+    if sampling.spacing == "model":
+        return None
+    if name not in TAKE_TIMESTEPS or _predicts_flow(config):
+        hint = "use scheduler dpmsolver++ or euler on a noise model"
+        raise UsageError(f"spacing {sampling.spacing!r} does not fit {name} on this model", hint)
+    if sampling.spacing == "trailing":
+        return trailing(levels, sampling.steps)
+    return align_your_steps(config, sampling.steps, _is_xl(model))
+
+
+def _check_timesteps(name: str, config: dict[str, Any], timesteps: tuple[float, ...], levels: int) -> None:
+    if name not in (*TAKE_TIMESTEPS, FLOW_EULER) or _is_dpm_flow(name, config):
+        raise UsageError(f"{name} does not take timesteps on this model", "use flow-euler on a flow model")
+    if name == FLOW_EULER and timesteps[0] != levels:
+        what = f"timesteps begin at {timesteps[0]:g}, and what is drawn begins as noise alone"
+        raise UsageError(what, f"let them begin at {levels}: whatever noise was skipped would stay in the image")
+    if name != FLOW_EULER and round(timesteps[0]) >= levels:
+        raise UsageError(f"timestep {timesteps[0]:g}: this model's last is {levels - 1}", "let them begin there")
+
+
+def _check_taken(name: str, scheduler: Any, steps: int) -> None:
+    """Refuse numbers of steps of which diffusers makes others: trailing ones one too many, too many equal ones."""
+    places = scheduler.sigmas[:-1] if hasattr(scheduler, "sigmas") else scheduler.timesteps
+    different = len(set(places.tolist()))
+    if (len(places), different) != (steps, steps):
+        what = f"asked for {steps} steps on this model, {name} takes {len(places)}, {different} of them different"
+        raise UsageError(what, "ask for another number of steps")
+
+
 def _predicts_flow(config: dict[str, Any]) -> bool:
     named = str(config.get("_class_name", "")).startswith("FlowMatch")
     return named or config.get("prediction_type") == "flow_prediction"
@@ -218,14 +275,3 @@ def _is_dpm_flow(name: str, config: dict[str, Any]) -> bool:
 
 def _is_xl(model: Path) -> bool:
     return bool(read_config(model / "unet" / "config.json").get("addition_embed_type") == "text_time")
-
-
-def align_your_steps(config: dict[str, Any], steps: int, xl: bool) -> tuple[int, ...]:
-    """Align Your Steps (Sabour et al., arXiv 2404.14507): ten published steps, log-linear between for other counts."""
-    published = AysSchedules["StableDiffusionXLTimesteps" if xl else "StableDiffusionTimesteps"]
-    alphas = diffusers.DDIMScheduler.from_config(config).alphas_cumprod.double().numpy()
-    log_sigmas = 0.5 * np.log((1 - alphas) / alphas)
-    positions = np.linspace(0, len(published) - 1, steps)
-    levels = np.interp(positions, np.arange(len(published)), log_sigmas[published])
-    timesteps = np.interp(levels, log_sigmas, np.arange(len(log_sigmas))).round().astype(int)
-    return tuple(dict.fromkeys(timesteps.tolist()))

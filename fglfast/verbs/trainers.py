@@ -95,9 +95,11 @@ def distill(
     with sole(out):
         engine = open_engine(recipe, teacher, None, engines, check=partial(check_work, settings, merged, out))
         written, found = run(engine, merged, asked, settings, out)
+    cost = f"pairs {found.cost.pairs:.0f} s, " if found.cost.pairs is not None else ""
+    cost += f"training {found.cost.training:.0f} s"
     bends = f"; teacher: {found.before}; student: {found.after}" if found.before else ""
     result = {"recipe": str(written), "model": str(out / "model"), **found.model_dump(mode="json")}
-    tell(result, as_json, f"{written}: {steps} steps, {found.pairs} pairs{bends}")
+    tell(result, as_json, f"{written}: {steps} steps, {found.pairs} pairs; {cost}{bends}")
 
 
 def _whole_numbers(option: str, text: str) -> tuple[int, ...]:

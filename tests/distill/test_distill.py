@@ -15,6 +15,7 @@ from fglfast.distill.pairs import draw_pairs, read_pairs, shard_path
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.generator.learning.fitting import FitSettings
+from fglfast.generator.learning.student import Task
 from fglfast.generator.load import load_generator
 from fglfast.images.dataset import read_dataset
 from fglfast.payload import save_payload
@@ -62,6 +63,12 @@ def test_pairs_go_on_where_they_were_stopped_and_belong_to_one_plan(engine, merg
     draw_pairs(engine, merged, 3, 7, TEACHER, tmp_path)
     assert {number: shard_path(tmp_path, number).read_bytes() for number in before} == before
     assert shard_path(tmp_path, 0).stat().st_mtime_ns == kept
+    seconds = json.loads((tmp_path / "seconds.json").read_text())
+    assert len(seconds) == drawn.plan.shards
+    again = draw_pairs(engine, merged, 3, 7, TEACHER, tmp_path)  # nothing is left to draw, and the seconds stay
+    assert again.seconds == pytest.approx(sum(seconds.values())) and again.seconds > 0
+    (tmp_path / "seconds.json").write_text("{}")
+    assert draw_pairs(engine, merged, 3, 7, TEACHER, tmp_path).seconds is None
     with pytest.raises(BadInputError, match="another teacher or plan"):
         draw_pairs(engine, merged, 3, 8, TEACHER, tmp_path)
 
@@ -77,6 +84,7 @@ def test_the_command_makes_a_student_that_is_a_generator(payload, random_mini, t
     done = CliRunner().invoke(app, ["distill", *base, *made, *few])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
+    assert found["cost"]["pairs"] > 0 and found["cost"]["training"] > 0
     assert found["pairs"] > 0 and found["before"]["curvature"] > 0 and found["after"] is not None
     told = (tmp_path / "student" / "model" / "unet" / "config.json").read_text()
     assert str(random_mini) not in told, "where the teacher lay is nobody's business"
@@ -110,7 +118,7 @@ def test_other_students_are_generators_too(how, payload, random_mini, tmp_path):
         assert again.exit_code == 2 and "blockwise" in again.output
 
 
-def test_a_model_that_predicts_noise_has_students_too(narrow, payload, tmp_path):
+def test_a_model_that_predicts_noise_has_students_too(narrow, payload, tmp_path, monkeypatch):
     """Stable Diffusion 1.5's architecture, guided; what comes out is loaded by a stock pipeline."""
     recipe = Recipe(model=str(narrow("sd15")), backend="torch", image_size=64, sampling=Sampling(steps=2))
     engine = build_engine(recipe, narrow("sd15"), tmp_path / "engines")
@@ -123,8 +131,19 @@ def test_a_model_that_predicts_noise_has_students_too(narrow, payload, tmp_path)
         pairs_per_class=2,
         fit=FitSettings(steps=2, batch_size=2, learning_rate=1e-4),
     )
+    asked = []
+
+    def at(task, unet, x, t_B, text_BLD):
+        asked.extend(task.clock(t_B).tolist())
+        return ask(task, unet, x, t_B, text_BLD)
+
+    ask = Task.ask
+    monkeypatch.setattr(Task, "ask", at)
     written, found = distill(engine, merged, recipe, settings, tmp_path / "student")
-    assert found.before is None and find_recipe(str(written)).sampling == Sampling(steps=2, guidance_scale=1.0)
+    sampling = find_recipe(str(written)).sampling
+    sampled = [timestep for timestep, _ in Schedule.of_model(tmp_path / "student" / "model", sampling).rows()]
+    assert sampled == [999.0, 499.0] and set(asked) <= set(sampled)  # the model's own spacing: 501, 1, 1
+    assert found.before is None and sampling.guidance_scale == 1.0
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "student" / "model", safety_checker=None)
     before, after = (load_generator(folder).unet for folder in (narrow("sd15"), tmp_path / "student" / "model"))
     moved = [not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)]

@@ -1,7 +1,9 @@
 """Every solver against the exact solution of a flow, or a diffusion, of a single known point."""
 
 import json
+import math
 import shutil
+from itertools import pairwise
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from diffusers import DDIMScheduler, PNDMScheduler
 
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.sampler.sample import sample
-from fglfast.sampler.schedule import Sampling, Schedule
+from fglfast.sampler.schedule import CONFIG, Sampling, Schedule
 
 POINT = 0.7
 
@@ -56,13 +58,72 @@ def test_solvers_of_a_noise_model_reach_the_only_data_point(noise_model, schedul
     assert torch.allclose(found, torch.full_like(found, POINT), atol=0.1)
 
 
-def test_align_your_steps(noise_model):
-    ten = Schedule.of_model(noise_model, Sampling(steps=10, scheduler="dpmsolver++", spacing="ays"))
-    assert ten.timesteps == (999, 850, 736, 645, 545, 455, 343, 233, 124, 24)
-    more = Schedule.of_model(noise_model, Sampling(steps=15, scheduler="euler", spacing="ays"))
-    assert len(more.timesteps) == 15 and more.timesteps[0] == 999 and more.timesteps[-1] == 24
-    assert list(more.timesteps) == sorted(more.timesteps, reverse=True)
-    assert more.start().timesteps.long().tolist() == list(more.timesteps)
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+def test_solvers_of_edm_reach_the_only_data_point(tmp_path, name):
+    """All data at one point c: the network says what its preconditioning leaves of c (arXiv 2206.00364, table 1)."""
+    model = folder_with({"_class_name": name, "prediction_type": "epsilon", **EDM}, tmp_path)
+
+    def network(x, t, _):
+        sigma = torch.exp(4 * t).view(-1, 1, 1, 1)
+        spread = (sigma.square() + 0.25).sqrt()
+        return (POINT - 0.25 / spread.square() * x * spread) / (sigma * 0.5 / spread)
+
+    found = solve(model, network, steps=20)
+    assert torch.allclose(found, torch.full_like(found, POINT), atol=0.02)
+
+
+@pytest.mark.parametrize("scheduler", ["dpmsolver++", "euler"])
+@pytest.mark.parametrize("steps", [1, 2, 4, 10, 61, 300, 1000])
+@pytest.mark.parametrize("spacing", ["ays", "trailing"])
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_placed_steps_are_as_many_as_asked_and_begin_where_all_is_noise(
+    noise_model, tmp_path, scheduler, steps, spacing, zero_snr
+):
+    config = json.loads((noise_model / CONFIG).read_text()) | {"rescale_betas_zero_snr": zero_snr}
+    asked = Sampling(steps=steps, scheduler=scheduler, spacing=spacing)
+    schedule = Schedule.of_model(folder_with(config, tmp_path), asked)
+    taken = schedule.start().timesteps.tolist()
+    assert len(taken) == steps and taken[0] == 999 and taken[-1] >= 0
+    assert all(later < earlier for earlier, later in pairwise(taken))
+
+
+def folder_with(config, folder):
+    """A model folder as far as schedules read it."""
+    for name, content in (("scheduler/scheduler_config.json", config), ("unet/config.json", {})):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def test_what_would_place_the_steps_otherwise_gives_way(noise_model, tmp_path):
+    """As many DPM++ 2M Karras folders have it."""
+    config = json.loads((noise_model / CONFIG).read_text())
+    karras = config | {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}
+    schedule = Schedule.of_model(
+        folder_with(karras, tmp_path), Sampling(steps=4, scheduler="euler", spacing="trailing")
+    )
+    assert schedule.start().timesteps.tolist() == [999, 749, 499, 249]
+
+
+@pytest.mark.parametrize(
+    ("config", "asked"),
+    [
+        ({"timestep_spacing": "trailing"}, {"steps": 61, "scheduler": "ddim"}),  # diffusers takes 62, the last at -1
+        ({"timestep_spacing": "trailing"}, {"steps": 61, "scheduler": "unipc"}),
+        ({}, {"steps": 1000, "scheduler": "dpmsolver++"}),  # all at one timestep
+        ({"num_train_timesteps": 100}, {"steps": 101, "scheduler": "euler"}),
+    ],
+)
+def test_numbers_of_steps_that_diffusers_would_change_are_refused(noise_model, tmp_path, config, asked):
+    config = json.loads((noise_model / CONFIG).read_text()) | config
+    with pytest.raises(UsageError, match=str(asked["steps"])):
+        Schedule.of_model(folder_with(config, tmp_path), Sampling(**asked))
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpmsolver++", "unipc", "euler"])
+def test_solvers_take_the_steps_asked_for(noise_model, scheduler):
+    for steps in (1, 2, 3, 7, 20, 50, 61, 500):
+        assert len(Schedule.of_model(noise_model, Sampling(steps=steps, scheduler=scheduler)).rows()) == steps
 
 
 @pytest.mark.parametrize(
@@ -76,7 +137,7 @@ def test_what_does_not_fit_a_flow_model_is_refused(random_mini, asked):
 def test_what_does_not_fit_a_noise_model_is_refused(noise_model):
     with pytest.raises(UsageError, match="flow-euler"):
         Schedule.of_model(noise_model, Sampling(scheduler="flow-euler"))
-    with pytest.raises(UsageError, match="AYS"):
+    with pytest.raises(UsageError, match="ays"):
         Schedule.of_model(noise_model, Sampling(scheduler="ddim", spacing="ays"))
 
 
@@ -94,6 +155,41 @@ def test_guidance_interval():
     assert not Schedule("DDIMScheduler", {}, 10, None, 1.0, (0.0, 1.0)).guides(500.0)
 
 
+EDM = {"num_train_timesteps": 1000, "sigma_data": 0.5, "sigma_max": 80.0, "sigma_min": 0.002}
+UNITS = {  # every unit of time that diffusers' schedulers have
+    "EDMEulerScheduler": EDM,
+    "EDMDPMSolverMultistepScheduler": EDM,
+    "IPNDMScheduler": {},
+    "EulerDiscreteScheduler": {"timestep_type": "continuous", "prediction_type": "v_prediction"},
+    "FlowMatchEulerDiscreteScheduler": {"shift": 3.0},
+    "DDIMScheduler": {},
+    "PNDMScheduler": {"skip_prk_steps": True},
+    "HeunDiscreteScheduler": {},
+}
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_an_interval_is_a_share_of_the_noise_in_every_unit(tmp_path, name):
+    model = folder_with({"_class_name": name, **UNITS[name]}, tmp_path)
+
+    def guided(interval):
+        rows = Schedule.of_model(model, Sampling(steps=25, guidance_scale=3.0, guidance_interval=interval)).rows()
+        return [count == 2 for _, count in rows]
+
+    assert all(guided((0.0, 1.0)))
+    noisy, clean = guided((0.5, 1.0)), guided((0.0, 0.5))
+    assert noisy[0] and not noisy[-1] and clean[-1] and not clean[0]
+    assert sorted(noisy, reverse=True) == noisy and sorted(clean) == clean
+    assert all(one or other for one, other in zip(noisy, clean, strict=True))
+
+
+def test_shares_of_edm_are_of_the_logarithm_of_sigma(tmp_path):
+    model = folder_with({"_class_name": "EDMEulerScheduler", **EDM}, tmp_path)
+    schedule = Schedule.of_model(model, Sampling(steps=5, guidance_scale=2.0, guidance_interval=(0.25, 0.75)))
+    at = {share: 0.25 * math.log(0.002 * (80 / 0.002) ** share) for share in (0.24, 0.26, 0.74, 0.76)}
+    assert [schedule.guides(timestep) for timestep in at.values()] == [False, True, True, False]
+
+
 def test_steps_may_be_placed_one_by_one(random_mini, noise_model):
     placed = Sampling(steps=3, scheduler="flow-euler", timesteps=(1000.0, 400.0, 50.0))
     schedule = Schedule.of_model(random_mini, placed)
@@ -107,6 +203,16 @@ def test_steps_may_be_placed_one_by_one(random_mini, noise_model):
     assert Schedule.of_model(noise_model, noise).start().timesteps.tolist() == [999, 300]
     with pytest.raises(UsageError, match="does not take timesteps"):
         Schedule.of_model(random_mini, Sampling(steps=2, timesteps=(1000.0, 500.0)))
+
+
+def test_steps_that_begin_elsewhere_than_the_noise_are_refused(random_mini, noise_model):
+    """All data at one point: a tenth of the noise would stay, were a flow begun at 0.9 of it."""
+    with pytest.raises(UsageError, match="begin at 900"):
+        Schedule.of_model(random_mini, Sampling(steps=2, scheduler="flow-euler", timesteps=(900.0, 300.0)))
+    with pytest.raises(UsageError, match="999"):
+        Schedule.of_model(noise_model, Sampling(steps=2, scheduler="euler", timesteps=(1000.0, 300.0)))
+    with pytest.raises(UsageError, match="1 of them different"):
+        Schedule.of_model(noise_model, Sampling(steps=2, scheduler="euler", timesteps=(900.2, 899.9)))
 
 
 @pytest.mark.parametrize("timesteps", [(1000.0,), (500.0, 900.0), (900.0, 0.0)])

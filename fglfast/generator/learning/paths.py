@@ -77,12 +77,16 @@ def convert(path: Path, given: Kind, wanted: Kind, prediction: Tensor, x: Tensor
     """A prediction of one kind as another; arguments as for `data_and_noise`."""
     if given == wanted:
         return prediction
-    x0, e = data_and_noise(path, given, prediction, x, t)
-    if wanted == "velocity":
+    return right_prediction(path, wanted, *data_and_noise(path, given, prediction, x, t), t)
+
+
+def right_prediction(path: Path, kind: Kind, x0: Tensor, e: Tensor, t: Tensor) -> Tensor:
+    """What a network should say where data and noise are mixed at t, if both are known."""
+    if kind == "velocity":
         return path.velocity(x0, e, t)
-    if wanted == "v":
-        return wide(path.data(t), x) * e - wide(path.noise(t), x) * x0
-    return x0 if wanted == "data" else e
+    if kind == "v":
+        return wide(path.data(t), x0) * e - wide(path.noise(t), x0) * x0
+    return x0 if kind == "data" else e
 
 
 def score(path: Path, velocity: Tensor, x: Tensor, t: Tensor) -> Tensor:

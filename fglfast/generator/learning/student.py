@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any, Literal, Protocol
 
+import diffusers
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
+from fglfast.base.errors import BadInputError
 from fglfast.generator.configs import read_config
 from fglfast.generator.learning.fitting import Fit, FitSettings
 from fglfast.generator.learning.flow import TIMESTEPS
-from fglfast.generator.learning.paths import LINEAR, Kind, Path, convert
+from fglfast.generator.learning.paths import LINEAR, Kind, Path, right_prediction
 
 KINDS: dict[str, Kind] = {"flow_prediction": "velocity", "epsilon": "noise", "sample": "data", "v_prediction": "v"}
 
@@ -49,6 +51,10 @@ class Task:
     clock: Callable[[Tensor], Tensor]
     levels: int = TIMESTEPS
 
+    def moment(self, timestep: float) -> float:
+        """A t at which the clock shows this timestep: the middle of a table's level, as quotients may round down."""
+        return (timestep if self.kind == "velocity" else timestep + 0.5) / self.levels
+
     def ask(self, unet: UNet2DConditionModel, x: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor:
         """What a network predicts at x [B,C,H,W] and t."""
         x = x.contiguous(memory_format=torch.channels_last)
@@ -66,9 +72,18 @@ class Task:
 
     @classmethod
     def of_scheduler(cls, config: dict[str, Any]) -> "Task":
-        """What a model was trained to do, by its diffusers scheduler's config."""
-        if str(config.get("_class_name", "")).startswith("FlowMatch") or config.get("use_flow_sigmas"):
+        """What a model was trained to do, by its diffusers scheduler's config.
+
+        Raises:
+            BadInputError: the scheduler is none of a table of noise levels, nor of the linear path.
+        """
+        name = str(config.get("_class_name", ""))
+        if name.startswith("FlowMatch") or config.get("use_flow_sigmas"):
             return cls(LINEAR, "velocity", lambda t: TIMESTEPS * t)
+        if hasattr(diffusers, name) and not hasattr(getattr(diffusers, name)(), "alphas_cumprod"):
+            raise BadInputError(
+                f"{name}: its noise levels are no table, and no path to train on is known", "use another model"
+            )
         path, levels = scheduled_path(config)
         kind = KINDS[str(config.get("prediction_type", "epsilon"))]
         return cls(path, kind, lambda t: (levels * t).floor().clamp(max=levels - 1), levels)
@@ -98,7 +113,7 @@ def fit_student(
     settings: FitSettings,
     state: File,
     moments: tuple[float, ...] = (),
-) -> None:
+) -> float:
     """Train a copy of the teacher's UNet in place, resumably.
 
     Args:
@@ -108,6 +123,9 @@ def fit_student(
         settings: how long and how fast.
         state: folder of its checkpoint.
         moments: the only times at which the student will be asked; empty for all of them.
+
+    Returns:
+        Seconds of training, of all calls together.
     """
     device = next(unet.parameters()).device
     fit = Fit("student", nn.ModuleDict({"unet": unet}), settings, state)
@@ -120,13 +138,12 @@ def fit_student(
         return (prediction - target(task, data, noise, t_B)).square().mean()
 
     fit.run(loss_function, on_grid=lambda _: None)
+    return fit.seconds
 
 
 def target(task: Task, data: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
     """What a network of this task should say of a pair at t."""
-    if task.kind == "velocity":
-        return task.path.velocity(data, noise, t_B)
-    return convert(task.path, "noise", task.kind, noise, task.path.at(data, noise, t_B), t_B)
+    return right_prediction(task.path, task.kind, data, noise, t_B)
 
 
 def _times(count: int, moments: tuple[float, ...], generator: torch.Generator) -> Tensor:
@@ -143,6 +160,8 @@ def check_method(method: Method, task: Task) -> str | None:
     if (method == "rectified-diffusion") == (task.kind == "velocity"):
         wanted = "reflow or mdt" if task.kind == "velocity" else "rectified-diffusion"
         return f"{method} is not for a model that predicts {task.kind}; use {wanted}"
+    if task.kind == "noise" and not task.path.data(torch.ones(1)).any():
+        return "the teacher predicts noise, and its last timestep is noise alone (rescale_betas_zero_snr)"
     return None
 
 

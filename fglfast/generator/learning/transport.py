@@ -31,7 +31,7 @@ def fit_transport(
     state: File,
     negative_LD: Tensor,
     guidance_scale: float,
-) -> None:
+) -> float:
     """Train a copy of a flow model's UNet in place, resumably.
 
     Args:
@@ -42,6 +42,9 @@ def fit_transport(
         state: folder of its checkpoint.
         negative_LD: text of the unguided half of the teacher.
         guidance_scale: of the teacher; 1 is unguided.
+
+    Returns:
+        Seconds of training, of all calls together.
     """
     device = next(unet.parameters()).device
     master = deepcopy(unet).eval().requires_grad_(False)
@@ -59,11 +62,22 @@ def fit_transport(
         teacher = guided(conditional, free, guidance_scale)
         student = ask(unet, text_BLD)
         loss = matching(student, teacher, LINEAR.at(data, noise, t_B), t_B)
-        if fit.step >= (1 - DISTILLED) * settings.steps:
+        if _distils(fit.step, settings.steps):
             loss = loss + WEIGHT * distillation(student, teacher, start, noise, t_B)
         return loss
 
     fit.run(loss_function, on_grid=lambda _: None)
+    return fit.seconds
+
+
+def networks_asked(steps: int, guidance_scale: float) -> int:
+    """How often a training of so many steps asks a network, the student or its teacher, of a batch."""
+    along = 3 + (guidance_scale != 1.0)  # the student twice, the teacher
+    return sum(2 * along + 1 if _distils(step, steps) else along for step in range(steps))
+
+
+def _distils(step: int, steps: int) -> bool:
+    return step >= (1 - DISTILLED) * steps
 
 
 def matching(student: Velocity, teacher: Velocity, x: Tensor, t_B: Tensor) -> Tensor:

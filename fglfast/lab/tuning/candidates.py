@@ -9,9 +9,8 @@ from pydantic import Field, ValidationError, field_validator
 
 from fglfast.base.config import Settings, first_problem
 from fglfast.base.errors import UsageError
-from fglfast.sampler.schedule import Sampling, Schedule, Share
+from fglfast.sampler.schedule import EVERYWHERE, Sampling, Schedule, Share
 
-EVERYWHERE = (0.0, 1.0)
 UNGUIDED = 1.0
 
 Steps = Annotated[int, Field(ge=1, le=1000)]
@@ -26,7 +25,7 @@ class Grid(Settings):
     Attributes:
         steps: solver steps.
         guidance: guidance scales; 1 is unguided.
-        intervals: lowest and highest noise level that is guided, as shares of the training timesteps.
+        intervals: lowest and highest noise level that is guided, as shares of the range of timesteps trained on.
         images_per_class: synthetic images of each class.
     """
 

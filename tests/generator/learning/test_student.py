@@ -1,14 +1,20 @@
 """Students of teachers whose answers are known."""
 
+import json
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
 from torch import nn
 
+from fglfast.base.errors import BadInputError
+from fglfast.distill.distill import few_steps
 from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.paths import LINEAR
 from fglfast.generator.learning.solvers import bend, euler, rk45, uniform
 from fglfast.generator.learning.student import HeldPairs, Task, check_method, fit_student, scheduled_path, target
+from fglfast.sampler.sample import sample
+from fglfast.sampler.schedule import Schedule
 
 FLOW = Task(LINEAR, "velocity", lambda t: 1000 * t)
 CENTRES = torch.tensor([[-2.0, 0.0], [2.0, 1.0]])
@@ -115,6 +121,75 @@ def test_targets_of_diffusion_models_are_those_of_diffusers(kind):
     assert torch.allclose(target(task, data, noise, t), wanted, atol=1e-5)
     _, levels = scheduled_path(dict(scheduler.config))
     assert steps.min() >= 0 and steps.max() == levels - 1
+
+
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+PNDM = {"_class_name": "PNDMScheduler", "skip_prk_steps": True, **SD}
+ZERO_SNR = {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction", "rescale_betas_zero_snr": True, **SD}
+
+
+def scheduled(config, folder):
+    (folder / "scheduler").mkdir(parents=True)
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("timestep", [0, 1, 251, 253, 499, 511, 999])
+def test_the_clock_shows_the_timestep_of_its_moment(timestep):
+    """As a quotient, timestep 251 of 1,000 rounds to a t whose floor is 250."""
+    task = Task.of_scheduler(PNDM)
+    moment = torch.tensor([task.moment(timestep)])
+    alphas = DDIMScheduler(**SD).alphas_cumprod
+    assert task.clock(moment).item() == timestep and task.path.data(moment) == alphas[timestep].sqrt()
+    assert FLOW.moment(750.0) == 0.75
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("config", "error"),
+    [(PNDM, 0.15), (PNDM | {"prediction_type": "sample"}, 0.15), (ZERO_SNR, 0.01)],
+    ids=["noise", "data", "v, zero terminal SNR"],
+)
+def test_a_perfect_student_draws_its_pairs_in_few_steps(config, error, steps, tmp_path):
+    """The teacher maps noise e to 0.5 e + 1. Where the last timestep is not noise alone, a little noise is missed."""
+    task = Task.of_scheduler(config)
+    schedule = Schedule.of_model(scheduled(config, tmp_path), few_steps(task, steps))
+    asked = []
+
+    def student(x, timestep, _):
+        asked.append(int(timestep[0]))
+        t = torch.tensor([task.moment(asked[-1])]).expand(len(x))
+        a, s = (share(t).view(-1, 1, 1, 1) for share in (task.path.data, task.path.noise))
+        noise = (x - a) / (0.5 * a + s)
+        return target(task, 0.5 * noise + 1, noise, t)
+
+    noise = torch.randn(64, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    drawn = sample(student, noise, torch.zeros(64, 1, 1), torch.zeros(1, 1), schedule)
+    assert asked == [1000 - 1000 * step // steps - 1 for step in range(steps)]
+    assert (drawn - (0.5 * noise + 1)).abs().max() < error
+
+
+def test_a_student_learns_where_there_is_nothing_but_noise(tmp_path):
+    """At zero terminal SNR v is minus the data: 0/0 if it is worked out from the mixture."""
+    task = Task.of_scheduler(ZERO_SNR)
+    noise, data = torch.randn(32, 2, 1, 1), torch.randn(32, 2, 1, 1)
+    t = torch.full((32,), task.moment(999))
+    assert torch.equal(task.path.at(data, noise, t), noise) and torch.equal(target(task, data, noise, t), -data)
+    net = Net()
+    pairs = HeldPairs(noise, data, torch.zeros(1, 1, 1), torch.zeros(32, dtype=torch.long))
+    fit_student(net, task, pairs, settings(3), tmp_path, (task.moment(999),))
+    assert all(weights.isfinite().all() for weights in net.parameters())
+
+
+def test_a_teacher_of_noise_whose_last_timestep_is_noise_alone_is_refused():
+    hopeless = Task.of_scheduler(ZERO_SNR | {"prediction_type": "epsilon"})
+    assert "rescale_betas_zero_snr" in check_method("rectified-diffusion", hopeless)
+    assert check_method("rectified-diffusion", Task.of_scheduler(ZERO_SNR)) is None
+
+
+def test_a_path_that_is_not_known_is_refused():
+    with pytest.raises(BadInputError, match="EDMEulerScheduler"):
+        Task.of_scheduler({"_class_name": "EDMEulerScheduler", "prediction_type": "epsilon"})
 
 
 def test_a_method_that_does_not_fit_is_refused():

@@ -8,7 +8,7 @@ from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.paths import LINEAR
 from fglfast.generator.learning.solvers import euler, guided, rk45, uniform
 from fglfast.generator.learning.student import HeldPairs, Task
-from fglfast.generator.learning.transport import distillation, fit_transport, matching
+from fglfast.generator.learning.transport import distillation, fit_transport, matching, networks_asked
 
 FLOW = Task(LINEAR, "velocity", lambda t: 1000 * t)
 MEAN, DEVIATION = 1.5, 0.4
@@ -117,3 +117,20 @@ def test_one_step_of_a_student_ends_where_the_teacher_does(tmp_path):
         optimizer.step()
     teacher, student = fitted(net, 900, 3e-3, tmp_path)
     assert student < 0.1 * teacher
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_the_networks_that_training_asks_are_counted(scale, tmp_path):
+    class Counted(Net):
+        calls = 0  # of student and teacher alike
+
+        def forward(self, *inputs, **named):
+            Counted.calls += 1
+            return super().forward(*inputs, **named)
+
+    pairs = HeldPairs(
+        *(torch.zeros(8, 2, 1, 1) for _ in range(2)), torch.zeros(1, 1, 1), torch.zeros(8, dtype=torch.long)
+    )
+    few = FitSettings(steps=20, batch_size=4, learning_rate=1e-3, warmup_steps=1)
+    fit_transport(Counted(), FLOW, pairs, few, tmp_path, torch.zeros(1, 1), scale)
+    assert Counted.calls == networks_asked(20, scale) == {1.0: 18 * 3 + 2 * 7, 2.0: 18 * 4 + 2 * 9}[scale]
