@@ -1,4 +1,4 @@
-"""What each table of the README shows of its results. Knows no file but the results it compares with."""
+"""What each measured table shows of its results. Knows no file but the results it compares with."""
 
 import json
 from collections.abc import Sequence
@@ -144,6 +144,19 @@ def forms(result: dict[str, Any]) -> Table:
         for row in result["rows"]
     ]
     return ("form", "uploaded by all clients", "accuracy"), rows
+
+
+def scale(result: dict[str, Any]) -> Table:
+    """What bookkeeping costs when payloads, classes and images are many."""
+    row = (
+        *(f"{result[key]:,}" for key in ("clients", "classes", "images", "rows")),
+        f"{result['load_and_merge_seconds']:.1f} s",
+        f"{1000 * result['plan_seconds']:.0f} ms",
+        f"{1000 * result['resume_seconds']:.0f} ms",
+        f"{result['bookkeeping_microseconds_per_image']:.1f} µs",
+    )
+    head = ("clients", "classes", "images", "payload rows", "read and merge", "plan", "resume", "an image")
+    return head, [row]
 
 
 def fuzz(result: dict[str, Any]) -> Table:

@@ -1,54 +1,46 @@
-"""The README's tables, made from the results: nothing in them is typed by hand.
+"""RESULTS.md, and the tables that the README marks, made from the results: nothing in them is typed by hand.
 
-A line `<!-- table:NAME -->` in the README is followed by the table of that name; `--write` renews all of them.
+A line `<!-- table:NAME -->` in the README is followed by the table of that name.
 """
 
 import json
 import re
-from collections.abc import Callable
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks import columns, few_step_columns
-from benchmarks.cells import Table
 from benchmarks.results_file import RESULTS
+from benchmarks.sections import SECTIONS
 
 README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent / "RESULTS.md"
 MARKED = re.compile(r"(<!-- table:([\w-]+) -->\n)((?:\|.*\n)*)")
-TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
-    "accuracy": columns.accuracy,
-    "peers": columns.peers,
-    "gpu": columns.peers,
-    "engines-mini": columns.engines,
-    "engines-unet-35m": columns.engines,
-    "engines-sd15": columns.engines,
-    "sampling": columns.sampling,
-    "few-steps": few_step_columns.few_steps,
-    "learned": columns.learned,
-    "couplings": few_step_columns.couplings,
-    "membership": columns.membership,
-    "epsilon": columns.epsilon,
-    "forms": columns.forms,
-    "fuzz": columns.fuzz,
-    "kills": columns.kills,
-    "arena-skewed": columns.arenas,
-    "arena-fifty": columns.arena,
-    "arena-shades": columns.shades,
-}
+HEAD = """# Results
+
+Every table comes from a JSON under [`results/`](results/), which also holds the versions of all packages;
+[README.md](README.md) says how things are measured, [LOG.md](LOG.md) what was tried and gained nothing. This page is
+written by `python -m benchmarks.table --write`: change the JSONs or `sections.py`, not the page.
+"""
 
 
 def main(
     name: Annotated[str | None, typer.Argument(help="One table; all that have a result.", show_default=False)] = None,
-    write: Annotated[bool, typer.Option("--write", help="Renew the README's tables instead of printing.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Renew RESULTS.md and the README's tables.")] = False,
 ) -> None:
-    """Print the tables, or renew those that the README marks."""
+    """Print the measured tables, or renew the pages that show them."""
     if write:
         README.write_text(renewed(README.read_text(encoding="utf-8")), encoding="utf-8")
+        PAGE.write_text(page(), encoding="utf-8")
         return
-    for each in [name] if name else [each for each in TABLES if (RESULTS / f"{each}.json").exists()]:
+    for each in [name] if name else measured():
         typer.echo(f"<!-- table:{each} -->\n{markdown(each)}")
+
+
+def measured() -> list[str]:
+    """Names of the sections that have a result, in order."""
+    return [name for name in SECTIONS if (RESULTS / f"{name}.json").exists()]
 
 
 def renewed(text: str) -> str:
@@ -56,11 +48,38 @@ def renewed(text: str) -> str:
     return MARKED.sub(lambda match: match[1] + markdown(match[2]), text)
 
 
+def page() -> str:
+    """RESULTS.md."""
+    return "\n".join([HEAD, *(section(name) for name in measured())])
+
+
+def section(name: str) -> str:
+    """One section of RESULTS.md: heading, what was measured, table, and where each result comes from."""
+    about = SECTIONS[name]
+    sources = [_source(each) for each in (name, *about.beside) if (RESULTS / f"{each}.json").exists()]
+    picture = [f"![{about.title}](results/{about.picture})"] if about.picture else []
+    told, table = textwrap.fill(about.measured, 120, break_on_hyphens=False), markdown(name).removesuffix("\n")
+    return "\n\n".join([f"## {about.title}", told, table, *picture, "\n".join(sources)]) + "\n"
+
+
 def markdown(name: str) -> str:
     """The table of that name, from `benchmarks/results/NAME.json`; every line ends in a newline."""
-    head, rows = TABLES[name](json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
+    head, rows = SECTIONS[name].columns(_result(name))
     right = ["---", *["---:"] * (len(head) - 1)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, right, *rows))
+
+
+def _source(name: str) -> str:
+    """The command that regenerates a result, and where and when it ran."""
+    result = _result(name)
+    machine, day = result["machine"], result["created"][:10]
+    where = f"{machine['device']}, {machine['memory']}, Python {machine['python']}"
+    return f"- `{result['command']}`: {where}, {day} ([{name}.json](results/{name}.json))"
+
+
+def _result(name: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return result
 
 
 if __name__ == "__main__":

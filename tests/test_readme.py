@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand but with fewer images and epochs."""
+"""The guides' stages, run as they stand but with fewer images and epochs: first as commands, then from Python."""
 
 import re
 import shlex
@@ -6,47 +6,42 @@ import subprocess
 import sys
 from pathlib import Path
 
-import typer
-from typer.testing import CliRunner
+import pytest
 
-from fglfast.verbs.app import app
-
-README = Path(__file__).parent.parent / "README.md"
+DOCS = Path(__file__).parent.parent / "docs"
 FEWER = {
     "--images-per-class 500": "--images-per-class 16",
     "--arch resnet18-narrow --image-size 64 --epochs 30": "--arch resnet10-tiny --image-size 28 --epochs 1",
+    "--recipe mini": "--recipe mini --backend openvino",
+    "fglfast synthesize": "fglfast synthesize --backend openvino",
+    "images_per_class=500": "images_per_class=16",
+    'arch="resnet18-narrow", image_size=64, epochs=30': 'arch="resnet10-tiny", image_size=28, epochs=1',
+    'find_recipe("mini")': 'find_recipe("mini").model_copy(update={"backend": "openvino"})',
 }
 
 
-def commands():
-    blocks = re.findall(r"```bash\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    stages = next(block for block in blocks if "fglfast embed" in block)
-    return [line for line in stages.splitlines() if line.startswith("fglfast ")]
+def block(page, language, holding):
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.M)
+    text = next(each for each in blocks if holding in each)
+    for many, few in FEWER.items():
+        text = text.replace(many, few)
+    return text
 
 
-def test_the_stage_by_stage_commands_run_in_order(tmp_path):
-    assert len(commands()) == 6
-    for line in commands():
-        for many, few in FEWER.items():
-            line = line.replace(many, few)
-        line = line.replace("--recipe mini", "--recipe mini --backend openvino")
-        line = line.replace("synthesize ", "synthesize --backend openvino ")
-        done = subprocess.run(
-            [sys.executable, "-m", *shlex.split(line)], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+@pytest.mark.timeout(900)  # seven processes start, and each imports for seconds
+def test_the_stages_run_as_commands_and_then_from_python(tmp_path):
+    def run(*arguments):
+        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-    assert "accuracy" in done.stdout
+        return done.stdout
+
+    commands = [line for line in block("server.md", "bash", "fglfast evaluate").splitlines() if line[:8] == "fglfast "]
+    assert len(commands) == 6
+    said = [run("-m", *shlex.split(line)) for line in commands][-1]
+    assert "accuracy" in said
     assert {path.name for path in (tmp_path / "model").iterdir()} >= {"model.safetensors", "config.json"}
 
-
-def test_every_verb_and_option_the_readme_names_exists():
-    group = typer.main.get_command(app)
-    text = re.sub(r"`python -m benchmarks[^`]*`", "", README.read_text(encoding="utf-8"))
-    options = {option for command in group.commands.values() for param in command.params for option in param.opts}
-    foreign = {"--standalone", "--nproc-per-node", "--ntasks", "--gpus-per-task"}  # of torchrun and srun
-    flower = set(re.findall(r"(?<![\w-])--[a-z-]+", re.search(r"```bash\nflower-superlink.*?```", text, re.DOTALL)[0]))
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - foreign - flower
-    assert named <= options | {"--help"}, named - options
-    for verb in re.findall(r"`fglfast ([a-z-]+)", text):
-        assert verb in group.commands, verb
-        assert CliRunner().invoke(app, [verb, "--help"]).exit_code == 0
+    # The same stages again: what is there is found, payload, engine, shards and model.
+    script = tmp_path / "stages.py"
+    script.write_text(block("python.md", "python", "evaluate"), encoding="utf-8")
+    assert "0 images drawn, 160 found, accuracy" in run(str(script))

@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What a command's exit status means; README lists the same table."""
+    """What a command's exit status means; docs/formats.md lists the same."""
 
     DONE = 0
     FAILURE = 1

@@ -10,7 +10,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 from benchmarks.columns import engines
-from benchmarks.table import README, markdown, renewed
+from benchmarks.results_file import RESULTS
+from benchmarks.sections import SECTIONS
+from benchmarks.table import PAGE, README, markdown, page, renewed
 from fglfast.base.errors import MissingExtraError, UsageError
 from fglfast.generator.load import load_generator
 from fglfast.lab.bench.measure import BenchSettings, bench, contenders
@@ -176,7 +178,17 @@ def test_json_is_one_object(random_mini, tmp_path, monkeypatch):
 
 def test_the_readme_holds_the_tables_that_the_results_make():
     text = README.read_text(encoding="utf-8")
-    assert renewed(text) == text
+    assert renewed(text) == text and "<!-- table:" in text
+
+
+def test_the_results_page_is_the_one_that_the_results_make():
+    assert PAGE.read_text(encoding="utf-8") == page()
+
+
+def test_every_result_has_its_place_on_the_page():
+    shown = {name for own, section in SECTIONS.items() for name in (own, *section.beside)}
+    assert {path.stem for path in RESULTS.glob("*.json")} - {"pytest-benchmark"} <= shown
+    assert all((RESULTS / section.picture).exists() for section in SECTIONS.values() if section.picture)
 
 
 def test_a_marked_table_is_renewed():

@@ -1,0 +1,161 @@
+"""The sections of RESULTS.md in order: what each table is called, what was measured for it, and what fills it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import columns, few_step_columns
+from benchmarks.cells import Table
+
+
+@dataclass(frozen=True)
+class Section:
+    """A measured table.
+
+    Attributes:
+        title: its heading.
+        measured: what was measured, in a sentence or two.
+        columns: makes its head and rows from `results/NAME.json`.
+        beside: other results that the same table shows.
+        picture: a file of `results/` that draws it; none if empty.
+    """
+
+    title: str
+    measured: str
+    columns: Callable[[dict[str, Any]], Table]
+    beside: tuple[str, ...] = ()
+    picture: str = ""
+
+
+SHARE = (
+    "The share is of the machine's float32 matrix product as PyTorch computes it, measured in the same run. It is no "
+    "upper limit: OpenVINO's kernels are faster than that product on this processor, and eight-bit engines are held "
+    "against it too."
+)
+SECTIONS = {
+    "accuracy": Section(
+        "One-shot accuracy",
+        "Five clients with skewed classes (Dirichlet beta 0.01) upload class-level prompts; 500 synthetic images a "
+        "class train a narrow ResNet-18 (2.8 million weights, 64x64), which is tested on 5,000 real images that "
+        "neither `mini` nor the clients saw.",
+        columns.accuracy,
+        ("accuracy-int8",),
+    ),
+    "few-steps": Section(
+        "Fewer steps",
+        "`mini` and its students draw 300 images a class from class-level prompts (OpenVINO, float32); "
+        "`resnet10-tiny` learns from those alone and is tested on 5,000 real images, three seeds. Images/s come from "
+        "rounds in which all rows take turns.",
+        few_step_columns.few_steps,
+    ),
+    "sampling": Section(
+        "Steps and guidance of the teacher",
+        "`mini` draws 200 images a class at several steps and guidance scales; the accuracy is on the private images, "
+        "because the recipe's settings were chosen here.",
+        columns.sampling,
+    ),
+    "arena-skewed": Section(
+        "FGL beside federated training",
+        "30,000 private images of Fashion-MNIST over five clients, three seeds, `resnet10-tiny` (0.3 million weights, "
+        "28x28), one local epoch a round, the local rate chosen by FedAvg's accuracy on held-out images, a core a "
+        "seed; bytes and server-seconds are those at beta 0.01.",
+        columns.arenas,
+        ("arena-mild", "arena-iid"),
+        "arena-skewed.png",
+    ),
+    "arena-fifty": Section(
+        "Fifty clients",
+        "The same with fifty clients, Dirichlet beta 0.1, one seed.",
+        columns.arena,
+    ),
+    "arena-shades": Section(
+        "Feature skew",
+        "Three clients hold the dark, the medium and the light images of all classes, and describe them by their "
+        "classes, or by their classes and three measured words; three seeds.",
+        columns.shades,
+        ("arena-shades-instance",),
+    ),
+    "forms": Section(
+        "Forms of a payload",
+        "Five clients (beta 0.01) upload class-level prompts in each form; 100 images a class drawn by `mini-few`, "
+        "three seeds.",
+        columns.forms,
+    ),
+    "learned": Section(
+        "Learned embeddings",
+        "The global model's accuracy on inverted test images (dark clothes on white, which `mini` never saw), by what "
+        "the clients sent: five clients, beta 0.01, 100 images a class, one seed.",
+        columns.learned,
+    ),
+    "couplings": Section(
+        "Couplings of noise and data",
+        "Medians of three trainings: the loss on held-out images under independent pairs, the sliced Wasserstein "
+        "distance of what eight Euler steps draw, and the step at which a coupling is where independent pairs end. "
+        "`gaussians` is a mixture in the plane; `fashion` is a UNet of a tenth of `mini`'s size on the latents of "
+        "Fashion-MNIST.",
+        few_step_columns.couplings,
+    ),
+    "epsilon": Section(
+        "Accuracy against epsilon",
+        "30,000 images at five clients (beta 0.01), delta 1e-5, 60 images a class drawn by `mini-few`, three seeds; "
+        "epsilon is that of one client's one upload. The last row adds noise to an embedding of each image, the "
+        "textbook's way.",
+        columns.epsilon,
+        picture="epsilon.png",
+    ),
+    "membership": Section(
+        "Membership inference",
+        "Ten models of each recipe from random halves of 2,000 images (five clients, beta 0.5, 20 rounds of FedAvg, "
+        "`resnet10-tiny`), each attacked with the others as shadows. Chance is an area of 50%, and 1% and 0.1% found. "
+        "Intervals are 95%, and take the images of the ten models as independent.",
+        columns.membership,
+        picture="membership.png",
+    ),
+    "fuzz": Section(
+        "Hostile files",
+        "Files made hostile from sound ones and read by the product; whatever is accepted is checked by a second "
+        "reader that shares no code with the first. Peak memory includes what importing the readers takes.",
+        columns.fuzz,
+    ),
+    "kills": Section(
+        "kill -9",
+        "`synthesize` and `train` killed at random moments and started again; afterwards every shard, epoch and weight "
+        "is compared with those of a run that was left alone. The machine was busy with other work, so the seconds are "
+        "no measure of speed.",
+        columns.kills,
+    ),
+    "peers": Section(
+        "Whole pipelines, ours and others",
+        f"`mini`, 20 guided steps, batch 64: every pipeline draws from the same model folder, in turn in one run, in "
+        f"float32 unless it says int8. {SHARE}",
+        columns.peers,
+        picture="throughput.png",
+    ),
+    "engines-mini": Section(
+        "Engines of `mini`",
+        f"UNet, VAE decoder, whole synthesis, image encoding and a training step, by backend. {SHARE}",
+        columns.engines,
+    ),
+    "engines-unet-35m": Section(
+        "Engines of a larger UNet",
+        f"The same for a UNet of 35 million weights at 16x16 latents, batch 16. {SHARE}",
+        columns.engines,
+    ),
+    "engines-sd15": Section(
+        "Stable Diffusion 1.5 on a CPU",
+        f"The full architecture with random weights, 512x512, two guided images at once; it takes a quarter of an hour "
+        f"and 20 GiB of memory. {SHARE}",
+        columns.engines,
+    ),
+    "gpu": Section(
+        "Stable Diffusion 1.5 on a GPU",
+        "512x512, bfloat16, 25 guided steps, random weights, beside diffusers; the share is of the GPU's own matrix "
+        "product in that precision.",
+        columns.peers,
+    ),
+    "scale": Section(
+        "Planning at scale",
+        "Payloads of many clients merged into one plan, without drawing an image.",
+        columns.scale,
+    ),
+}
