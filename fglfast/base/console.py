@@ -20,6 +20,8 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from fglfast.base.wording import duration
+
 PLAIN_SECONDS = 10.0
 MOST_ROWS = 20  # of a table in the terminal
 QUIET = {
@@ -186,13 +188,14 @@ class Progress:
         self.done += count
         now = time.monotonic()
         rate = (self.done - self.start) / max(now - self.begun, 1e-9)
-        text = "  ".join([f"{rate:.1f} {self.unit}s/s", *(f"{k} {v}" for k, v in facts.items())])
+        pace = f"{rate:.1f} {self.unit}s/s" if rate >= 1 else f"{1 / max(rate, 1e-9):.1f} s/{self.unit}"
+        text = "  ".join([pace, *(f"{k} {v}" for k, v in facts.items())])
         if self.bar:
             self.bar.update(self.task, completed=self.done, note=text)
         elif speaker.leads and (now - self.said > PLAIN_SECONDS or self.done == self.total):
             self.said = now
             left = (self.total - self.done) / max(rate, 1e-9)
-            note(f"{self.name}: {self.done}/{self.total}  {text}  {left:.0f} s left")
+            note(f"{self.name}: {self.done}/{self.total}  {text}  {duration(left)} left")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

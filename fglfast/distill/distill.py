@@ -11,6 +11,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from fglfast.base.config import Settings
+from fglfast.base.console import Progress, note
 from fglfast.base.errors import UsageError
 from fglfast.base.files import check_claim, claim, finished_folder, write_atomic
 from fglfast.distill.pairs import draw_pairs, read_pairs
@@ -119,6 +120,7 @@ def distill(
     task, teacher = Task.of_model(engine.model), _unet(engine.model / "unet")
     claim(out / FACTS, _facts(settings, merged) | {"engine": engine.key}, WHAT)
     drawn = draw_pairs(engine, merged, settings.pairs_per_class, settings.seed, settings.teacher, out / "pairs")
+    note(f"reading {drawn.plan.images:,} pairs")
     pairs = read_pairs(drawn, merged, engine.shapes.latent)
     times = _times(engine.model, task, settings.steps)
     blocks = _share(times, settings.blocks)
@@ -138,8 +140,8 @@ def distill(
         teacher=engine.key,
         pairs=len(pairs),
         cost=Cost(pairs=drawn.seconds, training=round(training, 1)),
-        before=_bend([teacher], (), task, pairs, FINE),
-        after=_bend(unets, blocks.boundaries, task, pairs, settings.steps),
+        before=_bend("how the teacher bends", [teacher], (), task, pairs, FINE),
+        after=_bend("how the student bends", unets, blocks.boundaries, task, pairs, settings.steps),
     )
     _save(engine.model, unets, blocks, found, out / "model")
     changes = {"model": str((out / "model").resolve()), "sampling": few_steps(task, settings.steps)}
@@ -234,17 +236,26 @@ def _share(times: tuple[float, ...], blocks: int) -> Blocks:
 
 @torch.inference_mode()
 def _bend(
-    unets: Sequence[UNet2DConditionModel], boundaries: tuple[float, ...], task: Task, pairs: HeldPairs, steps: int
+    name: str,
+    unets: Sequence[UNet2DConditionModel],
+    boundaries: tuple[float, ...],
+    task: Task,
+    pairs: HeldPairs,
+    steps: int,
 ) -> Bend | None:
     if task.kind != "velocity":
         return None
     noise_BCHW, _, text_BLD = pairs.batch(torch.arange(min(JUDGED, len(pairs))))
 
-    def velocity(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        unet = unets[segment(float(task.clock(t_B)[0]), boundaries)].eval()
-        return task.ask(unet, x_BCHW, t_B, text_BLD)
+    with Progress(name, steps, unit="step") as progress:
 
-    return bend(velocity, noise_BCHW, uniform(steps))
+        def velocity(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
+            unet = unets[segment(float(task.clock(t_B)[0]), boundaries)].eval()
+            velocity_BCHW = task.ask(unet, x_BCHW, t_B, text_BLD)
+            progress.advance(1)
+            return velocity_BCHW
+
+        return bend(velocity, noise_BCHW, uniform(steps))
 
 
 def _save(teacher: Path, unets: Sequence[UNet2DConditionModel], blocks: Blocks, found: Distilled, folder: Path) -> None:

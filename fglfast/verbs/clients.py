@@ -16,6 +16,7 @@ from fglfast.verbs.options import (
     BackendOption,
     ModelName,
     RecipeName,
+    fleeting_verb,
     open_engine,
     read_allowed,
     read_recipe,
@@ -127,7 +128,7 @@ def embed(
     tell(result, as_json, f"{out}: {result['rows']} rows from {about}{result['images']} images, {size:,} bytes")
 
 
-@verb
+@fleeting_verb
 def inspect(
     file: Annotated[Path, typer.Argument(help="A payload file.")],
     allow: Allow = None,
@@ -181,7 +182,7 @@ def inspect(
     stdout.print(table)
 
 
-@verb
+@fleeting_verb
 def key(
     file: Annotated[Path, typer.Argument(help="The private key's file (PEM); made if it is not there.")],
     as_json: AsJson = False,
@@ -194,7 +195,7 @@ def key(
     tell({"file": str(file), "public_key": public, "made": made}, as_json, f"{file}: {origin}\npublic key: {public}")
 
 
-@verb
+@fleeting_verb
 def probe(
     data: Annotated[str, typer.Argument(help="Private images: PATH[:SPLIT].")],
     recipe: RecipeName = "mini",

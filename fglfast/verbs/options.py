@@ -49,6 +49,8 @@ AllowSamePrompt = Annotated[
     bool,
     typer.Option("--allow-same-prompt", help="Draw classes that send the same prompt too: alike, but for their label."),
 ]
+KEPT = "what is finished is kept; run the same command to go on"
+LOST = "nothing was kept; run the same command to begin again"
 DEFAULT_ENGINES = Path("engines/build")
 
 
@@ -57,8 +59,13 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
     return app.command(name=function.__name__.replace("_", "-"))(exits(function))
 
 
-def exits(function: Callable[P, None]) -> Callable[P, None]:
-    """Turn errors into one clear line and the right exit code."""
+def fleeting_verb(function: Callable[P, None]) -> Callable[P, None]:
+    """As `verb`, of a command that keeps nothing before it is done: interrupted, it says so."""
+    return app.command(name=function.__name__.replace("_", "-"))(exits(function, LOST))
+
+
+def exits(function: Callable[P, None], interrupted: str = KEPT) -> Callable[P, None]:
+    """Turn errors into one clear line and the right exit code; `interrupted` is what an interruption leaves."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -70,7 +77,7 @@ def exits(function: Callable[P, None]) -> Callable[P, None]:
             _complain(error.message, error.hint)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            _complain("interrupted", "what is finished is kept; run the same command to go on")
+            _complain("interrupted", interrupted)
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         except BrokenPipeError:
             raise typer.Exit(ExitCode.FAILURE) from None

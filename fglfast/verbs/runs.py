@@ -13,6 +13,7 @@ from fglfast.verbs.options import (
     AsJson,
     Engines,
     RecipeName,
+    fleeting_verb,
     tell,
     verb,
 )
@@ -117,7 +118,7 @@ def run(
         stdout.print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
 
 
-@verb
+@fleeting_verb
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run, as demo leaves it.")],
     as_json: AsJson = False,

@@ -18,6 +18,7 @@ from fglfast.verbs.options import (
     Engines,
     RandomWeights,
     RecipeName,
+    fleeting_verb,
     join_ranks,
     open_engine,
     read_payloads,
@@ -204,7 +205,7 @@ def train(
     tell(result.model_dump(mode="json"), as_json, line)
 
 
-@verb
+@fleeting_verb
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Folder of a global model.")],
     data: Annotated[str, typer.Argument(help="Real test images: PATH[:SPLIT].")],

@@ -20,6 +20,7 @@ from fglfast.verbs.options import (
     RandomWeights,
     RecipeName,
     find_model,
+    fleeting_verb,
     open_engine,
     read_payloads,
     read_recipe,
@@ -188,7 +189,7 @@ def tune(
     )
 
 
-@verb
+@fleeting_verb
 def doctor(as_json: AsJson = False) -> None:
     """Try what works here: packages, devices, backends, attention kernels, training; and say what mends the rest."""
     from dataclasses import asdict

@@ -69,7 +69,7 @@ def test_pairs_go_on_where_they_were_stopped_and_belong_to_one_plan(engine, merg
     assert again.seconds == pytest.approx(sum(seconds.values())) and again.seconds > 0
     (tmp_path / "seconds.json").write_text("{}")
     assert draw_pairs(engine, merged, 3, 7, TEACHER, tmp_path).seconds is None
-    with pytest.raises(BadInputError, match="another teacher or plan"):
+    with pytest.raises(BadInputError, match="another teacher or payloads"):
         draw_pairs(engine, merged, 3, 8, TEACHER, tmp_path)
 
 
@@ -85,6 +85,7 @@ def test_the_command_makes_a_student_that_is_a_generator(payload, random_mini, t
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["cost"]["pairs"] > 0 and found["cost"]["training"] > 0
+    assert "how the teacher bends: 50/50" in done.stderr and "how the student bends: 2/2" in done.stderr
     assert found["pairs"] > 0 and found["before"]["curvature"] > 0 and found["after"] is not None
     told = (tmp_path / "student" / "model" / "unet" / "config.json").read_text()
     assert str(random_mini) not in told, "where the teacher lay is nobody's business"

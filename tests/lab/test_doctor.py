@@ -51,6 +51,11 @@ def run(tmp_path_factory):
     return run_process(shadow)
 
 
+def test_no_minute_is_silent_where_there_is_no_terminal(run):
+    said = run.stderr.splitlines()
+    assert "trying packages" in said and "trying backends: torch" in said and "trying training: gloo" in said
+
+
 @pytest.fixture(scope="module")
 def seen(run):
     """What it says."""

@@ -79,7 +79,7 @@ class Fit:
                 self.seconds = time.monotonic() - started
                 if self.step % LOG_EVERY == 0 or self.step == self.settings.steps:
                     self._log(smoothed)
-                if self.step % grid_every == 0:
+                if self.step % grid_every == 0 or self.step == self.settings.steps:
                     with self.averaged():
                         on_grid(self.step)
                 if time.monotonic() - saved > self.settings.checkpoint_seconds:

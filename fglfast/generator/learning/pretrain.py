@@ -40,6 +40,7 @@ from fglfast.images.labelled import LabelledImages
 
 UNCONDITIONAL_SHARE = 0.10
 CLASS_LEVEL_SHARE = 0.45  # of the rest, the instance-level prompt
+GRID = 16  # images a row of the VAE's grid
 KL_WEIGHT = 2e-4
 PROMPTS = {"class_level": "{label}", "instance_level": "{label}, {caption}", "negative": ""}
 
@@ -131,10 +132,12 @@ def _train_vae(pixels_NCHW: Tensor, settings: PretrainSettings, state: Path, gri
 
     @torch.no_grad()
     def grid(step: int) -> None:
-        images_BCHW = _to_signed(pixels_NCHW[:32], settings.device)
+        columns = min(GRID, len(pixels_NCHW))
+        whole_rows = min(2, len(pixels_NCHW) // columns)
+        images_BCHW = _to_signed(pixels_NCHW[: whole_rows * columns], settings.device)
         decoded_BCHW = vae.decode(vae.encode(images_BCHW).latent_dist.mean).sample
         note(f"vae: step {step}, reconstruction error {(decoded_BCHW - images_BCHW).square().mean():.5f}")
-        save_grid(torch.cat([images_BCHW, decoded_BCHW]), 16, grids / f"vae-{step:06d}.png")
+        save_grid(torch.cat([images_BCHW, decoded_BCHW]), columns, grids / f"vae-{step:06d}.png")
 
     fit.run(loss_function, grid)
     return vae.requires_grad_(False)

@@ -15,7 +15,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from fglfast.base.console import stderr
+from fglfast.base.console import note, stderr
 from fglfast.base.errors import FglError, MissingExtraError
 from fglfast.lab.doctor import machine, runtimes
 from fglfast.lab.doctor.machine import Probes
@@ -34,6 +34,7 @@ GROUPS: tuple[tuple[str, Callable[[], Probes]], ...] = (
     ("extras", machine.extras),
     ("disk and hub", machine.disk_and_hub),
 )
+SLOW = ("backends", "training")  # groups whose every check may take its time
 STYLES: dict[State, str] = {"works": "green", "missing": "yellow", "broken": "red"}
 CRASH = "it crashes the process that tries it"
 
@@ -72,10 +73,19 @@ def diagnose() -> list[Check]:
     with stderr.status("") as status, _Apart() as apart:
         for group, list_probes in GROUPS:
             unlisted: Probes = {list_probes.__name__: partial(_fail, CRASH)}
+            _say(f"trying {group}")
             for name, probe in apart.call(unlisted, _listed, list_probes).items():
                 status.update(f"trying {group}: {name}")
+                if group in SLOW:
+                    _say(f"trying {group}: {name}")
                 checks.append(apart.call(Check(group, name, "broken", CRASH), examine, group, name, probe))
     return checks
+
+
+def _say(what: str) -> None:
+    """Where there is no terminal for a status that changes, a line: a minute without one looks like a hang."""
+    if not stderr.is_terminal:
+        note(what)
 
 
 def examine(group: str, name: str, probe: Callable[[], str]) -> Check:

@@ -52,6 +52,7 @@ def test_a_stopped_pretraining_goes_on_to_the_same_weights(tmp_path, monkeypatch
         name = f"{part}/diffusion_pytorch_model.safetensors"
         one, other = load_file(whole / name), load_file(resumed / name)
         assert all(torch.equal(one[key], other[key]) for key in one)
+    assert {path.name for path in (tmp_path / "whole" / "grids").iterdir()} == {"vae-000006.png", "flow-000006.png"}
     assert (whole / "prompts.json").exists() and "20 images of 10 classes" in (whole / "README.md").read_text()
     with pytest.raises(BadInputError, match="other images"):
         pretrain(data.select([0, 1]), tmp_path / "cut", SMALL)

@@ -98,6 +98,14 @@ def test_single_files_are_audited_as_a_run_is(run, audited, data, random_mini, t
     assert alone["attacks"][0]["roc"] == audited["attacks"][0]["roc"] and alone["copies"] == audited["copies"]
 
 
+def test_a_payload_of_another_generator_is_refused(run, data, tmp_path):
+    folder = run / "seed3"
+    payload = sorted((folder / "one-shot" / "clients").glob("*.safetensors"))[0]
+    options = ["--members", f"{data}:private", "--nonmembers", f"{data}:test", "--out", tmp_path]
+    done = invoke("--model", folder / "fgl" / "model", *options, "--payload", payload, "--generator", "mini")
+    assert done.exit_code == 4 and "text_encoder" in done.stderr and not (tmp_path / "audit.json").exists()
+
+
 def test_shadows_learn_from_halves_are_made_once_and_alike(experiment, pool, tmp_path, monkeypatch):
     monkeypatch.setattr(shadows, "CONTROL_EPOCHS", 2)
     recipes = {"fedavg": Recipe(experiment, "fedavg"), "control": control(experiment)}

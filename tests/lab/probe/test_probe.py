@@ -165,7 +165,8 @@ def test_an_interrupted_probe_leaves_nothing(asked, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "judge", interrupt)
-    assert CliRunner().invoke(app, [*asked, "--picture", "p.png"]).exit_code == 130
+    stopped = CliRunner().invoke(app, [*asked, "--picture", "p.png"])
+    assert stopped.exit_code == 130 and "nothing was kept" in stopped.stderr
     assert left(tmp_path) == []
 
 
