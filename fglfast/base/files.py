@@ -1,6 +1,5 @@
 """Files that are whole or not there: write under a temporary name, sync, rename. Knows no format."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -9,10 +8,14 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from fglfast.base.errors import BadInputError, FglError, UsageError
 from fglfast.base.wording import differences
+
+PATIENCE = 2.0  # seconds; asking takes a thousandth of that
 
 
 @contextmanager
@@ -151,16 +154,27 @@ def finished_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def exclusive(path: Path, wait: bool = True) -> Iterator[bool]:
+def exclusive(path: Path, wait: bool | float = True) -> Iterator[bool]:
     """Hold a lock file, so that two processes at the same work take turns; a killed one lets go.
 
-    Yields whether it is held: always, unless it was not to `wait` and another process holds it.
+    Yields whether it is held: always, unless it was not to `wait`, or so many seconds only, and another process holds it.
 
     Raises:
         FglError: the file system has no locks.
     """
-    with path.open("a+") as stream:
-        yield _lock(stream, path, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    lock = FileLock(path, timeout=-1 if wait is True else float(wait))
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FglError(f"{path}: cannot be locked ({reason})", "use a file system that has locks") from error
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -179,20 +193,12 @@ def sole(folder: Path) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether another process holds a lock file; any number may ask at once."""
-    with path.open("a+") as stream:
-        return not _lock(stream, path, fcntl.LOCK_SH | fcntl.LOCK_NB)
-
-
-def _lock(stream: IO[str], path: Path, how: int) -> bool:
-    """Lock a file open for reading and writing: NFS wants the first for a shared lock, the second for an exclusive."""
+    """Whether another process holds a lock file. Several that ask at once wait for each other, not for a holder."""
     try:
-        fcntl.flock(stream, how)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise FglError(f"{path}: cannot be locked ({error.strerror})", "use a file system that has locks") from error
-    return True
+        with FileLock(path, timeout=PATIENCE):
+            return False
+    except Timeout:
+        return True
 
 
 def temporary_name(path: Path) -> Path:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ from fglfast.base.wording import differences
 from fglfast.shards.description import Description
 from fglfast.training.settings import Job, TrainResult
 
-LOCK_PATIENCE = 10.0
+LOCK_PATIENCE = 10.0  # seconds: a killed run's workers need some to end
 MOST_TAG = 100  # bytes
 TAG = re.compile(r"epoch\d{5,9}-step\d{7,12}", re.ASCII)
 MODEL_FILES = ("config.json", "model.safetensors")
@@ -121,15 +120,10 @@ class RunFolder:
             FglError: another run keeps it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + LOCK_PATIENCE
-        while True:
-            with exclusive(self.path / ".lock", wait=False) as free:
-                if free:
-                    yield
-                    return
-            if time.monotonic() > deadline:
+        with exclusive(self.path / ".lock", wait=LOCK_PATIENCE) as free:
+            if not free:
                 raise FglError(f"another training runs in {self.path}", "Wait for it, or choose another folder.")
-            time.sleep(0.2)
+            yield
 
 
 def _told(run: dict[str, Any]) -> dict[str, Any]:

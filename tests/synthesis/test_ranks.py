@@ -254,9 +254,9 @@ def test_images_of_another_engine_are_said_to_be_there(engine, merged, recipe, r
 
 
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
-    def refuse(stream, how):
+    def refuse(lock):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    monkeypatch.setattr(files.FileLock, "acquire", refuse)
     with pytest.raises(FglError, match="cannot be locked"), exclusive(tmp_path / "lock"):
         pass
