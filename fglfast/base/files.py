@@ -157,7 +157,8 @@ def finished_folder(folder: Path) -> Iterator[Path]:
 def exclusive(path: Path, wait: bool | float = True) -> Iterator[bool]:
     """Hold a lock file, so that two processes at the same work take turns; a killed one lets go.
 
-    Yields whether it is held: always, unless it was not to `wait`, or so many seconds only, and another process holds it.
+    Yields whether it is held: always, unless it was not to `wait`, or for so many seconds only, and another process
+    holds it.
 
     Raises:
         FglError: the file system has no locks.
