@@ -3,6 +3,10 @@
 Five clients with skewed classes send one noisy upload each; everything after that is as without noise. Beside class
 level and instance level as `fglfast embed --epsilon` makes them stands the textbook's instance level: every image is a
 row of its own, clipped around its class name's embedding, with noise on each row.
+
+Instance level is measured with captions in free words (`benchmarks.free_captions`), as people and captioning models
+write them. The measured words would not do: they are the public prompts themselves, so that nothing is added to those
+and noise on what is added costs nothing. `--captions attributes` measures that case, a .jsonl or .csv file any other.
 """
 
 import json
@@ -15,13 +19,15 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from matplotlib.figure import Figure
+from scipy.spatial.distance import cdist
 
+from benchmarks.free_captions import FreeCaptions
 from benchmarks.global_model import accuracy
 from benchmarks.results_file import RESULTS, save_result
-from fglfast.client.captions import caption_all, find_captioner
+from fglfast.client.captions import FILES, caption_all, find_captioner
 from fglfast.client.embed import embed
 from fglfast.client.privacy import Budget, gaussian, noise_scale
-from fglfast.client.private_prompts import INSTANCE_SENSITIVITY, clipped
+from fglfast.client.private_prompts import INSTANCE_SENSITIVITY, clipped, public_prompts
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import find_recipe
 from fglfast.generator.text import load_prompts, native_image_size
@@ -36,11 +42,13 @@ from fglfast.synthesis.settings import SynthesisSettings
 
 TEXTBOOK = "instance level, a noisy row an image"
 CURVES: dict[str, tuple[float | None, ...]] = {
-    "class level": (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, None),
+    "class level": (0.01, 0.1, 1.0, 10.0, None),
     "instance level": (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, None),
     TEXTBOOK: (1.0, 10.0, 100.0),
 }
 CLIENTS, BETA = 5, 0.01
+FREE = "free"
+SAMPLE = 1000  # images whose captions are held against the public prompts
 CLIP = 8.67  # of the textbook's rows: the spread of mini's public prompts, as `embed` takes it
 
 
@@ -62,20 +70,21 @@ def main(
     work: Annotated[Path, typer.Option(help="What is finished; a second call redoes none.")] = Path("runs/epsilon"),
     engines: Path = Path("engines/build"),
     recipe: str = "mini-few",
+    captions: Annotated[str, typer.Option(help="free, attributes, or a .jsonl or .csv file.")] = FREE,
     images_per_class: int = 60,
     seeds: int = 3,
 ) -> None:
     """Draw and train with every budget and seed, save the table and the curve."""
     asked, private = find_recipe(recipe), read_dataset(f"{data}:private")
     model = asked.model_folder()
-    captions, engine = write_captions(private, model, work), build_engine(asked, model, engines)
+    written, engine = write_captions(private, model, captions, work), build_engine(asked, model, engines)
     test = read_dataset(f"{data}:test")
-    bench = Bench(private, test, captions, model, engine, asked.sampling, images_per_class)
+    bench = Bench(private, test, written, model, engine, asked.sampling, images_per_class)
     points = [(curve, epsilon) for curve, epsilons in CURVES.items() for epsilon in epsilons]
     runs: dict[tuple[str, float | None], list[dict[str, Any]]] = {point: [] for point in points}
     for seed in range(seeds):
         for curve, epsilon in points:
-            found = measure(bench, curve, epsilon, seed, work / f"{curve} {epsilon} {seed}")
+            found = measure(bench, curve, epsilon, seed, work / f"{curve} {epsilon} {seed} {Path(written).stem}")
             typer.echo(json.dumps({"curve": curve, "epsilon": epsilon, **found}))
             runs[curve, epsilon].append(found)
     rows = [
@@ -84,20 +93,49 @@ def main(
     ]
     draw(rows).savefig(RESULTS / "epsilon.png", dpi=110, metadata={"Software": None})
     facts = {"private_images": len(private), "clients": CLIENTS, "beta": BETA, "delta": Budget(epsilon=1.0).delta}
-    save_result("epsilon", {**facts, "images_per_class": images_per_class, "rows": rows})
+    facts |= {"captions": {"kind": captions, **carried(bench)}, "images_per_class": images_per_class}
+    save_result("epsilon", {**facts, "rows": rows})
 
 
-def write_captions(private: LabelledImages, model: Path, work: Path) -> str:
-    """Measure all captions once: the file is read for every budget."""
-    path = work / "captions.jsonl"
+def write_captions(private: LabelledImages, model: Path, kind: str, work: Path) -> str:
+    """Make all captions once, or take those of a file: it is read for every budget."""
+    if Path(kind).suffix in FILES:
+        return kind
+    path, size = work / f"captions-{kind}.jsonl", native_image_size(model)
     if not path.exists():
         work.mkdir(parents=True, exist_ok=True)
-        words = caption_all(private, find_captioner("attributes", native_image_size(model)))
+        words = caption_all(private, FreeCaptions(size) if kind == FREE else find_captioner(kind, size))
         lines = [
             json.dumps({"file_name": name, "caption": text}) for name, text in zip(private.names, words, strict=True)
         ]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(path)
+
+
+def carried(bench: Bench) -> dict[str, float]:
+    """What captions add to the public prompts: how many there are; of some, how far they lie from the nearest."""
+    encoder, template = TextEncoder.load(bench.model), load_prompts(bench.model).instance_level
+    names, words = bench.private.class_names, captions_of(bench, bench.private)
+    some = np.random.default_rng(0).permutation(len(words))[:SAMPLE]
+    distances = np.zeros(len(some))
+    for label, name in enumerate(names):
+        own = np.flatnonzero(bench.private.labels[some] == label)
+        prompts = [template.format(label=name, caption=words[row]) for row in some[own]]
+        rows_BX, public_AX = (
+            encoder.encode(encoder.tokenize(each)).reshape(len(each), -1)
+            for each in (prompts or [name], public_prompts(name, template))
+        )
+        distances[own] = cdist(rows_BX, public_AX).min(axis=1)[: len(own)]
+    return {
+        "distinct": len(set(words)),
+        "mean_distance": float(distances.mean()),
+        "public": float((distances < 1e-3).mean()),
+        "clipped": float((distances > CLIP).mean()),
+    }
+
+
+def captions_of(bench: Bench, images: LabelledImages) -> list[str]:
+    return next(iter(find_captioner(bench.captions, 0)(images)))
 
 
 def measure(bench: Bench, curve: str, epsilon: float | None, seed: int, folder: Path) -> dict[str, Any]:
@@ -140,7 +178,7 @@ def noisy_rows(bench: Bench, images: LabelledImages, client: str, budget: Budget
     """
     encoder, templates = TextEncoder.load(bench.model), load_prompts(bench.model)
     names, labels = images.class_names, images.labels
-    words = next(iter(find_captioner(bench.captions, 0)(images)))
+    words = captions_of(bench, images)
     prompts = [
         templates.instance_level.format(label=names[k], caption=text) for k, text in zip(labels, words, strict=True)
     ]

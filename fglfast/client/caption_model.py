@@ -22,13 +22,14 @@ class CaptionModel:
 
     Args:
         name: hub id or folder.
+        batch: images of one pass.
 
     Raises:
         BadInputError: it cannot be had, or transformers knows no image-to-text model of its kind.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name, self.device = name, "cuda" if torch.cuda.is_available() else "cpu"
+    def __init__(self, name: str, batch: int = BATCH) -> None:
+        self.name, self.batch, self.device = name, batch, "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype = torch.float16 if self.device == "cuda" else torch.float32
         offline = os.environ.get("HF_HUB_OFFLINE") == "1"
         options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline}
@@ -50,8 +51,8 @@ class CaptionModel:
         Raises:
             BadInputError: the model does not caption images that come without text.
         """
-        for start in range(0, len(dataset), BATCH):
-            yield self._caption([dataset.image(row) for row in range(start, min(start + BATCH, len(dataset)))])
+        for start in range(0, len(dataset), self.batch):
+            yield self._caption([dataset.image(row) for row in range(start, min(start + self.batch, len(dataset)))])
 
     @torch.inference_mode()
     def _caption(self, pictures: list[Image.Image]) -> list[str]:

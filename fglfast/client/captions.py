@@ -37,12 +37,13 @@ class MeasuredAttributes:
         return ([describe(dataset.pixels(row, self.size))] for row in range(len(dataset)))
 
 
-def find_captioner(name: str, size: int) -> Captioner:
+def find_captioner(name: str, size: int, alone: bool = False) -> Captioner:
     """The captioner that `--captions` names: `attributes`, a file, or a model (hub id or folder).
 
     Args:
         name: what the user wrote.
         size: the generator's image size in pixels.
+        alone: show a model each image by itself, so that no other image can change its caption in the last bits.
 
     Raises:
         BadInputError: the file or the model cannot be read.
@@ -57,7 +58,7 @@ def find_captioner(name: str, size: int) -> Captioner:
         raise BadInputError(f"captions: {name}: no such file or folder", f"check the path, or give {ATTRIBUTES}")
     from fglfast.client.caption_model import CaptionModel
 
-    return CaptionModel(name)
+    return CaptionModel(name, 1) if alone else CaptionModel(name)
 
 
 def caption_all(dataset: LabelledImages, captioner: Captioner) -> list[str]:

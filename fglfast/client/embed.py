@@ -63,7 +63,7 @@ def embed(
     header = make_header(client, dataset.class_names, prompt_level, encoder.fingerprint, domain)
     templates, counts = find_templates(model, template, domain), dataset.counts()
     if prompt_level == "instance":
-        described = caption_all(dataset, find_captioner(captions, native_image_size(model)))
+        described = caption_all(dataset, find_captioner(captions, native_image_size(model), alone=budget is not None))
         if budget:
             noisy = _noisy_instances(header, dataset, described, templates.instance_level, encoder, budget)
             return merge_equal(eight_bits(noisy) if send == "int8" else noisy)

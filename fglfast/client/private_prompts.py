@@ -24,13 +24,14 @@ from scipy.spatial.distance import cdist
 from fglfast.base.errors import UsageError
 from fglfast.client.privacy import Budget, Floats, gaussian, noise_scale, stands_out, whole
 from fglfast.client.prompts import check_template
-from fglfast.generator.text_encoder import ENCODE_BATCH, TextEncoder
+from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.attributes import descriptions
 from fglfast.payload import Privacy
 
 Row = tuple[int, float, NDArray[np.float16]]  # class, noisy count, embedding
 
 CLASS_SENSITIVITY, INSTANCE_SENSITIVITY = math.sqrt(2), 2.0
+COMPARED = 64  # prompts that are held against the public ones at once
 SPREAD_CLASSES = 10  # the first so many tell how far public prompts lie apart
 
 
@@ -131,8 +132,8 @@ def exact_release(images: Counter[str], public_AX: Floats, clip: float, encoder:
     """Images of each public prompt [A], and the sums of what their prompts add to it [A,X], in units of the clip."""
     counts_A, sums_AX = np.zeros(len(public_AX)), np.zeros_like(public_AX)
     prompts = list(images)
-    for start in range(0, len(prompts), ENCODE_BATCH):
-        some = prompts[start : start + ENCODE_BATCH]
+    for start in range(0, len(prompts), COMPARED):
+        some = prompts[start : start + COMPARED]
         values_BX, times_B = _encoded(some, encoder)[0], np.array([images[prompt] for prompt in some], dtype=np.float64)
         nearest_B = cdist(values_BX, public_AX).argmin(axis=1)
         np.add.at(counts_A, nearest_B, times_B)

@@ -25,7 +25,6 @@ from fglfast.generator.configs import announced, read_config
 from fglfast.generator.outline import outlined
 from fglfast.generator.text import text_fingerprint
 
-ENCODE_BATCH = 64
 MOST_TOKENS = 4096  # of a prompt
 
 
@@ -136,8 +135,13 @@ class TextEncoder:
 
     @torch.inference_mode()
     def encode(self, token_ids_NT: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Text embeddings [N,L,D]."""
-        return torch.cat([self.part(ids) for ids in torch.from_numpy(token_ids_NT).long().split(ENCODE_BATCH)]).numpy()
+        """Text embeddings [N,L,D].
+
+        Each row is a pass of its own: how a product is rounded depends on the shape of its batch, so in a shared one a
+        prompt more or less could change the others' last bits, which a private payload must not tell.
+        """
+        rows = torch.from_numpy(token_ids_NT).long().split(1)
+        return torch.cat([self.part(row_1T) for row_1T in rows]).float().numpy()
 
 
 def load_tokenizer(folder: Path) -> Any:

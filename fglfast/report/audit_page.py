@@ -11,11 +11,12 @@ from fglfast.base.files import write_atomic
 from fglfast.federation.experiment import TITLES
 from fglfast.lab.audit.copies import Copies, Pair
 from fglfast.lab.audit.nearest import Inverted
-from fglfast.lab.audit.records import CONTROL, Attack, Audit, Inversion
+from fglfast.lab.audit.records import CONTROL, STRONG, Attack, Audit, Inversion, View
 from fglfast.lab.audit.roc import CURVE_FROM
 from fglfast.report.render import render, sprite, svg
 
 TITLED = {str(method): words for method, words in TITLES.items()} | {CONTROL: "learned by heart (control)"}
+SEEN: dict[View, str] = {"model": "", "updates": ", each client's updates", "upload": ", as uploaded"}
 GREY, BLUE, RED = "#8a8f98", "#2f6fde", "#c0392b"
 SHARES: tuple[tuple[str, str, Callable[[Inverted], float]], ...] = (
     ("true prompts that are read", BLUE, lambda found: found.found),
@@ -25,8 +26,8 @@ SHARES: tuple[tuple[str, str, Callable[[Inverted], float]], ...] = (
 
 
 def title(attack: Attack) -> str:
-    """Of the attacked model, for people."""
-    return TITLED.get(attack.model, attack.model)
+    """Of the attacked model, for people, and of what the attacker has of it."""
+    return TITLED.get(attack.model, attack.model) + SEEN[attack.seen]
 
 
 def write_page(audit: Audit, pairs: Sequence[Pair], out: Path) -> None:
@@ -43,6 +44,8 @@ def write_page(audit: Audit, pairs: Sequence[Pair], out: Path) -> None:
     view = {
         "audit": audit,
         "title": title,
+        "shadows": max((attack.shadows for attack in audit.attacks), default=0),
+        "strong": STRONG,
         "roc": svg(partial(draw_roc, audit.attacks)),
         "sent": sent,
         "would": would,
@@ -63,12 +66,12 @@ def draw_roc(attacks: Sequence[Attack]) -> Figure:
     """True against false positive rates of all attacks, both over orders of magnitude."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axis = figure.subplots()
-    colours = {model: f"C{index}" for index, model in enumerate(dict.fromkeys(attack.model for attack in attacks))}
+    colours = {words: f"C{index}" for index, words in enumerate(dict.fromkeys(map(title, attacks)))}
     for attack in attacks:
         false, true = zip(*attack.roc.curve, strict=True)
         style = ":" if attack.kind == "loss" else "-"
         label = f"{title(attack)}, {attack.kind}"
-        axis.plot(false, true, color=colours[attack.model], linestyle=style, linewidth=1.4, label=label)
+        axis.plot(false, true, color=colours[title(attack)], linestyle=style, linewidth=1.4, label=label)
     axis.plot([CURVE_FROM, 1], [CURVE_FROM, 1], color=GREY, linestyle="--", linewidth=1, label="chance")
     axis.set(xscale="log", yscale="log", xlim=(CURVE_FROM, 1), ylim=(CURVE_FROM, 1))
     axis.set_xlabel("others that are taken for members, share")

@@ -70,13 +70,14 @@ def evaluate(model_dir: Path, dataset: "LabelledImages", batch_size: int = 256) 
     model, names, size = open_classifier(model_dir)
     labels = torch.from_numpy(dataset.named(names).labels)
     logits = torch.cat(list(_logits(model, dataset, size, batch_size)))
-    confusion = MulticlassConfusionMatrix(len(names))(logits, labels)
+    confusion = MulticlassConfusionMatrix(len(names))(logits.argmax(1), labels)
+    probabilities = logits.softmax(1)  # torchmetrics takes logits that all lie within [0, 1] for them
     rights, totals = confusion.diagonal().tolist(), confusion.sum(1).tolist()
     return Evaluation(
         accuracy=sum(rights) / len(labels),
         n=len(labels),
         loss=cross_entropy(logits, labels).item(),
-        ece=MulticlassCalibrationError(len(names), n_bins=15, norm="l1")(logits, labels).item(),
+        ece=MulticlassCalibrationError(len(names), n_bins=15, norm="l1")(probabilities, labels).item(),
         class_names=names,
         per_class={
             name: ClassResult(accuracy=right / total if total else None, n=total)

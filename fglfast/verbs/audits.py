@@ -17,7 +17,12 @@ def audit(
         str | None, typer.Option(help="Of the run, with commas: whose models are attacked.", show_default="fgl,fedavg")
     ] = None,
     shadows: Annotated[
-        int, typer.Option(min=0, help="Shadow models of each method; each takes as long as the run. 0: loss only.")
+        int,
+        typer.Option(
+            min=0,
+            help="Shadow models of each method; each takes as long as the run. 8 are a weak attack, its authors take "
+            "64 to 256: ask for more at any time, those that are there are kept. 0: loss only.",
+        ),
     ] = 8,
     model: Annotated[
         Path | None, typer.Option(help="Instead of a run: folder of a global model.", show_default=False)
@@ -63,7 +68,7 @@ def audit(
         write_page(found, pairs, folder / "audit.html")
     page = folder / "audit.html"
     lines = [
-        f"{attack.model}, {attack.kind}: area {attack.roc.auc.words}"
+        f"{attack.attacked}, {attack.kind}: area {attack.roc.auc.words}"
         + (f", {attack.roc.caught[0].words} found at 1% wrong" if attack.roc.caught[0] else "")
         for attack in found.attacks
     ]

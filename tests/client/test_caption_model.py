@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from fglfast.base.errors import BadInputError
-from fglfast.client import caption_model
 from fglfast.client.caption_model import CaptionModel
+from fglfast.client.captions import find_captioner
 from fglfast.images.labelled import LabelledImages
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(40))]
@@ -77,14 +77,19 @@ def pictures(count):
     return LabelledImages(("cat",), np.zeros(count, np.int64), tuple(openers), (), "pictures")
 
 
-def test_a_caption_an_image_whatever_the_batch(folder, monkeypatch):
-    captioner, images = CaptionModel(str(folder)), pictures(5)
-    (together,) = captioner(images)
+def test_a_caption_an_image_whatever_the_batch(folder):
+    images = pictures(5)
+    (together,) = CaptionModel(str(folder))(images)
     assert len(together) == 5 and any(caption.startswith("word") for caption in together)
     assert not any("[" in caption for caption in together)
-    monkeypatch.setattr(caption_model, "BATCH", 2)
-    parts = list(captioner(images))
+    parts = list(CaptionModel(str(folder), batch=2)(images))
     assert [len(part) for part in parts] == [2, 2, 1] and [*chain(*parts)] == together
+
+
+def test_a_private_caption_is_of_its_image_alone(folder):
+    shown = list(find_captioner(str(folder), 16, alone=True)(pictures(3)))
+    assert [len(part) for part in shown] == [1, 1, 1]
+    assert len(next(find_captioner(str(folder), 16)(pictures(3)))) == 3
 
 
 def test_weights_in_a_pickle_are_refused(folder, tmp_path):

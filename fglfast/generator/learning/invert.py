@@ -132,9 +132,16 @@ def loss(
     data_BCHW, noise_BCHW, t_B, classes_B = (part.to(device) for part in (data_BCHW, noise_BCHW, t_B, classes_B))
     classes_U, of_B = classes_B.unique(return_inverse=True)
     text_BLE = generator.projection(text(classes_U))[of_B]
+    return squared_errors(generator, task, text_BLE, data_BCHW, noise_BCHW, t_B).mean()
+
+
+def squared_errors(
+    generator: Generator, task: Task, text_BLE: Tensor, data_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor
+) -> Tensor:
+    """Of what the UNet predicts [B,C,H,W], given projected text: their mean is the generator's training loss."""
     x_BCHW = task.path.at(data_BCHW, noise_BCHW, t_B).contiguous(memory_format=torch.channels_last)
     prediction_BCHW: Tensor = generator.unet(x_BCHW, task.clock(t_B), text_BLE)
-    return (prediction_BCHW - target(task, data_BCHW, noise_BCHW, t_B)).square().mean()
+    return (prediction_BCHW - target(task, data_BCHW, noise_BCHW, t_B)).square()
 
 
 @torch.no_grad()

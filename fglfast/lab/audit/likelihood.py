@@ -34,20 +34,15 @@ def likelihood_ratio(target_N: Floats, shadows_SN: Floats, inside_SN: Bools) -> 
     return scores
 
 
-def leave_one_out(confidences_SN: Floats, inside_SN: Bools) -> tuple[Floats, Floats]:
-    """Attack every model with all others as its shadows.
-
-    Returns:
-        Scores of what the attacked models learned from, and of what they did not.
-    """
+def leave_one_out(confidences_SN: Floats, inside_SN: Bools) -> Floats:
+    """Attack every model with all others as its shadows; scores by model and image."""
     rest = [[other for other in range(len(inside_SN)) if other != model] for model in range(len(inside_SN))]
-    scores_SN = np.stack(
+    return np.stack(
         [
             likelihood_ratio(confidences_SN[model], confidences_SN[others], inside_SN[others])
             for model, others in enumerate(rest)
         ]
     )
-    return scores_SN[inside_SN], scores_SN[~inside_SN]
 
 
 def _moments(confidences_SN: Floats, mask_SN: Bools) -> tuple[Floats, float]:

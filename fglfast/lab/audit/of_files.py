@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from fglfast.base.errors import BadInputError
 from fglfast.base.machine import machine_facts, package_versions
 from fglfast.engine.manifest import device_name
@@ -53,6 +55,7 @@ def audit_files(files: Files) -> tuple[Audit, list[Pair]]:
     pixels = [read_pixels(images, size) for images in (members, others)]
     pairs_of = zip(pixels, (members, others), strict=True)
     scores = [confidences(model, pixels_N3SS, images.labels) for pixels_N3SS, images in pairs_of]
+    inside_N = np.repeat([True, False], [len(members), len(others)])
     copies: Copies | None = None
     pairs: list[Pair] = []
     if files.synthetic is not None:
@@ -64,7 +67,7 @@ def audit_files(files: Files) -> tuple[Audit, list[Pair]]:
             "other images": f"{files.nonmembers}, {len(others)}",
             "model": f"at {size} pixels",
         },
-        attacks=(Attack(model=files.model.name, kind="loss", roc=roc(*scores)),),
+        attacks=(Attack(model=files.model.name, kind="loss", roc=roc(np.concatenate(scores)[None], inside_N[None])),),
         inversions=tuple(_inversions(files, payload)),
         copies=copies,
         machine=machine_facts(device_name()),

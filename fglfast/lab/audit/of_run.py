@@ -21,10 +21,12 @@ from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import concatenate
 from fglfast.lab.audit.copies import Copies, Pair
 from fglfast.lab.audit.likelihood import leave_one_out, likelihood_ratio
-from fglfast.lab.audit.outputs import Floats, confidences, read_pixels
-from fglfast.lab.audit.records import CONTROL, Attack, Audit, Inversion
-from fglfast.lab.audit.roc import Roc, roc
-from fglfast.lab.audit.shadows import Pool, Recipe, Shadows, control, learned_names, train_shadows
+from fglfast.lab.audit.members import NOBODY, Pool, holders, learned_names
+from fglfast.lab.audit.outputs import confidences, read_pixels
+from fglfast.lab.audit.records import CONTROL, MODEL, Attack, Audit, Inversion
+from fglfast.lab.audit.roc import roc
+from fglfast.lab.audit.server import server_views
+from fglfast.lab.audit.shadows import Recipe, Shadows, control, train_shadows
 from fglfast.lab.audit.synthetic import find_copies
 from fglfast.lab.audit.uploads import describe_sender, read_uploads
 from fglfast.payload import load_payload
@@ -123,10 +125,9 @@ def audit_run(
     trained = train_shadows(recipes, pool, shadows, run.seed, out / "shadows", engines) if shadows else {}
     attacks = [attack for method in methods for attack in _attacks(run, method, pool, len(private), trained)]
     if trained:
-        found = leave_one_out(trained[CONTROL].confidences_SN, trained[CONTROL].inside_SN)
-        attacks.append(
-            Attack(model=CONTROL, kind="likelihood ratio", shadows=shadows - 1, roc=roc(*found), control=True)
-        )
+        inside_SN = trained[CONTROL].inside_SN
+        found = roc(leave_one_out(trained[CONTROL].views[MODEL], inside_SN), inside_SN)
+        attacks.append(Attack(model=CONTROL, kind="likelihood ratio", shadows=shadows - 1, roc=found, control=True))
     copies, pairs = _copies(run, pool, len(private))
     facts = {
         "private images": f"{experiment.data}, {len(private)}",
@@ -148,21 +149,24 @@ def audit_run(
 
 
 def _attacks(run: Run, method: Method, pool: Pool, private: int, trained: Mapping[str, Shadows]) -> list[Attack]:
-    """Both attacks on the run's own model: members are what it learned from, others are the test images."""
+    """All attacks on one model, and on its server's view; members are what it learned from, others the test images."""
     model, _, _ = open_classifier(run.out / method / "model")
-    said_N = confidences(model, pool.pixels_N3SS, pool.images.labels)
-    names = set(learned_names(run.file, run.experiment, method, run.seed, run.class_names))
-    members = np.array([row for row in range(private) if pool.images.names[row] in names])
-
-    def judged(scores_N: Floats) -> Roc:
-        return roc(scores_N[members], scores_N[private:])
-
-    attacks = [Attack(model=method, kind="loss", roc=judged(said_N))]
-    if method in trained:
-        shadows = trained[method]
-        scores_N = likelihood_ratio(said_N, shadows.confidences_SN, shadows.inside_SN)
-        number = len(shadows.inside_SN)
-        attacks.append(Attack(model=method, kind="likelihood ratio", shadows=number, roc=judged(scores_N)))
+    names = learned_names(run.file, run.experiment, method, run.seed, run.class_names)
+    rows = {name: row for row, name in enumerate(pool.images.names[:private])}
+    holders_N, shadows = holders(names, rows, len(pool.images)), trained.get(method)
+    views = {MODEL: confidences(model, pool.pixels_N3SS, pool.images.labels)}
+    views |= server_views(run.folder, run.experiment, method, run.seed, pool, holders_N)
+    inside_N = holders_N != NOBODY
+    judged = np.flatnonzero(inside_N | (np.arange(len(inside_N)) >= private))
+    attacks = []
+    for seen, scores_N in views.items():
+        attacks.append(
+            Attack(model=method, seen=seen, kind="loss", roc=roc(scores_N[None, judged], inside_N[None, judged]))
+        )
+        if shadows:
+            ratios_N = likelihood_ratio(scores_N, shadows.views[seen], shadows.inside_SN)
+            found, number = roc(ratios_N[None, judged], inside_N[None, judged]), len(shadows.inside_SN)
+            attacks.append(Attack(model=method, seen=seen, kind="likelihood ratio", shadows=number, roc=found))
     return attacks
 
 

@@ -7,6 +7,9 @@ from fglfast.lab.audit.copies import Copies
 from fglfast.lab.audit.nearest import Inverted
 from fglfast.lab.audit.roc import Roc
 
+View = Literal["model", "updates", "upload"]
+MODEL: View = "model"  # the final one, which everybody gets
+STRONG = 64  # shadow models: the authors of the likelihood ratio take 64 to 256
 CONTROL = "overfitted"  # the name of a model that was made to learn its images by heart
 
 
@@ -15,6 +18,7 @@ class Attack(Settings):
 
     Attributes:
         model: the method that made it, or its folder.
+        seen: what the attacker has: the final model, or, as the server, every client's update or learned upload.
         kind: a threshold on the loss, or the likelihood ratio with shadow models.
         shadows: how many of those.
         roc: how it does.
@@ -22,10 +26,16 @@ class Attack(Settings):
     """
 
     model: str
+    seen: View = MODEL
     kind: Literal["loss", "likelihood ratio"]
     shadows: int = 0
     roc: Roc
     control: bool = False
+
+    @property
+    def attacked(self) -> str:
+        """Such as "fedavg updates"."""
+        return self.model if self.seen == MODEL else f"{self.model} {self.seen}"
 
 
 class Inversion(Settings):

@@ -1,20 +1,29 @@
-"""How well scores tell members from others: the ROC curve and what is read off it. Knows no model."""
+"""How well scores tell members from others: the ROC curve and what is read off it. Knows no model.
 
-import math
+Intervals come from a bootstrap over models and over images, each drawn anew with replacement on its own: the scores of
+one model share that model, those of one image share that image, so they are not independent decisions. For crossed
+rows and columns this is a little too wide, if anything (Owen, "The pigeonhole bootstrap", Annals of Applied Statistics
+1(2), 2007; Owen and Eckles, arXiv 1106.2125). The attack is not fitted anew: a model that is drawn twice would be its
+own shadow.
+"""
+
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.stats import binomtest, norm, rankdata
+from scipy.stats import binomtest
 
 from fglfast.base.config import Settings
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 Share = Annotated[float, Field(ge=0, le=1)]
 RATES = (0.01, 0.001)  # false positive rates at which an attack is judged
 CURVE_FROM, CURVE_POINTS = 1e-4, 121
 CONFIDENCE = 0.95
+REPLICATES = 1000
 
 
 class Interval(Settings):
@@ -34,8 +43,9 @@ class Roc(Settings):
     """How an attack does.
 
     Attributes:
-        members: how many were scored.
+        members: how many were scored, over all models.
         others: how many that are no members.
+        models: how many were attacked; with one, the intervals are those of this model, over images alone.
         auc: chance that a member scores above another image; a half is chance.
         advantage: the largest true minus false positive rate (Yeom et al., arXiv 1709.01604).
         caught: true positive rate at each of `RATES`; None where that rate is less than one of the others.
@@ -44,6 +54,7 @@ class Roc(Settings):
 
     members: int
     others: int
+    models: int = 1
     auc: Interval
     advantage: Share
     caught: tuple[Interval | None, ...]
@@ -56,42 +67,96 @@ def share(successes: float, trials: int) -> Interval:
     return Interval(value=successes / trials, low=float(found.low), high=float(found.high))
 
 
-def roc(members: Floats, others: Floats) -> Roc:
-    """Judge scores; members should have the higher ones.
+def roc(scores_SN: Floats, inside_SN: Bools) -> Roc:
+    """Judge scores of images by models; members should have the higher ones.
 
-    The interval of the area is that of Hanley and McNeil (1982). The intervals of `caught` take the threshold as given.
+    Args:
+        scores_SN: by attacked model and image.
+        inside_SN: whether the model learned from the image; somewhere one did, and somewhere one did not.
     """
-    thresholds_R = {rate: _threshold(others, rate) for rate in (*RATES, *np.geomspace(CURVE_FROM, 1, CURVE_POINTS))}
-    caught = tuple(
-        share(int((members > thresholds_R[rate]).sum()), len(members)) if rate * len(others) >= 1 else None
-        for rate in RATES
-    )
-    pairs = {(float((others > cut).mean()), float((members > cut).mean())) for cut in thresholds_R.values()}
-    cuts = np.unique(np.concatenate([members, others]))
-    above = (1 - np.searchsorted(np.sort(scores), cuts, side="right") / len(scores) for scores in (members, others))
-    gaps = np.subtract(*above)
+    scores = _Scores.sorted(scores_SN, inside_SN)
+    members, others = int(inside_SN.sum()), int((~inside_SN).sum())
+    once = scores.climb(np.ones(scores_SN.shape[0]), np.ones(scores_SN.shape[1]))
+    drawn = _bootstrap(scores, *scores_SN.shape)
+
+    def caught(rate: float, values_R: Floats) -> Interval | None:
+        if rate * others < 1:
+            return None
+        found = _interval(once.at(rate)[1], values_R)
+        # Draws of nothing but misses, or hits, do not spread: it is at least as wide as of independent decisions.
+        exact = share(round(found.value * members), members)
+        return Interval(value=found.value, low=min(found.low, exact.low), high=max(found.high, exact.high))
+
+    rates = (*RATES, *np.geomspace(CURVE_FROM, 1, CURVE_POINTS))
     return Roc(
-        members=len(members),
-        others=len(others),
-        auc=_area(members, others),
-        advantage=max(0.0, float(gaps.max())),
-        caught=caught,
-        curve=tuple(sorted({(0.0, 0.0), (1.0, 1.0), *pairs})),
+        members=members,
+        others=others,
+        models=len(scores_SN),
+        auc=_interval(once.area, drawn[:, 0]),
+        advantage=float((once.true_G - once.false_G).max()),
+        caught=tuple(caught(rate, values_R) for rate, values_R in zip(RATES, drawn.T[1:], strict=True)),
+        curve=tuple(sorted({(0.0, 0.0), (1.0, 1.0), *(once.at(rate) for rate in rates)})),
     )
 
 
-def _threshold(others: Floats, rate: float) -> float:
-    """The lowest score above which at most this share of the others lies."""
-    descending = np.sort(others)[::-1]
-    allowed = math.floor(rate * len(others) + 1e-9)
-    return float(descending[allowed]) if allowed < len(others) else -math.inf
+@dataclass(frozen=True)
+class _Climb:
+    """Shares of members and of others that lie above each threshold, from the highest down."""
+
+    true_G: Floats
+    false_G: Floats
+
+    @property
+    def area(self) -> float:
+        """Under the curve; a tie counts a half."""
+        return float(np.trapezoid(self.true_G, self.false_G))
+
+    def at(self, rate: float) -> tuple[float, float]:
+        """False and true positives above the lowest threshold above which at most this share of the others lies."""
+        last = int(np.searchsorted(self.false_G, rate + 1e-12, side="right")) - 1
+        return float(self.false_G[last]), float(self.true_G[last])
 
 
-def _area(members: Floats, others: Floats) -> Interval:
-    ranks = rankdata(np.concatenate([members, others]))
-    m, n = len(members), len(others)
-    area = float((ranks[:m].sum() - m * (m + 1) / 2) / (m * n))
-    first, second = area / (2 - area), 2 * area**2 / (1 + area)
-    variance = (area * (1 - area) + (m - 1) * (first - area**2) + (n - 1) * (second - area**2)) / (m * n)
-    reach = float(norm.ppf(0.5 + CONFIDENCE / 2)) * math.sqrt(max(0.0, variance))
-    return Interval(value=area, low=max(0.0, area - reach), high=min(1.0, area + reach))
+@dataclass(frozen=True)
+class _Scores:
+    """All scores from the highest down: the model and the image of each, whether it is a member's, where ties begin."""
+
+    model_P: NDArray[np.intp]
+    image_P: NDArray[np.intp]
+    inside_P: Bools
+    first_G: NDArray[np.intp]
+
+    @classmethod
+    def sorted(cls, scores_SN: Floats, inside_SN: Bools) -> "_Scores":
+        order_P = np.argsort(-scores_SN, axis=None, kind="stable")
+        descending_P = scores_SN.ravel()[order_P]
+        first_G = np.flatnonzero(np.append(True, descending_P[1:] != descending_P[:-1]))
+        model_P, image_P = np.unravel_index(order_P, scores_SN.shape)
+        return cls(model_P, image_P, inside_SN.ravel()[order_P], first_G)
+
+    def climb(self, models_S: Floats, images_N: Floats) -> _Climb:
+        """With each model and image counting so many times."""
+        weights_P = models_S[self.model_P] * images_N[self.image_P]
+        above = (
+            np.append(0.0, np.add.reduceat(weights_P * mask_P, self.first_G).cumsum())
+            for mask_P in (self.inside_P, ~self.inside_P)
+        )
+        return _Climb(*(above_G / max(above_G[-1], 1.0) for above_G in above))
+
+
+def _bootstrap(scores: _Scores, models: int, images: int) -> Floats:
+    """Area, and true positives at each of `RATES`, in draws that hold members and others [R,1+rates]."""
+    draws, found = np.random.default_rng(0), []
+    for _ in range(REPLICATES):
+        weights = (draws.multinomial(size, np.full(size, 1 / size)).astype(np.float64) for size in (models, images))
+        climb = scores.climb(*weights)
+        if climb.true_G[-1] and climb.false_G[-1]:
+            found.append([climb.area, *(climb.at(rate)[1] for rate in RATES)])
+    return np.array(found)
+
+
+def _interval(value: float, values_R: Floats) -> Interval:
+    """The middle 95% of the draws, and the value."""
+    low, high = np.quantile(values_R, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, value, high = np.clip([min(low, value), value, max(high, value)], 0, 1).tolist()  # the last bit may be over
+    return Interval(value=value, low=low, high=high)

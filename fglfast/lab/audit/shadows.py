@@ -2,7 +2,8 @@
 
 A shadow of FGL is the whole pipeline: payloads of the half, synthetic images, the model trained on those. A shadow of
 FedAvg is all of its rounds. Each is an experiment of `fglfast run` with the same settings and a half as its data; what
-its model says of all images is kept in one file, and the run is deleted. A file that is there is not made again.
+its model says of all images, and what its server saw, is kept in one file, and the run is deleted. A file that is
+there is not made again, so a larger number adds to those there.
 """
 
 import io
@@ -10,26 +11,29 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
-from torch import Tensor
 
 from fglfast.base.console import note
 from fglfast.base.files import claim, write_atomic
 from fglfast.federation.arena import run_experiment
-from fglfast.federation.clients import everything, simulated
 from fglfast.federation.experiment import Experiment, Method
 from fglfast.images.labelled import LabelledImages
+from fglfast.lab.audit.members import NOBODY, Pool, holders, learned_names
 from fglfast.lab.audit.outputs import Floats, confidences
+from fglfast.lab.audit.records import MODEL, View
+from fglfast.lab.audit.server import seen_by_server, server_views
 from fglfast.training.batches import generator
 from fglfast.training.evaluate import open_classifier
 
 Bools = NDArray[np.bool_]
 CONTROL_EPOCHS = 60
+INSIDE, ACCURACY = "inside", "accuracy"  # beside the views in a shadow's file
 
 
 @dataclass(frozen=True)
@@ -46,26 +50,13 @@ class Shadows:
 
     Attributes:
         inside_SN: whether a model learned from an image.
-        confidences_SN: what it says of it.
+        views: by what an attacker sees, what that says of it [S,N]; of the final model, its confidence.
         accuracies_S: of each on the experiment's test images.
     """
 
     inside_SN: Bools
-    confidences_SN: Floats
+    views: dict[View, Floats]
     accuracies_S: Floats
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The images that shadows take halves of.
-
-    Attributes:
-        images: of members and others; labels and names of the classes are those of the federation.
-        pixels_N3SS: the same as the model takes them.
-    """
-
-    images: LabelledImages
-    pixels_N3SS: Tensor
 
 
 def control(experiment: Experiment) -> Recipe:
@@ -103,6 +94,7 @@ def train_shadows(
         for name, recipe in recipes.items():
             result = folder / f"shadow-{shadow:03d}-{name}.safetensors"
             settings = recipe.experiment.model_dump(mode="json", exclude={"methods", "seeds"})
+            settings |= {"views": {MODEL: 1} | seen_by_server(recipe.experiment, recipe.method)}
             claim(folder / f"{name}.json", settings, "shadows of another recipe")
             if not result.exists():
                 note(f"shadow {shadow + 1} of {number}: {name}")
@@ -131,26 +123,11 @@ def _train(
     arena = run_experiment(experiment, work / "run", engines)
     model, _, _ = open_classifier(work / "run" / f"seed{seed}" / recipe.method / "model")
     names = learned_names(work / "run" / "experiment.toml", experiment, recipe.method, seed, pool.images.class_names)
-    rows = [int(name.removeprefix("row ")) for name in names]
-    inside_N = np.zeros(len(pool.images), dtype=np.bool_)
-    inside_N[half[rows]] = True
-    tensors = {
-        "inside": inside_N,
-        "confidences": confidences(model, pool.pixels_N3SS, pool.images.labels),
-        "accuracy": np.array([arena.results[0].test_accuracy]),
-    }
-    write_atomic(result, save(tensors))
-
-
-def learned_names(
-    file: Path, experiment: Experiment, method: Method, seed: int, class_names: Sequence[str]
-) -> list[str]:
-    """Names of the images that a method's model learned from: all that clients describe, or but those they hold out."""
-    clients = [everything(str(file))] if method == "centralized" else simulated(str(file), seed)
-    if method == "fgl":
-        return [name for client in clients for name in client.dataset.names]
-    named = tuple(class_names), experiment.image_size, experiment.validation_share
-    return [client.dataset.names[row] for client in clients for row in client.images(*named).train.tolist()]
+    holders_N = holders(names, {f"row {place}": int(row) for place, row in enumerate(half)}, len(pool.images))
+    views = {MODEL: confidences(model, pool.pixels_N3SS, pool.images.labels)}
+    views |= server_views(work / "run", experiment, recipe.method, seed, pool, holders_N)
+    facts = {INSIDE: holders_N != NOBODY, ACCURACY: np.array([arena.results[0].test_accuracy])}
+    write_atomic(result, save({**facts, **{str(view): scores_N for view, scores_N in views.items()}}))
 
 
 def write_parquet(dataset: LabelledImages, path: Path) -> None:
@@ -169,7 +146,7 @@ def write_parquet(dataset: LabelledImages, path: Path) -> None:
 def _read(paths: Sequence[Path]) -> Shadows:
     found = [load_file(path) for path in paths]
     return Shadows(
-        np.stack([one["inside"] for one in found]),
-        np.stack([one["confidences"] for one in found]),
-        np.concatenate([one["accuracy"] for one in found]),
+        np.stack([one[INSIDE] for one in found]),
+        {view: np.stack([one[view] for one in found]) for view in get_args(View) if view in found[0]},
+        np.concatenate([one[ACCURACY] for one in found]),
     )

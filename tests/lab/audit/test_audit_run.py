@@ -7,14 +7,16 @@ import pytest
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError
+from fglfast.client.learn import LearnSettings
 from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import Experiment, Partition
 from fglfast.images.dataset import read_dataset
-from fglfast.lab.audit import shadows
-from fglfast.lab.audit.of_run import open_run
+from fglfast.lab.audit import of_run, shadows
+from fglfast.lab.audit.members import Pool, learned_names
+from fglfast.lab.audit.of_run import audit_run, open_run
 from fglfast.lab.audit.outputs import read_pixels
-from fglfast.lab.audit.records import Audit
-from fglfast.lab.audit.shadows import Pool, Recipe, control, learned_names, train_shadows
+from fglfast.lab.audit.records import CONTROL, Audit
+from fglfast.lab.audit.shadows import Recipe, Shadows, control, train_shadows
 from fglfast.report.audit_page import write_page
 from fglfast.verbs.app import app
 
@@ -75,15 +77,25 @@ def audited(run):
 
 
 def test_a_run_is_attacked_read_and_searched(run, audited):
-    assert [(attack["model"], attack["kind"]) for attack in audited["attacks"]] == [("fgl", "loss"), ("fedavg", "loss")]
-    fgl, fedavg = (attack["roc"] for attack in audited["attacks"])
+    assert [(attack["model"], attack["seen"], attack["kind"]) for attack in audited["attacks"]] == [
+        ("fgl", "model", "loss"),
+        ("fedavg", "model", "loss"),
+        ("fedavg", "updates", "loss"),
+    ]
+    fgl, fedavg, updates = (attack["roc"] for attack in audited["attacks"])
     assert fgl["members"] == 90 > fedavg["members"] >= 70 and fgl["others"] == fedavg["others"] == 60
+    assert (updates["members"], updates["others"]) == (fedavg["members"], 60) and updates["curve"] != fedavg["curve"]
     sent = audited["inversions"][0]
     assert (sent["sent"], sent["level"], sent["epsilon"]) == (True, "class", None)
     assert sent["found"]["right"] == sent["found"]["prompts"] == sent["found"]["rows"]
     assert audited["copies"]["synthetic"] == 40 and audited["copies"]["against"] == 60
     page = (run / "audit" / "audit.html").read_text()
-    assert "one-shot FGL" in page and "this is the weak attack only" in page and page.count("data:image/png") == 3
+    assert (
+        "one-shot FGL" in page
+        and "FedAvg, each client&#39;s updates" in page
+        and "this is the weak attack only" in page
+        and page.count("data:image/png") == 3
+    )
 
 
 def test_single_files_are_audited_as_a_run_is(run, audited, data, random_mini, tmp_path):
@@ -111,29 +123,66 @@ def test_shadows_learn_from_halves_are_made_once_and_alike(experiment, pool, tmp
     recipes = {"fedavg": Recipe(experiment, "fedavg"), "control": control(experiment)}
     train = lambda: train_shadows(recipes, pool, 2, 0, tmp_path, tmp_path / "engines")  # noqa: E731
     made = train()
+    assert made["fedavg"].views.keys() == {"model", "updates"} and made["control"].views.keys() == {"model"}
     for name in recipes:
         inside_SN = made[name].inside_SN
         assert inside_SN.shape == (2, 90) and all(20 < count < 45 for count in inside_SN.sum(axis=1))
-        assert np.isfinite(made[name].confidences_SN).all() and not np.array_equal(*inside_SN)
+        assert np.isfinite(made[name].views["model"]).all() and not np.array_equal(*inside_SN)
     assert sorted(path.name for path in tmp_path.glob("shadow-*")) == [
         f"shadow-00{number}-{name}.safetensors" for number in (0, 1) for name in ("control", "fedavg")
     ]
     (tmp_path / "shadow-001-fedavg.safetensors").unlink()
     again = train()
-    assert all(np.array_equal(again[name].confidences_SN, made[name].confidences_SN) for name in recipes)
-    monkeypatch.setattr(shadows, "run_experiment", None)  # nothing is trained any more
+    assert all(np.array_equal(again[name].views["model"], made[name].views["model"]) for name in recipes)
+    runs = []
+    monkeypatch.setattr(shadows, "run_experiment", lambda *asked: runs.append(asked) or run_experiment(*asked))
+    more = train_shadows({"fedavg": recipes["fedavg"]}, pool, 3, 0, tmp_path, tmp_path / "engines")["fedavg"]
+    assert len(runs) == 1, "a larger number adds to those that are there"
+    for view in ("model", "updates"):
+        assert np.array_equal(more.views[view][:2], made["fedavg"].views[view])
+        assert not np.array_equal(more.views[view][2], more.views[view][1])
     train()
+    assert len(runs) == 1
     with pytest.raises(BadInputError, match="shadows of other images"):
         train_shadows(recipes, Pool(pool.images.select(range(80)), pool.pixels_N3SS[:80]), 2, 0, tmp_path, tmp_path)
 
 
 def test_members_are_the_images_that_a_method_saw(experiment, run):
-    names = {
-        method: set(learned_names(run / "experiment.toml", experiment, method, 3, open_run(run, None).class_names))
-        for method in ("fgl", "fedavg", "centralized")
-    }
+    def learned(method, experiment=experiment):
+        by_client = learned_names(run / "experiment.toml", experiment, method, 3, open_run(run, None).class_names)
+        assert len(by_client) == (1 if method == "centralized" else 2) and all(by_client)
+        return {name for own in by_client for name in own}
+
+    names = {method: learned(method) for method in ("fgl", "fedavg", "centralized")}
+    assert learned("fgl", experiment.model_copy(update={"prompt_level": "learned"})) == names["fedavg"]
     assert len(names["fgl"]) == 90 and names["fedavg"] < names["fgl"] and names["centralized"] < names["fgl"]
     assert names["fedavg"] != names["centralized"]
+
+
+def test_learned_uploads_are_attacked_as_the_server_sees_them(experiment, run, tmp_path, monkeypatch):
+    """The shadows are made up: what they said of their own images is higher by five."""
+    learns = {"prompt_level": "learned", "methods": ("fgl",), "learn": LearnSettings(steps=2, vectors=2)}
+    folder, engines, draw = tmp_path / "run", run.parent / "engines", np.random.default_rng(0)
+    run_experiment(experiment.model_copy(update=learns), folder, engines)
+
+    def made_up(recipes, pool, number, *_):
+        inside_SN = draw.random((number, len(pool.images))) < 0.5
+        said_SN = draw.normal(size=inside_SN.shape) + 5 * inside_SN
+        views = {"fgl": ("model", "upload"), CONTROL: ("model",)}
+        return {name: Shadows(inside_SN, dict.fromkeys(views[name], said_SN), np.ones(number)) for name in recipes}
+
+    monkeypatch.setattr(of_run, "train_shadows", made_up)
+    opened = open_run(folder, None)
+    found, _ = audit_run(opened, opened.methods(()), 4, tmp_path / "audit", engines)
+    kinds = [(attack.attacked, attack.kind, attack.shadows) for attack in found.attacks if not attack.control]
+    assert kinds == [(each, *kind) for each in ("fgl", "fgl upload") for kind in (("loss", 0), ("likelihood ratio", 4))]
+    *own, control = found.attacks
+    assert all(70 <= attack.roc.members < 90 and attack.roc.others == 60 for attack in own)
+    assert own[0].roc != own[2].roc, "the upload says other things than the model"
+    assert control.control and control.roc.models == 4 and control.roc.auc.low > 0.9
+    write_page(found, [], tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text()
+    assert "one-shot FGL, as uploaded" in page and "4 shadow models are few" in page and "--shadows 64" in page
 
 
 def test_a_page_shows_strangers_words_as_words(audited, tmp_path):

@@ -20,15 +20,16 @@ def world(gain, seed=0):
 
 def test_what_memory_adds_is_found_whatever_the_images_differ_by():
     said_SN, inside_SN = world(gain=2.0)
-    found = roc(*leave_one_out(said_SN, inside_SN))
+    found = roc(leave_one_out(said_SN, inside_SN), inside_SN)
     perfect = norm.cdf(2.0 / np.sqrt(2))  # of an attacker who knows both means
     assert perfect - 0.03 < found.auc.value < perfect + 0.01
-    threshold = roc(said_SN[inside_SN], said_SN[~inside_SN])
+    threshold = roc(said_SN, inside_SN)
     assert threshold.auc.value < 0.6 and found.caught[0].low > 10 * threshold.caught[0].value
 
 
 def test_where_nothing_is_remembered_nothing_is_found():
-    found = roc(*leave_one_out(*world(gain=0.0)))
+    said_SN, inside_SN = world(gain=0.0)
+    found = roc(leave_one_out(said_SN, inside_SN), inside_SN)
     assert abs(found.auc.value - 0.5) < 0.01 and found.caught[0].value < 0.02
 
 

@@ -2,13 +2,20 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from fglfast.lab.audit.roc import RATES, roc, share
+from fglfast.lab.audit.roc import RATES, share
+from fglfast.lab.audit.roc import roc as judge
 
 scores = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=30).map(np.array)
+
+
+def roc(members, others):
+    """Of one model."""
+    inside = np.arange(len(members) + len(others)) < len(members)
+    return judge(np.concatenate([members, others])[None], inside[None])
 
 
 def test_members_that_all_score_higher_are_all_found():
@@ -27,13 +34,14 @@ def test_a_rate_allows_that_many_others_above_the_threshold():
 
 def test_gaussians_a_known_distance_apart():
     draw = np.random.default_rng(0)
-    found = roc(draw.normal(1.5, 1, 20_000), draw.normal(0, 1, 20_000))
+    found = roc(draw.normal(1.5, 1, 8000), draw.normal(0, 1, 8000))
     assert found.auc.value == pytest.approx(norm.cdf(1.5 / np.sqrt(2)), abs=0.01)
     assert found.auc.low < norm.cdf(1.5 / np.sqrt(2)) < found.auc.high
     assert found.advantage == pytest.approx(2 * norm.cdf(0.75) - 1, abs=0.015)
     assert found.caught[0].value == pytest.approx(norm.sf(norm.isf(0.01) - 1.5), abs=0.03)
 
 
+@settings(max_examples=30)
 @given(scores, scores)
 def test_the_area_is_the_share_of_pairs_in_the_right_order(members, others):
     found = roc(members, others)
@@ -50,3 +58,32 @@ def test_the_interval_of_a_share_is_exact():
     """Clopper and Pearson: with none of n, the upper end p has (1 - p)^n = 2.5%."""
     assert share(0, 10).high == pytest.approx(1 - 0.025 ** (1 / 10)) and share(0, 10).low == 0
     assert len(roc(np.zeros(3), np.zeros(3)).caught) == len(RATES)
+
+
+def federations(seed, models=10, images=200, spread=0.4):
+    """Scores of models that differ in how much they remember, of images that differ in how they look."""
+    draw = np.random.default_rng(seed)
+    inside_SN = draw.random((models, images)) < 0.5
+    gain_S1 = draw.normal(0.5, spread, (models, 1))
+    return draw.normal(size=(models, images)) + gain_S1 * inside_SN, inside_SN
+
+
+def test_the_interval_holds_the_area_of_models_that_were_not_seen():
+    """Of normal scores whose gain is itself normal; to take all decisions as independent would hold it in 60%."""
+    area = norm.cdf(0.5 / np.sqrt(2 + 0.4**2))
+    found = [judge(*federations(seed)) for seed in range(30)]
+    assert sum(one.auc.low < area < one.auc.high for one in found) >= 27
+    assert np.mean([one.auc.high - one.auc.low for one in found]) < 0.2
+    assert all(one.models == 10 and one.members + one.others == 2000 for one in found)
+
+
+def test_more_models_and_more_images_narrow_the_interval_and_calls_agree():
+    def width(models, images, spread):
+        found = judge(*federations(0, models, images, spread))
+        return found.auc.high - found.auc.low
+
+    few = width(4, 100, 0.4)
+    assert width(64, 100, 0.4) < 0.6 * few
+    assert width(4, 3200, 0.4) > 0.5 * few  # four models stay four
+    assert width(4, 3200, 0.0) < 0.3 * few
+    assert judge(*federations(1)) == judge(*federations(1))

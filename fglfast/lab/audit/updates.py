@@ -1,0 +1,84 @@
+"""What a curious server sees of federated averaging: each client's weights after its own epochs. Knows no attack.
+
+The server is honest, but looks at what it gets (Nasr, Shokri and Houmansadr, arXiv 1812.00910, its passive global
+attacker). A run keeps no updates, so the federation goes on for a few rounds from its final model: those are watched.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fglfast.federation import wire
+from fglfast.federation.client_app import app
+from fglfast.federation.clients import simulated
+from fglfast.federation.experiment import Experiment
+from fglfast.federation.loopback import LoopbackGrid
+from fglfast.federation.rounds import Federation, Plan
+from fglfast.lab.audit.members import Clients, Pool
+from fglfast.lab.audit.outputs import Floats, confidences
+from fglfast.training.evaluate import open_classifier
+
+WATCHED = 3  # rounds
+
+Look = Callable[[int, wire.Weights], None]  # the number of a client, and what it sent
+
+
+def updates_seen(
+    file: Path, experiment: Experiment, seed: int, model: Path, proximal_mu: float, pool: Pool, asked_N: Clients
+) -> Floats:
+    """How sure of each image's true class the asked client is after its epochs [N]: the mean of `WATCHED` rounds.
+
+    It is counted from the mean of all images of that class that are asked of that client: clients that hold much of a
+    class are sure of all its images.
+
+    Args:
+        file: the experiment as its clients read it.
+        experiment: its settings.
+        seed: of partition and draws.
+        model: folder of the final model.
+        proximal_mu: of the method.
+        pool: the images.
+        asked_N: the client that each image is asked of.
+    """
+    network, class_names, _ = open_classifier(model)
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    seen_N = np.zeros(len(asked_N))
+
+    def look(client: int, update: wire.Weights) -> None:
+        rows = np.flatnonzero(asked_N == client)
+        network.load_state_dict(update)
+        if len(rows):
+            seen_N[rows] += confidences(network, pool.pixels_N3SS[rows], pool.images.labels[rows]) / WATCHED
+
+    clients = range(len(simulated(str(file), seed)))
+    loopback = LoopbackGrid(app, clients, {"experiment": str(file), "seed": seed})
+    grid = _Watched(loopback, experiment.timeout, len(clients), look)
+    federation = Federation(grid, experiment, seed, class_names, network, test=lambda _: 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        federation.run(Plan("watched rounds", WATCHED, proximal_mu), weights, Path(folder))
+    for client in clients:
+        for label in range(len(class_names)):
+            alike_N = (asked_N == client) & (pool.images.labels == label)
+            seen_N[alike_N] -= seen_N[alike_N].mean() if alike_N.any() else 0.0
+    return seen_N
+
+
+class _Watched(wire.CountedGrid):
+    """A grid whose server looks at every update before it averages them."""
+
+    def __init__(self, grid: Grid, timeout: float, least: int, look: Look) -> None:
+        super().__init__(grid, timeout, least)
+        self.look = look
+
+    def ask(self, message_type: str, records: dict[str, Any]) -> list[Message]:
+        """As ever; nobody notices."""
+        replies = super().ask(message_type, records)
+        if message_type == wire.TRAIN:
+            for client, reply in enumerate(replies):  # all of them, in order: no fewer than all have to answer
+                self.look(client, wire.weights(reply.content.array_records[wire.ARRAYS]))
+        return replies
