@@ -1,8 +1,8 @@
 """Captions in free words of pictures of one thing on an empty ground, each made from its image alone. Knows no model.
 
-They stand for what a person or a captioning model writes: finer than the measured words of `fglfast.images.attributes`, of
-more things at once, in an order of the image's own, so that none is a public prompt. The words are short, since the
-generator that they are for cuts a prompt after sixteen tokens.
+They stand for what a person or a captioning model writes: finer than the measured words of
+`fglfast.images.attributes`, of more things at once, in an order of the image's own, so that none is a public prompt.
+The words are short, since the generator that they are for cuts a prompt after sixteen tokens.
 """
 
 import hashlib
