@@ -46,8 +46,9 @@ def check_kind(folder: Path, unets: Sequence[str] = ("unet",)) -> None:
 
 
 def pipeline_name(folder: Path) -> str:
-    """Diffusers' class that a model folder is loaded with."""
-    return str(read_config(folder / INDEX).get("_class_name"))
+    """Diffusers' class that a model folder is loaded with; empty where the folder does not say."""
+    path = folder / INDEX
+    return str(read_config(path).get("_class_name", "")) if path.exists() else ""
 
 
 def _check_index(path: Path) -> str:

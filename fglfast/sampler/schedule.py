@@ -130,15 +130,17 @@ class Schedule:
             config |= {key: value for key, value in PLACED.items() if key in config}
         found = cls(name, config, sampling.steps, timesteps, sampling.guidance_scale, sampling.guidance_interval)
         with loading(model / CONFIG):
-            scheduler, noisy = found.start(), draws_noise(found.start)
+            scheduler = found.start()
+        if name in SOLVERS.values():
+            _check_taken(name, scheduler, sampling.steps)
+        with loading(model / CONFIG):
+            noisy = draws_noise(found.start)
         if noisy:
             instead = "flow-euler" if _predicts_flow(config) else "ddim"
             raise BadInputError(
                 f"{model / CONFIG}: {name} draws noise in its {sampling.steps} steps, so no image could be drawn again",
                 f'write scheduler = "{instead}" under [sampling] in the recipe',
             )
-        if name in SOLVERS.values():
-            _check_taken(name, scheduler, sampling.steps)
         return found
 
     def start(self) -> Any:
