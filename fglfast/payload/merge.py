@@ -21,6 +21,7 @@ from fglfast.payload.header import PromptLevel
 
 Ints = NDArray[np.int64]
 DISTINCTIVE_ROWS = 16
+NAMED = 3  # of the classes that send one prompt, and of such groups
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,9 @@ def same_words(groups: Sequence[tuple[str, ...]], cut: Collection[str] = ()) -> 
         groups: what `same_prompts` found.
         cut: classes whose prompts were too long.
     """
-    together = [some([repr(name) for name in group]) + _cause(group, cut) for group in groups]
+    together = [some([repr(name) for name in group], NAMED) + _cause(group, cut) for group in groups]
     count = len({name for group in groups for name in group})
-    return f"{count:,} classes send the same prompt as another: " + some(together, between="; ")
+    return f"{count:,} classes send the same prompt as another: " + some(together, NAMED, "; ")
 
 
 def _cause(group: tuple[str, ...], cut: Collection[str]) -> str:

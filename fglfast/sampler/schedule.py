@@ -125,7 +125,8 @@ class Schedule:
         config = _model_config(model)
         name, config = _solver(config, sampling.scheduler)
         config = config | _of_pipeline(model, name)
-        timesteps = _placed(name, config, sampling, model)
+        with loading(model / CONFIG):
+            timesteps = _placed(name, config, sampling, model)
         if timesteps:
             config |= {key: value for key, value in PLACED.items() if key in config}
         found = cls(name, config, sampling.steps, timesteps, sampling.guidance_scale, sampling.guidance_interval)
