@@ -115,7 +115,7 @@ def _figures(record: RunRecord) -> dict[str, Any]:
 
 def _picture(run: Path, test: str) -> None:
     """Synthetic beside real, a class a row."""
-    record = RunRecord.load(run / "run.json")
+    record = RunRecord.from_json(run / "run.json")
     synthetic = synthetic_samples(run / "synthetic", record.class_names, record.class_names, SHOWN)
     size = len(synthetic[record.class_names[0]][0])
     real = real_samples(read_dataset(test), size, record.class_names, SHOWN)

@@ -23,11 +23,11 @@ from benchmarks.results_file import save_result
 from fglfast.base.console import note
 from fglfast.base.errors import ExitCode, MissingExtraError
 from fglfast.engine.backends import find_backend, installed
-from fglfast.engine.batch_search import tune_batches
+from fglfast.engine.batch_search import search_batches
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.generator.families import random_model
 from fglfast.generator.text import resolve_model
-from fglfast.verbs.options import exits
+from fglfast.verbs.command import exits
 
 COMPILED = "diffusers torch.compile max-autotune"
 OURS = "fglfast "
@@ -103,7 +103,7 @@ def limited(seconds: int) -> Iterator[None]:
 def with_batches(recipe: Recipe, folder: Path, engines: Path, batch: int | None) -> Recipe:
     """The recipe with the batch asked for, or with those that make the eager engine fastest."""
     if batch is None:
-        recipe = tune_batches(recipe, folder, engines)
+        recipe = search_batches(recipe, folder, engines)
         gc.collect()
         torch.cuda.empty_cache()
         batch = min(recipe.unet_batch, LARGEST)

@@ -1,4 +1,4 @@
-"""Frozen, checked settings: TOML in, TOML out. Knows nothing of what is set."""
+"""Frozen, checked settings, read from TOML or JSON."""
 
 from codecs import BOM_UTF8
 from pathlib import Path
@@ -31,9 +31,24 @@ class Settings(BaseModel):
         except (OSError, UnicodeDecodeError) as error:
             raise BadInputError(f"{path}: cannot be read ({error})", "check the path") from error
         except ValidationError as error:
-            raise BadInputError(f"{path}: {first_problem(error)}", "mend the key it names") from error
+            raise BadInputError(f"{path}: {first_problem(error)}", "correct the key that it names") from error
         except ValueError as error:
-            raise BadInputError(f"{path}: not valid TOML ({error})", "mend the line it names") from error
+            raise BadInputError(f"{path}: not valid TOML ({error})", "correct the line that it names") from error
+
+    @classmethod
+    def from_json(cls, path: Path) -> Self:
+        """Read and check a record that this program wrote as JSON.
+
+        Raises:
+            BadInputError: the file is missing, or is no record of this version.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            hint = "give the folder of a finished run"
+            raise BadInputError(f"{path}: cannot be read ({error.strerror})", hint) from error
+        except ValidationError as error:
+            raise BadInputError(f"{path}: {first_problem(error)}", "run it again with this version") from error
 
     def to_toml(self) -> str:
         """The settings as TOML; keys that are None are left out."""
@@ -41,16 +56,16 @@ class Settings(BaseModel):
 
 
 def checked_json(kind: type[M], text: bytes, most_keys: int = MOST_KEYS, strict: bool = False) -> M:
-    """A model of JSON that a stranger may have written, whose bounds are checked before it is parsed into the model.
+    """A model read from JSON that a stranger may have written; how much there is of it is checked before it is parsed.
 
     Args:
-        kind: of model.
+        kind: the model.
         text: UTF-8.
-        most_keys: of any one object.
+        most_keys: keys that one object may have.
         strict: whether a value of another type is refused rather than converted.
 
     Raises:
-        ValueError: it is refused; the message fits into a line.
+        ValueError: it is refused; the message fits on one line.
     """
     text = text.removeprefix(BOM_UTF8)  # editors on Windows begin with it
     try:

@@ -1,4 +1,4 @@
-"""How the program speaks: progress and notes on stderr, results on stdout. Knows nothing of the work."""
+"""How the program speaks: progress and notes on stderr, results on stdout."""
 
 import json
 import logging
@@ -34,29 +34,33 @@ QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
 }
-CHATTY = ("torchao", "torch.utils._pytree")  # of CUDA libraries that a CPU has not, and of each other's versions
+CHATTY = (
+    "torchao",
+    "torch.utils._pytree",
+)  # they warn of CUDA libraries that a CPU lacks, and of each other's versions
 
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
 
 
 def quiet_libraries() -> None:
-    """Tell libraries not to talk beside the program, before any of them is imported."""
+    """Keep libraries from printing messages of their own; call it before any of them is imported."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    warnings.filterwarnings("ignore", module="PIL.TiffImagePlugin")  # of EXIF that is cut off; it names no file
+    warnings.filterwarnings("ignore", module="PIL.TiffImagePlugin")  # warnings of truncated EXIF, which name no file
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def open_streams() -> None:
-    """Make output take whatever is written: a closed one swallows it, a letter that its encoding lacks becomes "?".
+    """Make the standard streams accept whatever is written to them.
 
-    A file opened later would otherwise get the number of a closed stream, and with it what C libraries print.
+    A closed stream swallows it, and a letter that the encoding lacks becomes "?". Left closed, the stream would give
+    its number to the next file that is opened, and C libraries would print into that.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: that of the stream
+            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is the stream's
             os.set_inheritable(nowhere, True)
             setattr(sys, name, os.fdopen(nowhere, mode, encoding="utf-8"))
     if isinstance(sys.stdout, TextIOWrapper):
@@ -64,9 +68,10 @@ def open_streams() -> None:
 
 
 def written_out() -> bool:
-    """Write what is left of the output. False if nobody takes it: in silence if the reader has gone, as after `head`.
+    """Flush the output, and return whether that worked.
 
-    What cannot be written is thrown away: the interpreter would try again as it ends, and complain.
+    Nothing is said of a reader that has gone, such as `head`; of a full disk it is. What cannot be written is thrown
+    away: else the interpreter would try again as it ends, and complain.
     """
     for name, stream in (("output", sys.stdout), ("error", sys.stderr)):
         try:
@@ -84,8 +89,8 @@ class Speaker:
     """Who speaks in this process, when several share a terminal.
 
     Attributes:
-        name: what every line begins with; empty for one that is alone.
-        leads: whether it shows progress; one does so for all, as their shares are alike.
+        name: what each of its lines begins with; empty for a process that is alone.
+        leads: whether it shows progress; one process does so for all, as their shares are alike.
     """
 
     name: str = ""
@@ -99,9 +104,9 @@ JOINERS = "\u200c\u200d"  # invisible, yet part of ordinary spelling in several 
 
 
 def visible(text: str) -> str:
-    """A text with a question mark for each character that could move, hide or reverse what a terminal shows.
+    """The text, with a question mark for each character that could move, hide or reverse what a terminal shows.
 
-    Files name themselves, their classes and their keys; line feeds and tabs are left.
+    Strangers choose the names of files, classes and keys. Line feeds and tabs are kept.
     """
     if text.isprintable():
         return text
@@ -110,17 +115,17 @@ def visible(text: str) -> str:
 
 
 def signed(text: str) -> str:
-    """A line as it may be shown, with the speaker's name before it."""
+    """A line that is safe to show, with the speaker's name before it."""
     return visible(f"{speaker.name}: {text}" if speaker.name else text)
 
 
 def note(text: str) -> None:
-    """Say something about the work in progress; never part of a command's result."""
+    """Print a remark on the work in progress to stderr; it is never part of a command's result."""
     stderr.print(signed(text), markup=False, soft_wrap=True)
 
 
 def emit_json(result: dict[str, Any]) -> None:
-    """Print a command's result as one JSON object, the only thing on stdout; what its encoding lacks is escaped."""
+    """Print a command's result as one JSON object, the only output on stdout; what the encoding lacks is escaped."""
     text = json.dumps(result, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding)
@@ -130,12 +135,12 @@ def emit_json(result: dict[str, Any]) -> None:
 
 
 def print_table(table: Table, rows: Sequence[tuple[str, ...]], most: int = MOST_ROWS) -> None:
-    """Print the first rows of a table and how many more there are, so that what is printed next stays in sight.
+    """Print the first rows of a table and how many more there are, so that a long one does not scroll the rest away.
 
     Args:
-        table: with its columns.
-        rows: what the columns hold, strangers' words as they are; the most telling ones first.
-        most: rows that are printed.
+        table: its columns, without rows.
+        rows: the cells of each row, shown as they are, without markup; the most telling rows first.
+        most: how many rows are printed.
     """
     for row in rows[:most]:
         table.add_row(*map(Text, row))
@@ -146,7 +151,7 @@ def print_table(table: Table, rows: Sequence[tuple[str, ...]], most: int = MOST_
 
 @contextmanager
 def no_loading_bars() -> Iterator[None]:
-    """Silence transformers' own progress bars: they are of milliseconds and clutter a pipe."""
+    """Silence transformers' own progress bars, which show milliseconds of work and clutter a pipe."""
     from transformers.utils import logging
 
     bars: Any = logging
@@ -160,7 +165,7 @@ def no_loading_bars() -> Iterator[None]:
 
 
 class Progress:
-    """A progress bar with the rate and the time left; on a pipe, or among several, a plain line every ten seconds."""
+    """A progress bar with the rate and the time left; on a pipe, or of several processes, a line every ten seconds."""
 
     def __init__(self, name: str, total: int, start: int = 0, unit: str = "image") -> None:
         self.name, self.total, self.unit = name, total, unit

@@ -1,4 +1,4 @@
-"""What can go wrong, each kind with its exit code. Knows nothing of how it is shown."""
+"""What can go wrong, each kind with its exit code."""
 
 from enum import IntEnum
 
@@ -16,12 +16,12 @@ class ExitCode(IntEnum):
 
 
 class FglError(Exception):
-    """An error a user can act on: one line of what and where, one of how to mend it.
+    """An error a user can act on: one line says what is wrong and where, one how to mend it.
 
     Attributes:
         message: what is wrong and where.
         hint: how to mend it; may be empty.
-        exit_code: the status the command line ends with.
+        exit_code: the status that the command ends with.
     """
 
     exit_code = ExitCode.FAILURE
@@ -33,7 +33,7 @@ class FglError(Exception):
 
 
 class UsageError(FglError):
-    """Options that cannot be meant together, or a value out of range."""
+    """Options that contradict each other, or a value out of range."""
 
     exit_code = ExitCode.USAGE
 

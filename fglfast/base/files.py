@@ -1,4 +1,4 @@
-"""Files that are whole or not there: write under a temporary name, sync, rename. Knows no format."""
+"""Files that are whole or not there: write under a temporary name, sync, rename."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     leaves the old file or the new one. A killed writer's temporary file is overwritten by the next.
 
     Raises:
-        OSError: the disk refused; it names `path`, as a full disk's own does not.
+        OSError: the disk refused; it names `path`, which the error of a full disk does not.
     """
     temporary = temporary_name(path)
     try:
@@ -46,7 +46,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def placing(path: Path) -> Iterator[Path]:
-    """As `replacing`, for what opens a path itself: it is given the temporary one."""
+    """As `replacing`, for a writer that opens the file itself: it is given the temporary path."""
     temporary = temporary_name(path)
     try:
         yield temporary
@@ -58,10 +58,10 @@ def placing(path: Path) -> Iterator[Path]:
 
 
 def usable_folder(out: Path) -> None:
-    """Refuse, before any work for it, a folder that cannot be made or written to; makes nothing itself.
+    """Refuse a folder that cannot be made or written to, before any work is done for it; makes nothing itself.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: a file is there, or the folder cannot be made or written to.
     """
     if os.path.lexists(out) and not out.is_dir():
         raise UsageError(f"{out}: a file is there", "give the name of a folder")
@@ -69,7 +69,7 @@ def usable_folder(out: Path) -> None:
 
 
 def usable_file(out: Path) -> None:
-    """As `usable_folder`, of a file, which is replaced if it is there.
+    """As `usable_folder`, for a file, which may be there already.
 
     Raises:
         UsageError: a folder is there, or it cannot be written.
@@ -81,27 +81,27 @@ def usable_file(out: Path) -> None:
 
 def _check_place(out: Path, place: Path) -> None:
     if not place.is_dir():
-        raise UsageError(f"{out}: cannot be made, {place} is a file", "choose another --out")
+        raise UsageError(f"{out}: cannot be made, as {place} is a file", "choose another --out")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"{out}: {place} may not be written", "choose another --out, or mend its permissions")
+        raise UsageError(f"{out}: no permission to write to {place}", "choose another --out, or change its permissions")
 
 
 def existing(path: Path) -> Path:
-    """The path, or of the folders that it would lie in the nearest that is there."""
+    """The path if it exists, else the nearest folder above it that does."""
     path = path.absolute()
     return next(place for place in (path, *path.parents) if os.path.lexists(place))
 
 
 def claim(path: Path, facts: Mapping[str, object], what: str) -> None:
-    """Write down what a folder is begun for; refuse one that was begun for something else.
+    """Write down what a folder is used for, and refuse one that is in use for something else.
 
     Args:
         path: the file that says it.
-        facts: what must not change from one call to the next; JSON.
-        what: what the folder would hold, for people.
+        facts: what must not change from one call to the next, as JSON.
+        what: what the folder would hold otherwise, in words for the message.
 
     Raises:
-        BadInputError: other facts stand there, or what no call wrote; it says which.
+        BadInputError: the file holds other facts, which the message names, or cannot be read.
     """
     check_claim(path, facts, what)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,13 +109,13 @@ def claim(path: Path, facts: Mapping[str, object], what: str) -> None:
 
 
 def check_claim(path: Path, facts: Mapping[str, object], what: str, later: Collection[str] = ()) -> None:
-    """As `claim`, writing nothing: before work that is in vain if the folder is another's.
+    """As `claim`, without writing: to be asked before work that would be in vain.
 
     Args:
         path: as for `claim`.
         facts: likewise.
         what: likewise.
-        later: facts that are not known yet, and not compared.
+        later: names of facts that are not known yet, and are not compared.
 
     Raises:
         BadInputError: as `claim`.
@@ -139,7 +139,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def finished_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder` when the block succeeds; one writer at a time."""
+    """Yield a temporary folder that takes the place of `folder` when the block succeeds; for one writer at a time."""
     for stale in folder.parent.glob(f".{escape(folder.name)}.building-*"):
         shutil.rmtree(stale, ignore_errors=True)  # a killed writer's
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -155,10 +155,10 @@ def finished_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def exclusive(path: Path, wait: bool | float = True) -> Iterator[bool]:
-    """Hold a lock file, so that two processes at the same work take turns; a killed one lets go.
+    """Hold a lock file, so that processes at the same work take turns; the lock of a killed one is released.
 
-    Yields whether it is held: always, unless it was not to `wait`, or for so many seconds only, and another process
-    holds it.
+    Yields whether the lock is held: always, unless another process holds it and `wait` is false, or its seconds are
+    over.
 
     Raises:
         FglError: the file system has no locks.
@@ -180,16 +180,16 @@ def exclusive(path: Path, wait: bool | float = True) -> Iterator[bool]:
 
 @contextmanager
 def sole(folder: Path) -> Iterator[None]:
-    """Keep a second run out of a folder, which is made if it is not there; one that was killed lets go.
+    """Keep a second run out of a folder, which is made if it is missing; the lock of a killed run is released.
 
     Raises:
-        UsageError: another run is at work there, or it cannot be made or written to.
+        UsageError: another run is at work there, or the folder cannot be made or written to.
     """
     usable_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / ".lock", wait=False) as free:
         if not free:
-            raise UsageError(f"{folder}: another run is at work here", "wait for it, or choose another --out")
+            raise UsageError(f"{folder}: another run is at work there", "wait for it, or choose another --out")
         yield
 
 

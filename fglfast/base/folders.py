@@ -1,4 +1,4 @@
-"""Folders: what leads out of one, what systems leave in it, what of a series it holds. Knows no file's content."""
+"""What is in a folder: links that lead out of it, files that systems leave there, numbered files."""
 
 import os
 import re
@@ -22,19 +22,19 @@ def is_system(name: str) -> bool:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders of a folder that somebody put there, by name; none of what is no folder."""
+    """The folders in a folder, sorted by name, without hidden and system ones; none if it is not a folder."""
     entries = folder.iterdir() if folder.is_dir() else ()
     return sorted(entry for entry in entries if entry.is_dir() and not is_system(entry.name))
 
 
 def numbered(folder: Path, name: Callable[[int], str], count: int) -> tuple[set[str], set[str]]:
-    """Which files numbered 0 to `count` - 1 a folder holds, and which of that kind besides.
+    """Which files numbered 0 to `count` - 1 a folder holds, and which others of that kind.
 
-    Takes as long as the folder is, not as `count` says.
+    The time this takes grows with the folder, not with `count`.
 
     Args:
-        folder: where they lie.
-        name: of the file of a number.
+        folder: where they are.
+        name: gives the file name of a number.
         count: how many there should be.
     """
     there = {path.name for path in folder.glob(f"*{Path(name(0)).suffix}")}

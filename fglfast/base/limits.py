@@ -1,6 +1,6 @@
-"""The machine's limits as errors that a user can act on: memory, room, permission. Knows no stage.
+"""The machine's limits as errors that a user can act on: memory, disk space, permission.
 
-Libraries say them in their own ways: PyTorch's file writer hides what the disk said behind a RuntimeError.
+Libraries report them in their own ways: PyTorch's file writer hides what the disk said behind a RuntimeError.
 """
 
 import errno
@@ -22,14 +22,14 @@ ROOM_WORDS = ("No space left on device", "File too large", "Disk quota exceeded"
 
 
 def as_limit(error: BaseException, where: str = "the disk") -> FglError | None:
-    """What an error says of the machine; None if it says nothing of it.
+    """An error that reports a limit of the machine, as one that a user can act on; None for any other.
 
     Args:
-        error: any, with what it was raised from.
-        where: the folder or file at fault, unless the error names one.
+        error: any error; those that it was raised from are looked at too.
+        where: the folder or file to name, unless the error names one.
     """
     if isinstance(error, OSError) and error.errno in NO_ACCESS:
-        hint = "choose a folder that may be written, or mend it"
+        hint = "choose a folder that you may read and write, or change its permissions"
         return FglError(f"{error.filename or where}: cannot be written or read ({error.strerror})", hint)
     for link in _chain(error):
         if isinstance(link, MemoryError) or any(words in str(link) for words in MEMORY_WORDS):
@@ -37,26 +37,26 @@ def as_limit(error: BaseException, where: str = "the disk") -> FglError | None:
             return FglError("out of memory", hint)
         full = isinstance(link, OSError) and link.errno in NO_ROOM
         if full or any(words in str(link) for words in ROOM_WORDS):
-            reason = link.strerror if isinstance(link, OSError) else "no room"
-            hint = "free space and run the same command again; what is finished is kept"
+            reason = link.strerror if isinstance(link, OSError) else "no space left"
+            hint = "free disk space and run the same command again; what is finished is kept"
             return FglError(f"{getattr(link, 'filename', None) or where}: cannot be written ({reason})", hint)
     return None
 
 
 def check_memory(needed: int, what: str) -> None:
-    """Refuse, before room is made for it, what does not fit into the memory that is free.
+    """Refuse what does not fit into free memory, before the memory is asked for.
 
     Raises:
-        FglError: it does not.
+        FglError: it does not fit; `needed` is in bytes.
     """
     free = psutil.virtual_memory().available
     if needed > free:
         message = f"{what}: needs {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free"
-        raise FglError(message, "give less of it, or end other programs")
+        raise FglError(message, "give fewer or smaller ones, or end other programs")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it was raised from, or while handling; cut off where that goes round in circles."""
+    """An error, the one that it was raised from or while handling, and so on, each once."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

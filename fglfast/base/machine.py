@@ -1,4 +1,4 @@
-"""What a figure was measured on: the machine, and the versions of the packages that decide it."""
+"""What a figure was measured on: the machine, and the versions of the packages that matter."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "openvi
 
 
 def machine_facts(device: str) -> dict[str, str]:
-    """The machine, in words a reader of a figure needs."""
+    """The machine, in the words that a reader of a figure needs."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "device": device,
@@ -21,7 +21,7 @@ def machine_facts(device: str) -> dict[str, str]:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of fglfast and of the packages that decide a figure."""
+    """Versions of fglfast and of the packages that matter to a figure."""
     found = {"fglfast": __version__}
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Names as a stranger may choose them: fit to be shown, and a client's to be a file name. Knows no file."""
+"""Names that a stranger may choose: all are fit to be shown, and a client's is fit to be a file name."""
 
 from typing import Annotated
 
@@ -34,7 +34,7 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 ClassName = Annotated[str, Field(max_length=MAX_CLASS_NAME), AfterValidator(_printable)]
 ClientName = Annotated[str, Field(max_length=MAX_CLIENT_NAME), AfterValidator(_printable), AfterValidator(_file_name)]
-# Fails at the first name: a message for each of millions would take gigabytes.
+# Stops at the first bad name: a message for each of millions would take gigabytes.
 ClassNames = Annotated[
     tuple[ClassName, ...], FailFast(), Field(min_length=1, max_length=MAX_CLASSES), AfterValidator(_distinct)
 ]

@@ -1,6 +1,6 @@
-"""Which of several processes this one is, and its share of the machine. Knows nothing of the work they divide.
+"""Which of several processes this one is, and its share of the machine.
 
-A rank learns who it is from the environment, as its launcher left it, and never talks to the others.
+A rank learns its number from the environment that its launcher set, and never talks to the others.
 """
 
 import os
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fglfast.base.errors import UsageError
 
-HINT = "start with torchrun or srun; RANK=0 WORLD_SIZE=1 makes this process do all the work"
+HINT = "start it with torchrun or srun; with RANK=0 WORLD_SIZE=1 this process does all the work"
 # Slurm's numbers for steps that are no run of srun: pending, extern, batch and interactive are 0xfffffffd to ...fa.
 FIRST_RESERVED_STEP = 0xFFFFFFF0
 
@@ -32,10 +32,10 @@ class Rank:
 
 
 def find_rank() -> Rank:
-    """This process as torchrun's variables name it, else those of the Slurm step that it is a task of, else alone.
+    """This process as torchrun's variables number it, or else those of its Slurm step; or else alone.
 
     Raises:
-        UsageError: a variable is missing, is no number, or contradicts another.
+        UsageError: a variable is missing, is not a number, or contradicts another.
     """
     if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
         return _rank("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -68,11 +68,11 @@ def ranks_here() -> int:
 
 
 def take_place(rank: Rank) -> None:
-    """Make PyTorch work on the rank's own GPU, and its CPU threads as they would alone; before PyTorch is imported.
+    """Give the rank its own GPU, and as many CPU threads as it would have alone; call it before PyTorch is imported.
 
-    A launcher that shows each rank one GPU only and one that shows it all of them come to the same. The number of
-    CPU threads decides the last bits of PyTorch's sums, so that which torchrun sets (one, unless the user set another)
-    would make other images than a single process: ranks on the same cores have all of them, but wait without spinning.
+    It makes no difference whether a launcher shows each rank one GPU or all of them. The number of CPU threads decides
+    the last bits of PyTorch's sums, so that torchrun's (one, unless the user chose another) would draw other images
+    than a single process does: ranks on the same cores each use all of them, but wait without spinning.
     """
     if ranks_here() > 1:
         if os.environ.get("OMP_NUM_THREADS") == "1":
@@ -87,7 +87,7 @@ def take_place(rank: Rank) -> None:
 def _rank(number: str, world_size: str, local: str) -> Rank:
     for name in (number, world_size):
         if name not in os.environ:
-            raise UsageError(f"one of {number} and {world_size} is set, but not {name}", HINT)
+            raise UsageError(f"one of {number} and {world_size} is set, but {name} is not", HINT)
     own, size = _number(number, 0), _number(world_size, 1)
     if own >= size:
         raise UsageError(f"{number} is {own}, but {world_size} is {size}", HINT)

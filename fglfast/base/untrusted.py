@@ -1,4 +1,4 @@
-"""Files, JSON and TOML: how large first, then how much of what, then the content. Knows no key and no value."""
+"""Files, JSON and TOML that a stranger may have written: their size is checked first, then how much is in them."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from fglfast.base.errors import BadInputError, FglError
 from fglfast.base.limits import as_limit
 
-# Commas and opening brackets: each stands before a value. Three for each of the 100,000 classes that there may be.
+# Counted as commas and opening brackets, which stand before values: three for each of at most 100,000 classes.
 MOST_VALUES = 300_000
 MOST_KEYS = 1000
 MOST_DOTS = 2_000_000
@@ -21,17 +21,17 @@ HINT = "check where it comes from, and that it is whole"
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """Read a regular file: a named pipe would block, a device never end.
+    """Read a regular file; a named pipe would block, and a device would never end.
 
     Args:
         path: the file.
-        most: bytes that it may have.
+        most: how many bytes it may have.
 
     Raises:
-        BadInputError: it is no regular file, or larger.
+        BadInputError: it is not a regular file, or is larger.
         OSError: it cannot be read.
     """
-    status = path.stat()  # before opening, which would wait for the other end of a pipe
+    status = path.stat()  # before opening: that would wait for the other end of a pipe
     if not stat.S_ISREG(status.st_mode):
         raise BadInputError(f"{path}: not a regular file", "give a file")
     with path.open("rb") as stream:
@@ -42,17 +42,17 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def json_object(text: bytes | str, most_keys: int = MOST_KEYS, strict: bool = True) -> dict[str, Any]:
-    """Parse a JSON object: of bounded content, no key there twice.
+    """Parse a JSON object whose content is bounded and whose keys are distinct.
 
-    Eight megabytes of empty lists would otherwise take gigabytes, and a checker a message for each of them.
+    Otherwise eight megabytes of empty lists would take gigabytes, as would a checker's message for each of them.
 
     Args:
-        text: UTF-8 if it is bytes.
-        most_keys: of any one object.
-        strict: whether infinities and NaN, which JSON has not, are refused.
+        text: bytes are read as UTF-8.
+        most_keys: keys that one object may have.
+        strict: whether infinities and NaN, which JSON lacks, are refused.
 
     Raises:
-        ValueError: it is none; the message fits into a line.
+        ValueError: it is no such object; the message fits on one line.
     """
 
     def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -69,12 +69,12 @@ def json_object(text: bytes | str, most_keys: int = MOST_KEYS, strict: bool = Tr
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(value, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004 (of what is wrong with a text, all is one kind)
+        raise ValueError("not a JSON object")  # noqa: TRY004 (whatever is wrong with a text is a ValueError)
     return value
 
 
 def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object of its keys and values.
+    """Make a JSON object of its keys and values.
 
     Raises:
         ValueError: a key is there twice.
@@ -89,12 +89,12 @@ def read_object(path: Path, most: int, hint: str, most_keys: int = MOST_KEYS) ->
 
     Args:
         path: the file.
-        most: bytes that it may have.
+        most: how many bytes it may have.
         hint: how to mend what is wrong with it.
-        most_keys: of any one object.
+        most_keys: keys that one object may have.
 
     Raises:
-        BadInputError: it cannot be read, or is none.
+        BadInputError: it cannot be read, or is no such object.
     """
     try:
         return json_object(read_bytes(path, most), most_keys)
@@ -107,10 +107,10 @@ def read_object(path: Path, most: int, hint: str, most_keys: int = MOST_KEYS) ->
 def toml_table(text: str) -> dict[str, Any]:
     """Parse TOML.
 
-    A key of many parts takes `tomllib` the square of their number: a minute for one of 60 kilobytes.
+    The time that `tomllib` takes for a key grows with the square of its parts: a minute for one of 60 kilobytes.
 
     Raises:
-        ValueError: it is none, nested too deeply, or the squares of the dots of its lines come to `MOST_DOTS`.
+        ValueError: it is not TOML, is nested too deeply, or has too many dots in its lines (`MOST_DOTS`).
     """
     if sum(line.count(".") ** 2 for line in text.split("\n")) > MOST_DOTS:
         raise ValueError("too many dots in a line")
@@ -122,16 +122,16 @@ def toml_table(text: str) -> dict[str, Any]:
 
 @contextmanager
 def loading(what: str | PathLike[str], hint: str = HINT) -> Iterator[None]:
-    """Say of whatever a library raises, reading a stranger's file, that the file is at fault.
+    """Turn whatever a library raises while it reads a stranger's file into an error that blames the file.
 
     Raises:
-        BadInputError: instead of all but errors of ours and those that speak of the machine.
+        BadInputError: in place of the library's error; ours, and those that report the machine's limits, pass.
     """
     try:
         yield
     except FglError:
         raise
-    except Exception as error:  # libraries raise what each of their readers raises
+    except Exception as error:  # each of a library's readers raises its own kind
         if as_limit(error):
             raise
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
@@ -140,9 +140,9 @@ def loading(what: str | PathLike[str], hint: str = HINT) -> Iterator[None]:
 
 def _finite(digits: str) -> float:
     if not math.isfinite(number := float(digits)):
-        raise ValueError(f"{digits[:20]} is beyond all numbers")
+        raise ValueError(f"{digits[:20]} is too large a number")
     return number
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")

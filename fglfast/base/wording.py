@@ -1,4 +1,4 @@
-"""How lists, differences, sizes and times are said, in messages as on pages. Knows nothing of what is said."""
+"""How lists, differences, sizes and times are put into words, in messages and on pages."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -17,11 +17,11 @@ def some(names: Collection[object], most: int = NAMED, between: str = ", ") -> s
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """What two sets of facts do not share, in words; empty if they are equal.
+    """How two sets of facts differ, in words; empty if they are equal.
 
     Args:
-        there: as JSON; facts within facts are named by both keys, with a dot.
-        here: likewise. Of two hashes, which tell nobody anything, it is said that they are others.
+        there: as JSON; a fact within a fact is named by both keys, joined by a dot.
+        here: likewise. Hashes, which tell nobody anything, are not shown.
     """
     one, other = dict(_flat(there)), dict(_flat(here))
     words = [_difference(key, one, other) for key in one | other]
@@ -38,7 +38,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Time in the two largest units that tell something: "3 h 20 min"."""
+    """Seconds in words, in at most two units: "3 h 20 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     if seconds < 3600:

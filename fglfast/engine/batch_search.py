@@ -30,7 +30,7 @@ GROWTH = 2.5  # the next candidate is twice the last; and a little
 Rates = dict[str, dict[int, float]]
 
 
-def tune_batches(recipe: Recipe, model: Path, engines: Path) -> Recipe:
+def search_batches(recipe: Recipe, model: Path, engines: Path) -> Recipe:
     """The recipe with the UNet and VAE batch sizes that make the most images a second on this device.
 
     They are measured once and remembered beside the engines, so that a resumed run draws with the same.
@@ -47,7 +47,7 @@ def tune_batches(recipe: Recipe, model: Path, engines: Path) -> Recipe:
     if not path.exists():
         with exclusive(path.with_name(f".{path.name}.lock")):  # measuring side by side, ranks could choose differently
             if not path.exists():
-                _tuned(engine, build, engines, path)
+                _search(engine, build, engines, path)
     best = _remembered(path)
     return recipe.model_copy(update={"backend": build.backend, "unet_batch": best[UNET], "vae_batch": best[DECODER]})
 
@@ -63,8 +63,8 @@ def _remembered(path: Path) -> dict[str, int]:
     return best
 
 
-def _tuned(engine: Engine, build: Build, engines: Path, path: Path) -> None:
-    """Tell the fastest batch of UNet and decoder, and write it to `path`."""
+def _search(engine: Engine, build: Build, engines: Path, path: Path) -> None:
+    """Find the fastest batch of UNet and decoder, and write it to `path`."""
     rates = _measure(engine, build, engines)
     best = {name: max(found, key=found.__getitem__) for name, found in rates.items()}
     for name, found in rates.items():
@@ -80,7 +80,7 @@ def _measure(engine: Engine, build: Build, engines: Path) -> Rates:
     for batch in CANDIDATES:
         before = psutil.virtual_memory().available
         asked = build.model_copy(update={"unet_batch": batch, "vae_batch": batch})
-        with tempfile.TemporaryDirectory(dir=engines, prefix=".tune-") as folder:
+        with tempfile.TemporaryDirectory(dir=engines, prefix=".search-") as folder:
             try:
                 backend.compile(asked, engine.shapes, onnx, Path(folder))
                 networks = backend.load(asked, engine.shapes, engine.model, Path(folder))

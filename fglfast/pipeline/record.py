@@ -3,10 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from fglfast.base.config import Settings, first_problem
-from fglfast.base.errors import BadInputError
+from fglfast.base.config import Settings
 from fglfast.base.files import write_atomic
 
 
@@ -92,22 +89,6 @@ class RunRecord(Settings):
     history: tuple[Epoch, ...]
     evaluation: Evaluated
     stages: tuple[Stage, ...]
-
-    @classmethod
-    def load(cls, path: Path) -> "RunRecord":
-        """Read and check a `run.json`.
-
-        Raises:
-            BadInputError: missing or malformed.
-        """
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise BadInputError(
-                f"{path}: cannot be read ({error.strerror})", "give the folder of a finished run"
-            ) from error
-        except ValidationError as error:
-            raise BadInputError(f"{path}: {first_problem(error)}", "run it again with this version") from error
 
     def save(self, path: Path) -> None:
         """Write the record as JSON."""

@@ -33,7 +33,7 @@ def write_run_page(out: Path) -> Path:
     Raises:
         BadInputError: `out` holds no finished run, or its test images are gone.
     """
-    record = RunRecord.load(out / "run.json")
+    record = RunRecord.from_json(out / "run.json")
     shown, page = least_accurate(record), out / "report.html"
     synthetic = synthetic_samples(out / "synthetic", record.class_names, shown)
     size = next((len(images[0]) for images in synthetic.values() if images), 0)

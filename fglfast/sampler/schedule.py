@@ -51,7 +51,7 @@ class Sampling(Settings):
         scheduler: the solver; "model" is the one in the model's folder.
         spacing: where the steps lie; "ays" is Align Your Steps, for Stable Diffusion; "trailing" begins at the last
             timestep, whatever the number of steps.
-        timesteps: where they lie, one by one, descending; as `fglfast tune-steps` finds them. Overrules `spacing`.
+        timesteps: where they lie, one by one, descending; as `fglfast place-steps` finds them. Overrules `spacing`.
         guidance_scale: 1 is unguided, and half the work.
         guidance_interval: lowest and highest noise level that is guided, as shares of the range of timesteps that the
             model was trained on: 0 is no noise, 1 the most.

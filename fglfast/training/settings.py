@@ -47,24 +47,24 @@ class TrainSettings(Settings):
     """How the global model is trained; the defaults are for a few thousand small synthetic images.
 
     Attributes:
-        arch: name of a built-in architecture, or path of a JSON image-classification config.
+        arch: architecture of the global model: a built-in one (resnet10-tiny to resnet50), or a JSON model config.
         epochs: passes over the synthetic images.
         batch_size: images a step, over all processes.
         optimizer: torch optimiser; a DeepSpeed file with an `optimizer` section overrules it.
-        learning_rate: peak of the schedule.
+        learning_rate: peak learning rate of the schedule.
         weight_decay: on weights only, never on biases or normalisation.
         label_smoothing: share of the target spread over all classes.
         warmup_share: share of all steps in which the rate rises linearly; then a cosine to zero.
-        seed: of weights, order, augmentation and the held-out images.
+        seed: seed of weights, order, augmentation and the held-out images.
         validation_share: part of the *synthetic* images held out, at least one a class; 0 for none.
-        image_size: side in pixels the images are resized to (bicubic); None for their own.
+        image_size: side in pixels that images are resized to (bicubic); without one they keep their own.
         crop_padding: pixels a random crop may move; None for a sixteenth of the side.
         flip: mirror half of the images; off for classes that are not symmetric, such as digits.
         erasing: chance that a rectangle of an image is blanked.
         channels_last: memory format of the images; the layers follow it.
         initial: a `model.safetensors` whose weights are the first; None for fresh ones.
-        deepspeed: path of a DeepSpeed JSON file, merged over the built-in configuration; its "auto" values are filled
-            in from these settings.
+        deepspeed: DeepSpeed configuration (JSON), merged over the built-in one; its "auto" values are filled in from
+            these settings.
         checkpoint_seconds: time between checkpoints, beside the one after every epoch.
     """
 

@@ -6,15 +6,17 @@ import typer
 
 from fglfast import __version__
 from fglfast.base.console import stdout
-from fglfast.verbs import audits, clients, runs, stages, tools, trainers, upkeep
-from fglfast.verbs.options import app
+from fglfast.verbs import for_clients, runs, stages, tools, trainers
+from fglfast.verbs.command import PANELS, app
 
-__all__ = ["app", "audits", "clients", "runs", "stages", "tools", "trainers", "upkeep"]
+__all__ = ["app", "for_clients", "runs", "stages", "tools", "trainers"]
+
+app.registered_commands.sort(key=lambda command: PANELS.index(command.rich_help_panel))
 
 
 @app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """Federated Generative Learning: clients send prompt embeddings once, the server draws a data set and trains."""
+    """Federated Generative Learning: clients send prompt embeddings once, and a server draws images and trains."""
     if version:
         stdout.print(__version__)
         raise typer.Exit()

@@ -1,104 +1,82 @@
-"""What all verbs share: options, errors as exit codes, opening an engine. Imports nothing heavy at the top."""
+"""Options that several verbs have, and what they stand for: payloads, recipes, an engine."""
 
 import glob
 import os
-import signal
-import warnings
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any, Literal
 
 import typer
 
-from fglfast.base.console import emit_json, signed, speaker, stderr, stdout
-from fglfast.base.errors import BadInputError, ExitCode, FglError, UsageError
-from fglfast.base.limits import as_limit
+from fglfast.base.console import speaker
+from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.ranks import Rank, find_rank, take_place
 
-app = typer.Typer(
-    help="Federated Generative Learning: clients send prompt embeddings once, the server draws a data set and trains.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-P = ParamSpec("P")
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-Engines = Annotated[Path, typer.Option(help="Folder that holds compiled engines by key.", envvar="FGLFAST_ENGINES")]
-ModelName = Annotated[str, typer.Option(help="mini, a diffusers directory, or a hub id.")]
-RecipeName = Annotated[str, typer.Option(help="A shipped recipe's name or a .toml file.")]
+Engines = Annotated[
+    Path, typer.Option(help="Folder of compiled engines, each under its key.", envvar="FGLFAST_ENGINES")
+]
+ModelName = Annotated[
+    str, typer.Option(help="Text-to-image model: mini, the folder of a diffusers model, or its id on the hub.")
+]
+RecipeName = Annotated[str, typer.Option(help="Recipe of the engine: the name of a shipped one, or a .toml file.")]
+OtherModel = Annotated[
+    str | None,
+    typer.Option(help="Model to use instead of the recipe's: a folder, or an id on the hub.", show_default=False),
+]
+OtherSteps = Annotated[
+    int | None, typer.Option(min=1, help="Sampling steps, instead of the recipe's.", show_default=False)
+]
+OtherGuidance = Annotated[
+    float | None, typer.Option(min=0, help="Guidance scale, instead of the recipe's.", show_default=False)
+]
 BackendOption = Annotated[
     str | None,
-    typer.Option(help="auto, torch, torch-compile, onnxruntime, openvino or tensorrt.", show_default=False),
+    typer.Option(
+        help="Backend, instead of the recipe's: auto, torch, torch-compile, onnxruntime, openvino or tensorrt.",
+        show_default=False,
+    ),
 ]
 RandomWeights = Annotated[
     bool,
-    typer.Option("--random-weights", help="Measure the recipe's architecture without its weights."),
+    typer.Option("--random-weights", help="Fill the recipe's architecture with random weights: nothing is fetched."),
 ]
 BatchSize = Annotated[
     str | None,
-    typer.Option(help="Rows of one UNet pass, or auto: measured, the VAE's too.", show_default=False, metavar="N|auto"),
+    typer.Option(
+        help="Rows of one pass through the UNet; auto measures what is fastest, for the VAE too.",
+        show_default=False,
+        metavar="N|auto",
+    ),
+]
+PromptLevel = Annotated[
+    Literal["class", "instance"], typer.Option(help="Whether a client writes one prompt a class, or one an image.")
+]
+Domain = Annotated[
+    str | None, typer.Option(help="A word for the style of all images, such as sketch.", show_default=False)
+]
+Template = Annotated[
+    str | None,
+    typer.Option(help="Prompt template, with {label} for the class, instead of the model's.", show_default=False),
 ]
 Allow = Annotated[
     Path | None,
     typer.Option(
-        help="Clients and their public keys (.toml): only payloads that they signed are read.", show_default=False
+        help="File (.toml) of clients and their public keys: only payloads signed with these are read.",
+        show_default=False,
     ),
 ]
 AllowSamePrompt = Annotated[
     bool,
-    typer.Option("--allow-same-prompt", help="Draw classes that send the same prompt too: alike, but for their label."),
+    typer.Option(
+        "--allow-same-prompt", help="Go on when classes send the same prompt: their images differ in the label alone."
+    ),
 ]
-KEPT = "what is finished is kept; run the same command to go on"
-LOST = "nothing was kept; run the same command to begin again"
 DEFAULT_ENGINES = Path("engines/build")
 
 
-def verb(function: Callable[P, None]) -> Callable[P, None]:
-    """Make a function a command; its errors become one clear line and the right exit code."""
-    return app.command(name=function.__name__.replace("_", "-"))(exits(function))
-
-
-def fleeting_verb(function: Callable[P, None]) -> Callable[P, None]:
-    """As `verb`, of a command that keeps nothing before it is done: interrupted, it says so."""
-    return app.command(name=function.__name__.replace("_", "-"))(exits(function, LOST))
-
-
-def exits(function: Callable[P, None], interrupted: str = KEPT) -> Callable[P, None]:
-    """Turn errors into one clear line and the right exit code; `interrupted` is what an interruption leaves."""
-
-    @wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        warnings.filterwarnings("ignore")
-        try:
-            function(*args, **kwargs)
-        except FglError as error:
-            _complain(error.message, error.hint)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            _complain("interrupted", interrupted)
-            raise typer.Exit(ExitCode.INTERRUPTED) from None
-        except BrokenPipeError:
-            raise typer.Exit(ExitCode.FAILURE) from None
-        except Exception as error:
-            if os.environ.get("FGLFAST_DEBUG"):
-                raise
-            bug = FglError(_line(error), "this is a bug in fglfast; FGLFAST_DEBUG=1 shows the traceback")
-            known = as_limit(error) or bug
-            _complain(known.message, known.hint)
-            raise typer.Exit(ExitCode.FAILURE) from None
-
-    return run
-
-
-def _line(error: Exception) -> str:
-    """An error's kind and the first line of what it says."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
-
-
 def join_ranks() -> Rank:
-    """Find out which of several processes this one is, take its GPU, and sign what it says."""
+    """Find out which of several processes this one is, take its GPU, and sign its messages."""
     rank = find_rank()
     if rank.world_size > 1:
         speaker.name, speaker.leads = str(rank), rank.number == 0
@@ -115,9 +93,10 @@ def open_engine(
     random_weights: bool = False,
     check: Callable[[Path, int], None] | None = None,
 ) -> Any:
-    """The compiled engine of a recipe, some of its settings changed on the command line.
+    """The compiled engine of a recipe, with the changes that the command line asks for.
 
-    `check` is given the model's folder and the image size before anything is compiled: what it refuses is said at once.
+    `check` is given the model's folder and the image size before anything is compiled: what it refuses is refused at
+    once.
     """
     from fglfast.engine.backends import chosen
     from fglfast.engine.build import build_engine as build
@@ -130,9 +109,9 @@ def open_engine(
     if check:
         check(folder, settings.image_size)
     if batch_size == "auto":
-        from fglfast.engine.batch_search import tune_batches
+        from fglfast.engine.batch_search import search_batches
 
-        settings = tune_batches(settings, folder, engines)
+        settings = search_batches(settings, folder, engines)
     return build(settings, folder, engines)
 
 
@@ -140,17 +119,19 @@ def _rows(batch_size: str | None) -> int | None:
     if batch_size is None or batch_size == "auto":
         return None
     if not batch_size.isdecimal() or not 2 <= int(batch_size) <= 4096:
-        raise UsageError(f"--batch-size {batch_size} is neither auto nor a number of 2 to 4096", "for example 64")
+        raise UsageError(f"--batch-size {batch_size} is neither auto nor a number from 2 to 4096", "for example 64")
     return int(batch_size)
 
 
 def find_model(recipe: Any, engines: Path, random_weights: bool) -> Path:
-    """The model folder of a recipe, or one of its architecture with random weights."""
+    """The model folder of a recipe, or a folder of the same architecture with random weights."""
     if not random_weights:
         folder: Path = recipe.model_folder()
         return folder
     if recipe.family is None:
-        raise UsageError("this recipe names no family to draw random weights for", "use recipe sd15, sd21-base or sdxl")
+        raise UsageError(
+            "this recipe names no model family, which random weights need", "use recipe sd15, sd21-base or sdxl"
+        )
     from fglfast.generator.families import random_model
 
     return random_model(recipe.family, engines / f"random-{recipe.family}")
@@ -164,7 +145,7 @@ def read_recipe(name: str) -> Any:
 
 
 def payload_files(pattern: str) -> list[Path]:
-    """The files of a pattern, sorted; whatever part of it is there as it is written is no pattern."""
+    """The files that a pattern names, sorted; a part of it that exists as it is written is taken literally."""
     found = [Path()]
     for part in Path(pattern).parts:
         found = [path for folder in found for path in _entries(folder, part)]
@@ -174,14 +155,14 @@ def payload_files(pattern: str) -> list[Path]:
 
 
 def _entries(folder: Path, part: str) -> list[Path]:
-    """What one part of a pattern names in a folder: brackets are a file's name where there is such a file."""
+    """What one part of a pattern names in a folder: brackets are literal where such a file exists."""
     if os.path.lexists(folder / part):
         return [folder / part]
     return [folder / name for name in glob.glob(part, root_dir=folder)]  # noqa: PTH207 (leaves hidden files out)
 
 
 def read_payloads(pattern: str, allow: Path | None) -> Any:
-    """The rows of all payloads that a pattern names, with `allow` only if those who may send signed them."""
+    """The rows of all payloads that a pattern names; with `allow`, all must be signed by clients on that list."""
     from fglfast.payload import load_payload
     from fglfast.payload.merge import merge_payloads
 
@@ -190,21 +171,7 @@ def read_payloads(pattern: str, allow: Path | None) -> Any:
 
 
 def read_allowed(allow: Path | None) -> Any:
-    """Who may send, or None for anyone."""
+    """The list of clients that may send, or None for anyone."""
     from fglfast.payload import AllowList
 
     return AllowList.from_toml(allow) if allow else None
-
-
-def tell(result: dict[str, Any], as_json: bool, line: str) -> None:
-    """Print a result: one JSON object, or the line for people."""
-    if as_json:
-        emit_json(result)
-    else:
-        stdout.print(signed(line), markup=False, soft_wrap=True)
-
-
-def _complain(message: str, hint: str) -> None:
-    stderr.print(signed(f"error: {message}"), markup=False, style="red", soft_wrap=True)
-    if hint:
-        stderr.print(signed(f"  hint: {hint}"), markup=False, soft_wrap=True)

@@ -1,44 +1,46 @@
-"""Verbs that go through all stages: a demonstration, an experiment, their pages."""
+"""Verbs of whole runs: a demonstration, an experiment, the page of either, an audit."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 
 from fglfast.base.console import emit_json, stdout
-from fglfast.base.errors import MissingExtraError
-from fglfast.verbs.options import (
-    DEFAULT_ENGINES,
-    AllowSamePrompt,
-    AsJson,
-    Engines,
-    RecipeName,
-    fleeting_verb,
-    tell,
-    verb,
-)
+from fglfast.base.errors import UsageError
+from fglfast.training.settings import TrainSettings, check_arch
+from fglfast.verbs.command import LOST, RUNS, needing_flower, tell, verb
+from fglfast.verbs.documented import option
+from fglfast.verbs.options import DEFAULT_ENGINES, AllowSamePrompt, AsJson, Engines, ModelName, PromptLevel, RecipeName
 
 
-@verb
+@verb(RUNS)
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("fglfast-demo"),
+    out: Annotated[Path, typer.Option(help="Folder of the run; a second call goes on where it stopped.")] = Path(
+        "fglfast-demo"
+    ),
     private: Annotated[
-        str, typer.Option(help="The clients' images: PATH[:SPLIT], or the bundled sample.")
+        str, typer.Option(help="Images that are dealt out to the clients: PATH[:SPLIT].")
     ] = "fashion:private",
-    test: Annotated[str, typer.Option(help="Real images to evaluate on.")] = "fashion:test",
-    clients: Annotated[int, typer.Option(min=1, help="Number of clients.")] = 5,
-    beta: Annotated[float, typer.Option(min=1e-4, help="Dirichlet concentration of the label skew.")] = 0.01,
-    prompt_level: Annotated[Literal["class", "instance"], typer.Option(help="Prompts of a client.")] = "class",
+    test: Annotated[
+        str, typer.Option(help="Real images that the global model is tested on: PATH[:SPLIT].")
+    ] = "fashion:test",
+    clients: Annotated[int, typer.Option(min=1, help="How many clients are simulated.")] = 5,
+    beta: Annotated[
+        float,
+        typer.Option(min=1e-4, help="Dirichlet concentration: the smaller, the more the clients' classes differ."),
+    ] = 0.01,
+    prompt_level: PromptLevel = "class",
     recipe: RecipeName = "mini-few",
     images_per_class: Annotated[int, typer.Option(min=1, help="Synthetic images of each class.")] = 300,
-    arch: Annotated[str, typer.Option(help="Global model.")] = "resnet18-narrow",
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the global model.")] = 20,
-    image_size: Annotated[int, typer.Option(help="Side in pixels that images are resized to for training.")] = 64,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    arch: Annotated[str, option(TrainSettings, "arch")] = "resnet18-narrow",
+    epochs: Annotated[int, option(TrainSettings, "epochs")] = 20,
+    image_size: Annotated[int, option(TrainSettings, "image_size")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the clients' shares, of synthesis and of training.")] = 0,
     allow_same_prompt: AllowSamePrompt = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run one-shot Federated Generative Learning end to end and write an HTML report."""
+    """Run one-shot Federated Generative Learning end to end on simulated clients, and write an HTML page."""
+    check_arch(arch)
     from fglfast.base.files import sole
     from fglfast.pipeline.one_shot import OneShot, run_one_shot
     from fglfast.report.run_page import write_run_page
@@ -74,30 +76,31 @@ def demo(
         stdout.print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
 
 
-@verb
+@verb(RUNS)
 def run(
-    experiment: Annotated[str, typer.Argument(help="A .toml file, or a preset's name.")],
+    experiment: Annotated[str, typer.Argument(help="File of the experiment (.toml), or the name of a shipped one.")],
     data: Annotated[
-        str | None, typer.Option(help="Private images, instead of the experiment's.", show_default=False)
+        str | None, typer.Option(help="Private images, instead of the experiment's: PATH[:SPLIT].", show_default=False)
     ] = None,
     test: Annotated[
-        str | None, typer.Option(help="Real test images, instead of the experiment's.", show_default=False)
+        str | None,
+        typer.Option(help="Real test images, instead of the experiment's: PATH[:SPLIT].", show_default=False),
     ] = None,
     public: Annotated[
         str | None,
-        typer.Option(help="Labelled images that the server has itself, for `public-only`.", show_default=False),
+        typer.Option(
+            help="Labelled images of the server's own, for the method public-only: PATH[:SPLIT].", show_default=False
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of all runs; runs/NAME.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of all its runs; runs/NAME unless given.", show_default=False)
+    ] = None,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
-    """Compare FGL with the server alone, FedAvg, FedProx, centralized and local training; resumes."""
-    try:
+    """Compare FGL with FedAvg, FedProx, local and central training, and others; a second call goes on."""
+    with needing_flower("an experiment"):
         from fglfast.federation.arena import run_experiment
-    except ModuleNotFoundError as error:
-        if error.name and error.name.split(".")[0] == "flwr":
-            raise MissingExtraError("rounds need Flower", "pip install 'fglfast[fed]'") from error
-        raise
     from fglfast.base.files import sole
     from fglfast.federation.experiment import find_experiment
     from fglfast.federation.summary import table
@@ -118,13 +121,118 @@ def run(
         stdout.print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
 
 
-@fleeting_verb
+@verb(RUNS, LOST)
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run, as demo leaves it.")],
+    folder: Annotated[Path, typer.Argument(help="Folder that a finished demo or run left.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write a run's HTML page anew from its record and images."""
+    """Write the HTML page of a finished demo or run anew, from its record."""
+    page = _arena_page(folder) if (folder / "arena.json").exists() else _run_page(folder)
+    tell({"report": str(page)}, as_json, f"report: {page.resolve()}")
+
+
+def _arena_page(folder: Path) -> Path:
+    with needing_flower("the page of an experiment"):
+        from fglfast.federation.arena import Arena
+        from fglfast.report.arena_page import write_page
+
+    page = folder / "arena.html"
+    write_page(Arena.from_json(folder / "arena.json"), page)
+    return page
+
+
+def _run_page(folder: Path) -> Path:
     from fglfast.report.run_page import write_run_page
 
-    page = write_run_page(run)
-    tell({"report": str(page)}, as_json, f"report: {page.resolve()}")
+    return write_run_page(folder)
+
+
+@verb(RUNS)
+def audit(
+    run: Annotated[
+        Path | None, typer.Argument(help="Folder that fglfast run left; or give --model.", show_default=False)
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Which of the run's seeds is audited; its first unless given.", show_default=False),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Methods of the run whose models are attacked, with commas.", show_default="fgl,fedavg"),
+    ] = None,
+    shadows: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Shadow models of each method, each of which takes as long as the run. 8 are a weak attack, its authors "
+            "take 64 to 256: ask for more at any time, those that are there are kept. 0 attacks by the loss alone.",
+        ),
+    ] = 8,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of a global model, audited instead of a run.", show_default=False)
+    ] = None,
+    members: Annotated[
+        str | None, typer.Option(help="Private images that the --model comes from: PATH[:SPLIT].", show_default=False)
+    ] = None,
+    nonmembers: Annotated[
+        str | None,
+        typer.Option(help="Images of the same kind that the --model has never seen: PATH[:SPLIT].", show_default=False),
+    ] = None,
+    synthetic: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the synthetic images that the --model was trained on.", show_default=False),
+    ] = None,
+    payload: Annotated[
+        Path | None, typer.Option(help="Payload of the client that holds the --members.", show_default=False)
+    ] = None,
+    generator: ModelName = "mini",
+    captions: Annotated[str, typer.Option(help="Captions of the --members, as embed was told.")] = "attributes",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the page; RUN/audit unless given.", show_default=False)
+    ] = None,
+    engines: Engines = DEFAULT_ENGINES,
+    as_json: AsJson = False,
+) -> None:
+    """Attack a run or a model as an intruder would, and write a page; a second call goes on where it stopped.
+
+    The attacks: membership inference, inversion of uploads, and synthetic images that are copies of private ones.
+    """
+    from fglfast.base.files import sole, write_atomic
+    from fglfast.report.audit_page import write_page
+
+    if (run is None) == (model is None) or (model is not None and not (members and nonmembers)):
+        raise UsageError(
+            "audit needs either a run or a model", "give a RUN, or --model with --members and --nonmembers"
+        )
+    if 0 < shadows < 4:
+        raise UsageError(f"--shadows {shadows}: too few to tell anything", "give 4 or more, or 0")
+    folder = out or (run or Path()) / "audit"
+    with sole(folder):
+        if run is not None:
+            found, pairs = _of_run(run, seed, methods, shadows, folder, engines)
+        else:
+            from fglfast.generator.text import resolve_model
+            from fglfast.lab.audit.of_files import Files, audit_files
+
+            assert model is not None and members and nonmembers
+            files = Files(model, members, nonmembers, synthetic, payload, resolve_model(generator), captions)
+            found, pairs = audit_files(files)
+        write_atomic(folder / "audit.json", found.model_dump_json(indent=1) + "\n")
+        write_page(found, pairs, folder / "audit.html")
+    page = folder / "audit.html"
+    lines = [
+        f"{attack.attacked}, {attack.kind}: area {attack.roc.auc.words}"
+        + (f", {attack.roc.caught[0].words} found at 1% wrong" if attack.roc.caught[0] else "")
+        for attack in found.attacks
+    ]
+    result = {"page": str(page), **found.model_dump(mode="json")}
+    tell(result, as_json, "\n".join([*lines, f"report: {page.resolve()}"]))
+
+
+def _of_run(
+    run: Path, seed: int | None, methods: str | None, shadows: int, out: Path, engines: Path
+) -> tuple[Any, list[Any]]:
+    with needing_flower("an audit of a run"):
+        from fglfast.lab.audit.of_run import audit_run, open_run
+    opened = open_run(run, seed)
+    return audit_run(opened, opened.methods(methods.split(",") if methods else ()), shadows, out, engines)

@@ -1,4 +1,4 @@
-"""Verbs of one stage each, from private images to a tested global model."""
+"""Verbs of a server, a stage each: engine, synthetic images, training, test."""
 
 from functools import partial
 from pathlib import Path
@@ -7,7 +7,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fglfast.base.console import emit_json, note, print_table, stdout
+from fglfast.base.errors import IncompleteError, UsageError
 from fglfast.base.wording import duration, size
+from fglfast.training.settings import TrainSettings
+from fglfast.verbs.command import LOST, SERVER, tell, verb
+from fglfast.verbs.documented import checked, option
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     Allow,
@@ -16,29 +20,31 @@ from fglfast.verbs.options import (
     BackendOption,
     BatchSize,
     Engines,
+    OtherGuidance,
+    OtherModel,
+    OtherSteps,
     RandomWeights,
     RecipeName,
-    fleeting_verb,
     join_ranks,
     open_engine,
     read_payloads,
     read_recipe,
-    tell,
-    verb,
 )
 
+TRAIN = TrainSettings()
 
-@verb
+
+@verb(SERVER)
 def build_engine(
     recipe: RecipeName = "mini",
-    model: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
+    model: OtherModel = None,
     backend: BackendOption = None,
     batch_size: BatchSize = None,
     random_weights: RandomWeights = False,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
-    """Compile a generator and prove it equal to float32 eager; a second call finds it."""
+    """Compile a generator into an engine and check it against plain PyTorch in float32; a second call finds it."""
     engine = open_engine(recipe, model, backend, engines, batch_size, random_weights)
     parity = engine.manifest.parity
     result = {
@@ -54,36 +60,43 @@ def build_engine(
     tell(result, as_json, f"{engine.folder}: {state}, relative error {worst:.1e}, PSNR {parity.psnr:.0f} dB")
 
 
-@verb
+@verb(SERVER)
 def synthesize(
-    embeddings: Annotated[str, typer.Option(help="Payload files; a quoted pattern such as 'clients/*.safetensors'.")],
+    embeddings: Annotated[
+        str, typer.Option(help="Payload files of the clients: a quoted pattern such as 'clients/*.safetensors'.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the data set.")],
-    images_per_class: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 500,
+    images_per_class: Annotated[int, typer.Option(min=1, help="Synthetic images of each class.")] = 500,
     recipe: RecipeName = "mini",
-    model: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
+    model: OtherModel = None,
     backend: BackendOption = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Overrides the recipe's steps.", show_default=False)] = None,
-    guidance: Annotated[
-        float | None, typer.Option(min=0, help="Overrides the recipe's guidance scale.", show_default=False)
-    ] = None,
+    steps: OtherSteps = None,
+    guidance: OtherGuidance = None,
     batch_size: BatchSize = None,
-    seed: Annotated[int, typer.Option(min=0, help="Plan seed.")] = 0,
-    shard_size: Annotated[int, typer.Option(min=1, help="Images a tar shard.")] = 512,
-    image_format: Annotated[Literal["png", "webp"], typer.Option(help="Encoding of the images.")] = "png",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the plan: it decides every image's noise.")] = 0,
+    shard_size: Annotated[int, typer.Option(min=1, help="Images of one tar shard.")] = 512,
+    image_format: Annotated[Literal["png", "webp"], typer.Option(help="Encoding of the images in the shards.")] = "png",
     format: Annotated[
-        Literal["shards", "imagefolder"], typer.Option(help="imagefolder unpacks the shards too.")
+        Literal["shards", "imagefolder"],
+        typer.Option(help="Form of the data set; imagefolder unpacks the shards into a folder a class."),
     ] = "shards",
     max_share_per_client: Annotated[
         float,
-        typer.Option(min=0.001, max=1, help="Of a class's images, where several clients hold it; 1 cuts nothing."),
+        typer.Option(
+            min=0.001,
+            max=1,
+            help="Largest share of a class's images for one client's prompts, where several hold it; 1 cuts nothing.",
+        ),
     ] = 1.0,
     allow: Allow = None,
     allow_same_prompt: AllowSamePrompt = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan, bytes and time, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how many images, bytes and seconds it would take, and draw nothing.")
+    ] = False,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a labelled synthetic data set from the clients' payloads; goes on where it was stopped.
+    """Draw a labelled synthetic data set from the clients' payloads; a second call goes on where it stopped.
 
     Under torchrun or srun each process draws its share of the shards, on a GPU of its own.
     """
@@ -133,9 +146,9 @@ def synthesize(
     line = (
         f"{out}: {done.images} images in {pace}"
         if done.images
-        else f"{out}: all {done.found} images were there already"
+        else f"{out}: all {done.found} images were already there"
     )
-    again = f"; {done.redrawn} came out blank and were drawn again" if done.redrawn else ""
+    again = f"; {done.redrawn} came out blank and were redrawn" if done.redrawn else ""
     left = f"; {done.missing} of {done.shards} shards, other ranks' share, are not there yet"
     whole = "; the data set is complete" if rank.world_size > 1 else ""
     tell(result, as_json, line + again + (left if done.missing else whole))
@@ -159,59 +172,117 @@ def _unpack(out: Path, class_names: tuple[str, ...], done: Any) -> None:
     from fglfast.shards.imagefolder import export_imagefolder
 
     if done.missing:
-        note("not unpacked: shards are missing; the rank that finishes last unpacks, or run again")
+        note("not unpacked yet, as shards are missing: the rank that finishes last unpacks them, or run this again")
         return
     made = export_imagefolder(out, class_names, done.shards)
-    note(f"unpacked to {made.folder}" if made else "another rank unpacks")
+    note(f"unpacked to {made.folder}" if made else "another rank is unpacking the shards")
     if made and made.renamed:
-        note(f"classes whose name no folder can have: {made.renamed}; labels.json there says which folder is whose")
+        note(
+            f"classes whose names cannot be folder names: {made.renamed}; labels.json there says which folder is whose"
+        )
 
 
-@verb
-def train(
-    data: Annotated[Path, typer.Argument(help="Folder made by synthesize.")],
-    out: Annotated[Path, typer.Option(help="Folder of the global model.")],
-    arch: Annotated[
-        str, typer.Option(help="resnet18, its kin (resnet10-tiny to resnet50), or a JSON config.")
-    ] = "resnet18",
-    epochs: Annotated[int, typer.Option(min=1)] = 30,
-    batch_size: Annotated[
-        int | None, typer.Option(min=2, help="Images a step, over all processes.", show_default=False)
+@verb(SERVER)
+def verify(
+    data: Annotated[Path, typer.Argument(help="Folder of synthetic images, as synthesize leaves it.")],
+    embeddings: Annotated[
+        str | None,
+        typer.Option(
+            help="Payload files it was drawn from: each image is then compared with the plan, and --repair can draw.",
+            show_default=False,
+        ),
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default=False)] = None,
-    image_size: Annotated[int | None, typer.Option(help="Resize images.", show_default=False)] = None,
-    processes: Annotated[int, typer.Option(min=0, help="Processes; 0 takes one a GPU, or one.")] = 0,
-    deepspeed: Annotated[Path | None, typer.Option(help="Your DeepSpeed JSON.", show_default=False)] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Draw damaged and missing shards again, byte for byte; needs --embeddings.")
+    ] = False,
+    recipe: RecipeName = "mini",
+    model: OtherModel = None,
+    backend: BackendOption = None,
+    batch_size: BatchSize = None,
+    allow: Allow = None,
+    engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
-    """Train the global model on synthetic images with DeepSpeed; goes on where it was stopped."""
-    from fglfast.training.launch import train as launch
-    from fglfast.training.settings import TrainSettings
+    """Check every shard of a synthetic data set, and draw damaged ones again with --repair.
 
-    asked: dict[str, Any] = {
-        "arch": arch,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "image_size": image_size,
-        "deepspeed": deepspeed,
-        "seed": seed,
+    Steps, guidance, seed and all else that decides the images come from the data set itself.
+    """
+    if allow and not embeddings:
+        raise UsageError("--allow says whose payloads may be read, and none are given", "give --embeddings too")
+    if repair and not embeddings:
+        raise UsageError(
+            "--repair draws images again, and needs their payloads", "give the --embeddings that synthesize was given"
+        )
+    from fglfast.shards.tar import shard_name
+    from fglfast.synthesis import repair as mending
+    from fglfast.synthesis.verify import verify as check
+
+    merged = read_payloads(embeddings, allow) if embeddings else None
+    checked = check(data, merged)
+    bad = {shard_name(shard.number): shard.problem for shard in checked if shard.problem}
+    mended = bool(repair and merged and bad)
+    if merged and mended:
+        engine = open_engine(recipe, model, backend, engines, batch_size, check=partial(mending.check_model, data))
+        mending.repair(engine, merged, data, checked)
+    result = {
+        "folder": str(data),
+        "shards": len(checked),
+        "by_checksum": sum(shard.how == "checksum" for shard in checked),
+        "damaged": bad,
+        "repaired": mended,
     }
-    settings = TrainSettings(**{key: value for key, value in asked.items() if value is not None})
+    lines = [f"{data / name}: {problem}{'; drawn again' if mended else ''}" for name, problem in bad.items()]
+    whole = f"{data}: all {len(checked)} shards are sound" + (" now" if bad else "")
+    tell(result, as_json, "\n".join([*lines, *([whole] if mended or not bad else [])]))
+    if bad and not mended:
+        raise IncompleteError(
+            f"{data}: {len(bad)} of {len(checked)} shards are damaged or missing",
+            "run fglfast verify --repair with the --embeddings, --recipe and --batch-size that synthesize was given",
+        )
+
+
+@verb(SERVER)
+def train(
+    data: Annotated[Path, typer.Argument(help="Folder of synthetic images, as synthesize leaves it.")],
+    out: Annotated[Path, typer.Option(help="Folder of the global model.")],
+    arch: Annotated[str, option(TrainSettings, "arch")] = TRAIN.arch,
+    epochs: Annotated[int, option(TrainSettings, "epochs")] = TRAIN.epochs,
+    batch_size: Annotated[int, option(TrainSettings, "batch_size")] = TRAIN.batch_size,
+    learning_rate: Annotated[float, option(TrainSettings, "learning_rate")] = TRAIN.learning_rate,
+    image_size: Annotated[int | None, option(TrainSettings, "image_size")] = TRAIN.image_size,
+    processes: Annotated[
+        int, typer.Option(min=0, help="Training processes on this machine; 0 takes one a GPU, or one on the CPU.")
+    ] = 0,
+    deepspeed: Annotated[Path | None, option(TrainSettings, "deepspeed")] = TRAIN.deepspeed,
+    seed: Annotated[int, option(TrainSettings, "seed")] = TRAIN.seed,
+    as_json: AsJson = False,
+) -> None:
+    """Train the global model on synthetic images with DeepSpeed; a second call goes on where it stopped."""
+    from fglfast.training.launch import train as launch
+
+    settings = checked(
+        TrainSettings,
+        arch=arch,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        image_size=image_size,
+        deepspeed=deepspeed,
+        seed=seed,
+    )
     result = launch(data, out, settings, processes or "auto")
     accuracy = "" if result.val_accuracy is None else f", {result.val_accuracy:.1%} on held-out synthetic images"
     line = f"{result.model}: {result.epochs} epochs of {result.images} images in {result.seconds:.0f} s{accuracy}"
     tell(result.model_dump(mode="json"), as_json, line)
 
 
-@fleeting_verb
+@verb(SERVER, LOST)
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Folder of a global model.")],
+    model: Annotated[Path, typer.Argument(help="Folder of a global model, as train leaves it.")],
     data: Annotated[str, typer.Argument(help="Real test images: PATH[:SPLIT].")],
     as_json: AsJson = False,
 ) -> None:
-    """Test the global model on real images: accuracy, per class, confusion, calibration."""
+    """Test a global model on real images: its accuracy, also of each class, and its calibration."""
     from rich.table import Table
 
     from fglfast.images.dataset import read_dataset

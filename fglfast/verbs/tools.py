@@ -1,4 +1,4 @@
-"""Verbs beside the data flow: measuring, finding a recipe, looking at the machine."""
+"""Verbs that measure: what this machine does, how fast, and which recipe is worth its seconds."""
 
 import math
 import shlex
@@ -11,53 +11,59 @@ import typer
 
 from fglfast.base.console import emit_json, stdout
 from fglfast.base.errors import MissingExtraError, UsageError
+from fglfast.training.settings import TrainSettings, check_arch
+from fglfast.verbs.command import LOST, MACHINE, SERVER, tell, verb
+from fglfast.verbs.documented import option
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     Allow,
     AllowSamePrompt,
     AsJson,
     Engines,
+    OtherGuidance,
+    OtherModel,
+    OtherSteps,
     RandomWeights,
     RecipeName,
     find_model,
-    fleeting_verb,
     open_engine,
     read_payloads,
     read_recipe,
-    tell,
-    verb,
 )
 
 STEPS, GUIDANCE, INTERVALS, IMAGES_PER_CLASS = ["6,12"], ["1,1.5"], ["0:1,0.2:0.8"], ["150,300"]  # what tune tries
 
 
-@verb
+@verb(MACHINE)
 def bench(
     recipe: RecipeName = "mini",
-    model: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
+    model: OtherModel = None,
     backend: Annotated[
         list[str] | None,
         typer.Option(
-            help="BACKEND or BACKEND:PRECISION, repeated or with commas: measured side by side.", show_default=False
+            help="BACKEND or BACKEND:PRECISION, repeated or with commas: all are measured side by side.",
+            show_default=False,
         ),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2, help="Images drawn together.", show_default=False)] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Overrides the recipe's steps.", show_default=False)] = None,
-    guidance: Annotated[
-        float | None, typer.Option(min=0, help="Overrides the recipe's guidance scale.", show_default=False)
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, help="How many images are drawn together.", show_default=False)
     ] = None,
+    steps: OtherSteps = None,
+    guidance: OtherGuidance = None,
     random_weights: RandomWeights = False,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; the median counts.")] = 5,
-    longest_round: Annotated[float, typer.Option(min=0.1, help="Seconds; parts that take longer are left out.")] = 300,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of each measurement; the median counts.")] = 5,
+    longest_round: Annotated[
+        float, typer.Option(min=0.1, help="Longest round in seconds; what would take longer is left out.")
+    ] = 300,
     arch: Annotated[str, typer.Option(help="Global model whose training step is timed.")] = "resnet18",
-    out: Annotated[Path | None, typer.Option(help="Write the JSON here too.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write the result to (.json).", show_default=False)] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write an HTML page with a plot here.", show_default=False)
+        Path | None, typer.Option(help="File to write an HTML page with a plot to.", show_default=False)
     ] = None,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
-    """Measure UNet, VAE, end-to-end synthesis, encoding and training step against this machine's ceiling."""
+    """Measure how fast this machine draws, encodes and trains, and what share of its ceiling that is."""
     from fglfast.base.files import usable_file, write_atomic
     from fglfast.lab.bench.measure import BenchSettings, contenders
     from fglfast.lab.bench.measure import bench as run
@@ -84,76 +90,46 @@ def bench(
         stdout.print(table(record), markup=False)
 
 
-@verb
-def tune_steps(
-    embeddings: Annotated[str, typer.Option(help="Payload files whose prompts are drawn.")],
-    out: Annotated[Path, typer.Option(help="The recipe to write (.toml).")],
-    recipe: RecipeName = "mini",
-    model: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
-    steps: Annotated[int, typer.Option(min=1, help="To place.")] = 4,
-    grid: Annotated[int, typer.Option(min=2, help="Equal steps of the fine trajectory.")] = 60,
-    trajectories: Annotated[int, typer.Option(min=1, help="How many.")] = 64,
-    allow: Allow = None,
-    engines: Engines = DEFAULT_ENGINES,
-    as_json: AsJson = False,
-) -> None:
-    """Place a flow model's steps where its trajectories bend (BOSS), and write them into a recipe."""
-    from fglfast.base.files import usable_file, write_atomic
-    from fglfast.distill.steps import place
-    from fglfast.generator.load import read_shapes
-    from fglfast.synthesis.conditioning import check_fit
-
-    usable_file(out)
-    merged = read_payloads(embeddings, allow)
-    settings = read_recipe(recipe)
-
-    def check(folder: Path, image_size: int) -> None:
-        check_fit(merged, folder, read_shapes(folder, image_size))
-
-    engine = open_engine(recipe, model, None, engines, check=check)
-    placed = place(engine, merged, settings, steps, grid, trajectories)
-    changes = {"scheduler": "flow-euler", "steps": steps, "timesteps": placed.timesteps}
-    sampling = settings.sampling.model_copy(update=changes)
-    changed = settings.model_copy(update={"model": model or settings.model, "sampling": sampling})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, changed.to_toml())
-    result = {"recipe": str(out), **placed.model_dump(mode="json")}
-    shown = ", ".join(f"{timestep:g}" for timestep in placed.timesteps)
-    tell(result, as_json, f"{out}: steps at {shown}; cost {placed.cost:.3g}, equal steps {placed.uniform_cost:.3g}")
-
-
-@verb
+@verb(SERVER)
 def tune(
     embeddings: Annotated[str, typer.Option(help="Payload files whose prompts are drawn.")],
     validation: Annotated[
         str,
-        typer.Option(help="Real images that judge, PATH[:SPLIT]; never the test images: a choice is made on them."),
+        typer.Option(help="Real images that the choice is made on: PATH[:SPLIT]; never the test images."),
     ],
-    budget: Annotated[float, typer.Option(help="Seconds of synthesis and training that the winner may take.")],
-    out: Annotated[Path, typer.Option(help="Folder of candidates, page and winning recipe.")],
+    budget: Annotated[float, typer.Option(help="Seconds of synthesis and training that the chosen recipe may take.")],
+    out: Annotated[Path, typer.Option(help="Folder of all candidates, the page and the chosen recipe.")],
     recipe: RecipeName = "mini",
-    model: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
-    steps: Annotated[list[str], typer.Option(help="Repeated or with commas, as all lists.")] = STEPS,
-    guidance: Annotated[list[str], typer.Option(help="Scales; 1 is unguided.")] = GUIDANCE,
+    model: OtherModel = None,
+    steps: Annotated[
+        list[str], typer.Option(help="Numbers of sampling steps to try, repeated or with commas.")
+    ] = STEPS,
+    guidance: Annotated[
+        list[str], typer.Option(help="Guidance scales to try, repeated or with commas; 1 is unguided.")
+    ] = GUIDANCE,
     interval: Annotated[
-        list[str], typer.Option(help="LOW:HIGH noise levels that are guided, as shares of all.")
+        list[str],
+        typer.Option(help="LOW:HIGH ranges of noise levels to guide, as shares of all, repeated or with commas."),
     ] = INTERVALS,
-    images_per_class: Annotated[list[str], typer.Option(help="Synthetic images of each class.")] = IMAGES_PER_CLASS,
-    arch: Annotated[str, typer.Option(help="Global model.")] = "resnet18-narrow",
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each global model.")] = 20,
-    image_size: Annotated[int, typer.Option(min=8, max=4096, help="Training images' side, in pixels.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Of plan and training.")] = 0,
+    images_per_class: Annotated[
+        list[str], typer.Option(help="Numbers of synthetic images of each class to try, repeated or with commas.")
+    ] = IMAGES_PER_CLASS,
+    arch: Annotated[str, option(TrainSettings, "arch")] = "resnet18-narrow",
+    epochs: Annotated[int, option(TrainSettings, "epochs")] = 20,
+    image_size: Annotated[int, option(TrainSettings, "image_size")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of synthesis and of training.")] = 0,
     allow: Allow = None,
     allow_same_prompt: AllowSamePrompt = False,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
-    """Find the steps, guidance and images per class that a budget of server-seconds buys most accuracy with; resumes.
+    """Find the recipe that reaches the highest accuracy within a budget of server-seconds; resumes.
 
-    The winner is chosen on the validation images, so its accuracy there is optimistic: report that on test images.
+    Steps, guidance and images per class are tried. As the validation images choose, the accuracy on them is optimistic:
+    report that on test images.
     """
     if not 0 < budget < math.inf:
-        raise UsageError(f"--budget {budget:g} is no number of seconds", "for example 120")
+        raise UsageError(f"--budget {budget:g} is not a number of seconds", "for example 120")
     from fglfast.images.dataset import read_dataset
     from fglfast.lab.tuning.candidates import Grid
     from fglfast.lab.tuning.records import TuneSettings
@@ -161,7 +137,6 @@ def tune(
     from fglfast.lab.tuning.sweep import tune as run
     from fglfast.payload.merge import check_prompts
     from fglfast.report.tune_page import write_page
-    from fglfast.training.settings import TrainSettings, check_arch
 
     grid = Grid.parse(steps, guidance, interval, images_per_class)
     check_arch(arch)
@@ -189,9 +164,9 @@ def tune(
     )
 
 
-@fleeting_verb
+@verb(MACHINE, LOST)
 def doctor(as_json: AsJson = False) -> None:
-    """Try what works here: packages, devices, backends, attention kernels, training; and say what mends the rest."""
+    """Try what works on this machine, from packages to training, and say how to mend what does not."""
     from dataclasses import asdict
 
     from fglfast.lab.doctor import counts, diagnose, table

@@ -1,4 +1,4 @@
-"""Verbs that train a generator: a small one of your own, or a few-step student of one."""
+"""Verbs that make generators: a small one of your own, a student of one, a recipe with placed steps."""
 
 import os
 from functools import partial
@@ -8,34 +8,37 @@ from typing import Annotated, Literal
 import typer
 
 from fglfast.base.errors import UsageError
+from fglfast.verbs.command import GENERATORS, renamed, tell, verb
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     Allow,
     AsJson,
     Engines,
+    OtherGuidance,
+    OtherModel,
     RecipeName,
     open_engine,
     read_payloads,
     read_recipe,
-    tell,
-    verb,
 )
 
 
-@verb
+@verb(GENERATORS)
 def pretrain(
-    data: Annotated[str, typer.Option(help="Public images: PATH[:SPLIT].")],
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints, sample grids and the model.")],
-    vae_steps: Annotated[int, typer.Option(min=1, help="Steps of the VAE, batch 32.")] = 12_000,
-    flow_steps: Annotated[int, typer.Option(min=1, help="Steps of text encoder and UNet, batch 64.")] = 10_000,
+    data: Annotated[str, typer.Option(help="Public images with class names: PATH[:SPLIT].")],
+    out: Annotated[Path, typer.Option(help="Folder of checkpoints, sample grids and the model.")],
+    vae_steps: Annotated[int, typer.Option(min=1, help="Training steps of the VAE, at a batch of 32.")] = 12_000,
+    flow_steps: Annotated[
+        int, typer.Option(min=1, help="Training steps of text encoder and UNet, at a batch of 64.")
+    ] = 10_000,
     coupling: Annotated[
         Literal["independent", "ot", "sparse-ot", "w-cfm", "immiscible"],
-        typer.Option(help="Which noise with which data."),
+        typer.Option(help="How noise is paired with images in flow matching."),
     ] = "independent",
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to train.")] = "cpu",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device to train on.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Train a small text-to-image model of your own on public images; goes on where it was stopped."""
+    """Train a small text-to-image model of your own on public images; a second call goes on where it stopped."""
     os.environ.setdefault("DS_ACCELERATOR", device)  # diffusers imports DeepSpeed, which else warns that it guesses
     from fglfast.base.files import sole
     from fglfast.generator.learning.pretrain import PretrainSettings
@@ -48,35 +51,45 @@ def pretrain(
     tell({"model": str(model)}, as_json, f"model: {model}")
 
 
-@verb
+@verb(GENERATORS)
 def distill(
-    embeddings: Annotated[str, typer.Option(help="Payload files whose prompts the student is made for.")],
-    out: Annotated[Path, typer.Option(help="Folder for pairs, checkpoints, the student's model and its recipe.")],
+    embeddings: Annotated[
+        str, typer.Option(help="Payload files whose prompts the student is made for; a quoted pattern.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of pairs, checkpoints, the student's model and its recipe.")],
     recipe: RecipeName = "mini",
-    teacher: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
+    teacher: OtherModel = None,
     method: Annotated[
         Literal["reflow", "rectified-diffusion", "mdt"],
-        typer.Option(help="reflow or, for 1-2 steps, mdt: flow models. rectified-diffusion: noise, data or v models."),
+        typer.Option(
+            help="How the student learns: reflow (flow models), mdt (flow models in 1 or 2 steps), rectified-diffusion "
+            "(models that predict noise, data or v)."
+        ),
     ] = "reflow",
-    steps: Annotated[int, typer.Option(min=1, help="Of the student.")] = 4,
-    blocks: Annotated[int, typer.Option(min=1, help="Networks that share the steps between them.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Sampling steps of the student.")] = 4,
+    blocks: Annotated[
+        int, typer.Option(min=1, help="Networks of the student, which share the steps between them.")
+    ] = 1,
     channels: Annotated[
         str | None,
-        typer.Option(help="Widths of the student's networks, say 96,128; they begin anew.", show_default=False),
+        typer.Option(
+            help="Widths of the student's networks, such as 96,128; they then start from random weights.",
+            show_default=False,
+        ),
     ] = None,
-    teacher_steps: Annotated[
-        int | None, typer.Option(min=1, help="Overrides the recipe's steps.", show_default=False)
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(min=0, help="Folded into the student; the recipe's.", show_default=False)
-    ] = None,
-    pairs_per_class: Annotated[int, typer.Option(min=1, help="Drawn by the teacher.")] = 2000,
-    fit_steps: Annotated[int, typer.Option(min=1, help="Steps of the student's training, batch 64.")] = 4000,
+    guidance: OtherGuidance = None,
+    pairs_per_class: Annotated[
+        int, typer.Option(min=1, help="Noise and image pairs that the teacher draws of each class.")
+    ] = 2000,
+    fit_steps: Annotated[int, typer.Option(min=1, help="Training steps of the student, at a batch of 64.")] = 4000,
     allow: Allow = None,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
-    """Make a few-step student of a generator: its engine draws pairs, a UNet learns from them; resumes."""
+    """Train a student that draws in a few steps what its teacher draws in many; a second call goes on.
+
+    The teacher's engine draws pairs of noise and image, and the student's UNet learns from them.
+    """
     from fglfast.base.files import sole
     from fglfast.distill.distill import FIT, DistillSettings, check_work
     from fglfast.distill.distill import distill as run
@@ -87,7 +100,7 @@ def distill(
         steps=steps,
         blocks=blocks,
         channels=_whole_numbers("--channels", channels) if channels else None,
-        teacher=asked.sampling.changed(teacher_steps, guidance),
+        teacher=asked.sampling.changed(guidance_scale=guidance),
         pairs_per_class=pairs_per_class,
         fit=FIT.model_copy(update={"steps": fit_steps}),
     )
@@ -102,8 +115,51 @@ def distill(
     tell(result, as_json, f"{written}: {steps} steps, {found.pairs} pairs; {cost}{bends}")
 
 
+@verb(GENERATORS)
+def place_steps(
+    embeddings: Annotated[
+        str, typer.Option(help="Payload files whose prompts the trajectories follow; a quoted pattern.")
+    ],
+    out: Annotated[Path, typer.Option(help="File of the recipe to write (.toml).")],
+    recipe: RecipeName = "mini",
+    model: OtherModel = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to place.")] = 4,
+    grid: Annotated[int, typer.Option(min=2, help="Equal steps of each fine trajectory that they are placed on.")] = 60,
+    trajectories: Annotated[int, typer.Option(min=1, help="How many fine trajectories are drawn.")] = 64,
+    allow: Allow = None,
+    engines: Engines = DEFAULT_ENGINES,
+    as_json: AsJson = False,
+) -> None:
+    """Place a flow model's sampling steps where its trajectories bend (BOSS), and write them into a recipe."""
+    from fglfast.base.files import usable_file, write_atomic
+    from fglfast.distill.steps import place
+    from fglfast.generator.load import read_shapes
+    from fglfast.synthesis.conditioning import check_fit
+
+    usable_file(out)
+    merged = read_payloads(embeddings, allow)
+    settings = read_recipe(recipe)
+
+    def check(folder: Path, image_size: int) -> None:
+        check_fit(merged, folder, read_shapes(folder, image_size))
+
+    engine = open_engine(recipe, model, None, engines, check=check)
+    placed = place(engine, merged, settings, steps, grid, trajectories)
+    changes = {"scheduler": "flow-euler", "steps": steps, "timesteps": placed.timesteps}
+    sampling = settings.sampling.model_copy(update=changes)
+    changed = settings.model_copy(update={"model": model or settings.model, "sampling": sampling})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, changed.to_toml())
+    result = {"recipe": str(out), **placed.model_dump(mode="json")}
+    shown = ", ".join(f"{timestep:g}" for timestep in placed.timesteps)
+    tell(result, as_json, f"{out}: steps at {shown}; cost {placed.cost:.3g}, equal steps {placed.uniform_cost:.3g}")
+
+
+renamed("tune-steps", place_steps)
+
+
 def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
-        raise UsageError(f"{option}: {text!r} is no list of whole numbers", "give, say, 96,128") from None
+        raise UsageError(f"{option}: {text!r} is not a list of whole numbers", "for example 96,128") from None

@@ -97,7 +97,7 @@ def test_backends_that_may_use_xformers_also_run_without(monkeypatch):
 def test_the_measured_batch_is_bounded_by_what_fits_beside_the_others(monkeypatch, tmp_path):
     recipe = Recipe(image_size=64)
     tuned = recipe.model_copy(update={"unet_batch": 256, "vae_batch": 64})
-    monkeypatch.setattr(gpu, "tune_batches", lambda *_: tuned)
+    monkeypatch.setattr(gpu, "search_batches", lambda *_: tuned)
     found = with_batches(recipe, tmp_path, tmp_path, None)
     assert (found.unet_batch, found.vae_batch) == (gpu.LARGEST, gpu.LARGEST)
     asked = with_batches(recipe, tmp_path, tmp_path, 4)

@@ -21,13 +21,8 @@ from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
 from fglfast.training.settings import TrainSettings
 from fglfast.verbs.app import app
-from fglfast.verbs.clients import LEARN_STEPS, VECTORS
 
 FEW = LearnSettings(steps=2, vectors=2)
-
-
-def test_the_verbs_defaults_are_those_of_the_settings():
-    assert LearnSettings(steps=LEARN_STEPS, vectors=VECTORS) == LearnSettings()
 
 
 @pytest.fixture

@@ -177,11 +177,11 @@ def test_steps_are_placed_no_worse_than_equal_ones_and_the_recipe_draws(payload,
     )
     base = ["--embeddings", str(tmp_path / "ann.safetensors"), "--engines", str(tmp_path / "engines")]
     place = ["--recipe", str(tmp_path / "tiny.toml"), "--steps", "3", "--grid", "12", "--trajectories", "4", "--json"]
-    done = CliRunner().invoke(app, ["tune-steps", *base, *place, "--out", str(tmp_path / "placed.toml")])
+    done = CliRunner().invoke(app, ["place-steps", *base, *place, "--out", str(tmp_path / "placed.toml")])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert len(found["timesteps"]) == 3 and found["timesteps"][0] == 1000 and found["cost"] <= found["uniform_cost"]
     draw = ["--recipe", str(tmp_path / "placed.toml"), "--images-per-class", "1", "--out", str(tmp_path / "synth")]
     assert CliRunner().invoke(app, ["synthesize", *base, *draw]).exit_code == 0
-    uneven = CliRunner().invoke(app, ["tune-steps", *base, *place, "--grid", "10", "--out", str(tmp_path / "x.toml")])
+    uneven = CliRunner().invoke(app, ["place-steps", *base, *place, "--grid", "10", "--out", str(tmp_path / "x.toml")])
     assert uneven.exit_code == 2 and "multiple of 3" in uneven.output

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from fglfast.engine import batch_search as tune
+from fglfast.engine import batch_search
 from fglfast.engine.export import DECODER, UNET
 
 
@@ -17,20 +17,20 @@ def clock(monkeypatch):
         best = 8 if len(inputs) == 3 else 4
         return rows * (1.0 + abs(best - rows) / 10)
 
-    monkeypatch.setattr(tune, "_seconds", seconds)
+    monkeypatch.setattr(batch_search, "_seconds", seconds)
     return tried
 
 
 def test_batches_grow_until_it_is_no_faster_and_are_remembered(clock, random_mini, recipe, engines):
     torch_recipe = recipe.model_copy(update={"backend": "torch"})
-    tuned = tune.tune_batches(torch_recipe, random_mini, engines)
-    assert (tuned.unet_batch, tuned.vae_batch, tuned.backend) == (8, 4, "torch")
+    found = batch_search.search_batches(torch_recipe, random_mini, engines)
+    assert (found.unet_batch, found.vae_batch, found.backend) == (8, 4, "torch")
     assert [rows for rows, inputs in clock if inputs == 3] == [2, 4, 8, 16]
     assert json.loads(next(engines.glob("batches-*.json")).read_text()) == {UNET: 8, DECODER: 4}
     clock.clear()
     other = torch_recipe.model_copy(update={"unet_batch": 4})
-    assert tune.tune_batches(other, random_mini, engines).unet_batch == 8 and clock == []
-    assert not list(engines.glob(".tune-*"))
+    assert batch_search.search_batches(other, random_mini, engines).unet_batch == 8 and clock == []
+    assert not list(engines.glob(".search-*"))
 
 
 def test_what_does_not_fit_is_not_taken(monkeypatch, random_mini, recipe, engines):
@@ -39,14 +39,14 @@ def test_what_does_not_fit_is_not_taken(monkeypatch, random_mini, recipe, engine
             raise MemoryError
         return 1.0
 
-    monkeypatch.setattr(tune, "_seconds", seconds)
-    tuned = tune.tune_batches(recipe.model_copy(update={"backend": "torch"}), random_mini, engines)
-    assert (tuned.unet_batch, tuned.vae_batch) == (4, 4)
+    monkeypatch.setattr(batch_search, "_seconds", seconds)
+    found = batch_search.search_batches(recipe.model_copy(update={"backend": "torch"}), random_mini, engines)
+    assert (found.unet_batch, found.vae_batch) == (4, 4)
 
 
 def test_memory_that_would_run_out_ends_the_search(monkeypatch, random_mini, recipe, engines):
     free = iter([100, 70, 100, 40, 100, 40])
-    monkeypatch.setattr(tune, "_seconds", lambda network, *inputs: 1.0)
-    monkeypatch.setattr(tune.psutil, "virtual_memory", lambda: type("Memory", (), {"available": next(free)}))
-    tuned = tune.tune_batches(recipe.model_copy(update={"backend": "torch"}), random_mini, engines)
-    assert tuned.unet_batch == 2
+    monkeypatch.setattr(batch_search, "_seconds", lambda network, *inputs: 1.0)
+    monkeypatch.setattr(batch_search.psutil, "virtual_memory", lambda: type("Memory", (), {"available": next(free)}))
+    found = batch_search.search_batches(recipe.model_copy(update={"backend": "torch"}), random_mini, engines)
+    assert found.unet_batch == 2

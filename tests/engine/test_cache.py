@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from fglfast.base.errors import BadInputError, FglError
-from fglfast.engine import backends
-from fglfast.engine import batch_search as tune
+from fglfast.engine import backends, batch_search
 from fglfast.engine.build import build_engine
 from fglfast.engine.manifest import FILE
 
@@ -122,15 +121,15 @@ def test_a_finished_engine_opens_in_a_folder_that_cannot_be_written(
     """As on a shared disk, or in a container's image: alone, chosen among backends, and with measured batches."""
     shutil.copytree(engine.folder, engines / engine.key)
     monkeypatch.setattr(backends, "chosen", lambda name, precision: ["openvino"])
-    monkeypatch.setattr(tune, "CANDIDATES", (2,))
+    monkeypatch.setattr(batch_search, "CANDIDATES", (2,))
     auto = recipe.model_copy(update={"backend": "auto"})
-    chosen, tuned = build_engine(auto, random_mini, engines), tune.tune_batches(auto, random_mini, engines)
+    chosen, tuned = build_engine(auto, random_mini, engines), batch_search.search_batches(auto, random_mini, engines)
     assert build_engine(tuned, random_mini, engines).manifest.key.build.unet_batch == 2
     read_only(engines)
     for asked in (recipe, auto, tuned):
         assert build_engine(asked, random_mini, engines).cached
     assert build_engine(auto, random_mini, engines).key == chosen.key == engine.key
-    assert tune.tune_batches(auto, random_mini, engines) == tuned
+    assert batch_search.search_batches(auto, random_mini, engines) == tuned
     with pytest.raises(FglError, match="cannot be written"):
         build_engine(recipe.model_copy(update={"vae_batch": 6}), random_mini, engines)
 

@@ -117,11 +117,11 @@ def arguments(copy, payload, tmp_path):
         "probe": ["fashion:private", *own],
         "synthesize": [*rows, *own, *out],
         "distill": [*rows, *own, "--teacher", str(copy), *out],
-        "tune-steps": [*rows, *own, *out],
+        "place-steps": [*rows, *own, *out],
     }
 
 
-@pytest.mark.parametrize("verb", ["build-engine", "bench", "embed", "probe", "synthesize", "distill", "tune-steps"])
+@pytest.mark.parametrize("verb", ["build-engine", "bench", "embed", "probe", "synthesize", "distill", "place-steps"])
 def test_each_verb_that_opens_a_model_ends_at_once_with_status_4(verb, arguments, copy, tmp_path):
     change(copy, "unet", time_cond_proj_dim=256)
     ended = CliRunner().invoke(app, [verb, *arguments[verb]])

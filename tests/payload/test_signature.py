@@ -233,7 +233,7 @@ def test_from_key_to_proved_payload_on_the_command_line(random_mini, tmp_path):
         ["synthesize", "--out", "s"],
         ["verify", "s"],
         ["distill", "--out", "s"],
-        ["tune-steps", "--out", "s.toml"],
+        ["place-steps", "--out", "s.toml"],
         ["tune", "--out", "s", "--validation", "fashion:test", "--budget", "9"],
     ):
         done = run(app, [*verb, *pattern])

@@ -107,10 +107,10 @@ def test_epochs_are_whole_numbers(tmp_path):
 
 def test_a_record_survives_the_disk(tmp_path):
     record().save(tmp_path / "run.json")
-    assert RunRecord.load(tmp_path / "run.json") == record()
+    assert RunRecord.from_json(tmp_path / "run.json") == record()
     (tmp_path / "run.json").write_text('{"colour": 1}')
     with pytest.raises(BadInputError):
-        RunRecord.load(tmp_path / "run.json")
+        RunRecord.from_json(tmp_path / "run.json")
 
 
 def test_the_page_says_what_the_generator_learned_from(tmp_path):

@@ -41,7 +41,7 @@ def arguments(verb, folder, out, payloads="ann.safetensors"):
         "dry run": [*drawing, "--dry-run"],
         "distill": drawing,
         "tune": [*drawing, "--validation", folder / "val.npz", "--budget", 100, "--images-per-class", 100],
-        "tune-steps": drawing,
+        "place-steps": drawing,
         "train": [folder],
         "pretrain": ["--data", "fashion:test"],
         "demo": [],
@@ -52,8 +52,8 @@ def arguments(verb, folder, out, payloads="ann.safetensors"):
     return ["synthesize" if verb == "dry run" else verb, *more[verb], "--out", out]
 
 
-DRAWING = ("synthesize", "dry run", "distill", "tune", "tune-steps")
-FILES = ("embed", "tune-steps", "bench")
+DRAWING = ("synthesize", "dry run", "distill", "tune", "place-steps")
+FILES = ("embed", "place-steps", "bench")
 FOLDERS = ("synthesize", "dry run", "distill", "tune", "train", "pretrain", "demo", "run", "audit")
 
 

@@ -1,4 +1,4 @@
-"""Verbs of a client: what it uploads, its key, and what the generator makes of its domain."""
+"""Verbs for clients: what one uploads, its key, and whether the generator can draw its images."""
 
 import tempfile
 from contextlib import nullcontext
@@ -10,84 +10,95 @@ import typer
 from fglfast.base.console import MOST_ROWS, emit_json, print_table, stdout
 from fglfast.base.errors import UsageError
 from fglfast.base.wording import some
+from fglfast.verbs.command import CLIENTS, LOST, tell, verb
 from fglfast.verbs.options import (
     Allow,
     AsJson,
     BackendOption,
+    Domain,
     ModelName,
+    OtherModel,
+    PromptLevel,
     RecipeName,
-    fleeting_verb,
+    Template,
     open_engine,
     read_allowed,
     read_recipe,
-    tell,
-    verb,
 )
 
 if TYPE_CHECKING:
     from fglfast.lab.probe.verdict import Findings, Share
 
 
-LEARN_STEPS, VECTORS = 500, 15  # those of fglfast.client.learn, which is too heavy to be imported for --help
-
-
-@verb
+@verb(CLIENTS)
 def embed(
     data: Annotated[str, typer.Argument(help="Private images: PATH[:SPLIT] (class folders, parquet, datasets, npz).")],
-    out: Annotated[Path, typer.Option(help="The payload file to write.")],
+    out: Annotated[Path, typer.Option(help="The payload file to write (.safetensors).")],
     model: ModelName = "mini",
-    prompt_level: Annotated[
-        Literal["class", "instance"], typer.Option(help="One prompt a class, or one an image.")
-    ] = "class",
+    prompt_level: PromptLevel = "class",
     captions: Annotated[
         str | None,
         typer.Option(
-            help="attributes (measured words), a captioning model's hub id or folder, or your own file (JSON, CSV).",
+            help="Captions of instance-level prompts: attributes (words measured in the image), a captioning model's "
+            "folder or id on the hub, or your own file (JSON, CSV).",
             show_default="attributes",
         ),
     ] = None,
-    domain: Annotated[
-        str | None, typer.Option(help="A word for all images, such as sketch.", show_default=False)
-    ] = None,
+    domain: Domain = None,
     send: Annotated[
-        Literal["embeddings", "int8", "tokens"], typer.Option(help="Text embeddings, in eight bits, or token ids.")
+        Literal["embeddings", "int8", "tokens"],
+        typer.Option(help="What is uploaded: text embeddings in 16 bits, in eight, or token ids."),
     ] = "embeddings",
     client: Annotated[
-        str | None, typer.Option(help="Client name; the file's stem unless given.", show_default=False)
+        str | None, typer.Option(help="Name of this client; that of the --out file unless given.", show_default=False)
     ] = None,
-    template: Annotated[str | None, typer.Option(help="Prompt template with {label}.", show_default=False)] = None,
+    template: Template = None,
     sign: Annotated[
-        Path | None, typer.Option(help="Sign with this private key; fglfast key makes one.", show_default=False)
+        Path | None,
+        typer.Option(help="Private key to sign the payload with; fglfast key makes one.", show_default=False),
     ] = None,
     federation: Annotated[
-        str | None, typer.Option(help="Name of the federation that the signature is for.", show_default=False)
+        str | None, typer.Option(help="Name of the federation that --sign signs for.", show_default=False)
     ] = None,
     epsilon: Annotated[
         float | None,
-        typer.Option(help="Add noise: no image costs more privacy than this, over --uploads.", show_default=False),
+        typer.Option(
+            help="Differential privacy: add noise until all --uploads reveal at most this much of an image.",
+            show_default=False,
+        ),
     ] = None,
     delta: Annotated[
-        float | None, typer.Option(help="Chance that one does; below 1 / images.", show_default="1e-5")
+        float | None,
+        typer.Option(
+            help="Chance that more than --epsilon is revealed; keep it below 1 / images.", show_default="1e-5"
+        ),
     ] = None,
     clip: Annotated[
         float | None,
-        typer.Option(help="Most that a caption changes an embedding, L2.", show_default="the measured words' spread"),
+        typer.Option(
+            help="With --epsilon, the most by which a caption may change an embedding (L2 norm).",
+            show_default="the measured words' spread",
+        ),
     ] = None,
     uploads: Annotated[
-        int | None, typer.Option(help="Uploads of these images that share epsilon.", show_default="1")
+        int | None,
+        typer.Option(help="Uploads of the same images, this one among them, that share --epsilon.", show_default="1"),
     ] = None,
     learn: Annotated[
-        bool, typer.Option("--learn", help="Fit the class prompts' embeddings to the images; goes on where it stopped.")
+        bool,
+        typer.Option(
+            "--learn", help="Fit the class prompts' embeddings to the images; a second call goes on where it stopped."
+        ),
     ] = False,
-    learn_steps: Annotated[int, typer.Option(min=1, help="Of --learn, for all classes together.")] = LEARN_STEPS,
-    vectors: Annotated[int, typer.Option(min=1, help="Of each embedding that --learn fits.")] = VECTORS,
+    learn_steps: Annotated[int, typer.Option(min=1, help="Training steps of --learn, for all classes together.")] = 500,
+    vectors: Annotated[int, typer.Option(min=1, help="Vectors of each class's embedding that --learn fits.")] = 15,
     as_json: AsJson = False,
 ) -> None:
-    """Turn private images into prompt text embeddings: the one file a client uploads."""
+    """Turn private images into a payload of prompt embeddings, the one file that a client uploads."""
     if captions is not None and prompt_level == "class":
         raise UsageError("class-level prompts have no captions", "add --prompt-level instance")
     if learn and prompt_level == "instance":
-        raise UsageError("--learn makes one embedding a class", "leave out --prompt-level")
+        raise UsageError("--learn makes one embedding a class, none an image", "leave out --prompt-level instance")
     from fglfast.base.files import usable_file
     from fglfast.client.captions import ATTRIBUTES
     from fglfast.client.embed import embed as embed_dataset
@@ -128,13 +139,13 @@ def embed(
     tell(result, as_json, f"{out}: {result['rows']} rows from {about}{result['images']} images, {size:,} bytes")
 
 
-@fleeting_verb
+@verb(CLIENTS, LOST)
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A payload file.")],
+    file: Annotated[Path, typer.Argument(help="Payload file, as embed writes it.")],
     allow: Allow = None,
     as_json: AsJson = False,
 ) -> None:
-    """Validate a payload and show what it holds."""
+    """Check a payload and show what it holds and reveals."""
     import numpy as np
     from rich.table import Column, Table
     from rich.text import Text
@@ -182,50 +193,51 @@ def inspect(
     stdout.print(table)
 
 
-@fleeting_verb
+@verb(CLIENTS, LOST)
 def key(
-    file: Annotated[Path, typer.Argument(help="The private key's file (PEM); made if it is not there.")],
+    file: Annotated[Path, typer.Argument(help="File of the private key (PEM), made if it is not there.")],
     as_json: AsJson = False,
 ) -> None:
-    """Make a client's private key, once, and print the public one: what a server puts on its list."""
+    """Make the private key that signs a client's payloads, and print the public one for the server's list."""
     from fglfast.payload.keys import find_or_make_key
 
     public, made = find_or_make_key(file)
-    origin = "a new private key: keep it to yourself" if made else "the private key that is there"
+    origin = "a new private key: keep it secret" if made else "the private key that was there"
     tell({"file": str(file), "public_key": public, "made": made}, as_json, f"{file}: {origin}\npublic key: {public}")
 
 
-@fleeting_verb
+@verb(CLIENTS, LOST)
 def probe(
-    data: Annotated[str, typer.Argument(help="Private images: PATH[:SPLIT].")],
+    data: Annotated[str, typer.Argument(help="Private images: PATH[:SPLIT], as for embed.")],
     recipe: RecipeName = "mini",
-    model: Annotated[str | None, typer.Option(help="Overrides the recipe's model.", show_default=False)] = None,
+    model: OtherModel = None,
     backend: BackendOption = None,
-    prompt_level: Annotated[
-        Literal["class", "instance"], typer.Option(help="One prompt a class, or one an image.")
-    ] = "class",
+    prompt_level: PromptLevel = "class",
     captions: Annotated[
-        str | None, typer.Option(help="Of instance-level prompts, as for embed.", show_default="attributes")
+        str | None, typer.Option(help="Captions of instance-level prompts, as for embed.", show_default="attributes")
     ] = None,
-    domain: Annotated[
-        str | None, typer.Option(help="A word for all images, such as sketch.", show_default=False)
-    ] = None,
-    template: Annotated[str | None, typer.Option(help="Prompt template with {label}.", show_default=False)] = None,
-    images: Annotated[int, typer.Option(min=16, help="Drawn of each class, and compared with as many own.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Of which images, and of the noise.")] = 0,
+    domain: Domain = None,
+    template: Template = None,
+    images: Annotated[
+        int, typer.Option(min=16, help="Images drawn of each class, and compared with as many private ones.")
+    ] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of images, and of the noise.")] = 0,
     picture: Annotated[
-        Path | None, typer.Option(help="Write own images beside drawn ones here (.png).", show_default=False)
+        Path | None, typer.Option(help="Picture to write (.png): private images beside drawn ones.", show_default=False)
     ] = None,
     engines: Annotated[
-        Path | None, typer.Option(help="Keep the engine here; else it is removed at the end.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Folder to keep the compiled engine in; removed at the end unless given.", show_default=False
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell, before a client joins, how well the generator draws its domain; nothing is sent or left behind."""
+    """Tell, before a client joins, how well the generator draws images like its own; nothing leaves the machine."""
     if captions is not None and prompt_level == "class":
         raise UsageError("class-level prompts have no captions", "add --prompt-level instance")
     if picture and (picture.suffix != ".png" or not picture.parent.is_dir()):
-        raise UsageError(f"--picture {picture}: not a .png file in a folder that is there", "for example probe.png")
+        raise UsageError(f"--picture {picture}: must be a .png file in an existing folder", "for example probe.png")
     from fglfast.client.captions import ATTRIBUTES
     from fglfast.images.dataset import read_dataset
     from fglfast.lab.probe.picture import write_picture
@@ -261,7 +273,7 @@ def _show(findings: "Findings", picture: Path | None, as_json: bool) -> None:
         return f"{share.drawn:.0%} of {share.own:.0%}" if share else "–"
 
     table = Table(
-        "class", "compared", "recognised", "covered", "drawn", title="by drawn images, of what own ones reach"
+        "class", "compared", "recognised", "covered", "drawn", title="what drawn images reach, of what private ones do"
     )
     rows = []
     for found in sorted(findings.classes, key=lambda found: (found.score is None, found.score)):
