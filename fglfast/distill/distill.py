@@ -22,6 +22,7 @@ from fglfast.generator.learning.solvers import Bend, bend, uniform
 from fglfast.generator.learning.student import HeldPairs, Method, Task, check_method, fit_student
 from fglfast.generator.learning.transport import fit_transport, networks_asked
 from fglfast.generator.load import Shapes, read_shapes, segment
+from fglfast.generator.parts import part, places
 from fglfast.generator.text import BLOCKS, FURTHER, Blocks
 from fglfast.payload.merge import Merged, by_client
 from fglfast.sampler.schedule import Sampling, Schedule
@@ -117,17 +118,17 @@ def distill(
         BadInputError: `out` was begun with another teacher or other settings.
     """
     check_work(settings, merged, out, engine.model, engine.manifest.key.build.image_size)
-    task, teacher = Task.of_model(engine.model), _unet(engine.model / "unet")
+    task, teacher = Task.of_model(engine.model), _unet(part(engine.model, "unet"))
     claim(out / FACTS, _facts(settings, merged) | {"engine": engine.key}, WHAT)
     drawn = draw_pairs(engine, merged, settings.pairs_per_class, settings.seed, settings.teacher, out / "pairs")
     note(f"reading {drawn.plan.images:,} pairs")
     pairs = read_pairs(drawn, merged, engine.shapes.latent)
     times = _times(engine.model, task, settings.steps)
     blocks = _share(times, settings.blocks)
-    unets = [_student(engine.model / "unet", settings.channels) for _ in range(settings.blocks)]
+    unets = [_student(part(engine.model, "unet"), settings.channels) for _ in range(settings.blocks)]
     training = 0.0
-    for part, unet, own in zip(blocks.folders, unets, np.array_split(times, settings.blocks), strict=True):
-        state = out / "state" / part
+    for name, unet, own in zip(blocks.folders, unets, np.array_split(times, settings.blocks), strict=True):
+        state = out / "state" / name
         state.mkdir(parents=True, exist_ok=True)
         if settings.method == "mdt":
             scale = settings.teacher.guidance_scale
@@ -163,7 +164,7 @@ def check_work(settings: DistillSettings, merged: Merged, out: Path, model: Path
         UsageError: the method does not fit the teacher, or it is SDXL.
         BadInputError: the payloads do not fit the teacher, or `out` was begun with other settings.
     """
-    shapes, config = read_shapes(model, image_size), UNet2DConditionModel.load_config(model / "unet")
+    shapes, config = read_shapes(model, image_size), UNet2DConditionModel.load_config(part(model, "unet"))
     _check_method(settings, Task.of_model(model), shapes, config, merged)
     check_fit(merged, model, shapes)
     check_claim(out / FACTS, _facts(settings, merged), WHAT, later=("engine",))
@@ -261,10 +262,11 @@ def _bend(
 def _save(teacher: Path, unets: Sequence[UNet2DConditionModel], blocks: Blocks, found: Distilled, folder: Path) -> None:
     """The teacher's folder with the student's networks."""
     with finished_folder(folder) as unfinished:
-        shutil.copytree(teacher, unfinished, dirs_exist_ok=True, ignore=_left)
-        for part, unet in zip(blocks.folders, unets, strict=True):
+        for place in reversed(places(teacher)):  # its own files over those it shares
+            shutil.copytree(place, unfinished, dirs_exist_ok=True, ignore=_left)
+        for name, unet in zip(blocks.folders, unets, strict=True):
             unet.register_to_config(_name_or_path=teacher.name)  # not where it lay
-            unet.half().save_pretrained(unfinished / part, safe_serialization=True)
+            unet.half().save_pretrained(unfinished / name, safe_serialization=True)
         if blocks.boundaries:
             write_atomic(unfinished / BLOCKS, blocks.model_dump_json() + "\n")
         write_atomic(unfinished / "student.json", found.model_dump_json(indent=2) + "\n")

@@ -16,10 +16,9 @@ from fglfast.base.errors import BadInputError, FglError
 from fglfast.base.files import exclusive, write_atomic
 from fglfast.base.untrusted import read_object
 from fglfast.engine import backends
-from fglfast.engine.backends import Build
 from fglfast.engine.build import Engine, build_engine, export_folder
 from fglfast.engine.export import DECODER, UNET, example_inputs
-from fglfast.engine.recipe import Recipe
+from fglfast.engine.recipe import Build, Recipe
 
 CANDIDATES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
 GAIN = 1.03  # less is noise

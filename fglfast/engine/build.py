@@ -19,15 +19,14 @@ from fglfast.base.errors import BadInputError, FglError
 from fglfast.base.files import exclusive, finished_folder, write_atomic
 from fglfast.base.untrusted import read_object
 from fglfast.engine import backends
-from fglfast.engine.backends import Build
 from fglfast.engine.export import UNET, example_inputs, export
 from fglfast.engine.manifest import Key, Manifest, check_files, device_name, file_hashes, read_manifest
 from fglfast.engine.networks import Networks
-from fglfast.engine.parity import BOUNDS, PROMPTS, STEPS, Parity, measure, require
+from fglfast.engine.parity import BOUNDS, PROMPTS, STEPS, measure, require
 from fglfast.engine.quantize import save_calibration
-from fglfast.engine.recipe import Recipe
-from fglfast.engine.trajectory import trajectory
-from fglfast.generator.load import Shapes, load_generator, read_shapes, weights_fingerprint
+from fglfast.engine.recipe import Build, Recipe
+from fglfast.engine.trajectory import Reference, Trajectory
+from fglfast.generator.load import Shapes, read_shapes, weights_fingerprint
 from fglfast.sampler.schedule import Sampling, Schedule
 
 AUTO_ROUNDS = 3
@@ -129,12 +128,11 @@ def _remembered(path: Path, names: set[str]) -> dict[str, float]:
 
 
 def _key(recipe: Recipe, backend_name: str, weights: str) -> Key:
-    build = Build(backend=backend_name, **recipe.model_dump(include=set(Build.model_fields) - {"backend"}))
     backend = backends.find_backend(backend_name)
     versions = backends.versions(backend, recipe.precision)
     if backend.needs_onnx:
         versions["export"] = str(backend.route(recipe.precision))
-    return Key(weights=weights, build=build, versions=versions, device=device_name())
+    return Key(weights=weights, build=recipe.build(backend_name), versions=versions, device=device_name())
 
 
 def _build_one(key: Key, model: Path, engines: Path, sampling: Sampling) -> Engine:
@@ -156,15 +154,16 @@ def _finished(folder: Path) -> Manifest | None:
 
 def _build_in_turn(key: Key, model: Path, shapes: Shapes, engines: Path, sampling: Sampling) -> bool:
     """Build an engine, unless another process did while this one waited for it; returns whether it did not."""
-    folder, onnx = engines / key.digest(), export_folder(key, engines)
+    folder, started = engines / key.digest(), time.monotonic()
     _writable(engines)
     with _turn(engines / f".{folder.name}.lock", f"engine {folder.name}"):
         if _is_sound(folder):
             return False
+        note(f"building engine {folder.name} ({key.build.backend}, {key.build.precision})")
         try:
-            if backends.find_backend(key.build.backend).needs_onnx:
-                _export(key, model, shapes, sampling, onnx)
-            _compile(key, model, shapes, sampling, onnx, folder)
+            run = _prepared(key, Reference(model, shapes, sampling), engines)
+            torch.cuda.empty_cache()  # other runtimes cannot use what PyTorch keeps
+            _compile(key, model, shapes, run, folder, started)
         except OSError as error:
             raise _unwritable(engines, error) from error
     return True
@@ -210,50 +209,48 @@ def export_folder(key: Key, engines: Path) -> Path:
     return engines / f"onnx-{Key(weights=key.weights, build=plain, versions=versions, device='any').digest()}"
 
 
-def _export(key: Key, model: Path, shapes: Shapes, sampling: Sampling, onnx: Path) -> None:
+def _prepared(key: Key, reference: Reference, engines: Path) -> Trajectory:
+    """Export what the backend reads, and sample what the gate compares with: the weights are loaded once for both.
+
+    They are let go before the engine is compiled, which needs the memory itself.
+    """
+    if backends.find_backend(key.build.backend).needs_onnx:
+        _export(key, reference, export_folder(key, engines))
+    try:
+        return reference.trajectory(PROMPTS, STEPS, 0, reference_device())
+    except torch.OutOfMemoryError:
+        note("the gate's float32 model does not fit into the GPU's memory: it runs on the CPU, which takes longer")
+    return reference.trajectory(PROMPTS, STEPS, 0)
+
+
+def _export(key: Key, reference: Reference, onnx: Path) -> None:
     with exclusive(onnx.with_name(f".{onnx.name}.lock")):
         if not onnx.exists():
             route = backends.find_backend(key.build.backend).route(key.build.precision)
-            note(f"exporting {model.name} to ONNX ({route})")
+            note(f"exporting {reference.model.name} to ONNX ({route})")
             with finished_folder(onnx) as temporary:
-                export(load_generator(model), shapes, temporary, route)
+                export(reference.generator(), reference.shapes, temporary, route)
         if key.build.precision == "int8":
-            save_calibration(model, shapes, sampling, onnx)
+            save_calibration(reference, onnx)
 
 
-def _compile(key: Key, model: Path, shapes: Shapes, sampling: Sampling, onnx: Path, folder: Path) -> None:
-    started = time.monotonic()
-    name = key.build.backend
-    backend = backends.find_backend(name)
-    note(f"building engine {folder.name} ({name}, {key.build.precision})")
+def _compile(key: Key, model: Path, shapes: Shapes, run: Trajectory, folder: Path, started: float) -> None:
+    """Compile an engine, and keep it if it passes the gate."""
+    backend = backends.find_backend(key.build.backend)
     with finished_folder(folder) as temporary:
-        fusions = backend.compile(key.build, shapes, onnx, temporary) or {}
+        fusions = backend.compile(key.build, shapes, export_folder(key, folder.parent), temporary) or {}
         networks = backend.load(key.build, shapes, model, temporary)
-        parity, reference = _parity(networks, model, shapes, sampling, key.build.precision)
-        require(parity, f"engine {folder.name} ({name})")
+        parity = measure(networks, run, BOUNDS[key.build.precision])
+        require(parity, f"engine {folder.name} ({key.build.backend})")
         Manifest(
             key=key,
             model=str(model),
             parity=parity,
-            reference=reference,
+            reference=run.by,
             fusions=fusions,
             files=file_hashes(temporary),
             seconds=round(time.monotonic() - started, 2),
         ).save(temporary)
-
-
-def _parity(networks: Networks, model: Path, shapes: Shapes, sampling: Sampling, precision: str) -> tuple[Parity, str]:
-    """The gate, against a reference on the GPU if there is one and it has room for both, and who the reference was."""
-
-    def judged(device: str) -> tuple[Parity, str]:
-        run = trajectory(model, shapes, sampling, PROMPTS, STEPS, 0, device)
-        return measure(networks, run, BOUNDS[precision]), run.by
-
-    try:
-        return judged(reference_device())
-    except torch.OutOfMemoryError:
-        note("the gate's float32 model does not fit into the GPU's memory: it runs on the CPU, which takes longer")
-        return judged("cpu")
 
 
 def reference_device() -> str:

@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import warnings
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -72,7 +73,7 @@ def export(generator: Generator, shapes: Shapes, folder: Path, route: Route | No
     """Write the networks into `folder` as ONNX files; large weights go beside them.
 
     Args:
-        generator: changed by a route that fuses or is not float32.
+        generator: on the CPU; left as it is, at the cost of one more of its networks at a time.
         shapes: sizes of latents and text.
         folder: must exist.
         route: how; the default is plain float32.
@@ -86,18 +87,25 @@ def export(generator: Generator, shapes: Shapes, folder: Path, route: Route | No
     }
     modules: dict[str, Counts] = {}
     for name, inputs in example_inputs(shapes, EXPORT_BATCH).items():
-        network = networks[name]
-        if name not in (TEXT, PROJECTION):
-            dtype = dtype_of(name, generator, getattr(torch, route.precision))
-            network.to(dtype)
-            if route.fused:
-                install(network, multi_head_attention)
-            with counting(network) as modules[name]:
-                _export_one(network if dtype == torch.float32 else Narrow(network, dtype), inputs, folder / name, route)
-        else:
-            _export_one(network, inputs, folder / name, route)
+        if name in (TEXT, PROJECTION):
+            _export_one(networks[name], inputs, folder / name, route)
+            continue
+        dtype = dtype_of(name, generator, getattr(torch, route.precision))
+        network = _routed(networks[name], dtype, route)
+        with counting(network) as modules[name]:
+            _export_one(network if dtype == torch.float32 else Narrow(network, dtype), inputs, folder / name, route)
     half = (name for name in modules if dtype_of(name, generator, torch.float16) == torch.float16)
     Exported(modules=modules, float16=tuple(half)).save(folder)
+
+
+def _routed(network: nn.Module, dtype: torch.dtype, route: Route) -> nn.Module:
+    """A network as it is exported: itself, or a copy in another type or with fused attention."""
+    if not route.fused and dtype == torch.float32:
+        return network
+    changed = deepcopy(network).to(dtype)
+    if route.fused:
+        install(changed, multi_head_attention)
+    return changed
 
 
 def dtype_of(name: str, generator: Generator, dtype: torch.dtype) -> torch.dtype:

@@ -13,8 +13,8 @@ from pathlib import Path
 from fglfast.base.config import Settings, checked_json
 from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import read_bytes
-from fglfast.engine.backends import Build
 from fglfast.engine.parity import BOUNDS, Parity
+from fglfast.engine.recipe import Build
 
 FILE = "manifest.json"
 FORMAT_VERSION = 3

@@ -19,9 +19,8 @@ from safetensors.numpy import load_file, save_file
 
 from fglfast.base.files import placing
 from fglfast.engine.export import DECODER, unet_names
-from fglfast.engine.trajectory import trajectory
-from fglfast.generator.load import Shapes, segment
-from fglfast.sampler.schedule import Sampling
+from fglfast.engine.trajectory import Reference
+from fglfast.generator.load import segment
 
 FILE = "inputs.safetensors"
 # Any words do for a model that knows many; for one that knows few, some it knows and some it does not.
@@ -35,11 +34,11 @@ CHECKED = 4  # of the calibration inputs, how many judge a layer
 Inputs = dict[str, NDArray[np.float32]]
 
 
-def save_calibration(model: Path, shapes: Shapes, sampling: Sampling, folder: Path) -> None:
+def save_calibration(reference: Reference, folder: Path) -> None:
     """Sample once in float32 and keep every input of UNet and VAE decoder in `folder`."""
     if (folder / FILE).exists():
         return
-    run = trajectory(model, shapes, sampling, PROMPTS, STEPS, seed=1)
+    run, shapes = reference.trajectory(PROMPTS, STEPS, seed=1), reference.shapes
     tensors, unets = {f"{DECODER}/0/latents": run.latents.numpy()}, unet_names(shapes)
     tensors |= {f"{name}/all/text": run.projected.numpy() for name in unets}
     for step, (latents_BCHW, timestep_B, _) in enumerate(run.inputs):

@@ -15,6 +15,16 @@ from fglfast.sampler.schedule import Sampling
 BackendName = Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "tensorrt"]
 
 
+class Build(Settings):
+    """What of a recipe is compiled in: the part of an engine's key that the user chose."""
+
+    backend: str
+    precision: str
+    image_size: int
+    unet_batch: int
+    vae_batch: int
+
+
 class Recipe(Settings):
     """What `engines/*.toml` holds.
 
@@ -41,6 +51,10 @@ class Recipe(Settings):
     unet_batch: int = Field(default=32, ge=2, le=4096)
     vae_batch: int = Field(default=16, ge=1, le=4096)
     sampling: Sampling = Sampling()
+
+    def build(self, backend: str) -> Build:
+        """What a backend compiles of it."""
+        return Build(backend=backend, **self.model_dump(include=set(Build.model_fields) - {"backend"}))
 
     def model_folder(self) -> Path:
         """Where the model is, fetched if need be.

@@ -12,6 +12,7 @@ from fglfast.generator.configs import read_config
 from fglfast.generator.kinds import XL, pipeline_name
 from fglfast.generator.latents import LatentSpace
 from fglfast.generator.load import pooled_width, vae_factor
+from fglfast.generator.parts import part
 from fglfast.sampler.schedule import CONFIG, Sampling, Schedule
 
 if TYPE_CHECKING:  # a second to import, and not every model is sampled by one
@@ -41,7 +42,7 @@ def stock_pipeline(
     if len(unets) > 1 or not steps_alone or not _decodes(name, vae):
         return None
     if sampling.scheduler == "model":
-        scheduler = getattr(diffusers, schedule.scheduler).from_config(read_config(model / CONFIG))
+        scheduler = getattr(diffusers, schedule.scheduler).from_config(read_config(part(model, CONFIG)))
     parts: dict[str, Any] = {"unet": unets[0], "vae": vae, "scheduler": scheduler}
     parts |= dict.fromkeys(("text_encoder", "tokenizer", "feature_extractor"))
     if name == XL:

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -13,10 +14,13 @@ from torch.backends import cudnn
 
 from fglfast.base.errors import BadInputError
 from fglfast.engine.stock import run_pipeline, stock_pipeline
-from fglfast.generator.load import Shapes, assemble, load_modules
+from fglfast.generator.load import Generator, Shapes, assemble, load_modules
 from fglfast.generator.text_encoder import load_text_part, load_tokenizer, tokenize
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 OURS = "fglfast"
 
@@ -70,47 +74,75 @@ class _Passes:
         self.images.append(output)
 
 
-@torch.inference_mode()
-def trajectory(
-    model: Path,
-    shapes: Shapes,
-    sampling: Sampling,
-    prompts: Sequence[str],
-    steps: int,
-    seed: int,
-    device: str = "cpu",
-) -> Trajectory:
-    """Sample without guidance, keeping every pass; all of it lies on the device.
+class Reference:
+    """The float32 model that an engine is made of and held against; its weights are loaded once, when first asked for.
 
     Args:
         model: the diffusers directory.
         shapes: sizes of latents and text.
         sampling: whose solver is taken.
-        prompts: one an image.
-        steps: of the solver; its own number where it draws noise in so many.
-        seed: of the starting noise.
-        device: where PyTorch computes.
-
-    Raises:
-        BadInputError: what comes out is not finite.
     """
-    sampling, schedule = _unguided(model, sampling, steps)
-    text_part, (unets, vae) = load_text_part(model).to(device), load_modules(model)
-    for network in (*unets, vae):
-        network.eval().requires_grad_(False).to(device)
-    token_ids_BT = torch.from_numpy(tokenize(load_tokenizer(model), prompts)).long().to(device)
-    noise_BCHW = torch.randn(len(prompts), *shapes.latent, generator=torch.Generator().manual_seed(seed)).to(device)
-    text_BLD = text_part(token_ids_BT)
-    pipeline = stock_pipeline(model, unets, vae, sampling, schedule)
-    with cudnn.flags(enabled=True, allow_tf32=False), _watched(unets, vae) as passes:  # TF32 is no float32
+
+    def __init__(self, model: Path, shapes: Shapes, sampling: Sampling) -> None:
+        self.model, self.shapes, self.sampling = model, shapes, sampling
+
+    @cached_property
+    def _loaded(self) -> tuple[list[UNet2DConditionModel], AutoencoderKL, Generator]:
+        """UNets and VAE as diffusers has them, and a generator over the same weights."""
+        unets, vae = load_modules(self.model)
+        return unets, vae, assemble(self.model, load_text_part(self.model), unets, vae, "cpu")
+
+    def generator(self, device: str = "cpu") -> Generator:
+        """Its networks, on that device: if they were on another, they move, and so do those handed out before."""
+        unets, vae, generator = self._loaded
+        for network in (*unets, vae, generator.text, generator.projection, generator.unet):
+            network.eval().requires_grad_(False).to(device)
+        return generator
+
+    def trajectory(self, prompts: Sequence[str], steps: int, seed: int, device: str = "cpu") -> Trajectory:
+        """Sample without guidance, keeping every pass; all of it lies on the device.
+
+        Args:
+            prompts: one an image.
+            steps: of the solver; its own number where it draws noise in so many.
+            seed: of the starting noise.
+            device: where PyTorch computes.
+
+        Raises:
+            BadInputError: what comes out is not finite.
+        """
+        sampling, schedule = _unguided(self.model, self.sampling, steps)
+        generator = self.generator(device)
+        token_ids_BT = torch.from_numpy(tokenize(load_tokenizer(self.model), prompts)).long().to(device)
+        draws = torch.Generator().manual_seed(seed)
+        noise_BCHW = torch.randn(len(prompts), *self.shapes.latent, generator=draws).to(device)
+        unets, vae, _ = self._loaded
+        pipeline = stock_pipeline(self.model, unets, vae, sampling, schedule)
+        run = _sampled(pipeline, generator, token_ids_BT, noise_BCHW, schedule)
+        _require_finite(run, self.model)
+        return run
+
+
+@torch.inference_mode()
+def _sampled(
+    pipeline: "DiffusionPipeline | None",
+    generator: Generator,
+    token_ids_BT: Tensor,
+    noise_BCHW: Tensor,
+    schedule: Schedule,
+) -> Trajectory:
+    """One sampling by a pipeline of diffusers, or by fglfast's own sampler where there is none."""
+    text_BLD = generator.text(token_ids_BT)
+    projected_BLE = generator.projection(text_BLD)
+    unets = [pipeline.unet] if pipeline else [part.unet for part in generator.unets]
+    exact = cudnn.flags(enabled=True, allow_tf32=False)  # TF32 is no float32
+    with exact, _watched(unets, generator.decoder.vae) as passes:
         if pipeline:
             latents_BCHW = run_pipeline(pipeline, noise_BCHW, text_BLD, schedule)
-        generator = assemble(model, text_part, unets, vae, device)  # from here on the UNets take projected text
-        projected_BLE = generator.projection(text_BLD)
-        if not pipeline:
+        else:
             latents_BCHW = sample(generator.unet, noise_BCHW, projected_BLE, projected_BLE[0], schedule)
             generator.decoder(latents_BCHW)
-    run = Trajectory(
+    return Trajectory(
         by=pipeline.__class__.__name__ if pipeline else OURS,
         token_ids=token_ids_BT,
         noise=noise_BCHW,
@@ -122,8 +154,6 @@ def trajectory(
         images=passes.images[-1],
         schedule=schedule,
     )
-    _require_finite(run, model)
-    return run
 
 
 def _unguided(model: Path, sampling: Sampling, steps: int) -> tuple[Sampling, Schedule]:

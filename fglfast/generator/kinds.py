@@ -10,6 +10,7 @@ from typing import Any
 
 from fglfast.base.errors import BadInputError
 from fglfast.generator.configs import read_config
+from fglfast.generator.parts import part
 
 INDEX = "model_index.json"
 STABLE_DIFFUSION, XL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
@@ -39,10 +40,10 @@ def check_kind(folder: Path, unets: Sequence[str] = ("unet",)) -> None:
         BadInputError: naming the config, the key and what it says.
     """
     pipeline = _check_index(folder / INDEX)
-    vae = _check_vae(folder / "vae" / "config.json")
-    width = sum(_text_width(folder / part / "config.json") for part in PIPELINES[pipeline])
-    for part in unets:
-        _check_unet(folder / part / "config.json", pipeline, vae.get("latent_channels", 4), width)
+    vae = _check_vae(part(folder, "vae") / "config.json")
+    width = sum(_text_width(part(folder, name) / "config.json") for name in PIPELINES[pipeline])
+    for name in unets:
+        _check_unet(part(folder, name) / "config.json", pipeline, vae.get("latent_channels", 4), width)
 
 
 def pipeline_name(folder: Path) -> str:
@@ -57,8 +58,8 @@ def _check_index(path: Path) -> str:
     _require(isinstance(name, str) and name in PIPELINES, path, "_class_name", name, f"not {' or '.join(PIPELINES)}")
     refines = index.get("requires_aesthetics_score")
     _require(not refines, path, "requires_aesthetics_score", refines, "and a refiner draws from images")
-    for part in PIPELINES[str(name)]:
-        _require(index.get(part) != [None, None], path, part, None, f"and {name} has one")
+    for encoder in PIPELINES[str(name)]:
+        _require(index.get(encoder) != [None, None], path, encoder, None, f"and {name} has one")
     return str(name)
 
 

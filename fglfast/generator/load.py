@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,8 @@ from fglfast.generator.configs import announced, read_config
 from fglfast.generator.kinds import check_kind
 from fglfast.generator.latents import LatentSpace
 from fglfast.generator.outline import outlined
-from fglfast.generator.text import PARTS, load_blocks
+from fglfast.generator.parts import PARTS, part
+from fglfast.generator.text import load_blocks
 from fglfast.generator.text_encoder import TextPart, load_text_part, text_positions
 from fglfast.generator.text_projection import TextProjection, take_projection
 
@@ -134,22 +136,28 @@ def load_modules(folder: Path) -> tuple[list[UNet2DConditionModel], AutoencoderK
     options: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True}
     blank_networks(folder)  # refuses configs that ask for more memory than the weights fill
     with loading(folder):
-        unets = [UNet2DConditionModel.from_pretrained(folder / part, **options) for part in load_blocks(folder).folders]
-        vae = AutoencoderKL.from_pretrained(folder / "vae", **options)
+        folders = [part(folder, name) for name in load_blocks(folder).folders]
+        unets = [UNet2DConditionModel.from_pretrained(unet, **options) for unet in folders]
+        vae = AutoencoderKL.from_pretrained(part(folder, "vae"), **options)
     return unets, vae
 
 
 def assemble(
     folder: Path, text: TextPart, unets: Sequence[UNet2DConditionModel], vae: AutoencoderKL, device: str
 ) -> Generator:
-    """The networks of a model folder as a generator; the UNets are changed in place."""
+    """The networks of a model folder as a generator, over the weights of those given, which stay as they are."""
     boundaries = load_blocks(folder).boundaries
-    parts, projection = split_unets(unets, vae)
+    parts, projection = split_unets([_over_the_same_weights(unet) for unet in unets], vae)
     unet = BlockwiseUNet(parts, boundaries) if boundaries else parts[0]
     generator = Generator(text, projection, unet, DecoderPart(vae))
     for network in (generator.text, generator.projection, generator.unet, generator.decoder):
         network.eval().requires_grad_(False).to(device)
     return generator
+
+
+def _over_the_same_weights(network: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A copy of a network's modules, not of its tensors: what is moved to a device in one is moved in both."""
+    return deepcopy(network, {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())})
 
 
 def pooled_width(unet: UNet2DConditionModel) -> int:
@@ -164,7 +172,7 @@ def vae_factor(vae: AutoencoderKL) -> int:
 
 
 def split_unets(unets: Sequence[UNet2DConditionModel], vae: AutoencoderKL) -> tuple[list[UNetPart], TextProjection]:
-    """What of a model's UNets runs once a step, and what once a prompt."""
+    """What of a model's UNets runs once a step, and what once a prompt; the UNets are changed in place."""
     if unets[0].config.addition_embed_type != "text_time":
         return [UNetPart(unet) for unet in unets], take_projection(unets)
     parts = [XLUNetPart(unet, vae_factor(vae)) for unet in unets]
@@ -178,14 +186,14 @@ def blank_networks(folder: Path) -> tuple[list[UNet2DConditionModel], Autoencode
         BadInputError: a config is missing, describes no such network, or one larger than the weights beside it; or the
             model is of a kind that cannot be used.
     """
-    *unets, vae = (_blank(folder / part, kind) for part, kind in _networks(folder))
+    *unets, vae = (_blank(part(folder, name), kind) for name, kind in _networks(folder))
     return unets, vae
 
 
 def _networks(folder: Path) -> list[tuple[str, Any]]:
-    parts = load_blocks(folder).folders
-    check_kind(folder, parts)
-    return [*((part, UNet2DConditionModel) for part in parts), ("vae", AutoencoderKL)]
+    unets = load_blocks(folder).folders
+    check_kind(folder, unets)
+    return [*((unet, UNet2DConditionModel) for unet in unets), ("vae", AutoencoderKL)]
 
 
 def _blank(folder: Path, kind: Any) -> Any:
@@ -223,10 +231,10 @@ def weights_fingerprint(folder: Path) -> str:
     digest, blocks = hashlib.sha256(), load_blocks(folder)
     if blocks.boundaries:
         digest.update(blocks.model_dump_json().encode())
-    for part in (*PARTS, *blocks.folders[1:]):
-        for path in sorted((folder / part).glob("*")):
+    for name in (*PARTS, *blocks.folders[1:]):
+        for path in sorted(part(folder, name).glob("*")):
             if path.suffix in {".json", ".safetensors", ".txt"}:
-                digest.update(f"{part}/{path.name}\0{path.stat().st_size}\0".encode())
+                digest.update(f"{name}/{path.name}\0{path.stat().st_size}\0".encode())
                 with path.open("rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from functools import partial
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -15,24 +14,23 @@ from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import read_bytes
 from fglfast.generator.configs import check_folder, read_config
 from fglfast.generator.kinds import INDEX, PIPELINES, check_kind, pipeline_name
+from fglfast.generator.parts import BUNDLED, PARTS, bundled, is_bundled, part
 from fglfast.images.decoding import MOST_SIDE
 
 T = TypeVar("T", bound=Settings)
-BUNDLED = ("mini", "mini-few")
 BUNDLED_BY = (
     "The bundled generator learned from 30,000 labelled public images of ten classes of clothes, the public half of "
     "Fashion-MNIST. Who has those can train on them without any client: on these classes a run shows that the "
     "machinery works, not that it is needed."
 )
-PARTS = ("text_encoder", "text_encoder_2", "unet", "vae", "scheduler", "tokenizer", "tokenizer_2")
 PHOTOGRAPHS = "real world images"  # the paper's words where no domain is named
 BLOCKS = "blocks.json"
 MOST_BYTES = 64 << 10  # of the folder's files that are ours
 MOST_BLOCKS = 16  # of a network, each at half the size of the one before
 FURTHER = "unet_*"  # folders of the UNets after the first, from unet_2 on
-_SETTINGS = tuple(f"{part}/*.{end}" for part in (*PARTS, FURTHER) for end in ("json", "txt"))
+_SETTINGS = tuple(f"{name}/*.{end}" for name in (*PARTS, FURTHER) for end in ("json", "txt"))
 WANTED = (INDEX, "prompts.json", BLOCKS, *_SETTINGS)
-WEIGHTS = tuple(f"{part}/*.safetensors" for part in (*PARTS, FURTHER))
+WEIGHTS = tuple(f"{name}/*.safetensors" for name in (*PARTS, FURTHER))
 OTHER_WEIGHTS = ("*.fp16*", "*.bf16*", "*non_ema*", "*openvino*")  # further copies of the same weights
 
 
@@ -102,7 +100,7 @@ def resolve_model(name: str, revision: str | None = None, mirror: str | None = N
         BadInputError: nothing of that name, or the folder is not a diffusers directory.
     """
     if name in BUNDLED:
-        return _complete(Path(str(files("fglfast") / "assets" / name)))
+        return _complete(bundled(name))
     tried = []
     for place in filter(None, (name, mirror)):
         if Path(place).is_dir():
@@ -123,8 +121,7 @@ def resolve_model(name: str, revision: str | None = None, mirror: str | None = N
 
 def taught_by(folder: Path) -> str:
     """What a reader of its results has to know a generator learned from; empty where nothing is known."""
-    bundled = [files("fglfast") / "assets" / name for name in BUNDLED]
-    return BUNDLED_BY if folder in [Path(str(path)) for path in bundled] else ""
+    return BUNDLED_BY if is_bundled(folder) else ""
 
 
 def is_hub_id(name: str) -> bool:
@@ -141,7 +138,7 @@ def is_hub_id(name: str) -> bool:
 
 def load_prompts(folder: Path, domain: str | None = None) -> Prompts:
     """The prompt templates of a model folder for images of a domain; without one, of photographs."""
-    return _optional(folder / "prompts.json", Prompts).of(domain)
+    return _optional(part(folder, "prompts.json"), Prompts).of(domain)
 
 
 def with_domain(template: str, domain: str | None) -> str:
@@ -176,11 +173,11 @@ def _optional(path: Path, kind: type[T]) -> T:
 def text_fingerprint(folder: Path) -> str:
     """sha256 over the text encoders' weights and configs and the tokenizers' files, names included."""
     digest = hashlib.sha256()
-    for part in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
-        for path in sorted((folder / part).glob("*")):
+    for name in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+        for path in sorted(part(folder, name).glob("*")):
             if path.suffix in {".json", ".txt", ".safetensors"}:
                 with path.open("rb") as stream:
-                    digest.update(f"{part}/{path.name}\0".encode() + hashlib.file_digest(stream, "sha256").digest())
+                    digest.update(f"{name}/{path.name}\0".encode() + hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
 
 
@@ -190,7 +187,7 @@ def native_image_size(folder: Path) -> int:
     Raises:
         BadInputError: its configs do not say.
     """
-    unet, vae = (read_config(folder / part / "config.json") for part in ("unet", "vae"))
+    unet, vae = (read_config(part(folder, name) / "config.json") for name in ("unet", "vae"))
     side, channels = unet.get("sample_size"), vae.get("block_out_channels")
     size = 0
     if isinstance(side, int) and isinstance(channels, list) and 1 <= len(channels) <= MOST_BLOCKS:
@@ -207,10 +204,10 @@ def _complete(folder: Path) -> Path:
     check_folder(folder)
     unets = load_blocks(folder).folders
     check_kind(folder, unets)
-    for part in (*unets, "vae", *PIPELINES[pipeline_name(folder)]):
-        if not list((folder / part).glob("*.safetensors")):
+    for name in (*unets, "vae", *PIPELINES[pipeline_name(folder)]):
+        if not list(part(folder, name).glob("*.safetensors")):
             raise BadInputError(
-                f"{folder / part}: no safetensors weights", "only safetensors are read; convert the model"
+                f"{folder / name}: no safetensors weights", "only safetensors are read; convert the model"
             )
     return folder
 

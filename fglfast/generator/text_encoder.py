@@ -23,6 +23,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import loading
 from fglfast.generator.configs import announced, read_config
 from fglfast.generator.outline import outlined
+from fglfast.generator.parts import part
 from fglfast.generator.text import text_fingerprint
 
 MOST_TOKENS = 4096  # of a prompt
@@ -65,11 +66,11 @@ def load_text_part(folder: Path) -> TextPart:
     Raises:
         BadInputError: config and weights are not those of one text encoder.
     """
-    first = _load(CLIPTextModel, folder / "text_encoder")
-    if not (folder / "text_encoder_2").is_dir():
+    first = _load(CLIPTextModel, part(folder, "text_encoder"))
+    if not part(folder, "text_encoder_2").is_dir():
         return TextPart(first).eval()
-    second = _load(CLIPTextModelWithProjection, folder / "text_encoder_2")
-    padding, eos = _tokenizer(folder / "tokenizer_2").pad_token_id, _tokenizer(folder / "tokenizer").eos_token_id
+    second = _load(CLIPTextModelWithProjection, part(folder, "text_encoder_2"))
+    padding, eos = _tokenizer(folder, "tokenizer_2").pad_token_id, _tokenizer(folder, "tokenizer").eos_token_id
     return TwoTextParts(first, second, eos, padding).eval()
 
 
@@ -99,7 +100,7 @@ def vocabulary(folder: Path) -> int:
 
 
 def _size(folder: Path, key: str, most: int) -> int:
-    path = folder / "text_encoder" / "config.json"
+    path = part(folder, "text_encoder") / "config.json"
     size = read_config(path).get(key)
     if not isinstance(size, int) or not 1 <= size <= most:
         raise BadInputError(f"{path}: {key} is {size!r}, not 1 to {most}", "use a complete diffusers directory")
@@ -150,7 +151,7 @@ def load_tokenizer(folder: Path) -> Any:
     Raises:
         BadInputError: it cannot be read, or takes longer prompts than the text encoder.
     """
-    tokenizer, most = _tokenizer(folder / "tokenizer"), text_positions(folder)
+    tokenizer, most = _tokenizer(folder, "tokenizer"), text_positions(folder)
     if not 1 <= tokenizer.model_max_length <= most:
         raise BadInputError(
             f"{folder / 'tokenizer'}: model_max_length is {tokenizer.model_max_length}, the text encoder takes {most}",
@@ -159,7 +160,8 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _tokenizer(folder: Path) -> Any:
+def _tokenizer(model: Path, name: str) -> Any:
+    folder = part(model, name)
     if not folder.is_dir():
         raise BadInputError(f"{folder}: no tokenizer", "use a complete diffusers directory")
     with loading(folder):

@@ -16,6 +16,7 @@ from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.untrusted import loading
 from fglfast.generator.configs import read_config
 from fglfast.generator.kinds import STABLE_DIFFUSION, pipeline_name
+from fglfast.generator.parts import part
 from fglfast.sampler.noise import draws_noise
 from fglfast.sampler.spacing import align_your_steps, trailing
 
@@ -28,7 +29,7 @@ SOLVERS = {
 }
 SOLVE_FLOW = ("dpmsolver++", "unipc", "flow-euler")
 FLOW_EULER = SOLVERS["flow-euler"]
-CONFIG = Path("scheduler") / "scheduler_config.json"
+CONFIG = "scheduler/scheduler_config.json"
 TAKE_TIMESTEPS = ("DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
 PLACED = {  # in configs of those two, what else would say where the steps lie
     "use_karras_sigmas": False,
@@ -130,16 +131,17 @@ class Schedule:
         if timesteps:
             config |= {key: value for key, value in PLACED.items() if key in config}
         found = cls(name, config, sampling.steps, timesteps, sampling.guidance_scale, sampling.guidance_interval)
-        with loading(model / CONFIG):
+        path = part(model, CONFIG)
+        with loading(path):
             scheduler = found.start()
         if name in SOLVERS.values():
             _check_taken(name, scheduler, sampling.steps)
-        with loading(model / CONFIG):
+        with loading(path):
             noisy = draws_noise(found.start)
         if noisy:
             instead = "flow-euler" if _predicts_flow(config) else "ddim"
             raise BadInputError(
-                f"{model / CONFIG}: {name} draws noise in its {sampling.steps} steps, so no image could be drawn again",
+                f"{path}: {name} draws noise in its {sampling.steps} steps, so no image could be drawn again",
                 f'write scheduler = "{instead}" under [sampling] in the recipe',
             )
         return found
@@ -193,7 +195,7 @@ class Schedule:
 
 
 def _model_config(model: Path) -> dict[str, Any]:
-    path = model / CONFIG
+    path = part(model, CONFIG)
     config = read_config(path)
     name = str(config.get("_class_name"))
     kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
@@ -277,4 +279,4 @@ def _is_dpm_flow(name: str, config: dict[str, Any]) -> bool:
 
 
 def _is_xl(model: Path) -> bool:
-    return bool(read_config(model / "unet" / "config.json").get("addition_embed_type") == "text_time")
+    return bool(read_config(part(model, "unet") / "config.json").get("addition_embed_type") == "text_time")

@@ -29,14 +29,14 @@ def exports(engine, random_mini):
     """Exports by route, under the names they are looked for: PyTorch cannot make one while a GPU is pretended."""
     key, root = engine.manifest.key, engine.folder.parent
     narrow = [Route(opset=opset, precision="float16") for opset in (18, 22)]
-    folders = {}
+    folders, generator = {}, load_generator(random_mini)
     for route in (Route(fused=True), Route(opset=22), *narrow, Route(opset=22, precision="bfloat16")):
         routed = key.model_copy(update={"versions": key.versions | {"export": str(route)}})
         folders[route] = folder = export_folder(routed, root)
         with exclusive(folder.with_name(f".{folder.name}.lock")):
             if not folder.exists():
                 with finished_folder(folder) as unfinished:
-                    export(load_generator(random_mini), engine.shapes, unfinished, route)
+                    export(generator, engine.shapes, unfinished, route)
     return folders
 
 

@@ -11,7 +11,7 @@ from fglfast.engine.manifest import FILE, check_files, read_manifest
 from fglfast.engine.networks import in_chunks
 from fglfast.engine.parity import BOUNDS, Parity, require
 from fglfast.engine.recipe import Recipe, find_recipe, shipped_recipes
-from fglfast.generator.load import load_generator
+from fglfast.engine.trajectory import Reference
 
 
 @pytest.mark.parametrize(
@@ -116,11 +116,13 @@ def test_recipes(tmp_path):
 def test_a_gate_that_does_not_fit_beside_the_engine_runs_on_the_cpu(random_mini, recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(build, "reference_device", lambda: "cuda")
 
-    def load(model, device="cpu"):
+    on_the_cpu = Reference.generator
+
+    def generator(reference, device="cpu"):
         if device == "cuda":
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return load_generator(model)
+        return on_the_cpu(reference)
 
-    monkeypatch.setattr(build, "load_generator", load)
+    monkeypatch.setattr(Reference, "generator", generator)
     built = build_engine(recipe.model_copy(update={"backend": "torch"}), random_mini, tmp_path)
     assert built.manifest.parity.problem() == "" and "runs on the CPU" in capsys.readouterr().err

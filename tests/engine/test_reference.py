@@ -9,11 +9,14 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError, FglError
+from fglfast.engine import export as exporting
+from fglfast.engine import trajectory
 from fglfast.engine.build import build_engine
+from fglfast.engine.export import Route, export
 from fglfast.engine.manifest import read_manifest
 from fglfast.engine.networks import Networks
 from fglfast.engine.parity import BOUNDS, measure, require
-from fglfast.engine.trajectory import OURS, trajectory
+from fglfast.engine.trajectory import OURS, Reference
 from fglfast.generator.latents import LatentSpace
 from fglfast.generator.load import load_generator, read_shapes
 from fglfast.sampler.schedule import Sampling
@@ -45,7 +48,8 @@ def changed(tmp_path):
 
 
 def sampled(model, side, steps=3, **asked):
-    return trajectory(model, read_shapes(model, side), Sampling(steps=steps, **asked), ("", "a bag"), steps, seed=0)
+    reference = Reference(model, read_shapes(model, side), Sampling(steps=steps, **asked))
+    return reference.trajectory(("", "a bag"), steps, seed=0)
 
 
 def eager(model):
@@ -75,6 +79,26 @@ def test_who_samples_the_reference(case, changed, shallow):
     assert parity.problem() == "" and parity.psnr > 90, parity
 
 
+@pytest.mark.parametrize("own_timesteps", [False, True], ids=["pipeline", "ours"])
+def test_weights_are_loaded_once_and_stay_as_they_are(own_timesteps, random_mini, tmp_path, monkeypatch):
+    """Sampled, exported by a route that fuses and narrows, and sampled again."""
+    loads, load_modules = [], trajectory.load_modules
+    monkeypatch.setattr(trajectory, "load_modules", lambda model: loads.append(model) or load_modules(model))
+    monkeypatch.setattr(exporting, "_export_one", lambda network, *_: exported.append(network))
+    exported = []
+    asked = {"scheduler": "flow-euler", "timesteps": (1000, 500)} if own_timesteps else {}
+    shapes = read_shapes(random_mini, 32)
+    reference = Reference(random_mini, shapes, Sampling(steps=2, **asked))
+    before = reference.trajectory(("", "a bag"), 2, seed=0)
+    modules = [str(part) for part in vars(reference.generator()).values()]
+    export(reference.generator(), shapes, tmp_path, Route(fused=True, precision="bfloat16"))
+    assert {p.dtype for network in exported[2:] for p in network.parameters()} == {torch.bfloat16}
+    assert [str(part) for part in vars(reference.generator()).values()] == modules
+    after = reference.trajectory(("", "a bag"), 2, seed=0)
+    assert torch.equal(before.images, after.images) and len(before.inputs) == len(after.inputs) == 2
+    assert (before.by == OURS) == own_timesteps and loads == [random_mini]
+
+
 def test_the_gate_sees_a_decoder_that_leaves_out_the_mean(changed, shallow, monkeypatch):
     model = changed(shallow("sdxl"), PLAYGROUND)
     monkeypatch.setattr(LatentSpace, "to_vae", lambda space, latents: latents / space.scale)
@@ -87,7 +111,7 @@ def test_the_gate_sees_a_decoder_that_leaves_out_the_mean(changed, shallow, monk
 def test_the_reference_takes_the_recipes_solver_in_its_own_steps_where_more_would_draw_noise(changed, random_mini):
     turbo = {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
     model = changed(random_mini, scheduler=turbo)
-    run = trajectory(model, read_shapes(model, 32), Sampling(steps=1), ("",), 8, seed=0)
+    run = Reference(model, read_shapes(model, 32), Sampling(steps=1)).trajectory(("",), 8, seed=0)
     assert len(run.inputs) == 1 and run.schedule.scheduler == turbo["_class_name"]
 
 

@@ -13,12 +13,11 @@ from binding_checks import State
 
 from fglfast.base.errors import FglError, UsageError
 from fglfast.engine import backends, manifest
-from fglfast.engine.backends import Build
 from fglfast.engine.backends import trt as backend
 from fglfast.engine.build import build_engine, export_folder
 from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, link
 from fglfast.engine.fusions import Exported
-from fglfast.engine.recipe import Recipe
+from fglfast.engine.recipe import Build
 from fglfast.generator.load import Shapes
 
 
@@ -178,15 +177,13 @@ def test_timings_and_keys_are_of_one_version_gpu_and_driver(
     ):
         change()
         versions = backends.versions(backends.find_backend("tensorrt"))
-        key = manifest.Key(weights="w", build=_build(trt_recipe), versions=versions, device=manifest.device_name())
+        key = manifest.Key(
+            weights="w", build=trt_recipe.build("tensorrt"), versions=versions, device=manifest.device_name()
+        )
         seen.add((key.digest(), backend.timing_cache(tmp_path).name))
     assert len({key for key, _ in seen}) == len({timings for _, timings in seen}) == 5
     assert manifest.device_name() == "NVIDIA B200, compute capability 10.0, driver 580.95.05"
     assert versions["tensorrt"] == "11.5.0.1"
-
-
-def _build(recipe: Recipe) -> Build:
-    return Build(**recipe.model_dump(include=set(Build.model_fields)))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import Recipe, find_recipe, shipped_recipes
 from fglfast.generator.families import UNETS
 from fglfast.generator.load import load_generator, read_shapes
-from fglfast.generator.text import BUNDLED
+from fglfast.generator.parts import BUNDLED
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.dataset import read_dataset
 from fglfast.payload.merge import merge_payloads

@@ -7,12 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
-from torch import cuda
+import torch
 
-from fglfast.base.config import Settings
 from fglfast.base.errors import FglError, MissingExtraError, UsageError
 from fglfast.engine.export import Route
 from fglfast.engine.networks import Networks
+from fglfast.engine.recipe import Build
 from fglfast.generator.load import Shapes
 
 MODULES = {"torch": "eager", "torch-compile": "compiled", "onnxruntime": "ort", "openvino": "ov", "tensorrt": "trt"}
@@ -23,16 +23,6 @@ DISTRIBUTIONS = {
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
 }
 HINT = "choose another precision in the recipe"
-
-
-class Build(Settings):
-    """What of a recipe is compiled in: the part of an engine's key that the user chose."""
-
-    backend: str
-    precision: str
-    image_size: int
-    unet_batch: int
-    vae_batch: int
 
 
 class Backend(Protocol):
@@ -140,7 +130,7 @@ def missing(name: str) -> MissingExtraError | None:
 
 def _no_gpu(name: str, backend: Backend, install: str) -> MissingExtraError | None:
     """Why an installed GPU backend cannot run here: no device, or libraries that do not load."""
-    if not cuda.is_available():
+    if not torch.cuda.is_available():
         return MissingExtraError(
             f"backend {name} needs a CUDA device, and PyTorch finds none",
             "use another backend, or install an NVIDIA driver and a CUDA build of torch",
@@ -180,7 +170,7 @@ def _slow(name: str, precision: str) -> bool:
     torchao's int8 layers a pass of mini takes four times the processor time of OpenVINO's int8, and no less than
     without them.
     """
-    return not cuda.is_available() and (name == "torch-compile" or (name == "torch" and precision == "int8"))
+    return not torch.cuda.is_available() and (name == "torch-compile" or (name == "torch" and precision == "int8"))
 
 
 def _backend(name: str) -> Backend:

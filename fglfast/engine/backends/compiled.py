@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fglfast.base.errors import FglError
-from fglfast.engine.backends import Build
 from fglfast.engine.backends.eager import TorchBackend, placed
 from fglfast.engine.export import DECODER, UNET, example_inputs
 from fglfast.engine.networks import Networks
+from fglfast.engine.recipe import Build
 from fglfast.generator.load import Shapes
 
 MAX_PROGRAMS = 256  # PyTorch's own limit, 8, counts those of every engine that a process opens

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from fglfast.base.files import write_atomic
 from fglfast.engine.attention import Kernels, candidates, install
-from fglfast.engine.backends import Backend, Build
+from fglfast.engine.backends import Backend
 from fglfast.engine.backends.eight_bits import PACKAGES, float_type, refusal, to_eight_bits
 from fglfast.engine.export import DECODER, dtype_of, example_inputs, unet_names
 from fglfast.engine.networks import Networks, by_time, in_chunks_that_fit
+from fglfast.engine.recipe import Build
 from fglfast.generator.load import Shapes, load_generator
 
 ATTENTION = "attention.json"

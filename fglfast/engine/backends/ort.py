@@ -12,12 +12,13 @@ from torch import Tensor
 
 from fglfast.base.console import note
 from fglfast.base.ranks import ranks_here
-from fglfast.engine.backends import Backend, Build, missing
+from fglfast.engine.backends import Backend, missing
 from fglfast.engine.backends.ort_graph import optimized, save
 from fglfast.engine.backends.trt import static_shapes, timing_cache
 from fglfast.engine.export import DECODER, PROJECTION, TEXT, Route, example_inputs, link, unet_names
 from fglfast.engine.fusions import Exported, count, require
 from fglfast.engine.networks import Networks, by_time, in_chunks, staying
+from fglfast.engine.recipe import Build
 from fglfast.generator.load import Shapes
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from fglfast.base.ranks import ranks_here
-from fglfast.engine.backends import Backend, Build
+from fglfast.engine.backends import Backend
 from fglfast.engine.export import DECODER, PROJECTION, TEXT, example_inputs, unet_names
 from fglfast.engine.networks import Networks, by_time, chunks
 from fglfast.engine.parity import BOUNDS
 from fglfast.engine.quantize import quantized
+from fglfast.engine.recipe import Build
 from fglfast.generator.load import Shapes
 
 MAX_STREAMS = 16

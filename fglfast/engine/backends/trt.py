@@ -11,13 +11,14 @@ from torch import Tensor
 from fglfast.base.errors import FglError
 from fglfast.base.files import exclusive, write_atomic
 from fglfast.base.wording import some
-from fglfast.engine.backends import Backend, Build
+from fglfast.engine.backends import Backend
 from fglfast.engine.backends import trt_runtime as tensorrt_runtime
 from fglfast.engine.backends.trt_runtime import FixedNetwork
 from fglfast.engine.export import DECODER, PROJECTION, TEXT, Route, example_inputs, link, unet_names
 from fglfast.engine.fusions import Exported, count, require
 from fglfast.engine.manifest import device_name
 from fglfast.engine.networks import Networks, by_time, in_chunks, staying
+from fglfast.engine.recipe import Build
 from fglfast.generator.load import Shapes
 
 # What TensorRT has one layer for, or fuses by pattern: a softmax between two products.

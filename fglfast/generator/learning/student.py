@@ -19,6 +19,7 @@ from fglfast.generator.configs import read_config
 from fglfast.generator.learning.fitting import Fit, FitSettings
 from fglfast.generator.learning.flow import TIMESTEPS
 from fglfast.generator.learning.paths import LINEAR, Kind, Path, right_prediction
+from fglfast.generator.parts import part
 
 KINDS: dict[str, Kind] = {"flow_prediction": "velocity", "epsilon": "noise", "sample": "data", "v_prediction": "v"}
 
@@ -68,7 +69,7 @@ class Task:
         Raises:
             BadInputError: its scheduler's config is missing, or is none.
         """
-        return cls.of_scheduler(read_config(folder / "scheduler" / "scheduler_config.json"))
+        return cls.of_scheduler(read_config(part(folder, "scheduler/scheduler_config.json")))
 
     @classmethod
     def of_scheduler(cls, config: dict[str, Any]) -> "Task":

@@ -53,18 +53,16 @@ def _backend(name: str, precision: str = "float32") -> str:
     """Through the engine's own interface: stand-ins where it takes ONNX, the bundled model where it does not."""
     import torch
 
-    from fglfast.engine.backends import Build, find_backend, versions
+    from fglfast.engine.backends import find_backend, versions
     from fglfast.engine.export import UNET, example_inputs
     from fglfast.engine.fusions import Exported
     from fglfast.engine.recipe import Recipe
     from fglfast.generator.load import read_shapes
-    from fglfast.generator.text import BUNDLED, resolve_model
+    from fglfast.generator.parts import bundled
 
-    backend, model = find_backend(name), resolve_model(BUNDLED[0])
-    recipe = Recipe(image_size=32, unet_batch=2, vae_batch=2).model_copy(
-        update={"backend": name, "precision": precision}
-    )
-    build = Build(**recipe.model_dump(include=set(Build.model_fields)))
+    backend, model = find_backend(name), bundled("mini")
+    recipe = Recipe(image_size=32, unet_batch=2, vae_batch=2)
+    build = recipe.build(name).model_copy(update={"precision": precision})
     shapes = read_shapes(model, build.image_size)
     examples = example_inputs(shapes, build.unet_batch)
     with tempfile.TemporaryDirectory(prefix="fglfast-doctor-") as temporary:

@@ -13,7 +13,8 @@ from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.flow import lesson
 from fglfast.generator.learning.pretrain import PretrainSettings, pretrain
 from fglfast.generator.load import load_generator, read_shapes
-from fglfast.generator.text import BUNDLED, resolve_model
+from fglfast.generator.parts import BUNDLED
+from fglfast.generator.text import resolve_model
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.dataset import read_dataset
 from fglfast.sampler.sample import sample
