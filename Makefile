@@ -1,13 +1,16 @@
 # setup: a virtual environment with the CPU extras.  demo: one-shot FGL, end to end.  test, lint, bench.
+# fuzz: hostile files by the ten thousand and kills by the hundred, for hours; into benchmarks/results.
 # bench-peers: ours beside diffusers and optimum, which live in .venv-peers.
 # bench-accuracy: one-shot accuracy, three seeds; DATA is the bundled sample or, say, your fashion_mnist.npz.
 # bench-gpu: Stable Diffusion 1.5 on an NVIDIA GPU, with the packages of $(PYTHON): benchmarks/README.md.
 PYTHON ?= python3
 DATA ?= fashion
+FUZZ_CASES ?= 10000
+FUZZ_KILLS ?= 200
 BIN := .venv/bin
 PEERS := .venv-peers/bin/python -m pip
 
-.PHONY: setup demo test lint bench bench-accuracy bench-peers bench-gpu clean
+.PHONY: setup demo test fuzz lint bench bench-accuracy bench-peers bench-gpu clean
 
 setup: .venv/installed
 
@@ -22,6 +25,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+fuzz: setup
+	FUZZ_CASES=$(FUZZ_CASES) FUZZ_KILLS=$(FUZZ_KILLS) $(BIN)/python -m pytest tests/fuzz -m fuzz
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -19,7 +19,7 @@ from fglfast.base.errors import BadInputError, FglError
 from fglfast.base.files import exclusive, finished_folder, write_atomic
 from fglfast.base.untrusted import read_object
 from fglfast.engine import backends
-from fglfast.engine.export import UNET, example_inputs, export
+from fglfast.engine.export import UNET, Route, example_inputs, export
 from fglfast.engine.manifest import Key, Manifest, check_files, device_name, file_hashes, read_manifest
 from fglfast.engine.networks import Networks
 from fglfast.engine.parity import BOUNDS, PROMPTS, STEPS, measure, require
@@ -224,14 +224,23 @@ def _prepared(key: Key, reference: Reference, engines: Path) -> Trajectory:
 
 
 def _export(key: Key, reference: Reference, onnx: Path) -> None:
-    with exclusive(onnx.with_name(f".{onnx.name}.lock")):
+    export_once(reference, backends.find_backend(key.build.backend).route(key.build.precision), onnx)
+    if key.build.precision == "int8":
+        with exclusive(_lock_of(onnx)):
+            save_calibration(reference, onnx)
+
+
+def export_once(reference: Reference, route: Route, onnx: Path) -> None:
+    """Export a model's networks into a folder, unless they are there; of several processes one does it, others wait."""
+    with exclusive(_lock_of(onnx)):
         if not onnx.exists():
-            route = backends.find_backend(key.build.backend).route(key.build.precision)
             note(f"exporting {reference.model.name} to ONNX ({route})")
             with finished_folder(onnx) as temporary:
                 export(reference.generator(), reference.shapes, temporary, route)
-        if key.build.precision == "int8":
-            save_calibration(reference, onnx)
+
+
+def _lock_of(onnx: Path) -> Path:
+    return onnx.with_name(f".{onnx.name}.lock")
 
 
 def _compile(key: Key, model: Path, shapes: Shapes, run: Trajectory, folder: Path, started: float) -> None:

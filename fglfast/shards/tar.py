@@ -29,6 +29,7 @@ PNG_LEVEL = 1  # level 6 takes three times as long for a few per cent of bytes
 WEBP_QUALITY = 90
 MOST_IMAGE, MOST_LABEL, MOST_FACTS = 64 << 20, 32, 64 << 10  # bytes of a member that are read
 IMAGE_NAME = re.compile(r"([0-9]{9,12})\.(png|webp)")
+LABEL = re.compile(rb"[0-9]{1,9}")
 UNDECODABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # of Pillow's decoders
 
 
@@ -129,7 +130,7 @@ def entries(stream: BinaryIO) -> Iterator[Entry]:
             raise ValueError(f"{image.name!r} is no image's name, or not where it should be")
         key = match[1]
         text = content(stream, _checked(next(found, None), f"{key}.cls", MOST_LABEL))
-        if not text.isdigit():
+        if not LABEL.fullmatch(text):
             raise ValueError(f"{key}.cls is not a label: {text!r}")
         facts = _checked(next(found, None), f"{key}.json", MOST_FACTS)
         yield Entry(key, _checked(image, image.name, MOST_IMAGE), int(text), facts)

@@ -165,7 +165,7 @@ def audit(
         typer.Option(
             min=0,
             help="Shadow models of each method, each of which takes as long as the run. 8 are a weak attack, its "
-            "authors take 64 to 256: ask for more at any time, those that are there are kept. 0 attacks by the loss alone.",
+            "authors take 64 to 256; ask for more at any time, those that are there are kept. 0: by the loss alone.",
         ),
     ] = 8,
     model: Annotated[

@@ -7,13 +7,13 @@ import fake_cuda
 import fake_tensorrt
 import pytest
 
-from fglfast.base.files import exclusive, finished_folder
 from fglfast.engine import backends
 from fglfast.engine.backends import trt as tensorrt_backend
 from fglfast.engine.backends import trt_runtime as tensorrt_runtime
-from fglfast.engine.build import export_folder
-from fglfast.engine.export import Route, export
-from fglfast.generator.load import load_generator
+from fglfast.engine.build import export_folder, export_once
+from fglfast.engine.export import Route
+from fglfast.engine.trajectory import Reference
+from fglfast.sampler.schedule import Sampling
 
 
 @pytest.fixture
@@ -29,14 +29,11 @@ def exports(engine, random_mini):
     """Exports by route, under the names they are looked for: PyTorch cannot make one while a GPU is pretended."""
     key, root = engine.manifest.key, engine.folder.parent
     narrow = [Route(opset=opset, precision="float16") for opset in (18, 22)]
-    folders, generator = {}, load_generator(random_mini)
+    folders, reference = {}, Reference(random_mini, engine.shapes, Sampling())
     for route in (Route(fused=True), Route(opset=22), *narrow, Route(opset=22, precision="bfloat16")):
         routed = key.model_copy(update={"versions": key.versions | {"export": str(route)}})
-        folders[route] = folder = export_folder(routed, root)
-        with exclusive(folder.with_name(f".{folder.name}.lock")):
-            if not folder.exists():
-                with finished_folder(folder) as unfinished:
-                    export(generator, engine.shapes, unfinished, route)
+        folders[route] = export_folder(routed, root)
+        export_once(reference, route, folders[route])
     return folders
 
 

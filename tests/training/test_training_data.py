@@ -110,6 +110,7 @@ def members(key: str = "000000000", image: bytes = IMAGE, label: bytes = b"0", k
         ([*members()[::2], members()[1]], r"000000000\.cls"),
         (members(label=b"-1"), r"000000000\.cls is not a label: b'-1'"),
         (members(label=b"1e3"), r"000000000\.cls is not a label: b'1e3'"),
+        (members(label=b"1" * 31), r"000000000\.cls is not a label"),  # of no int64
         (members(label=b"3"), "label 3"),
     ],
 )
