@@ -21,11 +21,11 @@ from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages
 from fglfast.lab.audit.likelihood import leave_one_out
 from fglfast.lab.audit.members import Pool
-from fglfast.lab.audit.outputs import read_pixels
 from fglfast.lab.audit.records import CONTROL, STRONG, Attack, View
 from fglfast.lab.audit.roc import roc
 from fglfast.lab.audit.shadows import Recipe, Shadows, control, train_shadows
 from fglfast.report.audit_page import draw_roc, title
+from fglfast.training.batches import read_pixels
 from fglfast.training.settings import TrainSettings
 
 TITLES = {

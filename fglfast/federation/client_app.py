@@ -17,10 +17,12 @@ from fglfast.client.learn import LearnSettings, learn
 from fglfast.federation import wire
 from fglfast.federation.clients import Client, open_client
 from fglfast.federation.experiment import LocalSettings
-from fglfast.federation.local import ClientImages, count_right, train_locally
+from fglfast.federation.local import train_locally
 from fglfast.images.decoding import MOST_SIDE
 from fglfast.payload import Payload, save_payload
+from fglfast.training.batches import TrainingData
 from fglfast.training.model import model_of, save_model
+from fglfast.training.predict import count_right
 
 SEEDS = 1_000_003
 
@@ -101,7 +103,7 @@ def _global_model(message: Message) -> PreTrainedModel:
     return model_of(_asked(message)["model"], wire.weights(message.content.array_records[wire.ARRAYS]))
 
 
-def _images(client: Client, asked: dict[str, Any]) -> ClientImages:
+def _images(client: Client, asked: dict[str, Any]) -> TrainingData:
     if not 1 <= asked["image-size"] <= MOST_SIDE:
         raise BadInputError(f"the server asks for images of {asked['image-size']} pixels", "ask who runs it")
     return client.images(tuple(asked["class-names"]), asked["image-size"], asked["validation-share"])

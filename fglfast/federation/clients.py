@@ -18,7 +18,6 @@ from fglfast.client.captions import ATTRIBUTES
 from fglfast.client.privacy import Budget
 from fglfast.engine.recipe import find_recipe
 from fglfast.federation.experiment import Experiment, Partition, find_experiment
-from fglfast.federation.local import ClientImages
 from fglfast.generator.text import resolve_model
 from fglfast.images.attributes import describe
 from fglfast.images.dataset import read_dataset
@@ -31,7 +30,7 @@ from fglfast.images.partition import (
     partition_iid,
 )
 from fglfast.payload import Signer, open_signer
-from fglfast.training.batches import split
+from fglfast.training.batches import TrainingData, split
 
 EVERYTHING = "all"  # the partition of the one client of centralized training
 WORDS = {"shade": 0, "texture": 1, "proportions": 2}
@@ -71,9 +70,9 @@ class Client:
         self.name, self.number, self.dataset, self.model, self.out = name, number, dataset, model, out
         self.domain, self.captions, self.signer = domain, captions, signer
         self.budget, self.payload = budget, payload
-        self._prepared: dict[tuple[object, ...], ClientImages] = {}
+        self._prepared: dict[tuple[object, ...], TrainingData] = {}
 
-    def images(self, class_names: tuple[str, ...], size: int, validation_share: float) -> ClientImages:
+    def images(self, class_names: tuple[str, ...], size: int, validation_share: float) -> TrainingData:
         """The images at the model's size, decoded once, labelled as the model numbers the classes.
 
         Raises:
@@ -82,7 +81,7 @@ class Client:
         key = (class_names, size, validation_share)
         if key not in self._prepared:
             named = self.dataset.named(class_names)
-            self._prepared[key] = ClientImages.prepare(named, size, validation_share, SPLIT_SEED)
+            self._prepared[key] = TrainingData.of(named, size, validation_share, SPLIT_SEED)
         return self._prepared[key]
 
     def training_images(self, class_names: tuple[str, ...], validation_share: float) -> LabelledImages:

@@ -19,11 +19,12 @@ from fglfast.federation import wire
 from fglfast.federation.alone import public_only, server_only
 from fglfast.federation.collect import MODEL, fine_tune, one_shot
 from fglfast.federation.experiment import ALONE, Experiment, Method
-from fglfast.federation.local import ClientImages, count_right
 from fglfast.federation.rounds import Federation, Plan, Row
 from fglfast.federation.wire import Weights
 from fglfast.images.dataset import read_dataset
+from fglfast.training.batches import TrainingData
 from fglfast.training.model import build_model, save_model
+from fglfast.training.predict import count_right
 
 Grids = Callable[[Method], list[wire.CountedGrid]]
 
@@ -64,7 +65,7 @@ class Contest:
         self.shot = out / "one-shot"
         test = read_dataset(experiment.test)
         self.class_names = test.class_names
-        self.test_images = ClientImages.prepare(test, experiment.image_size, 0.0, seed=0)
+        self.test_images = TrainingData.of(test, experiment.image_size, 0.0, seed=0)
         torch.manual_seed(seed)
         self.model = build_model(experiment.train.arch, self.class_names)
         self.fresh: Weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}

@@ -4,6 +4,7 @@ Nothing is unpacked: the headers of the tars are read once, the images are then 
 """
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from fglfast.base.errors import BadInputError, IncompleteError
 from fglfast.base.folders import leads_out, numbered
+from fglfast.base.ranks import ranks_here
 from fglfast.shards.description import Description
 from fglfast.shards.tar import UNDECODABLE, decode_image, read_entries, shard_name
 
@@ -95,7 +96,7 @@ def _shard_paths(folder: Path, shards: int) -> tuple[Path, ...]:
     return paths
 
 
-class SyntheticImages(Dataset[Tensor]):
+class SyntheticImages:
     """The images of an index as uint8 [3, S, S], resized bicubically; kept decoded when they all fit.
 
     Args:
@@ -112,20 +113,23 @@ class SyntheticImages(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, row: int) -> Tensor:
-        return self._kept[row] if self.in_memory else self._decode(row)
-
-    def __getitems__(self, rows: list[int]) -> Tensor:
-        """The batch [B, 3, S, S] of these rows."""
-        return self._kept[rows] if self.in_memory else torch.stack([self._decode(row) for row in rows])
+    def __getitem__(self, rows: int | Sequence[int] | Rows) -> Tensor:
+        """One image [3, S, S], or the batch [B, 3, S, S] of some rows."""
+        if self.in_memory:
+            return self.kept[rows]
+        return self._decode(rows) if isinstance(rows, int) else self._decoded(rows)
 
     @cached_property
-    def _kept(self) -> Tensor:
-        images_N3SS = torch.empty(len(self), 3, self.image_size, self.image_size, dtype=torch.uint8)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for row, image in enumerate(pool.map(self._decode, range(len(self)))):
-                images_N3SS[row] = image
-        return images_N3SS
+    def kept(self) -> Tensor:
+        """All of them, [N, 3, S, S], decoded when they are first asked for."""
+        return self._decoded(range(len(self)))
+
+    def _decoded(self, rows: Sequence[int] | Rows) -> Tensor:
+        images_B3SS = np.empty((len(rows), 3, self.image_size, self.image_size), dtype=np.uint8)
+        with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // ranks_here())) as pool:
+            for place, image in enumerate(pool.map(self._decode, rows)):
+                images_B3SS[place] = image.numpy()
+        return torch.from_numpy(images_B3SS)
 
     def _decode(self, row: int) -> Tensor:
         """Read and decode one image; raises BadInputError for one that is not as dataset.json promises."""

@@ -1,12 +1,67 @@
-"""A training worker, as launch.py starts it: `python -m fglfast.training JOB_FILE`."""
+"""A training worker, as launch.py has it started: `python -m fglfast.training JOB_FILE LAUNCHER`."""
 
+import os
 import sys
+import threading
+import time
+import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 
+from torch.distributed.elastic.multiprocessing.errors import record
+
 from fglfast.base.console import quiet_libraries
+from fglfast.base.errors import ExitCode, FglError
+from fglfast.base.limits import as_limit
+from fglfast.training.settings import Job
+
+PATIENCE = 0.2  # seconds between two looks at the launcher
+
+
+@record
+def work(job_file: Path) -> None:
+    """Do a worker's part of a job.
+
+    Raises:
+        FglError: whatever went wrong, the line and the hint as its text: torch's launcher is told no more.
+    """
+    job = Job.model_validate_json(job_file.read_bytes())
+    try:
+        from fglfast.training.worker import run_job
+        from fglfast.training.world import launched
+
+        run_job(job, launched)
+    except FglError as error:
+        raise _as_text(error) from error
+    except Exception as error:
+        last = (str(error).strip().splitlines() or ["no message"])[-1]
+        told = as_limit(error, str(job.out)) or FglError(f"training failed: {type(error).__name__}: {last}")
+        raise _as_text(told) from error
+
+
+def main(job_file: Path, launcher: int) -> int:
+    """Run a worker silently: what went wrong is in the file that torch's launcher asks for."""
+    threading.Thread(target=_end_with, args=(launcher,), daemon=True).start()
+    quiet_libraries()
+    warnings.filterwarnings("ignore")
+    try:
+        with redirect_stdout(sys.stderr):
+            work(job_file)
+    except FglError as error:
+        return error.exit_code
+    return ExitCode.DONE
+
+
+def _as_text(error: FglError) -> FglError:
+    return type(error)(f"{error.message.splitlines()[-1]}\n{error.hint}")
+
+
+def _end_with(launcher: int) -> None:
+    """End when the process that started this one has ended: killed, it says no word."""
+    while os.getppid() == launcher:
+        time.sleep(PATIENCE)
+    os._exit(ExitCode.FAILURE)
+
 
 if __name__ == "__main__":
-    quiet_libraries()
-    from fglfast.training.loop import main
-
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Uint8 [0, 255] to float32 [-1, 1], as the saved image processor does."""
-    return images.float().div_(127.5).sub_(1.0)
+    """Uint8 [0, 255] to float32 [-1, 1], as the saved image processor does; floats are that already."""
+    return images if images.is_floating_point() else images.float().div_(127.5).sub_(1.0)
 
 
 class Augmentation:

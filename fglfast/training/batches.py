@@ -1,23 +1,25 @@
-"""Which images a step sees: the held-out split, the order, the batches on the device. Knows no model.
+"""Which images a step sees: their pixels, the held-out split, the order, the batches on the device. Knows no model.
 
 Everything random is keyed by (seed, epoch, step, rank), so any step can be found again by skipping.
 """
 
-import os
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from fglfast.base.errors import UsageError
-from fglfast.shards.description import Description, read_description
-from fglfast.shards.index import MEMORY_LIMIT, Rows, SyntheticImages, read_index
+from fglfast.base.console import Progress
+from fglfast.images.labelled import LabelledImages
+from fglfast.shards.index import Rows
 from fglfast.training.augment import normalise
-from fglfast.training.settings import Job
+
+AHEAD = 2  # batches that are read while one is computed
 
 
 def generator(*identity: int) -> np.random.Generator:
@@ -66,53 +68,93 @@ def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
     return int(generator(seed, 3, epoch, step, rank).integers(2**63))
 
 
+class Pixels(Protocol):
+    """Images that are asked for by their rows: a tensor of them all, or what reads them from files."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, rows: Any, /) -> Tensor:
+        """The images of some rows: uint8 [B,3,S,S], or float32 that is normalised already."""
+
+
+@dataclass(frozen=True)
+class DecodedImages:
+    """A user's images cropped to squares and resized, each decoded whenever it is asked for."""
+
+    dataset: LabelledImages
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, rows: Rows) -> Tensor:
+        pixels_BSSC = np.stack([self.dataset.pixels(row, self.size) for row in rows.tolist()])
+        return torch.from_numpy(pixels_BSSC).permute(0, 3, 1, 2)
+
+
+def read_pixels(dataset: LabelledImages, size: int, name: str = "") -> Tensor:
+    """All of a user's images, cropped to squares and resized: uint8 [N,3,S,S].
+
+    Args:
+        dataset: the images.
+        size: S, in pixels.
+        name: of the progress that is shown; none without.
+    """
+    pixels_N3SS = torch.empty(len(dataset), 3, size, size, dtype=torch.uint8)
+    with Progress(name, len(dataset)) if name else nullcontext() as progress:
+        for row in range(len(dataset)):
+            pixels_N3SS[row] = torch.from_numpy(dataset.pixels(row, size).copy()).permute(2, 0, 1)
+            if progress:
+                progress.advance(1)
+    return pixels_N3SS
+
+
 @dataclass(frozen=True)
 class TrainingData:
-    """The synthetic images with their labels, and which rows train and which judge."""
+    """Images with their labels, and which rows train and which judge.
 
-    description: Description
-    images: SyntheticImages
+    Attributes:
+        pixels: the images.
+        labels: class of each [N].
+        size: side of an image in pixels.
+        train: rows to learn from.
+        held_out: rows to judge with; may be none.
+    """
+
+    pixels: Pixels
     labels: Tensor
+    size: int
     train: Rows
     held_out: Rows
 
-    def batches(self, rows: Iterable[Rows], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of normalised images [B, 3, S, S] and labels [B] on the device, one for each item of `rows`."""
-        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        loader = DataLoader(
-            self.images,
-            batch_sampler=[part.tolist() for part in rows],
-            collate_fn=_as_it_is,
-            num_workers=0 if self.images.in_memory else max(1, min(8, cores - 1)),
-            pin_memory=device.type == "cuda",
-        )
-        for images, part in zip(loader, loader.batch_sampler or (), strict=True):
-            yield (
-                normalise(images.to(device, non_blocking=True)),
-                self.labels[part].to(device, non_blocking=True),
-            )
+    @classmethod
+    def of(cls, dataset: LabelledImages, size: int, validation_share: float, seed: int) -> "TrainingData":
+        """A user's images, decoded and resized once, with a share of every class held out."""
+        labels = torch.from_numpy(dataset.labels)
+        return cls(read_pixels(dataset, size), labels, size, *split(dataset.labels, validation_share, seed))
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def batches(pixels: Pixels, parts: Iterable[Rows], device: torch.device) -> Iterator[Tensor]:
+    """Batches of normalised images [B,3,S,S] on a device, one for each of some lists of rows.
 
-
-def load_data(job: Job) -> TrainingData:
-    """Index the shards and split their rows.
-
-    Raises:
-        UsageError: there are fewer images to train on than one batch holds.
-        BadInputError, IncompleteError: the folder is not a whole synthetic data set.
+    What has to be read from files, or copied to a GPU, is fetched by a thread of its own, a little ahead.
     """
-    settings, description = job.settings, read_description(job.synthetic)
-    index = read_index(job.synthetic, description)
-    limit = MEMORY_LIMIT // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    size = settings.image_size or description.image_size
-    images = SyntheticImages(index, description.image_size, size, limit)
-    train, held_out = split(index.labels, settings.validation_share, settings.seed)
-    if len(train) < settings.batch_size:
-        raise UsageError(
-            f"batch_size {settings.batch_size} is more than the {len(train)} images to train on",
-            "Choose a smaller batch_size, or synthesize more images.",
-        )
-    return TrainingData(description, images, torch.from_numpy(index.labels), train, held_out)
+
+    def fetch(rows: Rows) -> Tensor:
+        return pixels[rows].pin_memory() if device.type == "cuda" else pixels[rows]
+
+    at_hand = isinstance(pixels, Tensor) and device.type == "cpu"
+    for images in map(fetch, parts) if at_hand else _ahead(fetch, parts):
+        yield normalise(images.to(device, non_blocking=True))
+
+
+def _ahead(fetch: Callable[[Rows], Tensor], parts: Iterable[Rows]) -> Iterator[Tensor]:
+    with ThreadPoolExecutor(1) as reader:
+        coming = deque[Future[Tensor]]()
+        for rows in parts:
+            coming.append(reader.submit(fetch, rows))
+            if len(coming) > AHEAD:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()

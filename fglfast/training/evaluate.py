@@ -1,25 +1,20 @@
 """The global model judged on labelled images. Knows no training: any saved image classifier will do."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassCalibrationError, MulticlassConfusionMatrix
 
 from fglfast.base.config import Settings
-from fglfast.base.console import Progress
 from fglfast.base.errors import BadInputError
 from fglfast.generator.configs import read_config
 from fglfast.images.decoding import MOST_SIDE
-from fglfast.training.augment import normalise
+from fglfast.images.labelled import LabelledImages
+from fglfast.training.batches import DecodedImages
 from fglfast.training.model import load_model
-
-if TYPE_CHECKING:
-    from fglfast.images.labelled import LabelledImages
+from fglfast.training.predict import predict
 
 MODEL_HINT = "Name a folder written by train."
 
@@ -53,7 +48,7 @@ class Evaluation(Settings):
     confusion: tuple[tuple[int, ...], ...]
 
 
-def evaluate(model_dir: Path, dataset: "LabelledImages", batch_size: int = 256) -> Evaluation:
+def evaluate(model_dir: Path, dataset: LabelledImages, batch_size: int = 256) -> Evaluation:
     """Judge a saved classifier; classes are matched by name, whatever their order.
 
     Args:
@@ -69,7 +64,7 @@ def evaluate(model_dir: Path, dataset: "LabelledImages", batch_size: int = 256) 
         raise BadInputError("there are no images to evaluate on", "Name a data set with labelled images.")
     model, names, size = open_classifier(model_dir)
     labels = torch.from_numpy(dataset.named(names).labels)
-    logits = torch.cat(list(_logits(model, dataset, size, batch_size)))
+    logits = predict(model, DecodedImages(dataset, size), batch_size=batch_size, name="evaluate")
     confusion = MulticlassConfusionMatrix(len(names))(logits.argmax(1), labels)
     probabilities = logits.softmax(1)  # torchmetrics takes logits that all lie within [0, 1] for them
     rights, totals = confusion.diagonal().tolist(), confusion.sum(1).tolist()
@@ -88,27 +83,16 @@ def evaluate(model_dir: Path, dataset: "LabelledImages", batch_size: int = 256) 
 
 
 def open_classifier(model_dir: Path) -> tuple[Any, tuple[str, ...], int]:
-    """A saved classifier, the names of its classes, and the side in pixels of its images.
+    """A saved classifier where it computes, the names of its classes, and the side in pixels of its images.
 
     Raises:
         BadInputError: the folder holds no such model, or the model expects another normalisation.
     """
     size = _image_size(model_dir)
-    return *load_model(model_dir), size
-
-
-@torch.inference_mode()
-def _logits(model: Any, dataset: "LabelledImages", size: int, batch_size: int) -> Iterator[Tensor]:
-    """Logits [B, classes] in float32 on the CPU, batch by batch."""
+    model, names = load_model(model_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device, memory_format=torch.channels_last).eval()
-    with Progress("evaluate", total=len(dataset)) as progress:
-        for start in range(0, len(dataset), batch_size):
-            rows = range(start, min(start + batch_size, len(dataset)))
-            images_BHWC = torch.from_numpy(np.stack([dataset.pixels(row, size) for row in rows]))
-            images = normalise(images_BHWC.to(device)).permute(0, 3, 1, 2)
-            yield model(pixel_values=images).logits.float().cpu()
-            progress.advance(len(rows))
+    placed: Any = model
+    return placed.to(device, memory_format=torch.channels_last), names, size
 
 
 def _image_size(model_dir: Path) -> int:

@@ -1,18 +1,15 @@
-"""Start the training processes and see them through: torch's launcher, or this process. Knows no training."""
+"""Start a training run: in this process, or in several that torch's launcher sees through. Knows no training."""
 
+import logging
 import os
-import re
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from types import FrameType
-from typing import IO, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fglfast.base import errors
 from fglfast.base.errors import FglError, UsageError
@@ -20,38 +17,41 @@ from fglfast.base.files import usable_folder
 from fglfast.base.limits import as_limit
 from fglfast.shards.description import read_description
 from fglfast.training.run_folder import RunFolder, identity
-from fglfast.training.settings import Job, TrainResult, TrainSettings, WorkerError, check_arch, deepspeed_config
+from fglfast.training.settings import Job, TrainResult, TrainSettings, check_arch, deepspeed_config
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    Failures = dict[int, ProcessFailure]
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-# From the first line that looks like this on, workers only say how they died.
-DYING = re.compile(rb"^(Traceback \(most recent call last\)|[EF]\d{4} \d\d:\d\d)", re.MULTILINE)
-SIGNAL = re.compile(rb"exitcode *: -([0-9]+)")  # as torch's launcher writes it
-LAUNCHER = re.compile(rb"^[EFW]\d{4} [^\n]*torch/distributed/elastic", re.MULTILINE)
+LAUNCHER_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # that torch's launcher takes
 GO_ON = "run again to go on from the last checkpoint"
-KEPT_OUTPUT = 2**20
 
 
 def train(synthetic: Path, out: Path, settings: TrainSettings, processes: int | Literal["auto"]) -> TrainResult:
     """Train the global model on a synthetic data set; run again, it goes on from its checkpoint.
 
     Under torchrun or another launcher that sets RANK and WORLD_SIZE, this process is one of the workers;
-    otherwise the workers are started here, on this machine.
+    otherwise it does the work of one itself, and has several started on this machine.
 
     Args:
         synthetic: folder of shards with `dataset.json`.
         out: folder of the model, made if missing.
         settings: how to train.
-        processes: workers to start; "auto" for one a GPU, or one without GPUs.
+        processes: how many train; "auto" for one a GPU, or one without GPUs.
 
     Raises:
         UsageError: settings that contradict each other, or `out` belongs to another run.
         BadInputError, IncompleteError: the synthetic data set cannot be used as it is.
-        FglError: a worker failed.
-        KeyboardInterrupt: SIGINT or SIGTERM came; the workers are gone.
+        FglError: the machine refused something, or a worker failed.
+        KeyboardInterrupt: SIGINT came, or SIGTERM and there were workers; those are gone.
     """
+    import torch
+
     job = Job(synthetic=synthetic.absolute(), out=out.absolute(), settings=_absolute(settings))
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return _run_here(job)
+        return _run_launched(job)
     usable_folder(job.out)
     run = identity(job, read_description(job.synthetic))
     folder = RunFolder(job.out)
@@ -61,6 +61,8 @@ def train(synthetic: Path, out: Path, settings: TrainSettings, processes: int | 
     count = _count(processes)
     check_arch(job.settings.arch)
     deepspeed_config(job.settings, count, bf16=False)
+    if count == 1 and not torch.distributed.is_initialized():  # somebody else's process group would be in the way
+        return _run_alone(job)
     job.out.mkdir(parents=True, exist_ok=True)
     _run_workers(job, count)
     result = folder.result_of(run)
@@ -80,19 +82,33 @@ def _absolute(settings: TrainSettings) -> TrainSettings:
     return settings.model_copy(update=changes)
 
 
-def _run_here(job: Job) -> TrainResult:
+def _run_launched(job: Job) -> TrainResult:
     missing = [name for name in TORCHRUN if name not in os.environ]
     if missing:
         raise UsageError(
             f"RANK and WORLD_SIZE are set, but not {', '.join(missing)}",
             "Start with torchrun, or set them all, or unset RANK and WORLD_SIZE to let the workers be started here.",
         )
-    from contextlib import redirect_stdout
-
-    from fglfast.training.loop import run_worker
+    from fglfast.training.worker import run_job
+    from fglfast.training.world import launched
 
     with redirect_stdout(sys.stderr):
-        return run_worker(job)
+        return run_job(job, launched)
+
+
+def _run_alone(job: Job) -> TrainResult:
+    from fglfast.training.worker import run_job
+    from fglfast.training.world import alone
+
+    try:
+        with redirect_stdout(sys.stderr):  # DeepSpeed prints
+            return run_job(job, alone)
+    except FglError:
+        raise
+    except Exception as error:
+        if limit := as_limit(error, str(job.out)):
+            raise limit from error
+        raise
 
 
 def _count(processes: int | Literal["auto"]) -> int:
@@ -108,125 +124,127 @@ def _count(processes: int | Literal["auto"]) -> int:
 
 
 def _run_workers(job: Job, count: int) -> None:
-    (job.out / "train.log").unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="fglfast-train-") as temporary:
-        job_file, error_file = Path(temporary) / "job.json", Path(temporary) / "error.json"
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from fglfast.training.world import environment
+
+    log = job.out / "train.log"
+    log.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="fglfast-train-") as folder:
+        job_file = Path(folder) / "job.json"
         job_file.write_text(job.model_dump_json(), encoding="utf-8")
-        # The workers hold the other end of standard input: when this process dies, they notice.
-        with subprocess.Popen(
-            _command(job_file, count),
-            env=_environment(count),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        ) as launcher:
-            assert launcher.stderr is not None
-            output = _Output(launcher.stderr)
-            with _forwarded_signals(launcher) as received:
-                status = launcher.wait()
-            output.join(5.0)
-        if received:
-            raise KeyboardInterrupt
-        if status:
-            raise _failure(job, error_file, output.kept, status)
-
-
-def _command(job_file: Path, count: int) -> list[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return [
-        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(count)),
-        *("--master-addr", "127.0.0.1", "--master-port", str(port), "--local-addr", "127.0.0.1"),
-        *("-m", "fglfast.training", str(job_file)),
-    ]
+        # The first one's progress is seen as it is drawn: torch's `tee` would pass on whole lines, each with a prefix.
+        streams = {rank: Std.ALL if rank else Std.OUT for rank in range(count)}
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
+            run_id="fglfast",
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=folder, redirects=streams),
+        )
+        # A program, not a function: that would import its caller's script once more in each worker.
+        workers = elastic_launch(config, sys.executable)
+        try:
+            with environment(**_environment(count)), _signals_kept(), _silence():
+                workers("-P", "-m", "fglfast.training", str(job_file), str(os.getpid()))
+        except ChildFailedError as error:
+            raise _failure(error.failures, log, _said(Path(folder))) from None
 
 
 def _environment(count: int) -> dict[str, str]:
-    environment = dict(os.environ)
+    """What workers are to find: their share of the cores, and this very package, wherever the caller has it from."""
+    from fglfast.training.world import loopback
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
     package = str(Path(errors.__file__).parents[2])
-    environment["PYTHONSAFEPATH"] = "1"  # nor is the working folder a place to find fglfast in
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
-    if sys.platform == "linux":
-        # All workers are on this machine: gloo need not look its name up.
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    if sys.stderr.isatty():
-        # Their stderr is a pipe that ends in this terminal: the progress bar may draw.
-        size = os.get_terminal_size(sys.stderr.fileno())
-        environment |= {"TTY_COMPATIBLE": "1", "COLUMNS": str(size.columns), "LINES": str(size.lines)}
-    return environment
-
-
-class _Output(threading.Thread):
-    """Passes the workers' stderr on until they begin to die, and keeps the end of it."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        super().__init__(daemon=True)
-        self.stream, self.kept = stream, b""
-        self.start()
-
-    def run(self) -> None:
-        passing = True
-        while chunk := os.read(self.stream.fileno(), 65536):
-            self.kept = (self.kept + chunk)[-KEPT_OUTPUT:]
-            if passing:
-                dying = DYING.search(chunk)
-                passing = dying is None
-                sys.stderr.write(chunk[: dying.start() if dying else None].decode("utf-8", "replace"))
-                sys.stderr.flush()
+    return loopback() | {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // count))),
+        "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": "",  # the launcher sets it and leaves it there
+    }
 
 
 @contextmanager
-def _forwarded_signals(launcher: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """While the workers run, SIGINT and SIGTERM end them; which came is in the list."""
-    received: list[int] = []
+def _signals_kept() -> Iterator[None]:
+    """Give back the handlers that torch's launcher takes, and raise its exception as everybody else does.
 
-    def forward(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        launcher.send_signal(signal.SIGTERM)
+    The launcher passes a signal on to the workers and waits for their end.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
 
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in LAUNCHER_SIGNALS} if here else {}
     try:
-        yield received
+        yield
+    except SignalException as error:
+        raise KeyboardInterrupt from error
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # Python's own, or none
+                signal.signal(number, handler)
 
 
-def _failure(job: Job, error_file: Path, output: bytes, status: int) -> FglError:
-    """The error to raise for workers that failed: their own, what killed one, or the last thing they said."""
-    log, told = job.out / "train.log", None
-    if error_file.exists():
-        answer = WorkerError.model_validate_json(error_file.read_bytes())
-        told = getattr(errors, answer.kind, FglError)(answer.message, answer.hint)
-    if told and type(told) is not FglError:
-        return told
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What torch's launcher logs of dying workers is in the error that is raised."""
+    logger, nowhere = logging.getLogger("torch.distributed.elastic"), logging.NullHandler()
+    logger.addHandler(nowhere)
+    passing, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.propagate = passing
+        logger.removeHandler(nowhere)
+
+
+def _said(folder: Path) -> str:
+    """What workers wrote where nobody reads it."""
+    found = sorted(folder.rglob("*.log"))
+    return "".join(f"{path.parent.name}: {path.read_text(encoding='utf-8', errors='replace')}\n" for path in found)
+
+
+def _failure(failures: "Failures", log: Path, said: str) -> FglError:
+    """The error to raise for workers that failed: their own, what killed one, or that one ended."""
+    in_order = sorted(failures.values(), key=lambda failure: failure.timestamp)
+    told = [error for error in map(_told, in_order) if error]
+    if meant := [error for error in told if type(error) is not FglError]:
+        return meant[0]
     # A worker whose peer was killed says that the connection broke: that is not what went wrong.
-    error = _killed(output) or told or _last_words(output, status)
+    ended = FglError(f"a training process ended (status {in_order[0].exitcode})")
+    error = _killed(in_order) or next(iter(told), ended)
+    traces = [
+        f"{rank}: {_recorded(failure).get('extraInfo', {}).get('py_callstack', failure.message)}\n"
+        for rank, failure in failures.items()
+    ]
     with suppress(OSError):  # the disk may be full: then that is what they died of
-        log.write_bytes(output)
+        log.write_text("".join(traces) + said, encoding="utf-8")
     return FglError(error.message, error.hint or f"All they said is in {log}; {GO_ON}.")
 
 
-def _killed(output: bytes) -> FglError | None:
-    """What a signal that ended a worker means, as torch's launcher reports it; its own signals aside."""
-    numbers = {int(number) for number in SIGNAL.findall(output)} - {signal.SIGTERM, signal.SIGINT}
+def _recorded(failure: "ProcessFailure") -> dict[str, Any]:
+    """What a worker left about its end in torch's error file; empty if it left none."""
+    found = failure.error_file_data["message"]
+    return found if isinstance(found, dict) else {}
+
+
+def _told(failure: "ProcessFailure") -> FglError | None:
+    """A worker's own error, as `python -m fglfast.training` writes it."""
+    kind, _, text = _recorded(failure).get("message", "").partition(": ")
+    message, _, hint = text.partition("\n")
+    return getattr(errors, kind, FglError)(message, hint) if message else None
+
+
+def _killed(failures: Iterable["ProcessFailure"]) -> FglError | None:
+    """What a signal that ended a worker means; those of the launcher aside."""
+    numbers = {-failure.exitcode for failure in failures if failure.exitcode < 0} - {signal.SIGTERM, signal.SIGINT}
     if signal.SIGKILL in numbers:
         hint = f"give a smaller --batch-size or fewer --processes, or end other programs; {GO_ON}"
         return FglError("a training process was killed (SIGKILL): most likely the machine is out of memory", hint)
     names = [signal.Signals(number).name for number in sorted(numbers)]
     return FglError(f"a training process died of {', '.join(names)}") if names else None
-
-
-def _last_words(output: bytes, status: int) -> FglError:
-    """The last line that workers said, before torch's launcher said that they are gone."""
-    lines = [line.strip() for line in LAUNCHER.split(output)[0].decode("utf-8", "replace").splitlines()]
-    said = [line for line in lines if not DYING.match(line.encode()) and not set(line) <= set("=-~^ ")]
-    last = said[-1] if said else "it said nothing"
-    return as_limit(RuntimeError(last)) or FglError(f"a training process ended (status {status}): {last}")

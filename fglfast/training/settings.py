@@ -131,14 +131,6 @@ class Job(Settings):
     settings: TrainSettings
 
 
-class WorkerError(Settings):
-    """What a failing worker leaves for its launcher: the name of an error class and its two lines."""
-
-    kind: str
-    message: str
-    hint: str
-
-
 def check_arch(arch: str) -> None:
     """Check that an architecture is a built-in one or names a file; raises UsageError with the choice."""
     if arch not in ARCHITECTURES and not (arch.endswith(".json") and Path(arch).is_file()):

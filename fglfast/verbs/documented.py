@@ -20,8 +20,8 @@ S = TypeVar("S", bound=Settings)
 def option(settings: type[Settings], name: str) -> Any:
     """An option of a field: its help is what the class's "Attributes:" say of it, its bounds are the field's."""
     bounds = settings.model_fields[name].metadata
-    least = next((bound.ge for bound in bounds if isinstance(bound, Ge)), None)
-    most = next((bound.le for bound in bounds if isinstance(bound, Le)), None)
+    least: Any = next((bound.ge for bound in bounds if isinstance(bound, Ge)), None)
+    most: Any = next((bound.le for bound in bounds if isinstance(bound, Le)), None)
     return typer.Option(help=attribute(settings, name), min=least, max=most)
 
 

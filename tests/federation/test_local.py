@@ -4,16 +4,18 @@ import torch
 from small_federation import CLASSES
 
 from fglfast.federation.experiment import LocalSettings
-from fglfast.federation.local import ClientImages, count_right, train_locally
+from fglfast.federation.local import train_locally
 from fglfast.images.dataset import read_dataset
+from fglfast.training.batches import TrainingData
 from fglfast.training.model import build_model
+from fglfast.training.predict import count_right
 
 SETTINGS = LocalSettings(epochs=4, batch_size=16, learning_rate=0.05, erasing=0.0, flip=False)
 
 
 @pytest.fixture(scope="module")
 def images(private):
-    return ClientImages.prepare(read_dataset(private), 16, 0.2, seed=0)
+    return TrainingData.of(read_dataset(private), 16, 0.2, seed=0)
 
 
 def fresh(arch):
@@ -51,7 +53,7 @@ def test_a_round_run_again_gives_the_same_weights(images, tiny_arch):
 def test_augmentation_is_drawn_anew_every_epoch(images, monkeypatch, tiny_arch):
     """The authors' FedAvg trained on one frozen augmentation of each image."""
     seeds = []
-    monkeypatch.setattr("fglfast.federation.local.step_seed", lambda *identity: seeds.append(identity) or len(seeds))
+    monkeypatch.setattr("fglfast.training.fit.step_seed", lambda *identity: seeds.append(identity) or len(seeds))
     train_locally(fresh(tiny_arch), images, SETTINGS, seed=0)
     assert len(set(seeds)) == len(seeds) == SETTINGS.epochs * (len(images.train) // SETTINGS.batch_size)
 
@@ -66,7 +68,7 @@ def test_the_proximal_term_holds_weights_back(images, tiny_arch):
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_client_with_hardly_an_image(private, tiny_arch, count):
     dataset = read_dataset(private).select(np.arange(count))
-    images, model = ClientImages.prepare(dataset, 16, 0.1, seed=0), fresh(tiny_arch)
+    images, model = TrainingData.of(dataset, 16, 0.1, seed=0), fresh(tiny_arch)
     train_locally(model, images, SETTINGS, seed=0)
     assert all(torch.isfinite(weight).all() for weight in model.parameters())
     assert 0 <= count_right(model, images, images.held_out) <= count

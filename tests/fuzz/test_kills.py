@@ -30,7 +30,7 @@ from fglfast.images.dataset import read_dataset
 from fglfast.payload.merge import Merged, merge_payloads
 from fglfast.synthesis.settings import SynthesisSettings
 from fglfast.synthesis.synthesize import synthesize
-from fglfast.training import loop  # noqa: F401 (likewise)
+from fglfast.training import worker, world  # noqa: F401 (likewise)
 from fglfast.training.launch import train
 from fglfast.training.settings import TrainSettings
 

@@ -19,8 +19,8 @@ from fglfast.shards.description import read_description
 from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.training.augment import Augmentation, normalise
 from fglfast.training.batches import epoch_rows, split, step_seed
+from fglfast.training.checkpoints import without_pickles
 from fglfast.training.run_folder import RunFolder
-from fglfast.training.workers import without_pickles
 
 Make = Callable[..., Path]
 
@@ -45,8 +45,8 @@ def test_images_are_the_same_kept_or_read_each_time(synthetic: Path, size: int) 
     kept, read = SyntheticImages(index, SIZE, size), SyntheticImages(index, SIZE, size, memory_limit=0)
     assert kept.in_memory and not read.in_memory
     rows = [3, 60, 119]
-    assert kept.__getitems__(rows).shape == (3, 3, size, size)
-    assert torch.equal(kept.__getitems__(rows), read.__getitems__(rows))
+    assert kept[rows].shape == (3, 3, size, size)
+    assert torch.equal(kept[rows], read[rows])
     assert torch.equal(kept[60], read[60])
 
 

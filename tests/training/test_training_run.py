@@ -1,25 +1,32 @@
-"""Whole runs in real processes: learning, two processes, kills, refusals. Few, as each start takes seconds."""
+"""Whole runs: learning, two processes, kills, refusals. Few in processes of their own, as each start takes seconds."""
 
 import json
+import os
+import random
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
+import psutil
 import pytest
+import torch
 from PIL import Image
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from training_samples import CLASSES, picture, write_synthetic, write_tar
 from transformers import pipeline
 
-from fglfast.base import errors
 from fglfast.base.errors import BadInputError, ExitCode, FglError, UsageError
 from fglfast.images.labelled import LabelledImages
-from fglfast.training import launch
+from fglfast.training import launch, worker
+from fglfast.training.__main__ import work
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
 from fglfast.training.settings import Job, TrainResult, TrainSettings
@@ -93,27 +100,35 @@ def history_of(out: Path) -> list[dict[str, Any]]:
 
 
 START = """
-import sys
-from pathlib import Path
+import signal, sys
 from fglfast.training.launch import train
 from fglfast.training.settings import Job
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line has it
 job = Job.model_validate_json(sys.argv[1])
-train(job.synthetic, job.out, job.settings, 1)
+try:
+    train(job.synthetic, job.out, job.settings, int(sys.argv[2]))
+except KeyboardInterrupt:
+    sys.exit(130)
 """
 
 
-def start_and_signal(job: Job, number: int, from_epoch: int) -> int:
-    """Start the run, signal it amid an epoch, wait for its workers' end; returns the exit status."""
-    process = subprocess.Popen([sys.executable, "-c", START, job.model_dump_json()], stderr=subprocess.DEVNULL)
+def start_and_signal(job: Job, number: int, from_epoch: int, processes: int = 1) -> int:
+    """Start the run, signal it amid an epoch, wait for the end of all its processes; returns the exit status."""
+    command = [sys.executable, "-c", START, job.model_dump_json(), str(processes)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     latest, deadline = job.out / "checkpoint" / "latest", time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         tag = latest.read_text() if latest.exists() else ""
-        if tag >= f"epoch{from_epoch:05d}-step0000002" and not tag.endswith("step0000000"):
+        if tag >= f"epoch{from_epoch:05d}-step0000002" and (processes > 1 or not tag.endswith("step0000000")):
             break
         time.sleep(0.005)
     assert process.poll() is None, "it ended before it could be killed"
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert sum("fglfast.training" in worker.cmdline() for worker in workers) == (processes if processes > 1 else 0)
     process.send_signal(number)
-    return process.wait(60)
+    status = process.wait(60)
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
+    return status
 
 
 def workers_of(out: Path) -> list[int]:
@@ -135,7 +150,7 @@ def test_killed_run_goes_on_to_the_same_weights(
     job = Job(synthetic=synthetic, out=out, settings=settings_for(tiny_arch, checkpoint_seconds=0.0))
     assert start_and_signal(job, signal.SIGKILL, from_epoch=1) == -signal.SIGKILL
     assert not (out / "model.safetensors").exists()
-    assert start_and_signal(job, signal.SIGTERM, from_epoch=3) != 0
+    assert start_and_signal(job, signal.SIGTERM, from_epoch=3) == ExitCode.INTERRUPTED
     assert workers_of(out) == []
     assert not (out / "model.safetensors").exists()
     result = train(synthetic, out, settings_for(tiny_arch), 1)
@@ -164,7 +179,9 @@ def test_full_disk_at_a_checkpoint_is_one_clear_line(synthetic: Path, tiny_arch:
     assert not (tmp_path / "model.safetensors").exists() and not (tmp_path / "checkpoint" / "latest").exists()
 
 
-def test_two_processes_with_a_users_deepspeed_file(synthetic: Path, tiny_arch: str, tmp_path: Path) -> None:
+def test_two_processes_with_a_users_deepspeed_file_killed_and_resumed(
+    synthetic: Path, tiny_arch: str, tmp_path: Path
+) -> None:
     theirs = {
         "train_batch_size": 12,
         "gradient_accumulation_steps": 2,
@@ -174,13 +191,53 @@ def test_two_processes_with_a_users_deepspeed_file(synthetic: Path, tiny_arch: s
     }
     (tmp_path / "ds.json").write_text(json.dumps(theirs))
     settings = settings_for(tiny_arch, epochs=4, deepspeed=tmp_path / "ds.json", checkpoint_seconds=0.0)
+    handlers = [signal.getsignal(number) for number in launch.LAUNCHER_SIGNALS]
     result = train(synthetic, tmp_path / "model", settings, 2)
+    assert [signal.getsignal(number) for number in launch.LAUNCHER_SIGNALS] == handlers
     assert result.processes == 2 and result.steps == 36
     assert result.train_loss < result.history[0]["train_loss"]
-    assert (tmp_path / "model" / "model.safetensors").exists()
+    killed = Job(synthetic=synthetic, out=tmp_path / "killed", settings=settings)
+    assert start_and_signal(killed, signal.SIGKILL, from_epoch=1, processes=2) == -signal.SIGKILL
+    assert start_and_signal(killed, signal.SIGTERM, from_epoch=2, processes=2) == ExitCode.INTERRUPTED
+    assert workers_of(killed.out) == [] and not (killed.out / "model.safetensors").exists()
+    assert not train(synthetic, killed.out, settings, 2).already_done
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (result.model, killed.out)]
+    assert weights[0] == weights[1]
     (tmp_path / "ds.json").write_text(json.dumps(theirs | {"train_batch_size": 24}))
     with pytest.raises(UsageError, match="train_batch_size 24, the settings make it 12"):
         train(synthetic, tmp_path / "other", settings, 2)
+
+
+def test_one_process_is_this_one_and_leaves_it_as_it_was(
+    reference: TrainResult, synthetic: Path, tiny_arch: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Again in the same process, and in a thread of it: the same weights, and nothing of the run stays behind."""
+
+    def state() -> tuple[object, ...]:
+        draws = (torch.random.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist())
+        return *draws, dict(os.environ), torch.distributed.is_initialized(), torch.get_num_threads()
+
+    weights, before = (reference.model / "model.safetensors").read_bytes(), state()
+    for number, run in enumerate((train, in_a_thread)):
+        result = run(synthetic, tmp_path / str(number), settings_for(tiny_arch), 1)
+        assert (result.model / "model.safetensors").read_bytes() == weights
+        assert state() == before and psutil.Process().children() == []
+    assert capfd.readouterr().out == ""
+
+
+def in_a_thread(*arguments: Any) -> TrainResult:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(train, *arguments).result()
+
+
+def test_a_process_group_of_the_caller_is_left_to_it(synthetic: Path, tiny_arch: str, tmp_path: Path) -> None:
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        result = train(synthetic, tmp_path / "model", settings_for(tiny_arch, epochs=1), 1)
+        assert result.processes == 1 and torch.distributed.is_initialized()
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_workers_error_keeps_its_kind(synthetic: Path, tiny_arch: str, tmp_path: Path) -> None:
@@ -196,7 +253,8 @@ def test_workers_error_keeps_its_kind(synthetic: Path, tiny_arch: str, tmp_path:
 def test_what_is_known_to_be_wrong_starts_nothing(
     synthetic: Path, tiny_arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "_run_workers", lambda *_: pytest.fail("workers were started"))
+    for start in ("_run_workers", "_run_alone"):
+        monkeypatch.setattr(launch, start, lambda *_: pytest.fail("training was started"))
     for settings, processes, words in [
         (settings_for("resnet19"), 1, "resnet19"),
         (settings_for(tiny_arch), 5, "cannot be divided into 5"),
@@ -214,42 +272,74 @@ def test_what_is_known_to_be_wrong_starts_nothing(
         train(synthetic, tmp_path / "model", settings_for(tiny_arch), 1)
 
 
-REPORT = b"""E1125 18:16:35.546000 1 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: %d) pid: 7
-Root Cause (first observed failure):
-  exitcode  : -15 (pid: 8)  (SIGTERM)
-  traceback : %s
-======================================================
-"""
+def died(folder: Path, exitcode: int, rank: int = 0, said: Exception | None = None) -> ProcessFailure:
+    """A worker's end as torch's launcher tells it, with what the worker left in its error file."""
+    file = folder / f"{rank}.json"
+    if said:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+            patch.setattr(worker, "run_job", fails(said))
+            job = Job(synthetic=folder, out=folder, settings=TrainSettings())
+            (folder / "job.json").write_text(job.model_dump_json())
+            with pytest.raises(FglError):
+                work(folder / "job.json")
+    return ProcessFailure(rank, 4711, exitcode, str(file))
+
+
+def fails(error: Exception) -> Callable[..., NoReturn]:
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    return fail
 
 
 @pytest.mark.parametrize("peer", [False, True], ids=["alone", "a peer saw the connection break"])
 def test_a_killed_worker_is_told_from_one_that_failed(tmp_path: Path, peer: bool) -> None:
-    job = Job(synthetic=tmp_path, out=tmp_path, settings=TrainSettings())
-    if peer:
-        (tmp_path / "error.json").write_text('{"kind": "FglError", "message": "Connection reset by peer", "hint": ""}')
+    log = tmp_path / "train.log"
     for number, name in ((9, "out of memory"), (11, "SIGSEGV")):
-        said = b"train: 5/10\n" + REPORT % (-number, b"Signal received by PID 7")
-        error = launch._failure(job, tmp_path / "error.json", said, 1)
+        failures = {0: died(tmp_path, -number), 2: died(tmp_path, -15, rank=2)}
+        if peer:
+            failures[1] = died(tmp_path, 1, rank=1, said=RuntimeError("Connection reset by peer"))
+        error = launch._failure(failures, log, "what they said")
         assert name in error.message and "Connection" not in error.message and "run again" in error.hint
-        assert (tmp_path / "train.log").read_bytes() == said
+        assert f"Signal {number}" in log.read_text() and "what they said" in log.read_text()
+        assert ("Connection reset by peer" in log.read_text()) == peer
 
 
-def test_a_worker_without_memory_says_so(tmp_path: Path) -> None:
-    job = Job(synthetic=tmp_path, out=tmp_path, settings=TrainSettings())
-    for words in (b"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB.", b"MemoryError"):
-        said = b"Traceback (most recent call last):\n  File x\n" + words + b"\n" + REPORT % (1, b"To enable traceback")
-        error = launch._failure(job, tmp_path / "error.json", said, 1)
-        assert error.message == "out of memory" and "--batch-size" in error.hint
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), MemoryError()], ids=repr
+)
+def test_a_process_without_memory_says_so(
+    error: Exception, synthetic: Path, tiny_arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_worker = launch._failure({0: died(tmp_path, 1, said=error)}, tmp_path / "train.log", "")
+    monkeypatch.setattr(worker, "start_engine", fails(error))
+    with pytest.raises(FglError) as caught:
+        train(synthetic, tmp_path / "model", settings_for(tiny_arch), 1)
+    for told in (of_worker, caught.value):
+        assert told.message == "out of memory" and "--batch-size" in told.hint
 
 
-def test_death_without_a_word_is_one_line(tmp_path: Path) -> None:
-    job = Job(synthetic=tmp_path, out=tmp_path, settings=TrainSettings())
-    said = b"train: 5/10\nTraceback (most recent call last):\n  File x\nImportError: no such thing\n=====\n"
-    said += REPORT % (1, b"To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html")
-    error = launch._failure(job, tmp_path / "error.json", said, 1)
-    assert error.message == "a training process ended (status 1): ImportError: no such thing"
+def test_a_workers_end_is_one_line(tmp_path: Path) -> None:
+    log = tmp_path / "train.log"
+    error = launch._failure({0: died(tmp_path, 1, said=ImportError("no such\nthing"))}, log, "words")
+    assert error.message == "training failed: ImportError: thing"
     assert type(error) is FglError and "train.log" in error.hint
-    assert (tmp_path / "train.log").read_bytes() == said
-    (tmp_path / "error.json").write_text('{"kind": "UsageError", "message": "no", "hint": "yes"}')
-    told = launch._failure(job, tmp_path / "error.json", said, 2)
-    assert (type(told), told.message, told.hint) == (errors.UsageError, "no", "yes")
+    assert "Traceback" in log.read_text() and "words" in log.read_text()
+    silent = launch._failure({1: died(tmp_path, 3, rank=1)}, log, "words")
+    assert "status 3" in silent.message and "train.log" in silent.hint
+    told = launch._failure({2: died(tmp_path, 2, rank=2, said=UsageError("no: more", "yes"))}, log, "")
+    assert (type(told), told.message, told.hint) == (UsageError, "no: more", "yes")
+
+
+def test_a_workers_error_travels(
+    synthetic: Path, tiny_arch: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One real launch that fails: nothing but the error is told, and it keeps its kind and its hint."""
+    (tmp_path / "initial.safetensors").write_bytes(b"no weights")
+    settings = settings_for(tiny_arch, initial=tmp_path / "initial.safetensors")
+    with pytest.raises(BadInputError, match=r"initial\.safetensors does not hold") as caught:
+        train(synthetic, tmp_path / "model", settings, 2)
+    assert caught.value.hint == "give another file"
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err and said.out == ""

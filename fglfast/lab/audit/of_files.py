@@ -11,12 +11,13 @@ from fglfast.engine.manifest import device_name
 from fglfast.generator.text import text_fingerprint
 from fglfast.images.dataset import read_dataset
 from fglfast.lab.audit.copies import Copies, Pair
-from fglfast.lab.audit.outputs import confidences, read_pixels
+from fglfast.lab.audit.outputs import confidences
 from fglfast.lab.audit.records import Attack, Audit, Inversion
 from fglfast.lab.audit.roc import roc
 from fglfast.lab.audit.synthetic import find_copies
 from fglfast.lab.audit.uploads import describe_sender, read_uploads
 from fglfast.payload import Payload, load_payload
+from fglfast.training.batches import read_pixels
 from fglfast.training.evaluate import open_classifier
 
 
@@ -52,7 +53,7 @@ def audit_files(files: Files) -> tuple[Audit, list[Pair]]:
     payload = _open_payload(files)
     model, names, size = open_classifier(files.model)
     members, others = (read_dataset(source).named(names) for source in (files.members, files.nonmembers))
-    pixels = [read_pixels(images, size) for images in (members, others)]
+    pixels = [read_pixels(images, size, "read") for images in (members, others)]
     pairs_of = zip(pixels, (members, others), strict=True)
     scores = [confidences(model, pixels_N3SS, images.labels) for pixels_N3SS, images in pairs_of]
     inside_N = np.repeat([True, False], [len(members), len(others)])

@@ -22,7 +22,7 @@ from fglfast.images.labelled import concatenate
 from fglfast.lab.audit.copies import Copies, Pair
 from fglfast.lab.audit.likelihood import leave_one_out, likelihood_ratio
 from fglfast.lab.audit.members import NOBODY, Pool, holders, learned_names
-from fglfast.lab.audit.outputs import confidences, read_pixels
+from fglfast.lab.audit.outputs import confidences
 from fglfast.lab.audit.records import CONTROL, MODEL, Attack, Audit, Inversion
 from fglfast.lab.audit.roc import roc
 from fglfast.lab.audit.server import server_views
@@ -30,6 +30,7 @@ from fglfast.lab.audit.shadows import Recipe, Shadows, control, train_shadows
 from fglfast.lab.audit.synthetic import find_copies
 from fglfast.lab.audit.uploads import describe_sender, read_uploads
 from fglfast.payload import load_payload
+from fglfast.training.batches import read_pixels
 from fglfast.training.evaluate import open_classifier
 
 USUAL: tuple[Method, ...] = ("fgl", "fedavg")
@@ -120,7 +121,7 @@ def audit_run(
     private = read_dataset(experiment.data).named(run.class_names)
     others = read_dataset(experiment.test).named(run.class_names)
     pool_images = concatenate([private, others]).named(run.class_names)
-    pool = Pool(pool_images, read_pixels(pool_images, experiment.image_size))
+    pool = Pool(pool_images, read_pixels(pool_images, experiment.image_size, "read"))
     recipes = {method: Recipe(experiment, method) for method in methods} | {CONTROL: control(experiment)}
     trained = train_shadows(recipes, pool, shadows, run.seed, out / "shadows", engines) if shadows else {}
     attacks = [attack for method in methods for attack in _attacks(run, method, pool, len(private), trained)]

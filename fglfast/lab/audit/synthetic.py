@@ -5,10 +5,10 @@ from pathlib import Path
 from torch import Tensor
 
 from fglfast.lab.audit.copies import Copies, Images, Pair, search
-from fglfast.lab.audit.outputs import features
 from fglfast.shards.description import read_description
 from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.training.evaluate import open_classifier
+from fglfast.training.predict import features
 
 
 def find_copies(synthetic: Path, judge: Path, private_N3SS: Tensor, held_out_M3SS: Tensor) -> tuple[Copies, list[Pair]]:
@@ -26,7 +26,6 @@ def find_copies(synthetic: Path, judge: Path, private_N3SS: Tensor, held_out_M3S
     model, _, size = open_classifier(judge)
     description = read_description(synthetic)
     index = read_index(synthetic, description)
-    drawn = SyntheticImages(index, description.image_size, size)
-    pixels = (drawn.__getitems__(list(range(len(drawn)))), private_N3SS, held_out_M3SS)
+    pixels = (SyntheticImages(index, description.image_size, size).kept, private_N3SS, held_out_M3SS)
     made, private, held_out = (Images(some, features(model, some)) for some in pixels)
     return search(made, private, held_out)

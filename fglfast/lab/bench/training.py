@@ -17,7 +17,7 @@ NEVER = 1e9
 
 
 def training_rate(arch: str, side: int, batch: int, rounds: int, ceiling_tflops: float) -> TrainingRate:
-    """Train for a few short epochs in a process of its own, as `train` does; the first epoch warms up.
+    """Train for a few short epochs as `train` does; the first epoch warms up.
 
     Args:
         arch: of the global model.

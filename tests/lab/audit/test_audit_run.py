@@ -14,10 +14,10 @@ from fglfast.images.dataset import read_dataset
 from fglfast.lab.audit import of_run, shadows
 from fglfast.lab.audit.members import Pool, learned_names
 from fglfast.lab.audit.of_run import audit_run, open_run
-from fglfast.lab.audit.outputs import read_pixels
 from fglfast.lab.audit.records import CONTROL, Audit
 from fglfast.lab.audit.shadows import Recipe, Shadows, control, train_shadows
 from fglfast.report.audit_page import write_page
+from fglfast.training.batches import read_pixels
 from fglfast.verbs.app import app
 
 

@@ -1,10 +1,10 @@
-"""Confidences and features against what the model itself says."""
+"""Confidences against what the model itself says."""
 
 import numpy as np
 import torch
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from fglfast.lab.audit.outputs import confidences, features
+from fglfast.lab.audit.outputs import confidences
 from fglfast.training.augment import normalise
 
 
@@ -32,10 +32,3 @@ def test_certainty_is_not_rounded_to_infinity():
         model.classifier[1].bias[0] += 500.0
     said = confidences(model, torch.zeros(2, 3, 8, 8, dtype=torch.uint8), np.array([0, 1]))
     assert 450 < said[0] < 550 and -550 < said[1] < -450
-
-
-def test_features_are_what_the_last_layer_sees():
-    model, pixels = classifier(), torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
-    with torch.inference_mode():
-        expected = model(pixel_values=normalise(pixels)).logits
-        assert torch.allclose(model.classifier[1](features(model, pixels)), expected, atol=1e-5)

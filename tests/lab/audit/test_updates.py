@@ -13,8 +13,9 @@ from fglfast.federation.local import train_locally
 from fglfast.images.dataset import read_dataset
 from fglfast.lab.audit import updates
 from fglfast.lab.audit.members import NOBODY, Pool, holders, learned_names
-from fglfast.lab.audit.outputs import confidences, read_pixels
+from fglfast.lab.audit.outputs import confidences
 from fglfast.lab.audit.roc import roc
+from fglfast.training.batches import read_pixels
 from fglfast.training.evaluate import open_classifier
 
 SEED = 2

@@ -1,0 +1,81 @@
+"""A classifier asked about many images, batch by batch. Knows no training: any saved image classifier will do."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from fglfast.base.console import Progress
+from fglfast.shards.index import Rows
+from fglfast.training.batches import Pixels, TrainingData, batches
+
+PASS = 256  # images of one pass
+
+
+def logits_of(output: Any) -> Tensor:
+    """What a classifier says of each class, float32 [B,K]."""
+    logits_BK: Tensor = output.logits.float()
+    return logits_BK
+
+
+@torch.no_grad()
+def predict(
+    network: Any,
+    pixels: Pixels,
+    rows: Rows | None = None,
+    take: Callable[[Any], Tensor] = logits_of,
+    batch_size: int = PASS,
+    name: str = "",
+) -> Tensor:
+    """What a network makes of images, on the CPU; it computes where its weights are, and is left in evaluation mode.
+
+    Args:
+        network: a transformers image classifier, or its base model.
+        pixels: the images.
+        rows: which of them, at least one; all by default.
+        take: what is wanted of the network's output, [B,...]: by default the logits.
+        batch_size: images of one pass.
+        name: of the progress that is shown; none without.
+    """
+    rows = np.arange(len(pixels)) if rows is None else rows
+    network.eval()
+    device = next(network.parameters()).device
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    answers = []
+    with Progress(name, len(rows)) if name else nullcontext() as progress:
+        for images_B3SS in batches(pixels, parts, device):
+            images_B3SS = images_B3SS.contiguous(memory_format=torch.channels_last)
+            answers.append(take(network(pixel_values=images_B3SS)).cpu())
+            if progress:
+                progress.advance(len(images_B3SS))
+    return torch.cat(answers)
+
+
+def features(model: Any, pixels: Pixels) -> Tensor:
+    """What the last layer of a classifier sees of each image, float32 [N,F]."""
+
+    def pooled(output: Any) -> Tensor:
+        found: Tensor | None = getattr(output, "pooler_output", None)
+        if found is not None:
+            return found.flatten(1).float()
+        last: Tensor = output.last_hidden_state.float()
+        return last.mean(1) if last.ndim == 3 else last.flatten(2).mean(2)
+
+    return predict(model.base_model, pixels, take=pooled)
+
+
+def judge_rows(network: Any, data: TrainingData, rows: Rows, batch_size: int = PASS) -> tuple[float, int]:
+    """The sum of the cross entropy over some rows, which may be none, and how many of them are named rightly."""
+    if not len(rows):
+        return 0.0, 0
+    logits_BK, labels = predict(network, data.pixels, rows, batch_size=batch_size).double(), data.labels[rows]
+    return cross_entropy(logits_BK, labels, reduction="sum").item(), int((logits_BK.argmax(1) == labels).sum())
+
+
+def count_right(network: Any, data: TrainingData, rows: Rows) -> int:
+    """How many images of some rows a classifier names rightly."""
+    return judge_rows(network, data, rows)[1]

@@ -1,0 +1,121 @@
+"""A training run in one of its processes: from the index of the shards to the saved model. Knows no launcher."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+
+from fglfast.base.errors import UsageError
+from fglfast.base.ranks import ranks_here
+from fglfast.shards.description import Description, read_description
+from fglfast.shards.index import MEMORY_LIMIT, SyntheticImages, read_index
+from fglfast.training.batches import TrainingData, split
+from fglfast.training.checkpoints import Checkpoints
+from fglfast.training.fit import fit, optimizer_of, schedule_of
+from fglfast.training.model import build_model, load_weights, save_model
+from fglfast.training.run_folder import RunFolder, identity
+from fglfast.training.settings import Job, TrainResult, TrainSettings, deepspeed_config
+from fglfast.training.world import World
+
+
+def run_job(job: Job, join: Callable[[], AbstractContextManager[World]]) -> TrainResult:
+    """Train in this process and return the result.
+
+    Args:
+        job: what to train on what, where.
+        join: enters this process among those of the run.
+
+    Raises:
+        UsageError: the folder belongs to another run, or the settings contradict each other.
+        BadInputError, IncompleteError: the synthetic data set cannot be used as it is.
+    """
+    description = read_description(job.synthetic)
+    run, folder = identity(job, description), RunFolder(job.out)
+    done = folder.result_of(run)
+    if done:
+        return done
+    data = load_data(job, description)
+    with join() as world, folder.locked() if world.leads else nullcontext():
+        if world.leads:
+            folder.write_record(run, None)
+        engine = start_engine(job.settings, description.class_names, data, world)
+        checkpoints = Checkpoints(engine, folder, world, job.settings.checkpoint_seconds)
+        history = fit(engine, data, job.settings, world, checkpoints, name="train" if world.leads else "")
+        result = _result(job, data, engine.module, history, world)
+        if world.leads:
+            save_model(engine.module, job.out, data.size)
+            folder.write_record(run, result)
+            folder.discard_checkpoints()
+        world.wait()
+        engine.destroy()
+    return result
+
+
+def load_data(job: Job, description: Description) -> TrainingData:
+    """Index the shards, split their rows, and decode the images if they fit into the memory.
+
+    Raises:
+        UsageError: there are fewer images to train on than one batch holds.
+        BadInputError, IncompleteError: the folder is not a whole synthetic data set.
+    """
+    settings, index = job.settings, read_index(job.synthetic, description)
+    train, held_out = split(index.labels, settings.validation_share, settings.seed)
+    if len(train) < settings.batch_size:
+        raise UsageError(
+            f"batch_size {settings.batch_size} is more than the {len(train)} images to train on",
+            "Choose a smaller batch_size, or synthesize more images.",
+        )
+    size = settings.image_size or description.image_size
+    images = SyntheticImages(index, description.image_size, size, MEMORY_LIMIT // ranks_here())
+    pixels = images.kept if images.in_memory else images
+    return TrainingData(pixels, torch.from_numpy(index.labels), size, train, held_out)
+
+
+def start_engine(settings: TrainSettings, class_names: tuple[str, ...], data: TrainingData, world: World) -> Any:
+    """Build the model and hand it to DeepSpeed with its optimiser and schedule."""
+    import deepspeed
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model: Any = build_model(settings.arch, class_names)
+    if settings.initial is not None:
+        load_weights(model, settings.initial)
+    wanted = getattr(model.config, "image_size", None)
+    if isinstance(wanted, int) and wanted != data.size:
+        raise UsageError(
+            f"{settings.arch} takes images of {wanted} pixels, not {data.size}",
+            f"Set image_size to {wanted}, or change the config.",
+        )
+    bf16 = world.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    config = deepspeed_config(settings, world.size, bf16)
+    ours: dict[str, Any] = {"model_parameters": model.parameters()}
+    if "optimizer" not in config:
+        ours["optimizer"] = optimizer_of(model, settings)
+    if "scheduler" not in config:
+        steps = settings.epochs * (len(data.train) // settings.batch_size)
+        ours["lr_scheduler"] = partial(schedule_of, settings=settings, steps=steps)
+    engine, *_ = deepspeed.initialize(model=model, config=config, **ours)
+    return engine
+
+
+def _result(
+    job: Job, data: TrainingData, model: torch.nn.Module, history: list[dict[str, Any]], world: World
+) -> TrainResult:
+    seconds, steps = sum(row["seconds"] for row in history), history[-1]["step"]
+    return TrainResult(
+        model=job.out,
+        images=len(data.train),
+        validation_images=len(data.held_out),
+        epochs=len(history),
+        steps=steps,
+        processes=world.size,
+        parameters=sum(p.numel() for p in model.parameters()),
+        train_loss=history[-1]["train_loss"],
+        val_loss=history[-1]["val_loss"],
+        val_accuracy=history[-1]["val_accuracy"],
+        seconds=round(seconds, 3),
+        images_per_second=round(steps * job.settings.batch_size / max(seconds, 1e-9), 2),
+        history=tuple(history),
+    )
