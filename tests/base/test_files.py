@@ -17,7 +17,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_a_second_run_is_kept_out_of_a_folder(tmp_path):
     out = tmp_path / "new" / "out"
-    with sole(out), pytest.raises(UsageError, match="another run is at work here"), sole(out):
+    with sole(out), pytest.raises(UsageError, match=r"new.out: another run"), sole(out):
         pass
     with sole(out):
         pass

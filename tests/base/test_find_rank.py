@@ -8,7 +8,7 @@ import torch
 from fglfast.base import console, ranks
 from fglfast.base.errors import UsageError
 from fglfast.base.ranks import Rank, find_rank
-from fglfast.verbs import options as command
+from fglfast.verbs import command, options
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS")
 # What Slurm sets in a batch script of eight tasks, and what srun adds for each of them.
@@ -63,8 +63,8 @@ def test_a_shell_of_srun_pty_is_one_process(environment, monkeypatch):
 @pytest.mark.parametrize(
     ("variables", "word"),
     [
-        ({"RANK": "0"}, "not WORLD_SIZE"),
-        ({"WORLD_SIZE": "2"}, "not RANK"),
+        ({"RANK": "0"}, "WORLD_SIZE is not"),
+        ({"WORLD_SIZE": "2"}, "RANK is not"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2, but WORLD_SIZE is 2"),
         ({"RANK": "-1", "WORLD_SIZE": "2"}, "'-1'"),
         ({"RANK": "0", "WORLD_SIZE": "two"}, "'two'"),
@@ -101,11 +101,11 @@ def test_torchruns_one_thread_is_not_taken_for_the_users_wish(here, given, left,
 
 def test_one_of_several_signs_its_lines_and_the_first_shows_progress(environment, monkeypatch, capsys):
     monkeypatch.setattr(console, "speaker", console.Speaker())
-    monkeypatch.setattr(command, "speaker", console.speaker)
+    monkeypatch.setattr(options, "speaker", console.speaker)
     monkeypatch.setattr(console, "stderr", console.Console(stderr=True, highlight=False, force_terminal=True))
     for number in ("0", "1"):
         environment({"RANK": number, "WORLD_SIZE": "2"})
-        command.join_ranks()
+        options.join_ranks()
         console.note("here")
         with console.Progress("draw", 4) as progress:
             progress.advance(4)

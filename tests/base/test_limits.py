@@ -29,7 +29,7 @@ def test_what_pytorch_makes_of_a_full_disk_is_a_full_disk():
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to"), "out of memory"),
         (OSError(errno.EROFS, "Read-only file system", "/x/y"), "/x/y: cannot be written or read (Read-only"),
-        (RuntimeError("basic_ios::clear: iostream error"), "out: cannot be written (no room)"),
+        (RuntimeError("basic_ios::clear: iostream error"), "out: cannot be written (no space left)"),
         (Exception("Error while serializing: I/O error: No space left on device (os error 28)"), "out: cannot be"),
     ],
 )

@@ -37,9 +37,9 @@ def test_nonsense_is_a_value_error_and_nothing_else(text):
     [
         ('{"a": 1, "a": 1}', "twice"),
         ('{"a": {"b": 1, "b": 2}}', "twice"),
-        ('{"a": NaN}', "NaN is no number"),
-        ('{"a": -Infinity}', "-Infinity is no number"),
-        ('{"a": 1e999}', "beyond all numbers"),
+        ('{"a": NaN}', "NaN is not"),
+        ('{"a": -Infinity}', "-Infinity is not"),
+        ('{"a": 1e999}', "1e999"),
         ("[1]", "not a JSON object"),
         ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
         ('{"a": [' + "[]," * MOST_VALUES + "1]}", "more than 300000 values"),

@@ -156,7 +156,7 @@ def test_a_model_that_predicts_noise_has_students_too(narrow, payload, tmp_path,
     [
         (["--channels", "20,20"], "give multiples of 16"),
         (["--channels", "32"], "give as many"),
-        (["--channels", "wide"], "no list of whole numbers"),
+        (["--channels", "wide"], "list of whole numbers"),
         (["--blocks", "3"], "give fewer --blocks"),
         (["--blocks", "2", "--method", "mdt"], "give fewer --blocks"),
     ],

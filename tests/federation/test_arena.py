@@ -146,3 +146,6 @@ def test_command_prints_a_table_and_writes_the_page(arena, experiment, folder, p
     as_json = CliRunner().invoke(app, [*command, "--data", private, "--test", public, "--json"])
     assert json.loads(as_json.stdout)["results"] == json.loads((folder / "run" / "arena.json").read_text())["results"]
     assert Arena.model_validate_json((folder / "run" / "arena.json").read_bytes()).class_names
+    (folder / "run" / "arena.html").unlink()
+    again = CliRunner().invoke(app, ["report", str(folder / "run")])
+    assert again.exit_code == 0 and (folder / "run" / "arena.html").read_text() == page
