@@ -11,19 +11,24 @@ from fglfast.base.errors import BadInputError
 from fglfast.engine.backends import installed
 from fglfast.engine.build import build_engine
 from fglfast.engine.export import UNET, example_inputs
+from fglfast.engine.trajectory import OURS
 from fglfast.generator.architecture import MiniSettings, build_unet
 from fglfast.generator.load import load_generator, read_shapes, segment, weights_fingerprint
 from fglfast.generator.text import resolve_model
 
+MEAN, STD = [0.5, -1.0] * 4, [2.0, 0.5, 1.5, 3.0] * 2  # of the latents, by channel
+
 
 @pytest.fixture(scope="module")
 def blockwise(random_mini, tmp_path_factory):
-    """The random small model above timestep 400, a narrower one from there on."""
+    """The random small model above timestep 400, a narrower one from there on; its latents have mean and deviation."""
     folder = tmp_path_factory.mktemp("blocks") / "blockwise"
     shutil.copytree(random_mini, folder)
     torch.manual_seed(5)
     build_unet(MiniSettings(unet_channels=(16, 32))).half().save_pretrained(folder / "unet_2")
     (folder / "blocks.json").write_text(json.dumps({"boundaries": [400.0]}))
+    config = folder / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"latents_mean": MEAN, "latents_std": STD}))
     return folder
 
 
@@ -50,6 +55,18 @@ def test_each_backend_asks_the_network_whose_time_it_is(backend, blockwise, reci
         expected = whole(latents, timestep_B, text, return_dict=False)[0]
         found = engine.networks.denoise(latents, timestep_B, engine.networks.project(text))
         assert torch.allclose(found, expected, atol=2e-3), (timestep, (found - expected).abs().max())
+
+
+def test_a_compiled_decoder_knows_mean_and_deviation(blockwise, recipe, engines):
+    """Exported, not only in PyTorch."""
+    built = build_engine(recipe.model_copy(update={"backend": "onnxruntime", "unet_batch": 4}), blockwise, engines)
+    assert built.manifest.reference == OURS
+    latents = torch.randn(3, *built.shapes.latent)
+    vae = load_generator(blockwise).decoder.vae
+    mean, std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (MEAN, STD))
+    with torch.no_grad():
+        expected = vae.decode(latents * std / vae.config.scaling_factor + mean).sample
+        assert torch.allclose(built.networks.decode(latents), expected, atol=1e-3)
 
 
 def test_eight_bits_are_calibrated_by_each_networks_own_time(blockwise, recipe, engines):
