@@ -77,7 +77,7 @@ def start_engine(settings: TrainSettings, class_names: tuple[str, ...], data: Tr
     """Build the model and hand it to DeepSpeed with its optimiser and schedule."""
     import deepspeed
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         model: Any = build_model(settings.arch, class_names)
     if settings.initial is not None:
