@@ -145,7 +145,7 @@ def test_other_engines_and_payloads_are_refused_before_anything_is_drawn(copy, m
     checked = verify(copy)
     with pytest.raises(UsageError, match="was drawn by engine idle, this is engine other"):
         repair(idle(name="other"), merged, copy, checked)
-    with pytest.raises(BadInputError, match="these payloads make plan"):
+    with pytest.raises(BadInputError, match="other payloads: payload of bob there only"):
         repair(idle(), merge_payloads([payload("ann", (3, 0, 1))]), copy, checked)
     engine = idle()
     engine.manifest.key.weights = "cd" * 32
