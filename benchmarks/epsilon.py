@@ -10,6 +10,7 @@ and noise on what is added costs nothing. `--captions attributes` measures that 
 """
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,7 @@ def measure(bench: Bench, curve: str, epsilon: float | None, seed: int, folder: 
     if done.exists():
         found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         return found
+    shutil.rmtree(folder, ignore_errors=True)  # a call that was killed drew other noise, which nothing repeats
     parts = partition_dirichlet(bench.private.labels, CLIENTS, BETA, seed)
     merged = merge_payloads(
         upload(bench, curve, epsilon, bench.private.select(rows), f"client{number}")

@@ -41,7 +41,7 @@ def free_caption(image_SSC: NDArray[np.uint8]) -> str:
     ]
     draws = np.random.default_rng(list(hashlib.sha256(image_SSC.tobytes()).digest()))
     said = [words[place] for place in draws.permutation(len(words))[: draws.integers(2, len(words) + 1)]]
-    return (", ", " ", " and ")[draws.integers(3)].join(said)
+    return (", ", " ")[draws.integers(2)].join(said)
 
 
 class FreeCaptions:
