@@ -112,19 +112,40 @@ except KeyboardInterrupt:
 """
 
 
+def start(job: Job, processes: int = 1) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", START, job.model_dump_json(), str(processes)]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+
+def amid_an_epoch(out: Path, epoch: int, processes: int) -> bool:
+    latest = out / "checkpoint" / "latest"
+    tag = latest.read_text() if latest.exists() else ""
+    return tag >= f"epoch{epoch:05d}-step0000002" and (processes > 1 or not tag.endswith("step0000000"))
+
+
 def start_and_signal(job: Job, number: int, from_epoch: int, processes: int = 1) -> int:
     """Start the run, signal it amid an epoch, wait for the end of all its processes; returns the exit status."""
-    command = [sys.executable, "-c", START, job.model_dump_json(), str(processes)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    latest, deadline = job.out / "checkpoint" / "latest", time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        tag = latest.read_text() if latest.exists() else ""
-        if tag >= f"epoch{from_epoch:05d}-step0000002" and (processes > 1 or not tag.endswith("step0000000")):
-            break
+    process = start(job, processes)
+    wait_for(process, lambda: amid_an_epoch(job.out, from_epoch, processes))
+    workers = workers_under(process)
+    assert len(workers) == (processes if processes > 1 else 0)
+    return signalled(process, number, workers)
+
+
+def wait_for(process: subprocess.Popen[bytes], done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None and not done():
         time.sleep(0.005)
-    assert process.poll() is None, "it ended before it could be killed"
-    workers = psutil.Process(process.pid).children(recursive=True)
-    assert sum("fglfast.training" in worker.cmdline() for worker in workers) == (processes if processes > 1 else 0)
+    assert process.poll() is None and done(), "it ended before it could be killed"
+
+
+def workers_under(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "fglfast.training" in child.cmdline()]
+
+
+def signalled(process: subprocess.Popen[bytes], number: int, workers: list[psutil.Process]) -> int:
+    """The exit status of a process that was sent a signal; its workers end too."""
     process.send_signal(number)
     status = process.wait(60)
     assert psutil.wait_procs(workers, timeout=60)[1] == []
@@ -198,7 +219,6 @@ def test_two_processes_with_a_users_deepspeed_file_killed_and_resumed(
     assert result.train_loss < result.history[0]["train_loss"]
     killed = Job(synthetic=synthetic, out=tmp_path / "killed", settings=settings)
     assert start_and_signal(killed, signal.SIGKILL, from_epoch=1, processes=2) == -signal.SIGKILL
-    assert start_and_signal(killed, signal.SIGTERM, from_epoch=2, processes=2) == ExitCode.INTERRUPTED
     assert workers_of(killed.out) == [] and not (killed.out / "model.safetensors").exists()
     assert not train(synthetic, killed.out, settings, 2).already_done
     weights = [(folder / "model.safetensors").read_bytes() for folder in (result.model, killed.out)]
@@ -206,6 +226,13 @@ def test_two_processes_with_a_users_deepspeed_file_killed_and_resumed(
     (tmp_path / "ds.json").write_text(json.dumps(theirs | {"train_batch_size": 24}))
     with pytest.raises(UsageError, match="train_batch_size 24, the settings make it 12"):
         train(synthetic, tmp_path / "other", settings, 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_an_interrupt_ends_the_workers(number: int, synthetic: Path, tiny_arch: str, tmp_path: Path) -> None:
+    process = start(Job(synthetic=synthetic, out=tmp_path / "model", settings=settings_for(tiny_arch)), processes=2)
+    wait_for(process, lambda: len(workers_under(process)) == 2)
+    assert signalled(process, number, workers_under(process)) == ExitCode.INTERRUPTED
 
 
 def test_one_process_is_this_one_and_leaves_it_as_it_was(
@@ -230,12 +257,16 @@ def in_a_thread(*arguments: Any) -> TrainResult:
         return pool.submit(train, *arguments).result()
 
 
-def test_a_process_group_of_the_caller_is_left_to_it(synthetic: Path, tiny_arch: str, tmp_path: Path) -> None:
+def test_a_process_group_of_the_caller_is_left_to_it(
+    synthetic: Path, tiny_arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_run_workers", fails(FglError("in a process of its own")))
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        result = train(synthetic, tmp_path / "model", settings_for(tiny_arch, epochs=1), 1)
-        assert result.processes == 1 and torch.distributed.is_initialized()
+        with pytest.raises(FglError, match="in a process of its own"):
+            train(synthetic, tmp_path / "model", settings_for(tiny_arch), 1)
+        assert torch.distributed.is_initialized()
     finally:
         torch.distributed.destroy_process_group()
 
@@ -243,7 +274,8 @@ def test_a_process_group_of_the_caller_is_left_to_it(synthetic: Path, tiny_arch:
 def test_workers_error_keeps_its_kind(synthetic: Path, tiny_arch: str, tmp_path: Path) -> None:
     folder = write_synthetic(tmp_path / "synthetic", per_class=4, shards=1)
     good, bad = (folder / "train-000000.tar"), b"\x89PNG\r\n\x1a\n" + b"0" * 50
-    write_tar(good, [(f"{n}.{k}", c) for n in range(12) for k, c in (("png", bad), ("cls", b"%d" % (n % 3)))])
+    kinds = (("png", lambda _: bad), ("cls", lambda n: b"%d" % (n % 3)), ("json", lambda _: b"{}"))
+    write_tar(good, [(f"{n:09d}.{kind}", of(n)) for n in range(12) for kind, of in kinds])
     with pytest.raises(BadInputError, match=r"train-000000\.tar: the image at byte") as caught:
         train(folder, tmp_path / "model", settings_for(tiny_arch, batch_size=4), 1)
     assert "run synthesize again" in caught.value.hint
