@@ -123,7 +123,7 @@ def test_run_again_it_redoes_nothing_and_more_candidates_or_budget_are_welcome(t
 def test_other_settings_in_the_folder_are_refused(tune, stages, changes, word):
     tune()
     ran = list(stages)
-    with pytest.raises(BadInputError, match=rf"other settings \({word}\)"):
+    with pytest.raises(BadInputError, match=rf"other settings \(.*{word}"):
         tune(**changes)
     assert stages == ran
 
