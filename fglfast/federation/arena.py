@@ -127,8 +127,8 @@ def _claim(out: Path, experiment: Experiment) -> str:
     out.mkdir(parents=True, exist_ok=True)
     if file.exists():
         there = Experiment.from_toml(file)
-        shared = shared.model_copy(update={"public": shared.public or there.public})  # may be named later
-        found = there.model_copy(update={"public": shared.public})
+        found = there.model_copy(update={"public": there.public or shared.public})  # may be named later
+        shared = shared.model_copy(update={"public": shared.public or there.public})
         if differing := differences(found.model_dump(mode="json"), shared.model_dump(mode="json")):
             raise UsageError(f"{out} belongs to another experiment: {differing}", "choose another --out")
     write_atomic(file, shared.to_toml())
