@@ -98,7 +98,7 @@ def test_a_data_set_of_such_classes_is_refused_before_an_engine_is_built(verb, n
 
 
 def test_a_demonstration_refuses_them_too(tmp_path):
-    images, labels = np.random.default_rng(0).integers(0, 255, (40, 8, 8), np.uint8), np.arange(40) % 2
+    images, labels = np.random.default_rng(0).integers(0, 255, (90, 8, 8), np.uint8), np.arange(90) % 2
     np.savez(tmp_path / "twins.npz", images=images, labels=labels, class_names=np.array(["Fox", "fox"]))
     refused = run(
         app, ["demo", "--private", str(tmp_path / "twins.npz"), "--beta", "9", "--out", str(tmp_path / "out")]
