@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -26,17 +26,7 @@ Method = Literal[
     "centralized",
     "local",
 ]
-METHODS: tuple[Method, ...] = (
-    "public-only",
-    "server-only",
-    "fgl",
-    "fgl-rounds",
-    "fgl-rounds-finetune",
-    "fedavg",
-    "fedprox",
-    "centralized",
-    "local",
-)
+METHODS: tuple[Method, ...] = get_args(Method)
 ALONE = METHODS[:2]  # what the server reaches without any client
 FEDERATED = METHODS[2:7]  # those that a real federation can run
 TITLES: dict[Method, str] = {
