@@ -5,7 +5,6 @@ on its labelled images, `--arm server-only` on images drawn from the list of cla
 """
 
 import json
-import time
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal
@@ -14,19 +13,15 @@ import numpy as np
 import typer
 from matplotlib.figure import Figure
 
-from benchmarks.global_model import public_accuracy, trained_accuracy
 from benchmarks.results_file import RESULTS, save_result
-from fglfast.client.embed import class_list, embed
-from fglfast.engine.build import build_engine
-from fglfast.engine.recipe import find_recipe
+from fglfast.federation.alone import public_only, server_only
 from fglfast.images.dataset import read_dataset
-from fglfast.payload.merge import merge_payloads
-from fglfast.pipeline.one_shot import OneShot, run_one_shot
+from fglfast.pipeline.demo import run_demo
 from fglfast.pipeline.record import RunRecord
+from fglfast.pipeline.settings import Demo
+from fglfast.pipeline.stages import Stages
 from fglfast.report.run_page import real_samples, synthetic_samples
-from fglfast.synthesis.settings import SynthesisSettings
-from fglfast.synthesis.synthesize import synthesize
-from fglfast.training.settings import TrainSettings
+from fglfast.training.evaluate import evaluate
 
 SHOWN = 10  # images a class in the picture
 
@@ -51,58 +46,48 @@ def main(
         raise typer.BadParameter("--arm public-only and --public PATH[:SPLIT] belong together")
     rows = []
     for seed in range(seeds):
-        asked = OneShot(
+        asked = Demo(
             private=private,
             test=test,
             recipe=recipe,
             images_per_class=images_per_class,
-            epochs=epochs,
-            arch=arch,
             prompt_level=prompt_level,
+            train=Demo().train.model_copy(update={"arch": arch, "epochs": epochs}),
             seed=seed,
         )
         folder = work / f"{name}-{seed}"
-        found = _figures(run_one_shot(asked, folder)) if arm == "one-shot" else _alone(asked, public, folder)
+        found = _figures(run_demo(asked, folder)) if arm == "one-shot" else _alone(asked, public, folder)
         rows.append({"seed": seed, **found})
         typer.echo(json.dumps(rows[-1]))
     accuracy = median(row["accuracy"] for row in rows)
-    settings = asked.model_copy(update={"private": Path(private).name, "test": Path(test).name, "seed": 0})
-    facts = {"arm": arm, "public": Path(public).name, "settings": settings.model_dump(mode="json")}
-    save_result(name, {**facts, "accuracy": accuracy, "runs": rows})
+    named = {"private": Path(private).name, "test": Path(test).name}
+    settings = asked.model_dump(mode="json", exclude={"train", "seed"}) | named
+    settings |= asked.train.model_dump(include={"arch", "epochs", "image_size"})
+    save_result(
+        name, {"arm": arm, "public": Path(public).name, "settings": settings, "accuracy": accuracy, "runs": rows}
+    )
     if name == "accuracy":
         _picture(work / f"{name}-0", test)
 
 
-def _alone(asked: OneShot, public: str, folder: Path) -> dict[str, Any]:
-    """What the server reaches without any client, once; with public images from those, else from the classes' names."""
-    done, begun = folder / "measured.json", time.monotonic()
-    if done.exists():
-        found: dict[str, Any] = json.loads(done.read_text())
-        return found
-    test = read_dataset(asked.test)
-    training = TrainSettings(arch=asked.arch, epochs=asked.epochs, image_size=asked.image_size, seed=asked.seed)
+def _alone(asked: Demo, public: str, folder: Path) -> dict[str, Any]:
+    """What the server reaches without any client; with public images from those, else from the classes' names."""
+    test, stages = read_dataset(asked.test), Stages(folder)
     if public:
-        images = read_dataset(public).named(test.class_names)
-        facts: dict[str, Any] = {"images": len(images)}
-        right = public_accuracy(images, test, folder, training)
+        trained = public_only(read_dataset(public).named(test.class_names), asked.train, asked.seed, folder, stages)
     else:
-        recipe = find_recipe(asked.recipe)
-        payload = embed(class_list(test.class_names), "server", recipe.model_folder())
-        engine = build_engine(recipe, recipe.model_folder(), folder / "engines")
-        drawn = SynthesisSettings(images_per_class=asked.images_per_class, seed=asked.seed, sampling=recipe.sampling)
-        made = synthesize(engine, merge_payloads([payload]), drawn, folder / "synthetic")
-        facts = {"images": made.images, "images_per_second": round(made.images / made.seconds, 2)}
-        right = trained_accuracy(folder / "synthetic", test, folder, training)
-    found = {"accuracy": right, **facts, "seconds": {"all": round(time.monotonic() - begun, 2)}}
-    done.write_text(json.dumps(found))
-    return found
+        trained = server_only(asked, test.class_names, asked.seed, folder, folder / "engines", stages)
+    images, seconds = trained.images + trained.validation_images, {stage.name: stage.seconds for stage in stages.done}
+    rate = {"images_per_second": round(images / seconds["synthesize"], 2)} if "synthesize" in seconds else {}
+    accuracy = evaluate(trained.model, test).accuracy
+    return {"accuracy": accuracy, "images": images, **rate, "seconds": {**seconds, "all": round(stages.seconds, 2)}}
 
 
 def _figures(record: RunRecord) -> dict[str, Any]:
     upload = max(client.upload_bytes for client in record.clients)
     return {
         "accuracy": record.evaluation.accuracy,
-        "calibration_error": round(record.evaluation.calibration_error, 4),
+        "calibration_error": round(record.evaluation.ece, 4),
         "seconds": {stage.name: stage.seconds for stage in record.stages},
         "images_per_second": record.images_per_second,
         "network_share": record.network_share,

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.global_model import SMALL
 from benchmarks.results_file import RESULTS, circumstances, save_result
 from fglfast.client.embed import embed
 from fglfast.distill.distill import FIT, DistillSettings, distill
@@ -25,13 +26,13 @@ from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.images.dataset import read_dataset
 from fglfast.payload.merge import Merged, merge_payloads
+from fglfast.pipeline.one_shot import draw_and_train
+from fglfast.pipeline.stages import Stages
 from fglfast.sampler.schedule import Sampling
 from fglfast.sampler.spacing import aligned_levels
 from fglfast.synthesis.settings import SynthesisSettings
 from fglfast.synthesis.synthesize import synthesize
 from fglfast.training.evaluate import evaluate
-from fglfast.training.launch import train
-from fglfast.training.settings import TrainSettings
 
 DRAWN_AT_ONCE = 32  # images a class
 GUIDANCE = 1.5  # the better of 1.5 and 2 on the private images: sampling.json
@@ -188,9 +189,8 @@ def measure(
         found: dict[str, Any] = json.loads(done.read_text())
         return found
     asked = SynthesisSettings(images_per_class=images_per_class, seed=seed, sampling=sampling)
-    synthesize(engine, merged, asked, folder / f"synthetic-{seed}")
-    chosen = TrainSettings(arch="resnet10-tiny", epochs=30, image_size=28, seed=seed)
-    trained = train(folder / f"synthetic-{seed}", folder / f"model-{seed}", chosen, "auto")
+    own = folder / str(seed)
+    _, trained = draw_and_train(engine, merged, asked, SMALL, own, Stages(own))
     found = {
         "seed": seed,
         "test": evaluate(trained.model, test).accuracy,

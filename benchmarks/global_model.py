@@ -4,14 +4,14 @@ from pathlib import Path
 
 from fglfast.base.errors import BadInputError
 from fglfast.engine.build import Engine
+from fglfast.federation.alone import public_only
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages
 from fglfast.payload.merge import Merged
-from fglfast.shards.pack import pack
+from fglfast.pipeline.one_shot import draw_and_train
+from fglfast.pipeline.stages import Stages
 from fglfast.synthesis.settings import SynthesisSettings
-from fglfast.synthesis.synthesize import synthesize
 from fglfast.training.evaluate import evaluate
-from fglfast.training.launch import train
 from fglfast.training.settings import TrainSettings
 
 SMALL = TrainSettings(arch="resnet10-tiny", epochs=30, image_size=28)
@@ -21,21 +21,15 @@ def accuracy(
     engine: Engine, merged: Merged, asked: SynthesisSettings, test: LabelledImages, folder: Path, batch_size: int = 128
 ) -> float:
     """Draw, train a `resnet10-tiny` for 30 epochs on nothing else, judge; the folder holds both, resumably."""
-    synthesize(engine, merged, asked, folder / "synthetic")
-    chosen = SMALL.model_copy(update={"batch_size": batch_size, "seed": asked.seed})
-    return trained_accuracy(folder / "synthetic", test, folder, chosen)
+    chosen = SMALL.model_copy(update={"batch_size": batch_size})
+    _, trained = draw_and_train(engine, merged, asked, chosen, folder, Stages(folder))
+    return evaluate(trained.model, test).accuracy
 
 
 def public_accuracy(public: LabelledImages, test: LabelledImages, folder: Path, training: TrainSettings) -> float:
     """A server's training on labelled images that it has itself: what it reaches without any client."""
-    assert training.image_size is not None
-    pack(public, training.image_size, folder / "images")
-    return trained_accuracy(folder / "images", test, folder, training)
-
-
-def trained_accuracy(images: Path, test: LabelledImages, folder: Path, training: TrainSettings) -> float:
-    """Train on shards, judge on real images."""
-    return evaluate(train(images, folder / "model", training, "auto").model, test).accuracy
+    trained = public_only(public, training, training.seed, folder, Stages(folder))
+    return evaluate(trained.model, test).accuracy
 
 
 def public_split(data: str) -> str:

@@ -16,11 +16,11 @@ from fglfast.engine.recipe import find_recipe
 from fglfast.generator.text import resolve_model
 from fglfast.images.dataset import read_dataset
 from fglfast.payload.merge import merge_payloads
+from fglfast.pipeline.one_shot import draw_and_train
+from fglfast.pipeline.stages import Stages
 from fglfast.sampler.schedule import Sampling
 from fglfast.synthesis.settings import SynthesisSettings
-from fglfast.synthesis.synthesize import synthesize
 from fglfast.training.evaluate import evaluate
-from fglfast.training.launch import train
 from fglfast.training.settings import TrainSettings
 
 SETTINGS = ((12, 1.0), (12, 1.5), (12, 2.0), (6, 1.0), (8, 1.0), (20, 1.0))
@@ -43,9 +43,8 @@ def main(
         asked = SynthesisSettings(
             images_per_class=images_per_class, sampling=Sampling(steps=steps, guidance_scale=guidance)
         )
-        made = synthesize(engine, merged, asked, work / name)
         chosen = TrainSettings(arch="resnet18-narrow", epochs=epochs, image_size=64)
-        trained = train(work / name, work / f"{name}-model", chosen, "auto")
+        made, trained = draw_and_train(engine, merged, asked, chosen, work / name, Stages(work / name))
         found = evaluate(trained.model, private)
         rows.append(
             {

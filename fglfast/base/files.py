@@ -57,6 +57,11 @@ def placing(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+def folder_bytes(folder: Path) -> int:
+    """What all files below a folder hold."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def usable_folder(out: Path) -> None:
     """Refuse a folder that cannot be made or written to, before any work is done for it; makes nothing itself.
 

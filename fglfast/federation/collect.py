@@ -1,35 +1,22 @@
-"""The server's one shot: payloads from clients, synthetic images, a model trained on them. Knows no rounds."""
+"""How the server collects the clients' payloads."""
 
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from flwr.app import Message
-from safetensors.torch import load_file
 
 from fglfast.base.config import Settings
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, FglError
 from fglfast.base.files import write_atomic
-from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import find_recipe
 from fglfast.federation import wire
 from fglfast.federation.experiment import Experiment
-from fglfast.federation.wire import Weights
 from fglfast.generator.load import read_shapes
 from fglfast.generator.text import text_fingerprint
 from fglfast.payload import AllowList, PayloadHeader, load_payload
 from fglfast.payload.merge import Merged, check_prompts, fingerprint, looks, merge_payloads
-from fglfast.synthesis.settings import SynthesisSettings
-from fglfast.synthesis.synthesize import synthesize
-from fglfast.training.launch import train
-from fglfast.training.model import write_weights
-
-T = TypeVar("T")
-MODEL = "model.safetensors"
 
 
 class Collected(Settings):
@@ -40,76 +27,20 @@ class Collected(Settings):
     seconds: float
 
 
-@dataclass(frozen=True)
-class Shot:
-    """What the one shot left.
-
-    Attributes:
-        weights: of the global model.
-        collected: what the clients were asked and took.
-        seconds: of the server: engine, synthesis and training, each as long as its last, uninterrupted call took.
-    """
-
-    weights: Weights
-    collected: Collected
-    seconds: float
-
-
-def one_shot(
-    grid: wire.CountedGrid, experiment: Experiment, class_names: tuple[str, ...], seed: int, folder: Path, engines: Path
-) -> Shot:
-    """Collect, synthesize, train; whatever is in `folder` already is not done again.
+def collected(
+    grid: wire.CountedGrid, experiment: Experiment, class_names: tuple[str, ...], folder: Path
+) -> tuple[Merged, Collected]:
+    """The prompts of all clients, and what asking for them took; what is in `folder` already is not asked again.
 
     Raises:
-        FglError: too few clients sent a sound payload, or a stage failed.
+        FglError: too few clients sent a sound payload, or classes send the same prompt.
     """
     model = find_recipe(experiment.recipe).model_folder()
-    payloads, collected = collect_payloads(grid, experiment, class_names, model, folder / "clients")
+    payloads, took = collect_payloads(grid, experiment, class_names, model, folder)
     allowed = experiment.allowed()
     merged = merge_payloads(load_payload(path, allowed=allowed) for path in payloads)
     check_prompts(merged, experiment.allow_same_prompt, "allow_same_prompt = true in the experiment")
-    weights, seconds = draw_and_train(merged, experiment, seed, folder, engines)
-    return Shot(weights, collected, seconds)
-
-
-def draw_and_train(
-    merged: Merged, experiment: Experiment, seed: int, folder: Path, engines: Path
-) -> tuple[Weights, float]:
-    """A model trained on images drawn from some prompts, and the server's seconds; resumes in `folder`."""
-    recipe = find_recipe(experiment.recipe)
-    folder.mkdir(parents=True, exist_ok=True)
-    asked = SynthesisSettings(
-        images_per_class=experiment.images_per_class,
-        seed=seed,
-        sampling=recipe.sampling,
-        max_share_per_client=experiment.max_share_per_client,
-    )
-    engine, building = timed(folder / "engine.seconds", lambda: build_engine(recipe, recipe.model_folder(), engines))
-    _, drawing = timed(folder / "synthesis.seconds", lambda: synthesize(engine, merged, asked, folder / "synthetic"))
-    weights, training = train_model(folder / "synthetic", experiment, seed, folder)
-    return weights, building + drawing + training
-
-
-def train_model(images: Path, experiment: Experiment, seed: int, folder: Path) -> tuple[Weights, float]:
-    """The server's training on shards of labelled images, and its seconds; resumes in `folder`."""
-    settings = experiment.train.model_copy(update={"seed": seed})
-    trained, training = timed(folder / "training.seconds", lambda: train(images, folder / "model", settings, "auto"))
-    return load_file(trained.model / MODEL), training
-
-
-def fine_tune(weights: Weights, synthetic: Path, experiment: Experiment, seed: int, folder: Path) -> Weights:
-    """Train an average further on the synthetic images; `folder` is the work's own and is removed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    initial = folder.with_name(f"{folder.name}.safetensors")
-    write_weights(weights, initial)
-    rounds = experiment.rounds
-    changes = {"seed": seed, "initial": initial, "epochs": rounds.fine_tune_epochs}
-    changes |= {"learning_rate": rounds.fine_tune_rate, "warmup_share": 0.0}
-    trained = train(synthetic, folder, experiment.train.model_copy(update=changes), "auto")
-    tuned = load_file(trained.model / MODEL)
-    shutil.rmtree(folder)
-    initial.unlink()
-    return tuned
+    return merged, took
 
 
 def collect_payloads(
@@ -183,12 +114,3 @@ def _keep(
             f"rows of {list(payload.prompts().shape[1:])}, not embeddings of {list(shape)}", "embed again"
         )
     return payload.header, fingerprint(payload)
-
-
-def timed(file: Path, stage: Callable[[], T]) -> tuple[T, float]:
-    """A stage's result, and its seconds when it was first done to the end: a later call finds it done."""
-    begun = time.monotonic()
-    result = stage()
-    if not file.exists():
-        write_atomic(file, f"{time.monotonic() - begun:.3f}\n")
-    return result, float(file.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from fglfast.client.privacy import Budget
 from fglfast.images.partition import MIN_IMAGES
 from fglfast.payload import AllowList
 from fglfast.payload.header import PromptLevel
+from fglfast.pipeline.settings import OneShot
 from fglfast.training.settings import TrainSettings
 
 Method = Literal[
@@ -101,8 +102,8 @@ class Rounds(Settings):
     milestones: tuple[int, ...] = ()
 
 
-class Experiment(Settings):
-    """What `fglfast run` reads.
+class Experiment(OneShot):
+    """What `fglfast run` reads: a one shot, whose architecture is every method's, and what it is compared with.
 
     Attributes:
         data: private images, PATH[:SPLIT].
@@ -110,15 +111,10 @@ class Experiment(Settings):
         public: labelled images that the server has itself, PATH[:SPLIT]; empty where it has none.
         partition: of the private images over the clients.
         validation_share: of each client's images, held out for every choice and curve.
-        recipe: the generator's recipe.
         prompt_level: of the clients' prompts.
         privacy: budget of each client's upload; None adds no noise. A real federation's clients have their own.
         learn: how embeddings are learned, where that is the level.
-        images_per_class: synthetic images of a class.
-        max_share_per_client: of those, where several clients hold the class; 1 takes their counts as they are.
         allow: the server's file of clients and their keys (see `AllowList`); simulated clients have none.
-        allow_same_prompt: whether classes may send the same prompt, and be drawn alike but for their label.
-        train: the server's training on synthetic images; its architecture is every method's.
         local: a client's training.
         rounds: how many.
         methods: what is compared; `public-only` is left out where there are no public images.
@@ -132,15 +128,11 @@ class Experiment(Settings):
     public: str = ""
     partition: Partition = Partition()
     validation_share: float = Field(0.1, gt=0, le=0.5)
-    recipe: str = "mini-few"
     privacy: Budget | None = None
     prompt_level: PromptLevel = "class"
     learn: LearnSettings = LearnSettings()
-    images_per_class: int = Field(500, ge=1)
-    max_share_per_client: float = Field(1.0, gt=0, le=1)
     allow: Path | None = None
-    allow_same_prompt: bool = False
-    train: TrainSettings = TrainSettings(arch="resnet10-tiny", image_size=28)
+    train: TrainSettings = TrainSettings(arch="resnet10-tiny", image_size=28)  # clients train it too
     local: LocalSettings = LocalSettings()
     rounds: Rounds = Rounds()
     methods: tuple[Method, ...] = METHODS

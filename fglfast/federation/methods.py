@@ -4,6 +4,7 @@ Centralized training is FedAvg with one client that holds everything, local-only
 the same loop, optimiser and number of epochs for all.
 """
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,13 +18,16 @@ from fglfast.base.config import Settings
 from fglfast.base.files import write_atomic
 from fglfast.federation import wire
 from fglfast.federation.alone import public_only, server_only
-from fglfast.federation.collect import MODEL, fine_tune, one_shot
+from fglfast.federation.collect import collected
 from fglfast.federation.experiment import ALONE, Experiment, Method
 from fglfast.federation.rounds import Federation, Plan, Row
 from fglfast.federation.wire import Weights
 from fglfast.images.dataset import read_dataset
+from fglfast.pipeline.one_shot import one_shot
+from fglfast.pipeline.stages import Stages
 from fglfast.training.batches import TrainingData
-from fglfast.training.model import build_model, save_model
+from fglfast.training.launch import train
+from fglfast.training.model import WEIGHTS, build_model, save_model, write_weights
 from fglfast.training.predict import count_right
 
 Grids = Callable[[Method], list[wire.CountedGrid]]
@@ -93,7 +97,7 @@ class Contest:
 
     def deliver(self, grid: wire.CountedGrid, method: Method) -> int:
         """Send a finished method's model to the clients; returns how many kept it."""
-        return self._federation(grid).deliver(load_file(self.out / method / "model" / MODEL))
+        return self._federation(grid).deliver(load_file(self.out / method / "model" / WEIGHTS))
 
     def accuracy(self, model: PreTrainedModel) -> float:
         """Of a model on the real test images."""
@@ -117,31 +121,51 @@ class Contest:
 
     def _alone(self, federation: Federation, method: Method, folder: Path) -> tuple[Weights, list[Row]]:
         """What needs no client; those only say how well it does on the images that they hold out."""
+        experiment, stages = self.experiment, Stages(folder)
         if method == "public-only":
-            public = read_dataset(self.experiment.public).named(self.class_names)
-            weights, seconds = public_only(self.experiment, public, self.seed, folder)
+            public = read_dataset(experiment.public).named(self.class_names)
+            trained = public_only(public, experiment.train, self.seed, folder, stages)
         else:
-            weights, seconds = server_only(self.experiment, self.class_names, self.seed, folder, self.engines)
+            trained = server_only(experiment, self.class_names, self.seed, folder, self.engines, stages)
+        weights = load_file(trained.model / WEIGHTS)
         row = federation.judge(weights, 0, milestone=True)
-        return weights, [row.model_copy(update={"server_seconds": round(seconds, 3)})]
+        return weights, [row.model_copy(update={"server_seconds": round(stages.seconds, 3)})]
 
     def _first_shot(self, federation: Federation, grid: wire.CountedGrid) -> tuple[Weights, Row]:
         """The one-shot model and its row, made once for all methods that begin with it."""
         path = self.shot / "row.json"
         if not path.exists():
-            made = one_shot(grid, self.experiment, self.class_names, self.seed, self.shot, self.engines)
+            merged, took = collected(grid, self.experiment, self.class_names, self.shot / "clients")
+            stages = Stages(self.shot)
+            made = one_shot(merged, self.experiment, self.seed, self.shot, self.engines, stages)
             spent = {
-                "bytes_down": made.collected.bytes_down,
-                "bytes_up": made.collected.bytes_up,
-                "client_seconds": made.collected.seconds,
-                "server_seconds": round(made.seconds, 3),
+                "bytes_down": took.bytes_down,
+                "bytes_up": took.bytes_up,
+                "client_seconds": took.seconds,
+                "server_seconds": round(stages.seconds, 3),
             }
-            row = federation.judge(made.weights, 0, milestone=True).model_copy(update=spent)
+            weights = load_file(made.trained.model / WEIGHTS)
+            row = federation.judge(weights, 0, milestone=True).model_copy(update=spent)
             write_atomic(path, row.model_dump_json(indent=1) + "\n")
-        return load_file(self.shot / "model" / MODEL), Row.model_validate_json(path.read_bytes())
+        return load_file(self.shot / "model" / WEIGHTS), Row.model_validate_json(path.read_bytes())
 
     def _tuned(self, folder: Path, weights: Weights, number: int) -> Weights:
         return fine_tune(weights, self.shot / "synthetic", self.experiment, self.seed + number, folder / "tune")
+
+
+def fine_tune(weights: Weights, synthetic: Path, experiment: Experiment, seed: int, folder: Path) -> Weights:
+    """Train an average further on the synthetic images; `folder` is the work's own and is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    initial = folder.with_name(f"{folder.name}.safetensors")
+    write_weights(weights, initial)
+    rounds = experiment.rounds
+    changes = {"seed": seed, "initial": initial, "epochs": rounds.fine_tune_epochs}
+    changes |= {"learning_rate": rounds.fine_tune_rate, "warmup_share": 0.0}
+    trained = train(synthetic, folder, experiment.train.model_copy(update=changes), "auto")
+    tuned = load_file(trained.model / WEIGHTS)
+    shutil.rmtree(folder)
+    initial.unlink()
+    return tuned
 
 
 def together(runs: list[list[Row]]) -> tuple[Row, ...]:

@@ -5,15 +5,8 @@ from typing import Any
 
 from fglfast.base.config import Settings
 from fglfast.base.files import write_atomic
-
-
-class Stage(Settings):
-    """One stage: wall seconds, bytes it left behind, and one line about it."""
-
-    name: str
-    seconds: float
-    bytes: int = 0
-    note: str = ""
+from fglfast.pipeline.stages import Stage
+from fglfast.training.results import Evaluation
 
 
 class ClientRecord(Settings):
@@ -33,25 +26,6 @@ class Epoch(Settings):
     val_loss: float | None = None
     val_accuracy: float | None = None
     seconds: float = 0.0
-
-
-class ClassAccuracy(Settings):
-    """Accuracy on the real test images of one class."""
-
-    name: str
-    accuracy: float | None
-    images: int
-
-
-class Evaluated(Settings):
-    """The global model on the real test images; confusion rows are true classes."""
-
-    accuracy: float
-    images: int
-    loss: float
-    calibration_error: float
-    per_class: tuple[ClassAccuracy, ...]
-    confusion: tuple[tuple[int, ...], ...]
 
 
 class EngineRecord(Settings):
@@ -87,7 +61,7 @@ class RunRecord(Settings):
     model_parameters: int
     model_bytes: int
     history: tuple[Epoch, ...]
-    evaluation: Evaluated
+    evaluation: Evaluation
     stages: tuple[Stage, ...]
 
     def save(self, path: Path) -> None:

@@ -55,15 +55,16 @@ def write_report(record: RunRecord, synthetic: Samples, real: Samples, out: Path
 
 def least_accurate(record: RunRecord) -> list[str]:
     """The classes that the page shows one by one: all, or of many those that the model names worst; worst first."""
-    ranked = sorted(record.evaluation.per_class, key=lambda entry: (entry.accuracy is None, entry.accuracy))
-    return [entry.name for entry in ranked[:MOST_ROWS]]
+    found = record.evaluation.per_class
+    ranked = sorted(found, key=lambda name: (found[name].accuracy is None, found[name].accuracy))
+    return ranked[:MOST_ROWS]
 
 
 def _view(record: RunRecord, synthetic: Samples, real: Samples) -> dict[str, Any]:
     seconds = sum(stage.seconds for stage in record.stages)
     upload = max((client.upload_bytes for client in record.clients), default=0)
     evaluation = record.evaluation
-    shown, by_name = least_accurate(record), {entry.name: entry for entry in evaluation.per_class}
+    shown, settings = least_accurate(record), dict(record.settings)
     many = len(evaluation.confusion) > MOST_CONFUSION
     return {
         "record": record,
@@ -79,7 +80,8 @@ def _view(record: RunRecord, synthetic: Samples, real: Samples) -> dict[str, Any
             for name in sorted(shown, key=record.class_names.index)
         ],
         "curve": svg(partial(_curve, record)) if record.history else "",
-        "per_class": [by_name[name] for name in shown],
+        "per_class": [(name, evaluation.per_class[name]) for name in shown],
+        "facts": (settings, settings.pop("train", {}), record.machine, record.versions),
         "matrix": not many,
         "confused": _confusions(record) if many else (),
         "most_confused": MOST_PAIRS,
@@ -107,7 +109,7 @@ def _curve(record: RunRecord) -> Figure:
 
 def _confusions(record: RunRecord) -> list[tuple[str, str, int]]:
     """Every class that was taken for another, and how often; most often first."""
-    names = [entry.name for entry in record.evaluation.per_class]
+    names = record.evaluation.class_names
     pairs = [
         (names[row], names[column], count)
         for row, counts in enumerate(record.evaluation.confusion)

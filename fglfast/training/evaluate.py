@@ -7,7 +7,6 @@ import torch
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassCalibrationError, MulticlassConfusionMatrix
 
-from fglfast.base.config import Settings
 from fglfast.base.errors import BadInputError
 from fglfast.generator.configs import read_config
 from fglfast.images.decoding import MOST_SIDE
@@ -15,37 +14,9 @@ from fglfast.images.labelled import LabelledImages
 from fglfast.training.batches import DecodedImages
 from fglfast.training.model import load_model
 from fglfast.training.predict import predict
+from fglfast.training.results import ClassResult, Evaluation
 
 MODEL_HINT = "Name a folder written by train."
-
-
-class ClassResult(Settings):
-    """One class: how many of its `n` images were recognised; no accuracy without images."""
-
-    accuracy: float | None
-    n: int
-
-
-class Evaluation(Settings):
-    """How well a model names labelled images.
-
-    Attributes:
-        accuracy: share of images named rightly.
-        n: images judged.
-        loss: mean cross entropy in nats.
-        ece: expected calibration error over 15 bins of confidence (arXiv 1706.04599).
-        class_names: the model's classes, in the order of `confusion`.
-        per_class: result of every class of the model.
-        confusion: images by true class (rows) and named class (columns).
-    """
-
-    accuracy: float
-    n: int
-    loss: float
-    ece: float
-    class_names: tuple[str, ...]
-    per_class: dict[str, ClassResult]
-    confusion: tuple[tuple[int, ...], ...]
 
 
 def evaluate(model_dir: Path, dataset: LabelledImages, batch_size: int = 256) -> Evaluation:

@@ -16,8 +16,9 @@ from fglfast.base.errors import FglError, UsageError
 from fglfast.base.files import usable_folder
 from fglfast.base.limits import as_limit
 from fglfast.shards.description import read_description
+from fglfast.training.results import TrainResult
 from fglfast.training.run_folder import RunFolder, identity
-from fglfast.training.settings import Job, TrainResult, TrainSettings, check_arch, deepspeed_config
+from fglfast.training.settings import Job, TrainSettings, check_arch, deepspeed_config
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure

@@ -19,6 +19,8 @@ from fglfast.generator.configs import MOST_LABELS, Announced, announced, check_c
 from fglfast.generator.outline import outlined
 from fglfast.training.settings import ARCHITECTURES, check_arch
 
+WEIGHTS = "model.safetensors"
+
 
 def build_model(arch: str, class_names: Sequence[str]) -> PreTrainedModel:
     """Build an image classifier with fresh weights, drawn from torch's global generator.
@@ -120,7 +122,7 @@ def save_model(model: PreTrainedModel, folder: Path, image_size: int) -> None:
     model.config.architectures = [type(model).__name__]
     write_atomic(folder / "config.json", model.config.to_json_string())
     write_atomic(folder / "preprocessor_config.json", json.dumps(processor_config(image_size), indent=2) + "\n")
-    write_weights(model.state_dict(), folder / "model.safetensors")
+    write_weights(model.state_dict(), folder / WEIGHTS)
 
 
 def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:

@@ -21,12 +21,14 @@ from fglfast.base.folders import leads_out
 from fglfast.base.untrusted import read_bytes
 from fglfast.base.wording import differences
 from fglfast.shards.description import Description
-from fglfast.training.settings import Job, TrainResult
+from fglfast.training.model import WEIGHTS
+from fglfast.training.results import TrainResult
+from fglfast.training.settings import Job
 
 LOCK_PATIENCE = 10.0  # seconds: a killed run's workers need some to end
 MOST_TAG = 100  # bytes
 TAG = re.compile(r"epoch\d{5,9}-step\d{7,12}", re.ASCII)
-MODEL_FILES = ("config.json", "model.safetensors")
+MODEL_FILES = ("config.json", WEIGHTS)
 
 
 def identity(job: Job, description: Description) -> dict[str, Any]:

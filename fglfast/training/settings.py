@@ -1,4 +1,4 @@
-"""What a training run is asked for and what it answers. Knows no torch: reading it costs nothing."""
+"""What a training run is asked for. Knows no torch: reading it costs nothing."""
 
 import json
 import math
@@ -93,34 +93,6 @@ class TrainSettings(Settings):
         if step < warmup:
             return (step + 1) / warmup
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
-
-
-class TrainResult(Settings):
-    """What a finished training run reports.
-
-    Attributes:
-        model: the folder, loadable by plain transformers.
-        images: synthetic images trained on; `validation_images` were held out of them.
-        parameters: weights of the model.
-        seconds: time spent in epochs, over all resumptions.
-        history: one row an epoch, as in `history.jsonl`.
-        already_done: nothing was run, the folder held this very run finished.
-    """
-
-    model: Path
-    images: int
-    validation_images: int
-    epochs: int
-    steps: int
-    processes: int
-    parameters: int
-    train_loss: float
-    val_loss: float | None
-    val_accuracy: float | None
-    seconds: float
-    images_per_second: float
-    history: tuple[dict[str, Any], ...]
-    already_done: bool = False
 
 
 class Job(Settings):

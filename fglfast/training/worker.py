@@ -15,8 +15,9 @@ from fglfast.training.batches import TrainingData, split
 from fglfast.training.checkpoints import Checkpoints
 from fglfast.training.fit import fit, optimizer_of, schedule_of
 from fglfast.training.model import build_model, load_weights, save_model
+from fglfast.training.results import TrainResult
 from fglfast.training.run_folder import RunFolder, identity
-from fglfast.training.settings import Job, TrainResult, TrainSettings, deepspeed_config
+from fglfast.training.settings import Job, TrainSettings, deepspeed_config
 from fglfast.training.world import World
 
 

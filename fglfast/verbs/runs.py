@@ -7,10 +7,13 @@ import typer
 
 from fglfast.base.console import emit_json, stdout
 from fglfast.base.errors import UsageError
+from fglfast.pipeline.settings import Demo, OneShot
 from fglfast.training.settings import TrainSettings, check_arch
 from fglfast.verbs.command import LOST, RUNS, needing_flower, tell, verb
-from fglfast.verbs.documented import option
+from fglfast.verbs.documented import checked, option
 from fglfast.verbs.options import DEFAULT_ENGINES, AllowSamePrompt, AsJson, Engines, ModelName, PromptLevel, RecipeName
+
+DEMO = Demo()
 
 
 @verb(RUNS)
@@ -18,34 +21,28 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run; a second call goes on where it stopped.")] = Path(
         "fglfast-demo"
     ),
-    private: Annotated[
-        str, typer.Option(help="Images that are dealt out to the clients: PATH[:SPLIT].")
-    ] = "fashion:private",
-    test: Annotated[
-        str, typer.Option(help="Real images that the global model is tested on: PATH[:SPLIT].")
-    ] = "fashion:test",
-    clients: Annotated[int, typer.Option(min=1, help="How many clients are simulated.")] = 5,
-    beta: Annotated[
-        float,
-        typer.Option(min=1e-4, help="Dirichlet concentration: the smaller, the more the clients' classes differ."),
-    ] = 0.01,
-    prompt_level: PromptLevel = "class",
-    recipe: RecipeName = "mini-few",
-    images_per_class: Annotated[int, typer.Option(min=1, help="Synthetic images of each class.")] = 300,
-    arch: Annotated[str, option(TrainSettings, "arch")] = "resnet18-narrow",
-    epochs: Annotated[int, option(TrainSettings, "epochs")] = 20,
-    image_size: Annotated[int, option(TrainSettings, "image_size")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the clients' shares, of synthesis and of training.")] = 0,
-    allow_same_prompt: AllowSamePrompt = False,
+    private: Annotated[str, option(Demo, "private")] = DEMO.private,
+    test: Annotated[str, option(Demo, "test")] = DEMO.test,
+    clients: Annotated[int, option(Demo, "clients")] = DEMO.clients,
+    beta: Annotated[float, option(Demo, "beta")] = DEMO.beta,
+    prompt_level: PromptLevel = DEMO.prompt_level,
+    recipe: RecipeName = DEMO.recipe,
+    images_per_class: Annotated[int, option(OneShot, "images_per_class")] = DEMO.images_per_class,
+    arch: Annotated[str, option(TrainSettings, "arch")] = DEMO.train.arch,
+    epochs: Annotated[int, option(TrainSettings, "epochs")] = DEMO.train.epochs,
+    image_size: Annotated[int | None, option(TrainSettings, "image_size")] = DEMO.train.image_size,
+    seed: Annotated[int, option(Demo, "seed")] = DEMO.seed,
+    allow_same_prompt: AllowSamePrompt = DEMO.allow_same_prompt,
     as_json: AsJson = False,
 ) -> None:
     """Run one-shot Federated Generative Learning end to end on simulated clients, and write an HTML page."""
     check_arch(arch)
     from fglfast.base.files import sole
-    from fglfast.pipeline.one_shot import OneShot, run_one_shot
+    from fglfast.pipeline.demo import run_demo
     from fglfast.report.run_page import write_run_page
 
-    settings = OneShot(
+    asked = checked(
+        Demo,
         private=private,
         test=test,
         clients=clients,
@@ -53,27 +50,21 @@ def demo(
         prompt_level=prompt_level,
         recipe=recipe,
         images_per_class=images_per_class,
-        arch=arch,
-        epochs=epochs,
-        image_size=image_size,
+        train=checked(TrainSettings, arch=arch, epochs=epochs, image_size=image_size),
         seed=seed,
         allow_same_prompt=allow_same_prompt,
     )
     with sole(out):
-        record, page = run_one_shot(settings, out), write_run_page(out)
+        record, page = run_demo(asked, out), write_run_page(out)
     if as_json:
         emit_json({"accuracy": record.evaluation.accuracy, "report": str(page), **record.model_dump(mode="json")})
         return
     upload, model = max(client.upload_bytes for client in record.clients), record.model_bytes
-    stdout.print(
-        f"accuracy on {record.evaluation.images} real test images: [bold]{record.evaluation.accuracy:.1%}[/bold]"
-    )
+    stdout.print(f"accuracy on {record.evaluation.n} real test images: [bold]{record.evaluation.accuracy:.1%}[/bold]")
     stdout.print(
         f"largest upload of a client: {upload:,} bytes, 1/{model // max(upload, 1):,} of the model's {model:,}"
     )
-    if record.taught_by:
-        stdout.print(record.taught_by, markup=False)
-        stdout.print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
+    _say_where(record.taught_by, page)
 
 
 @verb(RUNS)
@@ -116,9 +107,14 @@ def run(
         emit_json({"page": str(page), **arena.model_dump(mode="json")})
         return
     stdout.print(table(arena))
-    if arena.taught_by:
-        stdout.print(arena.taught_by, markup=False)
-        stdout.print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
+    _say_where(arena.taught_by, page)
+
+
+def _say_where(taught_by: str, page: Path) -> None:
+    """The last lines of a run: what its generator had learned from, and its page."""
+    if taught_by:
+        stdout.print(taught_by, markup=False)
+    stdout.print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
 
 
 @verb(RUNS, LOST)

@@ -13,7 +13,7 @@ from fglfast.base.errors import BadInputError, FglError
 from fglfast.client.embed import embed
 from fglfast.client.learn import LearnSettings
 from fglfast.federation import client_app, wire
-from fglfast.federation.collect import collect_payloads, one_shot
+from fglfast.federation.collect import collect_payloads, collected
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.images.dataset import read_dataset
@@ -192,8 +192,9 @@ def test_classes_that_send_the_same_prompt_end_the_run_unless_they_may(experimen
     grid = LoopbackGrid(client_app.app, [0, 1, 2], {"experiment": str(tmp_path / "e.toml"), "seed": 0})
     counted = wire.CountedGrid(grid, timeout=60, least=2)
     with pytest.raises(BadInputError, match="'bag', 'Bag'") as refused:
-        one_shot(counted, asked, names, 0, tmp_path / "out", tmp_path / "engines")
-    assert "allow_same_prompt" in refused.value.hint and not (tmp_path / "engines").exists()
+        collected(counted, asked, names, tmp_path / "out")
+    assert "allow_same_prompt" in refused.value.hint
     allowed = asked.model_copy(update={"allow_same_prompt": True})
-    assert one_shot(counted, allowed, names, 0, tmp_path / "out", tmp_path / "engines").weights
+    merged, _ = collected(counted, allowed, names, tmp_path / "out")
+    assert merged.class_names == names
     assert "their images are drawn alike" in " ".join(capsys.readouterr().err.split())

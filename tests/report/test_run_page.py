@@ -6,16 +6,10 @@ import pytest
 from fglfast.base.errors import BadInputError
 from fglfast.base.machine import machine_facts, package_versions
 from fglfast.generator.text import resolve_model, taught_by
-from fglfast.pipeline.record import (
-    ClassAccuracy,
-    ClientRecord,
-    EngineRecord,
-    Epoch,
-    Evaluated,
-    RunRecord,
-    Stage,
-)
+from fglfast.pipeline.record import ClientRecord, EngineRecord, Epoch, RunRecord
+from fglfast.pipeline.stages import Stage
 from fglfast.report.run_page import _curve, least_accurate, write_report
+from fglfast.training.results import ClassResult, Evaluation
 
 EVIL = '<script>alert(1)</script>" onload="x'
 
@@ -27,7 +21,7 @@ def record(classes=2, epochs=2):
         created="2026-01-01",
         machine=machine_facts("cpu"),
         versions=package_versions(),
-        settings={"seed": 0},
+        settings={"seed": 0, "train": {"epochs": epochs}},
         class_names=names,
         private_source="a",
         test_source="b",
@@ -41,12 +35,13 @@ def record(classes=2, epochs=2):
         model_parameters=10,
         model_bytes=400_000,
         history=tuple(Epoch(epoch=k, train_loss=1.0 / (k + 1), val_accuracy=0.5) for k in range(epochs)),
-        evaluation=Evaluated(
+        evaluation=Evaluation(
             accuracy=0.5,
-            images=4,
+            n=4,
             loss=1.0,
-            calibration_error=0.1,
-            per_class=tuple(ClassAccuracy(name=name, accuracy=None, images=0) for name in names),
+            ece=0.1,
+            class_names=names,
+            per_class={name: ClassResult(accuracy=None, n=0) for name in names},
             confusion=tuple(tuple(range(classes)) for _ in range(classes)),
         ),
         stages=(Stage(name="embed", seconds=1.0), Stage(name="train", seconds=3.0, bytes=5)),
@@ -82,8 +77,8 @@ def many(classes):
     """A run of many classes, of which class k is named rightly in k of 1,000 cases and taken for its neighbour else."""
     made = record(classes)
     confusion = np.diag(np.arange(classes)) + np.roll(np.diag(np.arange(classes)), 1, axis=1)
-    per_class = [ClassAccuracy(name=name, accuracy=k / 1000, images=9) for k, name in enumerate(made.class_names)]
-    found = made.evaluation.model_copy(update={"per_class": tuple(per_class), "confusion": confusion.tolist()})
+    per_class = {name: ClassResult(accuracy=k / 1000, n=9) for k, name in enumerate(made.class_names)}
+    found = made.evaluation.model_copy(update={"per_class": per_class, "confusion": confusion.tolist()})
     return made.model_copy(update={"evaluation": found, "clients": made.clients * 60})
 
 

@@ -29,7 +29,8 @@ from fglfast.training import launch, worker
 from fglfast.training.__main__ import work
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
-from fglfast.training.settings import Job, TrainResult, TrainSettings
+from fglfast.training.results import TrainResult
+from fglfast.training.settings import Job, TrainSettings
 
 EPOCHS = 6
 

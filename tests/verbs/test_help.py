@@ -16,7 +16,6 @@ from fglfast.distill.distill import DistillSettings
 from fglfast.generator.learning.pretrain import PretrainSettings
 from fglfast.lab.bench.measure import BenchSettings
 from fglfast.lab.probe.probe import ProbeSettings
-from fglfast.pipeline.one_shot import OneShot
 from fglfast.synthesis.settings import SynthesisSettings
 from fglfast.training.settings import TrainSettings
 from fglfast.verbs.app import app
@@ -68,7 +67,6 @@ def test_an_old_name_still_works_and_says_the_new_one_on_stderr(old, new):
 
 # Options whose settings class lies in a module that imports torch: repeated by the verb, and held to it here.
 REPEATED = [
-    *[("demo", name, OneShot, name) for name in OneShot.model_fields],
     *[
         ("synthesize", name, SynthesisSettings, name)
         for name in ("images_per_class", "seed", "shard_size", "image_format", "max_share_per_client")

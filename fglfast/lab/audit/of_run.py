@@ -32,6 +32,7 @@ from fglfast.lab.audit.uploads import describe_sender, read_uploads
 from fglfast.payload import load_payload
 from fglfast.training.batches import read_pixels
 from fglfast.training.evaluate import open_classifier
+from fglfast.training.model import WEIGHTS
 
 USUAL: tuple[Method, ...] = ("fgl", "fedavg")
 SINGLE: tuple[Method, ...] = ("fgl", "fgl-rounds", "fgl-rounds-finetune", "fedavg", "fedprox", "centralized")
@@ -69,7 +70,7 @@ class Run:
         Raises:
             UsageError: one has no model here.
         """
-        there = [method for method in SINGLE if (self.out / method / "model" / "model.safetensors").exists()]
+        there = [method for method in SINGLE if (self.out / method / "model" / WEIGHTS).exists()]
         strange = [method for method in asked if method not in there]
         if strange or not there:
             raise UsageError(
@@ -187,7 +188,7 @@ def _inversions(run: Run) -> list[Inversion]:
 def _copies(run: Run, pool: Pool, private: int) -> tuple[Copies | None, list[Pair]]:
     """Copies among the run's synthetic images, seen by the model that learned from nothing else."""
     synthetic, judge = run.out / "one-shot" / "synthetic", run.out / "one-shot" / "model"
-    if not (synthetic / "dataset.json").exists() or not (judge / "model.safetensors").exists():
+    if not (synthetic / "dataset.json").exists() or not (judge / WEIGHTS).exists():
         note("no synthetic images here: copies are not searched")
         return None, []
     return find_copies(synthetic, judge, pool.pixels_N3SS[:private], pool.pixels_N3SS[private:])
