@@ -3,10 +3,12 @@
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from fglfast import __version__
 
 PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "openvino", "deepspeed", "numpy")
+BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # flags
 
 
 def machine_facts(device: str) -> dict[str, str]:
@@ -18,6 +20,24 @@ def machine_facts(device: str) -> dict[str, str]:
         "system": platform.platform(),
         "python": platform.python_version(),
     }
+
+
+def processor_facts() -> dict[str, str]:
+    """What Linux says of the last processor, by key; nothing elsewhere."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def processor_flags() -> frozenset[str]:
+    """Names of the processor's instruction sets, x86's or ARM's."""
+    facts = processor_facts()
+    return frozenset(facts.get("flags", facts.get("Features", "")).split())
+
+
+def native_bfloat16() -> bool:
+    """Whether the processor multiplies in bfloat16; one that does not is many times slower in it than in float32."""
+    return not BFLOAT16.isdisjoint(processor_flags())
 
 
 def package_versions() -> dict[str, str]:

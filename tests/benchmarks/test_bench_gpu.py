@@ -30,18 +30,18 @@ def test_without_cuda_it_says_what_to_install():
     assert "needs a CUDA device" in done.stderr and "pip install -e '.[gpu]'" in done.stderr
 
 
-def test_the_whole_script_on_a_narrow_model(narrow, tmp_path, monkeypatch, capsys):
+def test_the_whole_script_on_a_small_model(shallow, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(results_file, "RESULTS", tmp_path)
     (tmp_path / "small.toml").write_text(SMALL)
     main(
-        model=str(narrow("sd15")),
+        model=str(shallow("sd15")),
         recipe=str(tmp_path / "small.toml"),
         batch=2,
         steps=2,
         rounds=1,
         ours=f"torch:bfloat16{WITHOUT}xformers",
         peers=f"{REFERENCE},no such peer",
-        limit=250,
+        limit=3000,  # its end is the end of this process
         engines=tmp_path / "engines",
         name="gpu",
         device="any",
@@ -52,7 +52,7 @@ def test_the_whole_script_on_a_narrow_model(narrow, tmp_path, monkeypatch, capsy
         for name in ("fglfast", REFERENCE)
     )
     assert set(result["left_out"]) == {"no such peer"} and result["settings"]["dtype"] == "bfloat16"
-    assert ours["against_eager"]["psnr"] > 30 and 0 < ours["share"] < 1
+    assert ours["against_eager"]["psnr"] > 30 and ours["share"] > 0
     assert all(set(seconds) <= {"flash", "math"} for seconds in ours["attention"].values()) and ours["attention"]
     assert "attention" not in eager
     assert result["targets"][2]["found"] == pytest.approx(ours["images_per_second"] / eager["images_per_second"], 0.01)

@@ -56,8 +56,15 @@ def find_kind(name: str) -> Kind:
     return {"payload": Payloads, "manifest": Manifests, "recipe": Recipes}[name]()
 
 
+def single_threaded() -> ProcessPoolExecutor:
+    """A process that has started no thread, to fork from: a fork of one that has may wait for ever."""
+    return ProcessPoolExecutor(1, get_context("spawn"))
+
+
 def run(name: str, cases: int) -> dict[str, Any]:
     """Read so many cases of a kind, a chunk a process; a process that fails or dies is a failure.
+
+    It forks, and takes the process's alarm: run it in a process that is `single_threaded`.
 
     Returns:
         What `benchmarks/results/fuzz.json` says of a kind.

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from fglfast.base.config import Settings, first_problem
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
-from fglfast.base.machine import machine_facts, package_versions
+from fglfast.base.machine import machine_facts, native_bfloat16, package_versions
 from fglfast.engine.backends import NAMES, chosen
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.manifest import device_name
@@ -151,7 +151,9 @@ def ceiling_dtype(engine: Engine) -> str:
 
 def measure_ceiling(dtype: str, side: int | None) -> tuple[Run, int]:
     """The matrix product that is a dtype's ceiling, and its operations."""
-    side = side or (8192 if torch.cuda.is_available() else 2048)
+    if side is None:
+        slow = dtype != "float32" and not native_bfloat16()
+        side = 8192 if torch.cuda.is_available() else 512 if slow else 2048
     return work.matrix_product(getattr(torch, dtype), side, PRODUCTS), 2 * side**3 * PRODUCTS
 
 

@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 
 from fglfast import __version__
 from fglfast.base.errors import FglError, MissingExtraError
+from fglfast.base.machine import machine_facts, processor_facts, processor_flags
 
 Probes = dict[str, Callable[[], str]]
 X86_VECTORS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
@@ -164,26 +165,18 @@ def _extra(name: str) -> str:
 
 
 def _cpu() -> str:
-    return f"{_cpuinfo().get('model name', platform.machine())}, {len(os.sched_getaffinity(0))} usable cores"
+    return f"{processor_facts().get('model name', platform.machine())}, {len(os.sched_getaffinity(0))} usable cores"
 
 
 def _vectors() -> str:
-    facts = _cpuinfo()
-    flags = facts.get("flags", facts.get("Features", "")).split()
+    flags = processor_flags()
     found = [name for name in (*X86_VECTORS, *ARM_VECTORS) if name in flags]
     if not found:
         raise MissingExtraError(f"none of {', '.join(X86_VECTORS)}")
     return ", ".join(found)
 
 
-def _cpuinfo() -> dict[str, str]:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-
-
 def _memory() -> str:
-    from fglfast.base.machine import machine_facts
-
     return machine_facts("")["memory"]
 
 

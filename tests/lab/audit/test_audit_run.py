@@ -197,7 +197,7 @@ def test_a_page_shows_strangers_words_as_words(audited, tmp_path):
     [
         ([], 2, "--model"),
         (["nowhere"], 4, "arena.json"),
-        (["nowhere", "--model", "m"], 2, "not clear"),
+        (["nowhere", "--model", "m"], 2, "either a run or a model"),
         (["nowhere", "--shadows", "3"], 2, "4 or more"),
         (["--model", "nowhere", "--members", "fashion:private", "--nonmembers", "fashion:test"], 4, "nowhere"),
     ],
