@@ -9,6 +9,7 @@ from fglfast import __version__
 
 PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "openvino", "deepspeed", "numpy")
 BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # flags
+EIGHT_BITS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
 
 
 def machine_facts(device: str) -> dict[str, str]:
@@ -38,6 +39,11 @@ def processor_flags() -> frozenset[str]:
 def native_bfloat16() -> bool:
     """Whether the processor multiplies in bfloat16; one that does not is many times slower in it than in float32."""
     return not BFLOAT16.isdisjoint(processor_flags())
+
+
+def native_int8() -> bool:
+    """Whether the processor sums products of eight-bit integers in 32 bits; without, sums in 16 bits overflow."""
+    return not EIGHT_BITS.isdisjoint(processor_flags())
 
 
 def package_versions() -> dict[str, str]:

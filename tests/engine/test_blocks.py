@@ -7,7 +7,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from fglfast.base.errors import BadInputError
+from fglfast.base.errors import BadInputError, UsageError
+from fglfast.base.machine import native_int8
 from fglfast.engine.backends import installed
 from fglfast.engine.build import build_engine
 from fglfast.engine.export import UNET, example_inputs
@@ -71,6 +72,10 @@ def test_a_compiled_decoder_knows_mean_and_deviation(blockwise, recipe, engines)
 
 def test_eight_bits_are_calibrated_by_each_networks_own_time(blockwise, recipe, engines):
     pytest.importorskip("nncf")
+    if not native_int8():
+        with pytest.raises(UsageError, match="VNNI"):
+            build_engine(recipe.model_copy(update={"precision": "int8"}), blockwise, engines)
+        return
     engine = build_engine(recipe.model_copy(update={"precision": "int8"}), blockwise, engines)
     parity = engine.manifest.parity
     assert parity.problem() == "" and parity.unet > 1e-4

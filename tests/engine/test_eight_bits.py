@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from fglfast.base.errors import FglError, MissingExtraError, UsageError
 from fglfast.engine import attention, backends
+from fglfast.engine.backends import ov
 from fglfast.engine.backends.eight_bits import to_eight_bits
 from fglfast.engine.build import build_engine
 from fglfast.engine.export import UNET, example_inputs
@@ -18,6 +19,17 @@ from fglfast.engine.parity import BOUNDS
 from fglfast.generator.load import load_generator, read_shapes
 from fglfast.lab.bench.measure import ceiling_dtype, contenders
 from fglfast.verbs.app import app
+
+
+@pytest.fixture(autouse=True)
+def eight_bits(monkeypatch):
+    """Let the processor have the instructions for int8, or not."""
+
+    def have(native):
+        monkeypatch.setattr(ov, "native_int8", lambda: native)
+
+    have(True)
+    return have
 
 
 @pytest.fixture
@@ -112,6 +124,16 @@ def test_float8_needs_a_gpu_that_has_it(backend, capability, reason, gpu):
         return
     with pytest.raises(UsageError, match=f"float8 needs a GPU of compute capability 8.9 or higher, and {reason}"):
         backends.chosen(backend, "float8")
+
+
+def test_openvinos_int8_needs_a_processor_that_has_it(eight_bits, gpu):
+    gpu(None)
+    assert backends.chosen("openvino", "int8") == ["openvino"]
+    eight_bits(False)
+    for name in ("openvino", "auto"):
+        with pytest.raises(UsageError, match="VNNI"):
+            backends.chosen(name, "int8")
+    assert backends.chosen("openvino", "float32") == ["openvino"]
 
 
 @pytest.mark.parametrize(("backend", "package"), [("torch", "torchao"), ("openvino", "nncf")])

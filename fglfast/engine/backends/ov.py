@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fglfast.base.machine import native_int8
 from fglfast.base.ranks import ranks_here
 from fglfast.engine.backends import Backend
 from fglfast.engine.export import DECODER, PROJECTION, TEXT, example_inputs, unet_names
@@ -64,6 +65,11 @@ class OpenVinoBackend(Backend):
             runs[name] = _runner(core.import_model(blob, "CPU", _properties(ranks_here())), batch)
         denoise = by_time([runs[name] for name in unet_names(shapes)], shapes.boundaries)
         return Networks(runs[TEXT], runs[PROJECTION], denoise, runs[DECODER])
+
+    def refusal(self, precision: str) -> str:
+        """Whether the processor lacks what eight bits need: sums that overflow leave no layer that keeps the bound."""
+        lacks = precision == "int8" and not native_int8()
+        return "this processor has no instructions for int8 (VNNI or AMX)" if lacks else ""
 
 
 def _runner(compiled: Any, batch: int) -> Callable[..., Tensor]:
