@@ -130,7 +130,7 @@ def _remembered(path: Path, names: set[str]) -> dict[str, float]:
 def _key(recipe: Recipe, backend_name: str, weights: str) -> Key:
     backend = backends.find_backend(backend_name)
     versions = backends.versions(backend, recipe.precision)
-    if backend.needs_onnx:
+    if backend.needs_export:
         versions["export"] = str(backend.route(recipe.precision))
     return Key(weights=weights, build=recipe.build(backend_name), versions=versions, device=device_name())
 
@@ -201,12 +201,13 @@ def _checked(folder: Path) -> Manifest:
 
 
 def export_folder(key: Key, engines: Path) -> Path:
-    """Where a model's ONNX files lie: named by that of the key which they depend on."""
-    depends = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "export")
+    """Where a model's exported networks lie: named by that of the key which they depend on."""
+    own = ("openvino",) if key.versions.get("export") == str(Route(openvino=True)) else ("onnx", "onnxscript")
+    depends = ("torch", "diffusers", "transformers", *own, "export")
     versions = {name: key.versions[name] for name in depends if name in key.versions}
     size = key.build.image_size
-    plain = Build(backend="onnx", precision="float32", image_size=size, unet_batch=0, vae_batch=0)
-    return engines / f"onnx-{Key(weights=key.weights, build=plain, versions=versions, device='any').digest()}"
+    plain = Build(backend="export", precision="float32", image_size=size, unet_batch=0, vae_batch=0)
+    return engines / f"exported-{Key(weights=key.weights, build=plain, versions=versions, device='any').digest()}"
 
 
 def _prepared(key: Key, reference: Reference, engines: Path) -> Trajectory:
@@ -214,7 +215,7 @@ def _prepared(key: Key, reference: Reference, engines: Path) -> Trajectory:
 
     They are let go before the engine is compiled, which needs the memory itself.
     """
-    if backends.find_backend(key.build.backend).needs_onnx:
+    if backends.find_backend(key.build.backend).needs_export:
         _export(key, reference, export_folder(key, engines))
     try:
         return reference.trajectory(PROMPTS, STEPS, 0, reference_device())
@@ -223,24 +224,24 @@ def _prepared(key: Key, reference: Reference, engines: Path) -> Trajectory:
     return reference.trajectory(PROMPTS, STEPS, 0)
 
 
-def _export(key: Key, reference: Reference, onnx: Path) -> None:
-    export_once(reference, backends.find_backend(key.build.backend).route(key.build.precision), onnx)
+def _export(key: Key, reference: Reference, folder: Path) -> None:
+    export_once(reference, backends.find_backend(key.build.backend).route(key.build.precision), folder)
     if key.build.precision == "int8":
-        with exclusive(_lock_of(onnx)):
-            save_calibration(reference, onnx)
+        with exclusive(_lock_of(folder)):
+            save_calibration(reference, folder)
 
 
-def export_once(reference: Reference, route: Route, onnx: Path) -> None:
+def export_once(reference: Reference, route: Route, folder: Path) -> None:
     """Export a model's networks into a folder, unless they are there; of several processes one does it, others wait."""
-    with exclusive(_lock_of(onnx)):
-        if not onnx.exists():
-            note(f"exporting {reference.model.name} to ONNX ({route})")
-            with finished_folder(onnx) as temporary:
+    with exclusive(_lock_of(folder)):
+        if not folder.exists():
+            note(f"exporting {reference.model.name}: {route}")
+            with finished_folder(folder) as temporary:
                 export(reference.generator(), reference.shapes, temporary, route)
 
 
-def _lock_of(onnx: Path) -> Path:
-    return onnx.with_name(f".{onnx.name}.lock")
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def _compile(key: Key, model: Path, shapes: Shapes, run: Trajectory, folder: Path, started: float) -> None:

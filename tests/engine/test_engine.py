@@ -70,7 +70,7 @@ def test_a_failed_gate_leaves_nothing(random_mini, recipe, engines, monkeypatch)
     monkeypatch.setitem(BOUNDS, "float32", BOUNDS["float32"].model_copy(update={"relative_error": 1e-12}))
     with pytest.raises(FglError, match="parity gate"):
         build_engine(recipe, random_mini, engines)
-    assert not [path for path in engines.iterdir() if path.is_dir() and not path.name.startswith("onnx-")]
+    assert not [path for path in engines.iterdir() if path.is_dir() and not path.name.startswith("exported-")]
 
 
 def test_the_gate_refuses_what_is_not_a_number():

@@ -180,7 +180,7 @@ def test_a_graph_in_which_a_fusion_failed_is_refused(
     onnx.save(model, path)
     with pytest.raises(FglError, match=message):
         build_engine(ort_recipe, random_mini, engines)
-    assert all(folder.name.startswith("onnx-") for folder in engines.iterdir() if folder.is_dir())
+    assert all(folder.name.startswith("exported-") for folder in engines.iterdir() if folder.is_dir())
 
 
 @pytest.mark.parametrize("version", ["10.14.1", "11.4.0"])

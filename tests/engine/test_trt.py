@@ -217,7 +217,7 @@ def test_every_refusal_is_one_clear_line_and_leaves_nothing(
     with pytest.raises(FglError, match=message) as refused:
         build_engine(trt_recipe, random_mini, engines)
     assert "\n" not in refused.value.message and refused.value.hint and refused.value.exit_code == 1
-    assert {path.name[:5] for path in engines.iterdir() if path.is_dir()} == {"onnx-"}
+    assert {path.name[:9] for path in engines.iterdir() if path.is_dir()} == {"exported-"}
 
 
 def test_weights_that_do_not_fit_are_refused(tensorrt_11, trt_recipe, random_mini, engines):

@@ -32,7 +32,7 @@ class Backend(Protocol):
         packages: what it needs, by import name.
         optional: what it uses if it is there.
         extra: the extra that installs the packages.
-        needs_onnx: whether `compile` reads the ONNX files.
+        needs_export: whether `compile` reads exported networks.
         needs_cuda: whether it runs on an NVIDIA GPU only.
         precisions: what it can compute in.
         needs: the package that a precision needs besides, by precision.
@@ -41,12 +41,12 @@ class Backend(Protocol):
     packages: tuple[str, ...]
     optional: tuple[str, ...]
     extra: str
-    needs_onnx: bool
+    needs_export: bool
     needs_cuda: bool = False
     precisions: tuple[str, ...]
     needs: Mapping[str, str] = MappingProxyType({})
 
-    def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> dict[str, dict[str, int]] | None:
+    def compile(self, build: Build, shapes: Shapes, exported: Path, engine: Path) -> dict[str, dict[str, int]] | None:
         """Write into `engine` all that `load` needs, besides the model folder; return the fused operators, if known."""
         ...
 
@@ -59,7 +59,7 @@ class Backend(Protocol):
         return {}
 
     def route(self, precision: str) -> Route:
-        """How it wants its ONNX files."""
+        """How it wants the networks exported."""
         return Route()
 
     def refusal(self, precision: str) -> str:

@@ -25,7 +25,7 @@ class TorchBackend(Backend):
     packages: tuple[str, ...] = ("torch",)
     optional: tuple[str, ...] = ("xformers",)
     extra = "cpu"
-    needs_onnx = False
+    needs_export = False
     precisions: tuple[str, ...] = ("float32", "bfloat16", "float16", *PACKAGES)
     needs: Mapping[str, str] = PACKAGES
 

@@ -46,7 +46,7 @@ class OnnxRuntimeBackend(Backend):
     packages: tuple[str, ...] = ("onnxruntime",)
     optional: tuple[str, ...] = ()
     extra = "cpu"
-    needs_onnx = True
+    needs_export = True
     precisions: tuple[str, ...] = ("float32", "float16")
 
     def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> dict[str, dict[str, int]]:

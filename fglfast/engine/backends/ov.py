@@ -20,7 +20,7 @@ from torch import Tensor
 from fglfast.base.machine import native_int8
 from fglfast.base.ranks import ranks_here
 from fglfast.engine.backends import Backend
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, example_inputs, unet_names
+from fglfast.engine.export import DECODER, PROJECTION, TEXT, Route, example_inputs, unet_names
 from fglfast.engine.networks import Networks, by_time, chunks
 from fglfast.engine.parity import BOUNDS
 from fglfast.engine.quantize import quantized
@@ -37,19 +37,19 @@ class OpenVinoBackend(Backend):
     packages: tuple[str, ...] = ("openvino",)
     optional: tuple[str, ...] = ()
     extra = "cpu"
-    needs_onnx = True
+    needs_export = True
     precisions: tuple[str, ...] = ("float32", "int8")
     needs: Mapping[str, str] = MappingProxyType({"int8": "nncf"})
 
-    def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:
+    def compile(self, build: Build, shapes: Shapes, exported: Path, engine: Path) -> None:
         """Write one blob a network."""
         import openvino
 
         core = openvino.Core()
         for name, batch in _batches(build, shapes).items():
-            model = core.read_model(onnx / name)
+            model = core.read_model((exported / name).with_suffix(".xml"))
             if build.precision == "int8" and name not in (TEXT, PROJECTION):
-                model = quantized(model, name, onnx, HEADROOM * BOUNDS["int8"].relative_error)
+                model = quantized(model, name, exported, HEADROOM * BOUNDS["int8"].relative_error)
             model.reshape({key: list(tensor.shape) for key, tensor in example_inputs(shapes, batch)[name].items()})
             compiled = core.compile_model(model, "CPU", _properties(ranks=1))
             (engine / _blob(name)).write_bytes(compiled.export_model().getvalue())
@@ -65,6 +65,10 @@ class OpenVinoBackend(Backend):
             runs[name] = _runner(core.import_model(blob, "CPU", _properties(ranks_here())), batch)
         denoise = by_time([runs[name] for name in unet_names(shapes)], shapes.boundaries)
         return Networks(runs[TEXT], runs[PROJECTION], denoise, runs[DECODER])
+
+    def route(self, precision: str) -> Route:
+        """OpenVINO's own format, whatever is made of it."""
+        return Route(openvino=True)
 
     def refusal(self, precision: str) -> str:
         """Whether the processor lacks what eight bits need: sums that overflow leave no layer that keeps the bound."""

@@ -42,7 +42,7 @@ class TensorRtBackend(Backend):
     optional: tuple[str, ...] = ()
     extra = "tensorrt"
     precisions: tuple[str, ...] = ("float32", "bfloat16", "float16")
-    needs_onnx = True
+    needs_export = True
     needs_cuda = True
 
     def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> dict[str, dict[str, int]]:

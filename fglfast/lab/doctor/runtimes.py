@@ -50,7 +50,7 @@ def training() -> Probes:
 
 
 def _backend(name: str, precision: str = "float32") -> str:
-    """Through the engine's own interface: stand-ins where it takes ONNX, the bundled model where it does not."""
+    """Through the engine's own interface: stand-ins where it takes exports, the bundled model where it does not."""
     import torch
 
     from fglfast.engine.backends import find_backend, versions
@@ -66,13 +66,13 @@ def _backend(name: str, precision: str = "float32") -> str:
     shapes = read_shapes(model, build.image_size)
     examples = example_inputs(shapes, build.unet_batch)
     with tempfile.TemporaryDirectory(prefix="fglfast-doctor-") as temporary:
-        onnx, engine = Path(temporary, "onnx"), Path(temporary, "engine")
-        onnx.mkdir()
+        exported, engine = Path(temporary, "exported"), Path(temporary, "engine")
+        exported.mkdir()
         engine.mkdir()
-        for file, inputs in examples.items() if backend.needs_onnx else ():
-            _write_stand_in(inputs, onnx / file)
-        Exported(modules={}, float16=()).save(onnx)
-        backend.compile(build, shapes, onnx, engine)
+        for file, inputs in examples.items() if backend.needs_export else ():
+            _write_stand_in(inputs, exported / file, backend.route(precision).openvino)
+        Exported(modules={}, float16=()).save(exported)
+        backend.compile(build, shapes, exported, engine)
         output = backend.load(build, shapes, model, engine).denoise(*examples[UNET].values())
     if len(output) != build.unet_batch or not torch.isfinite(output).all():
         raise FglError("it ran a small network, and what came out is wrong")
@@ -89,8 +89,8 @@ def _eight_bits(precision: str) -> str:
     return _backend("torch", precision)
 
 
-def _write_stand_in(inputs: Mapping[str, "Tensor"], path: Path) -> None:
-    """An ONNX network with these inputs: their numbers, a row each, times a vector of ones."""
+def _write_stand_in(inputs: Mapping[str, "Tensor"], path: Path, for_openvino: bool) -> None:
+    """A network with these inputs, in ONNX or OpenVINO's format: their numbers, a row each, times a vector of ones."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper, save
 
@@ -110,6 +110,10 @@ def _write_stand_in(inputs: Mapping[str, "Tensor"], path: Path) -> None:
     output = helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", 1])
     graph = helper.make_graph(nodes, "stand-in", given, [output], [ones])
     save(helper.make_model_gen_version(graph, opset_imports=[helper.make_opsetid("", OPSET)]), path)
+    if for_openvino:
+        import openvino
+
+        openvino.save_model(openvino.Core().read_model(path), path.with_suffix(".xml"))
 
 
 def _sdpa(kernel: str) -> str:
