@@ -16,6 +16,7 @@ from fglfast.base.errors import UsageError
 from fglfast.base.files import claim, sole
 from fglfast.client.embed import find_templates, make_header
 from fglfast.client.prompts import class_level_prompts
+from fglfast.generator.blocks import load_blocks
 from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.invert import Examples, LearnedText, check_generator, encode_images, invert, judge
 from fglfast.generator.learning.student import Task
@@ -88,6 +89,8 @@ def learn(
     if send == "tokens":
         raise UsageError("learned embeddings have no token ids", "choose --send embeddings or int8")
     size = native_image_size(model)
+    if load_blocks(model).boundaries:
+        raise UsageError("no embeddings can be learned for a blockwise student", "use its teacher")
     check_generator(read_shapes(model, size), settings.vectors)
     header = make_header(client, dataset.class_names, "learned", text_fingerprint(model), domain)
     wording = find_templates(model, template, domain).class_level

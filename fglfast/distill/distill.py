@@ -17,13 +17,14 @@ from fglfast.base.files import check_claim, claim, finished_folder, write_atomic
 from fglfast.distill.pairs import draw_pairs, read_pairs
 from fglfast.engine.build import Engine
 from fglfast.engine.recipe import Recipe
+from fglfast.generator.blocks import Blocks, load_blocks, segment
+from fglfast.generator.kinds import INDEX
 from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.solvers import Bend, bend, uniform
 from fglfast.generator.learning.student import HeldPairs, Method, Task, check_method, fit_student
 from fglfast.generator.learning.transport import fit_transport, networks_asked
-from fglfast.generator.load import Shapes, read_shapes, segment
-from fglfast.generator.parts import part, places
-from fglfast.generator.text import BLOCKS, FURTHER, Blocks
+from fglfast.generator.load import read_shapes
+from fglfast.generator.parts import BLOCK, BLOCKS, part, places
 from fglfast.payload.merge import Merged, by_client
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import check_fit, negative_text
@@ -127,8 +128,8 @@ def distill(
     blocks = _share(times, settings.blocks)
     unets = [_student(part(engine.model, "unet"), settings.channels) for _ in range(settings.blocks)]
     training = 0.0
-    for name, unet, own in zip(blocks.folders, unets, np.array_split(times, settings.blocks), strict=True):
-        state = out / "state" / name
+    for number, (unet, own) in enumerate(zip(unets, np.array_split(times, settings.blocks), strict=True)):
+        state = out / "state" / str(number)
         state.mkdir(parents=True, exist_ok=True)
         if settings.method == "mdt":
             scale = settings.teacher.guidance_scale
@@ -165,7 +166,7 @@ def check_work(settings: DistillSettings, merged: Merged, out: Path, model: Path
         BadInputError: the payloads do not fit the teacher, or `out` was begun with other settings.
     """
     shapes, config = read_shapes(model, image_size), UNet2DConditionModel.load_config(part(model, "unet"))
-    _check_method(settings, Task.of_model(model), shapes, config, merged)
+    _check_method(settings, model, config, merged)
     check_fit(merged, model, shapes)
     check_claim(out / FACTS, _facts(settings, merged), WHAT, later=("engine",))
 
@@ -175,13 +176,11 @@ def _facts(settings: DistillSettings, merged: Merged) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude={"fit": {"steps"}}) | by_client(merged.clients, merged.digests)
 
 
-def _check_method(
-    settings: DistillSettings, task: Task, shapes: Shapes, config: Mapping[str, Any], merged: Merged
-) -> None:
-    wrong = check_method(settings.method, task)
+def _check_method(settings: DistillSettings, model: Path, config: Mapping[str, Any], merged: Merged) -> None:
+    wrong = check_method(settings.method, Task.of_model(model))
     if wrong:
         raise UsageError(wrong, "choose another --method or --teacher")
-    if config.get("addition_embed_type") is not None or shapes.boundaries:
+    if config.get("addition_embed_type") is not None or load_blocks(model).boundaries:
         raise UsageError("neither SDXL nor a blockwise model can be distilled yet", "choose another teacher")
     if settings.method == "mdt" and any(merged.domains):
         raise UsageError("mdt knows one negative prompt, and the payloads name domains", "choose another --method")
@@ -264,15 +263,17 @@ def _save(teacher: Path, unets: Sequence[UNet2DConditionModel], blocks: Blocks, 
     with finished_folder(folder) as unfinished:
         for place in reversed(places(teacher)):  # its own files over those it shares
             shutil.copytree(place, unfinished, dirs_exist_ok=True, ignore=_left)
-        for name, unet in zip(blocks.folders, unets, strict=True):
-            unet.register_to_config(_name_or_path=teacher.name)  # not where it lay
-            unet.half().save_pretrained(unfinished / name, safe_serialization=True)
         if blocks.boundaries:
             write_atomic(unfinished / BLOCKS, blocks.model_dump_json() + "\n")
+        for folder, unet in zip(blocks.folders(unfinished), unets, strict=True):
+            unet.register_to_config(_name_or_path=teacher.name)  # not where it lay
+            unet.half().save_pretrained(folder / "unet", safe_serialization=True)
+            if folder != unfinished:
+                shutil.copyfile(unfinished / INDEX, folder / INDEX)
         write_atomic(unfinished / "student.json", found.model_dump_json(indent=2) + "\n")
 
 
 def _left(folder: str, names: list[str]) -> set[str]:
     """What of a teacher's folder the student's is made without: its own parts, and what no student reads."""
-    own = shutil.ignore_patterns("unet", FURTHER, BLOCKS, "README.md")(folder, names)
+    own = shutil.ignore_patterns("unet", BLOCK, BLOCKS, "README.md")(folder, names)
     return own | {name for name in names if Path(name).suffix not in COPIED and not Path(folder, name).is_dir()}

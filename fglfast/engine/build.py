@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,11 +21,12 @@ from fglfast.base.untrusted import read_object
 from fglfast.engine import backends
 from fglfast.engine.export import UNET, Route, example_inputs, export
 from fglfast.engine.manifest import Key, Manifest, check_files, device_name, file_hashes, read_manifest
-from fglfast.engine.networks import Networks
+from fglfast.engine.networks import Networks, by_time
 from fglfast.engine.parity import BOUNDS, PROMPTS, STEPS, measure, require
 from fglfast.engine.quantize import save_calibration
 from fglfast.engine.recipe import Build, Recipe
 from fglfast.engine.trajectory import Reference, Trajectory
+from fglfast.generator.blocks import Blocks, load_blocks
 from fglfast.generator.load import Shapes, read_shapes, weights_fingerprint
 from fglfast.sampler.schedule import Sampling, Schedule
 
@@ -56,7 +57,7 @@ class Engine:
     @property
     def key(self) -> str:
         """The engine's name."""
-        return self.folder.name
+        return self.manifest.key.digest()
 
 
 def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
@@ -74,6 +75,30 @@ def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
         BadInputError: the model is of a kind that cannot be used, or the solver draws noise.
         FglError: the parity gate refused; nothing is left behind.
     """
+    blocks = load_blocks(model)
+    first, *later = blocks.folders(model)
+    engine = _build_block(recipe, first, engines)
+    same = recipe.model_copy(update={"backend": engine.manifest.key.build.backend})
+    return _joined([engine, *(_build_block(same, folder, engines) for folder in later)], blocks)
+
+
+def _joined(engines: list[Engine], blocks: Blocks) -> Engine:
+    """The engines of the blocks of a model as one: in the place of the first, under a key of its own."""
+    first, widths = engines[0], [engine.shapes.projected_width for engine in engines]
+    if len(engines) == 1:
+        return first
+    weights = blocks.model_dump_json() + "".join(engine.manifest.key.weights for engine in engines)
+    key = first.manifest.key.model_copy(update={"weights": hashlib.sha256(weights.encode()).hexdigest()})
+    return replace(
+        first,
+        manifest=first.manifest.model_copy(update={"key": key}),
+        shapes=replace(first.shapes, projected_width=sum(widths)),
+        networks=by_time([engine.networks for engine in engines], widths, blocks.boundaries),
+        cached=all(engine.cached for engine in engines),
+    )
+
+
+def _build_block(recipe: Recipe, model: Path, engines: Path) -> Engine:
     names = backends.chosen(recipe.backend, recipe.precision)
     Schedule.of_model(model, recipe.sampling)  # refused before anything is exported
     weights = weights_fingerprint(model)

@@ -34,12 +34,6 @@ EXPORT_BATCH = 2  # the exporter fixes sizes of 0 and 1
 TEXT, PROJECTION, UNET, DECODER = "text_encoder.onnx", "text_projection.onnx", "unet.onnx", "vae_decoder.onnx"
 
 
-def unet_names(shapes: Shapes) -> tuple[str, ...]:
-    """Files of the UNets by time, most often one."""
-    stem, suffix = UNET.split(".")
-    return (UNET, *(f"{stem}_{number + 2}.{suffix}" for number in range(len(shapes.boundaries))))
-
-
 class Route(Settings):
     """How networks become ONNX; exports by two routes lie in two folders.
 
@@ -69,7 +63,7 @@ def example_inputs(shapes: Shapes, batch: int) -> dict[str, dict[str, Tensor]]:
     return {
         TEXT: {"token_ids": torch.zeros(batch, shapes.tokens, dtype=torch.int64)},
         PROJECTION: {"text": torch.zeros(batch, shapes.text_length, shapes.text_width)},
-        **dict.fromkeys(unet_names(shapes), step),
+        UNET: step,
         DECODER: {"latents": latents},
     }
 
@@ -87,18 +81,18 @@ def export(generator: Generator, shapes: Shapes, folder: Path, route: Route | No
     networks: dict[str, nn.Module] = {
         TEXT: generator.text,
         PROJECTION: generator.projection,
-        **dict(zip(unet_names(shapes), generator.unets, strict=True)),
+        UNET: generator.unet,
         DECODER: generator.decoder,
     }
     modules: dict[str, Counts] = {}
     for name, inputs in example_inputs(shapes, EXPORT_BATCH).items():
         if name in (TEXT, PROJECTION):
-            _export_one(networks[name], inputs, folder / name, route)
+            export_one(networks[name], inputs, folder / name, route)
             continue
         dtype = dtype_of(name, generator, getattr(torch, route.precision))
         network = _routed(networks[name], dtype, route)
         with counting(network) as modules[name]:
-            _export_one(network if dtype == torch.float32 else Narrow(network, dtype), inputs, folder / name, route)
+            export_one(network if dtype == torch.float32 else Narrow(network, dtype), inputs, folder / name, route)
     half = (name for name in modules if dtype_of(name, generator, torch.float16) == torch.float16)
     Exported(modules=modules, float16=tuple(half)).save(folder)
 
@@ -118,7 +112,7 @@ def dtype_of(name: str, generator: Generator, dtype: torch.dtype) -> torch.dtype
 
     SDXL's decoder leaves float16's range (its config asks for float32), Stable Diffusion's does not.
     """
-    wide = name == DECODER and dtype == torch.float16 and isinstance(generator.unets[0], XLUNetPart)
+    wide = name == DECODER and dtype == torch.float16 and isinstance(generator.unet, XLUNetPart)
     return torch.float32 if wide else dtype
 
 
@@ -147,7 +141,8 @@ def link(network: Path, engine: Path) -> None:
             shutil.copyfile(path, engine / path.name)
 
 
-def _export_one(network: nn.Module, inputs: dict[str, Tensor], path: Path, route: Route) -> None:
+def export_one(network: nn.Module, inputs: dict[str, Tensor], path: Path, route: Route) -> None:
+    """Write one network, from examples of its inputs by name; its attention and its type are already the route's."""
     if route.openvino:
         convert(network, inputs, path.with_suffix(".xml"))
         return

@@ -5,13 +5,14 @@ The sampler sees `Denoiser` only; whoever compiled it, whatever its fixed batch,
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from fglfast.base.console import note
 from fglfast.base.errors import FglError
-from fglfast.generator.load import segment
+from fglfast.generator.blocks import segment
 from fglfast.sampler.sample import Denoiser
 
 
@@ -32,13 +33,24 @@ class Networks:
     decode: Callable[[Tensor], Tensor]
 
 
-def by_time(runs: Sequence[Denoiser], boundaries: Sequence[float]) -> Denoiser:
-    """UNets that share time as one denoiser; all rows of a pass are at one timestep."""
+def by_time(blocks: Sequence[Networks], widths: Sequence[int], boundaries: Sequence[float]) -> Networks:
+    """Generators that share time as one; all rows of a pass are at one timestep.
+
+    Args:
+        blocks: by time; the first one's text encoder and decoder are taken.
+        widths: channels of the keys and values of each.
+        boundaries: timesteps at which one hands over to the next, descending.
+    """
+    columns = [slice(end - width, end) for width, end in zip(widths, accumulate(widths), strict=True)]
+
+    def project(text_BLD: Tensor) -> Tensor:
+        return torch.cat([block.project(text_BLD) for block in blocks], dim=-1)
 
     def denoise(latents_BCHW: Tensor, timestep_B: Tensor, text_BLE: Tensor) -> Tensor:
-        return runs[segment(float(timestep_B[0]), boundaries)](latents_BCHW, timestep_B, text_BLE)
+        own = segment(float(timestep_B[0]), boundaries)
+        return blocks[own].denoise(latents_BCHW, timestep_B, text_BLE[..., columns[own]].contiguous())
 
-    return denoise if boundaries else runs[0]
+    return Networks(blocks[0].encode, project, denoise, blocks[0].decode)
 
 
 def chunks(batch: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from fglfast.base.files import placing
-from fglfast.engine.export import DECODER, unet_names
+from fglfast.engine.export import DECODER, UNET
 from fglfast.engine.trajectory import Reference
-from fglfast.generator.load import segment
 
 FILE = "inputs.safetensors"
 # Any words do for a model that knows many; for one that knows few, some it knows and some it does not.
@@ -38,13 +37,11 @@ def save_calibration(reference: Reference, folder: Path) -> None:
     """Sample once in float32 and keep every input of UNet and VAE decoder in `folder`."""
     if (folder / FILE).exists():
         return
-    run, shapes = reference.trajectory(PROMPTS, STEPS, seed=1), reference.shapes
-    tensors, unets = {f"{DECODER}/0/latents": run.latents.numpy()}, unet_names(shapes)
-    tensors |= {f"{name}/all/text": run.projected.numpy() for name in unets}
+    run = reference.trajectory(PROMPTS, STEPS, seed=1)
+    tensors = {f"{DECODER}/0/latents": run.latents.numpy(), f"{UNET}/all/text": run.projected.numpy()}
     for step, (latents_BCHW, timestep_B, _) in enumerate(run.inputs):
-        name = unets[segment(float(timestep_B[0]), shapes.boundaries)]
-        tensors[f"{name}/{step}/latents"] = np.ascontiguousarray(latents_BCHW.numpy())
-        tensors[f"{name}/{step}/timestep"] = np.ascontiguousarray(timestep_B.numpy())
+        tensors[f"{UNET}/{step}/latents"] = np.ascontiguousarray(latents_BCHW.numpy())
+        tensors[f"{UNET}/{step}/timestep"] = np.ascontiguousarray(timestep_B.numpy())
     with placing(folder / FILE) as unfinished:
         save_file(tensors, unfinished)
 
@@ -54,7 +51,7 @@ def quantized(network: Any, name: str, folder: Path, bound: float) -> Any:
 
     Args:
         network: an `openvino.Model` with a dynamic batch.
-        name: file of a UNet or of the decoder.
+        name: file of the UNet or of the decoder.
         folder: holds the calibration.
         bound: largest relative error; layers are kept in float until it is met.
     """

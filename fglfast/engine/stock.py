@@ -1,6 +1,5 @@
 """Diffusers' own pipeline around networks that are loaded: what an engine is held against. Knows no engine."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ XL_CHANNELS = 4  # of the latents that SDXL's pipeline can normalize
 
 def stock_pipeline(
     model: Path,
-    unets: Sequence[UNet2DConditionModel],
+    unet: UNet2DConditionModel,
     vae: AutoencoderKL,
     sampling: Sampling,
     schedule: Schedule,
@@ -32,18 +31,18 @@ def stock_pipeline(
 
     Args:
         model: the folder.
-        unets: as diffusers has them.
+        unet: as diffusers has it.
         vae: likewise.
         sampling: with scheduler "model" the folder's own is read anew, as the pipeline would.
         schedule: what `sampling` means on this model.
     """
     name, scheduler = pipeline_name(model), schedule.start()
     steps_alone = schedule.timesteps is None and hasattr(scheduler, "init_noise_sigma")
-    if len(unets) > 1 or not steps_alone or not _decodes(name, vae):
+    if not steps_alone or not _decodes(name, vae):
         return None
     if sampling.scheduler == "model":
         scheduler = getattr(diffusers, schedule.scheduler).from_config(read_config(part(model, CONFIG)))
-    parts: dict[str, Any] = {"unet": unets[0], "vae": vae, "scheduler": scheduler}
+    parts: dict[str, Any] = {"unet": unet, "vae": vae, "scheduler": scheduler}
     parts |= dict.fromkeys(("text_encoder", "tokenizer", "feature_extractor"))
     if name == XL:
         parts |= {"text_encoder_2": None, "tokenizer_2": None, "add_watermarker": False}

@@ -87,15 +87,15 @@ class Reference:
         self.model, self.shapes, self.sampling = model, shapes, sampling
 
     @cached_property
-    def _loaded(self) -> tuple[list[UNet2DConditionModel], AutoencoderKL, Generator]:
-        """UNets and VAE as diffusers has them, and a generator over the same weights."""
-        unets, vae = load_modules(self.model)
-        return unets, vae, assemble(self.model, load_text_part(self.model), unets, vae, "cpu")
+    def _loaded(self) -> tuple[UNet2DConditionModel, AutoencoderKL, Generator]:
+        """UNet and VAE as diffusers has them, and a generator over the same weights."""
+        unet, vae = load_modules(self.model)
+        return unet, vae, assemble(load_text_part(self.model), unet, vae, "cpu")
 
     def generator(self, device: str = "cpu") -> Generator:
         """Its networks, on that device: if they were on another, they move, and so do those handed out before."""
-        unets, vae, generator = self._loaded
-        for network in (*unets, vae, generator.text, generator.projection, generator.unet):
+        unet, vae, generator = self._loaded
+        for network in (unet, vae, generator.text, generator.projection, generator.unet):
             network.eval().requires_grad_(False).to(device)
         return generator
 
@@ -116,8 +116,8 @@ class Reference:
         token_ids_BT = torch.from_numpy(tokenize(load_tokenizer(self.model), prompts)).long().to(device)
         draws = torch.Generator().manual_seed(seed)
         noise_BCHW = torch.randn(len(prompts), *self.shapes.latent, generator=draws).to(device)
-        unets, vae, _ = self._loaded
-        pipeline = stock_pipeline(self.model, unets, vae, sampling, schedule)
+        unet, vae, _ = self._loaded
+        pipeline = stock_pipeline(self.model, unet, vae, sampling, schedule)
         run = _sampled(pipeline, generator, token_ids_BT, noise_BCHW, schedule)
         _require_finite(run, self.model)
         return run
@@ -134,9 +134,9 @@ def _sampled(
     """One sampling by a pipeline of diffusers, or by fglfast's own sampler where there is none."""
     text_BLD = generator.text(token_ids_BT)
     projected_BLE = generator.projection(text_BLD)
-    unets = [pipeline.unet] if pipeline else [part.unet for part in generator.unets]
+    unet = pipeline.unet if pipeline else generator.unet.unet
     exact = cudnn.flags(enabled=True, allow_tf32=False)  # TF32 is no float32
-    with exact, _watched(unets, generator.decoder.vae) as passes:
+    with exact, _watched(unet, generator.decoder.vae) as passes:
         if pipeline:
             latents_BCHW = run_pipeline(pipeline, noise_BCHW, text_BLD, schedule)
         else:
@@ -167,11 +167,10 @@ def _unguided(model: Path, sampling: Sampling, steps: int) -> tuple[Sampling, Sc
 
 
 @contextmanager
-def _watched(unets: Sequence[UNet2DConditionModel], vae: AutoencoderKL) -> Iterator[_Passes]:
+def _watched(unet: UNet2DConditionModel, vae: AutoencoderKL) -> Iterator[_Passes]:
     passes = _Passes()
     with ExitStack() as stack:
-        for unet in unets:
-            stack.callback(unet.register_forward_hook(passes.keep_step).remove)
+        stack.callback(unet.register_forward_hook(passes.keep_step).remove)
         stack.callback(vae.decoder.register_forward_hook(passes.keep_images).remove)
         yield passes
 

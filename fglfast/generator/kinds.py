@@ -4,7 +4,6 @@ A network that asks for more than latents, a timestep and a prompt would draw wr
 """
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,11 @@ ASKS = {
 }
 
 
-def check_kind(folder: Path, unets: Sequence[str] = ("unet",)) -> None:
+def check_kind(folder: Path) -> None:
     """Refuse a model folder that is no text-to-image model of Stable Diffusion's architecture.
 
     Args:
         folder: a diffusers directory.
-        unets: its folders of UNets.
 
     Raises:
         BadInputError: naming the config, the key and what it says.
@@ -42,8 +40,7 @@ def check_kind(folder: Path, unets: Sequence[str] = ("unet",)) -> None:
     pipeline = _check_index(folder / INDEX)
     vae = _check_vae(part(folder, "vae") / "config.json")
     width = sum(_text_width(part(folder, name) / "config.json") for name in PIPELINES[pipeline])
-    for name in unets:
-        _check_unet(part(folder, name) / "config.json", pipeline, vae.get("latent_channels", 4), width)
+    _check_unet(part(folder, "unet") / "config.json", pipeline, vae.get("latent_channels", 4), width)
 
 
 def pipeline_name(folder: Path) -> str:

@@ -1,6 +1,6 @@
-"""Where a model folder's parts lie. The bundled student brings a network alone; all else it shares with its teacher.
+"""Where a model folder's parts lie: its own, but for two that bring a network alone and share all else.
 
-Only folders inside the package share: any other model's parts are its own, or missing.
+The bundled student shares its teacher's, a block of a blockwise model those of the folder it lies in.
 """
 
 from importlib.resources import files
@@ -8,6 +8,7 @@ from pathlib import Path
 
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae", "scheduler", "tokenizer", "tokenizer_2")
 BUNDLED = ("mini", "mini-few")  # first the one whose parts the others share
+BLOCKS, BLOCK = "blocks.json", "block_*"  # the list of a blockwise model, and folders of its blocks after the first
 ASSETS = Path(str(files("fglfast") / "assets"))
 
 
@@ -23,7 +24,14 @@ def is_bundled(folder: Path) -> bool:
 
 def places(model: Path) -> tuple[Path, ...]:
     """The folders that a model's parts lie in: its own, and after it the one that it shares parts of."""
-    return (model, bundled(BUNDLED[0])) if is_bundled(model) else (model,)
+    if is_bundled(model):
+        return (model, bundled(BUNDLED[0]))
+    return (model, model.parent) if is_block(model) else (model,)
+
+
+def is_block(folder: Path) -> bool:
+    """Whether a folder is one of the blocks of the model that it lies in."""
+    return folder.match(BLOCK) and (folder.parent / BLOCKS).is_file()
 
 
 def part(model: Path, name: str) -> Path:

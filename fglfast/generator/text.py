@@ -3,34 +3,32 @@
 import hashlib
 import os
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from fglfast.base.config import Settings, checked_json
 from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import read_bytes
+from fglfast.generator.blocks import load_blocks
 from fglfast.generator.configs import check_folder, read_config
 from fglfast.generator.kinds import INDEX, PIPELINES, check_kind, pipeline_name
-from fglfast.generator.parts import BUNDLED, PARTS, bundled, is_bundled, part
+from fglfast.generator.parts import BLOCK, BLOCKS, BUNDLED, PARTS, bundled, is_bundled, part
 from fglfast.images.decoding import MOST_SIDE
 
-T = TypeVar("T", bound=Settings)
 BUNDLED_BY = (
     "The bundled generator learned from 30,000 labelled public images of ten classes of clothes, the public half of "
     "Fashion-MNIST. Who has those can train on them without any client: on these classes a run shows that the "
     "machinery works, not that it is needed."
 )
 PHOTOGRAPHS = "real world images"  # the paper's words where no domain is named
-BLOCKS = "blocks.json"
 MOST_BYTES = 64 << 10  # of the folder's files that are ours
 MOST_BLOCKS = 16  # of a network, each at half the size of the one before
-FURTHER = "unet_*"  # folders of the UNets after the first, from unet_2 on
-_SETTINGS = tuple(f"{name}/*.{end}" for name in (*PARTS, FURTHER) for end in ("json", "txt"))
-WANTED = (INDEX, "prompts.json", BLOCKS, *_SETTINGS)
-WEIGHTS = tuple(f"{name}/*.safetensors" for name in (*PARTS, FURTHER))
+_FOLDERS = (*PARTS, f"{BLOCK}/unet")
+_SETTINGS = tuple(f"{name}/*.{end}" for name in _FOLDERS for end in ("json", "txt"))
+WANTED = (INDEX, "prompts.json", BLOCKS, f"{BLOCK}/{INDEX}", *_SETTINGS)
+WEIGHTS = tuple(f"{name}/*.safetensors" for name in _FOLDERS)
 OTHER_WEIGHTS = ("*.fp16*", "*.bf16*", "*non_ema*", "*openvino*")  # further copies of the same weights
 
 
@@ -70,27 +68,6 @@ class Prompts(Settings):
                 "negative": self.negative if own.negative is None else own.negative,
             }
         )
-
-
-class Blocks(Settings):
-    """`blocks.json` of a model whose UNets share time between them (blockwise flow matching, arXiv 2510.21167).
-
-    Attributes:
-        boundaries: timesteps at which a UNet hands over to the next, descending; one less than UNets.
-    """
-
-    boundaries: tuple[float, ...] = ()
-
-    @model_validator(mode="after")
-    def _descend(self) -> "Blocks":
-        if any(later >= earlier for earlier, later in pairwise(self.boundaries)):
-            raise ValueError("boundaries: give descending timesteps")
-        return self
-
-    @property
-    def folders(self) -> tuple[str, ...]:
-        """Of the UNets, first the one that sees the noise."""
-        return ("unet", *(f"unet_{number + 2}" for number in range(len(self.boundaries))))
 
 
 def resolve_model(name: str, revision: str | None = None, mirror: str | None = None) -> Path:
@@ -138,7 +115,13 @@ def is_hub_id(name: str) -> bool:
 
 def load_prompts(folder: Path, domain: str | None = None) -> Prompts:
     """The prompt templates of a model folder for images of a domain; without one, of photographs."""
-    return _optional(part(folder, "prompts.json"), Prompts).of(domain)
+    path = part(folder, "prompts.json")
+    if not path.exists():
+        return Prompts().of(domain)
+    try:
+        return checked_json(Prompts, read_bytes(path, MOST_BYTES)).of(domain)
+    except ValueError as error:
+        raise BadInputError(f"{path}: {error}", "mend the key it names") from error
 
 
 def with_domain(template: str, domain: str | None) -> str:
@@ -154,20 +137,6 @@ def _named(template: str, domain: str | None) -> str:
 
 def _filled(template: str, domain: str | None) -> str:
     return template.replace("{domain}", (domain or PHOTOGRAPHS).replace("{", "{{").replace("}", "}}"))
-
-
-def load_blocks(folder: Path) -> Blocks:
-    """How the UNets of a model folder share time; most have one for all of it."""
-    return _optional(folder / BLOCKS, Blocks)
-
-
-def _optional(path: Path, kind: type[T]) -> T:
-    if not path.exists():
-        return kind()
-    try:
-        return checked_json(kind, read_bytes(path, MOST_BYTES))
-    except ValueError as error:
-        raise BadInputError(f"{path}: {error}", "mend the key it names") from error
 
 
 def text_fingerprint(folder: Path) -> str:
@@ -202,13 +171,13 @@ def _complete(folder: Path) -> Path:
     if not (folder / INDEX).exists():
         raise BadInputError(f"{folder}: not a diffusers directory (no {INDEX})", "give a complete model folder")
     check_folder(folder)
-    unets = load_blocks(folder).folders
-    check_kind(folder, unets)
-    for name in (*unets, "vae", *PIPELINES[pipeline_name(folder)]):
-        if not list(part(folder, name).glob("*.safetensors")):
-            raise BadInputError(
-                f"{folder / name}: no safetensors weights", "only safetensors are read; convert the model"
-            )
+    for block in load_blocks(folder).folders(folder):
+        check_kind(block)
+        for name in ("unet", "vae", *PIPELINES[pipeline_name(block)]):
+            if not list(part(block, name).glob("*.safetensors")):
+                raise BadInputError(
+                    f"{block / name}: no safetensors weights", "only safetensors are read; convert the model"
+                )
     return folder
 
 
@@ -224,5 +193,6 @@ def _download(repository: str, revision: str | None) -> Path:
         local_files_only=offline,
     )
     configs = Path(fetch(allow_patterns=list(WANTED)))
-    check_kind(configs, load_blocks(configs).folders)  # refused before gigabytes of weights are fetched
+    for block in load_blocks(configs).folders(configs):
+        check_kind(block)  # refused before gigabytes of weights are fetched
     return Path(fetch(allow_patterns=[*WANTED, *WEIGHTS]))

@@ -4,8 +4,6 @@ The cross-attention layers of a UNet see the same text at every step. Their key 
 one linear layer that is applied to a prompt once; in the UNet each layer then only reads its columns.
 """
 
-from collections.abc import Sequence
-
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
@@ -52,11 +50,11 @@ class Columns(nn.Module):
         return projected[..., self.start : self.stop]
 
 
-def take_projection(unets: Sequence[UNet2DConditionModel], pooled: int = 0) -> TextProjection:
-    """Move the key and value weights out of a model's UNets, which then take their products [B,L,E] for text.
+def take_projection(unet: UNet2DConditionModel, pooled: int = 0) -> TextProjection:
+    """Move the key and value weights out of a UNet, which then takes their products [B,L,E] for text.
 
     Args:
-        unets: changed in place; may be on the meta device. Each reads its own columns of what all share.
+        unet: changed in place; may be on the meta device.
         pooled: see `TextProjection`.
 
     Raises:
@@ -64,7 +62,7 @@ def take_projection(unets: Sequence[UNet2DConditionModel], pooled: int = 0) -> T
     """
     weights: list[Tensor] = []
     width = 0
-    for layer in (layer for unet in unets for layer in unet.modules()):
+    for layer in unet.modules():
         if not (isinstance(layer, Attention) and layer.is_cross_attention):
             continue
         for name in ("to_k", "to_v"):
@@ -74,7 +72,7 @@ def take_projection(unets: Sequence[UNet2DConditionModel], pooled: int = 0) -> T
             weights.append(projection.weight.detach())
             setattr(layer, name, Columns(width, width + len(projection.weight)))
             width += len(projection.weight)
-    if not weights or any(unet.encoder_hid_proj is not None for unet in unets):
+    if not weights or unet.encoder_hid_proj is not None:
         raise BadInputError("the UNet does not read text as Stable Diffusion's does", "use another model")
     linear = nn.Linear(weights[0].shape[1], width, bias=False, device="meta")
     linear.weight = nn.Parameter(torch.cat(weights), requires_grad=False)

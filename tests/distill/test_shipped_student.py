@@ -9,9 +9,10 @@ import torch
 from fglfast.base.errors import BadInputError
 from fglfast.distill.distill import Cost, Distilled, DistillSettings, _save
 from fglfast.engine.recipe import find_recipe
+from fglfast.generator.blocks import Blocks
 from fglfast.generator.load import load_generator, load_modules
 from fglfast.generator.parts import ASSETS, PARTS, part
-from fglfast.generator.text import Blocks, load_prompts, resolve_model, text_fingerprint
+from fglfast.generator.text import load_prompts, resolve_model, text_fingerprint
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
@@ -62,8 +63,8 @@ def test_a_student_of_the_student_is_whole(tmp_path):
     found = Distilled(
         settings=settings, teacher="", pairs=1, cost=Cost(pairs=None, training=0.0), before=None, after=None
     )
-    unets, _ = load_modules(teacher)
-    _save(teacher, unets, Blocks(), found, tmp_path / "model")
+    unet, _ = load_modules(teacher)
+    _save(teacher, [unet], Blocks(), found, tmp_path / "model")
     folder = resolve_model(str(tmp_path / "model"))
     assert text_fingerprint(folder) == text_fingerprint(teacher) and load_prompts(folder) == load_prompts(teacher)
     load_generator(folder)

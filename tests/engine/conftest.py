@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from functools import cache
 
 import fake_cuda
 import fake_tensorrt
@@ -11,7 +12,6 @@ from fglfast.engine import backends
 from fglfast.engine.backends import trt as tensorrt_backend
 from fglfast.engine.backends import trt_runtime as tensorrt_runtime
 from fglfast.engine.build import export_folder, export_once
-from fglfast.engine.export import Route
 from fglfast.engine.trajectory import Reference
 from fglfast.sampler.schedule import Sampling
 
@@ -26,23 +26,30 @@ def engines(engine, tmp_path):
 
 @pytest.fixture(scope="session")
 def exports(engine, random_mini):
-    """Exports by route, under the names they are looked for: PyTorch cannot make one while a GPU is pretended."""
+    """Make the export of a route, once, under the name that it is looked for."""
     key, root = engine.manifest.key, engine.folder.parent
-    narrow = [Route(opset=opset, precision="float16") for opset in (18, 22)]
-    folders, reference = {}, Reference(random_mini, engine.shapes, Sampling())
-    for route in (Route(fused=True), Route(opset=22), *narrow, Route(opset=22, precision="bfloat16")):
+    reference = Reference(random_mini, engine.shapes, Sampling())
+
+    @cache
+    def make(route):
         routed = key.model_copy(update={"versions": key.versions | {"export": str(route)}})
-        folders[route] = export_folder(routed, root)
-        export_once(reference, route, folders[route])
-    return folders
+        folder = export_folder(routed, root)
+        export_once(reference, route, folder)
+        return folder
+
+    return make
 
 
 @pytest.fixture
 def exported(exports, engines):
-    """A folder for engines in which the model is exported by every route."""
-    for folder in exports.values():
-        shutil.copytree(folder, engines / folder.name)
-    return engines
+    """Lay exports of some routes into a folder for engines: PyTorch cannot make one while a GPU is pretended."""
+
+    def lay(*routes):
+        for folder in map(exports, routes):
+            shutil.copytree(folder, engines / folder.name)
+        return engines
+
+    return lay
 
 
 @pytest.fixture(params=fake_tensorrt.VERSIONS)

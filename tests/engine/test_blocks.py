@@ -1,4 +1,4 @@
-"""Two UNets that share time, as one denoiser in every backend."""
+"""Two models that share time, as one generator."""
 
 import json
 import shutil
@@ -7,29 +7,26 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from fglfast.base.errors import BadInputError, UsageError
-from fglfast.base.machine import native_int8
-from fglfast.engine.backends import installed
+from fglfast.base.errors import BadInputError
 from fglfast.engine.build import build_engine
 from fglfast.engine.export import UNET, example_inputs
-from fglfast.engine.trajectory import OURS
 from fglfast.generator.architecture import MiniSettings, build_unet
-from fglfast.generator.load import load_generator, read_shapes, segment, weights_fingerprint
+from fglfast.generator.blocks import load_blocks, segment
+from fglfast.generator.load import read_shapes, weights_fingerprint
 from fglfast.generator.text import resolve_model
-
-MEAN, STD = [0.5, -1.0] * 4, [2.0, 0.5, 1.5, 3.0] * 2  # of the latents, by channel
+from fglfast.lab.bench.operations import count_operations
+from fglfast.sampler.schedule import Sampling, Schedule
 
 
 @pytest.fixture(scope="module")
 def blockwise(random_mini, tmp_path_factory):
-    """The random small model above timestep 400, a narrower one from there on; its latents have mean and deviation."""
+    """The random small model above timestep 400, a narrower one from there on."""
     folder = tmp_path_factory.mktemp("blocks") / "blockwise"
     shutil.copytree(random_mini, folder)
     torch.manual_seed(5)
-    build_unet(MiniSettings(unet_channels=(16, 32))).half().save_pretrained(folder / "unet_2")
+    build_unet(MiniSettings(unet_channels=(16, 32))).half().save_pretrained(folder / "block_2" / "unet")
+    shutil.copy(folder / "model_index.json", folder / "block_2")
     (folder / "blocks.json").write_text(json.dumps({"boundaries": [400.0]}))
-    config = folder / "vae" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"latents_mean": MEAN, "latents_std": STD}))
     return folder
 
 
@@ -43,14 +40,11 @@ def engines(tmp_path_factory):
     return tmp_path_factory.mktemp("engines")
 
 
-@pytest.mark.parametrize("backend", [name for name in installed() if name != "torch-compile"])
-def test_each_backend_asks_the_network_whose_time_it_is(backend, blockwise, recipe, engines):
-    build = {"backend": backend, "unet_batch": 4}
-    engine = build_engine(recipe.model_copy(update=build), blockwise, engines)
-    assert engine.manifest.parity.problem() == ""
+def test_each_network_is_asked_when_it_is_its_time(blockwise, recipe, engines):
+    engine = build_engine(recipe.model_copy(update={"backend": "torch", "unet_batch": 4}), blockwise, engines)
     latents, _, _ = (torch.randn_like(tensor) for tensor in example_inputs(engine.shapes, 3)[UNET].values())
     text = torch.randn(3, engine.shapes.text_length, engine.shapes.text_width)
-    for timestep, part in ((900.0, "unet"), (401.0, "unet"), (400.0, "unet_2"), (20.0, "unet_2")):
+    for timestep, part in ((900.0, "unet"), (401.0, "unet"), (400.0, "block_2/unet"), (20.0, "block_2/unet")):
         whole = UNet2DConditionModel.from_pretrained(blockwise / part, torch_dtype=torch.float32)
         timestep_B = torch.full((3,), timestep)
         expected = whole(latents, timestep_B, text, return_dict=False)[0]
@@ -58,39 +52,21 @@ def test_each_backend_asks_the_network_whose_time_it_is(backend, blockwise, reci
         assert torch.allclose(found, expected, atol=2e-3), (timestep, (found - expected).abs().max())
 
 
-def test_a_compiled_decoder_knows_mean_and_deviation(blockwise, recipe, engines):
-    """Exported, not only in PyTorch."""
-    built = build_engine(recipe.model_copy(update={"backend": "onnxruntime", "unet_batch": 4}), blockwise, engines)
-    assert built.manifest.reference == OURS
-    latents = torch.randn(3, *built.shapes.latent)
-    vae = load_generator(blockwise).decoder.vae
-    mean, std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (MEAN, STD))
-    with torch.no_grad():
-        expected = vae.decode(latents * std / vae.config.scaling_factor + mean).sample
-        assert torch.allclose(built.networks.decode(latents), expected, atol=1e-3)
-
-
-def test_eight_bits_are_calibrated_by_each_networks_own_time(blockwise, recipe, engines):
-    pytest.importorskip("nncf")
-    if not native_int8():
-        with pytest.raises(UsageError, match="VNNI"):
-            build_engine(recipe.model_copy(update={"precision": "int8"}), blockwise, engines)
-        return
-    engine = build_engine(recipe.model_copy(update={"precision": "int8"}), blockwise, engines)
-    parity = engine.manifest.parity
-    assert parity.problem() == "" and parity.unet > 1e-4
-
-
-def test_the_second_network_is_part_of_the_model(blockwise, random_mini, tmp_path):
-    shapes, alone = read_shapes(blockwise, 32), read_shapes(random_mini, 32)
-    assert shapes.boundaries == (400.0,) and shapes.projected_width > alone.projected_width
-    assert len(load_generator(blockwise).unets) == 2
-    changed = tmp_path / "changed"
+def test_the_second_block_is_part_of_the_model(blockwise, recipe, tmp_path):
+    first, second = load_blocks(blockwise).folders(blockwise)
+    assert first == blockwise and weights_fingerprint(first) != weights_fingerprint(second)
+    changed, torch_recipe = tmp_path / "changed", recipe.model_copy(update={"backend": "torch"})
     shutil.copytree(blockwise, changed)
     (changed / "blocks.json").write_text(json.dumps({"boundaries": [300.0]}))
-    assert len({weights_fingerprint(folder) for folder in (blockwise, changed, random_mini)}) == 3
-    (changed / "unet_2" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(BadInputError, match="unet_2: no safetensors"):
+    built = [build_engine(torch_recipe, folder, tmp_path / "engines") for folder in (blockwise, changed)]
+    assert built[0].key != built[1].key and {engine.key for engine in built}.isdisjoint(
+        path.name for path in (tmp_path / "engines").iterdir()
+    )
+    widths = [read_shapes(folder, 32).projected_width for folder in (first, second)]
+    assert [engine.shapes.projected_width for engine in built] == [sum(widths)] * 2
+    assert count_operations(blockwise, built[0].shapes, Schedule.of_model(blockwise, Sampling(steps=4))).image > 0
+    (changed / "block_2" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(BadInputError, match="block_2/unet: no safetensors"):
         resolve_model(str(changed))
     (changed / "blocks.json").write_text(json.dumps({"boundaries": [300.0, 400.0]}))
     with pytest.raises(BadInputError, match="descending"):

@@ -146,7 +146,7 @@ def test_the_cpp_compiler_compiles_a_unet():
     whole = UNet2DConditionModel(**sizes).eval().to(memory_format=torch.channels_last)
     inputs = torch.randn(2, 4, 8, 8), torch.full((2,), 500.0), torch.randn(2, 16, 32)
     expected = whole(*inputs).sample
-    unet, inputs = UNetPart(whole), (*inputs[:2], take_projection([whole])(inputs[2]))
+    unet, inputs = UNetPart(whole), (*inputs[:2], take_projection(whole)(inputs[2]))
     attention.install(unet, attention.Kernels(attention.candidates("cpu")))
     unet(*inputs)
     run = backends.find_backend("torch-compile").function(unet, "cpu", torch.float32)

@@ -1,24 +1,33 @@
 import json
 import shutil
 
+import onnxruntime
 import pytest
 import torch
 
 from fglfast.base.errors import BadInputError, FglError, MissingExtraError, UsageError
+from fglfast.base.machine import native_int8
 from fglfast.engine import backends, build
 from fglfast.engine.build import build_engine
+from fglfast.engine.export import DECODER, Route, example_inputs, export_one
 from fglfast.engine.manifest import FILE, check_files, read_manifest
 from fglfast.engine.networks import in_chunks
 from fglfast.engine.parity import BOUNDS, Parity, require
 from fglfast.engine.recipe import Recipe, find_recipe, shipped_recipes
 from fglfast.engine.trajectory import Reference
+from fglfast.generator.load import load_generator, read_shapes
+
+
+@pytest.fixture
+def engines(exported):
+    return exported(Route(fused=True))
 
 
 @pytest.mark.parametrize(
     "backend", ["torch", "onnxruntime", "openvino", *{"tensorrt"}.intersection(backends.installed())]
 )  # torch-compile has its own test
-def test_every_backend_passes_the_gate_and_takes_any_number_of_rows(backend, random_mini, recipe, exported):
-    built = build_engine(recipe.model_copy(update={"backend": backend}), random_mini, exported)
+def test_every_backend_passes_the_gate_and_takes_any_number_of_rows(backend, random_mini, recipe, engines):
+    built = build_engine(recipe.model_copy(update={"backend": backend}), random_mini, engines)
     assert built.manifest.parity.problem() == "" and not built.cached
     rows = 11
     latents, text = torch.randn(rows, *built.shapes.latent), torch.randn(rows, 16, built.shapes.projected_width)
@@ -26,8 +35,36 @@ def test_every_backend_passes_the_gate_and_takes_any_number_of_rows(backend, ran
     one = built.networks.denoise(latents[4:5], torch.full((1,), 300.0), text[4:5])
     assert whole.shape == latents.shape and torch.allclose(whole[4:5], one, atol=1e-4)
     assert built.networks.decode(latents).shape == (rows, 3, 32, 32)
-    found = build_engine(recipe.model_copy(update={"backend": backend}), random_mini, exported)
+    found = build_engine(recipe.model_copy(update={"backend": backend}), random_mini, engines)
     assert found.cached and found.key == built.key
+
+
+def test_eight_bits_by_openvino_pass_the_gate(random_mini, recipe, engines):
+    eight_bits = recipe.model_copy(update={"precision": "int8"})
+    if not native_int8():
+        with pytest.raises(UsageError, match="VNNI"):
+            build_engine(eight_bits, random_mini, engines)
+        return
+    parity = build_engine(eight_bits, random_mini, engines).manifest.parity
+    assert parity.problem() == "" and parity.unet > 1e-4
+
+
+def test_a_compiled_decoder_knows_the_latents_mean_and_deviation(random_mini, tmp_path):
+    """Exported, not only in PyTorch."""
+    mean, std = [0.5, -1.0] * 4, [2.0, 0.5, 1.5, 3.0] * 2  # by channel
+    model = tmp_path / "model"
+    shutil.copytree(random_mini, model)
+    config = model / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"latents_mean": mean, "latents_std": std}))
+    decoder, shapes = load_generator(model).decoder, read_shapes(model, 32)
+    export_one(decoder, example_inputs(shapes, 2)[DECODER], tmp_path / DECODER, Route())
+    session = onnxruntime.InferenceSession(tmp_path / DECODER, providers=["CPUExecutionProvider"])
+    latents = torch.randn(3, *shapes.latent)
+    mean_C11, std_C11 = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (mean, std))
+    with torch.no_grad():
+        expected = decoder.vae.decode(latents * std_C11 / decoder.vae.config.scaling_factor + mean_C11).sample
+    found = torch.from_numpy(session.run(None, {"latents": latents.numpy()})[0])
+    assert torch.allclose(found, expected, atol=1e-3)
 
 
 def test_a_changed_recipe_or_model_is_another_engine(engine, random_mini, recipe, engines):
@@ -42,15 +79,15 @@ def test_a_changed_recipe_or_model_is_another_engine(engine, random_mini, recipe
     assert build_engine(resampled, random_mini, engine.folder.parent).key == engine.key
 
 
-def test_auto_measures_once_and_stays(random_mini, recipe, exported, capsys):
+def test_auto_measures_once_and_stays(random_mini, recipe, engines, capsys):
     auto = recipe.model_copy(update={"backend": "auto"})
-    first = build_engine(auto, random_mini, exported)
-    choice = next(exported.glob("auto-*.json"))
+    first = build_engine(auto, random_mini, engines)
+    choice = next(engines.glob("auto-*.json"))
     seconds = json.loads(choice.read_text())
     assert set(seconds) == set(backends.chosen("auto", "float32")) and all(value > 0 for value in seconds.values())
     assert min(seconds, key=seconds.get) == first.manifest.key.build.backend and not first.cached
     choice.write_text(json.dumps(dict.fromkeys(seconds, 2.0) | {"torch": 1.0}))
-    assert build_engine(auto, random_mini, exported).manifest.key.build.backend == "torch"
+    assert build_engine(auto, random_mini, engines).manifest.key.build.backend == "torch"
     assert "fastest of those installed" in capsys.readouterr().err
 
 

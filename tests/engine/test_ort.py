@@ -38,7 +38,7 @@ def ort_recipe(recipe):
 
 @pytest.fixture
 def engines(exported):
-    return exported
+    return exported(Route(), Route(fused=True), Route(precision="float16"))
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_a_graph_in_which_a_fusion_failed_is_refused(
 ):
     if CUDA in providers:
         _gpu(monkeypatch, *providers)
-    path = engines / exports[Route(fused=True)].name / UNET
+    path = engines / exports(Route(fused=True)).name / UNET
     model = onnx.load(path)
     node = next(node for node in model.graph.node if node.op_type == operator)
     if operator == "InstanceNormalization":
@@ -189,7 +189,7 @@ def test_float16_on_tensorrt_is_in_the_graph(version, ort_recipe, random_mini, e
     sys.modules["tensorrt"].__version__ = version
     built = build_engine(ort_recipe.model_copy(update={"precision": "float16"}), random_mini, engines)
     assert built.manifest.parity.problem() == "" and built.manifest.parity.unet > 1e-5
-    assert (built.folder / UNET).samefile(engines / exports[Route(precision="float16")].name / UNET)
+    assert (built.folder / UNET).samefile(engines / exports(Route(precision="float16")).name / UNET)
     asked = {providers[0][1].get("trt_fp16_enable", False) for _, _, providers, _ in opened}
     assert asked == {version < "11"}
 

@@ -83,7 +83,7 @@ def test_weights_are_loaded_once_and_stay_as_they_are(own_timesteps, random_mini
     """Sampled, exported by a route that fuses and narrows, and sampled again."""
     loads, load_modules = [], trajectory.load_modules
     monkeypatch.setattr(trajectory, "load_modules", lambda model: loads.append(model) or load_modules(model))
-    monkeypatch.setattr(exporting, "_export_one", lambda network, *_: exported.append(network))
+    monkeypatch.setattr(exporting, "export_one", lambda network, *_: exported.append(network))
     exported = []
     asked = {"scheduler": "flow-euler", "timesteps": (1000, 500)} if own_timesteps else {}
     shapes = read_shapes(random_mini, 32)

@@ -15,7 +15,7 @@ from fglfast.base.errors import FglError, UsageError
 from fglfast.engine import backends, manifest
 from fglfast.engine.backends import trt as backend
 from fglfast.engine.build import build_engine, export_folder
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, link
+from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, link
 from fglfast.engine.fusions import Exported
 from fglfast.engine.recipe import Build
 from fglfast.generator.load import Shapes
@@ -23,7 +23,8 @@ from fglfast.generator.load import Shapes
 
 @pytest.fixture
 def engines(exported):
-    return exported
+    narrow = (Route(opset=opset, precision="float16") for opset in (18, 22))
+    return exported(Route(), Route(opset=22), *narrow, Route(opset=22, precision="bfloat16"))
 
 
 NETWORKS = (TEXT, PROJECTION, UNET, DECODER)

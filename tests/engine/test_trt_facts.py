@@ -51,7 +51,7 @@ def test_a_distribution_of_one_cuda_counts_too(monkeypatch):
 def test_the_parser_knows_every_operator(precision, exports):
     lines = (Path(__file__).parent / "tensorrt_operators.txt").read_text().splitlines()
     supported = {name for line in lines if not line.startswith("#") for name in line.split()}
-    folder = exports[Route(opset=22, precision=precision)]
+    folder = exports(Route(opset=22, precision=precision))
     for name in (TEXT, PROJECTION, UNET, DECODER):
         model = onnx.load(folder / name)
         assert not model.functions and [(part.domain, part.version) for part in model.opset_import] == [("", 22)]

@@ -74,11 +74,12 @@ def test_other_kinds_are_refused_by_the_key_that_tells_them(part, keys, copy):
 
 
 def test_every_network_that_shares_time_is_looked_at(copy):
-    shutil.copytree(copy / "unet", copy / "unet_2")
+    shutil.copytree(copy / "unet", copy / "block_2" / "unet")
+    shutil.copy(copy / "model_index.json", copy / "block_2")
     (copy / "blocks.json").write_text('{"boundaries": [400.0]}')
     resolve_model(str(copy))
-    change(copy, "unet_2", num_class_embeds=10)
-    with pytest.raises(BadInputError, match=r"unet_2.*num_class_embeds"):
+    change(copy, "block_2/unet", num_class_embeds=10)
+    with pytest.raises(BadInputError, match=r"block_2.*num_class_embeds"):
         resolve_model(str(copy))
 
 

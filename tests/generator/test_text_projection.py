@@ -39,7 +39,7 @@ def test_the_pooled_row_passes_as_it_is(narrow):
 def test_weights_are_moved_not_copied(narrow):
     unet = UNet2DConditionModel.from_pretrained(narrow("sd15") / "unet")
     before = sum(p.numel() for p in unet.parameters())
-    projection = take_projection([unet])
+    projection = take_projection(unet)
     assert sum(p.numel() for p in unet.parameters()) + projection.linear.weight.numel() == before
 
 
@@ -50,4 +50,4 @@ def test_a_cross_attention_that_does_more_is_refused(narrow):
     unet.encoder_hid_proj = nn.Identity()
     for each in (strange, unet):
         with pytest.raises(BadInputError, match="Stable Diffusion"):
-            take_projection([each])
+            take_projection(each)

@@ -34,17 +34,14 @@ class TorchCompileBackend(TorchBackend):
             FglError: a network does not compile here.
         """
         networks = super().load(build, shapes, model, engine)
-        latents, _, text = example_inputs(shapes, build.unet_batch)[UNET].values()
-        first_passes: list[tuple[str, Callable[..., Tensor], tuple[Tensor, ...]]] = [
-            ("UNet", networks.denoise, (latents, torch.full((build.unet_batch,), timestep), text))
-            for timestep in (1000.0, *shapes.boundaries)
-        ]
-        decoded = tuple(example_inputs(shapes, build.vae_batch)[DECODER].values())
-        for name, run, inputs in [*first_passes, ("VAE decoder", networks.decode, decoded)]:
+        for name, run, file, batch in (
+            ("UNet", networks.denoise, UNET, build.unet_batch),
+            ("VAE decoder", networks.decode, DECODER, build.vae_batch),
+        ):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # the compiler's remarks on diffusers' code
-                    run(*inputs)
+                    run(*example_inputs(shapes, batch)[file].values())
             except FglError:
                 raise
             except Exception as error:  # each stage of the compiler has errors of its own

@@ -11,8 +11,8 @@ from fglfast.base.files import write_atomic
 from fglfast.engine.attention import Kernels, candidates, install
 from fglfast.engine.backends import Backend
 from fglfast.engine.backends.eight_bits import PACKAGES, float_type, refusal, to_eight_bits
-from fglfast.engine.export import DECODER, dtype_of, example_inputs, unet_names
-from fglfast.engine.networks import Networks, by_time, in_chunks_that_fit
+from fglfast.engine.export import DECODER, UNET, dtype_of, example_inputs
+from fglfast.engine.networks import Networks, in_chunks_that_fit
 from fglfast.engine.recipe import Build
 from fglfast.generator.load import Shapes, load_generator
 
@@ -38,14 +38,12 @@ class TorchBackend(Backend):
         The text encoder stays float32: it runs once a prompt, and every step depends on it.
         """
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        generator, unets = load_generator(model), unet_names(shapes)
+        generator = load_generator(model)
         known = _read(engine / ATTENTION)
         kernels = Kernels(candidates(device), known)
         dtype = float_type(build.precision, device)
         parts: dict[str, tuple[nn.Module, torch.dtype, int]] = {
-            name: (unet, dtype, build.unet_batch) for name, unet in zip(unets, generator.unets, strict=True)
-        }
-        parts |= {
+            UNET: (generator.unet, dtype, build.unet_batch),
             DECODER: (generator.decoder, dtype_of(DECODER, generator, dtype), build.vae_batch),
         }
         runs = {}
@@ -63,7 +61,7 @@ class TorchBackend(Backend):
         return Networks(
             encode=eager(generator.text.to(device), device, torch.float32),
             project=projecting(generator.projection.to(device), device, dtype),
-            denoise=by_time([runs[name] for name in unets], shapes.boundaries),
+            denoise=runs[UNET],
             decode=runs[DECODER],
         )
 

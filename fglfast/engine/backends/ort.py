@@ -15,9 +15,9 @@ from fglfast.base.ranks import ranks_here
 from fglfast.engine.backends import Backend, missing
 from fglfast.engine.backends.ort_graph import optimized, save
 from fglfast.engine.backends.trt import static_shapes, timing_cache
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, Route, example_inputs, link, unet_names
+from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs, link
 from fglfast.engine.fusions import Exported, count, require
-from fglfast.engine.networks import Networks, by_time, in_chunks, staying
+from fglfast.engine.networks import Networks, in_chunks, staying
 from fglfast.engine.recipe import Build
 from fglfast.generator.load import Shapes
 
@@ -79,11 +79,10 @@ class OnnxRuntimeBackend(Backend):
             runs |= {name: in_chunks(runs[name], 1) for name in (TEXT, PROJECTION)}
         else:
             runs = {name: function(_session(engine / name)) for name in example_inputs(shapes, 1)}
-        unets = [in_chunks(runs[name], build.unet_batch) for name in unet_names(shapes)]
         return Networks(
             encode=runs[TEXT],
             project=runs[PROJECTION] if providers() == (CPU,) else staying(runs[PROJECTION], DEVICE),
-            denoise=by_time(unets, shapes.boundaries),
+            denoise=in_chunks(runs[UNET], build.unet_batch),
             decode=in_chunks(runs[DECODER], build.vae_batch),
         )
 

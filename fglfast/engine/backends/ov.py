@@ -20,8 +20,8 @@ from torch import Tensor
 from fglfast.base.machine import native_int8
 from fglfast.base.ranks import ranks_here
 from fglfast.engine.backends import Backend
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, Route, example_inputs, unet_names
-from fglfast.engine.networks import Networks, by_time, chunks
+from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs
+from fglfast.engine.networks import Networks, chunks
 from fglfast.engine.parity import BOUNDS
 from fglfast.engine.quantize import quantized
 from fglfast.engine.recipe import Build
@@ -46,7 +46,7 @@ class OpenVinoBackend(Backend):
         import openvino
 
         core = openvino.Core()
-        for name, batch in _batches(build, shapes).items():
+        for name, batch in _batches(build).items():
             model = core.read_model((exported / name).with_suffix(".xml"))
             if build.precision == "int8" and name not in (TEXT, PROJECTION):
                 model = quantized(model, name, exported, HEADROOM * BOUNDS["int8"].relative_error)
@@ -60,11 +60,10 @@ class OpenVinoBackend(Backend):
 
         core = openvino.Core()
         runs: dict[str, Callable[..., Tensor]] = {}
-        for name, batch in _batches(build, shapes).items():
+        for name, batch in _batches(build).items():
             blob = BytesIO((engine / _blob(name)).read_bytes())
             runs[name] = _runner(core.import_model(blob, "CPU", _properties(ranks_here())), batch)
-        denoise = by_time([runs[name] for name in unet_names(shapes)], shapes.boundaries)
-        return Networks(runs[TEXT], runs[PROJECTION], denoise, runs[DECODER])
+        return Networks(runs[TEXT], runs[PROJECTION], runs[UNET], runs[DECODER])
 
     def route(self, precision: str) -> Route:
         """OpenVINO's own format, whatever is made of it."""
@@ -105,10 +104,10 @@ def _properties(ranks: int) -> dict[str, Any]:
     return properties if ranks == 1 else properties | {"ENABLE_CPU_PINNING": False}
 
 
-def _batches(build: Build, shapes: Shapes) -> dict[str, int]:
+def _batches(build: Build) -> dict[str, int]:
     streams = _streams()
     unet, decoder = (max(1, batch // streams) for batch in (build.unet_batch, build.vae_batch))
-    return {TEXT: 1, PROJECTION: 1, **dict.fromkeys(unet_names(shapes), unet), DECODER: decoder}
+    return {TEXT: 1, PROJECTION: 1, UNET: unet, DECODER: decoder}
 
 
 def _streams() -> int:

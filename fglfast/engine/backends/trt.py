@@ -14,10 +14,10 @@ from fglfast.base.wording import some
 from fglfast.engine.backends import Backend
 from fglfast.engine.backends import trt_runtime as tensorrt_runtime
 from fglfast.engine.backends.trt_runtime import FixedNetwork
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, Route, example_inputs, link, unet_names
+from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs, link
 from fglfast.engine.fusions import Exported, count, require
 from fglfast.engine.manifest import device_name
-from fglfast.engine.networks import Networks, by_time, in_chunks, staying
+from fglfast.engine.networks import Networks, in_chunks, staying
 from fglfast.engine.recipe import Build
 from fglfast.generator.load import Shapes
 
@@ -69,11 +69,10 @@ class TensorRtBackend(Backend):
 
         runtime = _new(tensorrt.Runtime)
         runs: dict[str, Callable[..., Tensor]] = {}
-        for name, batch in _batches(build, shapes).items():
+        for name, batch in _batches(build).items():
             opened = _refitted(runtime, engine / _plan(name), engine / name)
             runs[name] = in_chunks(FixedNetwork(name, opened, example_inputs(shapes, batch)[name]), batch)
-        denoise = by_time([runs[name] for name in unet_names(shapes)], shapes.boundaries)
-        return Networks(runs[TEXT], staying(runs[PROJECTION], tensorrt_runtime.DEVICE), denoise, runs[DECODER])
+        return Networks(runs[TEXT], staying(runs[PROJECTION], tensorrt_runtime.DEVICE), runs[UNET], runs[DECODER])
 
     def route(self, precision: str) -> Route:
         """The precision in the ONNX, attention in the parts that TensorRT fuses itself."""
@@ -89,7 +88,7 @@ def static_shapes(build: Build, shapes: Shapes) -> dict[str, dict[str, tuple[int
     """The one shape of each input, by network: minimum, optimum and maximum of its optimisation profile."""
     return {
         name: {key: tuple(tensor.shape) for key, tensor in example_inputs(shapes, batch)[name].items()}
-        for name, batch in _batches(build, shapes).items()
+        for name, batch in _batches(build).items()
     }
 
 
@@ -215,9 +214,8 @@ def _log() -> Any:
     return Log()
 
 
-def _batches(build: Build, shapes: Shapes) -> dict[str, int]:
-    unets = dict.fromkeys(unet_names(shapes), build.unet_batch)
-    return {TEXT: 1, PROJECTION: 1, **unets, DECODER: build.vae_batch}
+def _batches(build: Build) -> dict[str, int]:
+    return {TEXT: 1, PROJECTION: 1, UNET: build.unet_batch, DECODER: build.vae_batch}
 
 
 def _plan(name: str) -> str:

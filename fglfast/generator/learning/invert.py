@@ -69,12 +69,10 @@ def check_generator(shapes: Shapes, vectors: int) -> None:
     """Refuse generators that this was not made for, and more vectors than a text embedding has.
 
     Raises:
-        UsageError: the model is SDXL, its UNets share time, or there are too many vectors.
+        UsageError: the model is SDXL, or there are too many vectors.
     """
     if shapes.text_length > shapes.tokens:
         raise UsageError("no embeddings can be learned for SDXL", "use Stable Diffusion 1.x or 2.x, or mini")
-    if shapes.boundaries:
-        raise UsageError("no embeddings can be learned for a blockwise student", "use its teacher")
     if vectors >= shapes.text_length:
         raise UsageError(
             f"{vectors} vectors are too many for embeddings of {shapes.text_length}, whose first stays as it is",

@@ -1,5 +1,6 @@
 """Count the floating-point operations of the float32 model without its weights. Knows no clock."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,7 +9,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from fglfast.engine.export import DECODER, PROJECTION, UNET, example_inputs
-from fglfast.generator.load import DecoderPart, Shapes, blank_networks, segment, split_unets
+from fglfast.generator.blocks import load_blocks, segment
+from fglfast.generator.load import DecoderPart, Shapes, blank_networks, split_unet
 from fglfast.lab.bench.records import Operations
 from fglfast.sampler.schedule import Schedule
 from fglfast.training.model import build_model
@@ -25,16 +27,20 @@ def count_operations(model: Path, shapes: Shapes, schedule: Schedule) -> Operati
         shapes: sizes of latents and text.
         schedule: how often the UNet is called.
     """
-    inputs = {name: tuple(tensors.values()) for name, tensors in example_inputs(shapes, 1).items()}
-    unets, vae = blank_networks(model)
-    parts, projection = split_unets(unets, vae)
-    # As the plain model has them in its UNet: keys and values of the text are counted at every step.
-    text = count(projection, *inputs[PROJECTION]) // len(parts)
-    row = [count(part, *inputs[UNET]) + text for part in parts]
-    decoded = count(DecoderPart(vae), *inputs[DECODER])
-    steps = sum(rows * row[segment(timestep, shapes.boundaries)] for timestep, rows in schedule.rows())
-    measured = segment(float(inputs[UNET][1]), shapes.boundaries)
+    blocks = load_blocks(model)
+    row = [_count_row(folder, shapes) for folder in blocks.folders(model)]
+    inputs = example_inputs(shapes, 1)
+    decoded = count(DecoderPart(blank_networks(model)[1]), *inputs[DECODER].values())
+    steps = sum(rows * row[segment(timestep, blocks.boundaries)] for timestep, rows in schedule.rows())
+    measured = segment(float(inputs[UNET]["timestep"]), blocks.boundaries)
     return Operations(unet=row[measured], decoder=decoded, image=steps + decoded)
+
+
+def _count_row(model: Path, shapes: Shapes) -> int:
+    """Operations of one row of a UNet, as the plain model has it: keys and values of the text at every step."""
+    part, projection = split_unet(*blank_networks(model))
+    inputs = example_inputs(replace(shapes, projected_width=projection.width), 1)
+    return count(part, *inputs[UNET].values()) + count(projection, *inputs[PROJECTION].values())
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -116,7 +115,6 @@ def test_generators_that_this_was_not_made_for_are_refused(narrow):
     check_generator(one, 76)
     for shapes, vectors, word in (
         (one, 77, "77 vectors"),
-        (replace(one, boundaries=(500.0,)), 1, "blockwise"),
         (read_shapes(narrow("sdxl"), 64), 1, "SDXL"),
     ):
         with pytest.raises(UsageError, match=word):

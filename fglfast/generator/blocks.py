@@ -1,0 +1,60 @@
+"""Models that share time between them, as one: blockwise flow matching (arXiv 2510.21167).
+
+A blockwise model is a model folder with a `blocks.json` and further model folders in it, each of which brings a UNet.
+All else takes each block for a model of its own.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from fglfast.base.config import Settings, checked_json
+from fglfast.base.errors import BadInputError
+from fglfast.base.untrusted import read_bytes
+from fglfast.generator.parts import BLOCK, BLOCKS
+
+MOST_BYTES = 64 << 10
+MOST_SHARES = 64
+
+
+class Blocks(Settings):
+    """`blocks.json`.
+
+    Attributes:
+        boundaries: timesteps at which a block hands over to the next, descending; one less than blocks.
+    """
+
+    boundaries: tuple[float, ...] = Field((), max_length=MOST_SHARES)
+
+    @model_validator(mode="after")
+    def _descend(self) -> "Blocks":
+        if any(later >= earlier for earlier, later in pairwise(self.boundaries)):
+            raise ValueError("boundaries: give descending timesteps")
+        return self
+
+    def folders(self, model: Path) -> tuple[Path, ...]:
+        """The blocks of a model by time: first itself, which sees the noise; most models have no other."""
+        later = (model / BLOCK.replace("*", str(number + 2)) for number in range(len(self.boundaries)))
+        return (model, *later)
+
+
+def load_blocks(model: Path) -> Blocks:
+    """How a model shares time.
+
+    Raises:
+        BadInputError: its `blocks.json` cannot be used.
+    """
+    path = model / BLOCKS
+    if not path.exists():
+        return Blocks()
+    try:
+        return checked_json(Blocks, read_bytes(path, MOST_BYTES))
+    except ValueError as error:
+        raise BadInputError(f"{path}: {error}", "mend the key it names") from error
+
+
+def segment(timestep: float, boundaries: Sequence[float]) -> int:
+    """Which of the blocks a timestep belongs to, counted from the noise."""
+    return sum(timestep <= boundary for boundary in boundaries)
