@@ -1,20 +1,15 @@
-"""From noise to data along a velocity field: ODE solvers and an SDE of any diffusion. Knows no network.
+"""From noise to data along a velocity field, as training does it; engines sample by diffusers' schedulers.
 
-`velocity(x [B,...], t [B])` is dx/dt; times run from 1 (noise) down to 0 (data). Compiled engines sample by diffusers'
-schedulers; these are for training, for straightness, and to check those.
+`velocity(x [B,...], t [B])` is dx/dt; times run from 1 (noise) down to 0 (data).
 """
 
 from collections.abc import Callable
 from itertools import pairwise
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from fglfast.base.config import Settings
-from fglfast.generator.learning.paths import Path, score
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
@@ -41,57 +36,6 @@ def euler(velocity: Velocity, noise: Tensor, times: Tensor) -> Tensor:
     x = noise
     for now, after in pairwise(times):
         x = x + (after - now) * velocity(x, _everywhere(now, x))
-    return x
-
-
-def heun(velocity: Velocity, noise: Tensor, times: Tensor) -> Tensor:
-    """Two evaluations a step, second order."""
-    x = noise
-    for now, after in pairwise(times):
-        first = velocity(x, _everywhere(now, x))
-        second = velocity(x + (after - now) * first, _everywhere(after, x))
-        x = x + (after - now) * 0.5 * (first + second)
-    return x
-
-
-def rk45(velocity: Velocity, noise: Tensor, tolerance: float = 1e-6) -> tuple[Tensor, int]:
-    """The reference: Dormand and Prince's adaptive pair (scipy). Returns the data and the evaluations it took."""
-
-    def flat(t: float, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        now = torch.from_numpy(x).to(noise).view_as(noise)
-        return velocity(now, _everywhere(torch.tensor(t), noise)).double().flatten().cpu().numpy()
-
-    found = solve_ivp(flat, (1.0, 0.0), noise.double().flatten().cpu().numpy(), rtol=tolerance, atol=tolerance)
-    return torch.from_numpy(found.y[:, -1]).to(noise).view_as(noise), int(found.nfev)
-
-
-def sde(
-    velocity: Velocity,
-    path: Path,
-    diffusion: Callable[[Tensor], Tensor],
-    noise: Tensor,
-    times: Tensor,
-    generator: torch.Generator,
-) -> Tensor:
-    """Euler-Maruyama of dx = (v - g^2/2 score) dt + g dW backwards in time: the ODE's marginals, for any g.
-
-    Args:
-        velocity: of the ODE.
-        path: that it was trained on, for the score (arXiv 2303.08797, section 2.2).
-        diffusion: g(t) >= 0; 0 is the ODE. The last step, where the score has no bound, is the ODE's.
-        noise: where it begins.
-        times: descending.
-        generator: of the Brownian increments.
-    """
-    x = noise
-    for now, after in pairwise(times):
-        t, step = _everywhere(now, x), after - now
-        v, g = velocity(x, t), diffusion(now)
-        if after > 0 and g > 0:
-            increments = torch.randn(x.shape, generator=generator).to(x)
-            x = x + step * (v - 0.5 * g * g * score(path, v, x, t)) + g * (-step).sqrt() * increments
-        else:
-            x = x + step * v
     return x
 
 
