@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from benchmarks.results_file import save_result
 from fglfast.base.console import note
 from fglfast.base.errors import FglError, UsageError
+from fglfast.base.timing import Timing, interleaved
 from fglfast.engine.backends import worth_measuring
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.generator.load import read_shapes
 from fglfast.generator.text import load_prompts, resolve_model
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.lab.bench.operations import count_operations
-from fglfast.lab.bench.timing import Timing, interleaved
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.plan import Item, starting_noises
 

@@ -8,7 +8,6 @@ Shape letters: B batch, M query rows, N key rows, H heads, K channels a head, C 
 """
 
 import re
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from fglfast.base.timing import Run, interleaved, wait_for_device
 from fglfast.generator.text_projection import Columns
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -110,38 +110,24 @@ def measure(among: Mapping[str, Kernel], q_BMHK: Tensor, k_BNHK: Tensor, v_BNHK:
     Raises:
         torch.OutOfMemoryError: no kernel worked, and memory was the reason: fewer rows may do.
     """
-    times: dict[str, list[float]] = {}
+    working: dict[str, Run] = {}
     full: torch.OutOfMemoryError | None = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch explains at length why a kernel is not for these tensors
         for name, kernel in among.items():
             try:
-                _timed(kernel, q_BMHK, k_BNHK, v_BNHK)
+                kernel(q_BMHK, k_BNHK, v_BNHK)
+                wait_for_device()
             except torch.OutOfMemoryError as error:
                 full = error
             except Exception:  # whatever it is, the kernel is not for this shape, or not installed
                 continue
             else:
-                times[name] = []
-        if full and not times:
+                working[name] = partial(kernel, q_BMHK, k_BNHK, v_BNHK)
+        if full and not working:
             raise full
-        for _ in range(ROUNDS if len(times) > 1 else 1):
-            for name, taken in times.items():
-                taken.append(_timed(among[name], q_BMHK, k_BNHK, v_BNHK))
-    return {name: min(taken) for name, taken in times.items()}
-
-
-def _timed(kernel: Kernel, q_BMHK: Tensor, k_BNHK: Tensor, v_BNHK: Tensor) -> float:
-    _finish(q_BMHK)
-    started = time.perf_counter()
-    kernel(q_BMHK, k_BNHK, v_BNHK)
-    _finish(q_BMHK)
-    return time.perf_counter() - started
-
-
-def _finish(tensor: Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.synchronize()
+        taken = interleaved(working, ROUNDS if len(working) > 1 else 1, warmup=0)
+    return {name: timing.fastest for name, timing in taken.items()}
 
 
 class BMHKProcessor:

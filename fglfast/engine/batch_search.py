@@ -2,22 +2,20 @@
 
 import json
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import psutil
 import torch
-from torch import Tensor
 
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, FglError
 from fglfast.base.files import exclusive, write_atomic
+from fglfast.base.timing import interleaved
 from fglfast.base.untrusted import read_object
 from fglfast.engine import backends
 from fglfast.engine.build import Engine, build_engine, export_folder
-from fglfast.engine.export import DECODER, UNET, example_inputs
+from fglfast.engine.export import DECODER, UNET
+from fglfast.engine.passes import decoder_pass, unet_pass
 from fglfast.engine.recipe import Build, Recipe
 
 CANDIDATES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -83,11 +81,11 @@ def _measure(engine: Engine, build: Build, engines: Path) -> Rates:
             try:
                 backend.compile(asked, engine.shapes, onnx, Path(folder))
                 networks = backend.load(asked, engine.shapes, engine.model, Path(folder))
-                inputs = example_inputs(engine.shapes, batch)
-                found = {
-                    UNET: batch / _seconds(networks.denoise, *inputs[UNET].values()),
-                    DECODER: batch / _seconds(networks.decode, *inputs[DECODER].values()),
+                runs = {
+                    UNET: unet_pass(networks, engine.shapes, batch),
+                    DECODER: decoder_pass(networks, engine.shapes, batch),
                 }
+                found = {name: batch / timing.seconds for name, timing in interleaved(runs, ROUNDS).items()}
             except (FglError, MemoryError, torch.OutOfMemoryError):
                 break
         gained = any(rate > GAIN * max(rates[name].values(), default=0.0) for name, rate in found.items())
@@ -97,14 +95,3 @@ def _measure(engine: Engine, build: Build, engines: Path) -> Rates:
         if not gained or GROWTH * max(0, before - after) > after:
             break
     return rates
-
-
-def _seconds(network: Callable[..., Tensor], *inputs: Tensor) -> float:
-    """Median seconds of a pass, after one to warm up."""
-    network(*inputs)
-    times = []
-    for _ in range(ROUNDS):
-        started = time.perf_counter()
-        network(*inputs)
-        times.append(time.perf_counter() - started)
-    return median(times)

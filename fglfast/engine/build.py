@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,12 +16,14 @@ import torch
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, FglError
 from fglfast.base.files import exclusive, finished_folder, write_atomic
+from fglfast.base.timing import interleaved
 from fglfast.base.untrusted import read_object
 from fglfast.engine import backends
-from fglfast.engine.export import UNET, Route, example_inputs, export
+from fglfast.engine.export import Route, export
 from fglfast.engine.manifest import Key, Manifest, check_files, device_name, file_hashes, read_manifest
 from fglfast.engine.networks import Networks, by_time
 from fglfast.engine.parity import BOUNDS, PROMPTS, STEPS, measure, require
+from fglfast.engine.passes import unet_pass
 from fglfast.engine.quantize import save_calibration
 from fglfast.engine.recipe import Build, Recipe
 from fglfast.engine.trajectory import Reference, Trajectory
@@ -110,14 +111,8 @@ def _build_block(recipe: Recipe, model: Path, engines: Path) -> Engine:
 
 def seconds_per_pass(engine: Engine, rounds: int = AUTO_ROUNDS) -> float:
     """Median seconds of one UNet pass at the engine's own batch, after one to warm up."""
-    inputs = tuple(example_inputs(engine.shapes, engine.manifest.key.build.unet_batch)[UNET].values())
-    engine.networks.denoise(*inputs)
-    times = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        engine.networks.denoise(*inputs)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    run = unet_pass(engine.networks, engine.shapes, engine.manifest.key.build.unet_batch)
+    return interleaved({"pass": run}, rounds)["pass"].seconds
 
 
 def _build_auto(keys: list[Key], model: Path, engines: Path, sampling: Sampling) -> Engine:

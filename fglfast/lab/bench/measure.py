@@ -12,9 +12,11 @@ from fglfast.base.config import Settings, first_problem
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
 from fglfast.base.machine import machine_facts, native_bfloat16, package_versions
+from fglfast.base.timing import Run, Timing, interleaved
 from fglfast.engine.backends import NAMES, chosen
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.manifest import device_name
+from fglfast.engine.passes import decoder_pass, unet_pass
 from fglfast.engine.recipe import Recipe
 from fglfast.lab.bench import work
 from fglfast.lab.bench.operations import count_operations
@@ -28,7 +30,6 @@ from fglfast.lab.bench.records import (
     Rate,
     TrainingRate,
 )
-from fglfast.lab.bench.timing import Run, Timing, interleaved
 from fglfast.lab.bench.training import training_rate, training_seconds
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.writer import ENCODERS
@@ -182,7 +183,11 @@ def _passes(
     products = {dtype: measure_ceiling(dtype, settings.product_side) for dtype in dtypes}
     runs: dict[str, Run] = {f"ceiling {dtype}": run for dtype, (run, _) in products.items()}
     for name, engine in opened.items():
-        runs |= {f"{name} unet": work.unet_pass(engine), f"{name} decoder": work.decoder_pass(engine)}
+        build = engine.manifest.key.build
+        runs |= {
+            f"{name} unet": unet_pass(engine.networks, engine.shapes, build.unet_batch),
+            f"{name} decoder": decoder_pass(engine.networks, engine.shapes, build.vae_batch),
+        }
     note(f"passes: {settings.rounds} rounds of {', '.join(opened)}")
     timings = interleaved(runs, settings.rounds, pause=PAUSE)
     ceilings = {

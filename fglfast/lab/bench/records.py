@@ -4,7 +4,7 @@ Throughout, `share` is the rate of the counted operations over the measured rate
 """
 
 from fglfast.base.config import Settings
-from fglfast.lab.bench.timing import Figure, Timing
+from fglfast.base.timing import Figure, Timing
 from fglfast.sampler.schedule import Sampling
 
 

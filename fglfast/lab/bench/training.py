@@ -3,9 +3,9 @@
 import tempfile
 from pathlib import Path
 
+from fglfast.base.timing import Timing
 from fglfast.lab.bench.operations import count_training
 from fglfast.lab.bench.records import TrainingRate
-from fglfast.lab.bench.timing import Timing
 from fglfast.lab.bench.work import CLASSES, photograph_like, quiet
 from fglfast.shards.description import Description, write_description
 from fglfast.shards.tar import Sample, encode_image, shard_name, write_shard

@@ -4,7 +4,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from fglfast.base.console import stderr
+from fglfast.base.timing import Run
 from fglfast.engine.build import Engine
-from fglfast.engine.export import DECODER, UNET, example_inputs
 from fglfast.generator.text import load_prompts, text_fingerprint
 from fglfast.generator.text_encoder import load_tokenizer, tokenize
-from fglfast.lab.bench.timing import Run
 from fglfast.payload import Payload, PayloadHeader
 from fglfast.payload.merge import Merged, merge_payloads
 from fglfast.sampler.schedule import Sampling
@@ -42,18 +40,6 @@ def matrix_product(dtype: torch.dtype, side: int, repeats: int) -> Run:
             torch.mm(left, right, out=out)
 
     return run
-
-
-def unet_pass(engine: Engine) -> Run:
-    """One UNet pass at the engine's batch."""
-    inputs = example_inputs(engine.shapes, engine.manifest.key.build.unet_batch)[UNET]
-    return partial(engine.networks.denoise, *(_filled(tensor) for tensor in inputs.values()))
-
-
-def decoder_pass(engine: Engine) -> Run:
-    """One pass of the VAE decoder at the engine's batch."""
-    inputs = example_inputs(engine.shapes, engine.manifest.key.build.vae_batch)[DECODER]
-    return partial(engine.networks.decode, *(_filled(tensor) for tensor in inputs.values()))
 
 
 class Synthesis:
@@ -151,8 +137,3 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         stderr.quiet = before
-
-
-def _filled(tensor: torch.Tensor) -> torch.Tensor:
-    """Standard normal where the example is zero: some arithmetic is faster on zeros."""
-    return tensor if bool(tensor.any()) else torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))

@@ -14,11 +14,11 @@ from benchmarks.results_file import RESULTS
 from benchmarks.sections import SECTIONS
 from benchmarks.table import PAGE, README, markdown, page, renewed
 from fglfast.base.errors import MissingExtraError, UsageError
+from fglfast.base.timing import Timing, interleaved
 from fglfast.generator.load import load_generator
 from fglfast.lab.bench.measure import BenchSettings, bench, contenders
 from fglfast.lab.bench.operations import count, count_operations, count_training
 from fglfast.lab.bench.table import number, table
-from fglfast.lab.bench.timing import Timing, interleaved
 from fglfast.lab.bench.work import Encoding, photograph_like
 from fglfast.report.bench_page import write_page
 from fglfast.sampler.schedule import Sampling, Schedule
