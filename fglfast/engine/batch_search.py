@@ -13,10 +13,12 @@ from fglfast.base.files import exclusive, write_atomic
 from fglfast.base.timing import interleaved
 from fglfast.base.untrusted import read_object
 from fglfast.engine import backends
-from fglfast.engine.build import Engine, build_engine, export_folder
+from fglfast.engine.build import build_engine, export_folder
 from fglfast.engine.export import DECODER, UNET
+from fglfast.engine.manifest import Key
 from fglfast.engine.passes import decoder_pass, unet_pass
 from fglfast.engine.recipe import Build, Recipe
+from fglfast.generator.load import Shapes
 
 CANDIDATES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
 GAIN = 1.03  # less is noise
@@ -24,7 +26,7 @@ ROUNDS = 3
 MOST_BYTES = 1 << 16  # of the file that remembers what was measured
 GROWTH = 2.5  # the next candidate is twice the last; and a little
 
-Rates = dict[str, dict[int, float]]
+FIELDS = {UNET: "unet_batch", DECODER: "vae_batch"}
 
 
 def search_batches(recipe: Recipe, model: Path, engines: Path) -> Recipe:
@@ -38,15 +40,17 @@ def search_batches(recipe: Recipe, model: Path, engines: Path) -> Recipe:
         engines: folder that holds engines by key.
     """
     engine = build_engine(recipe, model, engines)
-    build = engine.manifest.key.build
-    plain = engine.manifest.key.model_copy(update={"build": build.model_copy(update={"unet_batch": 0, "vae_batch": 0})})
+    key, shapes = engine.manifest.key, engine.shapes
+    del engine  # its networks would lie beside those that are measured
+    plain = key.model_copy(update={"build": key.build.model_copy(update=dict.fromkeys(FIELDS.values(), 0))})
     path = engines / f"batches-{plain.digest()}.json"
     if not path.exists():
         with exclusive(path.with_name(f".{path.name}.lock")):  # measuring side by side, ranks could choose differently
             if not path.exists():
-                _search(engine, build, engines, path)
+                _search(key, shapes, model, engines, path)
     best = _remembered(path)
-    return recipe.model_copy(update={"backend": build.backend, "unet_batch": best[UNET], "vae_batch": best[DECODER]})
+    batches = {field: best[name] for name, field in FIELDS.items()}
+    return recipe.model_copy(update={"backend": key.build.backend, **batches})
 
 
 def _remembered(path: Path) -> dict[str, int]:
@@ -60,38 +64,46 @@ def _remembered(path: Path) -> dict[str, int]:
     return best
 
 
-def _search(engine: Engine, build: Build, engines: Path, path: Path) -> None:
+def _search(key: Key, shapes: Shapes, model: Path, engines: Path, path: Path) -> None:
     """Find the fastest batch of UNet and decoder, and write it to `path`."""
-    rates = _measure(engine, build, engines)
-    best = {name: max(found, key=found.__getitem__) for name, found in rates.items()}
-    for name, found in rates.items():
+    best = {}
+    for name in FIELDS:
+        found = _rates(name, key, shapes, model, engines)
+        best[name] = max(found, key=found.__getitem__)
         told = ", ".join(f"{batch}: {rate:.1f}" for batch, rate in found.items())
         note(f"{Path(name).stem}: {best[name]} rows a pass (rows/s at {told})")
     write_atomic(path, json.dumps(best) + "\n")
 
 
-def _measure(engine: Engine, build: Build, engines: Path) -> Rates:
-    """Rows a second of UNet and decoder at every candidate that was worth trying and fitted."""
-    backend, onnx = backends.find_backend(build.backend), export_folder(engine.manifest.key, engines)
-    rates: Rates = {UNET: {}, DECODER: {}}
+def _rates(name: str, key: Key, shapes: Shapes, model: Path, engines: Path) -> dict[int, float]:
+    """Rows a second of a network at every candidate that was worth trying and fitted; the other's batch is small.
+
+    Raises:
+        FglError: not even the smallest fitted, or another failure.
+    """
+    rates: dict[int, float] = {}
     for batch in CANDIDATES:
         before = psutil.virtual_memory().available
-        asked = build.model_copy(update={"unet_batch": batch, "vae_batch": batch})
+        build = key.build.model_copy(update={**dict.fromkeys(FIELDS.values(), CANDIDATES[0]), FIELDS[name]: batch})
         with tempfile.TemporaryDirectory(dir=engines, prefix=".search-") as folder:
             try:
-                backend.compile(asked, engine.shapes, onnx, Path(folder))
-                networks = backend.load(asked, engine.shapes, engine.model, Path(folder))
-                runs = {
-                    UNET: unet_pass(networks, engine.shapes, batch),
-                    DECODER: decoder_pass(networks, engine.shapes, batch),
-                }
-                found = {name: batch / timing.seconds for name, timing in interleaved(runs, ROUNDS).items()}
-            except (FglError, MemoryError, torch.OutOfMemoryError):
+                rate = batch / _seconds(name, build, shapes, model, export_folder(key, engines), Path(folder))
+            except (FglError, MemoryError, torch.OutOfMemoryError) as error:
+                if not rates:
+                    raise FglError(f"{Path(name).stem}: {batch} rows a pass fail: {error}", "give a batch") from error
                 break
-        gained = any(rate > GAIN * max(rates[name].values(), default=0.0) for name, rate in found.items())
-        for name, rate in found.items():
-            rates[name][batch] = rate
+        gained = rate > GAIN * max(rates.values(), default=0.0)
+        rates[batch] = rate
         after = psutil.virtual_memory().available
         if not gained or GROWTH * max(0, before - after) > after:
             break
     return rates
+
+
+def _seconds(name: str, build: Build, shapes: Shapes, model: Path, exported: Path, engine: Path) -> float:
+    """Median seconds of a pass; what was compiled for it is let go."""
+    backend = backends.find_backend(build.backend)
+    backend.compile(build, shapes, exported, engine)
+    networks, make = backend.load(build, shapes, model, engine), unet_pass if name == UNET else decoder_pass
+    run = make(networks, shapes, getattr(build, FIELDS[name]))
+    return interleaved({name: run}, ROUNDS)[name].seconds

@@ -1,5 +1,6 @@
 """Build, cache and open engines. Export once a model, compile once a key, keep only what passed the gate."""
 
+import gc
 import hashlib
 import json
 import math
@@ -79,6 +80,8 @@ def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
     blocks = load_blocks(model)
     first, *later = blocks.folders(model)
     engine = _build_block(recipe, first, engines)
+    if not later:
+        return engine
     same = recipe.model_copy(update={"backend": engine.manifest.key.build.backend})
     return _joined([engine, *(_build_block(same, folder, engines) for folder in later)], blocks)
 
@@ -86,8 +89,6 @@ def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
 def _joined(engines: list[Engine], blocks: Blocks) -> Engine:
     """The engines of the blocks of a model as one: in the place of the first, under a key of its own."""
     first, widths = engines[0], [engine.shapes.projected_width for engine in engines]
-    if len(engines) == 1:
-        return first
     weights = blocks.model_dump_json() + "".join(engine.manifest.key.weights for engine in engines)
     key = first.manifest.key.model_copy(update={"weights": hashlib.sha256(weights.encode()).hexdigest()})
     return replace(
@@ -121,28 +122,50 @@ def _build_auto(keys: list[Key], model: Path, engines: Path, sampling: Sampling)
     Ranks that start together take turns: measuring side by side, they could choose differently.
     """
     by_name = {key.build.backend: key for key in keys}
+    cached = {name: (engines / key.digest()).exists() for name, key in by_name.items()}
     digest = hashlib.sha256("".join(key.digest() for key in keys).encode()).hexdigest()[:16]
     path = engines / f"auto-{digest}.json"
-    built: dict[str, Engine] = {}
     if not path.exists():
         _writable(engines)
         with _turn(path.with_name(f".{path.name}.lock"), "the choice of a backend"):
             if not path.exists():
-                built = {name: _build_one(key, model, engines, sampling) for name, key in by_name.items()}
-                measured = {name: seconds_per_pass(engine) for name, engine in built.items()}
-                write_atomic(path, json.dumps(measured) + "\n")
+                write_atomic(path, json.dumps(_measured(by_name, model, engines, sampling)) + "\n")
     seconds = _remembered(path, set(by_name))
     ranked = sorted(seconds, key=seconds.__getitem__)
     told, rows = ", ".join(f"{name} {1000 * seconds[name]:.0f} ms" for name in ranked), keys[0].build.unet_batch
     note(f"backend {ranked[0]}: fastest of those installed (one UNet pass of {rows} rows: {told})")
-    return built.get(ranked[0]) or _build_one(by_name[ranked[0]], model, engines, sampling)
+    engine = _build_one(by_name[ranked[0]], model, engines, sampling)
+    return replace(engine, cached=cached[ranked[0]])
+
+
+def _measured(keys: dict[str, Key], model: Path, engines: Path, sampling: Sampling) -> dict[str, float]:
+    """Seconds of a pass of each backend that works here, one engine open at a time.
+
+    Raises:
+        Exception: what the first backend raised, where none works.
+    """
+    seconds: dict[str, float] = {}
+    failed: list[Exception] = []
+    for name, key in keys.items():
+        try:
+            seconds[name] = seconds_per_pass(_build_one(key, model, engines, sampling))
+        except Exception as error:  # each runtime has errors of its own, and the next may do
+            failed.append(error.with_traceback(None))  # which would hold the networks
+            reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+            note(f"backend {name} is left out: {reason}")
+        gc.collect()
+        torch.cuda.empty_cache()
+    if not seconds:
+        raise failed[0]
+    return seconds
 
 
 def _remembered(path: Path, names: set[str]) -> dict[str, float]:
     """The times that were measured before, of each backend."""
     hint = "delete it, and the backends are measured again"
     seconds = read_object(path, MOST_TIMES, hint)
-    if seconds.keys() != names or not all(isinstance(time, float) and 0 < time < math.inf for time in seconds.values()):
+    times = all(isinstance(time, float) and 0 < time < math.inf for time in seconds.values())
+    if not seconds or not seconds.keys() <= names or not times:
         raise BadInputError(f"{path}: not the times of {', '.join(sorted(names))}", hint)
     return seconds
 

@@ -140,6 +140,7 @@ def deepspeed_config(settings: TrainSettings, processes: int, bf16: bool) -> dic
             it asks for what an image classifier cannot use: ZeRO stage 3, half-precision weights.
     """
     config: dict[str, Any] = {"zero_optimization": {"stage": 0}}
+    config["timers"] = {"throughput": {"enabled": False}}  # it stops the device twice a step
     if bf16:
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
     if settings.deepspeed is not None:

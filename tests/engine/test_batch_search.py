@@ -2,51 +2,80 @@ import json
 
 import pytest
 
+from fglfast.base.errors import FglError
 from fglfast.engine import batch_search
+from fglfast.engine.batch_search import FIELDS
 from fglfast.engine.export import DECODER, UNET
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    """Seconds of a pass by rows: a machine that is fastest at 8 rows in the UNet, at 4 in the decoder."""
-    tried = []
+def pace(monkeypatch):
+    """Let a pass take what a function of network and rows says; what was tried is listed."""
 
-    def seconds(network, *inputs):
-        rows = len(inputs[0])
-        tried.append((rows, len(inputs)))
-        best = 8 if len(inputs) == 3 else 4
-        return rows * (1.0 + abs(best - rows) / 10)
+    def install(seconds):
+        tried = []
 
-    monkeypatch.setattr(batch_search, "_seconds", seconds)
-    return tried
+        def taken(name, build, *_):
+            rows = getattr(build, FIELDS[name])
+            tried.append((name, rows))
+            return seconds(name, rows)
 
+        monkeypatch.setattr(batch_search, "_seconds", taken)
+        return tried
 
-def test_batches_grow_until_it_is_no_faster_and_are_remembered(clock, random_mini, recipe, engines):
-    torch_recipe = recipe.model_copy(update={"backend": "torch"})
-    found = batch_search.search_batches(torch_recipe, random_mini, engines)
-    assert (found.unet_batch, found.vae_batch, found.backend) == (8, 4, "torch")
-    assert [rows for rows, inputs in clock if inputs == 3] == [2, 4, 8, 16]
-    assert json.loads(next(engines.glob("batches-*.json")).read_text()) == {UNET: 8, DECODER: 4}
-    clock.clear()
-    other = torch_recipe.model_copy(update={"unet_batch": 4})
-    assert batch_search.search_batches(other, random_mini, engines).unet_batch == 8 and clock == []
-    assert not list(engines.glob(".search-*"))
+    return install
 
 
-def test_what_does_not_fit_is_not_taken(monkeypatch, random_mini, recipe, engines):
-    def seconds(network, *inputs):
-        if len(inputs[0]) > 4:
+def full_above(rows_by_network):
+    def seconds(name, rows):
+        if rows > rows_by_network[name]:
             raise MemoryError
         return 1.0
 
-    monkeypatch.setattr(batch_search, "_seconds", seconds)
-    found = batch_search.search_batches(recipe.model_copy(update={"backend": "torch"}), random_mini, engines)
-    assert (found.unet_batch, found.vae_batch) == (4, 4)
+    return seconds
 
 
-def test_memory_that_would_run_out_ends_the_search(monkeypatch, random_mini, recipe, engines):
-    free = iter([100, 70, 100, 40, 100, 40])
-    monkeypatch.setattr(batch_search, "_seconds", lambda network, *inputs: 1.0)
+@pytest.fixture
+def torch_recipe(recipe):
+    return recipe.model_copy(update={"backend": "torch"})
+
+
+def test_batches_grow_until_it_is_no_faster_and_are_remembered(pace, random_mini, torch_recipe, engines):
+    best = {UNET: 8, DECODER: 4}
+    tried = pace(lambda name, rows: rows * (1.0 + abs(best[name] - rows) / 10))
+    found = batch_search.search_batches(torch_recipe, random_mini, engines)
+    assert (found.unet_batch, found.vae_batch, found.backend) == (8, 4, "torch")
+    assert [rows for name, rows in tried if name == UNET] == [2, 4, 8, 16]
+    assert [rows for name, rows in tried if name == DECODER] == [2, 4, 8]
+    assert json.loads(next(engines.glob("batches-*.json")).read_text()) == best
+    tried.clear()
+    other = torch_recipe.model_copy(update={"unet_batch": 4})
+    assert batch_search.search_batches(other, random_mini, engines).unet_batch == 8 and tried == []
+    assert not list(engines.glob(".search-*"))
+
+
+def test_what_does_not_fit_one_network_does_not_bound_the_other(pace, random_mini, torch_recipe, engines):
+    pace(full_above({UNET: 16, DECODER: 2}))
+    found = batch_search.search_batches(torch_recipe, random_mini, engines)
+    assert (found.unet_batch, found.vae_batch) == (16, 2)
+
+
+def test_where_nothing_fits_it_is_said(pace, random_mini, torch_recipe, engines):
+    pace(full_above({UNET: 0, DECODER: 8}))
+    with pytest.raises(FglError, match="unet: 2 rows"):
+        batch_search.search_batches(torch_recipe, random_mini, engines)
+    assert not list(engines.glob("batches-*.json"))
+
+
+def test_memory_that_would_run_out_ends_the_search(pace, monkeypatch, random_mini, torch_recipe, engines):
+    free = iter([100, 70, 100, 40, 100, 70, 100, 40])
+    tried = pace(lambda name, rows: 1.0)
     monkeypatch.setattr(batch_search.psutil, "virtual_memory", lambda: type("Memory", (), {"available": next(free)}))
-    found = batch_search.search_batches(recipe.model_copy(update={"backend": "torch"}), random_mini, engines)
-    assert found.unet_batch == 2
+    batch_search.search_batches(torch_recipe, random_mini, engines)
+    assert [rows for name, rows in tried if name == UNET] == [2, 4]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_pass_is_timed(name, random_mini, torch_recipe, engine, tmp_path):
+    build = torch_recipe.build("torch").model_copy(update={FIELDS[name]: 2})
+    assert 0 < batch_search._seconds(name, build, engine.shapes, random_mini, tmp_path, tmp_path) < 10

@@ -8,6 +8,7 @@ import torch
 from fglfast.base.errors import BadInputError, FglError, MissingExtraError, UsageError
 from fglfast.base.machine import native_int8
 from fglfast.engine import backends, build
+from fglfast.engine.backends import ort
 from fglfast.engine.build import build_engine
 from fglfast.engine.export import DECODER, Route, example_inputs, export_one
 from fglfast.engine.manifest import FILE, check_files, read_manifest
@@ -89,6 +90,29 @@ def test_auto_measures_once_and_stays(random_mini, recipe, engines, capsys):
     choice.write_text(json.dumps(dict.fromkeys(seconds, 2.0) | {"torch": 1.0}))
     assert build_engine(auto, random_mini, engines).manifest.key.build.backend == "torch"
     assert "fastest of those installed" in capsys.readouterr().err
+
+
+def broken(*_):
+    raise RuntimeError("no kernel image\nand more")
+
+
+def test_auto_goes_on_without_a_backend_that_fails(random_mini, recipe, engines, capsys, monkeypatch):
+    monkeypatch.setattr(backends, "chosen", lambda *_: ["onnxruntime", "torch"])
+    monkeypatch.setattr(ort.OnnxRuntimeBackend, "compile", broken)
+    auto = recipe.model_copy(update={"backend": "auto"})
+    for _ in range(2):
+        assert build_engine(auto, random_mini, engines).manifest.key.build.backend == "torch"
+    said = capsys.readouterr().err
+    assert said.count("backend onnxruntime is left out: no kernel image\n") == 1 and "and more" not in said
+    assert set(json.loads(next(engines.glob("auto-*.json")).read_text())) == {"torch"}
+
+
+def test_where_no_backend_works_the_first_reason_is_given(random_mini, recipe, engines, monkeypatch):
+    monkeypatch.setattr(backends, "chosen", lambda *_: ["onnxruntime"])
+    monkeypatch.setattr(ort.OnnxRuntimeBackend, "compile", broken)
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        build_engine(recipe.model_copy(update={"backend": "auto"}), random_mini, engines)
+    assert not list(engines.glob("auto-*.json"))
 
 
 def test_a_damaged_engine_is_rebuilt(random_mini, recipe, engines, capsys):

@@ -1,5 +1,6 @@
 """Which execution providers ONNX Runtime gets, with what options; on the CPU nothing may change."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -190,8 +191,33 @@ def test_float16_on_tensorrt_is_in_the_graph(version, ort_recipe, random_mini, e
     built = build_engine(ort_recipe.model_copy(update={"precision": "float16"}), random_mini, engines)
     assert built.manifest.parity.problem() == "" and built.manifest.parity.unet > 1e-5
     assert (built.folder / UNET).samefile(engines / exports(Route(precision="float16")).name / UNET)
-    asked = {providers[0][1].get("trt_fp16_enable", False) for _, _, providers, _ in opened}
-    assert asked == {version < "11"}
+    asked = {name for name, _, providers, _ in opened if providers[0][1].get("trt_fp16_enable", False)}
+    assert asked == ({UNET, DECODER} if version < "11" else set())
+
+
+def test_a_graph_that_stays_wide_is_not_narrowed_by_tensorrt(
+    ort_recipe, engine, exports, tmp_path, opened, monkeypatch
+):
+    """SDXL's decoder, which leaves float16's range."""
+    folder = exports(Route(precision="float16"))
+    _gpu(monkeypatch, TENSORRT, CUDA, CPU)
+    shutil.copytree(folder, tmp_path / "engine")
+    Exported(modules={}, float16=(UNET,)).save(tmp_path / "engine")
+    build = ort_recipe.build("onnxruntime").model_copy(update={"precision": "float16"})
+    for name in (UNET, DECODER):
+        backend._tensorrt_session(tmp_path / "engine" / name, build, engine.shapes)
+    assert ["trt_fp16_enable" in providers[0][1] for _, _, providers, _ in opened] == [True, False]
+
+
+def test_what_onnxruntime_raises_is_said_in_a_line():
+    with pytest.raises(FglError, match="onnxruntime: ") as said, backend.told():
+        onnxruntime.InferenceSession(b"nonsense", providers=[CPU])
+    assert "\n" not in said.value.message
+    full = onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException("Failed to allocate memory for a buffer of 9")
+    with pytest.raises(torch.OutOfMemoryError), backend.told():
+        raise full
+    with pytest.raises(KeyError), backend.told():
+        raise KeyError
 
 
 def test_tensorrt_gets_plain_graphs_its_caches_and_one_shape(ort_recipe, random_mini, engines, opened, monkeypatch):
@@ -235,10 +261,10 @@ def test_each_choice_of_providers_is_another_engine(ort_recipe, monkeypatch):
     assert len({tuple(sorted(versions.items())) for versions in seen}) == 4
 
 
-def test_bound_tensors_give_what_arrays_give(engine, monkeypatch):
+def test_bound_tensors_give_what_arrays_give(exports, monkeypatch):
+    folder = exports(Route(fused=True))
     fake_cuda.install(monkeypatch)
     monkeypatch.setattr(backend, "DEVICE", "cpu")
-    folder = export_folder(engine.manifest.key, engine.folder.parent)
     inputs = torch.randn(3, 8, 8, 8), torch.tensor([900.0, 500.0, 10.0]), torch.randn(3, 16, 256)
     for name, given in ((UNET, inputs), (TEXT, (torch.arange(48).view(16, 3).T,))):
         session = onnxruntime.InferenceSession(folder / name, providers=[CPU])

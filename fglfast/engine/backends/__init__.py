@@ -62,6 +62,10 @@ class Backend(Protocol):
         """How it wants the networks exported."""
         return Route()
 
+    def uses_gpu(self) -> bool:
+        """Whether it computes on a GPU, where there is one."""
+        return True
+
     def refusal(self, precision: str) -> str:
         """Why this machine's processor or GPU cannot compute in one of `precisions`; empty if it can."""
         return ""
@@ -101,7 +105,8 @@ def chosen(name: str, precision: str) -> list[str]:
     able = [other for other, reason in reasons.items() if reason is None]
     if not able:
         nobody = UsageError(f"no installed backend has precision {precision}", HINT)
-        raise next((reason for reason in reasons.values() if reason), nobody)
+        found = [reason for reason in reasons.values() if reason]
+        raise min(found, key=lambda reason: not isinstance(reason, MissingExtraError), default=nobody)
     return able
 
 
@@ -166,11 +171,13 @@ def versions(backend: Backend, precision: str = "float32") -> dict[str, str]:
 def _slow(name: str, precision: str) -> bool:
     """Whether "auto" need not try a backend that works here.
 
-    Compiling on a CPU takes minutes and ends behind OpenVINO (share of the matrix-product rate 0.49 to 0.76). With
-    torchao's int8 layers a pass of mini takes four times the processor time of OpenVINO's int8, and no less than
-    without them.
+    Beside a GPU, whatever computes on the CPU. On a CPU, compiling takes minutes and ends behind OpenVINO (share of
+    the matrix-product rate 0.49 to 0.76), and with torchao's int8 layers a pass of mini takes four times the processor
+    time of OpenVINO's int8, and no less than without them.
     """
-    return not torch.cuda.is_available() and (name == "torch-compile" or (name == "torch" and precision == "int8"))
+    if torch.cuda.is_available():
+        return not _backend(name).uses_gpu()
+    return name == "torch-compile" or (name == "torch" and precision == "int8")
 
 
 def _backend(name: str) -> Backend:

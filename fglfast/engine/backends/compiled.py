@@ -26,6 +26,7 @@ class TorchCompileBackend(TorchBackend):
     """The eager backend's modules through torch.compile, each at one batch size."""
 
     optional: tuple[str, ...] = ("xformers", "triton")
+    compiles = True
 
     def load(self, build: Build, shapes: Shapes, model: Path, engine: Path) -> Networks:
         """Load and compile; what PyTorch compiled before it finds in its own cache.

@@ -28,6 +28,7 @@ class TorchBackend(Backend):
     needs_export = False
     precisions: tuple[str, ...] = ("float32", "bfloat16", "float16", *PACKAGES)
     needs: Mapping[str, str] = PACKAGES
+    compiles = False
 
     def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> None:
         """Nothing yet: the first `load` measures the attention kernels and leaves them in the engine."""
@@ -67,6 +68,8 @@ class TorchBackend(Backend):
 
     def refusal(self, precision: str) -> str:
         """Why this GPU, or the lack of one, does not compute in a precision."""
+        if precision == "int8" and torch.cuda.is_available() and not self.compiles:
+            return "on a GPU its int8 waits for the host at every product; torch-compile's does not"
         return refusal(precision)
 
     def key_facts(self) -> dict[str, str]:

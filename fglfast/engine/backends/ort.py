@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU, or on CUDA and TensorRT where it can. Knows nothing of PyTorch modules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fglfast.base.console import note
+from fglfast.base.errors import FglError
 from fglfast.base.ranks import ranks_here
 from fglfast.engine.backends import Backend, missing
 from fglfast.engine.backends.ort_graph import optimized, save
@@ -56,6 +58,8 @@ class OnnxRuntimeBackend(Backend):
             FglError: a fusion that the network's modules imply did not happen.
         """
         exported, fused = Exported.load(onnx), {}
+        if TENSORRT in providers():
+            exported.save(engine)  # its sessions are told which graphs are float16
         for name in example_inputs(shapes, 1):
             if TENSORRT in providers():
                 link(onnx / name, engine)
@@ -99,6 +103,10 @@ class OnnxRuntimeBackend(Backend):
         For CUDA the graph is narrowed after it is fused: the patterns of the fusions are those of float32.
         """
         return Route(precision=precision) if TENSORRT in providers() else Route(fused=True)
+
+    def uses_gpu(self) -> bool:
+        """Whether a provider for it loads."""
+        return providers() != (CPU,)
 
     def refusal(self, precision: str) -> str:
         """On the CPU its convolutions and products are float32."""
@@ -175,7 +183,8 @@ def _session(path: Path, written: Path | None = None) -> Any:
     # ONNX Runtime's own fallback prints on stdout, where a command's result goes.
     fallback = providers() == (CPU,)
     chosen = [on_this_gpu(name) for name in providers()]
-    return onnxruntime.InferenceSession(path, options, providers=chosen, enable_fallback=fallback)
+    with told():
+        return onnxruntime.InferenceSession(path, options, providers=chosen, enable_fallback=fallback)
 
 
 def _tensorrt_session(path: Path, build: Build, shapes: Shapes) -> Any:
@@ -185,10 +194,30 @@ def _tensorrt_session(path: Path, build: Build, shapes: Shapes) -> Any:
     timings = timing_cache(path.parent.parent).with_suffix(".ort")
     timings.mkdir(exist_ok=True)
     options = tensorrt_options(path.parent, timings, static_shapes(build, shapes)[path.name])
-    if build.precision == "float16" and int(import_module("tensorrt").__version__.split(".")[0]) < 11:
+    half = build.precision == "float16" and path.name in Exported.load(path.parent).float16
+    if half and int(import_module("tensorrt").__version__.split(".")[0]) < 11:
         options["trt_fp16_enable"] = True  # later versions take every type as it stands in the graph
     chosen = [on_this_gpu(name, options if name == TENSORRT else None) for name in providers()]
-    return onnxruntime.InferenceSession(path, _options(), providers=chosen, enable_fallback=0)
+    with told():
+        return onnxruntime.InferenceSession(path, _options(), providers=chosen, enable_fallback=0)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Say in one line what ONNX Runtime raises: plain Exceptions of its own.
+
+    Raises:
+        FglError: what it could not do; for want of memory torch.OutOfMemoryError, which has smaller batches tried.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        if "Failed to allocate memory" in reason or "out of memory" in reason:
+            raise torch.OutOfMemoryError(f"onnxruntime: {reason}") from error
+        raise FglError(f"onnxruntime: {reason}", "use another backend") from error
 
 
 def tensorrt_options(engine: Path, timings: Path, inputs: dict[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -220,7 +249,8 @@ def _function(session: Any) -> Callable[..., Tensor]:
 
     def run(*inputs: Tensor) -> Tensor:
         arrays = [tensor.contiguous().numpy() for tensor in inputs]
-        return torch.from_numpy(session.run(None, dict(zip(names, arrays, strict=True)))[0])
+        with told():
+            return torch.from_numpy(session.run(None, dict(zip(names, arrays, strict=True)))[0])
 
     return run
 
@@ -239,8 +269,9 @@ def _bound(session: Any) -> Callable[..., Tensor]:
             binding.bind_input(name, DEVICE, gpu, kind, tuple(tensor.shape), tensor.data_ptr())
         binding.bind_output(output.name, DEVICE, gpu, np.float32, tuple(result.shape), result.data_ptr())
         torch.cuda.current_stream().synchronize()  # the session works on a stream of its own
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
+        with told():
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
         return result.to(inputs[0].device)
 
     return run

@@ -69,6 +69,10 @@ class OpenVinoBackend(Backend):
         """OpenVINO's own format, whatever is made of it."""
         return Route(openvino=True)
 
+    def uses_gpu(self) -> bool:
+        """Never: it is the CPU's."""
+        return False
+
     def refusal(self, precision: str) -> str:
         """Whether the processor lacks what eight bits need: sums that overflow leave no layer that keeps the bound."""
         lacks = precision == "int8" and not native_int8()
