@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import diffusers
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from fglfast.base.config import Settings, first_problem
 from fglfast.base.errors import BadInputError, UsageError
@@ -53,7 +53,7 @@ class Sampling(Settings):
         spacing: where the steps lie; "ays" is Align Your Steps, for Stable Diffusion; "trailing" begins at the last
             timestep, whatever the number of steps.
         timesteps: where they lie, one by one, descending; as `fglfast place-steps` finds them. Overrules `spacing`.
-        guidance_scale: 1 is unguided, and half the work.
+        guidance_scale: 1 is unguided, and half the work; so is less, as in diffusers.
         guidance_interval: lowest and highest noise level that is guided, as shares of the range of timesteps that the
             model was trained on: 0 is no noise, 1 the most.
     """
@@ -62,7 +62,7 @@ class Sampling(Settings):
     scheduler: SchedulerName = "model"
     spacing: Literal["model", "ays", "trailing"] = "model"
     timesteps: tuple[float, ...] | None = None
-    guidance_scale: float = Field(default=2.0, ge=0.0, le=50.0)
+    guidance_scale: Annotated[float, Field(ge=0.0, le=50.0), AfterValidator(lambda scale: max(1.0, scale))] = 2.0
     guidance_interval: tuple[Share, Share] = EVERYWHERE
 
     @model_validator(mode="after")

@@ -20,11 +20,19 @@ from fglfast.engine.fusions import Exported
 from fglfast.engine.recipe import Build
 from fglfast.generator.load import Shapes
 
+ROUTES = [Route(opset=opset, precision=precision) for opset in (18, 22) for precision in ("float32", "float16")]
+ROUTES.append(Route(opset=22, precision="bfloat16"))
+
 
 @pytest.fixture
 def engines(exported):
-    narrow = (Route(opset=opset, precision="float16") for opset in (18, 22))
-    return exported(Route(), Route(opset=22), *narrow, Route(opset=22, precision="bfloat16"))
+    return exported(*ROUTES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def before_a_gpu_is_pretended(exports):
+    for route in ROUTES:
+        exports(route)
 
 
 NETWORKS = (TEXT, PROJECTION, UNET, DECODER)

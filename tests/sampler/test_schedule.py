@@ -149,6 +149,14 @@ def test_a_broken_scheduler_config_is_named(noise_model, tmp_path):
             Schedule.of_model(tmp_path, Sampling())
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
+def test_a_scale_of_one_or_less_is_unguided(scale, random_mini):
+    """At 0 the empty prompt alone would be drawn, and labelled."""
+    asked = Sampling(steps=3, guidance_scale=scale)
+    assert asked == Sampling(steps=3, guidance_scale=2.0).changed(guidance_scale=scale) and asked.guidance_scale == 1.0
+    assert [rows for _, rows in Schedule.of_model(random_mini, asked).rows()] == [1, 1, 1]
+
+
 def test_guidance_interval():
     schedule = Schedule("DDIMScheduler", {}, 10, None, 3.0, (0.2, 0.8))
     assert [schedule.guides(t) for t in (900.0, 800.0, 500.0, 200.0, 100.0)] == [False, True, True, True, False]
