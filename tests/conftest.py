@@ -105,7 +105,12 @@ def recipe():
     from fglfast.sampler.schedule import Sampling
 
     return Recipe(
-        backend="openvino", image_size=32, unet_batch=8, vae_batch=4, sampling=Sampling(steps=2, guidance_scale=2.0)
+        backend="openvino",
+        precision="float32",
+        image_size=32,
+        unet_batch=8,
+        vae_batch=4,
+        sampling=Sampling(steps=2, guidance_scale=2.0),
     )
 
 

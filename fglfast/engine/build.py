@@ -172,10 +172,11 @@ def _remembered(path: Path, names: set[str]) -> dict[str, float]:
 
 def _key(recipe: Recipe, backend_name: str, weights: str) -> Key:
     backend = backends.find_backend(backend_name)
-    versions = backends.versions(backend, recipe.precision)
+    precision = backends.resolved(backend_name, recipe.precision)
+    versions = backends.versions(backend, precision)
     if backend.needs_export:
-        versions["export"] = str(backend.route(recipe.precision))
-    return Key(weights=weights, build=recipe.build(backend_name), versions=versions, device=device_name())
+        versions["export"] = str(backend.route(precision))
+    return Key(weights=weights, build=recipe.build(backend_name, precision), versions=versions, device=device_name())
 
 
 def _build_one(key: Key, model: Path, engines: Path, sampling: Sampling) -> Engine:

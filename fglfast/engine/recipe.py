@@ -34,7 +34,7 @@ class Recipe(Settings):
         mirror: a second hub id, tried when the first cannot be had.
         family: the architecture that `--random-weights` draws.
         backend: who runs it; "auto" measures those installed.
-        precision: of weights and arithmetic.
+        precision: of weights and arithmetic; "auto" is a GPU's own 16 bits where the backend has them, else float32.
         image_size: side in pixels.
         unet_batch: rows of one UNet pass.
         vae_batch: latents of one decoder pass.
@@ -46,15 +46,16 @@ class Recipe(Settings):
     mirror: str | None = None
     family: Literal["sd15", "sd21-base", "sdxl"] | None = None
     backend: BackendName = "auto"
-    precision: Literal["float32", "bfloat16", "float16", "int8", "float8"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"] = "auto"
     image_size: int = Field(ge=8, le=MOST_SIDE, multiple_of=8)
     unet_batch: int = Field(default=32, ge=2, le=4096)
     vae_batch: int = Field(default=16, ge=1, le=4096)
     sampling: Sampling = Sampling()
 
-    def build(self, backend: str) -> Build:
-        """What a backend compiles of it."""
-        return Build(backend=backend, **self.model_dump(include=set(Build.model_fields) - {"backend"}))
+    def build(self, backend: str, precision: str) -> Build:
+        """What a backend compiles of it, in a precision that is not "auto"."""
+        sizes = self.model_dump(include=set(Build.model_fields) - {"backend", "precision"})
+        return Build(backend=backend, precision=precision, **sizes)
 
     def model_folder(self) -> Path:
         """Where the model is, fetched if need be.

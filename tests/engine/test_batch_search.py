@@ -77,5 +77,5 @@ def test_memory_that_would_run_out_ends_the_search(pace, monkeypatch, random_min
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_pass_is_timed(name, random_mini, torch_recipe, engine, tmp_path):
-    build = torch_recipe.build("torch").model_copy(update={FIELDS[name]: 2})
+    build = torch_recipe.build("torch", "float32").model_copy(update={FIELDS[name]: 2})
     assert 0 < batch_search._seconds(name, build, engine.shapes, random_mini, tmp_path, tmp_path) < 10

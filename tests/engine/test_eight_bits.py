@@ -16,6 +16,7 @@ from fglfast.engine.backends.eight_bits import to_eight_bits
 from fglfast.engine.build import build_engine
 from fglfast.engine.export import UNET, example_inputs
 from fglfast.engine.parity import BOUNDS
+from fglfast.engine.recipe import find_recipe
 from fglfast.generator.load import load_generator, read_shapes
 from fglfast.lab.bench.measure import ceiling_dtype, contenders
 from fglfast.verbs.app import app
@@ -124,6 +125,25 @@ def test_float8_needs_a_gpu_that_has_it(backend, capability, reason, gpu):
         return
     with pytest.raises(UsageError, match=f"float8 needs a GPU of compute capability 8.9 or higher, and {reason}"):
         backends.chosen(backend, "float8")
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [(None, "float32"), ((6, 1), "float32"), ((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")],
+)
+def test_auto_is_what_the_device_multiplies_itself(capability, expected, gpu, recipe):
+    gpu(capability)
+    assert backends.resolved("torch", "auto") == expected
+    assert backends.resolved("openvino", "auto") == "float32" and backends.resolved("torch", "float16") == "float16"
+    assert "torch" in backends.chosen("auto", "auto") and backends.chosen("torch", "auto") == ["torch"]
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd21-base", "sdxl"])
+def test_large_models_compute_in_16_bits_where_a_gpu_does(name, gpu):
+    gpu((8, 0))
+    assert backends.resolved("torch", find_recipe(name).precision) == "bfloat16"
+    gpu(None)
+    assert backends.resolved("torch", find_recipe(name).precision) == "float32"
 
 
 def test_openvinos_int8_needs_a_processor_that_has_it(eight_bits, gpu):

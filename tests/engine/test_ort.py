@@ -203,7 +203,7 @@ def test_a_graph_that_stays_wide_is_not_narrowed_by_tensorrt(
     _gpu(monkeypatch, TENSORRT, CUDA, CPU)
     shutil.copytree(folder, tmp_path / "engine")
     Exported(modules={}, float16=(UNET,)).save(tmp_path / "engine")
-    build = ort_recipe.build("onnxruntime").model_copy(update={"precision": "float16"})
+    build = ort_recipe.build("onnxruntime", "float16")
     for name in (UNET, DECODER):
         backend._tensorrt_session(tmp_path / "engine" / name, build, engine.shapes)
     assert ["trt_fp16_enable" in providers[0][1] for _, _, providers, _ in opened] == [True, False]

@@ -187,7 +187,7 @@ def test_timings_and_keys_are_of_one_version_gpu_and_driver(
         change()
         versions = backends.versions(backends.find_backend("tensorrt"))
         key = manifest.Key(
-            weights="w", build=trt_recipe.build("tensorrt"), versions=versions, device=manifest.device_name()
+            weights="w", build=trt_recipe.build("tensorrt", "float32"), versions=versions, device=manifest.device_name()
         )
         seen.add((key.digest(), backend.timing_cache(tmp_path).name))
     assert len({key for key, _ in seen}) == len({timings for _, timings in seen}) == 5

@@ -94,20 +94,36 @@ def chosen(name: str, precision: str) -> list[str]:
         MissingExtraError: the backend's packages are not installed, or that of the precision.
     """
     if name == "auto":
-        having = [other for other in installed() if precision in _backend(other).precisions]
+        having = [other for other in installed() if resolved(other, precision) in _backend(other).precisions]
         having = [other for other in having if not _slow(other, precision)]
-    elif precision in find_backend(name).precisions:
+    elif resolved(name, precision) in find_backend(name).precisions:
         having = [name]
     else:
         able = [other for other in NAMES if precision in _backend(other).precisions]
         raise UsageError(f"backend {name} has no precision {precision}", f"choose one of: {', '.join(able)}")
-    reasons = {other: _unable(other, precision) for other in having}
+    reasons = {other: _unable(other, resolved(other, precision)) for other in having}
     able = [other for other, reason in reasons.items() if reason is None]
     if not able:
         nobody = UsageError(f"no installed backend has precision {precision}", HINT)
         found = [reason for reason in reasons.values() if reason]
         raise min(found, key=lambda reason: not isinstance(reason, MissingExtraError), default=nobody)
     return able
+
+
+def resolved(name: str, precision: str) -> str:
+    """What "auto" is to a backend here; any other precision is itself.
+
+    A GPU multiplies bfloat16 from compute capability 8.0 on, float16 from 7.0; others emulate them.
+    """
+    if precision != "auto":
+        return precision
+    backend = find_backend(name)
+    if not torch.cuda.is_available() or not backend.uses_gpu():
+        return "float32"
+    major = torch.cuda.get_device_capability()[0]
+    native = [half for half, least in (("bfloat16", 8), ("float16", 7)) if major >= least]
+    able = (half for half in native if half in backend.precisions and not backend.refusal(half))
+    return next(able, "float32")
 
 
 def _unable(name: str, precision: str) -> FglError | None:

@@ -62,7 +62,7 @@ def _backend(name: str, precision: str = "float32") -> str:
 
     backend, model = find_backend(name), bundled("mini")
     recipe = Recipe(image_size=32, unet_batch=2, vae_batch=2)
-    build = recipe.build(name).model_copy(update={"precision": precision})
+    build = recipe.build(name, precision)
     shapes = read_shapes(model, build.image_size)
     examples = example_inputs(shapes, build.unet_batch)
     with tempfile.TemporaryDirectory(prefix="fglfast-doctor-") as temporary:
