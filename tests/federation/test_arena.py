@@ -107,7 +107,8 @@ def test_the_model_is_what_the_table_says(arena, folder, public):
 
 def test_a_second_run_redoes_nothing(arena, experiment, folder, monkeypatch):
     monkeypatch.setattr("fglfast.federation.loopback.LoopbackGrid.send_and_receive", _refuse)
-    monkeypatch.setattr("fglfast.federation.collect.train", _refuse)
+    for module in ("pipeline.one_shot", "federation.methods"):
+        monkeypatch.setattr(f"fglfast.{module}.train", _refuse)
     again = run_experiment(experiment, folder / "run", folder / "engines")
     assert again.results == arena.results
 
