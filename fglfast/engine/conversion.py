@@ -1,4 +1,4 @@
-"""A network to OpenVINO's own format, straight from PyTorch: in a third of the time that the way by ONNX takes."""
+"""A network to OpenVINO's own format, straight from PyTorch: one conversion, where the way by ONNX has two."""
 
 import warnings
 from collections.abc import Mapping
