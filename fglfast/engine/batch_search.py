@@ -13,8 +13,9 @@ from fglfast.base.files import exclusive, write_atomic
 from fglfast.base.timing import interleaved
 from fglfast.base.untrusted import read_object
 from fglfast.engine import backends
-from fglfast.engine.build import build_engine, export_folder
+from fglfast.engine.build import build_engine
 from fglfast.engine.export import DECODER, UNET
+from fglfast.engine.exports import export_folder
 from fglfast.engine.manifest import Key
 from fglfast.engine.passes import decoder_pass, unet_pass
 from fglfast.engine.recipe import Build, Recipe

@@ -20,13 +20,12 @@ from fglfast.base.files import exclusive, finished_folder, write_atomic
 from fglfast.base.timing import interleaved
 from fglfast.base.untrusted import read_object
 from fglfast.engine import backends
-from fglfast.engine.export import Route, export
+from fglfast.engine.exports import export_folder, export_for
 from fglfast.engine.manifest import Key, Manifest, check_files, device_name, file_hashes, read_manifest
 from fglfast.engine.networks import Networks, by_time
 from fglfast.engine.parity import BOUNDS, PROMPTS, STEPS, measure, require
 from fglfast.engine.passes import unet_pass
-from fglfast.engine.quantize import save_calibration
-from fglfast.engine.recipe import Build, Recipe
+from fglfast.engine.recipe import Recipe
 from fglfast.engine.trajectory import Reference, Trajectory
 from fglfast.generator.blocks import Blocks, load_blocks
 from fglfast.generator.load import Shapes, read_shapes, weights_fingerprint
@@ -244,48 +243,18 @@ def _checked(folder: Path) -> Manifest:
     return manifest
 
 
-def export_folder(key: Key, engines: Path) -> Path:
-    """Where a model's exported networks lie: named by that of the key which they depend on."""
-    own = ("openvino",) if key.versions.get("export") == str(Route(openvino=True)) else ("onnx", "onnxscript")
-    depends = ("torch", "diffusers", "transformers", *own, "export")
-    versions = {name: key.versions[name] for name in depends if name in key.versions}
-    size = key.build.image_size
-    plain = Build(backend="export", precision="float32", image_size=size, unet_batch=0, vae_batch=0)
-    return engines / f"exported-{Key(weights=key.weights, build=plain, versions=versions, device='any').digest()}"
-
-
 def _prepared(key: Key, reference: Reference, engines: Path) -> Trajectory:
     """Export what the backend reads, and sample what the gate compares with: the weights are loaded once for both.
 
     They are let go before the engine is compiled, which needs the memory itself.
     """
     if backends.find_backend(key.build.backend).needs_export:
-        _export(key, reference, export_folder(key, engines))
+        export_for(key, reference, export_folder(key, engines))
     try:
         return reference.trajectory(PROMPTS, STEPS, 0, reference_device())
     except torch.OutOfMemoryError:
         note("the gate's float32 model does not fit into the GPU's memory: it runs on the CPU, which takes longer")
     return reference.trajectory(PROMPTS, STEPS, 0)
-
-
-def _export(key: Key, reference: Reference, folder: Path) -> None:
-    export_once(reference, backends.find_backend(key.build.backend).route(key.build.precision), folder)
-    if key.build.precision == "int8":
-        with exclusive(_lock_of(folder)):
-            save_calibration(reference, folder)
-
-
-def export_once(reference: Reference, route: Route, folder: Path) -> None:
-    """Export a model's networks into a folder, unless they are there; of several processes one does it, others wait."""
-    with exclusive(_lock_of(folder)):
-        if not folder.exists():
-            note(f"exporting {reference.model.name}: {route}")
-            with finished_folder(folder) as temporary:
-                export(reference.generator(), reference.shapes, temporary, route)
-
-
-def _lock_of(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.lock")
 
 
 def _compile(key: Key, model: Path, shapes: Shapes, run: Trajectory, folder: Path, started: float) -> None:

@@ -11,7 +11,7 @@ import pytest
 from fglfast.engine import backends
 from fglfast.engine.backends import trt as tensorrt_backend
 from fglfast.engine.backends import trt_runtime as tensorrt_runtime
-from fglfast.engine.build import export_folder, export_once
+from fglfast.engine.exports import export_folder, export_once
 from fglfast.engine.trajectory import Reference
 from fglfast.sampler.schedule import Sampling
 

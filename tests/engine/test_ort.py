@@ -15,8 +15,9 @@ from fglfast.base.errors import FglError, MissingExtraError, UsageError
 from fglfast.engine import backends
 from fglfast.engine.backends import ort as backend
 from fglfast.engine.backends.ort import CPU, CUDA, TENSORRT
-from fglfast.engine.build import build_engine, export_folder
+from fglfast.engine.build import build_engine
 from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route
+from fglfast.engine.exports import export_folder
 from fglfast.engine.fusions import Exported
 
 BOTH = {TENSORRT, CUDA}

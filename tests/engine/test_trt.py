@@ -14,8 +14,9 @@ from binding_checks import State
 from fglfast.base.errors import FglError, UsageError
 from fglfast.engine import backends, manifest
 from fglfast.engine.backends import trt as backend
-from fglfast.engine.build import build_engine, export_folder
+from fglfast.engine.build import build_engine
 from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, link
+from fglfast.engine.exports import export_folder
 from fglfast.engine.fusions import Exported
 from fglfast.engine.recipe import Build
 from fglfast.generator.load import Shapes

@@ -21,7 +21,8 @@ from fglfast.base import console, files
 from fglfast.base.errors import FglError, IncompleteError, UsageError
 from fglfast.base.files import exclusive
 from fglfast.engine import build as building
-from fglfast.engine.build import build_engine, export_folder
+from fglfast.engine.build import build_engine
+from fglfast.engine.exports import export_folder
 from fglfast.payload import save_payload
 from fglfast.sampler.schedule import Sampling
 from fglfast.shards.description import LOCKS, read_description
