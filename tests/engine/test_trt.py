@@ -275,7 +275,7 @@ def test_precision_lies_in_the_onnx_between_inputs_and_outputs_of_float32(
 def test_a_version_that_cannot_read_group_norms_gets_them_in_parts(tensorrt, trt_recipe, random_mini, engines):
     old = tensorrt.__version__ < "11"
     built = build_engine(trt_recipe, random_mini, engines)
-    assert built.manifest.key.versions["export"].startswith("opset 18" if old else "opset 22")
+    assert built.manifest.key.versions["export"].startswith("ONNX opset 18" if old else "ONNX opset 22")
     assert built.manifest.fusions[DECODER].keys() == {"InstanceNormalization" if old else "GroupNormalization"}
     half = build_engine(trt_recipe.model_copy(update={"precision": "float16"}), random_mini, engines)
     assert half.manifest.parity.problem() == ""

@@ -173,7 +173,7 @@ from idle_engine import decode, idle_engine
 from fglfast.__main__ import main
 from fglfast.verbs import stages
 def slow(latents):
-    time.sleep(1.0)
+    time.sleep(0.5)
     return decode(latents)
 stages.open_engine = lambda *_, **__: idle_engine(Path(model), slow)
 main()
