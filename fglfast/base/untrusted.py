@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from fglfast.base.errors import BadInputError, FglError
 from fglfast.base.limits import as_limit
+from fglfast.base.wording import first_line
 
 # Counted as commas and opening brackets, which stand before values: three for each of at most 100,000 classes.
 MOST_VALUES = 300_000
@@ -134,7 +135,7 @@ def loading(what: str | PathLike[str], hint: str = HINT) -> Iterator[None]:
     except Exception as error:  # each of a library's readers raises its own kind
         if as_limit(error):
             raise
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        reason = first_line(error)
         raise BadInputError(f"{what}: cannot be used ({reason})", hint) from error
 
 

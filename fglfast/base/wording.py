@@ -68,3 +68,8 @@ def _difference(key: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> 
 def _short(value: Any) -> str:
     text = "none" if value is None else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or else its kind."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -19,6 +19,7 @@ from fglfast.base.errors import BadInputError, FglError
 from fglfast.base.files import exclusive, finished_folder, write_atomic
 from fglfast.base.timing import interleaved
 from fglfast.base.untrusted import read_object
+from fglfast.base.wording import first_line
 from fglfast.engine import backends
 from fglfast.engine.exports import export_folder, export_for
 from fglfast.engine.manifest import Key, Manifest, check_files, device_name, file_hashes, read_manifest
@@ -150,7 +151,7 @@ def _measured(keys: dict[str, Key], model: Path, engines: Path, sampling: Sampli
             seconds[name] = seconds_per_pass(_build_one(key, model, engines, sampling))
         except Exception as error:  # each runtime has errors of its own, and the next may do
             failed.append(error.with_traceback(None))  # which would hold the networks
-            reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+            reason = first_line(error)
             note(f"backend {name} is left out: {reason}")
         gc.collect()
         torch.cuda.empty_cache()

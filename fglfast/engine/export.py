@@ -9,7 +9,8 @@ What runs them chooses a `Route`, by what it fuses (ONNX Runtime 1.31, PyTorch 2
   ONNX, and a convolution may be bfloat16, which neither is so at opset 18. ONNX's own `Attention`, opset 23, TensorRT
   builds only where it has one kernel for it, unless a node says otherwise in an attribute that ONNX does not have: on
   512 channels a head, as in the decoder, it fails (NVIDIA/TensorRT issue 4705).
-- OpenVINO reads its own format, converted from PyTorch without ONNX.
+- Plain, opset 18: ONNX Runtime's TensorRT. ONNX Runtime takes apart the group norms of opset 21.
+- OpenVINO's own format, converted from PyTorch without ONNX.
 """
 
 import logging
@@ -35,7 +36,7 @@ TEXT, PROJECTION, UNET, DECODER = "text_encoder.onnx", "text_projection.onnx", "
 
 
 class Route(Settings):
-    """How networks become ONNX; exports by two routes lie in two folders.
+    """How networks are exported; those by two routes lie in two folders.
 
     Attributes:
         opset: of ONNX.

@@ -10,12 +10,10 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from fglfast.base.config import Settings, checked_json
-from fglfast.base.errors import BadInputError
-from fglfast.base.untrusted import read_bytes
+from fglfast.base.config import Settings
+from fglfast.generator.configs import read_optional
 from fglfast.generator.parts import BLOCK, BLOCKS
 
-MOST_BYTES = 64 << 10
 MOST_SHARES = 64
 
 
@@ -46,13 +44,7 @@ def load_blocks(model: Path) -> Blocks:
     Raises:
         BadInputError: its `blocks.json` cannot be used.
     """
-    path = model / BLOCKS
-    if not path.exists():
-        return Blocks()
-    try:
-        return checked_json(Blocks, read_bytes(path, MOST_BYTES))
-    except ValueError as error:
-        raise BadInputError(f"{path}: {error}", "mend the key it names") from error
+    return read_optional(model / BLOCKS, Blocks)
 
 
 def segment(timestep: float, boundaries: Sequence[float]) -> int:

@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from fglfast.base.config import Settings, checked_json
 from fglfast.base.errors import BadInputError
 from fglfast.base.folders import leads_out
 from fglfast.base.untrusted import json_object, read_bytes
@@ -16,10 +17,12 @@ from fglfast.base.untrusted import json_object, read_bytes
 MOST_CONFIG, MOST_HEADER = 16 << 20, 8 << 20  # bytes of a config, of the header of a safetensors file
 MOST_LABELS, MOST_TENSORS = 100_000, 20_000
 LARGEST = 1 << 20  # number of a config: Stable Diffusion's is a vocabulary of 49,408
+MOST_OWN_BYTES = 64 << 10  # of the folder's files that are ours
 HINT = "use a complete model folder, of safetensors and configs"
 # Keys by which a config asks for code or kernels from elsewhere.
 CODE = ("auto_map", "attn_implementation", "_attn_implementation", "quantization_config", "custom_pipelines")
 ADAPTER = "adapter_config.json"  # transformers would fetch the model that it names
+S = TypeVar("S", bound=Settings)
 
 
 @dataclass(frozen=True)
@@ -126,3 +129,17 @@ def _numbers(value: Any) -> Iterator[float]:
             open_ += value
         elif isinstance(value, int | float):
             yield value
+
+
+def read_optional(path: Path, kind: type[S]) -> S:
+    """What a file of ours in a model folder says; the defaults where there is none.
+
+    Raises:
+        BadInputError: it cannot be used; the message names the key.
+    """
+    if not path.exists():
+        return kind()
+    try:
+        return checked_json(kind, read_bytes(path, MOST_OWN_BYTES))
+    except ValueError as error:
+        raise BadInputError(f"{path}: {error}", "mend the key it names") from error

@@ -8,11 +8,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fglfast.base.config import Settings, checked_json
+from fglfast.base.config import Settings
 from fglfast.base.errors import BadInputError
-from fglfast.base.untrusted import read_bytes
 from fglfast.generator.blocks import load_blocks
-from fglfast.generator.configs import check_folder, read_config
+from fglfast.generator.configs import check_folder, read_config, read_optional
 from fglfast.generator.kinds import INDEX, PIPELINES, check_kind, pipeline_name
 from fglfast.generator.parts import BLOCK, BLOCKS, BUNDLED, PARTS, bundled, is_bundled, part
 from fglfast.images.decoding import MOST_SIDE
@@ -23,7 +22,6 @@ BUNDLED_BY = (
     "machinery works, not that it is needed."
 )
 PHOTOGRAPHS = "real world images"  # the paper's words where no domain is named
-MOST_BYTES = 64 << 10  # of the folder's files that are ours
 MOST_BLOCKS = 16  # of a network, each at half the size of the one before
 _FOLDERS = (*PARTS, f"{BLOCK}/unet")
 _SETTINGS = tuple(f"{name}/*.{end}" for name in _FOLDERS for end in ("json", "txt"))
@@ -115,13 +113,7 @@ def is_hub_id(name: str) -> bool:
 
 def load_prompts(folder: Path, domain: str | None = None) -> Prompts:
     """The prompt templates of a model folder for images of a domain; without one, of photographs."""
-    path = part(folder, "prompts.json")
-    if not path.exists():
-        return Prompts().of(domain)
-    try:
-        return checked_json(Prompts, read_bytes(path, MOST_BYTES)).of(domain)
-    except ValueError as error:
-        raise BadInputError(f"{path}: {error}", "mend the key it names") from error
+    return read_optional(part(folder, "prompts.json"), Prompts).of(domain)
 
 
 def with_domain(template: str, domain: str | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fglfast.base.errors import BadInputError
+from fglfast.base.wording import first_line
 from fglfast.training.run_folder import RunFolder
 from fglfast.training.world import World, environment
 
@@ -79,7 +80,7 @@ class Checkpoints:
                 _, state = self.engine.load_checkpoint(str(self.folder.checkpoints), tag=tag)
             at = Position(**state["position"])
         except Exception as error:  # DeepSpeed raises what each of its readers raises
-            reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+            reason = first_line(error)
             raise BadInputError(
                 f"the checkpoint {self.folder.checkpoints / tag} cannot be resumed: {reason}",
                 "Use as many processes as before, or delete the checkpoint folder to start anew.",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fglfast.base.errors import FglError
+from fglfast.base.wording import first_line
 from fglfast.engine.backends.eager import TorchBackend, placed
 from fglfast.engine.export import DECODER, UNET, example_inputs
 from fglfast.engine.networks import Networks
@@ -46,7 +47,7 @@ class TorchCompileBackend(TorchBackend):
             except FglError:
                 raise
             except Exception as error:  # each stage of the compiler has errors of its own
-                reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+                reason = first_line(error)
                 raise FglError(
                     f"torch.compile failed on the {name}: {reason}",
                     "use --backend torch; on a CPU, torch.compile needs a C++ compiler such as g++",

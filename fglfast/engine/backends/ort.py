@@ -14,6 +14,7 @@ from torch import Tensor
 from fglfast.base.console import note
 from fglfast.base.errors import FglError
 from fglfast.base.ranks import ranks_here
+from fglfast.base.wording import first_line
 from fglfast.engine.backends import Backend, missing
 from fglfast.engine.backends.ort_graph import optimized, save
 from fglfast.engine.backends.trt import static_shapes, timing_cache
@@ -214,7 +215,7 @@ def told() -> Iterator[None]:
     except Exception as error:
         if not type(error).__module__.startswith("onnxruntime"):
             raise
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        reason = first_line(error)
         if "Failed to allocate memory" in reason or "out of memory" in reason:
             raise torch.OutOfMemoryError(f"onnxruntime: {reason}") from error
         raise FglError(f"onnxruntime: {reason}", "use another backend") from error
