@@ -21,7 +21,8 @@ from fglfast.payload.merge import Merged
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
-from fglfast.synthesis.plan import Plan, make_plan, starting_noises
+from fglfast.synthesis.noise import starting_noises
+from fglfast.synthesis.plan import Plan, make_plan
 
 SHARD = 1024  # pairs
 

@@ -14,7 +14,8 @@ from fglfast.generator.learning.solvers import Velocity, guided, uniform
 from fglfast.payload.merge import Merged
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
-from fglfast.synthesis.plan import make_plan, starting_noises
+from fglfast.synthesis.noise import starting_noises
+from fglfast.synthesis.plan import make_plan
 
 
 class Placed(Settings):

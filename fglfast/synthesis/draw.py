@@ -15,7 +15,8 @@ from fglfast.engine.networks import Networks
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
-from fglfast.synthesis.plan import Item, Plan, starting_noises
+from fglfast.synthesis.noise import starting_noises
+from fglfast.synthesis.plan import Item, Plan
 
 REDRAWS = 3
 # Standard deviation, in levels of 0 to 255, of the liveliest channel of an image. Clothes on a flat ground have 20 and

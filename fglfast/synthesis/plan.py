@@ -5,12 +5,11 @@ A plan is arithmetic, not a list: a million images cost a few arrays as long as 
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fglfast.base.errors import BadInputError
 from fglfast.payload.merge import Merged
@@ -150,18 +149,3 @@ def make_plan(
         ),
         content=hashlib.sha256(content.encode()).hexdigest(),
     )
-
-
-def starting_noise(seed: int, item: Item, shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Standard normal noise [C,H,W] of one image, by counter-based Philox keyed by its identity.
-
-    The same at any batch size, rank count, order or resume (Salmon et al., SC 2011). Of the 128 bits of the key the
-    upper 64 count the draws.
-    """
-    bits = np.random.Philox(key=seed | item.draw << 64, counter=[0, item.label, item.row, item.ordinal])
-    return np.random.Generator(bits).standard_normal(shape, dtype=np.float32)
-
-
-def starting_noises(seed: int, items: Sequence[Item], shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Starting noise of some images [B,C,H,W]."""
-    return np.stack([starting_noise(seed, item, shape) for item in items])

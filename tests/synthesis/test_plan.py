@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fglfast.payload.merge import Merged
-from fglfast.synthesis.plan import Item, make_plan, starting_noise
+from fglfast.synthesis.plan import make_plan
 
 
 def rows(labels, counts, classes):
@@ -49,18 +49,6 @@ def test_anything_that_changes_images_changes_the_digest():
         make_plan(rows([0, 1], [1, 2], 2), 4, 0, 4, {"steps": 2}),
     ]
     assert len({plan.digest() for plan in [base, *others]}) == 5
-
-
-def test_noise_depends_on_the_identity_alone():
-    shape = (2, 3, 4)
-    noise = starting_noise(7, Item(0, 1, 2, 3), shape)
-    assert np.array_equal(noise, starting_noise(7, Item(99, 1, 2, 3), shape))
-    others = [
-        starting_noise(seed, Item(0, *of), shape)
-        for seed, of in ((8, (1, 2, 3)), (7, (2, 2, 3)), (7, (1, 2, 4)), (7, (1, 2, 3, 1)))
-    ]
-    assert not any(np.array_equal(noise, other) for other in others)
-    assert noise.dtype == np.float32 and noise.shape == shape
 
 
 def test_a_million_images_are_planned_at_once(tmp_path):
