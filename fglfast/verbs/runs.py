@@ -8,6 +8,7 @@ import typer
 from fglfast.base.console import emit_json, stdout
 from fglfast.base.errors import UsageError
 from fglfast.pipeline.settings import Demo, OneShot
+from fglfast.shards.description import FACTS
 from fglfast.training.settings import TrainSettings, check_arch
 from fglfast.verbs.command import LOST, RUNS, needing_flower, tell, verb
 from fglfast.verbs.documented import checked, option
@@ -119,12 +120,34 @@ def _say_where(taught_by: str, page: Path) -> None:
 
 @verb(RUNS, LOST)
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder that a finished demo or run left.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder that a finished demo or run left, or any synthetic data set's.")
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(help="Real images that a synthetic data set's are compared with.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the HTML page of a finished demo or run anew, from its record."""
-    page = _arena_page(folder) if (folder / "arena.json").exists() else _run_page(folder)
+    """Write the HTML page of a finished demo or run anew, from its record; of a synthetic data set, from its images."""
+    if (folder / FACTS).exists():
+        page = _data_page(folder, against)
+    elif against:
+        raise UsageError("--against is for a synthetic data set", "give its folder, or leave --against out")
+    else:
+        page = _arena_page(folder) if (folder / "arena.json").exists() else _run_page(folder)
     tell({"report": str(page)}, as_json, f"report: {page.resolve()}")
+
+
+def _data_page(folder: Path, against: str | None) -> Path:
+    """Beside the folder, which may be published as it is."""
+    from fglfast.images.dataset import read_dataset
+    from fglfast.lab.survey.survey import survey
+    from fglfast.report.survey_page import write_page
+
+    page = folder.resolve().with_name(f"{folder.resolve().name}.html")
+    write_page(survey(folder, read_dataset(against) if against else None), page)
+    return page
 
 
 def _arena_page(folder: Path) -> Path:

@@ -9,17 +9,16 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fglfast.base.config import Settings
 from fglfast.lab.audit.roc import Interval, share
+from fglfast.lab.nearest import nearest
 from fglfast.training.batches import generator
 
 MUCH_NEARER = 0.5  # of the distance to the nearest held-out image: what is called a copy
 PAIRS = 10
-CHUNK = 1024
 QUANTILES = 101
 
 
@@ -115,12 +114,6 @@ def search(synthetic: Images, private: Images, held_out: Images, seed: int = 0) 
         for row in np.argsort(ratios_N, kind="stable")[:PAIRS].tolist()
     ]
     return found, pairs
-
-
-def nearest(queries_NF: Tensor, others_MF: Tensor) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Distance to the nearest of the others, and which it is [N]."""
-    found = [torch.cdist(part.double(), others_MF.double()).min(dim=1) for part in queries_NF.split(CHUNK)]
-    return torch.cat([one.values for one in found]).numpy(), torch.cat([one.indices for one in found]).numpy()
 
 
 def _quantiles(distances_N: NDArray[np.float64]) -> tuple[float, ...]:

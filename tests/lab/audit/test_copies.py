@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from fglfast.lab.audit.copies import Images, nearest, search
+from fglfast.lab.audit.copies import Images, search
+from fglfast.lab.nearest import nearest
 
 
 def images(count, seed, width=12):

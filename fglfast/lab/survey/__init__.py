@@ -1,0 +1,1 @@
+"""What a synthetic data set holds, seen from its files alone, whoever made it."""
