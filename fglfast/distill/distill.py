@@ -183,16 +183,21 @@ def _check_method(settings: DistillSettings, model: Path, config: Mapping[str, A
     if config.get("addition_embed_type") is not None or load_blocks(model).boundaries:
         raise UsageError("neither SDXL nor a blockwise model can be distilled yet", "choose another teacher")
     if settings.method == "mdt" and any(merged.domains):
-        raise UsageError("mdt knows one negative prompt, and the payloads name domains", "choose another --method")
+        raise UsageError(
+            "mdt learns one negative prompt, but the payloads name domains, which have their own",
+            "choose another --method",
+        )
     if merged.embeddings is None:
         raise UsageError("the payloads hold token ids", "embed with --send embeddings")
     if settings.blocks > (1 if settings.method == "mdt" else settings.steps):
         raise UsageError(
-            f"{settings.blocks} blocks for {settings.steps} steps of {settings.method}", "give fewer --blocks"
+            f"{settings.blocks} blocks are more than {settings.method} has steps to share", "give fewer --blocks"
         )
     widths = list(config["block_out_channels"])
     if settings.channels and len(settings.channels) != len(widths):
-        raise UsageError(f"--channels: the teacher has {widths}", "give as many")
+        raise UsageError(
+            f"--channels: {len(settings.channels)} widths, but the teacher has {len(widths)}: {widths}", "give as many"
+        )
 
 
 def _unet(folder: Path) -> UNet2DConditionModel:

@@ -94,7 +94,7 @@ def _called(values: Sequence[Any], names: Sequence[str], path: Path) -> list[str
     """The names of the classes of labels."""
     wrong = [value for value in values if not isinstance(value, str) and not 0 <= value < len(names)]
     if wrong:
-        raise BadInputError(f"{path}: a label {wrong[0]} of {len(names)} classes", "mend labels")
+        raise BadInputError(f"{path}: label {wrong[0]}, but there are {len(names)} classes", "correct the labels")
     return [value if isinstance(value, str) else names[value] for value in values]
 
 
@@ -105,5 +105,7 @@ def counted(classes: int, path: Path) -> tuple[str, ...]:
         BadInputError: they are too many.
     """
     if classes > MAX_CLASSES:
-        raise BadInputError(f"{path}: a label of {classes - 1}, at most {MAX_CLASSES} classes are read", "mend labels")
+        raise BadInputError(
+            f"{path}: label {classes - 1}: at most {MAX_CLASSES} classes are read", "correct the labels"
+        )
     return tuple(map(str, range(classes)))

@@ -76,7 +76,9 @@ def _checked(found: LabelledImages) -> LabelledImages:
     if not len(found):
         raise BadInputError(f"{found.source}: no image can be read", "give folders named by class with images in them")
     if found.labels.min() < 0 or found.labels.max() >= len(found.class_names):
-        raise BadInputError(f"{found.source}: labels reach outside the {len(found.class_names)} classes", "mend labels")
+        raise BadInputError(
+            f"{found.source}: labels reach outside the {len(found.class_names)} classes", "correct the labels"
+        )
     empty = [name for name, count in zip(found.class_names, found.counts(), strict=True) if not count]
     if empty:
         note(f"{len(empty)} classes of {found.source} have no image: {some(empty)}")

@@ -74,9 +74,9 @@ class PayloadHeader(Settings):
     @model_validator(mode="after")
     def _known_to_its_version(self) -> "PayloadHeader":
         if self.format_version == 1 and self.domain is not None:
-            raise ValueError("domain: version 1 has none")
+            raise ValueError("domain: a payload of version 1 has none")
         if self.format_version == 1 and self.prompt_level == "learned":
-            raise ValueError("prompt_level: version 1 knows no learned embeddings")
+            raise ValueError("prompt_level: a payload of version 1 has no learned embeddings")
         return self
 
     def canonical(self) -> str:

@@ -90,6 +90,8 @@ def _inversions(files: Files, payload: Payload | None) -> list[Inversion]:
     members = read_dataset(files.members)
     names = payload.header.class_names
     if set(members.class_names) - set(names):
-        raise BadInputError(f"{files.payload}: knows other classes than {files.members}", "give the client's images")
+        raise BadInputError(
+            f"{files.payload}: {files.members} has classes that it lacks", "give the images that it was made of"
+        )
     sender = describe_sender(members.named(names), payload, files.generator, files.captions)
     return read_uploads([sender], files.generator, payload.header.domain)

@@ -70,7 +70,7 @@ def read_uploads(senders: Sequence[Sender], model: Path, domain: str | None = No
         try:
             would = invert(_would_send(senders, templates, encoder, epsilon), vocabulary)
         except MissingExtraError as error:
-            note(f"inversion against noise left out: {error.message} ({error.hint})")
+            note(f"the inversion of noised embeddings is left out: {error.message} ({error.hint})")
             break
         found.append(Inversion(level="instance", sent=False, epsilon=epsilon, found=would))
     return found

@@ -88,7 +88,7 @@ def check_input(merged: Merged, validation: LabelledImages, settings: TuneSettin
     rows, _ = split(np.repeat(np.arange(_classes(merged)), least), train.validation_share, train.seed)
     if len(rows) < train.batch_size:
         raise UsageError(
-            f"{least} images of each of {_classes(merged)} classes leave {len(rows)} to train on, and a step takes "
+            f"{least} images of each of {_classes(merged)} classes leave {len(rows)} to train on, but one step takes "
             f"{train.batch_size}",
             "raise --images-per-class",
         )
@@ -151,7 +151,7 @@ class _Sweep:
             note(f"{candidate.words}: accuracy {measured.accuracy:.1%}, {measured.server_seconds:.1f} s")
         shutil.rmtree(self.out / "work", ignore_errors=True)
         for trial in self._open():
-            note(f"{trial.candidate.words}: not run, about {trial.seconds:.0f} s are more than the budget")
+            note(f"{trial.candidate.words}: not run: its {trial.seconds:.0f} s or so are more than the budget leaves")
 
     def tuned(self) -> Tuned:
         """What was found.

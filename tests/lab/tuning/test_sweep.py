@@ -138,7 +138,7 @@ def test_a_budget_below_the_cheapest_says_what_that_takes(tune, stages):
 
 
 def test_candidates_of_less_than_a_batch_are_refused_before_any_is_drawn(tune, stages):
-    with pytest.raises(UsageError, match="10 images of each of 3 classes leave 27 to train on, and a step takes 28"):
+    with pytest.raises(UsageError, match="10 images of each of 3 classes leave 27 to train on, but one step takes 28"):
         tune(batch_size=28)
     assert not stages
 
