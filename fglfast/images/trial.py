@@ -10,6 +10,7 @@ import numpy as np
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import read_bytes
+from fglfast.base.wording import first_line
 from fglfast.images.decoding import MOST_BYTES, decoded
 from fglfast.images.labelled import LabelledImages, Opener, Skipped
 from fglfast.images.pixels import deepest, to_rgb, white_of
@@ -73,7 +74,7 @@ def _try(opener: Opener) -> Tried:
         if deep is None:
             to_rgb(image)
     except Exception as error:  # PIL raises what each of its decoders raises
-        return Tried(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        return Tried(first_line(error))
     return Tried("", *deep) if deep else Tried()
 
 

@@ -15,7 +15,8 @@ from fglfast.base.untrusted import json_object, read_bytes
 from fglfast.images.decoding import MOST_SIDE
 from fglfast.shards import checksums
 
-FACTS, LOCKS, IMAGES = "dataset.json", ".locks", "imagefolder"
+FACTS, LOCKS = "dataset.json", ".locks"
+IMAGES, PARQUET = "imagefolder", "parquet"  # other forms of the same images
 FORMAT_VERSION = 1
 MOST_FACTS = 16 << 20  # bytes
 AGAIN = "make the data set again with this version's synthesize"
@@ -92,7 +93,7 @@ def refuse_links(folder: Path) -> None:
     Raises:
         BadInputError: naming the link.
     """
-    for name in (FACTS, LOCKS, IMAGES, checksums.FOLDER):
+    for name in (FACTS, LOCKS, IMAGES, PARQUET, checksums.FOLDER):
         if leads_out(folder / name, folder):
             hint = "put what it leads to there, or delete it"
             raise BadInputError(f"{folder / name}: a link out of the data set", hint)

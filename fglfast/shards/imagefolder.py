@@ -1,29 +1,21 @@
 """A complete data set unpacked into a folder a class. Knows nothing of how images are made."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.files import exclusive, write_atomic
 from fglfast.base.folders import leads_out, subfolders
-from fglfast.images.folder_names import folder_names, write_names
+from fglfast.images.folder_names import FILE, folder_names, write_names
 from fglfast.shards.description import FACTS, IMAGES, LOCKS
 from fglfast.shards.tar import read_samples, shard_name
 
 
-@dataclass(frozen=True)
-class Unpacked:
-    """Where images were unpacked to, and how many classes have a folder of another name."""
-
-    folder: Path
-    renamed: int
-
-
-def export_imagefolder(out: Path, class_names: tuple[str, ...], shards: int) -> Unpacked | None:
+def export_imagefolder(out: Path, class_names: tuple[str, ...], shards: int) -> Path | None:
     """Unpack the shards of a complete folder to `out/imagefolder/CLASS/KEY.png`; images already there are left alone.
 
     Returns:
-        What was made; None when another rank is at it.
+        Where they are; None when another rank is at it.
 
     Raises:
         BadInputError: a shard is damaged or has a label of no class, a folder is a link to somewhere else, or of no
@@ -33,7 +25,7 @@ def export_imagefolder(out: Path, class_names: tuple[str, ...], shards: int) -> 
         return _export(out, class_names, shards) if free else None
 
 
-def _export(out: Path, class_names: tuple[str, ...], shards: int) -> Unpacked:
+def _export(out: Path, class_names: tuple[str, ...], shards: int) -> Path:
     target = out / IMAGES
     names = folder_names(class_names, folds_case=(out / FACTS.upper()).exists())
     folders = [target / name for name in names]
@@ -52,4 +44,6 @@ def _export(out: Path, class_names: tuple[str, ...], shards: int) -> Unpacked:
             path = folders[sample.label] / name
             if not path.exists():
                 write_atomic(path, sample.image)
-    return Unpacked(target, renamed)
+    if renamed:
+        note(f"classes whose names cannot be folder names: {renamed}; {FILE} there says which folder is whose")
+    return target

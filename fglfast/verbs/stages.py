@@ -77,8 +77,8 @@ def synthesize(
     shard_size: Annotated[int, typer.Option(min=1, help="Images of one tar shard.")] = 512,
     image_format: Annotated[Literal["png", "webp"], typer.Option(help="Encoding of the images in the shards.")] = "png",
     format: Annotated[
-        Literal["shards", "imagefolder"],
-        typer.Option(help="Form of the data set; imagefolder unpacks the shards into a folder a class."),
+        Literal["shards", "imagefolder", "parquet"],
+        typer.Option(help="Form of the data set; the others are made beside the shards, in a folder of their name."),
     ] = "shards",
     max_share_per_client: Annotated[
         float,
@@ -125,8 +125,8 @@ def synthesize(
         tell(planned, as_json, _planned(planned))
         return
     done = stage.synthesize(engine, merged, settings, out, rank.number, rank.world_size)
-    if format == "imagefolder":
-        _unpack(out, merged.class_names, done)
+    if format != "shards":
+        _unpack(format, out, merged.class_names, done)
     rate = done.images / done.seconds if done.seconds else 0.0
     result = {
         "folder": str(out),
@@ -167,19 +167,16 @@ def _planned(planned: dict[str, Any]) -> str:
     return "\n".join(f"{name}: {words}" for name, words in lines.items())
 
 
-def _unpack(out: Path, class_names: tuple[str, ...], done: Any) -> None:
-    """Unpack a complete data set; of several ranks, the one that finishes last."""
+def _unpack(form: str, out: Path, class_names: tuple[str, ...], done: Any) -> None:
+    """A complete data set in another form; of several ranks, the one that finishes last makes it."""
     from fglfast.shards.imagefolder import export_imagefolder
+    from fglfast.shards.parquet_export import export_parquet
 
     if done.missing:
-        note("not unpacked yet, as shards are missing: the rank that finishes last unpacks them, or run this again")
+        note(f"no {form} yet, as shards are missing: the rank that finishes last makes it, or run this again")
         return
-    made = export_imagefolder(out, class_names, done.shards)
-    note(f"unpacked to {made.folder}" if made else "another rank is unpacking the shards")
-    if made and made.renamed:
-        note(
-            f"classes whose names cannot be folder names: {made.renamed}; labels.json there says which folder is whose"
-        )
+    made = (export_imagefolder if form == "imagefolder" else export_parquet)(out, class_names, done.shards)
+    note(f"{form}: {made}" if made else f"another rank is making the {form}")
 
 
 @verb(SERVER)
