@@ -3,13 +3,15 @@
 The stages stand here once; a demonstration, an experiment's methods, Flower's server and the benchmarks call them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fglfast.base.files import folder_bytes
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import find_recipe
-from fglfast.payload.merge import Merged
+from fglfast.payload import Payload
+from fglfast.payload.merge import Merged, check_prompts, merge_payloads
 from fglfast.pipeline.settings import OneShot
 from fglfast.pipeline.stages import Stages
 from fglfast.synthesis.settings import SynthesisSettings
@@ -17,6 +19,8 @@ from fglfast.synthesis.synthesize import SynthesisResult, synthesize
 from fglfast.training.launch import train
 from fglfast.training.results import TrainResult
 from fglfast.training.settings import TrainSettings
+
+ASKED, ENGINES = OneShot(), Path("engines/build")
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,30 @@ def one_shot(merged: Merged, asked: OneShot, seed: int, folder: Path, engines: P
     )
     made, trained = draw_and_train(engine, merged, drawn, asked.train, folder, stages)
     return Shot(engine, made, trained)
+
+
+def run_one_shot(
+    payloads: Iterable[Payload],
+    folder: Path,
+    asked: OneShot = ASKED,
+    seed: int = 0,
+    engines: Path = ENGINES,
+) -> Shot:
+    """One-shot FGL from the clients' payloads, as a script or a notebook runs it.
+
+    Args:
+        payloads: what the clients sent.
+        folder: of the run: `synthetic`, `model`, and the seconds of each stage.
+        asked: what is made of them.
+        seed: of images and model.
+        engines: folder of compiled engines.
+
+    Raises:
+        FglError: a stage failed, or the payloads do not go together.
+    """
+    merged = merge_payloads(payloads)
+    check_prompts(merged, asked.allow_same_prompt, "allow_same_prompt=True")
+    return one_shot(merged, asked, seed, folder, engines, Stages(folder))
 
 
 def draw_and_train(

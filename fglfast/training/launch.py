@@ -30,7 +30,9 @@ LAUNCHER_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT
 GO_ON = "run again to go on from the last checkpoint"
 
 
-def train(synthetic: Path, out: Path, settings: TrainSettings, processes: int | Literal["auto"]) -> TrainResult:
+def train(
+    synthetic: Path, out: Path, settings: TrainSettings, processes: int | Literal["auto"] = "auto"
+) -> TrainResult:
     """Train the global model on a synthetic data set; run again, it goes on from its checkpoint.
 
     Under torchrun or another launcher that sets RANK and WORLD_SIZE, this process is one of the workers;

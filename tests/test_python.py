@@ -1,0 +1,70 @@
+"""What `import fglfast` offers."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+import fglfast
+from fglfast.base.errors import BadInputError
+
+PUBLIC = [
+    "Engine",
+    "Evaluation",
+    "FglError",
+    "LabelledImages",
+    "OneShot",
+    "Payload",
+    "Recipe",
+    "Shot",
+    "SynthesisResult",
+    "SynthesisSettings",
+    "TrainResult",
+    "TrainSettings",
+    "__version__",
+    "build_engine",
+    "embed",
+    "evaluate",
+    "find_recipe",
+    "load_payload",
+    "merge_payloads",
+    "read_dataset",
+    "run_one_shot",
+    "save_payload",
+    "synthesize",
+    "train",
+]
+
+
+def test_the_public_names_are_these_and_each_is_there_and_documented():
+    assert sorted(fglfast.__all__) == sorted(PUBLIC) == sorted(dir(fglfast))
+    assert all(getattr(fglfast, name).__doc__ for name in PUBLIC)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="draw_everything"):
+        fglfast.draw_everything  # noqa: B018
+
+
+def test_import_alone_loads_no_library():
+    loaded = "import sys, fglfast; print(*{'torch', 'numpy', 'pydantic', 'typer'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_one_call_runs_the_server(tmp_path, tiny_recipe, tiny_arch, payload):
+    """Engine, images and classifier; a second call finds all of it."""
+    training = fglfast.TrainSettings(arch=tiny_arch, image_size=16, epochs=1, batch_size=8)
+    asked = fglfast.OneShot(recipe=tiny_recipe, images_per_class=8, train=training)
+    sent = [payload("ann", (3, 0, 1)), payload("bob", (1, 5, 0))]
+    first, second = (fglfast.run_one_shot(sent, tmp_path / "run", asked, engines=tmp_path / "e") for _ in range(2))
+    assert first.made.images == second.made.found == 24 and not second.made.images
+    assert second.trained.already_done and (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
+def test_one_call_refuses_classes_that_send_the_same_prompt(tmp_path, payload):
+    one = payload("ann", (3, 2, 1))
+    same = replace(one, embeddings=one.embeddings[[0, 0, 0]])
+    with pytest.raises(BadInputError, match="same prompt"):
+        fglfast.run_one_shot([same], tmp_path / "run")
