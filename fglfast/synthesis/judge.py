@@ -1,0 +1,150 @@
+"""How well an image fits its class, by a model that did not draw it: one of CLIP's kind, or a classifier."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from fglfast.base.console import no_loading_bars
+from fglfast.base.errors import BadInputError
+from fglfast.base.wording import first_line, some
+from fglfast.generator.configs import read_config
+from fglfast.generator.text import is_hub_id
+from fglfast.training.evaluate import open_classifier
+from fglfast.training.predict import predict
+
+DIGITS = 4  # of a score
+PROMPT = "a photo of a {label}."  # CLIP's own (arXiv 2103.00020, section 3.1.4)
+ADVICE = "give the folder of a classifier that train wrote, or a CLIP or SigLIP model: a folder, or an id on the hub"
+
+
+class Judge(Protocol):
+    """Tells how well images fit their classes.
+
+    Attributes:
+        fingerprint: of its weights: another judge gives other scores.
+    """
+
+    fingerprint: str
+
+    def __call__(self, pixels_BSS3: NDArray[np.uint8], labels: Sequence[int]) -> NDArray[np.float64]:
+        """The probability, among all classes, of each image's own [B], rounded.
+
+        An image's score does not depend on the others as long as their number is the same.
+        """
+        ...
+
+
+def find_judge(name: str, class_names: Sequence[str]) -> Judge:
+    """The judge that a user names: a folder that `train` wrote, or a CLIP or SigLIP model.
+
+    Args:
+        name: a folder, or an id on the hub.
+        class_names: by label.
+
+    Raises:
+        BadInputError: it cannot be had, is of another kind, or knows not all classes.
+    """
+    folder = Path(name)
+    if (folder / "preprocessor_config.json").exists() and _classifies(folder):
+        return ClassifierJudge(folder, class_names)
+    if not folder.is_dir() and not is_hub_id(name):
+        raise BadInputError(f"judge: {name}: no such folder", ADVICE)
+    return TextJudge(name, class_names)
+
+
+def _classifies(folder: Path) -> bool:
+    kinds = read_config(folder / "config.json").get("architectures")
+    return isinstance(kinds, list) and any(str(kind).endswith("ForImageClassification") for kind in kinds)
+
+
+class ClassifierJudge:
+    """A saved image classifier that knows all classes, by their names."""
+
+    def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
+        self.model, names, self.size = open_classifier(folder)
+        if unknown := [name for name in class_names if name not in names]:
+            raise BadInputError(f"judge: {folder} does not know {some(unknown)}", "give one of these classes")
+        self.columns = [names.index(name) for name in class_names]
+        self.fingerprint = fingerprint(self.model)
+
+    def __call__(self, pixels_BSS3: NDArray[np.uint8], labels: Sequence[int]) -> NDArray[np.float64]:
+        """As `Judge` says; what else the classifier knows does not count."""
+        shape = (self.size, self.size)
+        small = [np.asarray(Image.fromarray(each).resize(shape, Image.Resampling.BICUBIC)) for each in pixels_BSS3]
+        logits_BK = predict(self.model, torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2))
+        return _own(logits_BK[:, self.columns], labels)
+
+
+class TextJudge:
+    """A model that compares images with texts, such as CLIP (arXiv 2103.00020) and SigLIP; float16 on a GPU.
+
+    Args:
+        name: hub id or folder: safetensors only, no code of its own.
+        class_names: by label.
+
+    Raises:
+        BadInputError: it cannot be had, or transformers knows no such model.
+    """
+
+    def __init__(self, name: str, class_names: Sequence[str]) -> None:
+        from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer
+
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.dtype = torch.float16 if self.device == "cuda" else torch.float32
+        offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+        options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline}
+        try:
+            with no_loading_bars():
+                # PIL's image processors: torchvision is not needed.
+                self.images: Any = AutoImageProcessor.from_pretrained(name, backend="pil", **options)
+                tokenizer: Any = AutoTokenizer.from_pretrained(name, **options)
+                model: Any = AutoModelForZeroShotImageClassification.from_pretrained(
+                    name, dtype=self.dtype, use_safetensors=True, **options
+                )
+            self.model = model.eval().to(self.device)
+            self.fingerprint = fingerprint(self.model)
+            self.texts_KD = self._texts(tokenizer, [PROMPT.format(label=label) for label in class_names])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+            raise BadInputError(f"judge: {name} cannot be used ({first_line(error)})", ADVICE) from error
+
+    @torch.inference_mode()
+    def __call__(self, pixels_BSS3: NDArray[np.uint8], labels: Sequence[int]) -> NDArray[np.float64]:
+        """As `Judge` says."""
+        pixels_B3HW = self.images(images=list(pixels_BSS3), return_tensors="pt").pixel_values
+        images_BD = _directions(self.model.get_image_features(pixels_B3HW.to(self.device, self.dtype)))
+        logits_BK = self.model.logit_scale.exp() * images_BD @ self.texts_KD.T  # a bias is the same for all classes
+        return _own(logits_BK.float().cpu(), labels)
+
+    @torch.inference_mode()
+    def _texts(self, tokenizer: Any, prompts: list[str]) -> Tensor:
+        most = self.model.config.text_config.max_position_embeddings
+        tokens = tokenizer(prompts, padding="max_length", truncation=True, max_length=most, return_tensors="pt")
+        return _directions(self.model.get_text_features(**tokens.to(self.device)))
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """sha256 over a model's weights, names included."""
+    digest = hashlib.sha256()
+    for name, weights in sorted(model.state_dict().items()):
+        digest.update(name.encode() + weights.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _directions(features: Any) -> Tensor:
+    """Features of length one; transformers 5 answers with more than those."""
+    found: Tensor = getattr(features, "pooler_output", features)
+    return torch.nn.functional.normalize(found, dim=-1)
+
+
+def _own(logits_BK: Tensor, labels: Sequence[int]) -> NDArray[np.float64]:
+    probabilities_BK = logits_BK.double().softmax(1)
+    own_B = probabilities_BK[torch.arange(len(labels)), torch.tensor(list(labels))]
+    return np.asarray(own_B.numpy().round(DIGITS))

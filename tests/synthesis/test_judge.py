@@ -1,0 +1,111 @@
+"""Judges with tiny networks; nothing is downloaded."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    BertTokenizer,
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTImageProcessorPil,
+)
+
+from fglfast.base.errors import BadInputError
+from fglfast.synthesis.judge import PROMPT, find_judge
+
+NAMES = ("red", "green", "blue")
+NARROW = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "photo", "of", *NAMES]
+
+
+def plain(label, side=20):
+    """An image of one colour."""
+    pixels = np.zeros((side, side, 3), np.uint8)
+    pixels[..., label] = 250
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A network that names the brightest channel, and knows a class more, in another order."""
+    folder = tmp_path_factory.mktemp("classifier")
+    names = ("blue", "grey", "red", "green")
+    config = ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic", num_labels=4)
+    config.id2label, config.label2id = dict(enumerate(names)), {name: label for label, name in enumerate(names)}
+    torch.manual_seed(0)
+    model = ResNetForImageClassification(config).eval()
+    with torch.no_grad():
+        pooled = model.resnet(
+            torch.stack([torch.from_numpy(plain(k, 16) / 127.5 - 1.0).permute(2, 0, 1).float() for k in range(3)])
+        )
+        seen = pooled.pooler_output.flatten(1)
+        centred = seen - seen.mean(0)
+        model.classifier[1].weight.zero_()
+        for colour, name in enumerate(NAMES):
+            model.classifier[1].weight[names.index(name)] = 40 * centred[colour] / centred[colour].norm() ** 2
+        model.classifier[1].bias.copy_(-model.classifier[1].weight @ seen.mean(0))
+    model.save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 16, "width": 16}, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(
+        folder
+    )
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A CLIP with random weights."""
+    folder = tmp_path_factory.mktemp("clip")
+    text = CLIPTextConfig(**NARROW, vocab_size=len(WORDS), max_position_embeddings=12, bos_token_id=2, eos_token_id=3)
+    vision = CLIPVisionConfig(**NARROW, image_size=16, patch_size=8)
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8))
+    model.save_pretrained(folder)
+    vocabulary = folder / "vocab.txt"
+    vocabulary.write_text("\n".join(WORDS))
+    BertTokenizer(str(vocabulary)).save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_classifier_judges_by_the_names_of_classes(classifier):
+    judge = find_judge(classifier, NAMES)
+    images = np.stack([plain(label) for label in (0, 1, 2, 0)])
+    scores = judge(images, [0, 1, 2, 2])
+    assert (scores[:3] > 0.9).all() and scores[3] < 0.1 and scores.shape == (4,)
+    alone = judge(np.stack([images[2]] * 4), [2] * 4)
+    assert alone[0] == scores[2] == round(scores[2], 4)
+
+
+def test_clip_judges_as_its_own_forward_pass_does(clip):
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    images = np.stack([plain(label) for label in range(3)])
+    scores = find_judge(clip, NAMES)(images, [0, 1, 2])
+    model, tokenizer = CLIPModel.from_pretrained(clip), AutoTokenizer.from_pretrained(clip)
+    pixels = AutoImageProcessor.from_pretrained(clip, backend="pil")(images=list(images), return_tensors="pt")
+    prompts = [PROMPT.format(label=name) for name in NAMES]
+    texts = tokenizer(prompts, padding="max_length", max_length=12, return_tensors="pt")
+    expected = model(**texts, **pixels).logits_per_image.softmax(1).diagonal()
+    assert np.allclose(scores, expected.detach().numpy(), atol=1e-4) and len(set(scores)) == 3
+
+
+def test_judges_are_told_apart(clip, classifier):
+    first, again, other = (find_judge(name, NAMES) for name in (clip, clip, classifier))
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize("name", ["/nowhere/at/all", "."])
+def test_what_is_no_judge_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInputError, match="judge: "):
+        find_judge(name, NAMES)
+
+
+def test_a_classifier_that_lacks_a_class_is_refused(classifier):
+    with pytest.raises(BadInputError, match="violet"):
+        find_judge(classifier, (*NAMES, "violet"))
