@@ -145,17 +145,29 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 @contextmanager
 def finished_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of `folder` when the block succeeds; for one writer at a time."""
+    with unfinished_folder(folder) as temporary:
+        yield temporary
+        put_in_place(temporary, folder)
+
+
+@contextmanager
+def unfinished_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`, gone afterwards unless put in place; for one writer at a time."""
     for stale in folder.parent.glob(f".{escape(folder.name)}.building-*"):
         shutil.rmtree(stale, ignore_errors=True)  # a killed writer's
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.building-", dir=folder.parent))
     try:
         yield temporary
-        temporary.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_in_place(temporary: Path, folder: Path) -> None:
+    """Let an unfinished folder take the place of `folder`: it is finished."""
+    temporary.chmod(0o755)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)
 
 
 @contextmanager
@@ -210,6 +222,11 @@ def is_held(path: Path) -> bool:
 def temporary_name(path: Path) -> Path:
     """Where a file is written before it is complete: hidden, and never read."""
     return path.with_name(f".{path.name}.tmp")
+
+
+def lock_of(path: Path) -> Path:
+    """The lock file of a file or folder: hidden, and beside it."""
+    return path.with_name(f".{path.name}.lock")
 
 
 def sync_folder(folder: Path) -> None:

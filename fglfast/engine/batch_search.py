@@ -9,7 +9,7 @@ import torch
 
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, FglError
-from fglfast.base.files import exclusive, write_atomic
+from fglfast.base.files import exclusive, lock_of, write_atomic
 from fglfast.base.timing import interleaved
 from fglfast.base.untrusted import read_object
 from fglfast.engine import backends
@@ -36,7 +36,7 @@ def search_batches(recipe: Recipe, model: Path, engines: Path) -> Recipe:
     They are measured once and remembered beside the engines, so that a resumed run draws with the same.
 
     Args:
-        recipe: its own batch sizes only serve to choose the backend, if that is "auto".
+        recipe: its own batch sizes only serve to choose the backend and the precision, where those are "auto".
         model: the diffusers directory.
         engines: folder that holds engines by key.
     """
@@ -46,12 +46,13 @@ def search_batches(recipe: Recipe, model: Path, engines: Path) -> Recipe:
     plain = key.model_copy(update={"build": key.build.model_copy(update=dict.fromkeys(FIELDS.values(), 0))})
     path = engines / f"batches-{plain.digest()}.json"
     if not path.exists():
-        with exclusive(path.with_name(f".{path.name}.lock")):  # measuring side by side, ranks could choose differently
+        with exclusive(lock_of(path)):  # measuring side by side, ranks could choose differently
             if not path.exists():
                 _search(key, shapes, model, engines, path)
     best = _remembered(path)
     batches = {field: best[name] for name, field in FIELDS.items()}
-    return recipe.model_copy(update={"backend": key.build.backend, **batches})
+    found = {"backend": key.build.backend, "precision": key.build.precision}
+    return recipe.model_copy(update=found | batches)
 
 
 def _remembered(path: Path) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fglfast.base.console import note
-from fglfast.base.files import exclusive, finished_folder
+from fglfast.base.files import exclusive, finished_folder, lock_of
 from fglfast.engine import backends
 from fglfast.engine.export import Route, export
 from fglfast.engine.manifest import Key
@@ -26,18 +26,14 @@ def export_for(key: Key, reference: Reference, folder: Path) -> None:
     """What an engine of some key is compiled from: networks, and for eight bits what they are calibrated on."""
     export_once(reference, backends.find_backend(key.build.backend).route(key.build.precision), folder)
     if key.build.precision == "int8":
-        with exclusive(_lock_of(folder)):
+        with exclusive(lock_of(folder)):
             save_calibration(reference, folder)
 
 
 def export_once(reference: Reference, route: Route, folder: Path) -> None:
     """Export a model's networks into a folder, unless they are there; of several processes one does it, others wait."""
-    with exclusive(_lock_of(folder)):
+    with exclusive(lock_of(folder)):
         if not folder.exists():
             note(f"exporting {reference.model.name}: {route}")
             with finished_folder(folder) as temporary:
                 export(reference.generator(), reference.shapes, temporary, route)
-
-
-def _lock_of(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.lock")

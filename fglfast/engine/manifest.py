@@ -13,11 +13,11 @@ from pathlib import Path
 from fglfast.base.config import Settings, checked_json
 from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import read_bytes
-from fglfast.engine.parity import BOUNDS, Parity
+from fglfast.engine.parity import CAPS, Parity, allowances
 from fglfast.engine.recipe import Build
 
 FILE = "manifest.json"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MAX_BYTES, MAX_FILES = 1 << 20, 5000
 DRIVER = Path("/sys/module/nvidia/version")  # CUDA tells the API version only
 
@@ -43,7 +43,7 @@ class Manifest(Settings):
     Attributes:
         key: what the engine was built from.
         model: the model folder it came from, for people.
-        parity: what the gate measured.
+        parity: what the gate measured, and what it allowed.
         reference: who sampled what it measured against: a pipeline of diffusers, or fglfast's own sampler in PyTorch.
         fusions: fused operators of each network's graph, where the backend has a graph to count them in.
         files: sha256 of every other file in the engine's folder.
@@ -81,8 +81,9 @@ def read_manifest(engine: Path) -> Manifest:
         raise BadInputError(f"{path}: {error}", "delete the engine's folder and build it again") from error
     if manifest.key.digest() != engine.name:
         raise BadInputError(f"{path}: its key {manifest.key.digest()} is not the folder's name", "build it again")
-    another_gate = manifest.parity.bounds != BOUNDS.get(manifest.key.build.precision)
-    if problem := "it passed another gate" if another_gate else manifest.parity.problem():
+    precision, parity = manifest.key.build.precision, manifest.parity
+    same_gate = precision in CAPS and parity.allowed == allowances(parity.eager, precision)
+    if problem := parity.problem() if same_gate else "it passed another gate":
         raise BadInputError(f"{path}: {problem}", "build it again")
     return manifest
 

@@ -27,7 +27,7 @@ OURS = "fglfast"
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One sampling by the float32 model.
+    """One sampling by the float32 model, on the CPU; S counts the passes of the UNet.
 
     Attributes:
         by: who sampled and decoded: a pipeline of diffusers, or `OURS` where none can.
@@ -35,8 +35,9 @@ class Trajectory:
         noise: where it began [B,C,H,W].
         text: text embeddings [B,L,D].
         projected: keys and values made of them [B,L,E].
-        inputs: latents [B,C,H,W], timestep [B] and projected text of every pass.
-        outputs: the prediction of every pass [B,C,H,W].
+        seen: the latents of every pass [S,B,C,H,W].
+        timesteps: the timestep of every pass [S,B].
+        outputs: the prediction of every pass [S,B,C,H,W].
         latents: where it ended [B,C,H,W].
         images: what was decoded of them [B,3,S,S].
         schedule: how it got there.
@@ -47,18 +48,34 @@ class Trajectory:
     noise: Tensor
     text: Tensor
     projected: Tensor
-    inputs: tuple[tuple[Tensor, Tensor, Tensor], ...]
-    outputs: tuple[Tensor, ...]
+    seen: Tensor
+    timesteps: Tensor
+    outputs: Tensor
     latents: Tensor
     images: Tensor
     schedule: Schedule
 
+    @property
+    def inputs(self) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
+        """Latents [B,C,H,W], timestep [B] and projected text of every pass."""
+        return tuple(
+            (latents, timestep, self.projected) for latents, timestep in zip(self.seen, self.timesteps, strict=True)
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of its tensors, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+
+PASSES = ("seen", "timesteps", "outputs")  # their rows are the second dimension
+
 
 @dataclass
 class _Passes:
-    """What passed through the networks, whoever called them."""
+    """What passed through the networks, whoever called them; kept on the CPU."""
 
-    inputs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    seen: list[Tensor] = field(default_factory=list)
+    timesteps: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     images: list[Tensor] = field(default_factory=list)
 
@@ -66,12 +83,13 @@ class _Passes:
         """Latents, timestep and prediction of a UNet."""
         latents_BCHW, timestep = inputs[:2]
         timestep_B = torch.as_tensor(timestep, dtype=torch.float32).expand(len(latents_BCHW))
-        self.inputs.append((latents_BCHW, timestep_B.to(latents_BCHW.device, copy=True)))
-        self.outputs.append(output[0])
+        self.seen.append(latents_BCHW.cpu())
+        self.timesteps.append(timestep_B.to("cpu", copy=True))
+        self.outputs.append(output[0].cpu())
 
     def keep_images(self, _decoder: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
         """Images of the VAE's decoder, before they are cut to [-1,1]."""
-        self.images.append(output)
+        self.images.append(output.cpu())
 
 
 class Reference:
@@ -99,26 +117,38 @@ class Reference:
             network.eval().requires_grad_(False).to(device)
         return generator
 
+    def unguided(self, steps: int) -> tuple[Sampling, Schedule]:
+        """Its solver in so many steps; in its own number where it draws noise in so many, and in its own does not."""
+        asked = self.sampling.changed(steps=steps, guidance_scale=1.0)
+        try:
+            return asked, Schedule.of_model(self.model, asked)
+        except BadInputError:
+            asked = self.sampling.changed(guidance_scale=1.0)
+            return asked, Schedule.of_model(self.model, asked)
+
     def trajectory(self, prompts: Sequence[str], steps: int, seed: int, device: str = "cpu") -> Trajectory:
-        """Sample without guidance, keeping every pass; all of it lies on the device.
+        """Sample without guidance, keeping every pass; one image after the other, so that one has to fit.
 
         Args:
             prompts: one an image.
             steps: of the solver; its own number where it draws noise in so many.
             seed: of the starting noise.
-            device: where PyTorch computes.
+            device: where PyTorch computes; what comes of it lies on the CPU.
 
         Raises:
             BadInputError: what comes out is not finite.
         """
-        sampling, schedule = _unguided(self.model, self.sampling, steps)
+        sampling, schedule = self.unguided(steps)
         generator = self.generator(device)
-        token_ids_BT = torch.from_numpy(tokenize(load_tokenizer(self.model), prompts)).long().to(device)
+        token_ids_BT = torch.from_numpy(tokenize(load_tokenizer(self.model), prompts)).long()
         draws = torch.Generator().manual_seed(seed)
-        noise_BCHW = torch.randn(len(prompts), *self.shapes.latent, generator=draws).to(device)
+        noise_BCHW = torch.randn(len(prompts), *self.shapes.latent, generator=draws)
         unet, vae, _ = self._loaded
-        pipeline = stock_pipeline(self.model, unet, vae, sampling, schedule)
-        run = _sampled(pipeline, generator, token_ids_BT, noise_BCHW, schedule)
+        rows = []
+        for token_ids_1T, noise_1CHW in zip(token_ids_BT.split(1), noise_BCHW.split(1), strict=True):
+            pipeline = stock_pipeline(self.model, unet, vae, sampling, schedule)
+            rows.append(_sampled(pipeline, generator, token_ids_1T.to(device), noise_1CHW.to(device), schedule))
+        run = _together(rows)
         _require_finite(run, self.model)
         return run
 
@@ -132,11 +162,10 @@ def _sampled(
     schedule: Schedule,
 ) -> Trajectory:
     """One sampling by a pipeline of diffusers, or by fglfast's own sampler where there is none."""
-    text_BLD = generator.text(token_ids_BT)
-    projected_BLE = generator.projection(text_BLD)
     unet = pipeline.unet if pipeline else generator.unet.unet
-    exact = cudnn.flags(enabled=True, allow_tf32=False)  # TF32 is no float32
-    with exact, _watched(unet, generator.decoder.vae) as passes:
+    with products(tf32=False), _watched(unet, generator.decoder.vae) as passes:
+        text_BLD = generator.text(token_ids_BT)
+        projected_BLE = generator.projection(text_BLD)
         if pipeline:
             latents_BCHW = run_pipeline(pipeline, noise_BCHW, text_BLD, schedule)
         else:
@@ -144,26 +173,37 @@ def _sampled(
             generator.decoder(latents_BCHW)
     return Trajectory(
         by=pipeline.__class__.__name__ if pipeline else OURS,
-        token_ids=token_ids_BT,
-        noise=noise_BCHW,
-        text=text_BLD,
-        projected=projected_BLE,
-        inputs=tuple((*seen, projected_BLE) for seen in passes.inputs),
-        outputs=tuple(passes.outputs),
-        latents=latents_BCHW,
+        token_ids=token_ids_BT.cpu(),
+        noise=noise_BCHW.cpu(),
+        text=text_BLD.cpu(),
+        projected=projected_BLE.cpu(),
+        seen=torch.stack(passes.seen),
+        timesteps=torch.stack(passes.timesteps),
+        outputs=torch.stack(passes.outputs),
+        latents=latents_BCHW.cpu(),
         images=passes.images[-1],
         schedule=schedule,
     )
 
 
-def _unguided(model: Path, sampling: Sampling, steps: int) -> tuple[Sampling, Schedule]:
-    """A solver in another number of steps; in its own where it draws noise in so many, and in its own does not."""
-    asked = sampling.changed(steps=steps, guidance_scale=1.0)
+def _together(rows: Sequence[Trajectory]) -> Trajectory:
+    """Samplings by one schedule as one."""
+    tensors = {
+        name: torch.cat([row.tensors()[name] for row in rows], dim=int(name in PASSES)) for name in rows[0].tensors()
+    }
+    return Trajectory(by=rows[0].by, schedule=rows[0].schedule, **tensors)
+
+
+@contextmanager
+def products(tf32: bool) -> Iterator[None]:
+    """Let a GPU compute float32 products and convolutions as what they are, or in TF32, which keeps 10 bits."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:
-        return asked, Schedule.of_model(model, asked)
-    except BadInputError:
-        asked = sampling.changed(guidance_scale=1.0)
-        return asked, Schedule.of_model(model, asked)
+        with cudnn.flags(enabled=True, allow_tf32=tf32):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

@@ -18,9 +18,11 @@ from fglfast.sampler.schedule import Sampling
 
 @pytest.fixture
 def engines(engine, tmp_path):
-    """A folder for engines in which the model is exported already."""
+    """A folder for engines in which the model is exported and sampled already."""
     plain = export_folder(engine.manifest.key, engine.folder.parent)
     shutil.copytree(plain, tmp_path / plain.name)
+    for run in plain.parent.glob("reference-*.safetensors"):
+        shutil.copy(run, tmp_path)
     return tmp_path
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from binding_checks import State
 
-from fglfast.engine import build
+from fglfast.engine import yardstick
 
 
 class Stream:
@@ -94,4 +94,4 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for name, value in replaced.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(build, "reference_device", lambda: "cpu")
+    monkeypatch.setattr(yardstick, "reference_device", lambda: "cpu")

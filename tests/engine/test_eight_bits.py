@@ -15,7 +15,7 @@ from fglfast.engine.backends import ov
 from fglfast.engine.backends.eight_bits import to_eight_bits
 from fglfast.engine.build import build_engine
 from fglfast.engine.export import UNET, example_inputs
-from fglfast.engine.parity import BOUNDS
+from fglfast.engine.parity import CAPS
 from fglfast.engine.recipe import find_recipe
 from fglfast.generator.load import load_generator, read_shapes
 from fglfast.lab.bench.measure import ceiling_dtype, contenders
@@ -98,7 +98,7 @@ def test_float8_layers_stay_in_bounds(unet, random_mini, monkeypatch):
     monkeypatch.setattr(quant_api, "_check_hardware_support", lambda granularity: None)
     with torch.inference_mode(mode=False):
         to_eight_bits(unet, "float8")
-    assert plain < relative_error(unet(*given), expected) < BOUNDS["float8"].relative_error
+    assert plain < relative_error(unet(*given), expected) < CAPS["float8"]
 
 
 def test_a_unet_without_such_layers_is_refused():

@@ -7,15 +7,16 @@ import torch
 
 from fglfast.base.errors import BadInputError, FglError, MissingExtraError, UsageError
 from fglfast.base.machine import native_int8
-from fglfast.engine import backends, build
+from fglfast.engine import backends, parity, yardstick
 from fglfast.engine.backends import ort
 from fglfast.engine.build import build_engine
 from fglfast.engine.export import DECODER, Route, example_inputs, export_one
 from fglfast.engine.manifest import FILE, check_files, read_manifest
 from fglfast.engine.networks import in_chunks
-from fglfast.engine.parity import BOUNDS, Parity, require
+from fglfast.engine.parity import Parity, allowances, require
 from fglfast.engine.recipe import Recipe, find_recipe, shipped_recipes
 from fglfast.engine.trajectory import Reference
+from fglfast.engine.yardstick import NOTHING
 from fglfast.generator.load import load_generator, read_shapes
 
 
@@ -46,8 +47,8 @@ def test_eight_bits_by_openvino_pass_the_gate(random_mini, recipe, engines):
         with pytest.raises(UsageError, match="VNNI"):
             build_engine(eight_bits, random_mini, engines)
         return
-    parity = build_engine(eight_bits, random_mini, engines).manifest.parity
-    assert parity.problem() == "" and parity.unet > 1e-4
+    measured = build_engine(eight_bits, random_mini, engines).manifest.parity
+    assert measured.problem() == "" and measured.unet > 1e-4
 
 
 def test_a_compiled_decoder_knows_the_latents_mean_and_deviation(random_mini, tmp_path):
@@ -85,9 +86,11 @@ def test_auto_measures_once_and_stays(random_mini, recipe, engines, capsys):
     first = build_engine(auto, random_mini, engines)
     choice = next(engines.glob("auto-*.json"))
     seconds = json.loads(choice.read_text())
-    assert set(seconds) == set(backends.chosen("auto", "float32")) and all(value > 0 for value in seconds.values())
-    assert min(seconds, key=seconds.get) == first.manifest.key.build.backend and not first.cached
-    choice.write_text(json.dumps(dict.fromkeys(seconds, 2.0) | {"torch": 1.0}))
+    names = {f"{backend}:float32" for backend in backends.chosen("auto", "float32")}
+    assert set(seconds) == names and all(value > 0 for value in seconds.values())
+    assert min(seconds, key=seconds.get) == f"{first.manifest.key.build.backend}:float32" and not first.cached
+    assert [path.parent for path in engines.glob("*/manifest.json")] == [first.folder], "the others are not kept"
+    choice.write_text(json.dumps(dict.fromkeys(seconds, 2.0) | {"torch:float32": 1.0}))
     assert build_engine(auto, random_mini, engines).manifest.key.build.backend == "torch"
     assert "fastest of those installed" in capsys.readouterr().err
 
@@ -103,8 +106,8 @@ def test_auto_goes_on_without_a_backend_that_fails(random_mini, recipe, engines,
     for _ in range(2):
         assert build_engine(auto, random_mini, engines).manifest.key.build.backend == "torch"
     said = capsys.readouterr().err
-    assert said.count("backend onnxruntime is left out: no kernel image\n") == 1 and "and more" not in said
-    assert set(json.loads(next(engines.glob("auto-*.json")).read_text())) == {"torch"}
+    assert said.count("backend onnxruntime:float32 is left out: no kernel image\n") == 1 and "and more" not in said
+    assert set(json.loads(next(engines.glob("auto-*.json")).read_text())) == {"torch:float32"}
 
 
 def test_where_no_backend_works_the_first_reason_is_given(random_mini, recipe, engines, monkeypatch):
@@ -128,16 +131,18 @@ def test_a_damaged_engine_is_rebuilt(random_mini, recipe, engines, capsys):
 
 
 def test_a_failed_gate_leaves_nothing(random_mini, recipe, engines, monkeypatch):
-    monkeypatch.setitem(BOUNDS, "float32", BOUNDS["float32"].model_copy(update={"relative_error": 1e-12}))
+    monkeypatch.setattr(parity, "FLOOR", 1e-12)
     with pytest.raises(FglError, match="parity gate"):
         build_engine(recipe, random_mini, engines)
     assert not [path for path in engines.iterdir() if path.is_dir() and not path.name.startswith("exported-")]
 
 
 def test_the_gate_refuses_what_is_not_a_number():
-    bad = Parity(text_encoder=0, text_projection=0, unet=float("nan"), vae_decoder=0, psnr=90, bounds=BOUNDS["float32"])
-    with pytest.raises(FglError, match="UNet"):
-        require(bad, "engine")
+    allowed = allowances(NOTHING, "float32")
+    for change, said in (({"unet": float("nan")}, "UNet"), ({"psnr": -float("inf")}, "PSNR"), ({"psnr": 19.9}, "PSNR")):
+        measured = NOTHING.model_dump() | {"psnr": 90.0} | change
+        with pytest.raises(FglError, match=said):
+            require(Parity(**measured, eager=NOTHING, allowed=allowed), "engine")
 
 
 def test_a_missing_backend_names_the_install_command(monkeypatch):
@@ -175,7 +180,7 @@ def test_recipes(tmp_path):
 
 
 def test_a_gate_that_does_not_fit_beside_the_engine_runs_on_the_cpu(random_mini, recipe, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(build, "reference_device", lambda: "cuda")
+    monkeypatch.setattr(yardstick, "reference_device", lambda: "cuda")
 
     on_the_cpu = Reference.generator
 

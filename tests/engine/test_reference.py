@@ -14,8 +14,9 @@ from fglfast.engine import trajectory
 from fglfast.engine.export import Route, export
 from fglfast.engine.manifest import read_manifest
 from fglfast.engine.networks import Networks
-from fglfast.engine.parity import BOUNDS, measure, require
+from fglfast.engine.parity import measure, require
 from fglfast.engine.trajectory import OURS, Reference
+from fglfast.engine.yardstick import NOTHING
 from fglfast.generator.latents import LatentSpace
 from fglfast.generator.load import load_generator, read_shapes
 from fglfast.sampler.schedule import Sampling
@@ -74,7 +75,7 @@ def test_who_samples_the_reference(case, changed, shallow):
     model = changed(shallow("sdxl"), vae, scheduler)
     run = sampled(model, 64, **asked)
     assert run.by == by and len(run.inputs) == len(run.outputs) == 3
-    parity = measure(eager(model), run, BOUNDS["float32"])
+    parity = measure(eager(model), run, NOTHING, "float32")
     assert parity.problem() == "" and parity.psnr > 90, parity
 
 
@@ -101,7 +102,7 @@ def test_weights_are_loaded_once_and_stay_as_they_are(own_timesteps, random_mini
 def test_the_gate_sees_a_decoder_that_leaves_out_the_mean(changed, shallow, monkeypatch):
     model = changed(shallow("sdxl"), PLAYGROUND)
     monkeypatch.setattr(LatentSpace, "to_vae", lambda space, latents: latents / space.scale)
-    parity = measure(eager(model), sampled(model, 64), BOUNDS["float32"])
+    parity = measure(eager(model), sampled(model, 64), NOTHING, "float32")
     assert parity.vae_decoder > 0.01
     with pytest.raises(FglError, match="VAE decoder"):
         require(parity, "engine")

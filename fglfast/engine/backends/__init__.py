@@ -36,6 +36,7 @@ class Backend(Protocol):
         needs_cuda: whether it runs on an NVIDIA GPU only.
         precisions: what it can compute in.
         needs: the package that a precision needs besides, by precision.
+        either_half: whether its float16 may be faster than its bfloat16, so that "auto" tries both.
     """
 
     packages: tuple[str, ...]
@@ -45,6 +46,7 @@ class Backend(Protocol):
     needs_cuda: bool = False
     precisions: tuple[str, ...]
     needs: Mapping[str, str] = MappingProxyType({})
+    either_half: bool = False
 
     def compile(self, build: Build, shapes: Shapes, exported: Path, engine: Path) -> dict[str, dict[str, int]] | None:
         """Write into `engine` all that `load` needs, besides the model folder; return the fused operators, if known."""
@@ -108,6 +110,21 @@ def chosen(name: str, precision: str) -> list[str]:
         found = [reason for reason in reasons.values() if reason]
         raise min(found, key=lambda reason: not isinstance(reason, MissingExtraError), default=nobody)
     return able
+
+
+def pairs(name: str, precision: str) -> list[tuple[str, str]]:
+    """Backends and precisions to build: one, or all of which the fastest is to be found.
+
+    Raises:
+        UsageError: as `chosen`.
+        MissingExtraError: likewise.
+    """
+    found = []
+    for backend in chosen(name, precision):
+        own = resolved(backend, precision)
+        other = precision == "auto" and own == "bfloat16" and _backend(backend).either_half
+        found += [(backend, half) for half in (own, *(["float16"] if other else []))]
+    return found
 
 
 def resolved(name: str, precision: str) -> str:
