@@ -61,7 +61,8 @@ class Checked:
                 setattr(cls, name, _checked(cls.__name__, name, member))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name[0] != "_" and not self.from_python:
+        settable = getattr(getattr(type(self), name, None), "fset", None)
+        if name[0] != "_" and not self.from_python and not settable:
             raise AttributeError(f"{type(self).__name__} has no attribute {name} that can be set")
         object.__setattr__(self, name, value)
 

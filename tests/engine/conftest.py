@@ -9,7 +9,7 @@ import fake_tensorrt
 import pytest
 
 from fglfast.engine import backends
-from fglfast.engine.backends import trt as tensorrt_backend
+from fglfast.engine.backends import trt_messages as tensorrt_messages
 from fglfast.engine.backends import trt_runtime as tensorrt_runtime
 from fglfast.engine.exports import export_folder, export_once
 from fglfast.engine.trajectory import Reference
@@ -71,9 +71,9 @@ def _installed(monkeypatch, version):
     monkeypatch.setattr(backends, "_version", lambda name: module.__version__ if name == "tensorrt" else found(name))
     monkeypatch.setattr(tensorrt_runtime, "DEVICE", "cpu")
     fake_cuda.install(monkeypatch)
-    tensorrt_backend._log.cache_clear()
+    tensorrt_messages.log.cache_clear()
     yield module
-    tensorrt_backend._log.cache_clear()
+    tensorrt_messages.log.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,9 @@ def _enum(name: str, members: str) -> type[PyBindEnum]:
     return PyBindEnum(name, [(member, number) for number, member in enumerate(members.split())])
 
 
+ExecutionContextAllocationStrategy = _enum(
+    "ExecutionContextAllocationStrategy", "STATIC ON_PROFILE_CHANGE USER_MANAGED"
+)
 _FLAGS = "STRIP_PLAN REFIT_IDENTICAL REFIT TF32 DISABLE_TIMING_CACHE WEIGHT_STREAMING"
 ENUMS = {
     "10": (
@@ -59,6 +62,23 @@ class ILogger(Checked):
         self._made = True
 
     def log(self, severity: Severity, msg: str) -> None:
+        raise NotImplementedError("pure virtual")
+
+
+class IProgressMonitor(Checked):
+    _made = False
+    made = property(lambda self: self._made)
+
+    def __init__(self) -> None:
+        self._made = True
+
+    def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
+        raise NotImplementedError("pure virtual")
+
+    def step_complete(self, phase_name: str, step: int) -> bool:
+        raise NotImplementedError("pure virtual")
+
+    def phase_finish(self, phase_name: str) -> None:
         raise NotImplementedError("pure virtual")
 
 
@@ -94,6 +114,15 @@ class ITimingCache(Checked):
 
 
 class IBuilderConfig(Checked):
+    @property
+    def progress_monitor(self) -> IProgressMonitor | None:
+        return self._monitor
+
+    @progress_monitor.setter
+    def progress_monitor(self, monitor: IProgressMonitor) -> None:
+        assert isinstance(monitor, IProgressMonitor) and monitor.made
+        self._monitor = monitor
+
     def set_flag(self, flag: PyBindEnum) -> None:
         assert flag in ENUMS[State.version[:2]][0]
         self._flags.add(flag.name)
@@ -128,7 +157,7 @@ class Builder(Checked):
 
     def create_builder_config(self) -> IBuilderConfig:
         config = IBuilderConfig()
-        config._flags, config._profiles, config._timings = set(), [], None
+        config._flags, config._profiles, config._timings, config._monitor = set(), [], None, None
         return config
 
     def create_optimization_profile(self) -> IOptimizationProfile:
@@ -141,15 +170,28 @@ class Builder(Checked):
         for name, shape in inputs.items():
             assert all(fixed in (-1, size) for fixed, size in zip(shape, profile._shapes[name][1], strict=True))
         config._timings._kernels.add(f"{network._path.name} {sorted(profile._shapes.items())}")
+        _watched(config._monitor)
         model = onnx.ModelProto.FromString(network._model.SerializeToString())
         stripped = {}
         if "STRIP_PLAN" in config._flags:
+            if f"importer's constants in {network._path.name}" in State.fail:
+                stripped["tmp_weight_7"] = (2,), onnx.TensorProto.FLOAT
             for weight in list(model.graph.initializer):
                 if np.prod(weight.dims) > LARGE and weight.data_type in FLOATS:
                     stripped[weight.name] = tuple(weight.dims), weight.data_type
                     model.graph.initializer.remove(weight)
         plan = (State.version, model.SerializeToString(), profile._shapes, stripped, frozenset(config._flags))
         return host_memory(MAGIC + pickle.dumps(plan))
+
+
+def _watched(monitor: IProgressMonitor) -> None:
+    """Phases within phases, and one that ends early."""
+    monitor.phase_start("Building Engine", None, 2)
+    monitor.phase_start("Timing tactics", "Building Engine", 3)
+    assert monitor.step_complete("Timing tactics", 0)
+    monitor.phase_finish("Timing tactics")
+    assert monitor.step_complete("Building Engine", 0) and monitor.step_complete("Building Engine", 1)
+    monitor.phase_finish("Building Engine")
 
 
 class OnnxParser(Checked):
@@ -182,9 +224,14 @@ class IExecutionContext(Checked):
         self._addresses[name] = memory
         return True
 
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self._memory_size = size if memory else 0
+
     def execute_async_v3(self, stream_handle: int) -> bool:
         graph = self._engine._model.graph
         if len(self._addresses) != len(graph.input) + len(graph.output):
+            return False
+        if self._memory_size < self._engine.device_memory_size_v2:
             return False
         if not State.recording:
             self._compute()
@@ -215,9 +262,16 @@ class IExecutionContext(Checked):
 
 
 class ICudaEngine(Checked):
-    def create_execution_context(self) -> IExecutionContext:
+    device_memory_size_v2 = property(lambda self: 256 * len(self._model.graph.node))
+
+    def create_execution_context(
+        self,
+        strategy: ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy.STATIC,
+    ) -> IExecutionContext:
         context = IExecutionContext()
         context._engine, context._shapes, context._addresses = self, {}, {}
+        own = strategy != ExecutionContextAllocationStrategy.USER_MANAGED
+        context._memory_size = self.device_memory_size_v2 if own else 0
         return context
 
     def _session(self) -> Any:
@@ -291,6 +345,7 @@ def make(version: str) -> ModuleType:
     for kind in CLASSES:
         setattr(module, kind.__name__, kind)
     module.BuilderFlag, module.NetworkDefinitionCreationFlag = ENUMS[version[:2]]
+    module.ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy
     return module
 
 

@@ -7,15 +7,14 @@ import torch
 
 from fglfast.base.errors import BadInputError, FglError, MissingExtraError, UsageError
 from fglfast.base.machine import native_int8
-from fglfast.engine import backends, parity, yardstick
-from fglfast.engine.backends import ort
+from fglfast.engine import backends, choice, making, parity
+from fglfast.engine.backends import eager, ort
 from fglfast.engine.build import build_engine
 from fglfast.engine.export import DECODER, Route, example_inputs, export_one
 from fglfast.engine.manifest import FILE, check_files, read_manifest
 from fglfast.engine.networks import in_chunks
-from fglfast.engine.parity import Parity, allowances, require
+from fglfast.engine.parity import Parity, allowances, measure, require
 from fglfast.engine.recipe import Recipe, find_recipe, shipped_recipes
-from fglfast.engine.trajectory import Reference
 from fglfast.engine.yardstick import NOTHING
 from fglfast.generator.load import load_generator, read_shapes
 
@@ -99,6 +98,10 @@ def broken(*_):
     raise RuntimeError("no kernel image\nand more")
 
 
+def broken_otherwise(*_):
+    raise MemoryError("another reason")
+
+
 def test_auto_goes_on_without_a_backend_that_fails(random_mini, recipe, engines, capsys, monkeypatch):
     monkeypatch.setattr(backends, "chosen", lambda *_: ["onnxruntime", "torch"])
     monkeypatch.setattr(ort.OnnxRuntimeBackend, "compile", broken)
@@ -110,9 +113,33 @@ def test_auto_goes_on_without_a_backend_that_fails(random_mini, recipe, engines,
     assert set(json.loads(next(engines.glob("auto-*.json")).read_text())) == {"torch:float32"}
 
 
+def test_the_next_takes_the_place_of_a_winner_that_the_gate_refuses(random_mini, recipe, engines, capsys, monkeypatch):
+    """Only what would be used is gated: of three the fastest, which is refused, and the second."""
+    names, gated = ["onnxruntime", "torch", "openvino"], []
+    times = dict(zip(names, (0.1, 0.3, 0.2), strict=True))
+    timed = iter(times.values())
+
+    def refuse_the_first(*given):
+        gated.append(measure(*given))
+        return gated[-1].model_copy(update={"psnr": 3.0}) if len(gated) == 1 else gated[-1]
+
+    monkeypatch.setattr(backends, "chosen", lambda *_: names)
+    monkeypatch.setattr(choice, "seconds_of", lambda *_: next(timed))
+    monkeypatch.setattr(making, "measure", refuse_the_first)
+    built = build_engine(recipe.model_copy(update={"backend": "auto"}), random_mini, engines)
+    assert built.manifest.key.build.backend == "openvino" and not built.cached and len(gated) == 2
+    said = capsys.readouterr().err
+    assert "backend onnxruntime:float32 is left out" in said and "PSNR" in said
+    remembered = json.loads(next(engines.glob("auto-*.json")).read_text())
+    assert remembered == {"torch:float32": 0.3, "openvino:float32": 0.2}
+    assert [path.parent for path in engines.glob("*/manifest.json")] == [built.folder]
+    assert not list(engines.glob(".*building*"))
+
+
 def test_where_no_backend_works_the_first_reason_is_given(random_mini, recipe, engines, monkeypatch):
-    monkeypatch.setattr(backends, "chosen", lambda *_: ["onnxruntime"])
+    monkeypatch.setattr(backends, "chosen", lambda *_: ["onnxruntime", "torch"])
     monkeypatch.setattr(ort.OnnxRuntimeBackend, "compile", broken)
+    monkeypatch.setattr(eager.TorchBackend, "load", broken_otherwise)
     with pytest.raises(RuntimeError, match="no kernel image"):
         build_engine(recipe.model_copy(update={"backend": "auto"}), random_mini, engines)
     assert not list(engines.glob("auto-*.json"))
@@ -177,18 +204,3 @@ def test_recipes(tmp_path):
             Recipe.from_toml(path)
     with pytest.raises(BadInputError, match="minni"):
         find_recipe("minni")
-
-
-def test_a_gate_that_does_not_fit_beside_the_engine_runs_on_the_cpu(random_mini, recipe, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(yardstick, "reference_device", lambda: "cuda")
-
-    on_the_cpu = Reference.generator
-
-    def generator(reference, device="cpu"):
-        if device == "cuda":
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return on_the_cpu(reference)
-
-    monkeypatch.setattr(Reference, "generator", generator)
-    built = build_engine(recipe.model_copy(update={"backend": "torch"}), random_mini, tmp_path)
-    assert built.manifest.parity.problem() == "" and "runs on the CPU" in capsys.readouterr().err

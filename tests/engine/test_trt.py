@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import fake_cuda
 import fake_tensorrt
@@ -12,12 +13,15 @@ import torch
 from binding_checks import State
 
 from fglfast.base.errors import FglError, UsageError
-from fglfast.engine import backends, manifest
+from fglfast.engine import backends, choice, making, manifest
 from fglfast.engine.backends import trt as backend
+from fglfast.engine.backends import trt_messages
+from fglfast.engine.backends.trt_messages import log
 from fglfast.engine.build import build_engine
 from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, link
 from fglfast.engine.exports import export_folder
 from fglfast.engine.fusions import Exported
+from fglfast.engine.parity import measure
 from fglfast.engine.recipe import Build
 from fglfast.generator.load import Shapes
 
@@ -77,7 +81,7 @@ def test_where_a_graph_cannot_be_captured_it_runs_without(tensorrt_11, trt_recip
     State.fail.add("capture")
     built = build_engine(trt_recipe, random_mini, engines)
     assert built.manifest.parity.problem() == "" and len(fake_cuda.CURRENT) == 1
-    assert capsys.readouterr().err.count("runs without a CUDA graph") == 8  # the gate's networks, then the engine's
+    assert capsys.readouterr().err.count("runs without a CUDA graph") == 4  # the gate's networks are the engine's
     assert not any("replay" in event for event in fake_cuda.EVENTS)
     State.fail.add("IExecutionContext.execute_async_v3")
     with pytest.raises(FglError, match=r"could not run vae_decoder\.onnx"):
@@ -128,6 +132,64 @@ def test_plans_hold_no_weights_and_engines_share_them(tensorrt_11, trt_recipe, r
     assert found.cached and torch.equal(found.networks.decode(latents), small.networks.decode(latents))
 
 
+@pytest.mark.parametrize(
+    ("failure", "kept", "reason"),
+    [
+        (f"importer's constants in {UNET}", {TEXT, PROJECTION, DECODER}, "unet.plan: 1 weights missing: tmp_weight_7;"),
+        ("Refitter.__init__", set(), "cannot make a Refitter: [fake]"),
+        ("OnnxParserRefitter.refit_from_file", set(), "cannot refit vae_decoder.plan: [fake]"),
+        ("Refitter.refit_cuda_engine", set(), "cannot refit vae_decoder.plan: 0 weights missing"),
+    ],
+)
+def test_a_plan_that_cannot_be_refitted_holds_its_weights(
+    failure, kept, reason, tensorrt_11, trt_recipe, random_mini, engines, capsys
+):
+    State.fail.add(failure)
+    built = build_engine(trt_recipe, random_mini, engines)
+    said = " ".join(capsys.readouterr().err.split())
+    assert reason in said and said.count("it is built again, with its weights") == 4 - len(kept)
+    assert built.manifest.parity.problem() == "" and {path.name for path in built.folder.glob("*.onnx")} == kept
+    assert len(State.called("IBuilderConfig.set_flag")) == 8 and len(State.called("Builder.create_network")) == 8 - len(
+        kept
+    )
+    found = build_engine(trt_recipe, random_mini, engines)
+    latents = torch.randn(2, *found.shapes.latent)
+    assert found.cached and torch.equal(found.networks.decode(latents), built.networks.decode(latents))
+
+
+def test_the_networks_share_the_largest_ones_memory_and_a_stream(tensorrt_11, trt_recipe, random_mini, engines):
+    built = build_engine(trt_recipe, random_mini, engines)
+    needed = [256 * len(onnx.load(built.folder / name).graph.node) for name in NETWORKS]
+    assert (
+        State.called("ICudaEngine.create_execution_context")
+        == [[tensorrt_11.ExecutionContextAllocationStrategy.USER_MANAGED]] * 4
+    )
+    (given,) = set(map(tuple, State.called("IExecutionContext.set_device_memory")))
+    assert given[0] != 0 and given[1] == max(needed)
+    assert len(set(map(tuple, State.called("IExecutionContext.execute_async_v3")))) == 1
+
+
+def test_a_long_build_says_how_far_it_is(tensorrt_11, trt_recipe, random_mini, engines, capsys, monkeypatch):
+    clock = iter(range(0, 10_000, 4))
+    monkeypatch.setattr(trt_messages, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    build_engine(trt_recipe, random_mini, engines)
+    assert "tensorrt: unet.onnx: Building Engine, 2 of 2, after 12 s" in capsys.readouterr().err
+
+
+def test_auto_tries_both_halves_and_holds_the_faster_to_the_gate(
+    tensorrt_11, trt_recipe, random_mini, engines, monkeypatch
+):
+    times, gated = iter([0.3, 0.2]), []
+    monkeypatch.setattr(choice, "seconds_of", lambda *_: next(times))
+    monkeypatch.setattr(making, "measure", lambda *given: gated.append(given[-1]) or measure(*given))
+    auto = trt_recipe.model_copy(update={"precision": "auto"})
+    built = build_engine(auto, random_mini, engines)
+    assert gated == [built.manifest.key.build.precision] == ["float16"] and not built.cached
+    seconds = json.loads(next(engines.glob("auto-*.json")).read_text())
+    assert seconds == {"tensorrt:bfloat16": 0.3, "tensorrt:float16": 0.2}
+    assert build_engine(auto, random_mini, engines).cached and gated == ["float16"]
+
+
 def test_links_become_copies_where_there_are_none(tmp_path, monkeypatch):
     def refuse(*names):
         raise OSError(95, "operation not supported")
@@ -162,7 +224,7 @@ def test_timings_are_shared_kept_and_replaced_when_damaged(tensorrt, trt_recipe,
 
 
 def test_timings_of_another_builder_are_not_lost(tensorrt_11, tmp_path):
-    path, config = tmp_path / "x.timing", tensorrt_11.Builder(backend._log()).create_builder_config()
+    path, config = tmp_path / "x.timing", tensorrt_11.Builder(log()).create_builder_config()
     ours, theirs = backend._attach_timings(config, path), config.create_timing_cache(b"")
     ours._kernels.add("ours")
     theirs._kernels.add("theirs")
@@ -210,10 +272,7 @@ def test_timings_and_keys_are_of_one_version_gpu_and_driver(
         ),
         ("Builder.__init__", r"cannot make a Builder: \[fake\] Builder\.__init__ refused"),
         ("Runtime.__init__", r"cannot make a Runtime: "),
-        ("Refitter.__init__", r"cannot make a Refitter: "),
         ("Runtime.deserialize_cuda_engine", r"cannot open .*text_encoder\.plan: \[fake\]"),
-        ("OnnxParserRefitter.refit_from_file", r"cannot refit text_encoder\.plan: \[fake\]"),
-        ("Refitter.refit_cuda_engine", r"cannot refit text_encoder\.plan: 0 weights missing"),
         ("ICudaEngine.create_execution_context", "no GPU memory for text_encoder"),
         ("IExecutionContext.set_input_shape", r"refuses token_ids \[1, 16\]"),
         ("IExecutionContext.set_tensor_address", "knows no tensor token_ids"),

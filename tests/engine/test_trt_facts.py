@@ -118,6 +118,7 @@ def test_the_fake_is_like_the_installed_tensorrt():
                 ]
                 assert (needed, hints["return"]) in _overloads(theirs), f"{kind.__name__}.{name}: {_overloads(theirs)}"
                 compared += 1
-    for mine in fake_tensorrt.ENUMS[real.__version__[:2]]:
+    strategy = fake_tensorrt.ExecutionContextAllocationStrategy
+    for mine in (*fake_tensorrt.ENUMS[real.__version__[:2]], strategy):
         assert set(mine.__members__) <= set(getattr(real, mine.__name__).__members__)
     assert compared > 30 and real.ILogger.Severity.ERROR <= real.ILogger.Severity.WARNING

@@ -8,8 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import pytest
@@ -20,9 +18,10 @@ from typer.testing import CliRunner
 from fglfast.base import console, files
 from fglfast.base.errors import FglError, IncompleteError, UsageError
 from fglfast.base.files import exclusive
-from fglfast.engine import build as building
+from fglfast.engine import backends, choice
 from fglfast.engine.build import build_engine
 from fglfast.engine.exports import export_folder
+from fglfast.engine.making import Made
 from fglfast.payload import save_payload
 from fglfast.sampler.schedule import Sampling
 from fglfast.shards.description import LOCKS, read_description
@@ -222,14 +221,20 @@ def test_ranks_that_start_together_choose_one_backend(engine, recipe, tmp_path, 
     """Each would measure another backend to be the fastest."""
     measured = []
 
-    def seconds(asked):
-        time.sleep(0.05)
-        measured.append(asked)
-        return {"torch": 1.0, "openvino": 1.0 + 0.5 * (-1) ** (len(measured) // 2)}[asked.model.name]
+    class Contest:
+        def __init__(self, by_name, _):
+            measured.append(self)
+            self.seconds = dict.fromkeys(by_name, 2.0) | {list(by_name)[len(measured) % 2]: 1.0}
 
-    monkeypatch.setattr(building.backends, "chosen", lambda name, precision: ["torch", "openvino"])
-    monkeypatch.setattr(building, "_build_one", lambda key, *_: replace(engine, model=Path(key.build.backend)))
-    monkeypatch.setattr(building, "seconds_per_pass", seconds)
+        def held(self):
+            time.sleep(0.1)
+
+    def found(key, _):
+        return Made(engine.folder / key.build.backend, engine.manifest, engine.networks, cached=True)
+
+    monkeypatch.setattr(backends, "chosen", lambda name, precision: ["torch", "openvino"])
+    monkeypatch.setattr(choice, "Contest", Contest)
+    monkeypatch.setattr(choice, "find_or_make", found)
     opened = []
     auto = recipe.model_copy(update={"backend": "auto"})
     threads = [
@@ -239,7 +244,7 @@ def test_ranks_that_start_together_choose_one_backend(engine, recipe, tmp_path, 
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(opened) == 3 and len({made.model for made in opened}) == 1 and len(measured) == 2
+    assert len(opened) == 3 and len({made.folder for made in opened}) == 1 and len(measured) == 1
 
 
 def test_images_of_another_engine_are_said_to_be_there(engine, merged, recipe, random_mini, tmp_path, capsys):

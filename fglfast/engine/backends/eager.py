@@ -1,11 +1,13 @@
 """PyTorch eager, channels last, measured attention: the backend that is always there. Knows nothing of ONNX."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.backends import cudnn
 
 from fglfast.base.files import write_atomic
 from fglfast.engine.attention import Kernels, candidates, install
@@ -86,10 +88,22 @@ def eager(network: nn.Module, device: str, dtype: torch.dtype) -> Callable[..., 
 
     @torch.inference_mode()
     def run(*inputs: Tensor) -> Tensor:
-        output: Tensor = network(*(placed(tensor, device, dtype) for tensor in inputs))
+        with tried_convolutions():
+            output: Tensor = network(*(placed(tensor, device, dtype) for tensor in inputs))
         return output.to(inputs[0].device, torch.float32).contiguous()
 
     return run
+
+
+@contextmanager
+def tried_convolutions() -> Iterator[None]:
+    """Let cuDNN try its algorithms on the first convolution of each shape, and keep the fastest for the process."""
+    before = cudnn.benchmark
+    cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
 
 
 def projecting(projection: nn.Module, device: str, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

@@ -2,18 +2,19 @@
 
 import hashlib
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from fglfast.base.console import note
 from fglfast.base.errors import FglError
-from fglfast.base.files import exclusive, write_atomic
+from fglfast.base.files import exclusive, lock_of, write_atomic
 from fglfast.base.wording import some
 from fglfast.engine.backends import Backend
 from fglfast.engine.backends import trt_runtime as tensorrt_runtime
-from fglfast.engine.backends.trt_runtime import FixedNetwork
+from fglfast.engine.backends.trt_messages import log, new, problem, progress
+from fglfast.engine.backends.trt_runtime import FixedNetwork, Workspace
 from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs, link
 from fglfast.engine.fusions import Exported, count, require
 from fglfast.engine.manifest import device_name
@@ -35,7 +36,9 @@ class TensorRtBackend(Backend):
 
     The plans hold no weights: on loading they are refitted from the ONNX file, which all engines of a model share on
     the disk whatever their batch. Refitting identical weights costs no speed, by NVIDIA's word in pytorch/TensorRT
-    pull request 3167; REFIT without _IDENTICAL is known to lose biases (TensorRT 11.3, "Refitting an Engine").
+    pull request 3167; REFIT without _IDENTICAL is known to lose biases (TensorRT 11.3, "Refitting an Engine"). A plan
+    that cannot be refitted holds its weights: TensorRT may ask for constants that its own importer made ("tmp_weight",
+    NVIDIA/TensorRT issue 4299), and those are in no file.
     """
 
     packages: tuple[str, ...] = ("tensorrt",)
@@ -44,9 +47,10 @@ class TensorRtBackend(Backend):
     precisions: tuple[str, ...] = ("float32", "bfloat16", "float16")
     needs_export = True
     needs_cuda = True
+    either_half = True
 
     def compile(self, build: Build, shapes: Shapes, onnx: Path, engine: Path) -> dict[str, dict[str, int]]:
-        """Write one plan a network, the ONNX file with its weights beside it.
+        """Write one plan a network, and beside it the ONNX file with its weights unless the plan holds them.
 
         Raises:
             FglError: what TensorRT fuses is not in a graph, or it cannot read or build one.
@@ -55,8 +59,8 @@ class TensorRtBackend(Backend):
         for name, inputs in static_shapes(build, shapes).items():
             fused[name] = count(onnx / name)
             require(fused[name], exported.modules.get(name, {}), FUSED, name)
-            (engine / _plan(name)).write_bytes(_build(onnx / name, inputs, timing_cache(engine.parent)))
-            link(onnx / name, engine)
+            if _compiled_without_weights(onnx / name, inputs, engine):
+                link(onnx / name, engine)
         return fused
 
     def load(self, build: Build, shapes: Shapes, model: Path, engine: Path) -> Networks:
@@ -65,13 +69,15 @@ class TensorRtBackend(Backend):
         Raises:
             FglError: a plan does not open, or its weights do not fit.
         """
-        import tensorrt
-
-        runtime = _new(tensorrt.Runtime)
+        opened = {name: _opened(engine / _plan(name)) for name in _batches(build)}
+        for name in opened:
+            if (engine / name).exists():
+                _refit(opened[name], engine / _plan(name), engine / name)
+        workspace = Workspace(opened.values())
         runs: dict[str, Callable[..., Tensor]] = {}
         for name, batch in _batches(build).items():
-            opened = _refitted(runtime, engine / _plan(name), engine / name)
-            runs[name] = in_chunks(FixedNetwork(name, opened, example_inputs(shapes, batch)[name]), batch)
+            inputs = example_inputs(shapes, batch)[name]
+            runs[name] = in_chunks(FixedNetwork(name, opened[name], inputs, workspace), batch)
         return Networks(runs[TEXT], staying(runs[PROJECTION], tensorrt_runtime.DEVICE), runs[UNET], runs[DECODER])
 
     def route(self, precision: str) -> Route:
@@ -107,27 +113,46 @@ def timing_cache(engines: Path) -> Path:
     return engines / f"tensorrt-{digest}.timing"
 
 
-def _build(onnx: Path, inputs: dict[str, tuple[int, ...]], timings: Path) -> Any:
-    """The serialized plan of one network, an `IHostMemory`."""
+def _compiled_without_weights(onnx: Path, inputs: dict[str, tuple[int, ...]], engine: Path) -> bool:
+    """Write a network's plan; returns whether its weights stayed outside, as they do if they can be put back."""
+    plan, timings = engine / _plan(onnx.name), timing_cache(engine.parent)
+    plan.write_bytes(_build(onnx, inputs, timings, stripped=True))
+    opened = _opened(plan)
+    try:
+        _refit(opened, plan, onnx)
+    except FglError as error:
+        note(f"{error.message}; it is built again, with its weights")
+    else:
+        return True
+    del opened
+    plan.write_bytes(_build(onnx, inputs, timings, stripped=False))
+    return False
+
+
+def _build(onnx: Path, inputs: dict[str, tuple[int, ...]], timings: Path, stripped: bool) -> Any:
+    """The serialized plan of one network, an `IHostMemory`; stripped, it holds no weights."""
     import tensorrt as trt
 
-    builder = _new(trt.Builder)
+    builder = new(trt.Builder)
     network = builder.create_network(_network_flags(trt))
-    parser = _new(trt.OnnxParser, network)  # owns the weights until the plan is built
+    parser = new(trt.OnnxParser, network)  # owns the weights until the plan is built
     if not parser.parse_from_file(str(onnx)):
-        raise FglError(f"tensorrt cannot read {onnx.name}: {_problem(parser)}", HINT)
+        raise FglError(f"tensorrt cannot read {onnx.name}: {problem(parser)}", HINT)
     config = builder.create_builder_config()
-    config.set_flag(trt.BuilderFlag.STRIP_PLAN)
-    config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
+    if stripped:
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+        config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
+    config.progress_monitor = monitor = progress(onnx.name)
     profile = builder.create_optimization_profile()
     for name, shape in inputs.items():
         profile.set_shape(name, shape, shape, shape)
     config.add_optimization_profile(profile)
     known = _attach_timings(config, timings)
     plan = builder.build_serialized_network(network, config)
+    del monitor  # it has to outlive the build
     if plan is None:
         hint = "if it is memory, lower unet_batch or vae_batch; else use another backend"
-        raise FglError(f"tensorrt cannot build {onnx.name}: {_log().reason()}", hint)
+        raise FglError(f"tensorrt cannot build {onnx.name}: {log().reason()}", hint)
     _save_timings(config, known, timings)
     return plan
 
@@ -150,68 +175,34 @@ def _attach_timings(config: Any, path: Path) -> Any:
 
 def _save_timings(config: Any, timings: Any, path: Path) -> None:
     """Add new timings to those that another builder may have stored meanwhile."""
-    with exclusive(path.with_name(f".{path.name}.lock")):
+    with exclusive(lock_of(path)):
         stored = config.create_timing_cache(path.read_bytes()) if path.exists() else None
         if stored is not None:
             timings.combine(stored, False)
         write_atomic(path, bytes(timings.serialize()))
 
 
-def _refitted(runtime: Any, plan: Path, onnx: Path) -> Any:
-    """An `ICudaEngine` with its weights."""
+def _opened(plan: Path) -> Any:
+    """An `ICudaEngine` as it was written."""
     import tensorrt as trt
 
-    engine = runtime.deserialize_cuda_engine(plan.read_bytes())
+    engine = new(trt.Runtime).deserialize_cuda_engine(plan.read_bytes())
     if engine is None:
-        raise FglError(f"tensorrt cannot open {plan}: {_log().reason()}", "delete the engine's folder")
-    refitter = _new(trt.Refitter, engine)
-    parser = _new(trt.OnnxParserRefitter, refitter)  # owns the weights until they are refitted
-    if not parser.refit_from_file(str(onnx)):
-        raise FglError(f"tensorrt cannot refit {plan.name}: {_problem(parser)}", HINT)
-    if not refitter.refit_cuda_engine():
-        missing = refitter.get_missing_weights()
-        raise FglError(f"tensorrt cannot refit {plan.name}: {len(missing)} weights missing: {some(missing, 3)}", HINT)
+        raise FglError(f"tensorrt cannot open {plan}: {log().reason()}", "delete the engine's folder")
     return engine
 
 
-def _new(kind: Any, *arguments: Any) -> Any:
-    """Make an object of TensorRT's, whose bindings answer a refusal with a TypeError and the reason in the log."""
-    log = _log()
-    log.errors.clear()
-    try:
-        return kind(*arguments, log)
-    except TypeError as error:
-        hint = "check the NVIDIA driver, or use another backend"
-        raise FglError(f"tensorrt cannot make a {kind.__name__}: {log.reason()}", hint) from error
-
-
-def _problem(parser: Any) -> str:
-    """The first error of a parser in one line."""
-    if not parser.num_errors:
-        return str(_log().reason())
-    first = parser.get_error(0)
-    more = f" (and {parser.num_errors - 1} more)" if parser.num_errors > 1 else ""
-    return f"{first.node_operator()} {first.node_name()}: {' '.join(first.desc().split())}{more}"
-
-
-@cache
-def _log() -> Any:
-    """The process's one logger: it has to outlive all that was made with it. Errors are kept for the message."""
+def _refit(engine: Any, plan: Path, onnx: Path) -> None:
+    """Give an `ICudaEngine` its weights."""
     import tensorrt as trt
 
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, msg: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
-                self.errors.append(" ".join(msg.split()))
-
-        def reason(self) -> str:
-            return self.errors[0] if self.errors else "it gives no reason"
-
-    return Log()
+    refitter = new(trt.Refitter, engine)
+    parser = new(trt.OnnxParserRefitter, refitter)  # owns the weights until they are refitted
+    if not parser.refit_from_file(str(onnx)):
+        raise FglError(f"tensorrt cannot refit {plan.name}: {problem(parser)}", HINT)
+    if not refitter.refit_cuda_engine():
+        missing = refitter.get_missing_weights()
+        raise FglError(f"tensorrt cannot refit {plan.name}: {len(missing)} weights missing: {some(missing, 3)}", HINT)
 
 
 def _batches(build: Build) -> dict[str, int]:

@@ -1,6 +1,6 @@
-"""One TensorRT engine over fixed buffers and a CUDA graph. Knows nothing of builders, files or models."""
+"""TensorRT engines over fixed buffers and CUDA graphs. Knows nothing of builders, files or models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -13,24 +13,52 @@ DEVICE = "cuda"
 OUTPUT = "output"
 
 
+class Workspace:
+    """What the networks of an engine share: a stream, so that they run one after the other, and so their memory.
+
+    The memory is for what lies between a network's layers; each alone would hold as much as it needs. The stream is
+    not the default one, on which TensorRT synchronizes the whole device.
+
+    Args:
+        engines: deserialized `ICudaEngine`s.
+
+    Raises:
+        torch.OutOfMemoryError: the largest one's does not fit.
+    """
+
+    def __init__(self, engines: Iterable[Any]) -> None:
+        size = max(engine.device_memory_size_v2 for engine in engines)
+        self.memory = torch.empty(size, dtype=torch.uint8, device=DEVICE)  # aligned to 512 bytes; 256 are asked for
+        self.stream = torch.cuda.Stream()
+
+    def context(self, engine: Any) -> Any:
+        """An `IExecutionContext` in the shared memory, or None."""
+        import tensorrt as trt
+
+        context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if context is not None:
+            context.set_device_memory(self.memory.data_ptr(), self.memory.numel())
+        return context
+
+
 class FixedNetwork:
     """A network of exactly one batch, its inputs and its output always at the same addresses.
 
     Nothing is allocated or bound in a pass, and the launches of one can be recorded as a CUDA graph and replayed.
-    The stream is its own: on the default one TensorRT synchronizes the whole device.
 
     Args:
         name: what messages call it.
         engine: a deserialized `ICudaEngine` with its weights.
         inputs: a tensor of the right shape and dtype for each input, by name, in the order of the call.
+        workspace: shared with the other networks.
 
     Raises:
         FglError: no memory on the GPU, or the engine does not take these inputs.
     """
 
-    def __init__(self, name: str, engine: Any, inputs: dict[str, Tensor]) -> None:
-        self.name, self.engine = name, engine
-        self.context = engine.create_execution_context()
+    def __init__(self, name: str, engine: Any, inputs: dict[str, Tensor], workspace: Workspace) -> None:
+        self.name, self.engine, self.workspace = name, engine, workspace
+        self.context = workspace.context(engine)
         if self.context is None:
             raise FglError(f"tensorrt has no GPU memory for {name}", "lower unet_batch or vae_batch")
         self.inputs = [tensor.to(DEVICE, copy=True) for tensor in inputs.values()]
@@ -40,7 +68,7 @@ class FixedNetwork:
             self._bind(key, buffer)
         self.output = torch.empty(tuple(self.context.get_tensor_shape(OUTPUT)), device=DEVICE)
         self._bind(OUTPUT, self.output)
-        self.stream = torch.cuda.Stream()
+        self.stream = workspace.stream
         self.launch = self._captured()
 
     def __call__(self, *inputs: Tensor) -> Tensor:
