@@ -36,7 +36,7 @@ def test_half_precision_passes_its_gate_and_not_that_of_float32(precision, rando
     asked = eager.model_copy(update={"precision": precision})
     built = build_engine(asked, random_mini, tmp_path)
     parity = built.manifest.parity
-    assert parity.problem() == "" and parity.text_encoder == 0.0 and parity.unet > 1e-5
+    assert parity.problem() == "" and parity.text_encoder < 1e-6 and parity.unet > 1e-5
     predicted = built.networks.denoise(*example(built.shapes, 3))
     assert predicted.dtype == torch.float32 and predicted.is_contiguous()
     assert built.networks.decode(predicted).dtype == torch.float32

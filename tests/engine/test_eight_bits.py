@@ -71,7 +71,7 @@ def test_an_int8_engine_passes_its_gate_under_a_key_of_its_own(random_mini, reci
     plain = build_engine(eager, random_mini, tmp_path)
     built = build_engine(eager.model_copy(update={"precision": "int8"}), random_mini, tmp_path)
     assert built.manifest.parity.problem() == "" and built.manifest.parity.unet > 1e-4
-    assert built.manifest.parity.text_encoder == 0.0 and built.key != plain.key
+    assert built.manifest.parity.text_encoder < 1e-6 and built.key != plain.key
     assert "torchao" in built.manifest.key.versions and "torchao" not in plain.manifest.key.versions
     found = build_engine(eager.model_copy(update={"precision": "int8"}), random_mini, tmp_path)
     inputs = example_inputs(built.shapes, 5)[UNET].values()

@@ -108,7 +108,7 @@ def test_on_the_cpu_nothing_changes(ort_recipe, random_mini, engines, opened):
     )
     levels = [options.graph_optimization_level for _, options, *_ in opened]
     levels_expected = [onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL] * 4
-    assert levels == levels_expected + [onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL] * 8
+    assert levels == levels_expected + [onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL] * 4
     assert built.manifest.key.versions.keys() == {
         "diffusers",
         "export",

@@ -108,7 +108,7 @@ def test_a_manifest_says_what_was_measured_and_allowed(random_mini, recipe, tmp_
     half = recipe.model_copy(update={"backend": "torch", "precision": "bfloat16"})
     said = read_manifest(build_engine(half, random_mini, tmp_path).folder).parity
     assert 0 < said.unet <= said.allowed.unet == max(FLOOR, 2.5 * said.eager.unet) < CAPS["bfloat16"]
-    assert said.text_encoder == 0.0 and said.allowed.text_encoder == FLOOR and said.psnr > 20
+    assert said.text_encoder < 1e-6 and said.allowed.text_encoder == FLOOR and said.psnr > 20
 
 
 def test_what_is_allowed_is_a_multiple_of_what_eager_loses_between_a_floor_and_a_cap():
