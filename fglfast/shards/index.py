@@ -22,7 +22,6 @@ from fglfast.base.ranks import ranks_here
 from fglfast.shards.description import Description
 from fglfast.shards.tar import UNDECODABLE, decode_image, read_entries, shard_name
 
-MEMORY_LIMIT = 2 * 2**30
 RESUME_HINT = "synthesize is not finished: run it again, it goes on where it stopped."
 
 Rows = NDArray[np.int64]
@@ -97,39 +96,33 @@ def _shard_paths(folder: Path, shards: int) -> tuple[Path, ...]:
 
 
 class SyntheticImages:
-    """The images of an index as uint8 [3, S, S], resized bicubically; kept decoded when they all fit.
+    """The images of an index as uint8 [3, S, S], resized bicubically; each is decoded whenever it is asked for.
 
     Args:
         index: where they lie.
         native_size: side in pixels every stored image must have.
         image_size: S, the side they are resized to.
-        memory_limit: bytes the decoded images may take; above it they are decoded each time.
     """
 
-    def __init__(self, index: Index, native_size: int, image_size: int, memory_limit: int = MEMORY_LIMIT) -> None:
+    def __init__(self, index: Index, native_size: int, image_size: int) -> None:
         self.index, self.native_size, self.image_size = index, native_size, image_size
-        self.in_memory = len(index) * 3 * image_size**2 <= memory_limit
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, rows: int | Sequence[int] | Rows) -> Tensor:
         """One image [3, S, S], or the batch [B, 3, S, S] of some rows."""
-        if self.in_memory:
-            return self.kept[rows]
-        return self._decode(rows) if isinstance(rows, int) else self._decoded(rows)
+        if isinstance(rows, int):
+            return self._decode(rows)
+        images_B3SS = torch.empty(len(rows), 3, self.image_size, self.image_size, dtype=torch.uint8)
+        for place, image in enumerate(self._workers.map(self._decode, rows)):
+            images_B3SS[place] = image
+        return images_B3SS
 
     @cached_property
-    def kept(self) -> Tensor:
-        """All of them, [N, 3, S, S], decoded when they are first asked for."""
-        return self._decoded(range(len(self)))
-
-    def _decoded(self, rows: Sequence[int] | Rows) -> Tensor:
-        images_B3SS = np.empty((len(rows), 3, self.image_size, self.image_size), dtype=np.uint8)
-        with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // ranks_here())) as pool:
-            for place, image in enumerate(pool.map(self._decode, rows)):
-                images_B3SS[place] = image.numpy()
-        return torch.from_numpy(images_B3SS)
+    def _workers(self) -> ThreadPoolExecutor:
+        """Threads that decode, kept from one batch to the next; Pillow lets them run side by side."""
+        return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // ranks_here()))
 
     def _decode(self, row: int) -> Tensor:
         """Read and decode one image; raises BadInputError for one that is not as dataset.json promises."""

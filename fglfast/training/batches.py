@@ -17,7 +17,6 @@ from torch import Tensor
 from fglfast.base.console import Progress
 from fglfast.images.labelled import LabelledImages
 from fglfast.shards.index import Rows
-from fglfast.training.augment import normalise
 
 AHEAD = 2  # batches that are read while one is computed
 
@@ -136,17 +135,20 @@ class TrainingData:
 
 
 def batches(pixels: Pixels, parts: Iterable[Rows], device: torch.device) -> Iterator[Tensor]:
-    """Batches of normalised images [B,3,S,S] on a device, one for each of some lists of rows.
+    """Batches of images [B,3,S,S] as they are kept, but on a device, one for each of some lists of rows.
 
     What has to be read from files, or copied to a GPU, is fetched by a thread of its own, a little ahead.
     """
+    if isinstance(pixels, Tensor) and pixels.device == device:
+        for rows in parts:
+            yield pixels[torch.from_numpy(rows).to(device)]
+        return
 
     def fetch(rows: Rows) -> Tensor:
         return pixels[rows].pin_memory() if device.type == "cuda" else pixels[rows]
 
-    at_hand = isinstance(pixels, Tensor) and device.type == "cpu"
-    for images in map(fetch, parts) if at_hand else _ahead(fetch, parts):
-        yield normalise(images.to(device, non_blocking=True))
+    for images in _ahead(fetch, parts):
+        yield images.to(device, non_blocking=True)
 
 
 def _ahead(fetch: Callable[[Rows], Tensor], parts: Iterable[Rows]) -> Iterator[Tensor]:

@@ -91,8 +91,8 @@ def optimizer_of(model: nn.Module, settings: TrainSettings) -> torch.optim.Optim
     """The optimiser that settings ask for; biases and normalisation do not decay."""
     groups = decay_groups(model, settings.weight_decay)
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.learning_rate)
-    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True)
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True, fused=True)
 
 
 def schedule_of(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: int) -> LambdaLR:
@@ -159,7 +159,7 @@ class _Fit:
             self.checkpoints.save(at)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """What is left of the current epoch: normalised images and their labels, on the device."""
+        """What is left of the current epoch: images as they are kept and their labels, on the device."""
         at, world, seed = self.at, self.world, self.settings.seed
         rows = epoch_rows(self.data.train, self.settings.batch_size, seed, at.epoch, world.rank, world.size, at.step)
         coming, labels = tee(rows)

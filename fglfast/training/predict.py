@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from fglfast.base.console import Progress
 from fglfast.shards.index import Rows
+from fglfast.training.augment import normalise
 from fglfast.training.batches import Pixels, TrainingData, batches
 
 PASS = 256  # images of one pass
@@ -48,7 +49,7 @@ def predict(
     answers = []
     with Progress(name, len(rows)) if name else nullcontext() as progress:
         for images_B3SS in batches(pixels, parts, device):
-            images_B3SS = images_B3SS.contiguous(memory_format=torch.channels_last)
+            images_B3SS = normalise(images_B3SS).contiguous(memory_format=torch.channels_last)
             answers.append(take(network(pixel_values=images_B3SS)).cpu())
             if progress:
                 progress.advance(len(images_B3SS))

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
 from fglfast.base.errors import UsageError
-from fglfast.base.ranks import ranks_here
+from fglfast.base.machine import native_bfloat16
 from fglfast.shards.description import Description, read_description
-from fglfast.shards.index import MEMORY_LIMIT, SyntheticImages, read_index
+from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.training.batches import TrainingData, split
 from fglfast.training.checkpoints import Checkpoints
+from fglfast.training.decoded import share_decoded
 from fglfast.training.fit import fit, optimizer_of, schedule_of
 from fglfast.training.model import build_model, load_weights, save_model
 from fglfast.training.results import TrainResult
@@ -37,10 +39,11 @@ def run_job(job: Job, join: Callable[[], AbstractContextManager[World]]) -> Trai
     done = folder.result_of(run)
     if done:
         return done
-    data = load_data(job, description)
+    images, data = load_data(job, description)
     with join() as world, folder.locked() if world.leads else nullcontext():
         if world.leads:
             folder.write_record(run, None)
+        data = replace(data, pixels=share_decoded(images, world, job.out))
         engine = start_engine(job.settings, description.class_names, data, world)
         checkpoints = Checkpoints(engine, folder, world, job.settings.checkpoint_seconds)
         history = fit(engine, data, job.settings, world, checkpoints, name="train" if world.leads else "")
@@ -54,8 +57,8 @@ def run_job(job: Job, join: Callable[[], AbstractContextManager[World]]) -> Trai
     return result
 
 
-def load_data(job: Job, description: Description) -> TrainingData:
-    """Index the shards, split their rows, and decode the images if they fit into the memory.
+def load_data(job: Job, description: Description) -> tuple[SyntheticImages, TrainingData]:
+    """Index the shards and split their rows; no image is decoded yet.
 
     Raises:
         UsageError: there are fewer images to train on than one batch holds.
@@ -69,9 +72,8 @@ def load_data(job: Job, description: Description) -> TrainingData:
             "Choose a smaller batch_size, or synthesize more images.",
         )
     size = settings.image_size or description.image_size
-    images = SyntheticImages(index, description.image_size, size, MEMORY_LIMIT // ranks_here())
-    pixels = images.kept if images.in_memory else images
-    return TrainingData(pixels, torch.from_numpy(index.labels), size, train, held_out)
+    images = SyntheticImages(index, description.image_size, size)
+    return images, TrainingData(images, torch.from_numpy(index.labels), size, train, held_out)
 
 
 def start_engine(settings: TrainSettings, class_names: tuple[str, ...], data: TrainingData, world: World) -> Any:
@@ -89,8 +91,7 @@ def start_engine(settings: TrainSettings, class_names: tuple[str, ...], data: Tr
             f"{settings.arch} takes images of {wanted} pixels, not {data.size}",
             f"Set image_size to {wanted}, or change the config.",
         )
-    bf16 = world.device.type == "cuda" and torch.cuda.is_bf16_supported()
-    config = deepspeed_config(settings, world.size, bf16)
+    config = deepspeed_config(settings, world.size, native_half(world.device))
     ours: dict[str, Any] = {"model_parameters": model.parameters()}
     if "optimizer" not in config:
         ours["optimizer"] = optimizer_of(model, settings)
@@ -98,7 +99,16 @@ def start_engine(settings: TrainSettings, class_names: tuple[str, ...], data: Tr
         steps = settings.epochs * (len(data.train) // settings.batch_size)
         ours["lr_scheduler"] = partial(schedule_of, settings=settings, steps=steps)
     engine, *_ = deepspeed.initialize(model=model, config=config, **ours)
+    if world.size == 1 and not config["zero_optimization"].get("stage"):
+        engine.enable_backward_allreduce = False  # it copies all gradients twice, to sum them over one process
     return engine
+
+
+def native_half(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16 itself: a GPU from compute capability 8.0 on; older ones emulate it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return native_bfloat16()
 
 
 def _result(

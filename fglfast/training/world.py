@@ -1,10 +1,12 @@
 """This process among those of a training run, and how it joins them. Knows no model and no files."""
 
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +26,19 @@ class World:
     def leads(self) -> bool:
         """Whether this process writes the files and speaks."""
         return self.rank == 0
+
+    @property
+    def machine(self) -> str:
+        """The name of the machine that this process runs on."""
+        return socket.gethostname()
+
+    def on_machine(self) -> tuple[int, int]:
+        """This process's number among those of its machine, and how many they are; all processes ask at once."""
+        machines: list[Any] = [self.machine] * self.size
+        if self.size > 1:
+            torch.distributed.all_gather_object(machines, self.machine)
+        here = [rank for rank, machine in enumerate(machines) if machine == self.machine]
+        return here.index(self.rank), len(here)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of a tensor over all processes, in every process."""

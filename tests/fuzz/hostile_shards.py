@@ -62,7 +62,7 @@ class Shards:
                 raise BadInputError(bad[0])
             return [shard.number for shard in checked]
         index = read_index(folder, description := read_description(folder))
-        images = SyntheticImages(index, description.image_size, description.image_size, memory_limit=0)
+        images = SyntheticImages(index, description.image_size, description.image_size)
         return index.labels.tolist(), [images[row].permute(1, 2, 0).numpy() for row in range(len(index))]
 
     def lie(self, folder: Path, accepted: Any) -> str:

@@ -59,9 +59,9 @@ def test_loss_and_right_answers_of_rows_and_of_none() -> None:
 def test_images_read_ahead_of_time_are_the_same_in_the_same_order(synthetic: Path) -> None:
     description = read_description(synthetic)
     index = read_index(synthetic, description)
-    read, rows = SyntheticImages(index, SIZE, SIZE, memory_limit=0), np.random.default_rng(0).permutation(len(index))
+    read, rows = SyntheticImages(index, SIZE, SIZE), np.random.default_rng(0).permutation(len(index))
     parts = np.array_split(rows, 9)
-    kept = list(batches(SyntheticImages(index, SIZE, SIZE).kept, parts, CPU))
+    kept = list(batches(SyntheticImages(index, SIZE, SIZE)[range(len(index))], parts, CPU))
     assert all(torch.equal(*pair) for pair in zip(kept, batches(read, parts, CPU), strict=True))
     assert [len(images) for images in kept] == [len(part) for part in parts]
 
@@ -69,5 +69,5 @@ def test_images_read_ahead_of_time_are_the_same_in_the_same_order(synthetic: Pat
 def test_asking_draws_nothing(synthetic: Path) -> None:
     model, before = classifier(), torch.random.get_rng_state()
     description = read_description(synthetic)
-    predict(model, SyntheticImages(read_index(synthetic, description), SIZE, SIZE, memory_limit=0))
+    predict(model, SyntheticImages(read_index(synthetic, description), SIZE, SIZE))
     assert torch.equal(before, torch.random.get_rng_state())

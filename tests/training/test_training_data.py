@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from kornia import augmentation
 from training_samples import CLASSES, SIZE, encoded, picture, write_tar
 
 from fglfast.base.errors import BadInputError, FglError, IncompleteError
@@ -37,17 +38,6 @@ def test_index_finds_every_image_and_label(synthetic: Path) -> None:
     images = SyntheticImages(index, SIZE, SIZE)
     pixels = images[0].permute(1, 2, 0).numpy()
     assert (pixels == picture(int(index.labels[0]), 0)).all()
-
-
-@pytest.mark.parametrize("size", [SIZE, 24])
-def test_images_are_the_same_kept_or_read_each_time(synthetic: Path, size: int) -> None:
-    index = index_of(synthetic)
-    kept, read = SyntheticImages(index, SIZE, size), SyntheticImages(index, SIZE, size, memory_limit=0)
-    assert kept.in_memory and not read.in_memory
-    rows = [3, 60, 119]
-    assert kept[rows].shape == (3, 3, size, size)
-    assert torch.equal(kept[rows], read[rows])
-    assert torch.equal(kept[60], read[60])
 
 
 def test_missing_shard_is_incomplete(make_synthetic: Make) -> None:
@@ -142,7 +132,7 @@ def test_damaged_shard_never_ends_in_a_traceback(tmp_path_factory: pytest.TempPa
     content[flip % len(content)] ^= 0xFF
     (folder / "train-000000.tar").write_bytes(content[: cut % len(content)])
     try:
-        images = SyntheticImages(index_of(folder), SIZE, SIZE, memory_limit=0)
+        images = SyntheticImages(index_of(folder), SIZE, SIZE)
         for row in range(len(images)):
             assert images[row].shape == (3, SIZE, SIZE)
     except FglError:
@@ -158,7 +148,7 @@ def test_undecodable_or_wrongly_sized_image_is_named(make_synthetic: Make) -> No
     with pytest.raises(BadInputError, match="17x16, not 16x16"):
         images[0]
     with pytest.raises(BadInputError, match=r"train-000000\.tar: the image at byte"):
-        SyntheticImages(index_of(folder), SIZE, SIZE, memory_limit=0)[1]
+        SyntheticImages(index_of(folder), SIZE, SIZE)[1]
 
 
 @given(
@@ -220,6 +210,28 @@ def test_augmentation_is_keyed_by_epoch_step_and_rank() -> None:
         assert not torch.equal(once, augment(images, step_seed(*other)))
     assert once.shape == images.shape
     assert not torch.equal(once, images)
+
+
+@pytest.mark.parametrize(
+    ("padding", "flip", "erasing"), [(None, True, 0.5), (3, False, 0.25), (0, True, 0.9), (SIZE - 1, True, 0.0)]
+)
+def test_augmentation_is_kornias_to_the_bit(padding: int | None, flip: bool, erasing: float) -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (33, 3, SIZE, SIZE), dtype=np.uint8))
+    stages = []
+    if padding != 0:
+        stages.append(augmentation.RandomCrop((SIZE, SIZE), padding=padding or SIZE // 16, padding_mode="reflect"))
+    if flip:
+        stages.append(augmentation.RandomHorizontalFlip())
+    if erasing:
+        stages.append(augmentation.RandomErasing(p=erasing, scale=(0.02, 0.2)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        expected = normalise(images)
+        for stage in stages:
+            expected = stage(expected)
+    assert not torch.equal(expected, normalise(images))
+    for given in (images, normalise(images)):
+        assert torch.equal(Augmentation(SIZE, padding, flip, erasing)(given, 7), expected)
 
 
 def test_augmentation_can_be_off() -> None:

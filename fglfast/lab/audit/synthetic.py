@@ -26,6 +26,7 @@ def find_copies(synthetic: Path, judge: Path, private_N3SS: Tensor, held_out_M3S
     model, _, size = open_classifier(judge)
     description = read_description(synthetic)
     index = read_index(synthetic, description)
-    pixels = (SyntheticImages(index, description.image_size, size).kept, private_N3SS, held_out_M3SS)
+    synthetic_K3SS = SyntheticImages(index, description.image_size, size)[range(len(index))]
+    pixels = (synthetic_K3SS, private_N3SS, held_out_M3SS)
     made, private, held_out = (Images(some, features(model, some)) for some in pixels)
     return search(made, private, held_out)
