@@ -4,11 +4,15 @@ A rank learns its number from the environment that its launcher set, and never t
 """
 
 import os
+import re
+import shutil
+import subprocess
 from dataclasses import dataclass
 
 from fglfast.base.errors import UsageError
 
 HINT = "start it with torchrun or srun; with RANK=0 WORLD_SIZE=1 this process does all the work"
+FIRST_PORT, PORTS = 20_000, 10_000  # below those that systems give out by themselves
 # Slurm's numbers for steps that are no run of srun: pending, extern, batch and interactive are 0xfffffffd to ...fa.
 FIRST_RESERVED_STEP = 0xFFFFFFF0
 
@@ -67,13 +71,69 @@ def ranks_here() -> int:
     return max(1, _number("LOCAL_WORLD_SIZE", 1))
 
 
+def meeting(rank: Rank) -> dict[str, str]:
+    """Where the ranks of a Slurm step meet, as PyTorch's env:// reads it; MASTER_ADDR and MASTER_PORT overrule it.
+
+    Task 0 is on the first machine of the step. The port is the same for all of a step and differs between steps.
+    """
+    machines = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST", "")
+    step = _number("SLURM_JOB_ID", 0) * 7 + _number("SLURM_STEP_ID", 0)
+    return {
+        "RANK": str(rank.number),
+        "WORLD_SIZE": str(rank.world_size),
+        "LOCAL_RANK": str(rank.local),
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR") or _first_machine(machines) or "localhost",
+        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(FIRST_PORT + step % PORTS),
+    }
+
+
+def _first_machine(machines: str) -> str:
+    """The first of a list as Slurm writes it: "gpu[03-07,12],big1" begins with gpu03."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", machines)
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0] if first else "")
+
+
+def show_gpu(rank: Rank) -> None:
+    """Let the rank see its own GPU and no other; call it before PyTorch is imported.
+
+    It makes no difference whether a launcher shows each rank one GPU or all of them. The one that is seen is number 0
+    in every rank, so that they share what was compiled for it.
+    """
+    gpus = _gpus()
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[rank.local % len(gpus)]
+
+
+def _gpus() -> list[str]:
+    """The names of the GPUs that this process may use; of one that is divided (MIG), those of its parts.
+
+    By their unique names: CUDA numbers GPUs otherwise than nvidia-smi does, and parts not at all. Empty without
+    nvidia-smi, unless CUDA_VISIBLE_DEVICES is set.
+    """
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [name.strip() for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    listed = subprocess.run([program, "-L"], capture_output=True, text=True, check=False).stdout
+    gpus: list[list[str]] = []
+    for line in listed.splitlines():
+        name = re.search(r"UUID: ([^)\s]+)", line)
+        if name and line.startswith("GPU"):
+            gpus.append([name[1]])
+        elif name and gpus:
+            gpus[-1].append(name[1])
+    return [name for whole, *parts in gpus for name in parts or [whole]]
+
+
 def take_place(rank: Rank) -> None:
     """Give the rank its own GPU, and as many CPU threads as it would have alone; call it before PyTorch is imported.
 
-    It makes no difference whether a launcher shows each rank one GPU or all of them. The number of CPU threads decides
-    the last bits of PyTorch's sums, so that torchrun's (one, unless the user chose another) would draw other images
-    than a single process does: ranks on the same cores each use all of them, but wait without spinning.
+    The number of CPU threads decides the last bits of PyTorch's sums, so that torchrun's (one, unless the user chose
+    another) would draw other images than a single process does: ranks on the same cores each use all of them, but wait
+    without spinning.
     """
+    show_gpu(rank)
     if ranks_here() > 1:
         if os.environ.get("OMP_NUM_THREADS") == "1":
             del os.environ["OMP_NUM_THREADS"]

@@ -8,17 +8,15 @@ import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from torch.distributed.elastic.multiprocessing.errors import record
-
 from fglfast.base.console import quiet_libraries
 from fglfast.base.errors import ExitCode, FglError
 from fglfast.base.limits import as_limit
+from fglfast.base.ranks import find_rank, show_gpu
 from fglfast.training.settings import Job
 
 PATIENCE = 0.2  # seconds between two looks at the launcher
 
 
-@record
 def work(job_file: Path) -> None:
     """Do a worker's part of a job.
 
@@ -44,9 +42,12 @@ def main(job_file: Path, launcher: int) -> int:
     threading.Thread(target=_end_with, args=(launcher,), daemon=True).start()
     quiet_libraries()
     warnings.filterwarnings("ignore")
+    show_gpu(find_rank())
+    from torch.distributed.elastic.multiprocessing.errors import record
+
     try:
         with redirect_stdout(sys.stderr):
-            work(job_file)
+            record(work)(job_file)
     except FglError as error:
         return error.exit_code
     return ExitCode.DONE

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fglfast.base import errors
+from fglfast.base.console import note
 from fglfast.base.errors import FglError, UsageError
 from fglfast.base.files import usable_folder
 from fglfast.base.limits import as_limit
+from fglfast.base.ranks import Rank, find_rank, meeting
 from fglfast.shards.description import read_description
 from fglfast.training.results import TrainResult
 from fglfast.training.run_folder import RunFolder, identity
-from fglfast.training.settings import Job, TrainSettings, check_arch, deepspeed_config
+from fglfast.training.settings import Job, TrainSettings, check_arch, deepspeed_config, divisible
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -35,14 +37,14 @@ def train(
 ) -> TrainResult:
     """Train the global model on a synthetic data set; run again, it goes on from its checkpoint.
 
-    Under torchrun or another launcher that sets RANK and WORLD_SIZE, this process is one of the workers;
+    Under srun, torchrun or another launcher that sets RANK and WORLD_SIZE, this process is one of the workers;
     otherwise it does the work of one itself, and has several started on this machine.
 
     Args:
         synthetic: folder of shards with `dataset.json`.
         out: folder of the model, made if missing.
         settings: how to train.
-        processes: how many train; "auto" for one a GPU, or one without GPUs.
+        processes: how many train; "auto" for one a GPU, or one without GPUs, and a batch that they can share.
 
     Raises:
         UsageError: settings that contradict each other, or `out` belongs to another run.
@@ -53,9 +55,12 @@ def train(
     import torch
 
     job = Job(synthetic=synthetic.absolute(), out=out.absolute(), settings=_absolute(settings))
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return _run_launched(job)
+    rank = find_rank()
+    if "RANK" in os.environ or rank.world_size > 1:
+        return _run_launched(job, rank)
     usable_folder(job.out)
+    if processes == "auto":
+        job = job.model_copy(update={"settings": _shared_out(job.settings, _count(processes))})
     run = identity(job, read_description(job.synthetic))
     folder = RunFolder(job.out)
     done = folder.result_of(run)
@@ -85,18 +90,28 @@ def _absolute(settings: TrainSettings) -> TrainSettings:
     return settings.model_copy(update=changes)
 
 
-def _run_launched(job: Job) -> TrainResult:
-    missing = [name for name in TORCHRUN if name not in os.environ]
-    if missing:
-        raise UsageError(
-            f"RANK and WORLD_SIZE are set, but not {', '.join(missing)}",
-            "Start with torchrun, or set them all, or unset RANK and WORLD_SIZE to let the workers be started here.",
-        )
-    from fglfast.training.worker import run_job
-    from fglfast.training.world import launched
+def _shared_out(settings: TrainSettings, count: int) -> TrainSettings:
+    """The settings with a batch that so many processes can share: on three GPUs 129 images in the place of 128."""
+    fitting = divisible(settings, count) if count > 1 else settings
+    if fitting != settings:
+        batch, asked = fitting.batch_size, settings.batch_size
+        note(f"a batch of {batch} images, not {asked}: {count} processes share it; --batch-size chooses another")
+    return fitting
 
-    with redirect_stdout(sys.stderr):
-        return run_job(job, launched)
+
+def _run_launched(job: Job, rank: Rank) -> TrainResult:
+    from fglfast.training.worker import run_job
+    from fglfast.training.world import environment, launched
+
+    with environment(**({} if "RANK" in os.environ else meeting(rank))):
+        missing = [name for name in TORCHRUN if name not in os.environ]
+        if missing:
+            raise UsageError(
+                f"RANK and WORLD_SIZE are set, but not {', '.join(missing)}",
+                "Start with torchrun, or set them all, or unset RANK and WORLD_SIZE to let workers be started here.",
+            )
+        with redirect_stdout(sys.stderr):
+            return run_job(job, launched)
 
 
 def _run_alone(job: Job) -> TrainResult:

@@ -50,6 +50,8 @@ class TrainSettings(Settings):
         arch: architecture of the global model: a built-in one (resnet10-tiny to resnet50), or a JSON model config.
         epochs: passes over the synthetic images.
         batch_size: images a step, over all processes.
+        precision: what layers compute in, the weights being float32: auto is bfloat16 where the device multiplies in
+            it natively, else float32; a DeepSpeed file with a `torch_autocast` section overrules it.
         optimizer: torch optimiser; a DeepSpeed file with an `optimizer` section overrules it.
         learning_rate: peak learning rate of the schedule.
         weight_decay: on weights only, never on biases or normalisation.
@@ -71,6 +73,7 @@ class TrainSettings(Settings):
     arch: str = "resnet18"
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(128, ge=2)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
@@ -168,6 +171,17 @@ def deepspeed_config(settings: TrainSettings, processes: int, bf16: bool) -> dic
     if str(optimizer.get("type", "")).lower() in ("adam", "adamw"):
         config["optimizer"] = {**optimizer, "params": {"torch_adam": True, **optimizer.get("params", {})}}
     return config
+
+
+def divisible(settings: TrainSettings, processes: int) -> TrainSettings:
+    """The settings with the batch size rounded up to what so many processes can share, each in its whole steps.
+
+    Raises:
+        UsageError: as `deepspeed_config`.
+    """
+    theirs = read_json_object(settings.deepspeed, "DeepSpeed configuration") if settings.deepspeed else {}
+    parts = processes * _accumulation(theirs)
+    return settings.model_copy(update={"batch_size": -(-settings.batch_size // parts) * parts})
 
 
 def _known(settings: TrainSettings, bf16: bool) -> dict[str, Any]:

@@ -91,7 +91,8 @@ def start_engine(settings: TrainSettings, class_names: tuple[str, ...], data: Tr
             f"{settings.arch} takes images of {wanted} pixels, not {data.size}",
             f"Set image_size to {wanted}, or change the config.",
         )
-    config = deepspeed_config(settings, world.size, native_half(world.device))
+    bf16 = settings.precision == "bfloat16" or (settings.precision == "auto" and native_half(world.device))
+    config = deepspeed_config(settings, world.size, bf16)
     ours: dict[str, Any] = {"model_parameters": model.parameters()}
     if "optimizer" not in config:
         ours["optimizer"] = optimizer_of(model, settings)

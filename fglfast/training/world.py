@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fglfast.base.ranks import ranks_here
+from fglfast.base.ranks import find_rank, ranks_here
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,17 @@ def alone() -> Iterator[World]:
 @contextmanager
 def launched() -> Iterator[World]:
     """The process group of all workers, as torchrun or another launcher describes it in the environment."""
-    with _accelerator(processes=ranks_here()):
+    with environment(**_local_rank()), _accelerator(processes=ranks_here()):
         yield join_world()
         _leave_world()  # not after an error: it would wait for peers that are gone
+
+
+def _local_rank() -> dict[str, str]:
+    """The number that DeepSpeed takes for the GPU's: of those that this process sees, however many that are."""
+    local = find_rank().local
+    number = str(local % torch.cuda.device_count() if torch.cuda.is_available() else local)
+    mpi = "OMPI_COMM_WORLD_LOCAL_RANK"  # DeepSpeed wants both to be the same
+    return {"LOCAL_RANK": number} | ({mpi: number} if mpi in os.environ else {})
 
 
 def join_world() -> World:

@@ -75,12 +75,12 @@ AllowSamePrompt = Annotated[
 DEFAULT_ENGINES = Path("engines/build")
 
 
-def join_ranks() -> Rank:
+def join_ranks(take: Callable[[Rank], None] = take_place) -> Rank:
     """Find out which of several processes this one is, take its GPU, and sign its messages."""
     rank = find_rank()
     if rank.world_size > 1:
         speaker.name, speaker.leads = str(rank), rank.number == 0
-        take_place(rank)
+        take(rank)
     return rank
 
 

@@ -8,6 +8,7 @@ import typer
 
 from fglfast.base.console import emit_json, note, print_table, stdout
 from fglfast.base.errors import IncompleteError, UsageError
+from fglfast.base.ranks import show_gpu
 from fglfast.base.wording import duration, size
 from fglfast.training.settings import TrainSettings
 from fglfast.verbs.command import LOST, SERVER, tell, verb
@@ -254,7 +255,11 @@ def train(
     seed: Annotated[int, option(TrainSettings, "seed")] = TRAIN.seed,
     as_json: AsJson = False,
 ) -> None:
-    """Train the global model on synthetic images with DeepSpeed; a second call goes on where it stopped."""
+    """Train the global model on synthetic images with DeepSpeed; a second call goes on where it stopped.
+
+    Under torchrun or srun all processes train one model together, each on a GPU of its own.
+    """
+    rank = join_ranks(show_gpu)  # before PyTorch is imported
     from fglfast.training.launch import train as launch
 
     settings = checked(
@@ -268,6 +273,8 @@ def train(
         seed=seed,
     )
     result = launch(data, out, settings, processes or "auto")
+    if rank.number:
+        return
     accuracy = "" if result.val_accuracy is None else f", {result.val_accuracy:.1%} on held-out synthetic images"
     line = f"{result.model}: {result.epochs} epochs of {result.images} images in {result.seconds:.0f} s{accuracy}"
     tell(result.model_dump(mode="json"), as_json, line)

@@ -10,7 +10,7 @@ from fglfast.base.errors import UsageError
 from fglfast.base.ranks import Rank, find_rank
 from fglfast.verbs import command, options
 
-NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS")
+NAMES = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS")
 # What Slurm sets in a batch script of eight tasks, and what srun adds for each of them.
 BATCH = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_NPROCS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 TASK = BATCH | {
@@ -27,6 +27,7 @@ def environment(monkeypatch):
     for name in [name for name in os.environ if name in NAMES or name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(os, "isatty", lambda stream: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
     def change(variables):
         for name, value in variables.items():
@@ -87,6 +88,65 @@ def test_each_rank_takes_a_gpu_of_those_it_is_shown(shown, gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     ranks.take_place(Rank(11, 16, 3))
     assert chosen == [gpu]
+
+
+LISTED = """\
+GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa)
+GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-bbbb)
+  MIG 3g.40gb     Device  0: (UUID: MIG-cccc)
+  MIG 3g.40gb     Device  1: (UUID: MIG-dddd)
+"""
+
+
+@pytest.mark.parametrize(
+    ("shown", "local", "own"),
+    [
+        ("4,5,6,7", 2, "6"),
+        ("GPU-aaaa", 2, "GPU-aaaa"),  # a launcher that shows each rank its own
+        ("MIG-cccc,MIG-dddd", 1, "MIG-dddd"),
+        ("", 1, ""),
+        (None, 0, "GPU-aaaa"),
+        (None, 2, "MIG-dddd"),
+        (None, 3, "GPU-aaaa"),
+    ],
+)
+def test_each_rank_sees_one_gpu(shown, local, own, monkeypatch, tmp_path):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n[ \"$1\" = -L ] && cat <<'END'\n{LISTED}END\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown or "")
+    if shown is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    ranks.show_gpu(Rank(9, 16, local))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == own
+
+
+def test_without_a_list_of_gpus_all_stay_visible(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ranks.show_gpu(Rank(1, 2, 1))
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("machines", "first"),
+    [
+        ("gpu[03-07,12],big1", "gpu03"),
+        ("big1,gpu[03-07]", "big1"),
+        ("rack[2-3]node[1,5]-ib", "rack2node1-ib"),
+        ("alone", "alone"),
+    ],
+)
+def test_where_the_tasks_of_a_step_meet(machines, first, environment):
+    environment(TASK | {"SLURM_STEP_NODELIST": machines, "SLURM_JOB_NODELIST": "another"})
+    told = ranks.meeting(find_rank())
+    assert (told["RANK"], told["WORLD_SIZE"], told["LOCAL_RANK"], told["MASTER_ADDR"]) == ("5", "8", "1", first)
+    environment({"SLURM_STEP_ID": "1"})
+    assert ranks.meeting(find_rank())["MASTER_PORT"] != told["MASTER_PORT"]  # two steps of one job side by side
+    environment({"MASTER_ADDR": "mine", "MASTER_PORT": "7"})
+    told = ranks.meeting(find_rank())
+    assert (told["MASTER_ADDR"], told["MASTER_PORT"]) == ("mine", "7")
 
 
 @pytest.mark.parametrize(("here", "given", "left"), [("2", "1", None), ("2", "3", "3"), ("1", "1", "1")])

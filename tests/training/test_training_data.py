@@ -230,8 +230,8 @@ def test_augmentation_is_kornias_to_the_bit(padding: int | None, flip: bool, era
         for stage in stages:
             expected = stage(expected)
     assert not torch.equal(expected, normalise(images))
-    for given in (images, normalise(images)):
-        assert torch.equal(Augmentation(SIZE, padding, flip, erasing)(given, 7), expected)
+    for pixels in (images, normalise(images)):
+        assert torch.equal(Augmentation(SIZE, padding, flip, erasing)(pixels, 7), expected)
 
 
 def test_augmentation_can_be_off() -> None:

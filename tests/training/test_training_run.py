@@ -4,12 +4,14 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +21,8 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from safetensors.torch import load_file
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure, record
 from training_samples import CLASSES, picture, write_synthetic, write_tar
 from transformers import pipeline
 
@@ -202,7 +205,32 @@ def test_full_disk_at_a_checkpoint_is_one_clear_line(synthetic: Path, tiny_arch:
     assert not (tmp_path / "model.safetensors").exists() and not (tmp_path / "checkpoint" / "latest").exists()
 
 
-def test_two_processes_with_a_users_deepspeed_file_killed_and_resumed(
+def tasks_of_srun(job: Job, tasks: int, environment: dict[str, str]) -> list[subprocess.Popen[bytes]]:
+    """The same command in every task, as srun starts it; nothing but Slurm's variables tells them of each other."""
+    slurm = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "localhost"}
+    count = {name: str(tasks) for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS")}
+    started = []
+    for number in map(str, range(tasks)):
+        told = environment | slurm | count | {"SLURM_PROCID": number, "SLURM_LOCALID": number}
+        command = [sys.executable, "-c", START, job.model_dump_json(), "1"]
+        started.append(subprocess.Popen(command, env=told, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE))
+    return started
+
+
+def snapshot(running: subprocess.Popen[bytes], out: Path, copy: Path) -> str:
+    """What a kill would leave: the folder of a run, copied between two checkpoints; returns the newest."""
+    wait_for(running, lambda: amid_an_epoch(out, 1, processes=2))
+    for _ in range(100):
+        shutil.rmtree(copy, ignore_errors=True)
+        with suppress(OSError):  # it went on meanwhile
+            shutil.copytree(out, copy)
+            tag = (copy / "checkpoint" / "latest").read_text()
+            if (copy / "checkpoint" / tag).is_dir() and not (copy / "model.safetensors").exists():
+                return tag
+    raise AssertionError("it ended before it could be copied")
+
+
+def test_two_tasks_of_srun_train_one_model_and_two_workers_go_on_with_it(
     synthetic: Path, tiny_arch: str, tmp_path: Path
 ) -> None:
     theirs = {
@@ -213,28 +241,30 @@ def test_two_processes_with_a_users_deepspeed_file_killed_and_resumed(
         "gradient_clipping": 1.0,
     }
     (tmp_path / "ds.json").write_text(json.dumps(theirs))
-    settings = settings_for(tiny_arch, epochs=4, deepspeed=tmp_path / "ds.json", checkpoint_seconds=0.0)
+    settings = settings_for(tiny_arch, deepspeed=tmp_path / "ds.json", checkpoint_seconds=0.0)
+    whole, copy = tmp_path / "whole", tmp_path / "copy"
+    tasks = tasks_of_srun(Job(synthetic=synthetic, out=whole, settings=settings), 2, dict(os.environ))
+    tag = snapshot(tasks[0], whole, copy)
+    for task in tasks:
+        assert task.wait(120) == 0, task.communicate()[1].decode()
+    result = json.loads((whole / "train.json").read_text())["result"]
+    assert (result["processes"], result["steps"]) == (2, EPOCHS * 9)
+    assert result["train_loss"] < result["history"][0]["train_loss"]
+    assert not list(tmp_path.glob("*/.decoded*")) and tag < f"epoch{EPOCHS:05d}"
+
     handlers = [signal.getsignal(number) for number in launch.LAUNCHER_SIGNALS]
-    result = train(synthetic, tmp_path / "model", settings, 2)
+    assert not train(synthetic, copy, settings, 2).already_done
     assert [signal.getsignal(number) for number in launch.LAUNCHER_SIGNALS] == handlers
-    assert result.processes == 2 and result.steps == 36
-    assert result.train_loss < result.history[0]["train_loss"]
-    killed = Job(synthetic=synthetic, out=tmp_path / "killed", settings=settings)
-    assert start_and_signal(killed, signal.SIGKILL, from_epoch=1, processes=2) == -signal.SIGKILL
-    assert workers_of(killed.out) == [] and not (killed.out / "model.safetensors").exists()
-    assert not train(synthetic, killed.out, settings, 2).already_done
-    weights = [(folder / "model.safetensors").read_bytes() for folder in (result.model, killed.out)]
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (whole, copy)]
     assert weights[0] == weights[1]
-    (tmp_path / "ds.json").write_text(json.dumps(theirs | {"train_batch_size": 24}))
-    with pytest.raises(UsageError, match="train_batch_size 24, the settings make it 12"):
-        train(synthetic, tmp_path / "other", settings, 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_an_interrupt_ends_the_workers(number: int, synthetic: Path, tiny_arch: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+def test_the_end_of_the_launcher_ends_the_workers(number: int, synthetic: Path, tiny_arch: str, tmp_path: Path) -> None:
     process = start(Job(synthetic=synthetic, out=tmp_path / "model", settings=settings_for(tiny_arch)), processes=2)
     wait_for(process, lambda: len(workers_under(process)) == 2)
-    assert signalled(process, number, workers_under(process)) == ExitCode.INTERRUPTED
+    status = signalled(process, number, workers_under(process))
+    assert status == (ExitCode.INTERRUPTED if number == signal.SIGTERM else -number)
 
 
 def test_one_process_is_this_one_and_leaves_it_as_it_was(
@@ -306,6 +336,31 @@ def test_what_is_known_to_be_wrong_starts_nothing(
         train(synthetic, tmp_path / "model", settings_for(tiny_arch), 1)
 
 
+@pytest.mark.parametrize(("gpus", "batch"), [(2, 128), (3, 129), (6, 132), (7, 133)])
+def test_a_batch_is_rounded_to_what_all_gpus_share(
+    gpus: int, batch: int, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    begun: list[tuple[int, int]] = []
+    monkeypatch.setattr(launch, "_run_workers", lambda job, count: begun.append((count, job.settings.batch_size)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(FglError, match="without a result"):
+        train(synthetic, tmp_path / "model", TrainSettings(), "auto")
+    assert begun == [(gpus, batch)]
+    assert (f"{batch} images" in capfd.readouterr().err) == (batch != 128)
+
+
+def test_bfloat16_trains_other_weights(synthetic: Path, tiny_arch: str, tmp_path: Path) -> None:
+    """DeepSpeed's autocast of torch, on a CPU too; the weights stay float32."""
+    settings = settings_for(tiny_arch, epochs=2)
+    halves = [settings.model_copy(update={"precision": precision}) for precision in ("bfloat16", "float32")]
+    results = [train(synthetic, tmp_path / chosen.precision, chosen, 1) for chosen in halves]
+    weights = [load_file(result.model / "model.safetensors") for result in results]
+    assert all(w.dtype in (torch.float32, torch.int64) for w in weights[0].values())
+    assert any(not torch.equal(w, weights[1][name]) for name, w in weights[0].items())
+    assert results[0].train_loss == pytest.approx(results[1].train_loss, rel=0.2)
+
+
 def died(folder: Path, exitcode: int, rank: int = 0, said: Exception | None = None) -> ProcessFailure:
     """A worker's end as torch's launcher tells it, with what the worker left in its error file."""
     file = folder / f"{rank}.json"
@@ -316,7 +371,7 @@ def died(folder: Path, exitcode: int, rank: int = 0, said: Exception | None = No
             job = Job(synthetic=folder, out=folder, settings=TrainSettings())
             (folder / "job.json").write_text(job.model_dump_json())
             with pytest.raises(FglError):
-                work(folder / "job.json")
+                record(work)(folder / "job.json")
     return ProcessFailure(rank, 4711, exitcode, str(file))
 
 

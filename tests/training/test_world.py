@@ -1,0 +1,39 @@
+"""What a training process computes on: its GPU's number, its precision. Stand-ins for GPUs, of PyTorch's own calls."""
+
+import pytest
+import torch
+
+from fglfast.training import worker, world
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch):
+    def shown(count: int, capability: tuple[int, int] = (9, 0)) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # it counts emulation
+
+    return shown
+
+
+@pytest.mark.parametrize(("seen", "number"), [(1, "0"), (2, "1"), (8, "3")])
+def test_a_worker_takes_a_gpu_of_those_it_sees(seen: int, number: str, gpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(seen)
+    for name, value in {"RANK": "11", "WORLD_SIZE": "16", "LOCAL_RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
+    assert world._local_rank() == {"LOCAL_RANK": number}
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "3")
+    assert set(world._local_rank().values()) == {number}
+
+
+@pytest.mark.parametrize(("capability", "native"), [((7, 5), False), ((8, 0), True), ((9, 0), True), ((12, 0), True)])
+def test_an_old_gpu_emulates_bfloat16(capability: tuple[int, int], native: bool, gpus) -> None:
+    gpus(1, capability)
+    assert worker.native_half(torch.device("cuda", 0)) == native
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_a_processor_is_asked_for_its_instructions(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "native_bfloat16", lambda: native)
+    assert worker.native_half(torch.device("cpu")) == native
