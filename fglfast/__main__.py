@@ -14,7 +14,7 @@ def main() -> None:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        from fglfast.base.console import note, open_streams, quiet_libraries, written_out
+        from fglfast.base.console import complain, open_streams, quiet_libraries, written_out
 
         open_streams()
         quiet_libraries()
@@ -27,7 +27,7 @@ def main() -> None:
         except OSError as error:  # verbs answer for theirs: this is the help's output
             if os.environ.get("FGLFAST_DEBUG"):
                 raise
-            note(f"error: standard output cannot be written ({error.strerror})")
+            complain(f"error: standard output cannot be written ({error.strerror})")
             written_out()
             sys.exit(ExitCode.FAILURE)
     except KeyboardInterrupt:  # before a verb began, or after it ended

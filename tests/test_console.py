@@ -1,9 +1,14 @@
 """How progress and tables are shown on a pipe and in a terminal."""
 
+import os
+
 import pytest
 from rich.table import Table
+from typer.testing import CliRunner
 
 from fglfast.base import console
+from fglfast.verbs import command, options
+from fglfast.verbs.app import app
 
 
 @pytest.mark.parametrize(("seconds", "pace"), [(0.5, "4.0 steps/s"), (10.0, "5.0 s/step")])
@@ -21,3 +26,44 @@ def test_a_long_table_says_how_many_rows_are_left_out(capsys):
     assert "[b]class 19" in said and "class 20" not in said and said.splitlines()[-1].startswith("and 980 more")
     console.print_table(Table("class"), [("only",)])
     assert "more" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def speaker(monkeypatch):
+    """A speaker of its own, and an environment that is put back."""
+    for name in (console.LEVEL, *console.LOUD):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(console, "speaker", console.Speaker())
+    monkeypatch.setattr(options, "speaker", console.speaker)
+    return console.speaker
+
+
+@pytest.mark.parametrize(("level", "notes"), [("error", 0), ("info", 1)])
+def test_the_level_decides_whether_notes_are_said_and_children_hear_of_it(level, notes, speaker, capsys):
+    console.set_level(level)
+    console.note("a note")
+    with console.Progress("draw", 4) as progress:
+        progress.advance(4)
+    console.complain("a complaint")
+    said = capsys.readouterr().err
+    assert (said.count("a note"), said.count("draw: 4/4"), said.count("a complaint")) == (notes, notes, 1)
+    assert os.environ[console.LEVEL] == level and console.hushed()
+
+
+def test_errors_are_said_at_any_level(speaker):
+    asked = ["tune-steps", "--embeddings", "no/*.safetensors", "--out", "x.toml"]
+    loud, quiet = (CliRunner().invoke(app, ["--log-level", level, *asked]) for level in ("info", "error"))
+    assert loud.exit_code == quiet.exit_code == 4
+    assert "is now" in loud.stderr and "is now" not in quiet.stderr and "error: " in quiet.stderr
+
+
+def test_libraries_speak_at_the_last_level_and_bugs_show_their_traceback(speaker, monkeypatch):
+    monkeypatch.setenv(console.LEVEL, "debug")  # as a child process finds it
+    console.quiet_libraries()
+    assert not console.hushed() and os.environ["TRANSFORMERS_VERBOSITY"] == "info"
+
+    def broken() -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        command.exits(broken)()

@@ -2,7 +2,7 @@
 
 from codecs import BOM_UTF8
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -26,14 +26,19 @@ class Settings(BaseModel):
         Raises:
             BadInputError: the file is missing, is not TOML, or a key is unknown or out of range.
         """
+        return cls.from_table(read_toml(path), path)
+
+    @classmethod
+    def from_table(cls, table: dict[str, Any], path: Path) -> Self:
+        """Check a table, or a part of one, that was read from a TOML file.
+
+        Raises:
+            BadInputError: a key is unknown or out of range; the message names file and key.
+        """
         try:
-            return cls.model_validate(toml_table(read_bytes(path, MOST_BYTES).decode("utf-8-sig")))
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInputError(f"{path}: cannot be read ({error})", "check the path") from error
+            return cls.model_validate(table)
         except ValidationError as error:
             raise BadInputError(f"{path}: {first_problem(error)}", "correct the key that it names") from error
-        except ValueError as error:
-            raise BadInputError(f"{path}: not valid TOML ({error})", "correct the line that it names") from error
 
     @classmethod
     def from_json(cls, path: Path) -> Self:
@@ -53,6 +58,20 @@ class Settings(BaseModel):
     def to_toml(self) -> str:
         """The settings as TOML; keys that are None are left out."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table that a TOML file holds, unchecked.
+
+    Raises:
+        BadInputError: the file is missing, too large, or no TOML.
+    """
+    try:
+        return toml_table(read_bytes(path, MOST_BYTES).decode("utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{path}: cannot be read ({error})", "check the path") from error
+    except ValueError as error:
+        raise BadInputError(f"{path}: not valid TOML ({error})", "correct the line that it names") from error
 
 
 def checked_json(kind: type[M], text: bytes, most_keys: int = MOST_KEYS, strict: bool = False) -> M:

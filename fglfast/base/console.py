@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import TextIOWrapper
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -34,6 +34,9 @@ QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
 }
+LEVEL = "FGLFAST_LOG_LEVEL"  # child processes hear no less and no more
+Level = Literal["error", "info", "debug"]
+LOUD = {"TRANSFORMERS_VERBOSITY": "info", "DIFFUSERS_VERBOSITY": "info", "FGLFAST_DEBUG": "1"}
 CHATTY = (
     "torchao",
     "torch.utils._pytree",
@@ -43,8 +46,30 @@ stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
 
 
+def set_level(level: Level) -> None:
+    """How much is said on stderr, here and in processes that are started here; before libraries are imported.
+
+    Args:
+        level: "error" for errors alone; "info" for notes and progress too; "debug" also for what libraries say, and for
+            the traceback of an error that is a bug.
+    """
+    os.environ[LEVEL] = level
+    speaker.quiet = level == "error"
+    if level == "debug":
+        os.environ |= LOUD
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+
+
+def hushed() -> bool:
+    """Whether libraries are to keep quiet."""
+    return os.environ.get(LEVEL) != "debug"
+
+
 def quiet_libraries() -> None:
     """Keep libraries from printing messages of their own; call it before any of them is imported."""
+    level = os.environ.get(LEVEL)
+    if level in get_args(Level):
+        set_level(cast(Level, level))
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", module="PIL.TiffImagePlugin")  # warnings of truncated EXIF, which name no file
@@ -79,7 +104,7 @@ def written_out() -> bool:
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             if not isinstance(error, BrokenPipeError):
-                note(f"error: standard {name} cannot be written ({error.strerror})")
+                complain(f"error: standard {name} cannot be written ({error.strerror})")
             return False
     return True
 
@@ -91,10 +116,12 @@ class Speaker:
     Attributes:
         name: what each of its lines begins with; empty for a process that is alone.
         leads: whether it shows progress; one process does so for all, as their shares are alike.
+        quiet: whether it says nothing but errors.
     """
 
     name: str = ""
     leads: bool = True
+    quiet: bool = False
 
 
 speaker = Speaker()
@@ -121,6 +148,12 @@ def signed(text: str) -> str:
 
 def note(text: str) -> None:
     """Print a remark on the work in progress to stderr; it is never part of a command's result."""
+    if not speaker.quiet:
+        complain(text)
+
+
+def complain(text: str) -> None:
+    """Print what must be said, however quiet the process is, to stderr."""
     stderr.print(signed(text), markup=False, soft_wrap=True)
 
 
@@ -172,7 +205,7 @@ class Progress:
         self.done, self.start = start, start
         self.begun = self.said = time.monotonic()
         self.bar: RichProgress | None = None
-        if stderr.is_terminal and not speaker.name:
+        if stderr.is_terminal and not speaker.name and not speaker.quiet:
             self.bar = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),

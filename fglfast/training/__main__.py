@@ -8,7 +8,7 @@ import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from fglfast.base.console import quiet_libraries
+from fglfast.base.console import hushed, quiet_libraries
 from fglfast.base.errors import ExitCode, FglError
 from fglfast.base.limits import as_limit
 from fglfast.base.ranks import find_rank, show_gpu
@@ -41,7 +41,8 @@ def main(job_file: Path, launcher: int) -> int:
     """Run a worker silently: what went wrong is in the file that torch's launcher asks for."""
     threading.Thread(target=_end_with, args=(launcher,), daemon=True).start()
     quiet_libraries()
-    warnings.filterwarnings("ignore")
+    if hushed():
+        warnings.filterwarnings("ignore")
     show_gpu(find_rank())
     from torch.distributed.elastic.multiprocessing.errors import record
 

@@ -62,6 +62,7 @@ def fit(
     world: World | None = None,
     checkpoints: Checkpoints | None = None,
     penalty: Penalty | None = None,
+    tell: Callable[[dict[str, Any]], None] | None = None,
     name: str = "",
 ) -> list[dict[str, Any]]:
     """Train a classifier in place; PyTorch's global generators are left as they were.
@@ -73,6 +74,7 @@ def fit(
         world: this process among its peers, if it has some.
         checkpoints: where to go on from, and what to keep; None to begin and to keep nothing.
         penalty: is added to the loss of each step.
+        tell: is given each new row.
         name: of the progress that is shown; none without.
 
     Returns:
@@ -84,7 +86,7 @@ def fit(
     world = world or World()
     device = next(engine.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        return _Fit(engine, data, settings, world, checkpoints, penalty, device).run(name)
+        return _Fit(engine, data, settings, world, checkpoints, penalty, tell, device).run(name)
 
 
 def optimizer_of(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
@@ -111,10 +113,11 @@ class _Fit:
         world: World,
         checkpoints: Checkpoints | None,
         penalty: Penalty | None,
+        tell: Callable[[dict[str, Any]], None] | None,
         device: torch.device,
     ) -> None:
         self.engine, self.data, self.settings, self.world = engine, data, settings, world
-        self.checkpoints, self.penalty, self.device = checkpoints, penalty, device
+        self.checkpoints, self.penalty, self.tell, self.device = checkpoints, penalty, tell, device
         self.epoch_steps = len(data.train) // settings.batch_size
         self.augmentation = Augmentation(data.size, settings.crop_padding, settings.flip, settings.erasing)
         self.at = Position()
@@ -154,6 +157,8 @@ class _Fit:
         loss, accuracy = self._validate()
         at.epoch_seconds = before + time.monotonic() - begun
         at.history.append(self._row(loss, accuracy))
+        if self.tell:
+            self.tell(at.history[-1])
         at.epoch, at.step, at.loss_sum, at.epoch_seconds = at.epoch + 1, 0, 0.0, 0.0
         if self.checkpoints:
             self.checkpoints.save(at)

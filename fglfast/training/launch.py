@@ -20,7 +20,8 @@ from fglfast.base.ranks import Rank, find_rank, meeting
 from fglfast.shards.description import read_description
 from fglfast.training.results import TrainResult
 from fglfast.training.run_folder import RunFolder, identity
-from fglfast.training.settings import Job, TrainSettings, check_arch, deepspeed_config, divisible
+from fglfast.training.settings import Job, Tracker, TrainSettings, check_arch, deepspeed_config, divisible
+from fglfast.training.tracking import check_tracker
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -33,7 +34,11 @@ GO_ON = "run again to go on from the last checkpoint"
 
 
 def train(
-    synthetic: Path, out: Path, settings: TrainSettings, processes: int | Literal["auto"] = "auto"
+    synthetic: Path,
+    out: Path,
+    settings: TrainSettings,
+    processes: int | Literal["auto"] = "auto",
+    track: Tracker | None = None,
 ) -> TrainResult:
     """Train the global model on a synthetic data set; run again, it goes on from its checkpoint.
 
@@ -45,16 +50,19 @@ def train(
         out: folder of the model, made if missing.
         settings: how to train.
         processes: how many train; "auto" for one a GPU, or one without GPUs, and a batch that they can share.
+        track: where the rows of its history go too.
 
     Raises:
         UsageError: settings that contradict each other, or `out` belongs to another run.
+        MissingExtraError: the tracker's package is not installed.
         BadInputError, IncompleteError: the synthetic data set cannot be used as it is.
         FglError: the machine refused something, or a worker failed.
         KeyboardInterrupt: SIGINT came, or SIGTERM and there were workers; those are gone.
     """
     import torch
 
-    job = Job(synthetic=synthetic.absolute(), out=out.absolute(), settings=_absolute(settings))
+    check_tracker(track)
+    job = Job(synthetic=synthetic.absolute(), out=out.absolute(), settings=_absolute(settings), track=track)
     rank = find_rank()
     if "RANK" in os.environ or rank.world_size > 1:
         return _run_launched(job, rank)

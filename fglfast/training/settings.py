@@ -40,6 +40,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 HALF = ("bf16", "fp16", "amp")  # DeepSpeed's sections
 ACCUMULATION = "gradient_accumulation_steps"
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
 BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu")
 
 
@@ -99,11 +100,12 @@ class TrainSettings(Settings):
 
 
 class Job(Settings):
-    """One training run as handed to the worker processes."""
+    """One training run as handed to the worker processes; what decides its result is in the settings alone."""
 
     synthetic: Path
     out: Path
     settings: TrainSettings
+    track: Tracker | None = None
 
 
 def check_arch(arch: str) -> None:

@@ -19,8 +19,9 @@ from fglfast.training.fit import fit, optimizer_of, schedule_of
 from fglfast.training.model import build_model, load_weights, save_model
 from fglfast.training.results import TrainResult
 from fglfast.training.run_folder import RunFolder, identity
-from fglfast.training.settings import Job, TrainSettings, deepspeed_config
-from fglfast.training.world import World
+from fglfast.training.settings import Job, deepspeed_config
+from fglfast.training.tracking import monitor_section, offline, tracked
+from fglfast.training.world import World, environment
 
 
 def run_job(job: Job, join: Callable[[], AbstractContextManager[World]]) -> TrainResult:
@@ -44,9 +45,11 @@ def run_job(job: Job, join: Callable[[], AbstractContextManager[World]]) -> Trai
         if world.leads:
             folder.write_record(run, None)
         data = replace(data, pixels=share_decoded(images, world, job.out))
-        engine = start_engine(job.settings, description.class_names, data, world)
-        checkpoints = Checkpoints(engine, folder, world, job.settings.checkpoint_seconds)
-        history = fit(engine, data, job.settings, world, checkpoints, name="train" if world.leads else "")
+        with environment(**offline(job)):
+            engine = start_engine(job, description.class_names, data, world)
+            checkpoints = Checkpoints(engine, folder, world, job.settings.checkpoint_seconds)
+            with tracked(job, engine) if world.leads else nullcontext() as tell:
+                history = fit(engine, data, job.settings, world, checkpoints, tell=tell, name=("train" if tell else ""))
         result = _result(job, data, engine.module, history, world)
         if world.leads:
             save_model(engine.module, job.out, data.size)
@@ -76,10 +79,11 @@ def load_data(job: Job, description: Description) -> tuple[SyntheticImages, Trai
     return images, TrainingData(images, torch.from_numpy(index.labels), size, train, held_out)
 
 
-def start_engine(settings: TrainSettings, class_names: tuple[str, ...], data: TrainingData, world: World) -> Any:
+def start_engine(job: Job, class_names: tuple[str, ...], data: TrainingData, world: World) -> Any:
     """Build the model and hand it to DeepSpeed with its optimiser and schedule."""
     import deepspeed
 
+    settings = job.settings
     with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         model: Any = build_model(settings.arch, class_names)
@@ -92,7 +96,7 @@ def start_engine(settings: TrainSettings, class_names: tuple[str, ...], data: Tr
             f"Set image_size to {wanted}, or change the config.",
         )
     bf16 = settings.precision == "bfloat16" or (settings.precision == "auto" and native_half(world.device))
-    config = deepspeed_config(settings, world.size, bf16)
+    config = monitor_section(job.track, job.out) | deepspeed_config(settings, world.size, bf16)
     ours: dict[str, Any] = {"model_parameters": model.parameters()}
     if "optimizer" not in config:
         ours["optimizer"] = optimizer_of(model, settings)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fglfast.base.console import hushed
 from fglfast.base.ranks import find_rank, ranks_here
 
 
@@ -120,7 +121,8 @@ def join_world() -> World:
     """Join the process group through DeepSpeed: gloo between CPU processes, NCCL between GPUs."""
     import deepspeed
 
-    deepspeed.utils.logger.setLevel("ERROR")
+    if hushed():
+        deepspeed.utils.logger.setLevel("ERROR")
     # Compiled on first use, for inference only: training needs neither it nor a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     device = torch.device("cpu")

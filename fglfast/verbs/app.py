@@ -5,18 +5,28 @@ from typing import Annotated
 import typer
 
 from fglfast import __version__
-from fglfast.base.console import stdout
-from fglfast.verbs import for_clients, runs, stages, tools, trainers
+from fglfast.base.console import LEVEL, Level, set_level, stdout
+from fglfast.verbs import for_clients, runs, stages, tools, trainers, training
 from fglfast.verbs.command import PANELS, app
 
-__all__ = ["app", "for_clients", "runs", "stages", "tools", "trainers"]
+__all__ = ["app", "for_clients", "runs", "stages", "tools", "trainers", "training"]
 
 app.registered_commands.sort(key=lambda command: PANELS.index(command.rich_help_panel))
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    log_level: Annotated[
+        Level,
+        typer.Option(
+            help="On stderr: error for errors alone, info for notes and progress, debug for libraries too.",
+            envvar=LEVEL,
+        ),
+    ] = "info",
+) -> None:
     """Federated Generative Learning: clients send prompt embeddings once, and a server draws images and trains."""
+    set_level(log_level)
     if version:
         stdout.print(__version__)
         raise typer.Exit()

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec
 import typer
 from typer.core import TyperArgument, TyperCommand
 
-from fglfast.base.console import emit_json, note, signed, stderr, stdout
+from fglfast.base.console import emit_json, hushed, note, signed, stderr, stdout
 from fglfast.base.errors import ExitCode, FglError, MissingExtraError
 from fglfast.base.limits import as_limit
 
@@ -91,7 +91,8 @@ def exits(function: Callable[P, None], interrupted: str = KEPT) -> Callable[P, N
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        warnings.filterwarnings("ignore")
+        if hushed():
+            warnings.filterwarnings("ignore")
         try:
             function(*args, **kwargs)
         except FglError as error:

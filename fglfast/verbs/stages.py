@@ -1,4 +1,4 @@
-"""Verbs of a server, a stage each: engine, synthetic images, training, test."""
+"""Verbs of a server up to its images: engine, synthesis, verification."""
 
 from functools import partial
 from pathlib import Path
@@ -6,13 +6,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fglfast.base.console import emit_json, note, print_table, stdout
+from fglfast.base.console import note
 from fglfast.base.errors import IncompleteError, UsageError
-from fglfast.base.ranks import show_gpu
 from fglfast.base.wording import duration, size
-from fglfast.training.settings import TrainSettings
-from fglfast.verbs.command import LOST, SERVER, tell, verb
-from fglfast.verbs.documented import checked, option
+from fglfast.verbs.command import SERVER, tell, verb
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     Allow,
@@ -31,8 +28,7 @@ from fglfast.verbs.options import (
     read_payloads,
     read_recipe,
 )
-
-TRAIN = TrainSettings()
+from fglfast.verbs.run_file import PrintConfig, changed_by_file, print_settings, run_file
 
 
 @verb(SERVER)
@@ -95,6 +91,8 @@ def synthesize(
         bool, typer.Option("--dry-run", help="Say how many images, bytes and seconds it would take, and draw nothing.")
     ] = False,
     engines: Engines = DEFAULT_ENGINES,
+    config: Annotated[Path | None, run_file(more=("sampling",))] = None,
+    print_config: PrintConfig = False,
     as_json: AsJson = False,
 ) -> None:
     """Draw a labelled synthetic data set from the clients' payloads; a second call goes on where it stopped.
@@ -115,9 +113,13 @@ def synthesize(
         seed=seed,
         shard_size=shard_size,
         image_format=image_format,
-        sampling=read_recipe(recipe).sampling.changed(steps, guidance),
+        sampling=changed_by_file(read_recipe(recipe).sampling, "sampling").changed(steps, guidance),
         max_share_per_client=max_share_per_client,
     )
+    if print_config:
+        options = {"recipe": recipe, "model": model, "backend": backend, "batch_size": batch_size, "format": format}
+        print_settings(settings, **options, allow_same_prompt=allow_same_prompt)
+        return
     check = partial(stage.check_work, merged, settings, out)
     engine = open_engine(recipe, model, backend, engines, batch_size, check=check)
     if dry_run:
@@ -237,66 +239,3 @@ def verify(
             f"{data}: {len(bad)} of {len(checked)} shards are damaged or missing",
             "run fglfast verify --repair with the --embeddings, --recipe and --batch-size that synthesize was given",
         )
-
-
-@verb(SERVER)
-def train(
-    data: Annotated[Path, typer.Argument(help="Folder of synthetic images, as synthesize leaves it.")],
-    out: Annotated[Path, typer.Option(help="Folder of the global model.")],
-    arch: Annotated[str, option(TrainSettings, "arch")] = TRAIN.arch,
-    epochs: Annotated[int, option(TrainSettings, "epochs")] = TRAIN.epochs,
-    batch_size: Annotated[int, option(TrainSettings, "batch_size")] = TRAIN.batch_size,
-    learning_rate: Annotated[float, option(TrainSettings, "learning_rate")] = TRAIN.learning_rate,
-    image_size: Annotated[int | None, option(TrainSettings, "image_size")] = TRAIN.image_size,
-    processes: Annotated[
-        int, typer.Option(min=0, help="Training processes on this machine; 0 takes one a GPU, or one on the CPU.")
-    ] = 0,
-    deepspeed: Annotated[Path | None, option(TrainSettings, "deepspeed")] = TRAIN.deepspeed,
-    seed: Annotated[int, option(TrainSettings, "seed")] = TRAIN.seed,
-    as_json: AsJson = False,
-) -> None:
-    """Train the global model on synthetic images with DeepSpeed; a second call goes on where it stopped.
-
-    Under torchrun or srun all processes train one model together, each on a GPU of its own.
-    """
-    rank = join_ranks(show_gpu)  # before PyTorch is imported
-    from fglfast.training.launch import train as launch
-
-    settings = checked(
-        TrainSettings,
-        arch=arch,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        image_size=image_size,
-        deepspeed=deepspeed,
-        seed=seed,
-    )
-    result = launch(data, out, settings, processes or "auto")
-    if rank.number:
-        return
-    accuracy = "" if result.val_accuracy is None else f", {result.val_accuracy:.1%} on held-out synthetic images"
-    line = f"{result.model}: {result.epochs} epochs of {result.images} images in {result.seconds:.0f} s{accuracy}"
-    tell(result.model_dump(mode="json"), as_json, line)
-
-
-@verb(SERVER, LOST)
-def evaluate(
-    model: Annotated[Path, typer.Argument(help="Folder of a global model, as train leaves it.")],
-    data: Annotated[str, typer.Argument(help="Real test images: PATH[:SPLIT].")],
-    as_json: AsJson = False,
-) -> None:
-    """Test a global model on real images: its accuracy, also of each class, and its calibration."""
-    from rich.table import Table
-
-    from fglfast.images.dataset import read_dataset
-    from fglfast.training.evaluate import evaluate as run
-
-    found = run(model, read_dataset(data))
-    if as_json:
-        emit_json(found.model_dump(mode="json"))
-        return
-    worst = sorted(found.per_class.items(), key=lambda named: (named[1].accuracy is None, named[1].accuracy))
-    rows = [(name, "–" if of.accuracy is None else f"{of.accuracy:.1%}", f"{of.n:,}") for name, of in worst]
-    print_table(Table("class", "accuracy", "images", title="least accurate first"), rows)
-    stdout.print(f"accuracy {found.accuracy:.2%} on {found.n:,} images, expected calibration error {found.ece:.3f}")

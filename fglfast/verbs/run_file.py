@@ -1,0 +1,82 @@
+"""Run files (TOML): a verb's options, and settings that have none. What the command line says wins over the file.
+
+The file's values are click's `default_map`: an option takes what it is given, else its environment variable, else the
+file, else its default.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tomli_w
+import typer
+from click import Context, get_current_context
+
+from fglfast.base.config import Settings, read_toml
+from fglfast.base.console import stdout
+from fglfast.base.errors import BadInputError
+from fglfast.base.wording import some
+from fglfast.verbs.command import exits
+
+WITHOUT_OPTION = "fglfast.verbs.run_file"  # in click's context: the file, and what it says beside options
+S = TypeVar("S", bound=Settings)
+OF_A_CALL = frozenset({"config", "print_config", "as_json", "dry_run"})  # options that say nothing of the work
+
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help="Print the settings that result, as a run file, and do nothing else.")
+]
+
+
+def run_file(settings: type[Settings] | None = None, more: tuple[str, ...] = ()) -> Any:
+    """The option `--config` of a verb, whose file may have any of its other options, by their names with underscores.
+
+    Args:
+        settings: whose fields the file may have too; its values are checked by them.
+        more: names of further settings, which `without_option` returns and the verb checks.
+    """
+
+    def read(context: typer.Context, file: Path | None) -> Path | None:
+        if file and not context.resilient_parsing:
+            exits(_take)(context, file, settings, more)
+        return file
+
+    text = "Run file (.toml): options of this command and settings that have none; what is given here wins."
+    return typer.Option("--config", callback=read, is_eager=True, help=text, show_default=False, dir_okay=False)
+
+
+def _take(context: Context, file: Path, settings: type[Settings] | None, more: tuple[str, ...]) -> None:
+    options = {parameter.name for parameter in context.command.params} - OF_A_CALL
+    fields = set(settings.model_fields) if settings else set()
+    table = read_toml(file)
+    if unknown := sorted(table.keys() - options - fields - set(more)):
+        others = some(sorted(fields.union(more) - options), most=20)
+        hint = f"known are the options of {context.info_name}, with underscores, and {others}"
+        raise BadInputError(f"{file}: unknown: {some(unknown)}", hint)
+    if settings:
+        settings.from_table({key: value for key, value in table.items() if key in fields}, file)
+    context.default_map = {key: value for key, value in table.items() if key in options}
+    context.meta[WITHOUT_OPTION] = file, {key: value for key, value in table.items() if key not in options}
+
+
+def without_option() -> dict[str, Any]:
+    """What the run file of this call says beside options, as it was read."""
+    _, found = get_current_context().meta.get(WITHOUT_OPTION, (None, {}))
+    return dict(found)
+
+
+def changed_by_file(settings: S, name: str) -> S:
+    """Settings with what the table of that name in this call's run file says.
+
+    Raises:
+        BadInputError: it is no table, or a key of it is unknown or out of range.
+    """
+    file, found = get_current_context().meta.get(WITHOUT_OPTION, (Path(), {}))
+    table = found.get(name, {})
+    if not isinstance(table, dict):
+        raise BadInputError(f"{file}: {name} is not a table", f"write it below a line [{name}]")
+    return settings.from_table(settings.model_dump() | table, file)
+
+
+def print_settings(settings: Settings, **options: Any) -> None:
+    """Print what `--config` reads back: settings, and options that are none of them; what is None is left out."""
+    given = {name: value for name, value in options.items() if value is not None}
+    stdout.out(tomli_w.dumps(given | settings.model_dump(mode="json", exclude_none=True)), end="", highlight=False)
