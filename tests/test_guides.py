@@ -16,19 +16,21 @@ from fglfast.federation.experiment import Experiment
 from fglfast.generator.text import Prompts
 from fglfast.payload import AllowList
 from fglfast.sampler.schedule import Sampling
+from fglfast.training.settings import TrainSettings
 from fglfast.verbs.app import app
 
 ROOT = Path(__file__).parent.parent
 README, GUIDES = ROOT / "README.md", sorted((ROOT / "docs").glob("*.md"))
 CARDS = sorted((ROOT / "fglfast" / "assets").glob("*/README.md"))
 PAGES = [README, *GUIDES, *CARDS, *sorted(ROOT.glob("C*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
-VERBS = typer.main.get_command(app).commands
+PROGRAM = typer.main.get_command(app)
+VERBS = PROGRAM.commands
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 OTHERS = {"git", "cd", "source", "export", "sed", "flwr", "flower-superlink", "flower-supernode"}
 NOT_OURS = {"--node-config", "--index-url"}
 MOST_WORDS = 1800
-SETTINGS = {"mine.toml": Recipe, "hospital.toml": Experiment, "clients.toml": AllowList}
+SETTINGS = {"mine.toml": Recipe, "hospital.toml": Experiment, "clients.toml": AllowList, "run.toml": TrainSettings}
 
 
 def by_name(page):
@@ -59,7 +61,7 @@ def commands(page):
 
 
 def options(verb):
-    return {"--help", *(option for parameter in VERBS[verb].params for option in parameter.opts)}
+    return {"--help", *(option for parameter in (VERBS[verb] if verb else PROGRAM).params for option in parameter.opts)}
 
 
 def benchmark_options(module):
@@ -96,7 +98,7 @@ def test_every_command_of_a_block_parses(page):
 
 @pytest.mark.parametrize("page", [README, *GUIDES, *CARDS], ids=by_name)
 def test_every_verb_and_option_in_the_text_exists(page):
-    anyones = {option for verb in VERBS for option in options(verb)} | NOT_OURS
+    anyones = {option for verb in VERBS for option in options(verb)} | options(None) | NOT_OURS
     for span in re.findall(r"`([^`]+)`", prose(page)):
         words = span.split()
         asked = {word.partition("=")[0] for word in words if re.match("--[a-z]", word)}
