@@ -3,6 +3,7 @@
 The file loses its name as soon as every process has opened it, so that however they end, the system takes it back.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ SCRATCH = "FGLFAST_SCRATCH"  # names a folder on a fast disk of the machine
 CHUNK = 1024  # images that are decoded at once: what a process holds of them beside the file
 GPU_SHARE = 0.25  # of a GPU's free memory that images may take
 WORTH_SAYING = 1e9  # bytes
+NO_MEMORY_OF_FILES = (errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP)  # of file systems that cannot do this
 
 
 def share_decoded(images: SyntheticImages, world: World, out: Path) -> Pixels:
@@ -87,11 +89,14 @@ def _made(path: Path, needed: int, tell: bool) -> bool:
                 os.posix_fallocate(stream.fileno(), 0, needed)
             else:
                 stream.truncate(needed)
+        np.memmap(path, np.uint8, "r+", shape=(1,))
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in (*NO_ROOM, *NO_MEMORY_OF_FILES):
             raise
         path.unlink(missing_ok=True)
-        note(f"{kept} do not fit there, so every epoch decodes them again; {SCRATCH} may name a roomier folder")
+        note(
+            f"{kept} cannot be kept there ({error.strerror}): every epoch decodes anew; {SCRATCH} names another folder"
+        )
         return False
     return True
 

@@ -25,8 +25,11 @@ def images_of(folder: Path, size: int = SIZE) -> SyntheticImages:
     return SyntheticImages(read_index(folder, read_description(folder)), SIZE, size)
 
 
-def no_room(*_: int) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
+def refuses(number: int) -> Callable[..., None]:
+    def refuse(*_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
 
 
 @pytest.mark.parametrize("size", [SIZE, 24])
@@ -74,12 +77,24 @@ def test_without_room_training_reads_the_shards_to_the_same_weights(
 ) -> None:
     settings = TrainSettings(arch=tiny_arch, epochs=1, batch_size=12)
     train(synthetic, tmp_path / "kept", settings, 1)
-    monkeypatch.setattr(os, "posix_fallocate", no_room)
+    monkeypatch.setattr(os, "posix_fallocate", refuses(errno.ENOSPC))
     train(synthetic, tmp_path / "read", settings, 1)
     assert str(tmp_path / "read") in capfd.readouterr().err
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("kept", "read")]
     assert weights[0] == weights[1]
     assert not list(tmp_path.glob("*/.decoded*"))
+
+
+def test_only_what_a_disk_cannot_do_is_done_without(
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = images_of(synthetic)
+    monkeypatch.setattr(os, "posix_fallocate", refuses(errno.EOPNOTSUPP))
+    assert share_decoded(images, ALONE, tmp_path) is images
+    monkeypatch.setattr(os, "posix_fallocate", refuses(errno.EIO))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        share_decoded(images, ALONE, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("free", "moves"), [(10**9, True), (100, False)])

@@ -34,6 +34,7 @@ from fglfast.lab.bench.training import training_rate, training_seconds
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.writer import ENCODERS
 from fglfast.training.settings import check_arch
+from fglfast.training.worker import native_half
 
 BATCHES = 2  # of an end-to-end round: one is encoded while the other is drawn
 LARGE_SIDE = 512
@@ -269,7 +270,7 @@ def _training(side: int, ceiling: Ceiling, settings: BenchSettings, left_out: li
 
 
 def _training_dtype() -> str:
-    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if torch.cuda.is_available() and native_half(torch.device("cuda")) else "float32"
 
 
 def _rate(rows: int, operations: int, timing: Timing, ceiling: Ceiling) -> Rate:
