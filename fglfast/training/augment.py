@@ -52,23 +52,23 @@ class Augmentation:
             torch.default_generator.manual_seed(seed)
             drawn = {stage: stage.forward_parameters(shape) for stage in (self.crop, self.flip, self.erase) if stage}
         if self.crop or self.flip:
-            images_B3SS = images_B3SS.flatten(2).gather(2, self._sources(shape, drawn).to(device)).view(shape)
+            images_B3SS = images_B3SS.flatten(2).gather(2, self._sources(shape, device, drawn)).view(shape)
         images_B3SS = normalise(images_B3SS)
         if self.erase:
-            images_B3SS = images_B3SS.masked_fill(_rectangles(shape, drawn[self.erase]).to(device), 0.0)
+            images_B3SS = images_B3SS.masked_fill(_rectangles(shape, device, drawn[self.erase]), 0.0)
         return images_B3SS
 
-    def _sources(self, shape: Size, drawn: dict[object, dict[str, Tensor]]) -> Tensor:
+    def _sources(self, shape: Size, device: torch.device, drawn: dict[object, dict[str, Tensor]]) -> Tensor:
         """Which pixel of its image each pixel is taken from: int64 [B,3,S*S], the same in every channel."""
         images, channels, side, _ = shape
-        rows_BS = columns_BS = torch.arange(side).expand(images, side)
+        rows_BS = columns_BS = torch.arange(side, device=device).expand(images, side)
         if self.crop:
-            begin_B2 = drawn[self.crop]["src"][:, 0].long() - self.padding
-            rows_BS, columns_BS = (_reflected(begin_B2[:, axis, None] + rows_BS, side) for axis in (1, 0))
+            corner_B2 = drawn[self.crop]["src"][:, 0].long() - self.padding  # x, y
+            rows_BS, columns_BS = (_reflected(corner_B2[:, [axis]].to(device) + rows_BS, side) for axis in (1, 0))
         if self.flip:
-            mirrored_B1 = drawn[self.flip]["batch_prob"][:, None] > 0.5
+            mirrored_B1 = drawn[self.flip]["batch_prob"][:, None].to(device) > 0.5
             columns_BS = torch.where(mirrored_B1, columns_BS.flip(1), columns_BS)
-        sources_BSS = rows_BS[:, :, None] * side + columns_BS[:, None, :]
+        sources_BSS = rows_BS.unsqueeze(2) * side + columns_BS.unsqueeze(1)
         return sources_BSS.view(images, 1, side * side).expand(images, channels, side * side)
 
 
@@ -78,10 +78,10 @@ def _reflected(places: Tensor, side: int) -> Tensor:
     return torch.where(places < side, places, 2 * (side - 1) - places)
 
 
-def _rectangles(shape: Size, drawn: dict[str, Tensor]) -> Tensor:
+def _rectangles(shape: Size, device: torch.device, drawn: dict[str, Tensor]) -> Tensor:
     """What is erased: bool [B,1,S,S]."""
-    place_S = torch.arange(shape[2])
-    x_B1, y_B1, width_B1, height_B1 = (drawn[name][:, None] for name in ("xs", "ys", "widths", "heights"))
+    place_S, names = torch.arange(shape[2], device=device), ("xs", "ys", "widths", "heights", "batch_prob")
+    x_B1, y_B1, width_B1, height_B1, chosen_B1 = (drawn[name][:, None].to(device) for name in names)
     columns_BS = (place_S >= x_B1) & (place_S < x_B1 + width_B1)
-    rows_BS = (place_S >= y_B1) & (place_S < y_B1 + height_B1) & (drawn["batch_prob"][:, None] > 0.5)
-    return (rows_BS[:, :, None] & columns_BS[:, None, :])[:, None]
+    rows_BS = (place_S >= y_B1) & (place_S < y_B1 + height_B1) & (chosen_B1 > 0.5)
+    return (rows_BS.unsqueeze(2) & columns_BS.unsqueeze(1)).unsqueeze(1)

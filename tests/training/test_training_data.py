@@ -6,6 +6,7 @@ import pickle
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kornia import augmentation
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from training_samples import CLASSES, SIZE, encoded, picture, write_tar
 
 from fglfast.base.errors import BadInputError, FglError, IncompleteError
@@ -232,6 +235,29 @@ def test_augmentation_is_kornias_to_the_bit(padding: int | None, flip: bool, era
     assert not torch.equal(expected, normalise(images))
     for pixels in (images, normalise(images)):
         assert torch.equal(Augmentation(SIZE, padding, flip, erasing)(pixels, 7), expected)
+
+
+class Crossings(TorchDispatchMode):
+    """Bytes of each tensor that is copied from one device to another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and args[0].device != made.device:
+            self.sizes.append(made.numel() * made.element_size())
+        return made
+
+
+def test_augmentation_on_a_gpu_moves_nothing_but_its_draws() -> None:
+    """On a fake one: what is copied there is some numbers an image."""
+    with FakeTensorMode(allow_non_fake_inputs=True), Crossings() as crossings:
+        images = torch.empty(128, 3, 64, 64, dtype=torch.uint8, device="cuda")
+        augmented = Augmentation(64, None, flip=True, erasing=0.5)(images, 7)
+    assert augmented.device.type == "cuda" and augmented.shape == images.shape
+    assert 0 < sum(crossings.sizes) <= 128 * 64
 
 
 def test_augmentation_can_be_off() -> None:

@@ -270,7 +270,8 @@ def _training(side: int, ceiling: Ceiling, settings: BenchSettings, left_out: li
 
 
 def _training_dtype() -> str:
-    return "bfloat16" if torch.cuda.is_available() and native_half(torch.device("cuda")) else "float32"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return "bfloat16" if native_half(device) else "float32"
 
 
 def _rate(rows: int, operations: int, timing: Timing, ceiling: Ceiling) -> Rate:
