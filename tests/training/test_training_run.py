@@ -137,7 +137,7 @@ def start_and_signal(job: Job, number: int, from_epoch: int, processes: int = 1)
 
 
 def wait_for(process: subprocess.Popen[bytes], done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None and not done():
         time.sleep(0.005)
     assert process.poll() is None and done(), "it ended before it could be killed"
