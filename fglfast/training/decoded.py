@@ -4,6 +4,7 @@ The file loses its name as soon as every process has opened it, so that however 
 """
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -45,7 +46,7 @@ def share_decoded(images: SyntheticImages, world: World, out: Path) -> Pixels:
     """
     folder = Path(os.environ.get(SCRATCH) or out)
     shape = (len(images), 3, images.image_size, images.image_size)
-    with _file(folder, int(np.prod(shape)), world) as path:
+    with _file(folder / file_name(world, out), int(np.prod(shape)), world) as path:
         if path is None:
             return images
         kept_N3SS = torch.from_numpy(np.memmap(path, np.uint8, "r+", shape=shape))
@@ -63,11 +64,15 @@ def share_decoded(images: SyntheticImages, world: World, out: Path) -> Pixels:
     return _on_gpu(kept_N3SS, world.device) if world.device.type == "cuda" else kept_N3SS
 
 
+def file_name(world: World, out: Path) -> str:
+    """The same for all processes of a run on one machine, and of no other run there."""
+    return f".decoded-{world.machine}-{hashlib.sha256(str(out).encode()).hexdigest()[:8]}"
+
+
 @contextmanager
-def _file(folder: Path, needed: int, world: World) -> Iterator[Path | None]:
+def _file(path: Path, needed: int, world: World) -> Iterator[Path | None]:
     """A file of so many bytes on every machine, while it has a name; None if one of them lacks the room."""
     number, _ = world.on_machine()
-    path = folder / f".decoded-{world.machine}"
     try:
         lacking = torch.tensor(int(number == 0 and not _made(path, needed, world.leads)), device=world.device)
         yield path if not world.sum(lacking) else None

@@ -13,7 +13,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.shards.description import read_description
 from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.training import decoded
-from fglfast.training.decoded import share_decoded
+from fglfast.training.decoded import file_name, share_decoded
 from fglfast.training.launch import train
 from fglfast.training.settings import TrainSettings
 from fglfast.training.world import World
@@ -35,7 +35,7 @@ def refuses(number: int) -> Callable[..., None]:
 @pytest.mark.parametrize("size", [SIZE, 24])
 def test_images_are_the_same_kept_or_read_each_time(synthetic: Path, size: int, tmp_path: Path) -> None:
     read = images_of(synthetic, size)
-    (tmp_path / f".decoded-{ALONE.machine}").write_bytes(b"a killed run's")
+    (tmp_path / file_name(ALONE, tmp_path)).write_bytes(b"a killed run's")
     kept = share_decoded(read, ALONE, tmp_path)
     assert isinstance(kept, torch.Tensor) and kept.shape == (120, 3, size, size)
     assert torch.equal(kept, read[range(120)]) and torch.equal(kept[60], read[60])
@@ -45,7 +45,7 @@ def test_images_are_the_same_kept_or_read_each_time(synthetic: Path, size: int, 
 def test_each_process_decodes_its_part(synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(World, "on_machine", lambda self: (1, 3))  # another made the file
     monkeypatch.setattr(decoded, "CHUNK", 7)
-    (tmp_path / f".decoded-{ALONE.machine}").write_bytes(bytes(120 * 3 * SIZE * SIZE))
+    (tmp_path / file_name(ALONE, tmp_path)).write_bytes(bytes(120 * 3 * SIZE * SIZE))
     kept, whole = share_decoded(images_of(synthetic), ALONE, tmp_path), images_of(synthetic)[range(120)]
     assert isinstance(kept, torch.Tensor) and torch.equal(kept[40:80], whole[40:80])
     assert not kept[:40].any() and not kept[80:].any()
@@ -83,6 +83,11 @@ def test_without_room_training_reads_the_shards_to_the_same_weights(
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("kept", "read")]
     assert weights[0] == weights[1]
     assert not list(tmp_path.glob("*/.decoded*"))
+
+
+def test_two_runs_share_a_scratch_folder() -> None:
+    names = {file_name(ALONE, Path(out)) for out in ("/runs/one", "/runs/two", "/runs/one")}
+    assert len(names) == 2
 
 
 def test_only_what_a_disk_cannot_do_is_done_without(
