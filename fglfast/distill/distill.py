@@ -23,7 +23,7 @@ from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.solvers import Bend, bend, uniform
 from fglfast.generator.learning.student import HeldPairs, Method, Task, check_method, fit_student
 from fglfast.generator.learning.transport import fit_transport, networks_asked
-from fglfast.generator.load import read_shapes
+from fglfast.generator.load import read_network, read_shapes
 from fglfast.generator.parts import BLOCK, BLOCKS, part, places
 from fglfast.payload.merge import Merged, by_client
 from fglfast.sampler.schedule import Sampling, Schedule
@@ -201,7 +201,7 @@ def _check_method(settings: DistillSettings, model: Path, config: Mapping[str, A
 
 
 def _unet(folder: Path) -> UNet2DConditionModel:
-    unet = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
+    unet: UNet2DConditionModel = read_network(UNet2DConditionModel, folder)
     return unet.to(memory_format=torch.channels_last)
 
 

@@ -69,8 +69,8 @@ def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
 def _joined(engines: list[Engine], blocks: Blocks) -> Engine:
     """The engines of the blocks of a model as one: in the place of the first, under a key of its own."""
     first, widths = engines[0], [engine.shapes.projected_width for engine in engines]
-    weights = blocks.model_dump_json() + "".join(engine.manifest.key.weights for engine in engines)
-    key = first.manifest.key.model_copy(update={"weights": hashlib.sha256(weights.encode()).hexdigest()})
+    weights = blocks.fingerprint([engine.manifest.key.weights for engine in engines])
+    key = first.manifest.key.model_copy(update={"weights": weights})
     return replace(
         first,
         manifest=first.manifest.model_copy(update={"key": key}),
@@ -81,13 +81,17 @@ def _joined(engines: list[Engine], blocks: Blocks) -> Engine:
 
 
 def _build_block(recipe: Recipe, model: Path, engines: Path) -> Engine:
-    pairs = backends.pairs(recipe.backend, recipe.precision)
     Schedule.of_model(model, recipe.sampling)  # refused before anything is exported
-    weights = weights_fingerprint(model)
-    keys = [_key(recipe, backend, precision, weights) for backend, precision in pairs]
+    keys = keys_of(recipe, model)
     source = Source(model, read_shapes(model, recipe.image_size), recipe.sampling, engines)
     made = find_or_make(keys[0], source) if len(keys) == 1 else choose(keys, source)
     return Engine(made.folder, made.manifest, source.shapes, made.networks, model, made.cached)
+
+
+def keys_of(recipe: Recipe, model: Path) -> list[Key]:
+    """The keys of the engines of a model that may be built by a recipe: one, or all that "auto" measures."""
+    weights = weights_fingerprint(model)
+    return [_key(recipe, *pair, weights) for pair in backends.pairs(recipe.backend, recipe.precision)]
 
 
 def seconds_per_pass(engine: Engine, rounds: int = ROUNDS) -> float:

@@ -53,8 +53,7 @@ def choose(keys: list[Key], source: Source) -> Made:
         Exception: what the first one raised, where none works.
     """
     by_name = {name_of(key): key for key in keys}
-    digest = hashlib.sha256("".join(key.digest() for key in keys).encode()).hexdigest()[:16]
-    path = source.engines / f"auto-{digest}.json"
+    path = choice_file(keys, source.engines)
     made = None
     if not path.exists():
         require_writable(source.engines)
@@ -63,11 +62,17 @@ def choose(keys: list[Key], source: Source) -> Made:
                 contest = Contest(by_name, source)
                 made = contest.held()
                 write_atomic(path, json.dumps(contest.seconds) + "\n")
-    seconds = _remembered(path, set(by_name))
+    seconds = remembered(path, set(by_name))
     ranked = sorted(seconds, key=seconds.__getitem__)
     told, rows = ", ".join(f"{name} {1000 * seconds[name]:.0f} ms" for name in ranked), keys[0].build.unet_batch
     note(f"backend {ranked[0]}: fastest of those installed (one UNet pass of {rows} rows: {told})")
     return made or find_or_make(by_name[ranked[0]], source)
+
+
+def choice_file(keys: list[Key], engines: Path) -> Path:
+    """Where the times of engines that were measured are remembered."""
+    digest = hashlib.sha256("".join(key.digest() for key in keys).encode()).hexdigest()[:16]
+    return engines / f"auto-{digest}.json"
 
 
 def name_of(key: Key) -> str:
@@ -143,7 +148,7 @@ class Contest:
         note(f"backend {name} is left out: {first_line(error)}")
 
 
-def _remembered(path: Path, names: set[str]) -> dict[str, float]:
+def remembered(path: Path, names: set[str]) -> dict[str, float]:
     """The times that were measured before, of each backend."""
     hint = "delete it, and the backends are measured again"
     seconds = read_object(path, MOST_TIMES, hint)

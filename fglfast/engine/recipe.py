@@ -8,11 +8,11 @@ from pydantic import Field
 
 from fglfast.base.config import Settings
 from fglfast.base.errors import BadInputError
+from fglfast.engine.choices import BackendName, PrecisionName
+from fglfast.generator.kinds import Need
 from fglfast.generator.text import resolve_model
 from fglfast.images.decoding import MOST_SIDE
 from fglfast.sampler.schedule import Sampling
-
-BackendName = Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "tensorrt"]
 
 
 class Build(Settings):
@@ -29,9 +29,11 @@ class Recipe(Settings):
     """What `engines/*.toml` holds.
 
     Attributes:
-        model: `mini`, a diffusers directory or a hub id.
+        model: `mini`, a diffusers directory, a checkpoint in one file, or a hub id.
         revision: of the hub id.
         mirror: a second hub id, tried when the first cannot be had.
+        lora: an adapter that is added to the UNet's weights: a `.safetensors` file, its folder, or a hub id.
+        lora_weight: what it is multiplied by.
         family: the architecture that `--random-weights` draws.
         backend: who runs it; "auto" measures those installed.
         precision: of weights and arithmetic; "auto" is a GPU's own 16 bits where the backend has them, else float32.
@@ -44,9 +46,11 @@ class Recipe(Settings):
     model: str = "mini"
     revision: str | None = None
     mirror: str | None = None
+    lora: str | None = None
+    lora_weight: float = Field(default=1.0, ge=-10, le=10)
     family: Literal["sd15", "sd21-base", "sdxl"] | None = None
     backend: BackendName = "auto"
-    precision: Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"] = "auto"
+    precision: PrecisionName = "auto"
     image_size: int = Field(ge=8, le=MOST_SIDE, multiple_of=8)
     unet_batch: int = Field(default=32, ge=2, le=4096)
     vae_batch: int = Field(default=16, ge=1, le=4096)
@@ -57,13 +61,25 @@ class Recipe(Settings):
         sizes = self.model_dump(include=set(Build.model_fields) - {"backend", "precision"})
         return Build(backend=backend, precision=precision, **sizes)
 
-    def model_folder(self) -> Path:
-        """Where the model is, fetched if need be.
+    def of_model(self, model: str) -> "Recipe":
+        """The same with another model, whose revision and mirror are its own."""
+        return self.model_copy(update={"model": model, "revision": None, "mirror": None})
+
+    def model_folder(self, need: Need = "all") -> Path:
+        """Where the model is, fetched if need be, with its adapter if it has one.
+
+        Args:
+            need: see `resolve_model`; an adapter changes the UNet alone, so it is left out where that is.
 
         Raises:
-            BadInputError: it cannot be had.
+            BadInputError: it cannot be had, or the adapter does not fit it.
         """
-        return resolve_model(self.model, self.revision, self.mirror)
+        folder = resolve_model(self.model, self.revision, self.mirror, need)
+        if not self.lora or need != "all":
+            return folder
+        from fglfast.generator.adapter import with_adapter
+
+        return with_adapter(folder, self.lora, self.lora_weight)
 
 
 def find_recipe(name: str) -> Recipe:

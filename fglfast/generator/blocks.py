@@ -4,6 +4,7 @@ A blockwise model is a model folder with a `blocks.json` and further model folde
 All else takes each block for a model of its own.
 """
 
+import hashlib
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +37,12 @@ class Blocks(Settings):
         """The blocks of a model by time: first itself, which sees the noise; most models have no other."""
         later = (model / BLOCK.replace("*", str(number + 2)) for number in range(len(self.boundaries)))
         return (model, *later)
+
+    def fingerprint(self, weights: Sequence[str]) -> str:
+        """One fingerprint of those of all blocks; of a single one, its own."""
+        if not self.boundaries:
+            return weights[0]
+        return hashlib.sha256((self.model_dump_json() + "".join(weights)).encode()).hexdigest()
 
 
 def load_blocks(model: Path) -> Blocks:

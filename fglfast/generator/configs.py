@@ -87,19 +87,23 @@ def announced(folder: Path) -> Announced:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise BadInputError(f"{folder}: no safetensors weights", HINT)
-    return Announced(sum(map(_tensors, files)), sum(path.stat().st_size for path in files))
+    return Announced(sum(len(read_header(path)) for path in files), sum(path.stat().st_size for path in files))
 
 
-def _tensors(path: Path) -> int:
+def read_header(path: Path) -> dict[str, Any]:
+    """What a safetensors file says of its tensors, by name, without reading them.
+
+    Raises:
+        BadInputError: it is no such file, or its header is larger than any that is known.
+    """
     try:
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if length > MOST_HEADER:
                 raise ValueError(f"a header of {length} bytes")  # noqa: TRY301
-            header = json_object(stream.read(length), MOST_TENSORS)
+            return json_object(stream.read(length), MOST_TENSORS)
     except (OSError, ValueError) as error:
         raise BadInputError(f"{path}: not a safetensors file ({error})", HINT) from error
-    return len(header)
 
 
 def _check_index(path: Path) -> None:

@@ -1,21 +1,30 @@
-"""Stable Diffusion's architectures with random weights: as fast as the real ones, and nothing to download.
+"""Stable Diffusion's architectures: their configs, and models with random weights, as fast as the real ones.
 
 Sizes are those of the published configs (Rombach et al., arXiv 2112.10752; Podell et al., arXiv 2307.01952). The
 narrow ones have the same blocks in the same order with few channels, for tests.
 """
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from diffusers import (
     AutoencoderKL,
+    ConfigMixin,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedModel,
+)
 
 from fglfast.base.files import finished_folder
 from fglfast.generator.architecture import build_tokenizer
@@ -66,6 +75,7 @@ TEXTS: dict[Family, tuple[tuple[int, int, int, str], ...]] = {
 }
 SCALING: dict[Family, float] = {"sd15": 0.18215, "sd21-base": 0.18215, "sdxl": 0.13025}
 NARROW_TEXT = 32
+NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
 def random_model(family: Family, folder: Path, narrow: bool = False, seed: int = 0) -> Path:
@@ -80,38 +90,68 @@ def random_model(family: Family, folder: Path, narrow: bool = False, seed: int =
     if folder.exists():
         return folder
     torch.manual_seed(seed)
-    unet = UNET_NARROW[family] if narrow else {}
-    tokenizer = build_tokenizer(["a photograph"], TOKENS)
-    texts = [(NARROW_TEXT, 2, 4, act) for *_, act in TEXTS[family]] if narrow else TEXTS[family]
-    parts: dict[str, Any] = {
-        "unet": UNet2DConditionModel(**(UNETS[family] | unet)).half(),
-        "vae": _vae(family, narrow).half(),
-        "text_encoder": CLIPTextModel(_text_config(texts[0], tokenizer)),
-        "tokenizer": tokenizer,
-        "scheduler": DPMSolverMultistepScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
-        ),
-        "feature_extractor": None,
-    }
+    parts = _networks(family, build_tokenizer(["a photograph"], TOKENS), narrow)
+    for name in ("unet", "vae"):
+        parts[name].half()
     with finished_folder(folder) as unfinished:
-        if family == "sdxl":
-            parts["text_encoder_2"] = CLIPTextModelWithProjection(_text_config(texts[1], tokenizer))
-            parts["tokenizer_2"] = _padded_with(tokenizer, "!")
-            StableDiffusionXLPipeline(**parts).save_pretrained(unfinished)
-        else:
-            pipeline = StableDiffusionPipeline(**parts, safety_checker=None, requires_safety_checker=False)
-            pipeline.save_pretrained(unfinished)
+        _pipeline(family, parts).save_pretrained(unfinished)
     return folder
 
 
-def _vae(family: Family, narrow: bool) -> AutoencoderKL:
+def write_configs(family: Family, folder: Path, tokenizer: CLIPTokenizer, scheduler: Any, side: int) -> None:
+    """Write a family's configs into a folder, laid out as diffusers does, without weights.
+
+    Args:
+        family: which architecture.
+        folder: an empty folder.
+        tokenizer: with the model's words; both tokenizers are made of it.
+        scheduler: the model's, of diffusers.
+        side: of the images, in pixels.
+    """
+    with torch.device("meta"):
+        parts = _networks(family, tokenizer, sizes={"sample_size": side // 8}) | {"scheduler": scheduler}
+    _pipeline(family, parts).save_config(folder)
+    for name, made in parts.items():
+        if isinstance(made, PreTrainedModel):
+            made.config.save_pretrained(folder / name)
+        elif isinstance(made, ConfigMixin):
+            made.save_config(folder / name)
+        elif made is not None:
+            made.save_pretrained(folder / name)
+
+
+def _networks(family: Family, tokenizer: CLIPTokenizer, narrow: bool = False, sizes: Sizes | None = None) -> Sizes:
+    """The parts of a family's pipeline, by name."""
+    unet = UNETS[family] | (UNET_NARROW[family] if narrow else {}) | (sizes or {})
+    texts = [(NARROW_TEXT, 2, 4, act) for *_, act in TEXTS[family]] if narrow else TEXTS[family]
+    parts: dict[str, Any] = {
+        "unet": UNet2DConditionModel(**unet),
+        "vae": _vae(family, narrow, 8 * unet["sample_size"]),
+        "text_encoder": CLIPTextModel(_text_config(texts[0], tokenizer)),
+        "tokenizer": tokenizer,
+        "scheduler": DPMSolverMultistepScheduler(**NOISE, steps_offset=1),
+        "feature_extractor": None,
+    }
+    if family == "sdxl":
+        parts["text_encoder_2"] = CLIPTextModelWithProjection(_text_config(texts[1], tokenizer))
+        parts["tokenizer_2"] = padded_with(tokenizer, "!")
+    return parts
+
+
+def _pipeline(family: Family, parts: Sizes) -> DiffusionPipeline:
+    if family == "sdxl":
+        return StableDiffusionXLPipeline(**parts)
+    return StableDiffusionPipeline(**parts, safety_checker=None, requires_safety_checker=False)
+
+
+def _vae(family: Family, narrow: bool, side: int) -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(32, 32, 32, 32) if narrow else (128, 256, 512, 512),
         layers_per_block=2,
         latent_channels=4,
-        sample_size=8 * (UNETS[family] | (UNET_NARROW[family] if narrow else {}))["sample_size"],
+        sample_size=side,
         scaling_factor=SCALING[family],
     )
 
@@ -133,11 +173,10 @@ def _text_config(sizes: tuple[int, int, int, str], tokenizer: CLIPTokenizer) -> 
     )
 
 
-def _padded_with(tokenizer: CLIPTokenizer, token: str) -> CLIPTokenizer:
-    """SDXL's second tokenizer: the same vocabulary, padded with another token."""
-    files = tokenizer.get_vocab()
-    assert token in files
-    other = build_tokenizer(["a photograph"], TOKENS)
+def padded_with(tokenizer: CLIPTokenizer, token: str) -> CLIPTokenizer:
+    """A tokenizer of the same words that pads with another of them, as SDXL's second and Stable Diffusion 2's do."""
+    assert token in tokenizer.get_vocab()
+    other = deepcopy(tokenizer)
     other.pad_token = token
     return other
 

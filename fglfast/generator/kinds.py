@@ -5,7 +5,7 @@ A network that asks for more than latents, a timestep and a prompt would draw wr
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fglfast.base.errors import BadInputError
 from fglfast.generator.configs import read_config
@@ -15,6 +15,7 @@ INDEX = "model_index.json"
 STABLE_DIFFUSION, XL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 # What draws images from a prompt alone, and the text encoders that it has.
 PIPELINES = {STABLE_DIFFUSION: ("text_encoder",), XL: ("text_encoder", "text_encoder_2")}
+Need = Literal["all", "text", "configs"]  # of a model: all of it, what encodes prompts, or no network at all
 HINT = "use a text-to-image model of Stable Diffusion 1.x, 2.x or XL, in diffusers' layout"
 # Keys of a UNet, and what it is that they ask for.
 ASKS = {
@@ -37,7 +38,7 @@ def check_kind(folder: Path) -> None:
     Raises:
         BadInputError: naming the config, the key and what it says.
     """
-    pipeline = _check_index(folder / INDEX)
+    pipeline = check_index(folder)
     vae = _check_vae(part(folder, "vae") / "config.json")
     width = sum(_text_width(part(folder, name) / "config.json") for name in PIPELINES[pipeline])
     _check_unet(part(folder, "unet") / "config.json", pipeline, vae.get("latent_channels", 4), width)
@@ -49,7 +50,22 @@ def pipeline_name(folder: Path) -> str:
     return str(read_config(path).get("_class_name", "")) if path.exists() else ""
 
 
-def _check_index(path: Path) -> str:
+def networks(folder: Path, need: Need) -> tuple[str, ...]:
+    """The networks of a model folder that are needed; where there is no index, the text encoders that are there."""
+    there = tuple(name for name in PIPELINES[XL] if part(folder, name).is_dir())
+    texts = PIPELINES.get(pipeline_name(folder), there or PIPELINES[STABLE_DIFFUSION])
+    return {"all": ("unet", "vae", *texts), "text": texts, "configs": ()}[need]
+
+
+def check_index(folder: Path) -> str:
+    """Refuse a model by its `model_index.json` alone; returns the class of its pipeline.
+
+    Raises:
+        BadInputError: there is no such file, or the pipeline draws from more than a prompt; it names the class.
+    """
+    path = folder / INDEX
+    if not path.exists():
+        raise BadInputError(f"{folder}: not a diffusers directory (no {INDEX})", "give a complete model folder")
     index = read_config(path)
     name = index.get("_class_name")
     _require(isinstance(name, str) and name in PIPELINES, path, "_class_name", name, f"not {' or '.join(PIPELINES)}")

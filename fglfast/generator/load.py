@@ -12,13 +12,19 @@ from torch import Tensor, nn
 
 from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import loading
-from fglfast.generator.configs import announced, read_config
+from fglfast.generator.blocks import load_blocks
+from fglfast.generator.configs import Announced, announced, read_config
 from fglfast.generator.kinds import check_kind
 from fglfast.generator.latents import LatentSpace
 from fglfast.generator.outline import outlined
 from fglfast.generator.parts import PARTS, part
 from fglfast.generator.text_encoder import TextPart, load_text_part, text_positions
 from fglfast.generator.text_projection import TextProjection, take_projection
+from fglfast.generator.weights import counted_files, variant, weight_files
+
+LARGEST = Announced(
+    tensors=4_000, elements=5_000_000_000
+)  # where no weights are; SDXL's UNet has 1,680 and 2.6 billion
 
 
 @dataclass(frozen=True)
@@ -107,12 +113,15 @@ def load_modules(folder: Path) -> tuple[UNet2DConditionModel, AutoencoderKL]:
     Raises:
         BadInputError: the folder's configs and weights are not those of one model.
     """
-    options: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True}
     blank_networks(folder)  # refuses configs that ask for more memory than the weights fill
     with loading(folder):
-        unet = UNet2DConditionModel.from_pretrained(part(folder, "unet"), **options)
-        vae = AutoencoderKL.from_pretrained(part(folder, "vae"), **options)
-    return unet, vae
+        unet = read_network(UNet2DConditionModel, part(folder, "unet"))
+        return unet, read_network(AutoencoderKL, part(folder, "vae"))
+
+
+def read_network(kind: Any, folder: Path) -> Any:
+    """A network of some class of diffusers, in float32, from its own folder."""
+    return kind.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True, variant=variant(folder))
 
 
 def assemble(text: TextPart, unet: UNet2DConditionModel, vae: AutoencoderKL, device: str) -> Generator:
@@ -149,11 +158,11 @@ def split_unet(unet: UNet2DConditionModel, vae: AutoencoderKL) -> tuple[UNetPart
 
 
 def blank_networks(folder: Path) -> tuple[UNet2DConditionModel, AutoencoderKL]:
-    """UNet and VAE on torch's meta device, by their configs: sizes without weights.
+    """UNet and VAE on torch's meta device, by their configs: sizes without weights, which need not be there.
 
     Raises:
-        BadInputError: a config is missing, describes no such network, or one larger than the weights beside it; or the
-            model is of a kind that cannot be used.
+        BadInputError: a config is missing, describes no such network, or one larger than the weights beside it or than
+            any that is known; or the model is of a kind that cannot be used.
     """
     check_kind(folder)
     return _blank(part(folder, "unet"), UNet2DConditionModel), _blank(part(folder, "vae"), AutoencoderKL)
@@ -161,7 +170,7 @@ def blank_networks(folder: Path) -> tuple[UNet2DConditionModel, AutoencoderKL]:
 
 def _blank(folder: Path, kind: Any) -> Any:
     config = read_config(folder / "config.json")
-    with outlined(announced(folder), folder):
+    with outlined(announced(folder) if weight_files(folder) else LARGEST, folder):
         return kind.from_config(config)
 
 
@@ -192,9 +201,14 @@ def weights_fingerprint(folder: Path) -> str:
     """sha256 over every weight and config file of the model's parts, names included."""
     digest = hashlib.sha256()
     for name in PARTS:
-        for path in sorted(part(folder, name).glob("*")):
-            if path.suffix in {".json", ".safetensors", ".txt"}:
-                digest.update(f"{name}/{path.name}\0{path.stat().st_size}\0".encode())
-                with path.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+        for path in counted_files(part(folder, name)):
+            digest.update(f"{name}/{path.name}\0{path.stat().st_size}\0".encode())
+            with path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
+
+
+def model_fingerprint(model: Path) -> str:
+    """As `weights_fingerprint`, of all blocks of a model: what its engine's key says."""
+    blocks = load_blocks(model)
+    return blocks.fingerprint([weights_fingerprint(folder) for folder in blocks.folders(model)])

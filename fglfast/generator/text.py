@@ -1,8 +1,6 @@
 """A diffusers directory as files: find it, its prompts, its text side's fingerprint. Loads no network."""
 
 import hashlib
-import os
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +10,10 @@ from fglfast.base.config import Settings
 from fglfast.base.errors import BadInputError
 from fglfast.generator.blocks import load_blocks
 from fglfast.generator.configs import check_folder, read_config, read_optional
-from fglfast.generator.kinds import INDEX, PIPELINES, check_kind, pipeline_name
-from fglfast.generator.parts import BLOCK, BLOCKS, BUNDLED, PARTS, bundled, is_bundled, part
+from fglfast.generator.hub import fetch_model
+from fglfast.generator.kinds import Need, check_index, check_kind, networks
+from fglfast.generator.parts import BUNDLED, bundled, is_bundled, part
+from fglfast.generator.weights import counted_files, weight_files
 from fglfast.images.decoding import MOST_SIDE
 
 BUNDLED_BY = (
@@ -23,11 +23,6 @@ BUNDLED_BY = (
 )
 PHOTOGRAPHS = "real world images"  # the paper's words where no domain is named
 MOST_BLOCKS = 16  # of a network, each at half the size of the one before
-_FOLDERS = (*PARTS, f"{BLOCK}/unet")
-_SETTINGS = tuple(f"{name}/*.{end}" for name in _FOLDERS for end in ("json", "txt"))
-WANTED = (INDEX, "prompts.json", BLOCKS, f"{BLOCK}/{INDEX}", *_SETTINGS)
-WEIGHTS = tuple(f"{name}/*.safetensors" for name in _FOLDERS)
-OTHER_WEIGHTS = ("*.fp16*", "*.bf16*", "*non_ema*", "*openvino*")  # further copies of the same weights
 
 
 Template = Annotated[str, Field(max_length=1000)]
@@ -68,23 +63,33 @@ class Prompts(Settings):
         )
 
 
-def resolve_model(name: str, revision: str | None = None, mirror: str | None = None) -> Path:
-    """The folder of a model: bundled, a local diffusers directory, or a hub id (safetensors only).
+def resolve_model(name: str, revision: str | None = None, mirror: str | None = None, need: Need = "all") -> Path:
+    """The folder of a model: bundled, a local diffusers directory, or a hub id; of a checkpoint, what it becomes.
+
+    Args:
+        name: `mini`, a folder, a checkpoint in one `.safetensors` file, or a hub id.
+        revision: of the hub id.
+        mirror: what is tried when the first cannot be had.
+        need: "text" leaves out what draws, "configs" all weights: what is left out is neither fetched nor demanded.
 
     Raises:
         BadInputError: nothing of that name, or the folder is not a diffusers directory.
     """
     if name in BUNDLED:
-        return _complete(bundled(name))
+        return _complete(bundled(name), need)
     tried = []
     for place in filter(None, (name, mirror)):
         if Path(place).is_dir():
-            return _complete(Path(place))
+            return _complete(Path(place), need)
+        if Path(place).suffix == ".safetensors" and Path(place).is_file():
+            from fglfast.generator.checkpoint import as_folder
+
+            return as_folder(Path(place))
         if not is_hub_id(place):
             tried.append(f"{place} (no such folder)")
             continue
         try:
-            return _complete(_download(place, revision))
+            return _complete(fetch_model(place, revision, need), need)
         except (OSError, ValueError) as error:  # the hub's errors are of these kinds
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             tried.append(f"{place} (no such folder; from the hub: {reason})")
@@ -135,10 +140,9 @@ def text_fingerprint(folder: Path) -> str:
     """sha256 over the text encoders' weights and configs and the tokenizers' files, names included."""
     digest = hashlib.sha256()
     for name in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
-        for path in sorted(part(folder, name).glob("*")):
-            if path.suffix in {".json", ".txt", ".safetensors"}:
-                with path.open("rb") as stream:
-                    digest.update(f"{name}/{path.name}\0".encode() + hashlib.file_digest(stream, "sha256").digest())
+        for path in counted_files(part(folder, name)):
+            with path.open("rb") as stream:
+                digest.update(f"{name}/{path.name}\0".encode() + hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
 
 
@@ -158,33 +162,18 @@ def native_image_size(folder: Path) -> int:
     return size
 
 
-def _complete(folder: Path) -> Path:
-    """The folder, if it is a diffusers directory that may be read, a stranger's or not."""
-    if not (folder / INDEX).exists():
-        raise BadInputError(f"{folder}: not a diffusers directory (no {INDEX})", "give a complete model folder")
+def _complete(folder: Path, need: Need) -> Path:
+    """The folder, if it holds what is needed of a diffusers directory and may be read, a stranger's or not."""
+    if need != "text":
+        check_index(folder)
     check_folder(folder)
-    for block in load_blocks(folder).folders(folder):
-        check_kind(block)
-        for name in ("unet", "vae", *PIPELINES[pipeline_name(block)]):
-            if not list(part(block, name).glob("*.safetensors")):
+    blocks = load_blocks(folder).folders(folder)
+    for block in blocks[:1] if need == "text" else blocks:
+        if need != "text":
+            check_kind(block)
+        for name in networks(block, need):
+            if not weight_files(part(block, name)):
                 raise BadInputError(
                     f"{block / name}: no safetensors weights", "only safetensors are read; convert the model"
                 )
     return folder
-
-
-def _download(repository: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    offline = os.environ.get("HF_HUB_OFFLINE") == "1"
-    fetch = partial(
-        snapshot_download,
-        repository,
-        revision=revision,
-        ignore_patterns=list(OTHER_WEIGHTS),
-        local_files_only=offline,
-    )
-    configs = Path(fetch(allow_patterns=list(WANTED)))
-    for block in load_blocks(configs).folders(configs):
-        check_kind(block)  # refused before gigabytes of weights are fetched
-    return Path(fetch(allow_patterns=[*WANTED, *WEIGHTS]))

@@ -25,6 +25,7 @@ from fglfast.generator.configs import announced, read_config
 from fglfast.generator.outline import outlined
 from fglfast.generator.parts import part
 from fglfast.generator.text import text_fingerprint
+from fglfast.generator.weights import variant
 
 MOST_TOKENS = 4096  # of a prompt
 
@@ -78,7 +79,7 @@ def _load(kind: Any, folder: Path) -> Any:
     with outlined(announced(folder), folder):
         kind(kind.config_class.from_pretrained(folder))
     with loading(folder), no_loading_bars():
-        return kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        return kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, variant=variant(folder))
 
 
 def text_positions(folder: Path) -> int:

@@ -83,6 +83,15 @@ def check_fit(merged: Merged, model: Path, shapes: Shapes) -> None:
             f"the payloads come from text encoder {merged.text_encoder[:16]}, {model.name}'s is {fingerprint[:16]}",
             f"draw with the model that they were embedded with, or embed again with --model {model.name}",
         )
+    check_rows(merged, model, shapes)
+
+
+def check_rows(merged: Merged, model: Path, shapes: Shapes) -> None:
+    """As `check_fit`, but for the text encoder, whose weights need not be there.
+
+    Raises:
+        BadInputError: the rows have another shape, or token ids that the model does not know.
+    """
     expected: tuple[int, ...]
     if merged.embeddings is not None:
         found, expected = merged.embeddings.shape[1:], (shapes.text_length, shapes.text_width)

@@ -10,7 +10,7 @@ from fglfast.base.console import Progress, note
 from fglfast.base.files import existing, usable_folder
 from fglfast.base.wording import size
 from fglfast.engine.build import Engine, seconds_per_pass
-from fglfast.generator.load import read_shapes, weights_fingerprint
+from fglfast.generator.load import model_fingerprint, read_shapes
 from fglfast.payload.merge import Merged
 from fglfast.sampler.schedule import Schedule
 from fglfast.shards.locks import locked
@@ -71,7 +71,7 @@ def check_work(merged: Merged, settings: SynthesisSettings, out: Path, model: Pa
     usable_folder(out)
     check_fit(merged, model, read_shapes(model, image_size))
     if out.is_dir() and any(out.iterdir()):
-        weights = weights_fingerprint(model)
+        weights = model_fingerprint(model)
         plan = plan_of(weights, image_size, merged, settings)
         refuse_another(out, Drawn.to_be(plan, weights, image_size, model.name, merged, settings))
 
@@ -136,12 +136,25 @@ def draw_shard(drawer: Drawer, number: int, writer: ShardWriter, progress: Progr
 def estimate(
     engine: Engine, merged: Merged, settings: SynthesisSettings, out: Path, world_size: int = 1
 ) -> dict[str, Any]:
-    """What `synthesize` would do: images, shards, bytes (see `room`) beside those that are free, and seconds."""
-    plan = plan_synthesis(engine, merged, settings)
-    left = sum(map(plan.size, plan.remaining(out)))
+    """What `synthesize` would do: as `foresee`, with the seconds that the engine takes."""
+    plan, side = plan_synthesis(engine, merged, settings), engine.manifest.key.build.image_size
     most = max(sum(map(plan.size, plan.remaining(out, rank, world_size))) for rank in range(world_size))
-    batches = -(-most // rows_together(engine))
-    side, passes = engine.manifest.key.build.image_size, Schedule.of_model(engine.model, settings.sampling).passes()
+    batches, passes = -(-most // rows_together(engine)), Schedule.of_model(engine.model, settings.sampling).passes()
+    seconds = round(batches * passes * seconds_per_pass(engine), 1)
+    return foresee(plan, engine.model, side, settings, out) | {"seconds": seconds}
+
+
+def foresee(plan: Plan, model: Path, side: int, settings: SynthesisSettings, out: Path) -> dict[str, Any]:
+    """What a plan takes by any engine: images, shards, rows of the UNet, bytes (see `room`) beside those that are free.
+
+    Args:
+        plan: what is drawn.
+        model: folder of the model; its weights need not be there.
+        side: of an image, in pixels.
+        settings: how it is sampled.
+        out: folder of the data set.
+    """
+    left = sum(map(plan.size, plan.remaining(out)))
     needed, free = room(left, side, out)
     return {
         "plan": plan.digest(),
@@ -149,9 +162,10 @@ def estimate(
         "images": plan.images,
         "images_left": left,
         "shards": plan.shards,
+        "unet_rows": left * Schedule.of_model(model, settings.sampling).passes(),
         "bytes_at_most": needed,
         "bytes_free": free,
-        "seconds": round(batches * passes * seconds_per_pass(engine), 1),
+        "seconds": None,
     }
 
 

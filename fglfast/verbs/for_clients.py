@@ -11,19 +11,20 @@ from fglfast.base.console import MOST_ROWS, emit_json, print_table, stdout
 from fglfast.base.errors import UsageError
 from fglfast.base.wording import some
 from fglfast.verbs.command import CLIENTS, LOST, tell, verb
+from fglfast.verbs.opening import asked_recipe, open_engine
 from fglfast.verbs.options import (
     Allow,
     AsJson,
-    BackendOption,
     Domain,
     ModelName,
+    OtherBackend,
     OtherModel,
+    OtherPrecision,
+    OtherSize,
     PromptLevel,
     RecipeName,
     Template,
-    open_engine,
     read_allowed,
-    read_recipe,
 )
 
 if TYPE_CHECKING:
@@ -112,7 +113,11 @@ def embed(
     budget = asked_budget(epsilon=epsilon, delta=delta, clip=clip, uploads=uploads)
     if learn and budget:
         raise UsageError("--learn adds no noise", "leave out --epsilon, or --learn")
-    dataset, folder, name = read_dataset(data), resolve_model(model), client or out.stem
+    dataset, folder, name = (
+        read_dataset(data),
+        resolve_model(model, need="all" if learn else "text"),
+        client or out.stem,
+    )
     facts: dict[str, float] = {}
     if learn:
         from fglfast.client.learn import LearnSettings
@@ -209,9 +214,11 @@ def key(
 @verb(CLIENTS, LOST)
 def probe(
     data: Annotated[str, typer.Argument(help="Private images: PATH[:SPLIT], as for embed.")],
-    recipe: RecipeName = "mini",
+    recipe: RecipeName = None,
     model: OtherModel = None,
-    backend: BackendOption = None,
+    backend: OtherBackend = None,
+    precision: OtherPrecision = None,
+    image_size: OtherSize = None,
     prompt_level: PromptLevel = "class",
     captions: Annotated[
         str | None, typer.Option(help="Captions of instance-level prompts, as for embed.", show_default="attributes")
@@ -244,7 +251,7 @@ def probe(
     from fglfast.lab.probe.probe import ProbeSettings
     from fglfast.lab.probe.probe import probe as run
 
-    dataset, settings = read_dataset(data), read_recipe(recipe)
+    dataset, settings = read_dataset(data), asked_recipe(recipe, model, backend, precision, image_size)
     asked = ProbeSettings(
         images=images,
         prompt_level=prompt_level,
@@ -253,9 +260,10 @@ def probe(
         domain=domain,
         seed=seed,
     )
-    backend = backend or ("torch" if settings.backend == "auto" else None)  # nothing to compile for a few images
+    if backend is None and settings.backend == "auto":
+        settings = settings.model_copy(update={"backend": "torch"})  # nothing to compile for a few images
     with nullcontext(engines) if engines else tempfile.TemporaryDirectory(prefix="fglfast-probe-") as folder:
-        probed = run(open_engine(recipe, model, backend, Path(folder)), settings.sampling, dataset, asked)
+        probed = run(open_engine(settings, Path(folder)), settings.sampling, dataset, asked)
     if picture:
         write_picture(probed.compared, probed.findings, picture)
     _show(probed.findings, picture, as_json)

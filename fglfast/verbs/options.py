@@ -1,28 +1,53 @@
-"""Options that several verbs have, and what they stand for: payloads, recipes, an engine."""
+"""Options that several verbs have, and what those of payloads and ranks stand for."""
 
 import glob
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from fglfast.base.console import speaker
-from fglfast.base.errors import BadInputError, UsageError
+from fglfast.base.errors import BadInputError
 from fglfast.base.ranks import Rank, find_rank, take_place
+from fglfast.engine.choices import BackendName, PrecisionName
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Engines = Annotated[
     Path, typer.Option(help="Folder of compiled engines, each under its key.", envvar="FGLFAST_ENGINES")
 ]
 ModelName = Annotated[
-    str, typer.Option(help="Text-to-image model: mini, the folder of a diffusers model, or its id on the hub.")
+    str,
+    typer.Option(
+        help="Text-to-image model: mini, the folder of a diffusers model, a checkpoint (.safetensors), or a hub id."
+    ),
 ]
-RecipeName = Annotated[str, typer.Option(help="Recipe of the engine: the name of a shipped one, or a .toml file.")]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        help="Recipe of the engine: the name of a shipped one, or a .toml file.",
+        show_default="mini, or that of the model's family",
+    ),
+]
 OtherModel = Annotated[
     str | None,
-    typer.Option(help="Model to use instead of the recipe's: a folder, or an id on the hub.", show_default=False),
+    typer.Option(
+        help="Model to use instead of the recipe's: a folder, a checkpoint (.safetensors), or a hub id.",
+        show_default=False,
+    ),
+]
+OtherPrecision = Annotated[
+    PrecisionName | None,
+    typer.Option(help="Precision of weights and arithmetic, instead of the recipe's.", show_default=False),
+]
+OtherSize = Annotated[
+    int | None,
+    typer.Option(
+        min=8,
+        max=4096,
+        help="Side in pixels of the images that are drawn, instead of the recipe's.",
+        show_default=False,
+    ),
 ]
 OtherSteps = Annotated[
     int | None, typer.Option(min=1, help="Sampling steps, instead of the recipe's.", show_default=False)
@@ -30,10 +55,10 @@ OtherSteps = Annotated[
 OtherGuidance = Annotated[
     float | None, typer.Option(min=0, help="Guidance scale, instead of the recipe's.", show_default=False)
 ]
-BackendOption = Annotated[
-    str | None,
+OtherBackend = Annotated[
+    BackendName | None,
     typer.Option(
-        help="Backend, instead of the recipe's: auto, torch, torch-compile, onnxruntime, openvino or tensorrt.",
+        help="What compiles and runs the generator, instead of the recipe's; auto takes the fastest here.",
         show_default=False,
     ),
 ]
@@ -82,66 +107,6 @@ def join_ranks(take: Callable[[Rank], None] = take_place) -> Rank:
         speaker.name, speaker.leads = str(rank), rank.number == 0
         take(rank)
     return rank
-
-
-def open_engine(
-    recipe: str,
-    model: str | None,
-    backend: str | None,
-    engines: Path,
-    batch_size: str | None = None,
-    random_weights: bool = False,
-    check: Callable[[Path, int], None] | None = None,
-) -> Any:
-    """The compiled engine of a recipe, with the changes that the command line asks for.
-
-    `check` is given the model's folder and the image size before anything is compiled: what it refuses is refused at
-    once.
-    """
-    from fglfast.engine.backends import chosen
-    from fglfast.engine.build import build_engine as build
-
-    settings = read_recipe(recipe)
-    changes = {"model": model, "backend": backend, "unet_batch": _rows(batch_size)}
-    settings = settings.model_copy(update={key: value for key, value in changes.items() if value is not None})
-    chosen(settings.backend, settings.precision)  # refused before a model is fetched
-    folder = find_model(settings, engines, random_weights)
-    if check:
-        check(folder, settings.image_size)
-    if batch_size == "auto":
-        from fglfast.engine.batch_search import search_batches
-
-        settings = search_batches(settings, folder, engines)
-    return build(settings, folder, engines)
-
-
-def _rows(batch_size: str | None) -> int | None:
-    if batch_size is None or batch_size == "auto":
-        return None
-    if not batch_size.isdecimal() or not 2 <= int(batch_size) <= 4096:
-        raise UsageError(f"--batch-size {batch_size} is neither auto nor a number from 2 to 4096", "for example 64")
-    return int(batch_size)
-
-
-def find_model(recipe: Any, engines: Path, random_weights: bool) -> Path:
-    """The model folder of a recipe, or a folder of the same architecture with random weights."""
-    if not random_weights:
-        folder: Path = recipe.model_folder()
-        return folder
-    if recipe.family is None:
-        raise UsageError(
-            "this recipe names no model family, which random weights need", "use recipe sd15, sd21-base or sdxl"
-        )
-    from fglfast.generator.families import random_model
-
-    return random_model(recipe.family, engines / f"random-{recipe.family}")
-
-
-def read_recipe(name: str) -> Any:
-    """A recipe by name or path."""
-    from fglfast.engine.recipe import find_recipe
-
-    return find_recipe(name)
 
 
 def payload_files(pattern: str) -> list[Path]:

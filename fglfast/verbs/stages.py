@@ -10,39 +10,43 @@ from fglfast.base.console import note
 from fglfast.base.errors import IncompleteError, UsageError
 from fglfast.base.wording import duration, size
 from fglfast.verbs.command import SERVER, tell, verb
+from fglfast.verbs.opening import asked_recipe, open_engine
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     Allow,
     AllowSamePrompt,
     AsJson,
-    BackendOption,
     BatchSize,
     Engines,
+    OtherBackend,
     OtherGuidance,
     OtherModel,
+    OtherPrecision,
+    OtherSize,
     OtherSteps,
     RandomWeights,
     RecipeName,
     join_ranks,
-    open_engine,
     read_payloads,
-    read_recipe,
 )
 from fglfast.verbs.run_file import PrintConfig, changed_by_file, print_settings, run_file
 
 
 @verb(SERVER)
 def build_engine(
-    recipe: RecipeName = "mini",
+    recipe: RecipeName = None,
     model: OtherModel = None,
-    backend: BackendOption = None,
+    backend: OtherBackend = None,
+    precision: OtherPrecision = None,
+    image_size: OtherSize = None,
     batch_size: BatchSize = None,
     random_weights: RandomWeights = False,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
     """Compile a generator into an engine and check it against plain PyTorch in float32; a second call finds it."""
-    engine = open_engine(recipe, model, backend, engines, batch_size, random_weights)
+    asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
+    engine = open_engine(asked, engines, batch_size, random_weights)
     parity = engine.manifest.parity
     result = {
         "key": engine.key,
@@ -64,9 +68,11 @@ def synthesize(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the data set.")],
     images_per_class: Annotated[int, typer.Option(min=1, help="Synthetic images of each class.")] = 500,
-    recipe: RecipeName = "mini",
+    recipe: RecipeName = None,
     model: OtherModel = None,
-    backend: BackendOption = None,
+    backend: OtherBackend = None,
+    precision: OtherPrecision = None,
+    image_size: OtherSize = None,
     steps: OtherSteps = None,
     guidance: OtherGuidance = None,
     batch_size: BatchSize = None,
@@ -88,7 +94,11 @@ def synthesize(
     allow: Allow = None,
     allow_same_prompt: AllowSamePrompt = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say how many images, bytes and seconds it would take, and draw nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say how many images, bytes and seconds it would take; draw and compile nothing, fetch no weights.",
+        ),
     ] = False,
     engines: Engines = DEFAULT_ENGINES,
     config: Annotated[Path | None, run_file(more=("sampling",))] = None,
@@ -104,29 +114,32 @@ def synthesize(
         return
     from fglfast.payload.merge import check_prompts
     from fglfast.synthesis import synthesize as stage
+    from fglfast.synthesis.foresight import foreseen
     from fglfast.synthesis.settings import SynthesisSettings
 
     merged = read_payloads(embeddings, allow)
     check_prompts(merged, allow_same_prompt, "--allow-same-prompt")
+    asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
     settings = SynthesisSettings(
         images_per_class=images_per_class,
         seed=seed,
         shard_size=shard_size,
         image_format=image_format,
-        sampling=changed_by_file(read_recipe(recipe).sampling, "sampling").changed(steps, guidance),
+        sampling=changed_by_file(asked.sampling, "sampling").changed(steps, guidance),
         max_share_per_client=max_share_per_client,
     )
     if print_config:
-        options = {"recipe": recipe, "model": model, "backend": backend, "batch_size": batch_size, "format": format}
-        print_settings(settings, **options, allow_same_prompt=allow_same_prompt)
+        options = {"recipe": recipe, "model": model, "backend": backend, "precision": precision, "format": format}
+        options |= {"image_size": image_size, "batch_size": batch_size, "allow_same_prompt": allow_same_prompt}
+        print_settings(settings, **options)
         return
-    check = partial(stage.check_work, merged, settings, out)
-    engine = open_engine(recipe, model, backend, engines, batch_size, check=check)
     if dry_run:
-        planned = stage.estimate(engine, merged, settings, out, rank.world_size)
+        planned = foreseen(asked, merged, settings, out, engines, rank.world_size)
         stage.note_room(planned["bytes_at_most"], planned["bytes_free"], out)
         tell(planned, as_json, _planned(planned))
         return
+    check = partial(stage.check_work, merged, settings, out)
+    engine = open_engine(asked, engines, batch_size, check=check)
     done = stage.synthesize(engine, merged, settings, out, rank.number, rank.world_size)
     if format != "shards":
         _unpack(format, out, merged.class_names, done)
@@ -159,13 +172,15 @@ def synthesize(
 
 def _planned(planned: dict[str, Any]) -> str:
     """What a dry run found, a line each."""
+    seconds = planned["seconds"]
     lines = {
-        "plan": planned["plan"],
+        "plan": planned["plan"] or "not known until the model's weights are here",
         "classes": f"{planned['classes']:,}",
         "images": f"{planned['images']:,}, {planned['images_left']:,} of them to be drawn",
         "shards": f"{planned['shards']:,}",
+        "work": f"{planned['unet_rows']:,} rows of the UNet",
         "disk": f"{size(planned['bytes_at_most'])} at most, {size(planned['bytes_free'])} are free",
-        "time": f"about {duration(planned['seconds'])}",
+        "time": "not known until the engine is built" if seconds is None else f"about {duration(seconds)}",
     }
     return "\n".join(f"{name}: {words}" for name, words in lines.items())
 
@@ -195,9 +210,11 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Draw damaged and missing shards again, byte for byte; needs --embeddings.")
     ] = False,
-    recipe: RecipeName = "mini",
+    recipe: RecipeName = None,
     model: OtherModel = None,
-    backend: BackendOption = None,
+    backend: OtherBackend = None,
+    precision: OtherPrecision = None,
+    image_size: OtherSize = None,
     batch_size: BatchSize = None,
     allow: Allow = None,
     engines: Engines = DEFAULT_ENGINES,
@@ -222,7 +239,8 @@ def verify(
     bad = {shard_name(shard.number): shard.problem for shard in checked if shard.problem}
     mended = bool(repair and merged and bad)
     if merged and mended:
-        engine = open_engine(recipe, model, backend, engines, batch_size, check=partial(mending.check_model, data))
+        asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
+        engine = open_engine(asked, engines, batch_size, check=partial(mending.check_model, data))
         mending.repair(engine, merged, data, checked)
     result = {
         "folder": str(data),

@@ -14,6 +14,7 @@ from fglfast.base.errors import MissingExtraError, UsageError
 from fglfast.training.settings import TrainSettings, check_arch
 from fglfast.verbs.command import LOST, MACHINE, SERVER, tell, verb
 from fglfast.verbs.documented import option
+from fglfast.verbs.opening import asked_recipe, find_model, open_engine
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     Allow,
@@ -22,13 +23,12 @@ from fglfast.verbs.options import (
     Engines,
     OtherGuidance,
     OtherModel,
+    OtherPrecision,
+    OtherSize,
     OtherSteps,
     RandomWeights,
     RecipeName,
-    find_model,
-    open_engine,
     read_payloads,
-    read_recipe,
 )
 
 STEPS, GUIDANCE, INTERVALS, IMAGES_PER_CLASS = ["6,12"], ["1,1.5"], ["0:1,0.2:0.8"], ["150,300"]  # what tune tries
@@ -36,7 +36,7 @@ STEPS, GUIDANCE, INTERVALS, IMAGES_PER_CLASS = ["6,12"], ["1,1.5"], ["0:1,0.2:0.
 
 @verb(MACHINE)
 def bench(
-    recipe: RecipeName = "mini",
+    recipe: RecipeName = None,
     model: OtherModel = None,
     backend: Annotated[
         list[str] | None,
@@ -45,6 +45,8 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    precision: OtherPrecision = None,
+    image_size: OtherSize = None,
     batch_size: Annotated[
         int | None, typer.Option(min=2, help="How many images are drawn together.", show_default=False)
     ] = None,
@@ -72,9 +74,8 @@ def bench(
 
     for file in filter(None, (out, report)):
         usable_file(file)
-    settings = read_recipe(recipe)
-    sampling = settings.sampling.changed(steps, guidance)
-    settings = settings.model_copy(update={"model": model or settings.model, "sampling": sampling})
+    settings = asked_recipe(recipe, model, precision=precision, image_size=image_size)
+    settings = settings.model_copy(update={"sampling": settings.sampling.changed(steps, guidance)})
     recipes = contenders(settings, backend or (), batch_size)
     asked = BenchSettings(rounds=rounds, longest_round=longest_round, arch=arch)
     record = run(recipes, find_model(settings, engines, random_weights), engines, asked)
@@ -99,8 +100,10 @@ def tune(
     ],
     budget: Annotated[float, typer.Option(help="Seconds of synthesis and training that the chosen recipe may take.")],
     out: Annotated[Path, typer.Option(help="Folder of all candidates, the page and the chosen recipe.")],
-    recipe: RecipeName = "mini",
+    recipe: RecipeName = None,
     model: OtherModel = None,
+    precision: OtherPrecision = None,
+    drawn_size: OtherSize = None,
     steps: Annotated[
         list[str], typer.Option(help="Numbers of sampling steps to try, repeated or with commas.")
     ] = STEPS,
@@ -141,14 +144,13 @@ def tune(
     grid = Grid.parse(steps, guidance, interval, images_per_class)
     check_arch(arch)
     train = TrainSettings(arch=arch, epochs=epochs, image_size=image_size, seed=seed)
-    asked, settings = TuneSettings(grid=grid, budget=budget, train=train), read_recipe(recipe)
+    asked = TuneSettings(grid=grid, budget=budget, train=train)
     merged = read_payloads(embeddings, allow)
     check_prompts(merged, allow_same_prompt, "--allow-same-prompt")
     judges = read_dataset(validation)
     check_input(merged, judges, asked)
-    settings = settings.model_copy(update={"model": model or settings.model})
-    check = partial(check_work, merged, judges, settings, asked, out)
-    engine = open_engine(recipe, model, None, engines, check=check)
+    settings = asked_recipe(recipe, model, precision=precision, image_size=drawn_size)
+    engine = open_engine(settings, engines, check=partial(check_work, merged, judges, settings, asked, out))
     tuned = run(engine, merged, judges, settings, asked, out)
     winner = ["fglfast", "synthesize", "--recipe", str(out / "recipe.toml"), "--embeddings", embeddings]
     winner += ["--allow", str(allow)] if allow else []

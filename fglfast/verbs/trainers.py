@@ -9,6 +9,7 @@ import typer
 
 from fglfast.base.errors import UsageError
 from fglfast.verbs.command import GENERATORS, renamed, tell, verb
+from fglfast.verbs.opening import asked_recipe, open_engine
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     Allow,
@@ -16,10 +17,10 @@ from fglfast.verbs.options import (
     Engines,
     OtherGuidance,
     OtherModel,
+    OtherPrecision,
+    OtherSize,
     RecipeName,
-    open_engine,
     read_payloads,
-    read_recipe,
 )
 
 
@@ -57,8 +58,10 @@ def distill(
         str, typer.Option(help="Payload files whose prompts the student is made for; a quoted pattern.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of pairs, checkpoints, the student's model and its recipe.")],
-    recipe: RecipeName = "mini",
+    recipe: RecipeName = None,
     teacher: OtherModel = None,
+    precision: OtherPrecision = None,
+    image_size: OtherSize = None,
     method: Annotated[
         Literal["reflow", "rectified-diffusion", "mdt"],
         typer.Option(
@@ -94,7 +97,7 @@ def distill(
     from fglfast.distill.distill import FIT, DistillSettings, check_work
     from fglfast.distill.distill import distill as run
 
-    asked = read_recipe(recipe)
+    asked = asked_recipe(recipe, teacher, precision=precision, image_size=image_size)
     settings = DistillSettings(
         method=method,
         steps=steps,
@@ -106,7 +109,7 @@ def distill(
     )
     merged = read_payloads(embeddings, allow)
     with sole(out):
-        engine = open_engine(recipe, teacher, None, engines, check=partial(check_work, settings, merged, out))
+        engine = open_engine(asked, engines, check=partial(check_work, settings, merged, out))
         written, found = run(engine, merged, asked, settings, out)
     cost = f"pairs {found.cost.pairs:.0f} s, " if found.cost.pairs is not None else ""
     cost += f"training {found.cost.training:.0f} s"
@@ -121,8 +124,10 @@ def place_steps(
         str, typer.Option(help="Payload files whose prompts the trajectories follow; a quoted pattern.")
     ],
     out: Annotated[Path, typer.Option(help="File of the recipe to write (.toml).")],
-    recipe: RecipeName = "mini",
+    recipe: RecipeName = None,
     model: OtherModel = None,
+    precision: OtherPrecision = None,
+    image_size: OtherSize = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps to place.")] = 4,
     grid: Annotated[int, typer.Option(min=2, help="Equal steps of each fine trajectory that they are placed on.")] = 60,
     trajectories: Annotated[int, typer.Option(min=1, help="How many fine trajectories are drawn.")] = 64,
@@ -138,16 +143,14 @@ def place_steps(
 
     usable_file(out)
     merged = read_payloads(embeddings, allow)
-    settings = read_recipe(recipe)
+    asked = asked_recipe(recipe, model, precision=precision, image_size=image_size)
 
     def check(folder: Path, image_size: int) -> None:
         check_fit(merged, folder, read_shapes(folder, image_size))
 
-    engine = open_engine(recipe, model, None, engines, check=check)
-    placed = place(engine, merged, settings, steps, grid, trajectories)
+    placed = place(open_engine(asked, engines, check=check), merged, asked, steps, grid, trajectories)
     changes = {"scheduler": "flow-euler", "steps": steps, "timesteps": placed.timesteps}
-    sampling = settings.sampling.model_copy(update=changes)
-    changed = settings.model_copy(update={"model": model or settings.model, "sampling": sampling})
+    changed = asked.model_copy(update={"sampling": asked.sampling.model_copy(update=changes)})
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, changed.to_toml())
     result = {"recipe": str(out), **placed.model_dump(mode="json")}

@@ -1,0 +1,96 @@
+"""What verbs open by their options: the recipe that is asked for, its model, its engine."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fglfast.base.config import first_problem
+from fglfast.base.errors import UsageError
+
+
+def asked_recipe(
+    name: str | None,
+    model: str | None = None,
+    backend: str | None = None,
+    precision: str | None = None,
+    image_size: int | None = None,
+    batch_size: str | None = None,
+) -> Any:
+    """The recipe that a command line asks for, with its changes: `mini`, or that of the model's family, unless named.
+
+    Args:
+        name: of a shipped recipe, or its path.
+        model: in the place of the recipe's.
+        backend: likewise.
+        precision: likewise.
+        image_size: likewise, in pixels.
+        batch_size: likewise, of the UNet; "auto" is for `open_engine`.
+
+    Raises:
+        UsageError: a value is out of range.
+        BadInputError: there is no such recipe or model.
+    """
+    from fglfast.engine.family import recipe_for
+    from fglfast.engine.recipe import Recipe, find_recipe
+
+    if model and name is None:
+        recipe = recipe_for(model)
+    else:
+        recipe = find_recipe(name or "mini")
+        recipe = recipe.of_model(model) if model else recipe
+    asked = {"backend": backend, "precision": precision, "image_size": image_size, "unet_batch": _rows(batch_size)}
+    changes = {key: value for key, value in asked.items() if value is not None}
+    try:
+        return Recipe.model_validate(recipe.model_dump() | changes)
+    except ValidationError as error:
+        raise UsageError(first_problem(error), "see --help for what it may be") from error
+
+
+def _rows(batch_size: str | None) -> int | None:
+    if batch_size is None or batch_size == "auto":
+        return None
+    if not batch_size.isdecimal() or not 2 <= int(batch_size) <= 4096:
+        raise UsageError(f"--batch-size {batch_size} is neither auto nor a number from 2 to 4096", "for example 64")
+    return int(batch_size)
+
+
+def open_engine(
+    recipe: Any,
+    engines: Path,
+    batch_size: str | None = None,
+    random_weights: bool = False,
+    check: Callable[[Path, int], None] | None = None,
+) -> Any:
+    """The compiled engine of a recipe.
+
+    `check` is given the model's folder and the image size before anything is compiled: what it refuses is refused at
+    once.
+    """
+    from fglfast.engine.backends import chosen
+    from fglfast.engine.build import build_engine as build
+
+    chosen(recipe.backend, recipe.precision)  # refused before a model is fetched
+    folder = find_model(recipe, engines, random_weights)
+    if check:
+        check(folder, recipe.image_size)
+    if batch_size == "auto":
+        from fglfast.engine.batch_search import search_batches
+
+        recipe = search_batches(recipe, folder, engines)
+    return build(recipe, folder, engines)
+
+
+def find_model(recipe: Any, engines: Path, random_weights: bool) -> Path:
+    """The model folder of a recipe, or a folder of the same architecture with random weights."""
+    if not random_weights:
+        folder: Path = recipe.model_folder()
+        return folder
+    if recipe.family is None:
+        raise UsageError(
+            "this recipe names no model family, which random weights need", "use recipe sd15, sd21-base, sd21 or sdxl"
+        )
+    from fglfast.generator.families import random_model
+
+    return random_model(recipe.family, engines / f"random-{recipe.family}")
