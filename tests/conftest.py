@@ -1,6 +1,7 @@
 """Shared fixtures: a random small model, payloads, an engine."""
 
 import os
+import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported: workers share the cores
 
@@ -60,6 +61,21 @@ def _save_random_mini(folder):
     (folder / "prompts.json").write_text(
         '{"class_level": "{label}", "instance_level": "{label}, {caption}", "negative": ""}'
     )
+
+
+@pytest.fixture
+def hub(random_mini, tmp_path, monkeypatch):
+    """A hub that has the random small model as `someone/something`, and more files in it than any run needs."""
+    from fake_hub import NAME, FakeHub
+
+    folder = tmp_path / "hub" / NAME
+    shutil.copytree(random_mini, folder)
+    for name in ("unet/diffusion_pytorch_model.fp16", "vae/diffusion_pytorch_model.non_ema", "text_encoder/model.fp16"):
+        (folder / f"{name}.safetensors").write_bytes(b"")
+    for name in ("unet/diffusion_pytorch_model.bin", "safety_checker/model.safetensors", "model.safetensors"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+    return FakeHub(tmp_path / "hub", tmp_path / "cache").install(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,12 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from fglfast.base.config import Settings
-from fglfast.base.errors import BadInputError
+from fglfast.base.config import Settings, first_problem
+from fglfast.base.errors import BadInputError, UsageError
 from fglfast.engine.choices import BackendName, PrecisionName
 from fglfast.generator.kinds import Need
 from fglfast.generator.text import resolve_model
@@ -64,6 +64,18 @@ class Recipe(Settings):
     def of_model(self, model: str) -> "Recipe":
         """The same with another model, whose revision and mirror are its own."""
         return self.model_copy(update={"model": model, "revision": None, "mirror": None})
+
+    def changed(self, **asked: Any) -> "Recipe":
+        """The same with what is asked for, where that is not None.
+
+        Raises:
+            UsageError: a value is out of range.
+        """
+        changes = {key: value for key, value in asked.items() if value is not None}
+        try:
+            return Recipe.model_validate(self.model_dump() | changes)
+        except ValidationError as error:
+            raise UsageError(first_problem(error), "mend that value") from error
 
     def model_folder(self, need: Need = "all") -> Path:
         """Where the model is, fetched if need be, with its adapter if it has one.

@@ -123,9 +123,11 @@ def _convert(path: Path, known: Known, words: tuple[Path, ...], scheduler: Path,
         solver = _solver(scheduler, known)
         side = known.side if solver.config.prediction_type == known.prediction else BASE_SIDE
         write_configs(known.family, configs, padded_with(_tokenizer(words), known.padding), solver, side)
-        dtype = HALVES.get(read_header(path)[UNET]["dtype"], torch.float32)
         kind: Any = getattr(diffusers, known.pipeline)
-        pipeline = kind.from_single_file(str(path), config=str(configs), local_files_only=True, torch_dtype=dtype)
+        pipeline = kind.from_single_file(str(path), config=str(configs), local_files_only=True)
+        header = read_header(path)
+        for network, tensor in ((pipeline.unet, UNET), (pipeline.vae, VAE)):
+            network.to(HALVES.get(header[tensor]["dtype"], torch.float32))  # as they were saved
         pipeline.save_pretrained(unfinished)
         shutil.rmtree(configs)
         check_kind(unfinished)

@@ -91,6 +91,7 @@ def random_model(family: Family, folder: Path, narrow: bool = False, seed: int =
         return folder
     torch.manual_seed(seed)
     parts = _networks(family, build_tokenizer(["a photograph"], TOKENS), narrow)
+    parts["scheduler"] = DPMSolverMultistepScheduler(**NOISE, steps_offset=1)
     for name in ("unet", "vae"):
         parts[name].half()
     with finished_folder(folder) as unfinished:
@@ -121,7 +122,7 @@ def write_configs(family: Family, folder: Path, tokenizer: CLIPTokenizer, schedu
 
 
 def _networks(family: Family, tokenizer: CLIPTokenizer, narrow: bool = False, sizes: Sizes | None = None) -> Sizes:
-    """The parts of a family's pipeline, by name."""
+    """The parts of a family's pipeline by name, but for its scheduler."""
     unet = UNETS[family] | (UNET_NARROW[family] if narrow else {}) | (sizes or {})
     texts = [(NARROW_TEXT, 2, 4, act) for *_, act in TEXTS[family]] if narrow else TEXTS[family]
     parts: dict[str, Any] = {
@@ -129,7 +130,6 @@ def _networks(family: Family, tokenizer: CLIPTokenizer, narrow: bool = False, si
         "vae": _vae(family, narrow, 8 * unet["sample_size"]),
         "text_encoder": CLIPTextModel(_text_config(texts[0], tokenizer)),
         "tokenizer": tokenizer,
-        "scheduler": DPMSolverMultistepScheduler(**NOISE, steps_offset=1),
         "feature_extractor": None,
     }
     if family == "sdxl":

@@ -11,7 +11,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.generator.blocks import load_blocks
 from fglfast.generator.configs import check_folder, read_config, read_optional
 from fglfast.generator.hub import fetch_model
-from fglfast.generator.kinds import Need, check_index, check_kind, networks
+from fglfast.generator.kinds import INDEX, Need, check_index, check_kind, networks
 from fglfast.generator.parts import BUNDLED, bundled, is_bundled, part
 from fglfast.generator.weights import counted_files, weight_files
 from fglfast.images.decoding import MOST_SIDE
@@ -164,7 +164,7 @@ def native_image_size(folder: Path) -> int:
 
 def _complete(folder: Path, need: Need) -> Path:
     """The folder, if it holds what is needed of a diffusers directory and may be read, a stranger's or not."""
-    if need != "text":
+    if need != "text" or (folder / INDEX).exists():
         check_index(folder)
     check_folder(folder)
     blocks = load_blocks(folder).folders(folder)

@@ -46,7 +46,7 @@ def one_shot(merged: Merged, asked: OneShot, seed: int, folder: Path, engines: P
     Raises:
         FglError: a stage failed.
     """
-    recipe = find_recipe(asked.recipe)
+    recipe = find_recipe(asked.recipe).changed(precision=asked.precision, image_size=asked.drawn_size)
     engine = stages.run(
         "engine",
         f"{recipe.model} on {recipe.backend}",

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from fglfast.base.config import Settings
+from fglfast.engine.choices import PrecisionName
 from fglfast.training.settings import TrainSettings
 
 
@@ -12,7 +13,9 @@ class OneShot(Settings):
     """What a server does with its clients' prompts.
 
     Attributes:
-        recipe: the generator's recipe.
+        recipe: the generator's recipe: the name of a shipped one, or a .toml file.
+        precision: of the generator's weights and arithmetic, instead of the recipe's.
+        drawn_size: side in pixels of the images that are drawn, instead of the recipe's.
         images_per_class: synthetic images of each class.
         max_share_per_client: of those, where several clients hold the class; 1 takes their counts as they are.
         allow_same_prompt: whether classes may send the same prompt, and be drawn alike but for their label.
@@ -20,6 +23,8 @@ class OneShot(Settings):
     """
 
     recipe: str = "mini-few"
+    precision: PrecisionName | None = None
+    drawn_size: int | None = Field(None, ge=8, le=4096)
     images_per_class: int = Field(300, ge=1)
     max_share_per_client: float = Field(1.0, gt=0, le=1)
     allow_same_prompt: bool = False

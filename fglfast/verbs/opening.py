@@ -4,9 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from fglfast.base.config import first_problem
 from fglfast.base.errors import UsageError
 
 
@@ -33,19 +30,14 @@ def asked_recipe(
         BadInputError: there is no such recipe or model.
     """
     from fglfast.engine.family import recipe_for
-    from fglfast.engine.recipe import Recipe, find_recipe
+    from fglfast.engine.recipe import find_recipe
 
     if model and name is None:
         recipe = recipe_for(model)
     else:
         recipe = find_recipe(name or "mini")
         recipe = recipe.of_model(model) if model else recipe
-    asked = {"backend": backend, "precision": precision, "image_size": image_size, "unet_batch": _rows(batch_size)}
-    changes = {key: value for key, value in asked.items() if value is not None}
-    try:
-        return Recipe.model_validate(recipe.model_dump() | changes)
-    except ValidationError as error:
-        raise UsageError(first_problem(error), "see --help for what it may be") from error
+    return recipe.changed(backend=backend, precision=precision, image_size=image_size, unet_batch=_rows(batch_size))
 
 
 def _rows(batch_size: str | None) -> int | None:

@@ -12,7 +12,16 @@ from fglfast.shards.description import FACTS
 from fglfast.training.settings import TrainSettings, check_arch
 from fglfast.verbs.command import LOST, RUNS, needing_flower, tell, verb
 from fglfast.verbs.documented import checked, option
-from fglfast.verbs.options import DEFAULT_ENGINES, AllowSamePrompt, AsJson, Engines, ModelName, PromptLevel, RecipeName
+from fglfast.verbs.options import (
+    DEFAULT_ENGINES,
+    AllowSamePrompt,
+    AsJson,
+    Engines,
+    ModelName,
+    OtherPrecision,
+    OtherSize,
+    PromptLevel,
+)
 
 DEMO = Demo()
 
@@ -27,7 +36,9 @@ def demo(
     clients: Annotated[int, option(Demo, "clients")] = DEMO.clients,
     beta: Annotated[float, option(Demo, "beta")] = DEMO.beta,
     prompt_level: PromptLevel = DEMO.prompt_level,
-    recipe: RecipeName = DEMO.recipe,
+    recipe: Annotated[str, option(OneShot, "recipe")] = DEMO.recipe,
+    precision: OtherPrecision = DEMO.precision,
+    drawn_size: OtherSize = DEMO.drawn_size,
     images_per_class: Annotated[int, option(OneShot, "images_per_class")] = DEMO.images_per_class,
     arch: Annotated[str, option(TrainSettings, "arch")] = DEMO.train.arch,
     epochs: Annotated[int, option(TrainSettings, "epochs")] = DEMO.train.epochs,
@@ -50,6 +61,8 @@ def demo(
         beta=beta,
         prompt_level=prompt_level,
         recipe=recipe,
+        precision=precision,
+        drawn_size=drawn_size,
         images_per_class=images_per_class,
         train=checked(TrainSettings, arch=arch, epochs=epochs, image_size=image_size),
         seed=seed,

@@ -195,8 +195,8 @@ MUCH = (
     "\n".join(f"[a{number}]" for number in range(7000)),
 )
 KNOWN = {
-    *("model", "revision", "mirror", "family", "backend", "precision", "image_size", "unet_batch", "vae_batch"),
-    "sampling",
+    *("model", "revision", "mirror", "lora", "lora_weight", "family", "backend", "precision"),
+    *("image_size", "unet_batch", "vae_batch", "sampling"),
 }
 KNOWN_SAMPLING = {"steps", "scheduler", "spacing", "timesteps", "guidance_scale", "guidance_interval"}
 

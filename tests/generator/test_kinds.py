@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 from typer.testing import CliRunner
 
@@ -128,19 +127,3 @@ def test_each_verb_that_opens_a_model_ends_at_once_with_status_4(verb, arguments
     ended = CliRunner().invoke(app, [verb, *arguments[verb]])
     assert ended.exit_code == 4, ended.output
     assert "time_cond_proj_dim" in ended.output.replace("\n", "") and not list(tmp_path.glob("engines/*"))
-
-
-def test_a_model_of_the_hub_is_refused_before_its_weights_are_fetched(copy, monkeypatch):
-    fetched = []
-
-    def download(repository, allow_patterns, **_):
-        fetched.append([pattern for pattern in allow_patterns if pattern.endswith("safetensors")])
-        return str(copy)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert resolve_model("someone/something") == copy and len(fetched) == 2 and not fetched[0] and fetched[1]
-    change(copy, "", _class_name="FluxPipeline")
-    fetched.clear()
-    with pytest.raises(BadInputError, match="FluxPipeline"):
-        resolve_model("someone/something")
-    assert fetched == [[]]
