@@ -3,7 +3,6 @@
 import ast
 import re
 import shlex
-import subprocess
 import tomllib
 from pathlib import Path
 
@@ -144,14 +143,6 @@ def test_settings_that_a_guide_shows_are_accepted(tmp_path):
         SETTINGS[name].from_toml(tmp_path / name)
     for block in [block for page in [README, *GUIDES] for block in blocks(page, "json")]:
         assert Prompts.model_validate_json(block).of("sketch").negative == "colours, photograph"
-
-
-def test_the_readmes_recipe_for_a_gpu_computes_in_bfloat16(tmp_path):
-    line = next(line for line in blocks(README, "bash")[-1].splitlines() if line.startswith("sed "))
-    (tmp_path / "engines").symlink_to(ROOT / "engines")
-    subprocess.run(line, shell=True, check=True, cwd=tmp_path)
-    recipe = Recipe.from_toml(tmp_path / "sd15-bf16.toml")
-    assert (recipe.precision, recipe.family) == ("bfloat16", "sd15")
 
 
 def test_a_guide_explains_every_key_of_a_recipe_and_every_exit_code():

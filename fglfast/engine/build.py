@@ -1,6 +1,5 @@
 """Build, cache and open engines: the engine of a recipe, of whatever blocks its model has."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 

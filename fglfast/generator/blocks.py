@@ -1,4 +1,4 @@
-"""Models that share time between them, as one: blockwise flow matching (arXiv 2510.21167).
+"""Several networks that divide the timesteps between them, as one model: blockwise flow matching (arXiv 2510.21167).
 
 A blockwise model is a model folder with a `blocks.json` and further model folders in it, each of which brings a UNet.
 All else takes each block for a model of its own.
@@ -34,7 +34,7 @@ class Blocks(Settings):
         return self
 
     def folders(self, model: Path) -> tuple[Path, ...]:
-        """The blocks of a model by time: first itself, which sees the noise; most models have no other."""
+        """Folders of a model's blocks by time; the first, its own, sees the most noise. Most models have no other."""
         later = (model / BLOCK.replace("*", str(number + 2)) for number in range(len(self.boundaries)))
         return (model, *later)
 
@@ -46,7 +46,7 @@ class Blocks(Settings):
 
 
 def load_blocks(model: Path) -> Blocks:
-    """How a model shares time.
+    """How a model divides the timesteps between its blocks.
 
     Raises:
         BadInputError: its `blocks.json` cannot be used.

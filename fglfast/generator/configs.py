@@ -1,4 +1,4 @@
-"""A stranger's model folder before anything is built of it: its links, its configs, how large its weights are.
+"""Checks of a stranger's model folder before any network is built: its links, its configs, the size of its weights.
 
 Loads no network, and knows no architecture.
 """
@@ -44,9 +44,9 @@ def check_folder(folder: Path) -> None:
     home = folder.parents[1] if folder.absolute().parent.name == "snapshots" else folder
     for path in folder.rglob("*"):
         if leads_out(path, home):
-            raise BadInputError(f"{path}: a link out of the model's folder", HINT)
+            raise BadInputError(f"{path}: a link that leads out of the model's folder", HINT)
         if path.name == ADAPTER:
-            raise BadInputError(f"{path}: adapters are not read", HINT)
+            raise BadInputError(f"{path}: adapters inside a model folder are not read", HINT)
         if path.name.endswith(".safetensors.index.json"):
             _check_index(path)
         elif path.name == "config.json":
@@ -54,7 +54,7 @@ def check_folder(folder: Path) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a config: JSON with infinities, as diffusers writes it, and no number that only harm could want.
+    """Read a config: JSON with infinities, as diffusers writes it; numbers that would only do harm are refused.
 
     Raises:
         BadInputError: it cannot be read, has a number beyond `LARGEST`, or asks for code from elsewhere.
@@ -72,10 +72,10 @@ def check_config(config: dict[str, Any], what: str) -> None:
     """
     for key in CODE:
         if config.get(key) is not None:
-            raise BadInputError(f"{what}: {key} asks for code from elsewhere, none is run", HINT)
+            raise BadInputError(f"{what}: {key} asks for code from elsewhere, and none is run", HINT)
     for number in _numbers(config):
         if math.isfinite(number) and abs(number) > LARGEST:
-            raise BadInputError(f"{what}: a number beyond {LARGEST}", HINT)
+            raise BadInputError(f"{what}: holds a number beyond {LARGEST}", HINT)
 
 
 def announced(folder: Path) -> Announced:
@@ -112,7 +112,7 @@ def _check_index(path: Path) -> None:
     if not isinstance(names, dict) or not all(
         isinstance(name, str) and Path(name).name == name for name in names.values()
     ):
-        raise BadInputError(f"{path}: weight_map names what is no file beside it", HINT)
+        raise BadInputError(f"{path}: weight_map names something that is not a file beside it", HINT)
 
 
 def _object(path: Path, most: int, most_keys: int) -> dict[str, Any]:
@@ -146,4 +146,4 @@ def read_optional(path: Path, kind: type[S]) -> S:
     try:
         return checked_json(kind, read_bytes(path, MOST_OWN_BYTES))
     except ValueError as error:
-        raise BadInputError(f"{path}: {error}", "mend the key it names") from error
+        raise BadInputError(f"{path}: {error}", "correct the key that it names") from error

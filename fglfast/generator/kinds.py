@@ -85,7 +85,7 @@ def _check_unet(path: Path, pipeline: str, channels: int, width: int) -> None:
     _require(added == usual, path, "addition_embed_type", added, f"and {pipeline} has {usual}")
     for key in ("in_channels", "out_channels"):
         found = config.get(key, 4)
-        _require(found == channels, path, key, found, f"and vae has latent_channels {channels}")
+        _require(found == channels, path, key, found, f"and the VAE has latent_channels {channels}")
     found = config.get("cross_attention_dim", 1280)
     _require(found == width, path, "cross_attention_dim", found, f"and the text has {width} channels")
 
@@ -104,7 +104,9 @@ def _check_vae(path: Path) -> dict[str, Any]:
         found = config.get(key)
         numbers = isinstance(found, list) and len(found) == channels and all(map(_is_number, found))
         _require(found is None or numbers, path, key, found, f"not a number for each of {channels} channels")
-    _require(0 not in (config.get("latents_std") or ()), path, "latents_std", config.get("latents_std"), "with a 0")
+    _require(
+        0 not in (config.get("latents_std") or ()), path, "latents_std", config.get("latents_std"), "and none may be 0"
+    )
     return config
 
 

@@ -145,12 +145,12 @@ def pooled_width(unet: UNet2DConditionModel) -> int:
 
 
 def vae_factor(vae: AutoencoderKL) -> int:
-    """Pixels a latent's side."""
+    """Pixels of an image for each latent, along a side."""
     return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
 def split_unet(unet: UNet2DConditionModel, vae: AutoencoderKL) -> tuple[UNetPart, TextProjection]:
-    """What of a UNet runs once a step, and what once a prompt; it is changed in place."""
+    """Split a UNet, in place, into what runs once a step and what runs once a prompt."""
     if unet.config.addition_embed_type != "text_time":
         return UNetPart(unet), take_projection(unet)
     part = XLUNetPart(unet, vae_factor(vae))

@@ -40,7 +40,9 @@ def outlined(weights: Announced, what: str | PathLike[str]) -> Iterator[None]:
         for name, amount in amounts.items():
             left[name] -= amount
             if left[name] < 0:
-                raise BadInputError(f"{what}: describes a network of more {name} than its weights fill", HINT)
+                raise BadInputError(
+                    f"{what}: its config describes a network with more {name} than its weights fill", HINT
+                )
 
     def tensor(owner: Any, name: str, value: Any) -> None:
         take(tensors=1, elements=0 if value is None else value.numel())

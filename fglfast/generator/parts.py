@@ -1,4 +1,4 @@
-"""Where a model folder's parts lie: its own, but for two that bring a network alone and share all else.
+"""Where a model's parts lie: in its own folder, but for two kinds of model that bring a network and share the rest.
 
 The bundled student shares its teacher's, a block of a blockwise model those of the folder it lies in.
 """
@@ -30,7 +30,7 @@ def is_bundled(folder: Path) -> bool:
 
 
 def places(model: Path) -> tuple[Path, ...]:
-    """The folders that a model's parts lie in: its own, and after it the one that it shares parts of."""
+    """The folders that a model's parts lie in: its own, then the one whose parts it shares."""
     if is_bundled(model):
         return (model, bundled(BUNDLED[0]))
     return (model, model.parent) if is_block(model) else (model,)
@@ -42,5 +42,5 @@ def is_block(folder: Path) -> bool:
 
 
 def part(model: Path, name: str) -> Path:
-    """A folder or file of a model, such as `vae` or `prompts.json`; in its own folder if nowhere."""
+    """A folder or file of a model, such as `vae` or `prompts.json`; where it would be, if it is nowhere."""
     return next((folder / name for folder in places(model) if (folder / name).exists()), model / name)

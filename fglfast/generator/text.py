@@ -100,7 +100,7 @@ def resolve_model(name: str, revision: str | None = None, mirror: str | None = N
 
 
 def taught_by(folder: Path) -> str:
-    """What a reader of its results has to know a generator learned from; empty where nothing is known."""
+    """What a reader of results has to be told of the images a generator learned from; empty where nothing is known."""
     return BUNDLED_BY if is_bundled(folder) else ""
 
 
@@ -158,7 +158,10 @@ def native_image_size(folder: Path) -> int:
     if isinstance(side, int) and isinstance(channels, list) and 1 <= len(channels) <= MOST_BLOCKS:
         size = side * 2 ** (len(channels) - 1)
     if not 1 <= size <= MOST_SIDE:
-        raise BadInputError(f"{folder}: its configs name no usual size of image", "use a complete diffusers directory")
+        raise BadInputError(
+            f"{folder}: its configs do not say on which size of image it was trained",
+            "use a complete diffusers directory",
+        )
     return size
 
 

@@ -128,7 +128,7 @@ class TextEncoder:
         return cls(load_tokenizer(folder), load_text_part(folder), text_fingerprint(folder))
 
     def fit(self, prompts: Sequence[str]) -> list[str]:
-        """Prompts as far as they are encoded; see `fitting`."""
+        """Prompts as they are encoded, the long ones shortened; see `fitting`."""
         return fitting(self.tokenizer, prompts)
 
     def tokenize(self, prompts: Sequence[str]) -> NDArray[np.int32]:

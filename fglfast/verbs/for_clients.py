@@ -99,7 +99,9 @@ def embed(
     if captions is not None and prompt_level == "class":
         raise UsageError("class-level prompts have no captions", "add --prompt-level instance")
     if learn and prompt_level == "instance":
-        raise UsageError("--learn makes one embedding a class, none an image", "leave out --prompt-level instance")
+        raise UsageError(
+            "--learn makes one embedding for each class, not for each image", "leave out --prompt-level instance"
+        )
     from fglfast.base.files import usable_file
     from fglfast.client.captions import ATTRIBUTES
     from fglfast.client.embed import embed as embed_dataset

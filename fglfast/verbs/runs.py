@@ -218,7 +218,9 @@ def audit(
         Path | None, typer.Option(help="Payload of the client that holds the --members.", show_default=False)
     ] = None,
     generator: ModelName = "mini",
-    captions: Annotated[str, typer.Option(help="Captions of the --members, as embed was told.")] = "attributes",
+    captions: Annotated[
+        str, typer.Option(help="Captions of the --members, the same that embed was given.")
+    ] = "attributes",
     out: Annotated[
         Path | None, typer.Option(help="Folder of the page; RUN/audit unless given.", show_default=False)
     ] = None,

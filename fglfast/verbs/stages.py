@@ -225,10 +225,11 @@ def verify(
     Steps, guidance, seed and all else that decides the images come from the data set itself.
     """
     if allow and not embeddings:
-        raise UsageError("--allow says whose payloads may be read, and none are given", "give --embeddings too")
+        raise UsageError("--allow says whose payloads may be read, and no payloads are given", "give --embeddings too")
     if repair and not embeddings:
         raise UsageError(
-            "--repair draws images again, and needs their payloads", "give the --embeddings that synthesize was given"
+            "--repair draws images again, and needs the payloads they come from",
+            "give the --embeddings that synthesize was given",
         )
     from fglfast.shards.tar import shard_name
     from fglfast.synthesis import repair as mending

@@ -41,12 +41,12 @@ def outside(copy, name):
 
 
 HARM = {
-    "a link out": (lambda copy: outside(copy, "vae/notes.txt"), "a link out of the model's folder"),
-    "a linked config": (lambda copy: outside(copy, "unet/config.json"), "a link out of the model's folder"),
-    "an adapter": (lambda copy: (copy / "unet" / "adapter_config.json").write_text("{}"), "adapters are not read"),
+    "a link out": (lambda copy: outside(copy, "vae/notes.txt"), "out of the model's folder"),
+    "a linked config": (lambda copy: outside(copy, "unet/config.json"), "out of the model's folder"),
+    "an adapter": (lambda copy: (copy / "unet" / "adapter_config.json").write_text("{}"), "adapters inside"),
     "an index that climbs": (
         lambda copy: (copy / "unet" / "x.safetensors.index.json").write_text('{"weight_map": {"a": "../../b"}}'),
-        "names what is no file beside it",
+        "weight_map",
     ),
     "code": (lambda copy: change(copy / "unet" / "config.json", auto_map={"AutoModel": "x.Y"}), "auto_map"),
     "kernels": (lambda copy: change(copy / "text_encoder" / "config.json", attn_implementation="a/b"), "asks for code"),
@@ -134,7 +134,7 @@ def test_the_hubs_cache_is_links_into_its_own_files(copy, tmp_path):
         there.symlink_to(blobs / str(number))
     assert resolve_model(str(snapshot)) == snapshot
     (snapshot / "more").symlink_to(copy)
-    with pytest.raises(BadInputError, match="a link out"):
+    with pytest.raises(BadInputError, match="link that leads out"):
         check_folder(snapshot)
 
 
@@ -148,7 +148,7 @@ def test_a_network_as_large_as_its_weights_is_outlined_without_memory(random_min
     with outlined(Announced(2, 10**9), "x"):
         assert nn.Linear(1000, 1000).weight.device == torch.device("meta")
     assert nn.Linear(2, 2).weight.device == torch.device("cpu")
-    with pytest.raises(BadInputError, match="x: describes a network of more elements"), outlined(Announced(2, 10), "x"):
+    with pytest.raises(BadInputError, match=r"x: .* more elements"), outlined(Announced(2, 10), "x"):
         nn.Linear(2**14, 2**14)
-    with pytest.raises(BadInputError, match="of more modules"), outlined(Announced(2, 10), "x"):
+    with pytest.raises(BadInputError, match="more modules"), outlined(Announced(2, 10), "x"):
         nn.Sequential(*(nn.ReLU() for _ in range(5000)))
