@@ -26,12 +26,14 @@ def recipe_for(model: str) -> Recipe:
     Raises:
         BadInputError: it cannot be had or used, or its configs name no usual size of image.
     """
-    shipped = {found.model: found for found in map(find_recipe, shipped_recipes())}  # of mini's two, the plain one
+    shipped = {find_recipe(name).model: name for name in shipped_recipes()}  # of mini's two, the plain one comes last
     if model in shipped:
-        return shipped[model]
-    folder = resolve_model(model, need="configs")
-    name, few = family_of(folder), takes_few_steps(folder)
-    recipe = find_recipe(name).of_model(model).model_copy(update={"image_size": native_image_size(folder)})
+        name, few = shipped[model], False
+        recipe = find_recipe(name)
+    else:
+        folder = resolve_model(model, need="configs")
+        name, few = family_of(folder), takes_few_steps(folder)
+        recipe = find_recipe(name).of_model(model).model_copy(update={"image_size": native_image_size(folder)})
     if few:
         recipe = recipe.model_copy(update={"sampling": recipe.sampling.model_copy(update=FEW)})
     how = f"{recipe.sampling.steps} steps{', as its scheduler is made for few' if few else ''}"

@@ -5,7 +5,6 @@ other. Its text encoder stays the model's: clients embed with that one, adapter 
 there is left out.
 """
 
-import hashlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,12 +19,12 @@ from torch import Tensor
 
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
-from fglfast.base.files import exclusive, finished_folder
 from fglfast.base.untrusted import loading
 from fglfast.generator.configs import read_header
 from fglfast.generator.kinds import INDEX
 from fglfast.generator.load import blank_networks, read_network
-from fglfast.generator.parts import BLOCKS, PARTS, made_models, part
+from fglfast.generator.made import made_once
+from fglfast.generator.parts import BLOCKS, PARTS, part
 from fglfast.generator.text import is_hub_id
 from fglfast.generator.weights import counted_files
 
@@ -49,20 +48,14 @@ def with_adapter(model: Path, adapter: str, weight: float) -> Path:
     if (model / BLOCKS).exists():
         raise BadInputError(f"{model}: a model in blocks takes no adapter", "leave out lora, or use another model")
     path = find_adapter(adapter)
-    digest = hashlib.sha256(f"{weight!r}\0".encode())
-    for file in (*counted_files(part(model, "unet")), path):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    folder = made_models() / f"{path.stem}-{digest.hexdigest()[:16]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(folder.with_name(f".{folder.name}.lock")):
-        if not folder.exists():
-            unet = _fused(model, path, weight)
-            with finished_folder(folder) as unfinished:
-                _copy_others(model, unfinished)
-                unet.save_pretrained(unfinished / "unet")
-            note(f"{path.name}: added to the UNet, and kept in {folder}")
-    return folder
+
+    def make(folder: Path) -> None:
+        unet = _fused(model, path, weight)
+        _copy_others(model, folder)
+        unet.save_pretrained(folder / "unet")
+
+    own = [file for name in PARTS for file in counted_files(part(model, name))]
+    return made_once(path.stem, f"{model.name} with adapter {path.name}, times {weight!r}", [*own, path], make)
 
 
 def find_adapter(name: str) -> Path:

@@ -5,10 +5,9 @@ tell; the words of its tokenizer, CLIP's, have to be had: from `tokenizer/` besi
 `scheduler/scheduler_config.json` beside it says how it was trained, where that is not as its family was.
 """
 
-import hashlib
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,14 @@ from diffusers import DPMSolverMultistepScheduler
 from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 from transformers import CLIPTokenizer
 
-from fglfast.base.console import no_loading_bars, note
+from fglfast.base.console import no_loading_bars
 from fglfast.base.errors import BadInputError
-from fglfast.base.files import exclusive, finished_folder
 from fglfast.base.untrusted import loading
 from fglfast.generator.architecture import BOS, EOS
 from fglfast.generator.configs import read_config, read_header
 from fglfast.generator.families import NOISE, TOKENS, Family, padded_with, write_configs
 from fglfast.generator.kinds import STABLE_DIFFUSION, XL, check_kind
-from fglfast.generator.parts import made_models
+from fglfast.generator.made import made_once
 
 WORDS = "openai/clip-vit-large-patch14"  # whose tokenizer all of Stable Diffusion's are
 WORD_FILES = ("vocab.json", "merges.txt")
@@ -63,16 +61,10 @@ def as_folder(path: Path) -> Path:
     Raises:
         BadInputError: it is no checkpoint of a kind that can be used, lacks a network, or its tokenizer cannot be had.
     """
-    known = _kind(path)
-    words, scheduler = _words(path.parent), path.parent / SCHEDULER
-    digest = _digest([path, *words, *([scheduler] if scheduler.is_file() else [])])
-    folder = made_models() / f"{path.stem}-{digest[:16]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(folder.with_name(f".{folder.name}.lock")):
-        if not folder.exists():
-            note(f"{path.name}: a checkpoint of {known.family}'s kind; it is made into a model folder, {folder}")
-            _convert(path, known, words, scheduler, folder)
-    return folder
+    known, words, scheduler = _kind(path), _words(path.parent), path.parent / SCHEDULER
+    of = [path, *words, *([scheduler] if scheduler.is_file() else [])]
+    what = f"a model folder of checkpoint {path.name}, of {known.family}'s kind"
+    return made_once(path.stem, what, of, partial(_convert, path, known, words, scheduler))
 
 
 def _kind(path: Path) -> Known:
@@ -108,29 +100,21 @@ def _words(beside: Path) -> tuple[Path, ...]:
         ) from error
 
 
-def _digest(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
 def _convert(path: Path, known: Known, words: tuple[Path, ...], scheduler: Path, folder: Path) -> None:
-    with finished_folder(folder) as unfinished, loading(path, HINT), no_loading_bars():
-        configs = unfinished / "configs"
-        configs.mkdir()
+    configs = folder / "configs"
+    configs.mkdir()
+    with loading(path, HINT), no_loading_bars():
         solver = _solver(scheduler, known)
         side = known.side if solver.config.prediction_type == known.prediction else BASE_SIDE
         write_configs(known.family, configs, padded_with(_tokenizer(words), known.padding), solver, side)
         kind: Any = getattr(diffusers, known.pipeline)
         pipeline = kind.from_single_file(str(path), config=str(configs), local_files_only=True)
-        header = read_header(path)
-        for network, tensor in ((pipeline.unet, UNET), (pipeline.vae, VAE)):
-            network.to(HALVES.get(header[tensor]["dtype"], torch.float32))  # as they were saved
-        pipeline.save_pretrained(unfinished)
-        shutil.rmtree(configs)
-        check_kind(unfinished)
+    header = read_header(path)
+    for network, tensor in ((pipeline.unet, UNET), (pipeline.vae, VAE)):
+        network.to(HALVES.get(header[tensor]["dtype"], torch.float32))  # as they were saved
+    pipeline.save_pretrained(folder)
+    shutil.rmtree(configs)
+    check_kind(folder)
 
 
 def _tokenizer(words: tuple[Path, ...]) -> CLIPTokenizer:

@@ -36,6 +36,8 @@ def fetch_model(repository: str, revision: str | None, need: Need) -> Path:
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
     fetch = partial(snapshot_download, repository, revision=revision, local_files_only=offline)
     folder = Path(fetch(allow_patterns=[INDEX]))
+    if folder.parent.name == "snapshots":  # named by the commit: what follows is of the same
+        fetch = partial(fetch, revision=folder.name)
     if need != "text" or (folder / INDEX).exists():
         check_index(folder)
     fetch(allow_patterns=[INDEX, *SETTINGS])

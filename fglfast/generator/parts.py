@@ -3,7 +3,6 @@
 The bundled student shares its teacher's, a block of a blockwise model those of the folder it lies in.
 """
 
-import os
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,12 +15,6 @@ ASSETS = Path(str(files("fglfast") / "assets"))
 def bundled(name: str) -> Path:
     """The folder of a bundled model."""
     return ASSETS / name
-
-
-def made_models() -> Path:
-    """Where model folders that are made of a checkpoint or an adapter are kept, for all runs of a user."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("FGLFAST_MODELS") or Path(cache) / "fglfast" / "models")
 
 
 def is_bundled(folder: Path) -> bool:

@@ -81,21 +81,21 @@ def resolve_model(name: str, revision: str | None = None, mirror: str | None = N
     for place in filter(None, (name, mirror)):
         if Path(place).is_dir():
             return _complete(Path(place), need)
-        if Path(place).suffix == ".safetensors" and Path(place).is_file():
+        if Path(place).is_file():
             from fglfast.generator.checkpoint import as_folder
 
             return as_folder(Path(place))
         if not is_hub_id(place):
-            tried.append(f"{place} (no such folder)")
+            tried.append(f"{place} (no such folder or file)")
             continue
         try:
             return _complete(fetch_model(place, revision, need), need)
         except (OSError, ValueError) as error:  # the hub's errors are of these kinds
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            tried.append(f"{place} (no such folder; from the hub: {reason})")
+            tried.append(f"{place} (no such folder or file; from the hub: {reason})")
     raise BadInputError(
         f"no model named {name!r}: tried {'; '.join(tried)}",
-        f"give {' or '.join(BUNDLED)}, a diffusers directory, or a reachable hub id",
+        f"give {' or '.join(BUNDLED)}, a diffusers directory, a checkpoint (.safetensors), or a reachable hub id",
     )
 
 

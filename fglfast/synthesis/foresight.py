@@ -37,7 +37,8 @@ def foreseen(
     if recipe.lora or not all(weight_files(part(model, name)) for name in networks(model, "all")):
         usable_folder(out)
         check_rows(merged, model, read_shapes(model, recipe.image_size))
-        note(f"{recipe.model}: its weights are not here, so whether they fit the payloads is not known yet")
+        lacks = "its adapter is not added" if recipe.lora else "its weights are not here"
+        note(f"{recipe.model}: {lacks}, so whether it fits the payloads is not known yet")
         plan = plan_of("", recipe.image_size, merged, settings)
         return foresee(plan, model, recipe.image_size, settings, out) | {"plan": None}
     check_work(merged, settings, out, model, recipe.image_size)

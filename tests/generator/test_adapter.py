@@ -1,6 +1,7 @@
 """LoRA adapters: what they add to a UNet, in the forms that people save them in, and what is refused."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -104,6 +105,16 @@ def test_a_recipes_adapter_makes_other_weights_and_the_same_text(shallow_sd, une
     half = recipe.model_copy(update={"lora_weight": 0.5}).model_folder()
     assert len({weights_fingerprint(folder) for folder in (fused, half, shallow_sd)}) == 3
     assert recipe.model_folder("text") == shallow_sd
+
+
+def test_a_model_of_another_vae_makes_another_folder(shallow_sd, unet, tmp_path):
+    save_file(of_diffusers(unet)[0], tmp_path / "some.safetensors")
+    other = tmp_path / "other" / shallow_sd.name
+    shutil.copytree(shallow_sd, other)
+    config = other / "vae" / "config.json"
+    config.write_text(config.read_text().replace("0.18215", "0.5"))
+    first, second = (with_adapter(model, str(tmp_path / "some.safetensors"), 1.0) for model in (shallow_sd, other))
+    assert first != second and load_modules(second)[1].config.scaling_factor == 0.5
 
 
 LAYER = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"

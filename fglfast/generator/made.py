@@ -1,0 +1,47 @@
+"""Model folders that are made of other files, a checkpoint's or an adapter's: once, and kept for all runs of a user."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from fglfast.base.console import note
+from fglfast.base.errors import FglError
+from fglfast.base.files import exclusive, finished_folder
+from fglfast.base.wording import first_line
+
+
+def made_folders() -> Path:
+    """Where they are kept: where FGLFAST_MODELS says, or in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("FGLFAST_MODELS") or Path(cache) / "fglfast" / "models")
+
+
+def made_once(stem: str, what: str, of: Iterable[Path], make: Callable[[Path], None]) -> Path:
+    """The folder that is made of some files; it is found by what is in them, and by `what`.
+
+    Args:
+        stem: how the folder's name begins.
+        what: what is made, for people; a part of it may be a setting.
+        of: the files.
+        make: fills an empty folder.
+
+    Raises:
+        FglError: it cannot be written.
+    """
+    digest = hashlib.sha256(f"{what}\0".encode())
+    for path in of:
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    folder = made_folders() / f"{stem}-{digest.hexdigest()[:16]}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(folder.with_name(f".{folder.name}.lock")):
+            if not folder.exists():
+                note(f"making {folder}: {what}")
+                with finished_folder(folder) as unfinished:
+                    make(unfinished)
+    except OSError as error:
+        hint = "free space, or choose another folder by the variable FGLFAST_MODELS"
+        raise FglError(f"{folder.parent}: cannot be written ({error.strerror or first_line(error)})", hint) from error
+    return folder
