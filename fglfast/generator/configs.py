@@ -13,6 +13,7 @@ from fglfast.base.config import Settings, checked_json
 from fglfast.base.errors import BadInputError
 from fglfast.base.folders import leads_out
 from fglfast.base.untrusted import json_object, read_bytes
+from fglfast.generator.weights import is_index
 
 MOST_CONFIG, MOST_HEADER = 16 << 20, 8 << 20  # bytes of a config, of the header of a safetensors file
 MOST_LABELS, MOST_TENSORS = 100_000, 20_000
@@ -47,7 +48,7 @@ def check_folder(folder: Path) -> None:
             raise BadInputError(f"{path}: a link that leads out of the model's folder", HINT)
         if path.name == ADAPTER:
             raise BadInputError(f"{path}: adapters inside a model folder are not read", HINT)
-        if path.name.endswith(".safetensors.index.json"):
+        if is_index(path):
             _check_index(path)
         elif path.name == "config.json":
             read_config(path)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from fglfast.generator.blocks import load_blocks
-from fglfast.generator.kinds import INDEX, Need, check_index, check_kind, networks
+from fglfast.generator.kinds import INDEX, Need, check_index, check_needed, networks
 from fglfast.generator.parts import BLOCK, BLOCKS, PARTS, part
 from fglfast.generator.weights import COPIES, VARIANTS, weight_files
 
@@ -42,9 +42,8 @@ def fetch_model(repository: str, revision: str | None, need: Need) -> Path:
         check_index(folder)
     fetch(allow_patterns=[INDEX, *SETTINGS])
     blocks = load_blocks(folder).folders(folder)
-    if need != "text":
-        for block in blocks:
-            check_kind(block)
+    for block in blocks:
+        check_needed(block, need)
     # A block brings a UNet of its own and shares all else, which lies in the first folder.
     wanted = [*networks(folder, need), *(f"{block.name}/unet" for block in blocks[1:] if need == "all")]
     _fetch_weights(fetch, folder, wanted)

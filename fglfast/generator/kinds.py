@@ -44,6 +44,16 @@ def check_kind(folder: Path) -> None:
     _check_unet(part(folder, "unet") / "config.json", pipeline, vae.get("latent_channels", 4), width)
 
 
+def check_needed(folder: Path, need: Need) -> None:
+    """As `check_kind`; where a text side is all that is needed, of a folder that is more than that.
+
+    Raises:
+        BadInputError: as `check_kind`.
+    """
+    if need != "text" or all(part(folder, name).exists() for name in (INDEX, "unet")):
+        check_kind(folder)
+
+
 def pipeline_name(folder: Path) -> str:
     """Diffusers' class that a model folder is loaded with; empty where the folder does not say."""
     path = folder / INDEX
@@ -85,7 +95,7 @@ def _check_unet(path: Path, pipeline: str, channels: int, width: int) -> None:
     _require(added == usual, path, "addition_embed_type", added, f"and {pipeline} has {usual}")
     for key in ("in_channels", "out_channels"):
         found = config.get(key, 4)
-        _require(found == channels, path, key, found, f"and the VAE has latent_channels {channels}")
+        _require(found == channels, path, key, found, f"and that of vae has latent_channels {channels}")
     found = config.get("cross_attention_dim", 1280)
     _require(found == width, path, "cross_attention_dim", found, f"and the text has {width} channels")
 

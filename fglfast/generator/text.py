@@ -11,7 +11,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.generator.blocks import load_blocks
 from fglfast.generator.configs import check_folder, read_config, read_optional
 from fglfast.generator.hub import fetch_model
-from fglfast.generator.kinds import INDEX, Need, check_index, check_kind, networks
+from fglfast.generator.kinds import INDEX, Need, check_index, check_needed, networks
 from fglfast.generator.parts import BUNDLED, bundled, is_bundled, part
 from fglfast.generator.weights import counted_files, weight_files
 from fglfast.images.decoding import MOST_SIDE
@@ -171,9 +171,8 @@ def _complete(folder: Path, need: Need) -> Path:
         check_index(folder)
     check_folder(folder)
     blocks = load_blocks(folder).folders(folder)
-    for block in blocks[:1] if need == "text" else blocks:
-        if need != "text":
-            check_kind(block)
+    for block in blocks:
+        check_needed(block, need)
         for name in networks(block, need):
             if not weight_files(part(block, name)):
                 raise BadInputError(

@@ -26,10 +26,10 @@ def counted_files(folder: Path) -> list[Path]:
     """What decides how a network or tokenizer works, sorted: the weights that are read, configs and vocabularies."""
     texts = [path for path in folder.glob("*") if path.suffix in {".json", ".txt"}]
     read = (None, variant(folder))
-    return sorted([*weight_files(folder), *(path for path in texts if not _is_index(path) or _copy(path) in read)])
+    return sorted([*weight_files(folder), *(path for path in texts if not is_index(path) or _copy(path) in read)])
 
 
-def _is_index(path: Path) -> bool:
+def is_index(path: Path) -> bool:
     """Whether a file says which weights lie in which of several files."""
     return ".safetensors.index." in path.name
 

@@ -5,14 +5,19 @@ from functools import partial
 import huggingface_hub
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 from ldm_names import save_checkpoint
 from safetensors.torch import load_file, save_file
 
 from fglfast.base.errors import BadInputError
+from fglfast.engine.family import family_of
 from fglfast.generator import families
-from fglfast.generator.checkpoint import SCHEDULER, UNET
+from fglfast.generator.architecture import build_tokenizer
+from fglfast.generator.checkpoint import KINDS, SCHEDULER, UNET
+from fglfast.generator.families import padded_with
+from fglfast.generator.kinds import check_kind
 from fglfast.generator.text import native_image_size, resolve_model
-from fglfast.generator.text_encoder import TextEncoder
+from fglfast.generator.text_encoder import TextEncoder, load_tokenizer
 from fglfast.generator.weights import weight_files
 from fglfast.sampler.schedule import Sampling, Schedule
 
@@ -72,6 +77,17 @@ def test_without_its_words_it_is_refused_and_both_places_are_named(checkpoint, k
     told = refused.value.message + refused.value.hint
     assert str(checkpoint.parent / "tokenizer") in told and "openai/clip-vit-large-patch14" in told
     assert "vocab.json" in told and "merges.txt" in told
+
+
+@pytest.mark.parametrize(("kind", "family"), [("v1", "sd15"), ("v2", "sd21"), ("xl_base", "sdxl")])
+def test_each_kinds_configs_are_those_of_its_family(kind, family, tmp_path):
+    known = KINDS[kind]
+    tokenizer = padded_with(build_tokenizer(["a photograph"], families.TOKENS), known.padding)
+    solver = DPMSolverMultistepScheduler(prediction_type=known.prediction)
+    families.write_configs(known.family, tmp_path, tokenizer, solver, known.side)
+    check_kind(tmp_path)
+    assert (family_of(tmp_path), native_image_size(tmp_path)) == (family, known.side)
+    assert not list(tmp_path.rglob("*.safetensors")) and load_tokenizer(tmp_path).pad_token == known.padding
 
 
 PARTS = {

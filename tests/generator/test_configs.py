@@ -48,6 +48,10 @@ HARM = {
         lambda copy: (copy / "unet" / "x.safetensors.index.json").write_text('{"weight_map": {"a": "../../b"}}'),
         "weight_map",
     ),
+    "an index of another copy": (
+        lambda copy: (copy / "unet" / "x.safetensors.index.fp16.json").write_text('{"weight_map": {"a": "/b"}}'),
+        "weight_map",
+    ),
     "code": (lambda copy: change(copy / "unet" / "config.json", auto_map={"AutoModel": "x.Y"}), "auto_map"),
     "kernels": (lambda copy: change(copy / "text_encoder" / "config.json", attn_implementation="a/b"), "asks for code"),
     "a number": (lambda copy: change(copy / "vae" / "config.json", block_out_channels=[10**9]), "a number beyond"),
