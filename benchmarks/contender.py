@@ -53,6 +53,7 @@ def fglfast(ask: Ask, backend: str) -> Draw:
         sys.modules[absent] = None  # type: ignore[assignment]  # importing it fails from here on
         engines /= f"without-{absent}"  # an engine's key holds what is installed, not what can be imported
     from fglfast.engine.build import build_engine
+    from fglfast.engine.networks import sent
     from fglfast.engine.recipe import Recipe
     from fglfast.lab.bench.measure import contenders
     from fglfast.sampler.sample import sample
@@ -68,12 +69,13 @@ def fglfast(ask: Ask, backend: str) -> Draw:
     schedule = Schedule.of_model(model, sampling)
     noise_BCHW, text_LD, negative_LD = _inputs(ask)
     networks = engine.networks
+    text_2LD = torch.stack([text_LD, negative_LD])
 
     def draw() -> Any:
-        text_LE, negative_LE = networks.project(torch.stack([text_LD, negative_LD]))
-        text_BLE = text_LE.expand(len(noise_BCHW), -1, -1)
-        images_BCHW = networks.decode(sample(networks.denoise, noise_BCHW, text_BLE, negative_LE, schedule))
-        return to_pixels(images_BCHW)
+        text_LE, negative_LE = networks.project(sent(text_2LD, networks.device))
+        text_BLE, noise = text_LE.expand(len(noise_BCHW), -1, -1), sent(noise_BCHW, networks.device)
+        images_BCHW = networks.decode(sample(networks.denoise, noise, text_BLE, negative_LE, schedule))
+        return to_pixels(images_BCHW).cpu().numpy()
 
     return draw
 

@@ -16,6 +16,7 @@ from fglfast.base.console import Progress
 from fglfast.base.files import claim, write_atomic
 from fglfast.base.untrusted import json_object, loading
 from fglfast.engine.build import Engine
+from fglfast.engine.networks import sent
 from fglfast.generator.learning.student import HeldPairs
 from fglfast.payload.merge import Merged
 from fglfast.sampler.sample import sample
@@ -75,7 +76,7 @@ def draw_pairs(engine: Engine, merged: Merged, per_class: int, seed: int, sampli
                 rows = [item.row for item in some]
                 text_BLE, negative_BLE = conditioning.rows(rows), conditioning.negatives(rows)
                 noise_BCHW = torch.from_numpy(starting_noises(seed, some, engine.shapes.latent))
-                denoise = engine.networks.denoise
+                denoise, noise_BCHW = engine.networks.denoise, sent(noise_BCHW, engine.networks.device)
                 parts.append(sample(denoise, noise_BCHW, text_BLE, negative_BLE, schedule).half().cpu())
                 progress.advance(len(some))
             write_atomic(shard_path(out, number), save({"latents": torch.cat(parts).contiguous()}))

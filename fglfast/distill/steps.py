@@ -9,6 +9,7 @@ from fglfast.base.config import Settings
 from fglfast.base.errors import UsageError
 from fglfast.distill.placement import place_steps, step_costs
 from fglfast.engine.build import Engine
+from fglfast.engine.networks import sent
 from fglfast.engine.recipe import Recipe
 from fglfast.generator.learning.solvers import Velocity, guided, uniform
 from fglfast.payload.merge import Merged
@@ -62,7 +63,7 @@ def place(engine: Engine, merged: Merged, recipe: Recipe, steps: int, grid: int,
     velocity = guided(towards(text_BLE), free, recipe.sampling.guidance_scale)
     times = uniform(grid)
     noise_BCHW = torch.from_numpy(starting_noises(plan.seed, items, engine.shapes.latent))
-    costs = step_costs(velocity, noise_BCHW, times)
+    costs = step_costs(velocity, sent(noise_BCHW, engine.networks.device), times)
     places, equal = place_steps(costs, steps), range(0, grid + 1, grid // steps)
     return Placed(
         timesteps=tuple(round(float(times[place]) * schedule.levels, 3) for place in places[:-1]),

@@ -29,7 +29,8 @@ def is_built(recipe: Recipe, model: Path, engines: Path) -> bool:
                 return False
             seconds = remembered(path, set(keys))
             name = min(seconds, key=seconds.__getitem__)
-            recipe = recipe.model_copy(update={"backend": keys[name].build.backend})
+        build = keys[name].build
+        recipe = recipe.model_copy(update={"backend": build.backend, "precision": build.precision})
         if not (engines / keys[name].digest() / FILE).is_file():
             return False
     return True

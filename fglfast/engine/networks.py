@@ -25,12 +25,15 @@ class Networks:
         project: text embeddings [B,L,D] -> keys and values [B,L,E], left where `denoise` reads them.
         denoise: see `Denoiser`.
         decode: latents [B,C,H,W] as the sampler leaves them -> images [B,3,8H,8W] (4H for mini) in [-1,1].
+        device: where they compute. What they are given there is answered there; what they are given elsewhere goes
+            over and comes back.
     """
 
     encode: Callable[[Tensor], Tensor]
     project: Callable[[Tensor], Tensor]
     denoise: Denoiser
     decode: Callable[[Tensor], Tensor]
+    device: str = "cpu"
 
 
 def by_time(blocks: Sequence[Networks], widths: Sequence[int], boundaries: Sequence[float]) -> Networks:
@@ -50,7 +53,7 @@ def by_time(blocks: Sequence[Networks], widths: Sequence[int], boundaries: Seque
         own = segment(float(timestep_B[0]), boundaries)
         return blocks[own].denoise(latents_BCHW, timestep_B, text_BLE[..., columns[own]].contiguous())
 
-    return Networks(blocks[0].encode, project, denoise, blocks[0].decode)
+    return Networks(blocks[0].encode, project, denoise, blocks[0].decode, blocks[0].device)
 
 
 def chunks(batch: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -58,9 +61,8 @@ def chunks(batch: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
     A compiled network has one batch size: padding the tail costs a few rows, recompiling costs minutes.
     """
-    rows = len(tensors[0])
-    for start in range(0, rows, batch):
-        yield tuple(_padded(tensor[start : start + batch], batch) for tensor in tensors)
+    for parts in zip(*(tensor.split(batch) for tensor in tensors), strict=True):
+        yield tuple(_padded(part, batch) for part in parts)
 
 
 def in_chunks(function: Callable[..., Tensor], batch: int) -> Callable[..., Tensor]:
@@ -68,9 +70,18 @@ def in_chunks(function: Callable[..., Tensor], batch: int) -> Callable[..., Tens
 
     def run(*tensors: Tensor) -> Tensor:
         outputs = [function(*chunk) for chunk in chunks(batch, *tensors)]
-        return torch.cat(outputs)[: len(tensors[0])] if len(outputs) > 1 else outputs[0][: len(tensors[0])]
+        output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+        return output.narrow(0, 0, len(tensors[0]))
 
     return run
+
+
+def sent(tensor: Tensor, device: str) -> Tensor:
+    """A tensor of the host where an engine computes: by page-locked memory, and without waiting for what runs there.
+
+    On the CPU it is the tensor itself.
+    """
+    return tensor if device == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def staying(function: Callable[[Tensor], Tensor], device: str) -> Callable[[Tensor], Tensor]:

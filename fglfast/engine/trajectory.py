@@ -16,6 +16,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.engine.stock import run_pipeline, stock_pipeline
 from fglfast.generator.load import Generator, Shapes, assemble, load_modules
 from fglfast.generator.text_encoder import load_text_part, load_tokenizer, tokenize
+from fglfast.sampler.noise import Given, numbered
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 
@@ -167,7 +168,8 @@ def _sampled(
         text_BLD = generator.text(token_ids_BT)
         projected_BLE = generator.projection(text_BLD)
         if pipeline:
-            latents_BCHW = run_pipeline(pipeline, noise_BCHW, text_BLD, schedule)
+            with Given(numbered(noise_BCHW)):  # as `sample` does, here and where the engine is measured
+                latents_BCHW = run_pipeline(pipeline, noise_BCHW, text_BLD, schedule)
         else:
             latents_BCHW = sample(generator.unet, noise_BCHW, projected_BLE, projected_BLE[0], schedule)
             generator.decoder(latents_BCHW)

@@ -1,13 +1,60 @@
-"""Whether a solver of diffusers draws noise on its way, found by trying. Knows no model and no solver's name."""
+"""The noise that a stochastic solver adds on its way: given to it, never drawn. Knows no model and no solver's name."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+Fresh = Callable[[int], Tensor]  # 1, 2, ... -> standard normal noise [B,C,H,W], where the latents lie
 
 
-def draws_noise(start: Callable[[], Any]) -> bool:
-    """Whether two runs from the same place end in two places: such images are not their identity's own.
+class Given(TorchFunctionMode):
+    """Within it `torch.randn` gives a batch's own noise, one after the other.
+
+    Every solver of diffusers draws by `randn_tensor`, which calls `torch.randn`; some take a generator, some the noise
+    itself, some neither. PyTorch has this way in for them all, and it holds for this thread alone.
+
+    Args:
+        fresh: the batch's noise by its number; 0 is what it started from.
+    """
+
+    def __init__(self, fresh: Fresh) -> None:
+        super().__init__()
+        self.fresh, self.drawn = fresh, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The function itself, unless it is `torch.randn`.
+
+        Raises:
+            ValueError: noise of another shape than the latents' is asked for.
+        """
+        kwargs = kwargs or {}
+        if func is not torch.randn:
+            return func(*args, **kwargs)
+        self.drawn += 1
+        noise_BCHW = self.fresh(self.drawn)
+        # What was asked for, and not a number of it drawn.
+        like = func(*args, **kwargs | {"generator": None, "device": "meta"})
+        if like.shape != noise_BCHW.shape:
+            asked, there = tuple(like.shape), tuple(noise_BCHW.shape)
+            raise ValueError(f"it draws noise of shape {asked} on latents of {there}")
+        return noise_BCHW.to(like.dtype)
+
+
+def numbered(latents_BCHW: Tensor) -> Fresh:
+    """Noise for images that have no identity, such as the gate's: whoever asks, and one for all rows of any batch."""
+
+    def fresh(number: int) -> Tensor:
+        noise_1CHW = torch.randn(1, *latents_BCHW.shape[1:], generator=torch.Generator().manual_seed(number))
+        return noise_1CHW.to(latents_BCHW.device).expand_as(latents_BCHW)
+
+    return fresh
+
+
+def draws_ungiven(start: Callable[[], Any]) -> bool:
+    """Whether two runs from the same place, given the same noise, end in two places: no image could be drawn again.
 
     Args:
         start: makes the solver at its first step.
@@ -16,8 +63,10 @@ def draws_noise(start: Callable[[], Any]) -> bool:
     with torch.random.fork_rng(devices=[]):  # the caller's draws stay what they are
         for _ in range(2):
             scheduler, x = start(), torch.ones(1, 4, 2, 2)
+            given = Given(numbered(x))
             for timestep in scheduler.timesteps:
                 scaled = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
-                x = scheduler.step(0.5 * scaled, timestep, x, return_dict=False)[0]
+                with given:
+                    x = scheduler.step(0.5 * scaled, timestep, x, return_dict=False)[0]
             ends.append(x)
     return not torch.allclose(ends[0], ends[1], rtol=0.0, atol=0.0, equal_nan=True)

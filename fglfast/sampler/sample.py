@@ -5,6 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fglfast.sampler.noise import Fresh, Given, numbered
 from fglfast.sampler.schedule import Schedule
 
 
@@ -21,11 +22,19 @@ class Denoiser(Protocol):
 
 @torch.inference_mode()
 def sample(
-    denoiser: Denoiser, noise_BCHW: Tensor, text_BLE: Tensor, negative_BLE: Tensor, schedule: Schedule
+    denoiser: Denoiser,
+    noise_BCHW: Tensor,
+    text_BLE: Tensor,
+    negative_BLE: Tensor,
+    schedule: Schedule,
+    fresh: Fresh | None = None,
 ) -> Tensor:
     """Denoise a batch with classifier-free guidance (Ho and Salimans, arXiv 2207.12598) in one pass a step.
 
     Outside the guidance interval (Kynkaanniemi et al., arXiv 2404.07724) only the conditional rows are computed.
+
+    All is computed where the noise lies. The solver's own few numbers stay on the host: PyTorch hands a GPU what has no
+    dimension with the kernel that needs it, so that nothing is copied and nobody waits.
 
     Args:
         denoiser: the network; a guided step gives it 2B rows, unconditional first.
@@ -33,23 +42,25 @@ def sample(
         text_BLE: text of every image as the denoiser takes it.
         negative_BLE: that of the negative (or empty) prompts; [L,E] for one prompt of all images.
         schedule: solver, steps and guidance.
+        fresh: what a stochastic solver adds; without it `numbered` noise.
 
     Returns:
         Latents [B,C,H,W] as the VAE decoder expects them.
     """
-    scheduler = schedule.start()
+    scheduler, given = schedule.start(), Given(fresh or numbered(noise_BCHW))
     latents_BCHW: Tensor = noise_BCHW * getattr(scheduler, "init_noise_sigma", 1.0)
     both_2BLE = torch.cat([negative_BLE.expand_as(text_BLE), text_BLE])
     for timestep in scheduler.timesteps:
         input_BCHW = latents_BCHW
         if hasattr(scheduler, "scale_model_input"):
             input_BCHW = scheduler.scale_model_input(latents_BCHW, timestep)
-        timestep_B = timestep.to(torch.float32).expand(len(latents_BCHW))
+        timestep_B = torch.full((len(latents_BCHW),), float(timestep), device=latents_BCHW.device)
         if schedule.guides(float(timestep)):
             prediction_2BCHW = denoiser(torch.cat([input_BCHW] * 2), torch.cat([timestep_B] * 2), both_2BLE)
             free_BCHW, conditional_BCHW = prediction_2BCHW.chunk(2)
             prediction_BCHW = free_BCHW + schedule.guidance_scale * (conditional_BCHW - free_BCHW)
         else:
             prediction_BCHW = denoiser(input_BCHW, timestep_B, text_BLE)
-        latents_BCHW = scheduler.step(prediction_BCHW, timestep, latents_BCHW, return_dict=False)[0]
+        with given:
+            latents_BCHW = scheduler.step(prediction_BCHW, timestep, latents_BCHW, return_dict=False)[0]
     return latents_BCHW

@@ -17,7 +17,7 @@ from fglfast.base.untrusted import loading
 from fglfast.generator.configs import read_config
 from fglfast.generator.kinds import STABLE_DIFFUSION, pipeline_name
 from fglfast.generator.parts import part
-from fglfast.sampler.noise import draws_noise
+from fglfast.sampler.noise import draws_ungiven
 from fglfast.sampler.spacing import align_your_steps, trailing
 
 SOLVERS = {
@@ -25,12 +25,15 @@ SOLVERS = {
     "dpmsolver++": "DPMSolverMultistepScheduler",
     "unipc": "UniPCMultistepScheduler",
     "euler": "EulerDiscreteScheduler",
+    "euler-ancestral": "EulerAncestralDiscreteScheduler",
+    "lcm": "LCMScheduler",
     "flow-euler": "FlowMatchEulerDiscreteScheduler",
 }
 SOLVE_FLOW = ("dpmsolver++", "unipc", "flow-euler")
 FLOW_EULER = SOLVERS["flow-euler"]
 CONFIG = "scheduler/scheduler_config.json"
 TAKE_TIMESTEPS = ("DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
+TAKE_TRAILING = ("DDIMScheduler", "EulerAncestralDiscreteScheduler")  # by their config alone
 PLACED = {  # in configs of those two, what else would say where the steps lie
     "use_karras_sigmas": False,
     "use_exponential_sigmas": False,
@@ -40,7 +43,7 @@ PLACED = {  # in configs of those two, what else would say where the steps lie
 }
 EVERYWHERE = (0.0, 1.0)
 
-SchedulerName = Literal["model", "ddim", "dpmsolver++", "unipc", "euler", "flow-euler"]
+SchedulerName = Literal["model", "ddim", "dpmsolver++", "unipc", "euler", "euler-ancestral", "lcm", "flow-euler"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -49,7 +52,8 @@ class Sampling(Settings):
 
     Attributes:
         steps: solver steps.
-        scheduler: the solver; "model" is the one in the model's folder.
+        scheduler: the solver; "model" is the one in the model's folder. What "euler-ancestral" and "lcm" add on their
+            way comes from each image's identity, as the noise it starts from.
         spacing: where the steps lie; "ays" is Align Your Steps, for Stable Diffusion; "trailing" begins at the last
             timestep, whatever the number of steps.
         timesteps: where they lie, one by one, descending; as `fglfast place-steps` finds them. Overrules `spacing`.
@@ -120,12 +124,14 @@ class Schedule:
 
         Raises:
             BadInputError: the model folder's scheduler config is missing, names no diffusers scheduler, or one that
-                draws noise.
+                draws noise in a way of its own.
             UsageError: the solver, spacing or number of steps does not fit the model.
         """
         config = _model_config(model)
         name, config = _solver(config, sampling.scheduler)
         config = config | _of_pipeline(model, name)
+        if sampling.spacing == "trailing" and name in TAKE_TRAILING:
+            config |= {"timestep_spacing": "trailing"}
         with loading(model / CONFIG):
             timesteps = _placed(name, config, sampling, model)
         if timesteps:
@@ -136,14 +142,14 @@ class Schedule:
             scheduler = found.start()
         if name in SOLVERS.values():
             _check_taken(name, scheduler, sampling.steps)
-        with loading(path):
-            noisy = draws_noise(found.start)
-        if noisy:
-            instead = "flow-euler" if _predicts_flow(config) else "ddim"
-            raise BadInputError(
-                f"{path}: {name} draws noise in its {sampling.steps} steps, so no image could be drawn again",
-                f'write scheduler = "{instead}" under [sampling] in the recipe',
-            )
+        hint = (
+            f'write scheduler = "{"flow-euler" if _predicts_flow(config) else "ddim"}" under [sampling] in the recipe'
+        )
+        with loading(path, hint):
+            unrepeatable = draws_ungiven(found.start)
+        if unrepeatable:
+            what = f"{path}: {name} draws noise that cannot be given to it, so no image could be drawn again"
+            raise BadInputError(what, hint)
         return found
 
     def start(self) -> Any:
@@ -217,7 +223,7 @@ def _solver(config: dict[str, Any], asked: str) -> tuple[str, dict[str, Any]]:
     if flow:
         shift = config.get("flow_shift", config.get("shift", 1.0))
         config |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift, "shift": shift}
-    if asked == "ddim":
+    if asked in ("ddim", "lcm"):
         config["clip_sample"] = False  # latents reach beyond [-1,1]
     cls = getattr(diffusers, SOLVERS[asked])
     known = set(cls().config)
@@ -239,7 +245,7 @@ def _placed(name: str, config: dict[str, Any], sampling: Sampling, model: Path) 
     if sampling.timesteps:
         _check_timesteps(name, config, sampling.timesteps, levels)
         return sampling.timesteps
-    if sampling.spacing == "model":
+    if sampling.spacing == "model" or (sampling.spacing == "trailing" and name in TAKE_TRAILING):
         return None
     if name not in TAKE_TIMESTEPS or _predicts_flow(config):
         hint = "use scheduler dpmsolver++ or euler on a noise model"

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fglfast.base.errors import BadInputError
 from fglfast.engine.build import Engine
+from fglfast.engine.networks import sent
 from fglfast.generator.configs import read_config
 from fglfast.generator.load import Shapes
 from fglfast.generator.text import load_prompts, text_fingerprint
@@ -18,6 +21,8 @@ from fglfast.payload.merge import Merged
 
 class Conditioning:
     """Projected text of the merged payloads' rows, and of the negative prompts of their domains.
+
+    All of it lies where the engine computes; rows go there as the payload holds them, and do not come back.
 
     Raises:
         BadInputError: the payloads come from another text encoder, or their rows have another shape, or token ids that
@@ -38,21 +43,23 @@ class Conditioning:
         """Projected text [B,L,E] of payload rows; what is equal is projected once."""
         unique, inverse = np.unique(self.merged.content[list(rows)], return_inverse=True)
         if self.merged.embeddings is not None:
-            text_ULD = torch.from_numpy(self.merged.embeddings[unique].astype(np.float32))
+            text_ULD = self._sent(self.merged.embeddings[unique]).float()
         else:
             assert self.merged.token_ids is not None
-            text_ULD = self.networks.encode(torch.from_numpy(self.merged.token_ids[unique]).long())
-        text_ULE = self.networks.project(text_ULD)
-        return text_ULE[torch.from_numpy(inverse).to(text_ULE.device)]
+            text_ULD = self.networks.encode(self._sent(self.merged.token_ids[unique]).long())
+        return self.networks.project(text_ULD).index_select(0, self._sent(inverse))
 
     def negatives(self, rows: Sequence[int]) -> Tensor:
         """Projected negative prompt [B,L,E] of payload rows: what this model's folder says for their domain."""
-        which = torch.from_numpy(self._of_client[self.merged.row_client[list(rows)]])
-        return self._negatives_PLE[which.to(self._negatives_PLE.device)]
+        which = self._of_client[self.merged.row_client[list(rows)]]
+        return self._negatives_PLE.index_select(0, self._sent(which))
+
+    def _sent(self, array: NDArray[Any]) -> Tensor:
+        return sent(torch.from_numpy(array), self.networks.device)
 
 
 def negative_text(engine: Engine) -> Tensor:
-    """Embedding [L,D] of the model's negative prompt for images of no particular domain."""
+    """Embedding [L,D] of the model's negative prompt for images of no particular domain, where the engine computes."""
     return _encode(engine, load_prompts(engine.model).negative)
 
 
@@ -60,9 +67,9 @@ def _encode(engine: Engine, prompt: str) -> Tensor:
     """Embedding [L,D] of a negative prompt; zeros for an empty one where the model was trained so (SDXL)."""
     index = read_config(engine.model / "model_index.json")
     if not prompt and index.get("force_zeros_for_empty_prompt"):
-        return torch.zeros(engine.shapes.text_length, engine.shapes.text_width)
+        return torch.zeros(engine.shapes.text_length, engine.shapes.text_width, device=engine.networks.device)
     tokens_1T = torch.from_numpy(tokenize(load_tokenizer(engine.model), [prompt])).long()
-    return engine.networks.encode(tokens_1T)[0]
+    return engine.networks.encode(sent(tokens_1T, engine.networks.device)).squeeze(0)
 
 
 def check_fit(merged: Merged, model: Path, shapes: Shapes) -> None:

@@ -126,9 +126,7 @@ def synthesize(
 
 def draw_shard(drawer: Drawer, number: int, writer: ShardWriter, progress: Progress) -> None:
     """Draw the images of one shard and queue them to be encoded."""
-    items = drawer.plan.shard(number)
-    for start in range(0, len(items), drawer.batch):
-        drawn, pixels_BSS3 = drawer.draw(items[start : start + drawer.batch])
+    for drawn, pixels_BSS3 in drawer.batches(drawer.plan.shard(number)):
         writer.add(drawn, pixels_BSS3)
         progress.advance(len(drawn))
 

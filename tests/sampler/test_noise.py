@@ -1,12 +1,15 @@
-"""Solvers that draw noise are refused by name; those that do not, in as many steps as are asked, are not."""
+"""Solvers that draw noise are given it, an image's own; what cannot be given is refused."""
 
 import json
 import shutil
 
+import diffusers
 import pytest
 import torch
+from diffusers import EulerAncestralDiscreteScheduler
 
 from fglfast.base.errors import BadInputError
+from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import CONFIG, Sampling, Schedule
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
@@ -16,6 +19,8 @@ DRAW = {
     "LCMScheduler": {},
     "TCDScheduler": {},
     "DPMSolverMultistepScheduler": {"algorithm_type": "sde-dpmsolver++"},
+    "KDPM2AncestralDiscreteScheduler": {},
+    "SASolverScheduler": {},
 }
 DO_NOT = (
     "DDIMScheduler",
@@ -39,20 +44,61 @@ def model(random_mini, tmp_path):
     return make
 
 
+class OwnWay(EulerAncestralDiscreteScheduler):
+    """A solver with noise that nobody can give it."""
+
+    def step(self, model_output, timestep, sample, generator=None, return_dict=True):
+        return super().step(model_output + torch.rand_like(sample), timestep, sample, generator, return_dict)
+
+
+class OtherShape(EulerAncestralDiscreteScheduler):
+    """A solver that draws a number an image."""
+
+    def step(self, model_output, timestep, sample, generator=None, return_dict=True):
+        sample = sample + torch.randn(len(sample), 1, 1, 1)
+        return super().step(model_output, timestep, sample, generator, return_dict)
+
+
+def sampled(schedule, noise, fresh=None):
+    return sample(lambda x, t, _: 0.3 * x, noise, torch.zeros(len(noise), 1, 1), torch.zeros(1, 1), schedule, fresh)
+
+
 @pytest.mark.parametrize("name", DRAW)
-def test_what_draws_noise_is_refused_by_name(name, model):
-    with pytest.raises(BadInputError) as refused:
-        Schedule.of_model(model(name, **DRAW[name]), Sampling(steps=4))
-    assert name in refused.value.message and "ddim" in refused.value.hint and refused.value.exit_code == 4
-    assert (
-        Schedule.of_model(model(name, **DRAW[name]), Sampling(steps=4, scheduler="ddim")).scheduler == "DDIMScheduler"
-    )
+def test_each_image_gets_the_noise_it_is_given_at_each_step(name, model):
+    """Two images beside each other or in other company: the same bits; other noise at one step: another image."""
+    schedule = Schedule.of_model(model(name, **DRAW[name]), Sampling(steps=4, guidance_scale=1.0))
+    steps = torch.randn(8, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    asked = []
+
+    def fresh(number):
+        asked.append(number)
+        return steps[number]
+
+    ours = sampled(schedule, steps[0], fresh)
+    assert asked == list(range(1, len(asked) + 1)) and len(asked) >= 3
+    swapped = sampled(schedule, steps[0, [2, 0]], lambda number: steps[number, [2, 0]])
+    assert torch.equal(swapped, ours[[2, 0]])
+    other = sampled(schedule, steps[0], lambda number: steps[number + (number == 2)])
+    assert not torch.isclose(other, ours).flatten(1).all(1).any()
 
 
-def test_a_flow_model_is_told_of_a_solver_of_flows(model):
+def test_without_noise_of_its_own_a_batch_is_still_drawn_alike(model):
+    """One row at a time, or all at once, as the gate does."""
+    schedule = Schedule.of_model(model("EulerAncestralDiscreteScheduler"), Sampling(steps=3, guidance_scale=1.0))
+    noise = torch.randn(3, 4, 2, 2)
+    torch.manual_seed(1)
+    together = sampled(schedule, noise)
+    torch.manual_seed(2)
+    assert torch.equal(torch.cat([sampled(schedule, row[None]) for row in noise]), together)
+
+
+@pytest.mark.parametrize("solver", [OwnWay, OtherShape])
+def test_noise_that_cannot_be_given_is_refused(solver, model, monkeypatch):
+    monkeypatch.setattr(diffusers, "EulerAncestralDiscreteScheduler", solver)
     with pytest.raises(BadInputError) as refused:
-        Schedule.of_model(model("FlowMatchLCMScheduler"), Sampling(steps=4))
-    assert "flow-euler" in refused.value.hint
+        Schedule.of_model(model("EulerAncestralDiscreteScheduler"), Sampling(steps=4))
+    assert refused.value.exit_code == 4 and CONFIG.split("/")[-1] in refused.value.message
+    assert Schedule.of_model(model("EulerAncestralDiscreteScheduler"), Sampling(steps=4, scheduler="ddim")).steps == 4
 
 
 @pytest.mark.parametrize("name", DO_NOT)
@@ -71,6 +117,5 @@ def test_finding_out_leaves_other_draws_alone(model):
     torch.manual_seed(0)
     expected = torch.randn(3)
     torch.manual_seed(0)
-    with pytest.raises(BadInputError):
-        Schedule.of_model(folder, Sampling(steps=4))
+    Schedule.of_model(folder, Sampling(steps=4))
     assert torch.equal(torch.randn(3), expected)

@@ -66,6 +66,7 @@ class TorchBackend(Backend):
             project=projecting(generator.projection.to(device), device, dtype),
             denoise=runs[UNET],
             decode=runs[DECODER],
+            device=device,
         )
 
     def refusal(self, precision: str) -> str:

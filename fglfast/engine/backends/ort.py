@@ -89,6 +89,7 @@ class OnnxRuntimeBackend(Backend):
             project=runs[PROJECTION] if providers() == (CPU,) else staying(runs[PROJECTION], DEVICE),
             denoise=in_chunks(runs[UNET], build.unet_batch),
             decode=in_chunks(runs[DECODER], build.vae_batch),
+            device="cpu" if providers() == (CPU,) else DEVICE,
         )
 
     def key_facts(self) -> dict[str, str]:

@@ -78,7 +78,8 @@ class TensorRtBackend(Backend):
         for name, batch in _batches(build).items():
             inputs = example_inputs(shapes, batch)[name]
             runs[name] = in_chunks(FixedNetwork(name, opened[name], inputs, workspace), batch)
-        return Networks(runs[TEXT], staying(runs[PROJECTION], tensorrt_runtime.DEVICE), runs[UNET], runs[DECODER])
+        device = tensorrt_runtime.DEVICE
+        return Networks(runs[TEXT], staying(runs[PROJECTION], device), runs[UNET], runs[DECODER], device)
 
     def route(self, precision: str) -> Route:
         """The precision in the ONNX, attention in the parts that TensorRT fuses itself."""

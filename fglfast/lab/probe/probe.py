@@ -101,8 +101,7 @@ def draw(
     drawer, items = Drawer(engine, plan, Conditioning(merged, engine), sampling), list(plan.items())
     parts = []
     with Progress("draw", len(items)) as progress:
-        for start in range(0, len(items), drawer.batch):
-            some, pixels_BSS3 = drawer.draw(items[start : start + drawer.batch])
+        for some, pixels_BSS3 in drawer.batches(items):
             parts.append(shrink(pixels_BSS3))
             progress.advance(len(some))
     return np.concatenate(parts), np.array([item.label for item in items])
