@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 DEVICE = "cuda:0"  # with a number: for "cuda" alone PyTorch asks the driver which
 
 COPIES = (torch.ops.aten.to, torch.ops.aten._to_copy, torch.ops.aten.copy_)  # the first within inference mode
-PINS = (torch.ops.aten.pin_memory, torch.ops.aten._pin_memory)
 
 
 class FakeGpu(TorchDispatchMode):
@@ -36,6 +35,9 @@ class FakeGpu(TorchDispatchMode):
         torch._C._ensureCUDADeviceGuardSet()  # which is what FakeTensorMode does where there is no GPU
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(torch.cuda, "_lazy_init", lambda: None)
+        # Both ask the driver for the device before they come here.
+        self.patch.setattr(Tensor, "pin_memory", lambda tensor, device=None: tensor)
+        self.patch.setattr(Tensor, "contiguous", _contiguous)
         super().__enter__()
         return self
 
@@ -48,8 +50,6 @@ class FakeGpu(TorchDispatchMode):
         named = any(isinstance(leaf, torch.device) and leaf.type == "cuda" for leaf in given)
         if not named and not any(isinstance(leaf, FakeTensor) for leaf in given):
             return func(*args, **(kwargs or {}))
-        if func.overloadpacket in PINS:
-            return args[0]
         args, kwargs = tree_map_only(Tensor, self._seen, (args, kwargs or {}))
         with self.fake:
             output = func(*args, **kwargs)
@@ -70,3 +70,7 @@ class FakeGpu(TorchDispatchMode):
 def on_gpu(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """A tensor on the device; to be made within the mode."""
     return torch.empty(shape, device=DEVICE, dtype=dtype)
+
+
+def _contiguous(tensor: Tensor, *, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
+    return tensor.clone(memory_format=memory_format)

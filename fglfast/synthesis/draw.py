@@ -96,6 +96,7 @@ class Drawer:
 
     Attributes:
         batch: images drawn together: a guided step then fills two passes, an unguided one a single pass.
+        ahead: batches that are launched before one is waited for.
         redrawn: draws that came out blank so far.
         watch: what the networks took.
     """
@@ -104,6 +105,7 @@ class Drawer:
         self.plan, self.conditioning, self.latent = plan, conditioning, engine.shapes.latent
         self.watch, self.schedule = Stopwatch(engine.networks), Schedule.of_model(engine.model, sampling)
         self.device, self.batch, self.redrawn = engine.networks.device, rows_together(engine), 0
+        self.ahead = 0 if self.device == "cpu" else 1
 
     def batches(self, items: Iterable[Item]) -> Iterator[tuple[list[Item], NDArray[np.uint8]]]:
         """Draw images, `batch` of them at a time.
@@ -116,11 +118,11 @@ class Drawer:
         Raises:
             FglError: an item's image is blank at every draw; its class and row are named.
         """
-        waiting, ahead = iter(items), 0 if self.device == "cpu" else 1
+        waiting = iter(items)
         flying: deque[Flight] = deque()
         while some := list(islice(waiting, self.batch)):
             flying.append(self.launch(some))
-            if len(flying) > ahead:
+            if len(flying) > self.ahead:
                 yield self._mended(flying.popleft())
         while flying:
             yield self._mended(flying.popleft())
