@@ -2,7 +2,7 @@
 # fuzz: hostile files by the ten thousand and kills by the hundred, for hours; into benchmarks/results.
 # bench-peers: ours beside diffusers and optimum, which live in .venv-peers.
 # bench-accuracy: one-shot accuracy, three seeds; DATA is the bundled sample or, say, your fashion_mnist.npz.
-# bench-gpu: Stable Diffusion 1.5 on an NVIDIA GPU, with the packages of $(PYTHON): benchmarks/README.md.
+# test-gpu: every engine, training and two ranks on an NVIDIA GPU, with the packages of $(PYTHON): benchmarks/README.md.
 PYTHON ?= python3
 DATA ?= fashion
 FUZZ_CASES ?= 10000
@@ -10,7 +10,7 @@ FUZZ_KILLS ?= 200
 BIN := .venv/bin
 PEERS := .venv-peers/bin/python -m pip
 
-.PHONY: setup demo test fuzz lint bench bench-accuracy bench-peers bench-gpu clean
+.PHONY: setup demo test fuzz lint bench bench-accuracy bench-peers test-gpu clean
 
 setup: .venv/installed
 
@@ -50,7 +50,7 @@ bench-peers: setup .venv-peers/installed
 	$(BIN)/python -m benchmarks.plot
 	$(BIN)/python -m benchmarks.table --write
 
-bench-gpu:
+test-gpu:
 	$(PYTHON) -m benchmarks.gpu
 
 # torchvision comes with optimum-intel and breaks beside the CPU's torch; optimum-onnx asks for an older optimum.

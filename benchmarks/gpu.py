@@ -1,16 +1,12 @@
-"""Stable Diffusion 1.5 on an NVIDIA GPU: ours beside diffusers, against the targets. Never run on a GPU so far.
+"""Stable Diffusion 1.5 on an NVIDIA GPU: every engine, training, two ranks, beside diffusers. Never run on one so far.
 
-512x512, bfloat16, 25 guided steps, random weights. Building and compiling takes longer than one call may: what a call
-has finished the next one finds, in the folder of engines and in PyTorch's own cache, until one comes to the end.
+512x512, 25 guided steps, random weights. All of it takes longer than one call may: what a call has finished the next
+one finds, row by row, in the folder of engines and in PyTorch's own cache, until one comes to the table.
 """
 
 import gc
-import os
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,22 +14,24 @@ import torch
 import typer
 
 from benchmarks.contender import WITHOUT
+from benchmarks.gpu_rows import XFORMERS, Row, Rows, engines_here, two_ranks
+from benchmarks.limit import limited
 from benchmarks.peers import REFERENCE, compare, show
-from benchmarks.results_file import save_result
+from benchmarks.results_file import RESULTS, save_result
 from fglfast.base.console import note
-from fglfast.base.errors import ExitCode, MissingExtraError
-from fglfast.engine.backends import find_backend, installed
+from fglfast.base.errors import FglError, MissingExtraError
 from fglfast.engine.batch_search import search_batches
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.generator.families import random_model
 from fglfast.generator.text import resolve_model
+from fglfast.lab.bench.training import training_rate
 from fglfast.verbs.command import exits
 
 COMPILED = "diffusers torch.compile max-autotune"
 OURS = "fglfast "
-PRECISIONS = ("bfloat16", "float16")  # the first that a backend can do
-XFORMERS = "xformers"
+PRECISION = "bfloat16"  # of the peers and of the largest matrix product
 LARGEST = 32  # images drawn together: the peers decode them in one pass, and all contenders share the memory
+SIDE = 224  # of a training image
 # Half of what an H200 can do: 790 TFLOP/s, measured, over 42.7 TFLOP an image.
 IMAGES_PER_SECOND, OVER_COMPILED, OVER_EAGER = 9.3, 1.3, 2.0
 
@@ -45,82 +43,101 @@ def main(
     batch: Annotated[int | None, typer.Option(min=2, help="Images together.", show_default="measured")] = None,
     steps: Annotated[int, typer.Option(min=1)] = 25,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
-    ours: Annotated[str, typer.Option(help="BACKEND:PRECISION, with commas.", show_default="16-bit ones here")] = "",
+    ours: Annotated[str, typer.Option(help="BACKEND:PRECISION, with commas.", show_default="all here")] = "",
     peers: Annotated[str, typer.Option(help="Peers, with commas.")] = f"{REFERENCE},{COMPILED}",
-    limit: Annotated[int, typer.Option(min=1, help="Seconds, after which the same command goes on.")] = 540,
+    arch: Annotated[str, typer.Option(help="Of the global model that is trained.")] = "resnet18",
+    images: Annotated[int, typer.Option(min=1, help="Images of each class that two ranks draw.")] = 8,
+    limit: Annotated[int, typer.Option(min=1, help="Seconds, after which the same command goes on.")] = 1200,
     engines: Path = Path("engines/build"),
     name: Annotated[str, typer.Option(help="Name of the result.")] = "gpu",
     device: Annotated[Literal["cuda", "any"], typer.Option(help="any tries the script itself.")] = "cuda",
 ) -> None:
-    """Measure all in turn, save `benchmarks/results/NAME.json`, and say which targets are reached."""
+    """Measure row by row into `benchmarks/results/NAME/`, then write `NAME.json` and say which targets are reached."""
     if device == "cuda" and not torch.cuda.is_available():
         raise MissingExtraError(
             "this benchmark needs a CUDA device, and PyTorch finds none",
             "on a machine with an NVIDIA GPU: pip install -e '.[gpu]'",
         )
-    found = find_recipe(recipe)
-    found = found.model_copy(
-        update={
-            "backend": "torch",
-            "precision": PRECISIONS[0],
-            "sampling": found.sampling.model_copy(update={"steps": steps}),
-        }
-    )
     with limited(limit):
         engines.mkdir(parents=True, exist_ok=True)
         folder = resolve_model(model) if model else random_model("sd15", engines / "random-sd15")
-        found = with_batches(found, folder, engines, batch)
-        names = [OURS + each for each in (ours.split(",") if ours else worth_measuring())] + peers.split(",")
-        result = compare(found, folder, dict.fromkeys(names, sys.executable), PRECISIONS[0], rounds, engines)
-    rows = result["contenders"]
-    result |= {"vae_batch": found.vae_batch, "targets": targets(rows), "attention": attention(rows)}
+        found = asked_for(recipe, steps)
+        settings = {"model": folder.name, "recipe": found.model_dump(mode="json"), "batch": batch, "rounds": rounds}
+        rows = Rows(RESULTS / name, settings)
+        sizes = rows.get("images together", lambda: batches(found, folder, engines, batch))
+        if sizes is None:
+            raise FglError(f"no batch works: {rows.failed.popitem()[1]}", "give --batch, or see `fglfast doctor`")
+        found = found.model_copy(update={key: sizes[key] for key in ("unet_batch", "vae_batch")})
+        result = measured(rows, found, folder, engines, rounds, ours, peers, arch, images)
     show(result, save_result(name, result))
     for line in verdicts(result):
         typer.echo(line)
 
 
-@contextmanager
-def limited(seconds: int) -> Iterator[None]:
-    """End the process, whatever it is at, when the block takes so long: exit code 5.
-
-    The contenders end too, for their standard input closes; a half-built engine is never found.
-    """
-
-    def end() -> None:
-        note(f"error: not done after {seconds} s; what was built and compiled is kept")
-        note("  hint: run the same command again, until it prints images/s")
-        os._exit(ExitCode.INCOMPLETE)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+def asked_for(recipe: str, steps: int) -> Recipe:
+    """The recipe's solver and size, on eager PyTorch."""
+    found = find_recipe(recipe)
+    sampling = found.sampling.model_copy(update={"steps": steps})
+    return found.model_copy(update={"backend": "torch", "precision": PRECISION, "sampling": sampling})
 
 
-def with_batches(recipe: Recipe, folder: Path, engines: Path, batch: int | None) -> Recipe:
-    """The recipe with the batch asked for, or with those that make the eager engine fastest."""
+def measured(
+    rows: Rows,
+    recipe: Recipe,
+    folder: Path,
+    engines: Path,
+    rounds: int,
+    ours: str,
+    peers: str,
+    arch: str,
+    images: int,
+) -> dict[str, Any]:
+    """Every row, and the fastest engine beside the peers."""
+
+    def beside(names: Sequence[str]) -> Row:
+        return compare(recipe, folder, dict.fromkeys(names, sys.executable), PRECISION, rounds, engines)
+
+    def alone(name: str) -> Row:
+        made = beside([name])
+        if name in made["left_out"]:
+            raise FglError(made["left_out"][name], "use another backend or precision")
+        return made["contenders"][0] | {"ceiling_tflops": made["ceiling_tflops"]}  # type: ignore[no-any-return]
+
+    names = [OURS + each for each in (ours.split(",") if ours else engines_here())]
+    tried = {name: rows.get(name, lambda name=name: alone(name)) for name in names}  # type: ignore[misc]
+    drawn = sorted((row for row in tried.values() if row), key=lambda row: -row["images_per_second"])
+    if not drawn:
+        raise FglError(f"no engine draws here: {'; '.join(rows.failed.values())}", "see `fglfast doctor`")
+    ceiling, batch = drawn[0]["ceiling_tflops"], recipe.unet_batch
+    side = min(SIDE, recipe.image_size)
+    trained = rows.get(
+        f"training {arch}", lambda: training_rate(arch, side, 4 * batch, 2, ceiling).model_dump(mode="json")
+    )
+    ranks = rows.get("two ranks", lambda: two_ranks(recipe, folder, engines, images))
+    fastest = [drawn[0]["name"], *peers.split(",")]
+    result = rows.get("side by side", lambda: beside(fastest))
+    if result is None:
+        raise FglError(f"nothing was compared: {rows.failed['side by side']}", "see `fglfast doctor`")
+    return result | {
+        "vae_batch": recipe.vae_batch,
+        "engines": drawn,
+        "training": trained,
+        "two_ranks": ranks,
+        "failed": rows.failed,
+        "targets": targets(result["contenders"]),
+        "attention": attention(drawn),
+    }
+
+
+def batches(recipe: Recipe, folder: Path, engines: Path, batch: int | None) -> Row:
+    """Rows of a pass: as many as asked for, or those that make the eager engine fastest."""
     if batch is None:
         recipe = search_batches(recipe, folder, engines)
         gc.collect()
         torch.cuda.empty_cache()
         batch = min(recipe.unet_batch, LARGEST)
     note(f"{batch} images together")
-    return recipe.model_copy(update={"unet_batch": batch, "vae_batch": min(batch, recipe.vae_batch)})
-
-
-def worth_measuring() -> list[str]:
-    """Every backend here that computes in 16 bits; those that may use xformers, where it is, also without."""
-    made = []
-    for name in installed():
-        backend = find_backend(name)
-        able = [precision for precision in PRECISIONS if precision in backend.precisions]
-        made += [f"{name}:{precision}" for precision in able[:1]]
-        if able and XFORMERS in backend.optional and find_spec(XFORMERS):
-            made.append(f"{made[-1]}{WITHOUT}{XFORMERS}")
-    return made
+    return {"unet_batch": batch, "vae_batch": min(batch, recipe.vae_batch)}
 
 
 def targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -161,8 +178,19 @@ def attention(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def verdicts(result: dict[str, Any]) -> list[str]:
-    """A line for each target, and for xformers against SDPA."""
-    lines = []
+    """The table of engines, then a line for training, two ranks, each target, and xformers against SDPA."""
+    lines = [
+        f"{row['name']}: {row['images_per_second']} images/s, {row['share']:.1%} of the matrix product, "
+        f"{row['peak_memory_bytes'] / 2**30:.1f} GiB, ready in {row['load_seconds']} s"
+        for row in result["engines"]
+    ]
+    lines += [f"{name} failed: {reason}" for name, reason in result["failed"].items()]
+    if trained := result["training"]:
+        rate, share = trained["images_per_second"], trained["share"]
+        lines.append(f"training {trained['arch']} at {trained['side']}: {rate} images/s, {share:.1%}")
+    if ranks := result["two_ranks"]:
+        same = "the same" if ranks["equal"] else "OTHER"
+        lines.append(f"two ranks: {ranks['seconds_by_two']} s, alone {ranks['seconds_alone']} s, {same} tars")
     for target in result["targets"]:
         said = "not measured"
         if target["found"] is not None:
