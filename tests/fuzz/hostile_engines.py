@@ -86,7 +86,7 @@ class Manifests:
             return "files that it does not list"
         parity = said["parity"]
         for name in ERRORS:
-            allowed = min(2e-2, max(2e-3, 2.5 * parity["eager"][name]))
+            allowed = min(1e-2, max(2e-3, 2.5 * parity["eager"][name]))
             if parity["allowed"][name] != allowed or not parity[name] <= allowed:
                 return "figures out of bounds"
         if not parity["psnr"] >= 20.0:
