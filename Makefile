@@ -27,7 +27,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 fuzz: setup
-	FUZZ_CASES=$(FUZZ_CASES) FUZZ_KILLS=$(FUZZ_KILLS) $(BIN)/python -m pytest tests/fuzz -m fuzz
+	FUZZ_CASES=$(FUZZ_CASES) FUZZ_KILLS=$(FUZZ_KILLS) $(BIN)/python -m pytest tests/fuzz tests/synthesis -m fuzz
 
 lint: setup
 	$(BIN)/ruff format --check .

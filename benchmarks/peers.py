@@ -195,7 +195,7 @@ def _inputs(folder: Path, latent: tuple[int, int, int], batch: int, work: Path) 
     """What all draw from: our starting noise and one class-level prompt, embedded as a payload carries it."""
     prompts, encoder = load_prompts(folder), TextEncoder.load(folder)
     text_2LD = encoder.encode(encoder.tokenize([prompts.class_level.format(label="bag"), prompts.negative]))
-    noise_BCHW = starting_noises(0, [Item(k, 0, 0, k) for k in range(batch)], latent)
+    noise_BCHW = starting_noises(0, [Item(k, 0, 0, k, "bag", "") for k in range(batch)], latent)
     path = work / "inputs.npz"
     np.savez(path, noise=noise_BCHW, text=text_2LD[0], negative=text_2LD[1])
     return path

@@ -24,10 +24,12 @@ def main(
     classes: int = 1000,
     held: Annotated[int, typer.Option(help="Classes a client holds.")] = 200,
     images_per_class: int = 1000,
+    tokens: int = TEXT[0],
+    width: int = TEXT[1],
 ) -> None:
     """Write the clients' payloads, then load, merge, plan, resume and keep books."""
     with tempfile.TemporaryDirectory() as folder:
-        _write_payloads(Path(folder), clients, classes, held)
+        _write_payloads(Path(folder), clients, classes, held, (tokens, width))
         before = _peak_mib()
         started = time.perf_counter()
         merged = merge_payloads(load_payload(path) for path in sorted(Path(folder).glob("*.safetensors")))
@@ -54,23 +56,25 @@ def main(
             "peak_mib_before": before,
         }
     typer.echo(json.dumps(measured))
-    save_result("scale", {"clients": clients, "classes": classes, "classes_a_client": held, **measured})
+    save_result(
+        "scale", {"clients": clients, "classes": classes, "classes_a_client": held, "text": [tokens, width], **measured}
+    )
 
 
-def _write_payloads(folder: Path, clients: int, classes: int, held: int) -> None:
+def _write_payloads(folder: Path, clients: int, classes: int, held: int, text: tuple[int, int]) -> None:
     """Class-level payloads: clients that hold the same class send the same embedding."""
     names = tuple(f"class {label}" for label in range(classes))
     draw = np.random.default_rng(0)
     for client in range(clients):
         labels = np.sort(draw.choice(classes, held, replace=False)).astype(np.int64)
-        rows = [np.random.default_rng(label).standard_normal(TEXT, dtype=np.float32) for label in labels]
+        rows = [np.random.default_rng(label).standard_normal(text, dtype=np.float32) for label in labels]
         header = PayloadHeader(client=f"{client:04d}", class_names=names, prompt_level="class", text_encoder="0" * 64)
         payload = Payload(header, np.stack(rows).astype(np.float16), None, labels, draw.integers(1, 500, held))
         save_payload(payload, folder / f"{client:04d}.safetensors")
 
 
-def _facts(item: Item) -> dict[str, int]:
-    return {"class": item.label, "row": item.row, "ordinal": item.ordinal}
+def _facts(item: Item) -> dict[str, object]:
+    return {"class": item.label, "row": item.digest, "ordinal": item.ordinal}
 
 
 def _peak_mib() -> int:

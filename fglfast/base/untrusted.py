@@ -42,7 +42,9 @@ def read_bytes(path: Path, most: int) -> bytes:
     return content
 
 
-def json_object(text: bytes | str, most_keys: int = MOST_KEYS, strict: bool = True) -> dict[str, Any]:
+def json_object(
+    text: bytes | str, most_keys: int = MOST_KEYS, strict: bool = True, most_values: int = MOST_VALUES
+) -> dict[str, Any]:
     """Parse a JSON object whose content is bounded and whose keys are distinct.
 
     Otherwise eight megabytes of empty lists would take gigabytes, as would a checker's message for each of them.
@@ -51,6 +53,7 @@ def json_object(text: bytes | str, most_keys: int = MOST_KEYS, strict: bool = Tr
         text: bytes are read as UTF-8.
         most_keys: keys that one object may have.
         strict: whether infinities and NaN, which JSON lacks, are refused.
+        most_values: values that there may be, counted as commas and opening brackets.
 
     Raises:
         ValueError: it is no such object; the message fits on one line.
@@ -62,8 +65,8 @@ def json_object(text: bytes | str, most_keys: int = MOST_KEYS, strict: bool = Tr
         return distinct_keys(pairs)
 
     text = text.decode() if isinstance(text, bytes) else text
-    if sum(map(text.count, ",[{")) > MOST_VALUES:
-        raise ValueError(f"more than {MOST_VALUES} values")
+    if sum(map(text.count, ",[{")) > most_values:
+        raise ValueError(f"more than {most_values} values")
     try:
         hooks: dict[str, Any] = {"parse_constant": _no_number, "parse_float": _finite} if strict else {}
         value = json.loads(text, object_pairs_hook=distinct, **hooks)

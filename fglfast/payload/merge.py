@@ -18,6 +18,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.base.wording import some
 from fglfast.payload import Payload
 from fglfast.payload.header import PromptLevel
+from fglfast.payload.rows import little_endian
 
 Ints = NDArray[np.int64]
 DISTINCTIVE_ROWS = 16
@@ -103,6 +104,26 @@ def merge_payloads(payloads: Iterable[Payload]) -> Merged:
     if first is None:
         raise BadInputError("no payload to merge", "give at least one client's payload")
     return _table(first, [parts[client] for client in sorted(parts)], np.stack(distinct))
+
+
+def row_digests(merged: Merged) -> list[str]:
+    """What each row [R] is, whoever sent it and of whatever class: sha256 over its content, and its client's domain.
+
+    The domain counts because it chooses the negative prompt, and so the images. Embeddings that travelled in eight bits
+    are what those bits mean.
+    """
+    distinct = merged.embeddings if merged.embeddings is not None else merged.token_ids
+    assert distinct is not None
+    kind = f"{distinct.dtype.name} {distinct.shape[1:]}".encode()
+    contents = [hashlib.sha256(kind + b"\0" + little_endian(row).tobytes()).hexdigest() for row in distinct]
+    return [
+        contents[content] if (domain := merged.domains[client]) is None else _within(contents[content], domain)
+        for content, client in zip(merged.content.tolist(), merged.row_client.tolist(), strict=True)
+    ]
+
+
+def _within(content: str, domain: str) -> str:
+    return hashlib.sha256(f"{content} {domain}".encode()).hexdigest()
 
 
 def by_client(clients: Iterable[str], digests: Iterable[str]) -> dict[str, str]:

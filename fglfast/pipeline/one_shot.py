@@ -7,13 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fglfast.base.console import note
 from fglfast.base.files import folder_bytes
+from fglfast.base.untrusted import read_object
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import find_recipe
 from fglfast.payload import Payload
 from fglfast.payload.merge import Merged, check_prompts, merge_payloads
 from fglfast.pipeline.settings import OneShot
 from fglfast.pipeline.stages import Stages
+from fglfast.shards.description import read_description
 from fglfast.synthesis.settings import SynthesisSettings
 from fglfast.synthesis.synthesize import SynthesisResult, synthesize
 from fglfast.training.launch import train
@@ -21,6 +24,7 @@ from fglfast.training.results import TrainResult
 from fglfast.training.settings import TrainSettings
 
 ASKED, ENGINES = OneShot(), Path("engines/build")
+MOST_RECORD = 64 << 20  # bytes of a training's record, which names all classes
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,30 @@ def run_one_shot(
 def draw_and_train(
     engine: Engine, merged: Merged, drawn: SynthesisSettings, training: TrainSettings, folder: Path, stages: Stages
 ) -> tuple[SynthesisResult, TrainResult]:
-    """The synthetic images of an engine, into `folder/synthetic`, and the model trained on them: as `one_shot`."""
+    """The synthetic images of an engine, into `folder/synthetic`, and the model trained on them: as `one_shot`.
+
+    Where the folder holds images of other payloads (clients joined, left or sent another), those that stay are kept. A
+    model of the images as they were is set aside, as `model-PLAN`.
+    """
     made = stages.run(
         "synthesize",
         f"{drawn.images_per_class} images a class",
-        lambda: synthesize(engine, merged, drawn, folder / "synthetic"),
+        lambda: synthesize(engine, merged, drawn, folder / "synthetic", update=True),
         lambda _: folder_bytes(folder / "synthetic"),
     )
+    _set_aside(folder, read_description(folder / "synthetic").plan)
     return made, train_model(folder / "synthetic", training, drawn.seed, folder, stages)
+
+
+def _set_aside(folder: Path, plan: str) -> None:
+    record = folder / "model" / "train.json"
+    if record.exists():
+        run = read_object(record, MOST_RECORD, "delete it").get("run")
+        of = str(run["data"]["plan"]) if isinstance(run, dict) else plan
+        if of != plan:
+            note(f"{folder / 'model'}: of the images before, now model-{of[:12]}")
+            (folder / "train.seconds").unlink(missing_ok=True)
+            (folder / "model").rename(folder / f"model-{of[:12]}")
 
 
 def train_model(images: Path, training: TrainSettings, seed: int, folder: Path, stages: Stages) -> TrainResult:

@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError
 
 from fglfast.base.config import Settings, first_problem
-from fglfast.base.errors import BadInputError
+from fglfast.base.errors import BadInputError, IncompleteError
 from fglfast.base.files import write_atomic
 from fglfast.base.folders import leads_out
 from fglfast.base.names import ClassNames
@@ -17,8 +17,12 @@ from fglfast.shards import checksums
 
 FACTS, LOCKS = "dataset.json", ".locks"
 IMAGES, PARQUET = "imagefolder", "parquet"  # other forms of the same images
-FORMAT_VERSION = 1
-MOST_FACTS = 16 << 20  # bytes
+UPDATE = ".update"  # a data set that is to take the place of the one around it, while it is made
+SWAP = ".swap"  # a data set that is taking the place of the one around it
+FORMAT_VERSION = 2  # since it, images are named by what their row holds, and rows tell their clients
+VERSIONS = (1, 2)
+MOST_FACTS = 64 << 20  # bytes: a hundred thousand rows of two hundred
+MOST_CLIENTS, MOST_VALUES = 100_000, 1_500_000
 AGAIN = "make the data set again with this version's synthesize"
 
 
@@ -61,19 +65,24 @@ def read_as(kind: type[D], folder: Path) -> D:
 
     Raises:
         BadInputError: it is missing, of another version or not as it must be, or a part of the folder lies elsewhere.
+        IncompleteError: an update was stopped while it took its place.
     """
     refuse_links(folder)
     path = folder / FACTS
     try:
         content = read_bytes(path, MOST_FACTS)
     except OSError as error:
+        if (folder / SWAP).is_dir():
+            hint = "run the synthesize --update or forget again that was stopped: it goes on"
+            raise IncompleteError(f"{folder}: an update of this data set was stopped at its end", hint) from error
         raise BadInputError(
             f"{folder} is not a synthetic data set: {path} cannot be read", "give a folder made by synthesize"
         ) from error
     try:
-        version = json_object(content).get("format_version")
-        if version != FORMAT_VERSION:
-            raise BadInputError(f"{path}: format version {version!r}, this program reads {FORMAT_VERSION}", AGAIN)
+        version = json_object(content, MOST_CLIENTS, most_values=MOST_VALUES).get("format_version")
+        if version not in VERSIONS:
+            known = " and ".join(map(str, VERSIONS))
+            raise BadInputError(f"{path}: format version {version!r}, this program reads {known}", AGAIN)
         return kind.model_validate_json(content, strict=True)
     except ValidationError as error:
         raise BadInputError(f"{path}: {first_problem(error)}", AGAIN) from error
@@ -83,8 +92,19 @@ def read_as(kind: type[D], folder: Path) -> D:
 
 def write_description(folder: Path, description: Description) -> None:
     """Write `dataset.json`; the same description gives the same bytes."""
-    facts = description.model_dump(mode="json")
-    write_atomic(folder / FACTS, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    facts = [f"{_text(key)}: {_lines(value)}" for key, value in description.model_dump(mode="json").items()]
+    write_atomic(folder / FACTS, "{\n  " + ",\n  ".join(facts) + "\n}\n")
+
+
+def _lines(value: Any) -> str:
+    """A value on a line; a list of objects has a line for each, or a hundred thousand rows would take a million."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "[\n    " + ",\n    ".join(map(_text, value)) + "\n  ]"
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def refuse_links(folder: Path) -> None:
@@ -93,7 +113,7 @@ def refuse_links(folder: Path) -> None:
     Raises:
         BadInputError: naming the link.
     """
-    for name in (FACTS, LOCKS, IMAGES, PARQUET, checksums.FOLDER):
+    for name in (FACTS, LOCKS, IMAGES, PARQUET, SWAP, UPDATE, checksums.FOLDER):
         if leads_out(folder / name, folder):
             hint = "put what it leads to there, or delete it"
             raise BadInputError(f"{folder / name}: a link out of the data set", hint)

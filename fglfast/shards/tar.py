@@ -5,6 +5,7 @@ A shard that exists under its own name is complete; anything else is a temporary
 
 import io
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -18,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fglfast.base.errors import BadInputError, FglError
-from fglfast.base.files import replacing
+from fglfast.base.files import replacing, sync_folder
 from fglfast.base.untrusted import json_object
 from fglfast.images.decoding import opened
-from fglfast.shards.checksums import Hashing, write_checksum
+from fglfast.shards.checksums import Hashing, read_checksum, write_checksum
 from fglfast.shards.headers import Member, content, members
 
 ImageFormat = Literal["png", "webp"]
@@ -90,6 +91,23 @@ def write_shard(path: Path, samples: Iterable[Sample], image_format: ImageFormat
     return hashing.size
 
 
+def link_shard(shard: Path, path: Path) -> bool:
+    """Give a sound shard a second name, and its checksum; False where the file system cannot, or no checksum is known.
+
+    The content lies on the disk once, and is safe: shards are replaced as a whole and never written to.
+    """
+    digest = read_checksum(shard)
+    if digest is None:
+        return False
+    write_checksum(path, digest)
+    try:
+        os.link(shard, path)
+    except OSError:
+        return False
+    sync_folder(path.parent)
+    return True
+
+
 def write_tar(stream: Hashing, samples: Iterable[Sample], image_format: ImageFormat) -> None:
     """Write what a shard holds; equal samples, equal bytes."""
     with tarfile.open(fileobj=cast(IO[bytes], stream), mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -144,6 +162,16 @@ def read_entries(path: Path) -> Iterator[Entry]:
     """
     with _reading(path) as stream:
         yield from entries(stream)
+
+
+def read_facts(path: Path, entry: Entry) -> dict[str, Any]:
+    """What `KEY.json` says of an image.
+
+    Raises:
+        BadInputError: it is damaged, or cannot be read.
+    """
+    with _reading(path) as stream:
+        return json_object(content(stream, entry.facts))
 
 
 def read_samples(path: Path) -> Iterator[tuple[str, Sample]]:

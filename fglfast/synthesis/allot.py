@@ -18,28 +18,44 @@ def allot(total: int, counts: Ints) -> Ints:
     return allotted
 
 
-def allot_rows(total: int, counts: Ints, clients: Ints, max_share: float) -> Ints:
-    """Share a class among its rows [R], so that no client's rows get more than its cap where others hold the class too.
+def allot_rows(total: int, counts: Ints, rows: Ints, clients: Ints, max_share: float) -> Ints:
+    """Share a class among its rows, so that no client's claims get more than its cap where others hold the class too.
 
-    The cap is `max_share` of the total, or an equal part where that is more. What is cut goes to the other clients in
-    proportion to their counts. Where nobody is above the cap, it is `allot`.
+    A claim is what one client says of one row; several may claim the same row. The cap is `max_share` of the total, or
+    an equal part where that is more. What is cut goes to the other clients in proportion to their counts. Where nobody
+    is above the cap, it is `allot` of the rows' counts. No order of claims and no client's number changes it.
 
     Args:
         total: images of the class.
-        counts: private images behind each row [R].
-        clients: whose each row is [R].
+        counts: private images behind each claim [K].
+        rows: which row each is of [K]; every number from 0 to R - 1 is there.
+        clients: whose each is [K].
         max_share: above 0; from 1 on nothing is cut.
+
+    Returns:
+        Images of each row [R].
     """
-    of_row = allot(total, counts)
-    holders, which = np.unique(clients, return_inverse=True)
-    cap = max(int(Fraction(str(max_share)) * total), -(-total // len(holders)))
-    if max_share >= 1 or (_sums(of_row, which, len(holders)) <= cap).all():
+    claimed = _sums(counts, rows)
+    of_row = allot(total, claimed)
+    if max_share >= 1:
         return of_row
-    quotas = _capped(total, _sums(counts, which, len(holders)), cap)
-    for holder, quota in enumerate(quotas):
-        rows = np.flatnonzero(which == holder)
-        of_row[rows] = allot(int(quota), counts[rows])
+    holders = _ordered(counts, rows, clients)
+    cap = max(int(Fraction(str(max_share)) * total), -(-total // len(holders)))
+    part = [int(of_row[row]) * Fraction(int(count), int(claimed[row])) for row, count in zip(rows, counts, strict=True)]
+    if all(sum((part[k] for k in own), Fraction()) <= cap for own in holders):
+        return of_row
+    quotas = _capped(total, np.array([counts[own].sum() for own in holders]), cap)
+    of_row = np.zeros_like(of_row)
+    for own, quota in zip(holders, quotas, strict=True):
+        np.add.at(of_row, rows[own], allot(int(quota), counts[own]))
     return of_row
+
+
+def _ordered(counts: Ints, rows: Ints, clients: Ints) -> list[Ints]:
+    """The claims of each client by row, the clients by what they claim: equal ones may change places."""
+    holders = [np.flatnonzero(clients == client) for client in np.unique(clients)]
+    ordered = [own[np.argsort(rows[own], kind="stable")] for own in holders]
+    return sorted(ordered, key=lambda own: (rows[own].tolist(), counts[own].tolist()))
 
 
 def _capped(total: int, counts: Ints, cap: int) -> Ints:
@@ -52,7 +68,7 @@ def _capped(total: int, counts: Ints, cap: int) -> Ints:
     return quotas
 
 
-def _sums(values: Ints, which: Ints, groups: int) -> Ints:
-    sums = np.zeros(groups, dtype=np.int64)
-    np.add.at(sums, which, values)
+def _sums(counts: Ints, rows: Ints) -> Ints:
+    sums = np.zeros(int(rows.max()) + 1, dtype=np.int64)
+    np.add.at(sums, rows, counts)
     return sums

@@ -28,9 +28,9 @@ in {drawn.shards} WebDataset shards (`KEY.{drawn.image_format}`, `KEY.cls`, `KEY
 - sampling: {sampling}, plan seed {drawn.seed}
 - clients: {len(drawn.clients)}; plan `{drawn.plan[:16]}`
 
-Every `KEY.json` names the image's class, embedding row, ordinal, seed, client, payload hash and engine, from which
-it can be drawn again. Labels are the prompts' classes, unchecked: expect some noise. The images inherit the
-generator's biases and licence.
+Every `KEY.json` names the image's class, embedding row (by the digest of its content), ordinal, seed and engine, from
+which it can be drawn again; `dataset.json` says which clients sent the row. Labels are the prompts' classes, unchecked:
+expect some noise. The images inherit the generator's biases and licence.
 
 ## Classes
 {names}

@@ -163,8 +163,8 @@ class Drawer:
         merged = self.conditioning.merged
         name, client = self.plan.class_names[item.label], merged.clients[merged.row_client[item.row]]
         return FglError(
-            f"class {name!r}, prompt row {item.row} (client {client!r}): an image came out black, constant or not a "
-            f"number in {REDRAWS + 1} draws",
+            f"class {name!r}, prompt row {item.digest[:16]} (client {client!r}): an image came out black, constant "
+            f"or not a number in {REDRAWS + 1} draws",
             "leave that client's payload out, or build the engine with another backend or precision",
         )
 

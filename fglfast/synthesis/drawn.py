@@ -2,8 +2,9 @@
 
 from contextlib import suppress
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, FailFast
 
@@ -12,10 +13,13 @@ from fglfast.base.wording import differences, some
 from fglfast.payload.merge import Merged, by_client
 from fglfast.shards.description import FACTS, Description, read_as
 from fglfast.shards.tar import read_samples
-from fglfast.synthesis.plan import Plan
-from fglfast.synthesis.settings import SynthesisSettings, plan_of
+from fglfast.synthesis.plan import Plan, Row
+from fglfast.synthesis.settings import SynthesisSettings, facts_of, plan_of
 
 NAME_BYTES = 200  # of an engine's name that is told
+BY_CONTENT = 2  # the first version in which an image is named by what its row holds
+# What an image is, whatever else a plan holds. The others say which images there are, and in which shards.
+FIXED = ("weights", "image_size", "seed", "image_format", "sampling")
 Names = Annotated[tuple[str, ...], FailFast()]
 
 
@@ -27,6 +31,7 @@ class Drawn(Description, SynthesisSettings):
         weights: its fingerprint.
         clients: who sent payloads.
         payloads: their digests.
+        rows: what they sent, and how many images were drawn of each; version 1 does not say.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -35,6 +40,7 @@ class Drawn(Description, SynthesisSettings):
     weights: str
     clients: Names
     payloads: Names
+    rows: Annotated[tuple[Row, ...], FailFast()] = ()
 
     @classmethod
     def to_be(
@@ -51,6 +57,7 @@ class Drawn(Description, SynthesisSettings):
             weights=weights,
             clients=tuple(merged.clients),
             payloads=tuple(merged.digests),
+            rows=plan.rows,
             **{name: getattr(settings, name) for name in SynthesisSettings.model_fields},
         )
 
@@ -60,16 +67,58 @@ class Drawn(Description, SynthesisSettings):
 
         Raises:
             BadInputError: missing or malformed.
+            IncompleteError: an update was stopped while it took the data set's place.
         """
         drawn = read_as(cls, out)
-        if drawn.shards != -(-drawn.images // drawn.shard_size):
-            raise BadInputError(f"{out / FACTS}: shards: not those of its images", "make the data set again")
+        wrong = "shards: not those of its images" if drawn.shards != -(-drawn.images // drawn.shard_size) else ""
+        if problem := wrong or (drawn.by_content and drawn._contradiction()):
+            raise BadInputError(f"{out / FACTS}: {problem}", "make the data set again")
         return drawn
+
+    @property
+    def by_content(self) -> bool:
+        """Whether its images are named by what their rows hold; older ones by a place among the payloads' rows."""
+        return self.format_version >= BY_CONTENT
+
+    def _contradiction(self) -> str:
+        """How the rows contradict the other facts; empty if they do not."""
+        keys = [(row.label, row.row) for row in self.rows]
+        images = dict.fromkeys((row.label for row in self.rows), 0)
+        for row in self.rows:
+            images[row.label] += row.images
+        if not keys or keys[-1][0] >= len(self.class_names) or any(one >= other for one, other in pairwise(keys)):
+            return "rows: none, of no class, or out of order"
+        if set(images.values()) != {self.images_per_class} or sum(images.values()) != self.images:
+            return "rows: their images are not those of the classes"
+        known = set(self.clients)
+        strange = next((client for row in self.rows for client in row.claims if client not in known), None)
+        if strange is not None or len(known) < len(self.clients) or len(self.clients) != len(self.payloads):
+            return "rows: claims of other clients"
+        return ""
+
+    @property
+    def layout(self) -> Plan:
+        """The data set's plan, as far as it is known without payloads: everything but where the rows' content is."""
+        facts = facts_of(self.weights, self.image_size, self)
+        return Plan(self.class_names, self.images_per_class, self.seed, self.shard_size, self.rows, (), facts)
 
     @cached_property
     def senders(self) -> frozenset[tuple[str, str]]:
         """Each client with its payload."""
         return frozenset(zip(self.clients, self.payloads, strict=False))
+
+    def of_settings(self) -> SynthesisSettings:
+        """What a user decided of it."""
+        return SynthesisSettings(**{name: getattr(self, name) for name in SynthesisSettings.model_fields})
+
+    def same(self, other: "Drawn") -> bool:
+        """Whether both are one data set, whatever the generator's folder is called."""
+        return self.model_copy(update={"model": ""}) == other.model_copy(update={"model": ""})
+
+    def chosen(self) -> dict[str, Any]:
+        """What a person chose of it, the payloads by name."""
+        names = {*SynthesisSettings.model_fields, *FIXED, "class_names"}
+        return self.model_dump(mode="json", include=names) | by_client(self.clients, self.payloads)
 
     def plan_with(self, merged: Merged) -> Plan:
         """The data set's plan, made again of its payloads.
@@ -78,11 +127,11 @@ class Drawn(Description, SynthesisSettings):
             BadInputError: they are others.
         """
         plan = plan_of(self.weights, self.image_size, merged, self)
-        if plan.digest() != self.plan:
+        if plan.rows != self.rows or plan.class_names != self.class_names:
             there, here = by_client(self.clients, self.payloads), by_client(merged.clients, merged.digests)
             differing = differences(there, here)
             raise BadInputError(
-                f"the data set was made of other payloads: {differing or 'its plan differs'}",
+                f"the data set was made of other payloads: {differing or 'its rows differ'}",
                 f"give those it was made of: the payloads of {some(self.clients)}",
             )
         return plan

@@ -1,50 +1,105 @@
-"""Whose the folder of a data set is: its description and card, written once."""
+"""Whose the folder of a data set is, and where its images go: into it, or first into `.update` within it."""
 
+import shutil
 from pathlib import Path
-from typing import Any
 
 from fglfast.base.errors import UsageError
 from fglfast.base.files import exclusive, write_atomic
 from fglfast.base.wording import differences
-from fglfast.payload.merge import by_client
-from fglfast.shards.description import FACTS, LOCKS, refuse_links, write_description
+from fglfast.shards.description import FACTS, LOCKS, SWAP, UPDATE, refuse_links, write_description
 from fglfast.synthesis.card import card
-from fglfast.synthesis.drawn import Drawn
+from fglfast.synthesis.drawn import FIXED, Drawn
+from fglfast.synthesis.older import change
+from fglfast.synthesis.swap import roll_forward, take_place
 
-FOLLOWS = {"format_version", "plan", "images", "shards", "clients", "payloads"}  # from the other facts
 
-
-def begin(out: Path, drawn: Drawn) -> None:
-    """Write a data set's card and description, or check that those there are of the same plan; ranks take turns.
+def enter(out: Path) -> bool:
+    """Make the folder, and move an update that was stopped at its end to its end, if there is one; ranks take turns.
 
     Raises:
-        UsageError: the folder belongs to another plan; what differs is said.
         BadInputError: a part of the folder is a link to somewhere else.
     """
     refuse_links(out)
     (out / LOCKS).mkdir(parents=True, exist_ok=True)
     with exclusive(out / LOCKS / "claim"):
-        refuse_another(out, drawn)
+        return roll_forward(out)
+
+
+def begin(out: Path, drawn: Drawn, update: bool = False) -> Path:
+    """Write a data set's card and description, or check that those there are of the same plan; ranks take turns.
+
+    Args:
+        out: the folder.
+        drawn: what it is to hold.
+        update: whether what it holds may become that.
+
+    Returns:
+        Where the shards go: `out`, or the folder that takes its place by `finish`.
+
+    Raises:
+        UsageError: the folder belongs to another plan; what differs is said.
+        BadInputError: a part of the folder is a link to somewhere else.
+    """
+    enter(out)
+    with exclusive(out / LOCKS / "claim"):
+        if refuse_another(out, drawn, update):
+            return _staged(out / UPDATE, drawn)
         if not (out / FACTS).exists():
-            write_atomic(out / "README.md", card(drawn))
-            write_description(out, drawn)
+            _describe(out, drawn)
+        return out
 
 
-def refuse_another(out: Path, drawn: Drawn) -> None:
-    """As `begin`, writing nothing."""
+def finish(out: Path, folder: Path) -> None:
+    """Let a data set that is complete take its place, if it is not there already; ranks take turns."""
+    if folder != out:
+        with exclusive(out / LOCKS / "claim"):
+            if folder.is_dir():
+                take_place(out)
+
+
+def refuse_another(out: Path, drawn: Drawn, update: bool = False) -> bool:
+    """As `begin`, writing nothing; whether the folder has to be updated."""
+    if (out / SWAP).is_dir():  # decided: what is there says nothing any more
+        return False
     if not (out / FACTS).exists():
         if any(out.glob("*.tar")):
             raise UsageError(f"{out} holds tar files but no {FACTS}", "choose another --out")
-        return
+        return False
     there = Drawn.of(out)
-    if there.plan != drawn.plan:
+    if not there.by_content:
         raise UsageError(
-            f"{out} holds another data set: {differences(_chosen(there), _chosen(drawn)) or 'its plan differs'}",
-            "choose another --out, or delete the folder to start anew",
+            f"{out} was drawn by an earlier version of fglfast (format {there.format_version}), which named its images "
+            "otherwise",
+            "choose another --out; what is there can still be verified and trained on",
         )
+    if there.same(drawn):
+        return False
+    fixed = differences(*(facts.model_dump(mode="json", include=set(FIXED)) for facts in (there, drawn)))
+    if fixed:
+        raise UsageError(
+            f"{out} holds another data set: {fixed}", "choose another --out, or delete the folder to start anew"
+        )
+    if not update:
+        missing = set(there.layout.remaining(out))
+        differing = change(there, drawn, [number for number in range(there.shards) if number not in missing])
+        raise UsageError(
+            f"{out} holds another data set: {differences(there.chosen(), drawn.chosen())}; with --update {differing}",
+            "give --update to make it this one in place, or choose another --out",
+        )
+    return True
 
 
-def _chosen(drawn: Drawn) -> dict[str, Any]:
-    """Of a data set's facts those that a person chose, the payloads by name."""
-    facts = drawn.model_dump(mode="json", exclude=FOLLOWS)
-    return facts | by_client(drawn.clients, drawn.payloads)
+def _staged(stage: Path, drawn: Drawn) -> Path:
+    """The folder of an update, begun or gone on with; what is left of another one goes."""
+    if (stage / FACTS).exists() and Drawn.of(stage).same(drawn):
+        return stage
+    if stage.exists():
+        shutil.rmtree(stage)
+    stage.mkdir()
+    _describe(stage, drawn)
+    return stage
+
+
+def _describe(folder: Path, drawn: Drawn) -> None:
+    write_atomic(folder / "README.md", card(drawn))
+    write_description(folder, drawn)

@@ -5,27 +5,44 @@ from typing import Any
 
 from fglfast.base.console import note
 from fglfast.base.files import usable_folder
+from fglfast.base.timing import interleaved
 from fglfast.engine.backends import chosen
-from fglfast.engine.build import build_engine
+from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.built import is_built
-from fglfast.engine.recipe import Recipe
+from fglfast.engine.passes import decoder_pass, unet_pass
+from fglfast.engine.recipe import Build, Recipe
 from fglfast.generator.kinds import networks
 from fglfast.generator.load import model_fingerprint, read_shapes
 from fglfast.generator.parts import part
 from fglfast.generator.weights import weight_files
 from fglfast.payload.merge import Merged
+from fglfast.sampler.schedule import Schedule
+from fglfast.shards.description import FACTS
 from fglfast.synthesis.conditioning import check_rows
+from fglfast.synthesis.drawn import Drawn
+from fglfast.synthesis.folder import refuse_another
+from fglfast.synthesis.older import Change, change
+from fglfast.synthesis.plan import Plan
 from fglfast.synthesis.settings import SynthesisSettings, plan_of
-from fglfast.synthesis.synthesize import check_work, estimate, foresee
+from fglfast.synthesis.synthesize import check_work, room, sound_images
+
+ROUNDS = 5  # of each pass that is timed
 
 
 def foreseen(
-    recipe: Recipe, merged: Merged, settings: SynthesisSettings, out: Path, engines: Path, world_size: int = 1
+    recipe: Recipe,
+    merged: Merged,
+    settings: SynthesisSettings,
+    out: Path,
+    engines: Path,
+    world_size: int = 1,
+    update: bool = False,
 ) -> dict[str, Any]:
-    """What `synthesize` would do: see `foresee`; `seconds` is None where the engine is not built yet.
+    """What `synthesize` would do: images, shards, passes, bytes beside those that are free, and seconds.
 
-    Of a model of the hub, configs and tokenizers are fetched. Where its weights are not here, neither the payloads'
-    text encoder nor the folder's plan is compared with it, and `plan` is None.
+    `seconds` is None where the engine is not built yet. Of a model of the hub, configs and tokenizers are fetched.
+    Where its weights are not here, neither the payloads' text encoder nor the folder's plan is compared with it, and
+    `plan` is None.
 
     Raises:
         UsageError: what `synthesize` would refuse.
@@ -37,12 +54,104 @@ def foreseen(
     if recipe.lora or not all(weight_files(part(model, name)) for name in networks(model, "all")):
         usable_folder(out)
         check_rows(merged, model, read_shapes(model, recipe.image_size))
-        lacks = "its adapter is not added" if recipe.lora else "its weights are not here"
-        note(f"{recipe.model}: {lacks}, so whether it fits the payloads is not known yet")
+        note(f"{recipe.model}: its weights are not here, so whether they fit the payloads is not known yet")
         plan = plan_of("", recipe.image_size, merged, settings)
-        return foresee(plan, model, recipe.image_size, settings, out) | {"plan": None}
-    check_work(merged, settings, out, model, recipe.image_size)
+        return _foreseen(recipe, plan, None, model, settings, out, world_size) | {"plan": None}
+    check_work(merged, settings, out, model, recipe.image_size, update)
     if is_built(recipe, model, engines):
-        return estimate(build_engine(recipe, model, engines), merged, settings, out, world_size)
-    plan = plan_of(model_fingerprint(model), recipe.image_size, merged, settings)
-    return foresee(plan, model, recipe.image_size, settings, out)
+        return estimate(build_engine(recipe, model, engines), merged, settings, out, world_size, update)
+    return _of_model(recipe, model_fingerprint(model), model, merged, settings, out, world_size, update)
+
+
+def estimate(
+    engine: Engine,
+    merged: Merged,
+    settings: SynthesisSettings,
+    out: Path,
+    world_size: int = 1,
+    update: bool = False,
+) -> dict[str, Any]:
+    """As `foreseen`, by an engine that is there, with the seconds that it takes."""
+    key = engine.manifest.key
+    found = _of_model(key.build, key.weights, engine.model, merged, settings, out, world_size, update)
+    return found | {"seconds": _seconds(engine, found["passes"], found["decodes"])}
+
+
+def _of_model(
+    sizes: Recipe | Build,
+    weights: str,
+    model: Path,
+    merged: Merged,
+    settings: SynthesisSettings,
+    out: Path,
+    world_size: int,
+    update: bool,
+) -> dict[str, Any]:
+    plan = plan_of(weights, sizes.image_size, merged, settings)
+    to_be = Drawn.to_be(plan, weights, sizes.image_size, model.name, merged, settings)
+    changes = planned_change(out, to_be) if update else None
+    return _foreseen(sizes, plan, changes, model, settings, out, world_size)
+
+
+def _foreseen(
+    sizes: Recipe | Build,
+    plan: Plan,
+    changes: Change | None,
+    model: Path,
+    settings: SynthesisSettings,
+    out: Path,
+    world_size: int,
+) -> dict[str, Any]:
+    """All of it but the seconds."""
+    left = changes.new if changes else sum(map(plan.size, plan.remaining(out)))
+    rows = [rows for _, rows in Schedule.of_model(model, settings.sampling).rows()]
+    passes, decodes = passes_of(-(-left // world_size), rows, sizes.unet_batch, sizes.vae_batch)
+    needed, free = room(plan.images if changes else left, sizes.image_size, out)
+    return {
+        "plan": plan.digest(),
+        "classes": len(plan.present),
+        "images": plan.images,
+        "images_left": left,
+        "change": changes and {**vars(changes), "words": str(changes)},
+        "shards": plan.shards,
+        "bytes_at_most": needed,
+        "bytes_free": free,
+        "passes": passes,
+        "decodes": decodes,
+        "seconds": None,
+    }
+
+
+def passes_of(images: int, rows: list[int], unet_batch: int, vae_batch: int) -> tuple[int, int]:
+    """Passes through UNet and decoder that images take: batches are full whatever the shard size, but for the last.
+
+    Args:
+        images: how many are drawn by one process.
+        rows: of the UNet at each step of an image.
+        unet_batch: rows of a pass, and images that are drawn together.
+        vae_batch: images of a pass of the decoder.
+    """
+    full, rest = divmod(images, unet_batch)
+    of_batch = {size: sum(-(-size * each // unet_batch) for each in rows) for size in (unet_batch, rest)}
+    decodes = {size: -(-size // vae_batch) for size in (unet_batch, rest)}
+    return full * of_batch[unet_batch] + of_batch[rest], full * decodes[unet_batch] + decodes[rest]
+
+
+def _seconds(engine: Engine, passes: int, decodes: int) -> float:
+    """What an engine takes for so many passes, by the clock."""
+    build = engine.manifest.key.build
+    timed = interleaved(
+        {
+            "denoise": unet_pass(engine.networks, engine.shapes, build.unet_batch),
+            "decode": decoder_pass(engine.networks, engine.shapes, build.vae_batch),
+        },
+        ROUNDS,
+    )
+    return round(passes * timed["denoise"].seconds + decodes * timed["decode"].seconds, 1)
+
+
+def planned_change(out: Path, to_be: Drawn) -> Change | None:
+    """What an update would change; None if there is nothing to update."""
+    if not (out / FACTS).exists() or not refuse_another(out, to_be, update=True):
+        return None
+    return change(Drawn.of(out), to_be, sound_images(out).sound)

@@ -1,5 +1,7 @@
 """The noise that images are made of, keyed by their identity. Knows no network."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,16 +13,24 @@ from fglfast.synthesis.plan import Item
 def starting_noise(seed: int, item: Item, shape: tuple[int, int, int], step: int = 0) -> NDArray[np.float32]:
     """Standard normal noise [C,H,W] of one image, by counter-based Philox keyed by its identity.
 
-    The same at any batch size, rank count, order or resume (Salmon et al., SC 2011). Of the 128 bits of the key the
-    upper 64 count the draws. Step 0 is what the image starts from, the others are what a stochastic solver adds: each
-    begins 2^32 blocks of four numbers after the last.
+    The same at any batch size, rank count, order or resume, and whatever else a plan holds (Salmon et al., SC 2011).
+    The identity's sha256 is the key and the upper 64 bits of the counter; the next hold the step and the draw, and the
+    lowest count.
+
+    Args:
+        seed: of the plan.
+        item: whose name, digest, ordinal and draw count; where it stands does not.
+        shape: of the noise.
+        step: 0 is where sampling starts; a solver that draws noise at its steps asks for the others.
     """
-    bits = np.random.Philox(key=seed | item.draw << 64, counter=[step << 32, item.label, item.row, item.ordinal])
+    identity = json.dumps([seed, item.name, item.digest, item.ordinal]).encode()
+    key = np.frombuffer(hashlib.sha256(identity).digest(), dtype="<u8")
+    bits = np.random.Philox(key=key[:2], counter=np.array([0, step, item.draw, key[2]], dtype=np.uint64))
     return np.random.Generator(bits).standard_normal(shape, dtype=np.float32)
 
 
 def starting_noises(
     seed: int, items: Sequence[Item], shape: tuple[int, int, int], step: int = 0
 ) -> NDArray[np.float32]:
-    """Starting noise of some images [B,C,H,W], or what is added at a later step."""
+    """Noise of some images [B,C,H,W], as `starting_noise`."""
     return np.stack([starting_noise(seed, item, shape, step) for item in items])

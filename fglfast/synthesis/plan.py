@@ -1,31 +1,60 @@
 """Which image, which class, which embedding row, which seed; what is left to do. Knows no model.
 
-A plan is arithmetic, not a list: a million images cost a few arrays as long as the payload rows.
+A plan is arithmetic, not a list: a million images cost no more than their rows. An image is named by what it is made
+of: its class's name, the digest of its row, its ordinal. Nothing that another client sends changes that, nor does an
+order of clients, files or classes.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import numpy as np
+from pydantic import ConfigDict, Field
 
 from fglfast.base.errors import BadInputError
-from fglfast.payload.merge import Merged
+from fglfast.payload.merge import Merged, row_digests
 from fglfast.shards.tar import shard_name
 from fglfast.synthesis.allot import Ints, allot_rows
+
+MOST_A_CLASS = 10_000_000  # images
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A distinct prompt of a class, whoever sent it.
+
+    Attributes:
+        label: class.
+        row: digest of the prompt's content; see `row_digests`.
+        images: how many are drawn of it, ordinals 0 to `images` - 1.
+        claims: by client, the private images that it says are behind the row.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    label: Annotated[int, Field(ge=0)]
+    row: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    images: Annotated[int, Field(ge=0, le=MOST_A_CLASS)]
+    claims: Annotated[dict[str, Annotated[int, Field(ge=1)]], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
 class Item:
-    """The identity of an image, (plan seed, class, embedding row, ordinal), and its place in the plan.
+    """The identity of an image, (plan seed, class name, digest of the row, ordinal), and its place in the plan.
 
     Attributes:
         index: the place.
         label: class.
-        row: row of the merged payloads.
+        row: a row of the merged payloads that holds the prompt.
         ordinal: which of the row's images.
+        name: of the class.
+        digest: of the row's content.
         draw: 0, unless so many draws of this identity came out blank.
     """
 
@@ -33,6 +62,8 @@ class Item:
     label: int
     row: int
     ordinal: int
+    name: str
+    digest: str
     draw: int = 0
 
 
@@ -42,23 +73,37 @@ class Plan:
 
     Attributes:
         class_names: names of all classes.
-        present: classes that some client has a row for, ascending [P].
-        images_per_class: images of each present class.
+        images_per_class: images of each class that has a row.
         seed: plan seed; any unsigned 64-bit integer.
         shard_size: images a shard, but for the last.
-        row_of_class: for each present class its rows, ascending.
-        until_row: for each present class, at what count within the class each of its rows ends.
-        content: sha256 of all that decides the images besides the above.
+        rows: ascending by label, then digest; those of a class have `images_per_class` images together.
+        places: for each row, one of the merged payloads that holds it; without payloads, nothing.
+        settings: what else decides the images (model weights, steps, guidance, format); must be JSON.
     """
 
     class_names: tuple[str, ...]
-    present: Ints
     images_per_class: int
     seed: int
     shard_size: int
-    row_of_class: tuple[Ints, ...]
-    until_row: tuple[Ints, ...]
-    content: str
+    rows: tuple[Row, ...]
+    places: tuple[int, ...]
+    settings: Mapping[str, object]
+
+    @cached_property
+    def present(self) -> Ints:
+        """Classes that some client has a row for, ascending [P]."""
+        return np.unique(np.array([row.label for row in self.rows], dtype=np.int64))
+
+    @cached_property
+    def until_row(self) -> tuple[Ints, ...]:
+        """For each present class, at what count within the class each of its rows ends."""
+        images = np.array([row.images for row in self.rows], dtype=np.int64)
+        return tuple(np.cumsum(own) for own in np.split(images, self._first[1:]))
+
+    @cached_property
+    def _first(self) -> Ints:
+        """For each present class, its first row [P]."""
+        return np.unique(np.array([row.label for row in self.rows], dtype=np.int64), return_index=True)[1]
 
     @property
     def images(self) -> int:
@@ -88,25 +133,45 @@ class Plan:
         within, slot = divmod(index, len(self.present))
         until = self.until_row[slot]
         position = int(np.searchsorted(until, within, side="right"))
-        ordinal = within - (int(until[position - 1]) if position else 0)
-        return Item(index, int(self.present[slot]), int(self.row_of_class[slot][position]), ordinal)
+        number = int(self._first[slot]) + position
+        row = self.rows[number]
+        ordinal = within - (int(until[position]) - row.images)
+        place = self.places[number] if self.places else -1
+        return Item(index, row.label, place, ordinal, self.class_names[row.label], row.row)
+
+    def index_of(self, item: Item) -> int | None:
+        """Where the image of this identity stands in this plan; None if it holds no such image."""
+        slot, position = self._spots.get((item.name, item.digest), (0, -1))
+        if position < 0 or item.ordinal >= (row := self.rows[int(self._first[slot]) + position]).images:
+            return None
+        within = int(self.until_row[slot][position]) - row.images + item.ordinal
+        return within * len(self.present) + slot
+
+    @cached_property
+    def _spots(self) -> Mapping[tuple[str, str], tuple[int, int]]:
+        """By class name and digest, the slot of a row's class and its place there."""
+        slots = np.searchsorted(self.present, [row.label for row in self.rows]).tolist()
+        return {
+            (self.class_names[row.label], row.row): (slot, number - int(self._first[slot]))
+            for number, (row, slot) in enumerate(zip(self.rows, slots, strict=True))
+        }
 
     def digest(self) -> str:
-        """sha256 of the whole plan: two plans with one digest make the same images."""
+        """sha256 of the whole plan: two plans with one digest make the same images, whoever claims the rows."""
         facts = [
             self.class_names,
-            self.present.tolist(),
             self.images_per_class,
             self.seed,
             self.shard_size,
-            self.content,
+            self.settings,
+            [(row.label, row.row, row.images) for row in self.rows],
         ]
-        return hashlib.sha256(json.dumps(facts, ensure_ascii=False).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(facts, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
-    def remaining(self, folder: Path, rank: int = 0, world_size: int = 1) -> list[int]:
-        """Shards of this rank that are not in the folder yet; ranks take rank::world_size."""
+    def remaining(self, folder: Path) -> list[int]:
+        """Shards that are not in the folder yet."""
         done = {entry.name for entry in folder.glob("*.tar")}
-        return [number for number in range(rank, self.shards, world_size) if shard_name(number) not in done]
+        return [number for number in range(self.shards) if shard_name(number) not in done]
 
 
 def make_plan(
@@ -119,12 +184,15 @@ def make_plan(
 ) -> Plan:
     """Balance the classes, and share each among its rows in proportion to their counts.
 
+    Rows of equal content are one, and have the counts of all clients that sent it. A change of counts changes how many
+    ordinals a row has, and no image.
+
     Args:
         merged: the payload rows of all clients.
         images_per_class: images of every class that has at least one row.
         seed: plan seed.
         shard_size: images a shard.
-        settings: what else decides the images (model weights, steps, guidance, format, cap); must be JSON.
+        settings: what else decides the images (model weights, steps, guidance, format); must be JSON.
         max_share: of a class's images that one client's rows get if others hold it too.
 
     Raises:
@@ -132,20 +200,36 @@ def make_plan(
     """
     if not len(merged.labels):
         raise BadInputError("the payloads hold no embedding", "embed at least one image")
-    order = np.argsort(merged.labels, kind="stable")  # by class, and ascending within: one pass for any number of them
-    present, first = np.unique(merged.labels[order], return_index=True)
-    rows = tuple(np.split(order, first[1:]))
-    content = json.dumps([merged.digests, settings], sort_keys=True)
-    return Plan(
-        class_names=merged.class_names,
-        present=present,
-        images_per_class=images_per_class,
-        seed=seed,
-        shard_size=shard_size,
-        row_of_class=rows,
-        until_row=tuple(
-            np.cumsum(allot_rows(images_per_class, merged.counts[own], merged.row_client[own], max_share))
-            for own in rows
-        ),
-        content=hashlib.sha256(content.encode()).hexdigest(),
+    claims, places = _claims(merged)
+    ordered = sorted(claims)
+    clients = {client: number for number, client in enumerate(merged.clients)}
+    allotted: list[int] = []
+    starts = [0, *(k for k in range(1, len(ordered)) if ordered[k][0] != ordered[k - 1][0]), len(ordered)]
+    for start, end in pairwise(starts):
+        own = [
+            (count, row, clients[client])
+            for row, key in enumerate(ordered[start:end])
+            for client, count in claims[key].items()
+        ]
+        counts, of_rows, owners = np.array(own, dtype=np.int64).T
+        allotted += allot_rows(images_per_class, counts, of_rows, owners, max_share).tolist()
+    rows = tuple(
+        Row(label, digest, images, claims[label, digest])
+        for (label, digest), images in zip(ordered, allotted, strict=True)
     )
+    of_row = tuple(places[key] for key in ordered)
+    return Plan(merged.class_names, images_per_class, seed, shard_size, rows, of_row, settings)
+
+
+def _claims(merged: Merged) -> tuple[dict[tuple[int, str], dict[str, int]], dict[tuple[int, str], int]]:
+    """By label and digest: what each client claims, in order of name; and the first of the merged rows."""
+    claims: dict[tuple[int, str], dict[str, int]] = {}
+    places: dict[tuple[int, str], int] = {}
+    keys = zip(merged.labels.tolist(), row_digests(merged), strict=True)
+    for place, (key, client, count) in enumerate(
+        zip(keys, merged.row_client.tolist(), merged.counts.tolist(), strict=True)
+    ):
+        places.setdefault(key, place)
+        own = claims.setdefault(key, {})
+        own[merged.clients[client]] = own.get(merged.clients[client], 0) + count
+    return claims, places

@@ -1,6 +1,6 @@
 """Damaged shards of a data set made anew, byte for byte. Knows what is damaged from `verify`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fglfast.base.console import Progress
@@ -15,9 +15,10 @@ from fglfast.shards.tar import shard_name
 from fglfast.synthesis.conditioning import Conditioning
 from fglfast.synthesis.draw import Drawer
 from fglfast.synthesis.drawn import Drawn, engine_of
-from fglfast.synthesis.synthesize import describer, draw_shard
+from fglfast.synthesis.plan import Plan
+from fglfast.synthesis.synthesize import describer
 from fglfast.synthesis.verify import Checked
-from fglfast.synthesis.writer import ShardWriter
+from fglfast.synthesis.writer import Shard, ShardWriter
 
 
 def repair(engine: Engine, merged: Merged, out: Path, checked: Sequence[Checked]) -> int:
@@ -34,6 +35,7 @@ def repair(engine: Engine, merged: Merged, out: Path, checked: Sequence[Checked]
         FglError: a shard came out otherwise; what is there is left as it is.
     """
     drawn = Drawn.of(out)
+    refuse_older(drawn, out)
     plan = drawn.plan_with(merged)
     _check_engine(engine, drawn, out, [shard.number for shard in checked if not shard.problem])
     drawer = Drawer(engine, plan, Conditioning(merged, engine), drawn.sampling)
@@ -41,23 +43,43 @@ def repair(engine: Engine, merged: Merged, out: Path, checked: Sequence[Checked]
     (out / LOCKS).mkdir(exist_ok=True)
     with (
         locked(out),
-        ShardWriter(drawn.image_format, describer(plan, merged, engine)) as writer,
+        ShardWriter(drawn.image_format, describer(plan, engine.key)) as writer,
         Progress("repair", sum(map(plan.size, numbers))) as progress,
     ):
-        for number in numbers:
-            path = out / shard_name(number)
-            draw_shard(drawer, number, writer, progress)
-            writer.finish_shard(path, read_checksum(path))
+        for items, pixels_BSS3 in drawer.batches(writer.items(_shards(plan, out, numbers))):
+            writer.add(items, pixels_BSS3)
+            progress.advance(len(items))
     return drawer.redrawn
 
 
+def _shards(plan: Plan, out: Path, numbers: Sequence[int]) -> Iterator[Shard]:
+    for number in numbers:
+        items, path = plan.shard(number), out / shard_name(number)
+        yield Shard(path, items, items, expected=read_checksum(path))
+
+
 def check_model(out: Path, model: Path, image_size: int) -> None:
-    """Refuse, before an engine is built, a model that did not draw a data set.
+    """Refuse, before an engine is built, a model that did not draw a data set, and one that cannot be drawn again.
 
     Raises:
-        UsageError: it did not, or not at this size.
+        UsageError: it did not, or not at this size; or the data set is of an earlier version.
     """
-    _check_weights(Drawn.of(out), out, model, weights_fingerprint(model), image_size)
+    refuse_older(drawn := Drawn.of(out), out)
+    _check_weights(drawn, out, model, weights_fingerprint(model), image_size)
+
+
+def refuse_older(drawn: Drawn, out: Path) -> None:
+    """Refuse a data set whose images were named by the place of their row: this version would draw others.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if not drawn.by_content:
+        raise UsageError(
+            f"{out} was drawn by an earlier version of fglfast (format {drawn.format_version}), and cannot be drawn by "
+            "this one",
+            "draw anew into another folder",
+        )
 
 
 def _check_weights(drawn: Drawn, out: Path, model: Path, weights: str, image_size: int) -> None:

@@ -33,13 +33,21 @@ class SynthesisSettings(Settings):
 
 def plan_of(weights: str, image_size: int, merged: Merged, settings: SynthesisSettings) -> Plan:
     """The plan of a data set by any engine of some weights and image size."""
-    facts: dict[str, object] = {
+    return make_plan(
+        merged,
+        settings.images_per_class,
+        settings.seed,
+        settings.shard_size,
+        facts_of(weights, image_size, settings),
+        settings.max_share_per_client,
+    )
+
+
+def facts_of(weights: str, image_size: int, settings: SynthesisSettings) -> dict[str, object]:
+    """What decides the images of an identity."""
+    return {
         "weights": weights,
         "image_size": image_size,
         "image_format": settings.image_format,
         "sampling": settings.sampling.model_dump(mode="json", exclude_none=True),
     }
-    share = settings.max_share_per_client
-    if share < 1:  # plans without a cap keep the digest that they had before there was one
-        facts["max_share_per_client"] = share
-    return make_plan(merged, settings.images_per_class, settings.seed, settings.shard_size, facts, share)

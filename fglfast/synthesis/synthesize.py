@@ -2,26 +2,32 @@
 
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fglfast.base.console import Progress, note
 from fglfast.base.files import existing, usable_folder
 from fglfast.base.wording import size
-from fglfast.engine.build import Engine, seconds_per_pass
+from fglfast.engine.build import Engine
 from fglfast.generator.load import model_fingerprint, read_shapes
 from fglfast.payload.merge import Merged
-from fglfast.sampler.schedule import Schedule
-from fglfast.shards.locks import locked
-from fglfast.shards.tar import shard_name
+from fglfast.shards.locks import Claim, locked
+from fglfast.shards.tar import link_shard, shard_name
 from fglfast.synthesis.conditioning import Conditioning, check_fit
-from fglfast.synthesis.draw import Drawer, rows_together
+from fglfast.synthesis.draw import Drawer
 from fglfast.synthesis.drawn import Drawn, engine_of
-from fglfast.synthesis.folder import begin, refuse_another
+from fglfast.synthesis.folder import begin, enter, finish, refuse_another
+from fglfast.synthesis.older import Older, change
 from fglfast.synthesis.plan import Item, Plan
 from fglfast.synthesis.settings import SynthesisSettings, plan_of
-from fglfast.synthesis.writer import Describe, ShardWriter
+from fglfast.synthesis.verify import verify
+from fglfast.synthesis.writer import Describe, Shard, ShardWriter
+
+CLAIMED = 8  # images at least that a rank claims at once: a lock file costs a few hundredths of one
+PATIENCE = 0.2  # seconds between two looks at what other ranks are drawing
 
 
 @dataclass(frozen=True)
@@ -29,13 +35,13 @@ class SynthesisResult:
     """What a run of `synthesize` did.
 
     Attributes:
-        images: images made by this run; those found are not counted.
-        found: images that were there already.
+        images: images drawn by this rank in this run.
+        found: images that were there already and stay.
         seconds: wall time of this run, the engine being loaded.
         network_seconds: of those, spent inside UNet and VAE.
         bytes: bytes of the shards written by this run.
         shards: shards of the plan.
-        missing: of those, how many are not in the folder yet: other ranks' share.
+        missing: of those, how many are not in the folder: none, unless another rank failed after this one ended.
         redrawn: draws of this run that came out blank and were made again.
     """
 
@@ -54,7 +60,9 @@ class SynthesisResult:
         return self.network_seconds / self.seconds if self.seconds else 0.0
 
 
-def check_work(merged: Merged, settings: SynthesisSettings, out: Path, model: Path, image_size: int) -> None:
+def check_work(
+    merged: Merged, settings: SynthesisSettings, out: Path, model: Path, image_size: int, update: bool = False
+) -> None:
     """Refuse, before an engine is built or a dry run says how long it would take, what `synthesize` would refuse.
 
     Args:
@@ -63,6 +71,7 @@ def check_work(merged: Merged, settings: SynthesisSettings, out: Path, model: Pa
         out: likewise.
         model: folder of the model that would draw.
         image_size: side in pixels.
+        update: as for `synthesize`.
 
     Raises:
         UsageError: `out` cannot be used, or belongs to another plan.
@@ -73,7 +82,7 @@ def check_work(merged: Merged, settings: SynthesisSettings, out: Path, model: Pa
     if out.is_dir() and any(out.iterdir()):
         weights = model_fingerprint(model)
         plan = plan_of(weights, image_size, merged, settings)
-        refuse_another(out, Drawn.to_be(plan, weights, image_size, model.name, merged, settings))
+        refuse_another(out, Drawn.to_be(plan, weights, image_size, model.name, merged, settings), update)
 
 
 def plan_synthesis(engine: Engine, merged: Merged, settings: SynthesisSettings) -> Plan:
@@ -82,89 +91,156 @@ def plan_synthesis(engine: Engine, merged: Merged, settings: SynthesisSettings) 
 
 
 def synthesize(
-    engine: Engine, merged: Merged, settings: SynthesisSettings, out: Path, rank: int = 0, world_size: int = 1
+    engine: Engine,
+    merged: Merged,
+    settings: SynthesisSettings,
+    out: Path,
+    rank: int = 0,
+    world_size: int = 1,
+    update: bool = False,
 ) -> SynthesisResult:
-    """Make every shard of the plan that is not in `out` yet, or a rank's share of them.
+    """Make every shard of the plan that is not in `out` yet, beside the other ranks, until all are there.
 
-    A kill at any moment costs the open shard only: run it again, and the finished tars are those of an
-    uninterrupted run, byte for byte on the same engine. Batches never cross a shard.
+    A kill at any moment costs the shards that are open: run it again, and the finished tars are those of an
+    uninterrupted run, byte for byte on the same engine. What a killed rank had begun the others draw. An update takes
+    the images that are there over into shards of the new plan, draws the others, and then swaps all at once.
+
+    Args:
+        engine: draws.
+        merged: the clients' rows.
+        settings: what else decides the images.
+        out: folder of the data set.
+        rank: which process this is.
+        world_size: of how many.
+        update: whether a data set of other payloads, or of other numbers, may become this one.
 
     Raises:
         UsageError: `out` belongs to another plan, or another run is at work in it.
         BadInputError: the payloads do not fit the engine.
         FglError: the disk refused, or an image came out blank however often it was drawn.
     """
-    plan = plan_synthesis(engine, merged, settings)
+    plan, key = plan_synthesis(engine, merged, settings), engine.manifest.key
+    to_be = Drawn.to_be(plan, key.weights, key.build.image_size, engine.model.name, merged, settings)
     drawer = Drawer(engine, plan, Conditioning(merged, engine), settings.sampling)
-    key = engine.manifest.key
-    begin(out, Drawn.to_be(plan, key.weights, key.build.image_size, engine.model.name, merged, settings))
+    enter(out)
     if (there := engine_of(min(out.glob("*.tar"), default=out))) not in (None, engine.key):
         note(f"engine {there} drew the images that are there, {engine.key} draws the others: last bits may differ")
-    if rank >= plan.shards:
-        note(f"nothing to do: there are {plan.shards} shards only; a smaller --shard-size makes more")
     with locked(out, rank, world_size):
-        numbers = plan.remaining(out, rank, world_size)
-        mine = sum(map(plan.size, range(rank, plan.shards, world_size)))
-        todo = sum(map(plan.size, numbers))
-        note_room(*room(todo, key.build.image_size, out), out)
-        if todo < mine:
-            note(f"resuming: {mine - todo} of {mine} images are there")
-        started = time.perf_counter()
-        with (
-            ShardWriter(settings.image_format, describer(plan, merged, engine)) as writer,
-            Progress("synthesize", mine, start=mine - todo) as progress,
-        ):
-            for number in numbers:
-                draw_shard(drawer, number, writer, progress)
-                writer.finish_shard(out / shard_name(number))
-        seconds = time.perf_counter() - started
-    missing = len(plan.remaining(out))
-    return SynthesisResult(
-        todo, mine - todo, seconds, drawer.watch.seconds, writer.bytes, plan.shards, missing, drawer.redrawn
-    )
+        return make(to_be, plan, describer(plan, engine.key), drawer, out, (rank, world_size), update)
 
 
-def draw_shard(drawer: Drawer, number: int, writer: ShardWriter, progress: Progress) -> None:
-    """Draw the images of one shard and queue them to be encoded."""
-    for drawn, pixels_BSS3 in drawer.batches(drawer.plan.shard(number)):
-        writer.add(drawn, pixels_BSS3)
-        progress.advance(len(drawn))
-
-
-def estimate(
-    engine: Engine, merged: Merged, settings: SynthesisSettings, out: Path, world_size: int = 1
-) -> dict[str, Any]:
-    """What `synthesize` would do: as `foresee`, with the seconds that the engine takes."""
-    plan, side = plan_synthesis(engine, merged, settings), engine.manifest.key.build.image_size
-    most = max(sum(map(plan.size, plan.remaining(out, rank, world_size))) for rank in range(world_size))
-    batches, passes = -(-most // rows_together(engine)), Schedule.of_model(engine.model, settings.sampling).passes()
-    seconds = round(batches * passes * seconds_per_pass(engine), 1)
-    return foresee(plan, engine.model, side, settings, out) | {"seconds": seconds}
-
-
-def foresee(plan: Plan, model: Path, side: int, settings: SynthesisSettings, out: Path) -> dict[str, Any]:
-    """What a plan takes by any engine: images, shards, rows of the UNet, bytes (see `room`) beside those that are free.
+def make(
+    to_be: Drawn,
+    plan: Plan,
+    describe: Describe,
+    drawer: Drawer | None,
+    out: Path,
+    place: tuple[int, int] = (0, 1),
+    update: bool = False,
+    older: Older | None = None,
+    before_swap: Callable[[Path], None] = lambda _: None,
+) -> SynthesisResult:
+    """As `synthesize`, of a plan that is made, in a folder that is locked.
 
     Args:
-        plan: what is drawn.
-        model: folder of the model; its weights need not be there.
-        side: of an image, in pixels.
-        settings: how it is sampled.
-        out: folder of the data set.
+        to_be: what the folder is to hold.
+        plan: its plan.
+        describe: what is written beside an image that is drawn.
+        drawer: may be None if nothing has to be drawn.
+        out: the folder.
+        place: rank and number of ranks.
+        update: as for `synthesize`.
+        older: the images that are there, for an update, if they are known to be sound; else they are checked.
+        before_swap: called with the folder of an update once its shards are there.
     """
-    left = sum(map(plan.size, plan.remaining(out)))
-    needed, free = room(left, side, out)
-    return {
-        "plan": plan.digest(),
-        "classes": len(plan.present),
-        "images": plan.images,
-        "images_left": left,
-        "shards": plan.shards,
-        "unet_rows": left * Schedule.of_model(model, settings.sampling).passes(),
-        "bytes_at_most": needed,
-        "bytes_free": free,
-        "seconds": None,
-    }
+    folder, started = begin(out, to_be, update), time.perf_counter()
+    older = (older or sound_images(out)) if folder != out else None
+    left = _missing(plan, folder)
+    there = plan.images - sum(map(plan.size, left))
+    if older:
+        note(f"{out}: {change(Drawn.of(out), to_be, older.sound)}")
+        there += sum(older.holds(item) for number in left for item in plan.shard(number))
+    elif there:
+        note(f"resuming: {there} of {plan.images} images are there")
+    note_room(*room(sum(map(plan.size, left)), to_be.image_size, out), out)
+    drawn = written = 0
+    with Progress("synthesize", plan.images, start=plan.images - sum(map(plan.size, left))) as progress:
+        while left:
+            claims: list[Claim] = []
+            try:
+                with ShardWriter(to_be.image_format, describe) as writer:
+                    shards = _shards(plan, folder, older, _claimed(out, folder, plan, left, place, claims))
+                    for items, pixels_BSS3 in _drawing(drawer, writer.items(shards)):
+                        writer.add(items, pixels_BSS3)
+                        drawn += len(items)
+                        progress.advance(len(items))
+            finally:
+                for claim in claims:
+                    claim.give_up()
+            written += writer.bytes
+            left = _missing(plan, folder)
+            progress.advance(plan.images - sum(map(plan.size, left)) - progress.done)
+            if left and not claims:  # others are at work on all that is left, or are dead
+                time.sleep(PATIENCE)
+    if folder != out and folder.is_dir():
+        before_swap(folder)
+    finish(out, folder)
+    watch, redrawn = (drawer.watch.seconds, drawer.redrawn) if drawer else (0.0, 0)
+    missing = len(plan.remaining(out))
+    return SynthesisResult(drawn, there, time.perf_counter() - started, watch, written, plan.shards, missing, redrawn)
+
+
+def sound_images(out: Path) -> Older:
+    """The images of a data set, those in damaged shards left out."""
+    sound = [shard.number for shard in verify(out) if not shard.problem]
+    return Older(out, Drawn.of(out).layout, sound)
+
+
+def _missing(plan: Plan, folder: Path) -> list[int]:
+    """Shards that are still to be made; none if another rank let the folder take its place."""
+    left = plan.remaining(folder)
+    return left if folder.is_dir() else []
+
+
+def _claimed(
+    out: Path, folder: Path, plan: Plan, left: list[int], place: tuple[int, int], claims: list[Claim]
+) -> Iterator[Claim]:
+    """Claim what nobody else is drawing, a few shards whenever some are asked for: first every so manieth.
+
+    Claims are added to `claims`, for whoever has to give them up.
+    """
+    rank, world_size = place
+    step = -(-CLAIMED // plan.shard_size)
+    groups = sorted({number // step for number in left}, key=lambda group: ((group - rank) % world_size > 0, group))
+    for group in groups:
+        claim = Claim.attempt(out, range(group * step, min((group + 1) * step, plan.shards)))
+        if claim:
+            claim.keep([n for n in claim.numbers if not (folder / shard_name(n)).exists() and folder.is_dir()])
+            if claim.numbers:
+                claims.append(claim)
+                yield claim
+
+
+def _shards(plan: Plan, folder: Path, older: Older | None, claims: Iterator[Claim]) -> Iterator[Shard]:
+    """The shards of some claims, with what has to be drawn of each; one that is there as it is needs nothing."""
+    for claim in claims:
+        for number in claim.numbers:
+            items, path, done = plan.shard(number), folder / shard_name(number), partial(claim.done, number)
+            if older and (equal := older.equal_shard(items, number)) and link_shard(equal, path):
+                done()
+            elif older:
+                todo = [item for item in items if not older.holds(item)]
+                yield Shard(path, items, todo, kept=older.sample, done=done)
+            else:
+                yield Shard(path, items, items, done=done)
+
+
+def _drawing(drawer: Drawer | None, items: Iterator[Item]) -> Iterator[tuple[list[Item], Any]]:
+    """Batches of images; whoever has no engine has nothing to draw, and the shards are written all the same."""
+    if drawer:
+        return drawer.batches(items)
+    assert not list(items)
+    return iter(())
 
 
 def room(images: int, side: int, out: Path) -> tuple[int, int]:
@@ -178,19 +254,16 @@ def note_room(needed: int, free: int, out: Path) -> None:
         note(f"{out}: the disk may become full: {size(needed)} are needed at most, {size(free)} are free")
 
 
-def describer(plan: Plan, merged: Merged, engine: Engine) -> Describe:
+def describer(plan: Plan, engine: str) -> Describe:
     """What `KEY.json` says of an image."""
 
     def describe(item: Item) -> dict[str, object]:
-        client = int(merged.row_client[item.row])
         return {
             "class": item.label,
-            "row": item.row,
+            "row": item.digest,
             "ordinal": item.ordinal,
             "seed": plan.seed,
-            "client": merged.clients[client],
-            "payload": merged.digests[client],
-            "engine": engine.key,
+            "engine": engine,
             **({"redraw": item.draw} if item.draw else {}),
         }
 

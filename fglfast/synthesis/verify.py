@@ -25,7 +25,8 @@ PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 MOST_MISSING = 100_000  # shards; where more are, nothing is damaged but the run that makes them is not done
 DAMAGE = (tarfile.TarError, OSError, EOFError, Image.DecompressionBombError, SyntaxError, struct.error)  # of readers
 Identity = tuple[Any, ...]  # class, row and ordinal of an image
-SAID = {"class", "row", "ordinal", "seed", "client", "payload", "engine"}  # of each image; and "redraw" of some
+SAID = {"class", "row", "ordinal", "seed", "engine"}  # of each image; and "redraw" of some
+OF_OLDER = {"client", "payload"}  # that older versions say besides
 NONSENSE = (ValueError, TypeError, LookupError, RecursionError)  # what a member's content leads to
 
 
@@ -47,15 +48,18 @@ class Checked:
 def verify(out: Path, merged: Merged | None = None) -> list[Checked]:
     """Check every shard of a data set: against its checksum, or, where none was written, member by member.
 
-    The latter reads the tar to its last byte, decodes all images and compares labels and identities with the plan;
-    without the payloads, which the plan is made of, with what `dataset.json` says of it.
+    The latter reads the tar to its last byte, decodes all images and compares labels and identities with the plan, as
+    the rows in `dataset.json` tell it. Those of a data set by an earlier version are not told: its images are compared
+    with its other facts. The payloads, if they are given, have to be those that the rows came from.
 
     Raises:
         BadInputError: the folder is no data set, holds shards beyond its plan, or the payloads are not its own.
         IncompleteError: more than `MOST_MISSING` shards are not there.
     """
     drawn = Drawn.of(out)
-    plan = drawn.plan_with(merged) if merged else None
+    plan = drawn.layout if drawn.by_content else None
+    if merged and plan:
+        drawn.plan_with(merged)
     there, surplus = numbered(out, shard_name, drawn.shards)
     if surplus:
         raise BadInputError(f"{out} holds {min(surplus)}, which its plan does not", "remove what does not belong there")
@@ -103,7 +107,7 @@ def _check_structure(path: Path, number: int, drawn: Drawn, plan: Plan | None, s
                 raise ValueError(f"{name} is not where it should be")
             _check_image(sample, drawn)
             identity = _check_identity(sample, drawn, plan.item(index) if plan else None)
-            if identity in seen:
+            if identity in seen and not plan:
                 raise ValueError(f"{sample.key} is an image that is there already")
             seen.add(identity)
             engines.add(sample.facts["engine"])
@@ -111,7 +115,7 @@ def _check_structure(path: Path, number: int, drawn: Drawn, plan: Plan | None, s
 
     with path.open("rb") as stream:
         write_tar(hashing, samples(), drawn.image_format)
-    if len(engines) > 1:
+    if len(engines) > 1:  # as an update by another engine leaves them, but with a checksum
         raise ValueError("its images name several engines")
     if hashing.digest() != digest_of(path):
         raise ValueError("not the bytes that synthesize writes")
@@ -134,15 +138,16 @@ def _check_identity(sample: Sample, drawn: Drawn, item: Item | None) -> Identity
     """Compare what `KEY.json` says with the plan; returns the image's identity."""
     said = sample.facts
     fits = (
-        set(said) - {"redraw"} == SAID
+        set(said) - {"redraw"} == (SAID if item else SAID | OF_OLDER)
         and sample.label < len(drawn.class_names)
         and (said["class"], said["seed"]) == (sample.label, drawn.seed)
-        and (said["client"], said["payload"]) in drawn.senders
+        and (item is not None or (said["client"], said["payload"]) in drawn.senders)
+        and isinstance(said["engine"], str)
         and said.get("redraw", 1) in range(1, REDRAWS + 1)
     )
     if not fits:
         raise ValueError(f"{sample.key}.json contradicts its label or {FACTS}")
     identity = (said["class"], said["row"], said["ordinal"])
-    if item and identity != (item.label, item.row, item.ordinal):
+    if item and identity != (item.label, item.digest, item.ordinal):
         raise ValueError(f"{sample.key} is another image than the plan's")
     return identity

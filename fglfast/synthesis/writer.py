@@ -1,8 +1,9 @@
-"""Encode and write beside the denoiser: threads behind a bounded queue. Knows no model."""
+"""Encode and write beside the denoiser: threads behind bounded queues. Knows no model."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -15,42 +16,88 @@ from fglfast.synthesis.plan import Item
 
 QUEUED_BATCHES = 8
 ENCODERS = 2
+WRITERS = 4  # most of what they do is wait for the disk: shards of an image each are then no slower than large ones
+QUEUED_SHARDS = 4 * WRITERS
 
 Describe = Callable[[Item], dict[str, object]]
 
 
-class ShardWriter:
-    """Takes batches of pixels in plan order and turns each finished shard into a tar.
+def _of_none(item: Item) -> Sample:
+    raise AssertionError(f"{item} is neither drawn nor there")
 
-    `add` returns at once unless `QUEUED_BATCHES` wait to be encoded: the bound keeps memory flat when
-    a disk is slower than the generator.
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass
+class Shard:
+    """A shard that is to be written.
+
+    Attributes:
+        path: of the tar.
+        items: what it holds, in order.
+        todo: those that are drawn.
+        kept: gives the others.
+        expected: sha256 that it must have; None takes any.
+        done: called once it is written.
+    """
+
+    path: Path
+    items: Sequence[Item]
+    todo: Sequence[Item]
+    kept: Callable[[Item], Sample] = _of_none
+    expected: str | None = None
+    done: Callable[[], None] = _nothing
+    drawn: list[tuple[Future[list[Sample]], int]] = field(default_factory=list)
+
+    def samples(self) -> Iterator[Sample]:
+        """What it holds, once it is encoded."""
+        drawn = {sample.key: sample for batch, place in self.drawn for sample in [batch.result()[place]]}
+        for item in self.items:
+            yield drawn.get(key_of(item)) or self.kept(item)
+
+
+class ShardWriter:
+    """Takes batches of pixels in the order of `items` and writes each shard once it has all of its images.
+
+    Batches may begin in one shard and end in another. `add` returns at once unless `QUEUED_BATCHES` wait to be encoded
+    or `QUEUED_SHARDS` to be written: the bounds keep memory flat when a disk is slower than the generator.
     """
 
     def __init__(self, image_format: ImageFormat, describe: Describe) -> None:
         self.image_format, self.describe = image_format, describe
         self.encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
-        self.closer = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self.room = threading.Semaphore(QUEUED_BATCHES)
-        self.shards: list[Future[int]] = []
-        self.batches: list[Future[list[Sample]]] = []
+        self.writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
+        self.batches, self.queue = threading.Semaphore(QUEUED_BATCHES), threading.Semaphore(QUEUED_SHARDS)
+        self.written: list[Future[int]] = []
+        self.waiting: dict[int, Shard] = {}  # by the place of an image that is to be drawn
         self.bytes = 0
 
-    def add(self, items: Sequence[Item], pixels_BHWC: NDArray[np.uint8]) -> None:
-        """Queue a batch of the current shard."""
-        self.check()
-        self.room.acquire()
-        self.batches.append(self.encoders.submit(self._encode, items, pixels_BHWC))
+    def items(self, shards: Iterable[Shard]) -> Iterator[Item]:
+        """The images of some shards that have to be drawn; each shard is asked for as the first of its own is."""
+        for shard in shards:
+            self.waiting |= {item.index: shard for item in shard.todo}
+            if not shard.todo:
+                self._finish(shard)
+            yield from shard.todo
 
-    def finish_shard(self, path: Path, expected: str | None = None) -> None:
-        """Write the current shard once its batches are encoded, as `write_shard` does; does not wait for it."""
-        self.shards.append(self.closer.submit(self._write, path, self.batches, expected))
-        self.batches = []
+    def add(self, items: Sequence[Item], pixels_BHWC: NDArray[np.uint8]) -> None:
+        """Queue a batch of the images that `items` gave."""
+        self.check()
+        self.batches.acquire()
+        batch = self.encoders.submit(self._encode, items, pixels_BHWC)
+        for place, item in enumerate(items):
+            shard = self.waiting.pop(item.index)
+            shard.drawn.append((batch, place))
+            if len(shard.drawn) == len(shard.todo):
+                self._finish(shard)
 
     def check(self) -> None:
         """Count finished shards and raise what went wrong in a thread."""
-        done = [shard for shard in self.shards if shard.done()]
+        done = [shard for shard in self.written if shard.done()]
         self.bytes += sum(shard.result() for shard in done)
-        self.shards = [shard for shard in self.shards if shard not in done]
+        self.written = [shard for shard in self.written if shard not in done]
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -58,27 +105,39 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for batch in self.batches:
-            batch.cancel()  # the open shard's, of a run that was stopped; what is drawn to the end is written
         self.encoders.shutdown()
-        self.closer.shutdown()
+        self.writers.shutdown()  # what is drawn to the end is written, also by a run that was stopped
         if kind is None:
             self.check()
 
     def _encode(self, items: Sequence[Item], pixels_BHWC: NDArray[np.uint8]) -> list[Sample]:
         try:
             return [
-                Sample(f"{item.index:09d}", encode_image(pixels, self.image_format), item.label, self.describe(item))
+                Sample(key_of(item), encode_image(pixels, self.image_format), item.label, self.describe(item))
                 for item, pixels in zip(items, pixels_BHWC, strict=True)
             ]
         finally:
-            self.room.release()
+            self.batches.release()
 
-    def _write(self, path: Path, batches: list[Future[list[Sample]]], expected: str | None) -> int:
+    def _finish(self, shard: Shard) -> None:
+        self.check()
+        self.queue.acquire()
+        self.written.append(self.writers.submit(self._write, shard))
+
+    def _write(self, shard: Shard) -> int:
         try:
-            samples = (sample for batch in batches for sample in batch.result())
-            return write_shard(path, samples, self.image_format, expected)
+            size = write_shard(shard.path, shard.samples(), self.image_format, shard.expected)
         except OSError as error:
             raise FglError(
-                f"{path}: cannot be written ({error.strerror})", "free space or mend the folder, run again"
+                f"{shard.path}: cannot be written ({error.strerror})", "free space or mend the folder, run again"
             ) from error
+        else:
+            shard.done()
+            return size
+        finally:
+            self.queue.release()
+
+
+def key_of(item: Item) -> str:
+    """The name of an image within its shard: its place in the plan."""
+    return f"{item.index:09d}"

@@ -11,6 +11,7 @@ from fglfast.base.console import MOST_ROWS, emit_json, print_table, stdout
 from fglfast.base.errors import UsageError
 from fglfast.base.wording import some
 from fglfast.verbs.command import CLIENTS, LOST, tell, verb
+from fglfast.verbs.datasets import show_shares
 from fglfast.verbs.opening import asked_recipe, open_engine
 from fglfast.verbs.options import (
     Allow,
@@ -148,11 +149,14 @@ def embed(
 
 @verb(CLIENTS, LOST)
 def inspect(
-    file: Annotated[Path, typer.Argument(help="Payload file, as embed writes it.")],
+    file: Annotated[Path, typer.Argument(help="Payload file, as embed writes it, or folder of synthetic images.")],
     allow: Allow = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a payload and show what it holds and reveals."""
+    """Check a payload and show what it holds and reveals; of a synthetic data set, whose prompts caused what."""
+    if file.is_dir():
+        show_shares(file, as_json)
+        return
     import numpy as np
     from rich.table import Column, Table
     from rich.text import Text

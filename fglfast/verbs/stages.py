@@ -93,6 +93,12 @@ def synthesize(
     ] = 1.0,
     allow: Allow = None,
     allow_same_prompt: AllowSamePrompt = False,
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update", help="Make the data set that is there this one: clients joined, left or sent other payloads."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -107,7 +113,8 @@ def synthesize(
 ) -> None:
     """Draw a labelled synthetic data set from the clients' payloads; a second call goes on where it stopped.
 
-    Under torchrun or srun each process draws its share of the shards, on a GPU of its own.
+    Under torchrun or srun each process draws shards that no other has claimed, on a GPU of its own. With --update, the
+    images that stay are not drawn again, and the result is that of a fresh run.
     """
     rank = join_ranks()  # before PyTorch is imported
     if dry_run and rank.number:
@@ -129,18 +136,18 @@ def synthesize(
         max_share_per_client=max_share_per_client,
     )
     if print_config:
-        options = {"recipe": recipe, "model": model, "backend": backend, "precision": precision, "format": format}
-        options |= {"image_size": image_size, "batch_size": batch_size, "allow_same_prompt": allow_same_prompt}
-        print_settings(settings, **options)
+        words = {"recipe": recipe, "model": model, "backend": backend, "precision": precision, "format": format}
+        more = {"image_size": image_size, "batch_size": batch_size, "allow_same_prompt": allow_same_prompt}
+        print_settings(settings, **words, **more)
         return
     if dry_run:
-        planned = foreseen(asked, merged, settings, out, engines, rank.world_size)
+        planned = foreseen(asked, merged, settings, out, engines, rank.world_size, update)
         stage.note_room(planned["bytes_at_most"], planned["bytes_free"], out)
         tell(planned, as_json, _planned(planned))
         return
-    check = partial(stage.check_work, merged, settings, out)
+    check = partial(stage.check_work, merged, settings, out, update=update)
     engine = open_engine(asked, engines, batch_size, check=check)
-    done = stage.synthesize(engine, merged, settings, out, rank.number, rank.world_size)
+    done = stage.synthesize(engine, merged, settings, out, rank.number, rank.world_size, update)
     if format != "shards":
         _unpack(format, out, merged.class_names, done)
     rate = done.images / done.seconds if done.seconds else 0.0
@@ -165,7 +172,7 @@ def synthesize(
         else f"{out}: all {done.found} images were already there"
     )
     again = f"; {done.redrawn} came out blank and were redrawn" if done.redrawn else ""
-    left = f"; {done.missing} of {done.shards} shards, other ranks' share, are not there yet"
+    left = f"; {done.missing} of {done.shards} shards are not there"
     whole = "; the data set is complete" if rank.world_size > 1 else ""
     tell(result, as_json, line + again + (left if done.missing else whole))
 
@@ -173,14 +180,15 @@ def synthesize(
 def _planned(planned: dict[str, Any]) -> str:
     """What a dry run found, a line each."""
     seconds = planned["seconds"]
+    time = "not known until the engine is built" if seconds is None else f"about {duration(seconds)}"
     lines = {
         "plan": planned["plan"] or "not known until the model's weights are here",
         "classes": f"{planned['classes']:,}",
         "images": f"{planned['images']:,}, {planned['images_left']:,} of them to be drawn",
         "shards": f"{planned['shards']:,}",
-        "work": f"{planned['unet_rows']:,} rows of the UNet",
         "disk": f"{size(planned['bytes_at_most'])} at most, {size(planned['bytes_free'])} are free",
-        "time": "not known until the engine is built" if seconds is None else f"about {duration(seconds)}",
+        "time": f"{time}; {planned['passes']:,} passes through the UNet",
+        **({"update": planned["change"]["words"]} if planned["change"] else {}),
     }
     return "\n".join(f"{name}: {words}" for name, words in lines.items())
 

@@ -21,8 +21,8 @@ from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.shards.tar import Sample, encode_image, shard_name, write_shard
 from fglfast.synthesis.verify import verify
 
-SIDE, IMAGES, SHARD, SEED = 8, 5, 3, 7
-CLASSES, CLIENT, PAYLOAD = ("x", "y", "z"), "ann", "ab" * 32
+SIDE, IMAGES, SHARD, SEED = 8, 6, 3, 7
+CLASSES, CLIENT, PAYLOAD, ROW = ("x", "y", "z"), "ann", "ab" * 32, "cd" * 32
 FIRST, SECOND, FACTS = shard_name(0), shard_name(1), "dataset.json"
 Member = tuple[str, bytes]
 IMAGE, CLS, JSON = range(3)  # the members of an image, in their order
@@ -233,10 +233,11 @@ CHECKSUMS: tuple[tuple[bytes, Expected], ...] = (
 
 def _sound() -> dict[str, bytes]:
     facts = {
-        **{"format_version": 1, "plan": "cd" * 32, "class_names": list(CLASSES), "images": IMAGES, "shards": 2},
+        **{"format_version": 2, "plan": "cd" * 32, "class_names": list(CLASSES), "images": IMAGES, "shards": 2},
         **{"image_size": SIDE, "model": "mini", "weights": "ef" * 32, "clients": [CLIENT], "payloads": [PAYLOAD]},
         **{"images_per_class": 2, "seed": SEED, "shard_size": SHARD, "image_format": "png"},
         "max_share_per_client": 1.0,
+        "rows": [{"label": k, "row": ROW, "images": 2, "claims": {CLIENT: 1}} for k in range(3)],
         "sampling": {"steps": 2, "scheduler": "model", "spacing": "model", "timesteps": None, "guidance_scale": 1.0},
     }
     files = {FACTS: json.dumps(facts, indent=2).encode()}
@@ -248,8 +249,8 @@ def _sound() -> dict[str, bytes]:
 
 
 def _sample(index: int) -> Sample:
-    said = {"class": index % 3, "row": index % 3, "ordinal": index // 3, "seed": SEED}
-    facts = {**said, "client": CLIENT, "payload": PAYLOAD, "engine": "0123456789abcdef"}
+    said = {"class": index % 3, "row": ROW, "ordinal": index // 3, "seed": SEED}
+    facts = {**said, "engine": "0123456789abcdef"}
     return Sample(f"{index:09d}", encode_image(_pixels(index), "png"), index % 3, facts)
 
 
@@ -343,7 +344,7 @@ def _wrong_tensors(members: list[Member], labels: list[int], pixels: list[np.nda
 
 
 def _wrong_members(members: list[Member]) -> str:
-    """Five images in their order, labels and facts that agree, no identity twice."""
+    """Six images in their order, labels and facts that agree, no identity twice."""
     if [name for name, _ in members[IMAGE::3]] != [f"{index:09d}.png" for index in range(IMAGES)]:
         return "other names"
     identities = set()
@@ -351,8 +352,8 @@ def _wrong_members(members: list[Member]) -> str:
         image, label, text = (content for _, content in members[place : place + 3])
         said, twice = plain_json(text)
         identities.add((said["class"], said["row"], said["ordinal"]))
-        told = (str(said["class"]).encode(), said["seed"], said["client"], said["payload"])
-        if twice or told != (label, SEED, CLIENT, PAYLOAD) or not 0 <= said["class"] < len(CLASSES):
+        told = (str(said["class"]).encode(), said["seed"], said["row"])
+        if twice or told != (label, SEED, ROW) or not 0 <= said["class"] < len(CLASSES):
             return "facts that contradict the label, or the data set"
         if not _whole_png(image) or Image.open(io.BytesIO(image)).size != (SIDE, SIDE):
             return "an image that is none"

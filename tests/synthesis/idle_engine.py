@@ -31,6 +31,6 @@ def idle_engine(model, decoder=decode, batch=8, name="idle"):
         denoise=lambda latents, timestep, text: torch.zeros_like(latents),
         decode=decoder,
     )
-    build = SimpleNamespace(image_size=32, unet_batch=batch)
+    build = SimpleNamespace(image_size=32, unet_batch=batch, vae_batch=batch)
     key = SimpleNamespace(weights="ab" * 32, build=build, digest=lambda: name)
     return Engine(Path(name), SimpleNamespace(key=key), shapes, networks, model, cached=True)

@@ -7,7 +7,7 @@ from fake_hub import NAME
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError
-from fglfast.engine import build
+from fglfast.engine import build, choice, making
 from fglfast.engine.built import is_built
 from fglfast.engine.recipe import Recipe
 from fglfast.payload import save_payload
@@ -23,8 +23,8 @@ SETTINGS = SynthesisSettings(images_per_class=7, shard_size=8, sampling=Sampling
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Whoever begins to compile fails."""
-    monkeypatch.setattr(build, "_build_in_turn", lambda *_: pytest.fail("an engine was compiled"))
-    monkeypatch.setattr(build, "_measured", lambda *_: pytest.fail("engines were measured"))
+    monkeypatch.setattr(making, "compiled", lambda *_: pytest.fail("an engine was compiled"))
+    monkeypatch.setattr(choice, "compiled", lambda *_: pytest.fail("engines were compiled"))
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_without_an_engine_the_plan_is_known_and_the_time_is_not(backend, local,
     planned = foreseen(asked, merged, SETTINGS, tmp_path / "out", tmp_path / "engines")
     assert planned["seconds"] is None and not any(tmp_path.iterdir())
     assert planned["plan"] == plan_synthesis(engine, merged, SETTINGS).digest()
-    assert (planned["images"], planned["shards"], planned["unet_rows"]) == (21, 3, 21 * 3 * 2)
+    assert (planned["images"], planned["shards"], planned["passes"]) == (21, 3, (2 * 2 + 2) * 3)
 
 
 def test_with_an_engine_the_time_is_measured(local, engine, merged, tmp_path, uncompiled):
@@ -49,14 +49,14 @@ def test_with_an_engine_the_time_is_measured(local, engine, merged, tmp_path, un
 def test_what_auto_chose_before_is_found(local, random_mini, engine, tmp_path):
     asked, engines = local.model_copy(update={"backend": "auto"}), engine.folder.parent
     keys = build.keys_of(asked, random_mini)
-    path = build.choice_file(keys, engines)
+    path = choice.choice_file(keys, engines)
     if path.exists():
         pytest.skip("another test chose")
     assert not is_built(asked, random_mini, engines)
-    times = {key.build.backend: 1.0 + (key.build.backend != "openvino") for key in keys}
+    times = {choice.name_of(key): 1.0 + (key.build.backend != "openvino") for key in keys}
     path.write_text(json.dumps(times))
     assert is_built(asked, random_mini, engines)
-    path.write_text(json.dumps(times | {"torch": 0.5}))
+    path.write_text(json.dumps(times | {choice.name_of(keys[0]): 0.5}))
     assert is_built(asked, random_mini, engines) == (engines / keys[0].digest()).exists()
     path.unlink()
 

@@ -9,9 +9,9 @@ from fglfast.synthesis.plan import make_plan
 def rows(labels, counts, classes):
     return Merged(
         class_names=tuple(f"c{k}" for k in range(classes)),
-        embeddings=np.zeros((len(labels), 1, 1), np.float16),
+        embeddings=np.arange(len(labels), dtype=np.uint32).view(np.float16).reshape(-1, 1, 2),
         token_ids=None,
-        content=np.zeros(len(labels), dtype=np.int64),
+        content=np.arange(len(labels), dtype=np.int64),
         labels=np.array(labels, dtype=np.int64),
         counts=np.array(counts, dtype=np.int64),
         clients=("ann",),
@@ -33,7 +33,8 @@ def test_a_plan_is_balanced_and_every_identity_is_unique(pairs, per_class, shard
     plan = make_plan(rows(labels, counts, 5), per_class, 0, shard_size, {})
     items = [item for number in range(plan.shards) for item in plan.shard(number)]
     assert len(items) == plan.images == per_class * len(set(labels))
-    assert len({(item.label, item.row, item.ordinal) for item in items}) == len(items)
+    assert len({(item.label, item.digest, item.ordinal) for item in items}) == len(items)
+    assert [plan.index_of(item) for item in items] == list(range(len(items)))
     assert {label: sum(item.label == label for item in items) for label in set(labels)} == dict.fromkeys(
         set(labels), per_class
     )

@@ -17,13 +17,16 @@ from typer.testing import CliRunner
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.engine.build import build_engine
 from fglfast.payload import save_payload
-from fglfast.payload.merge import merge_payloads
+from fglfast.payload.merge import merge_payloads, row_digests
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.shards.locks import locked
 from fglfast.shards.tar import read_samples
+from fglfast.synthesis.conditioning import Conditioning
+from fglfast.synthesis.drawn import Drawn
+from fglfast.synthesis.foresight import estimate
 from fglfast.synthesis.settings import SynthesisSettings
-from fglfast.synthesis.synthesize import estimate, synthesize
+from fglfast.synthesis.synthesize import synthesize
 from fglfast.verbs.app import app
 
 SETTINGS = SynthesisSettings(images_per_class=7, shard_size=8, sampling=Sampling(steps=2, guidance_scale=2.0))
@@ -54,8 +57,9 @@ def test_webdataset_reads_it_and_classes_are_balanced(whole):
     rows = list(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"))
     assert len(rows) == 21 and rows[0]["png"].shape == (32, 32, 3)
     assert sorted(row["cls"] for row in rows) == [0] * 7 + [1] * 7 + [2] * 7
-    shares = [row["json"]["client"] for row in rows if row["cls"] == 0]
-    assert shares.count("ann") == 5 and shares.count("bob") == 2  # 3 : 1 of 7
+    assert all(row["json"].keys() == {"class", "row", "ordinal", "seed", "engine"} for row in rows)
+    shared = [row for row in Drawn.of(whole).rows if row.label == 0]  # ann and bob send the same prompt: it is one row
+    assert [(row.images, row.claims) for row in shared] == [(7, {"ann": 3, "bob": 1})]
 
 
 def test_resume_and_ranks_give_the_same_bytes(whole, engine, merged, tmp_path):
@@ -89,11 +93,13 @@ def test_images_do_not_depend_on_the_batch_size(whole, engine, merged, recipe, t
         assert np.abs(image - drawn[name]).max() <= 1
 
 
-def test_token_payloads_draw_the_images_of_their_embeddings(whole, engine, payload, tmp_path):
+def test_token_payloads_are_drawn_from_the_text_of_their_embeddings(engine, payload, merged, tmp_path):
+    """By other noise: what a client sent names an image."""
     tokens = merge_payloads([payload("ann", (3, 0, 1), tokens=True), payload("bob", (1, 5, 0), tokens=True)])
-    synthesize(engine, tokens, SETTINGS, tmp_path)
-    drawn = pixels(tmp_path)
-    assert all(np.abs(image - drawn[name]).mean() < 1 for name, image in pixels(whole).items())
+    one, other = (Conditioning(some, engine).rows(range(4)) for some in (merged, tokens))
+    assert torch.allclose(one, other, atol=1e-2)
+    assert synthesize(engine, tokens, SETTINGS, tmp_path).images == 21
+    assert {row.row for row in Drawn.of(tmp_path).rows}.isdisjoint(row_digests(merged))
 
 
 def test_another_plan_in_the_folder_is_refused(whole, engine, merged):

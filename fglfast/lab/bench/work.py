@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from fglfast.shards.tar import ImageFormat, shard_name
 from fglfast.synthesis.plan import Item
 from fglfast.synthesis.settings import SynthesisSettings
 from fglfast.synthesis.synthesize import SynthesisResult, synthesize
-from fglfast.synthesis.writer import ShardWriter
+from fglfast.synthesis.writer import Shard, ShardWriter
 
 CLASSES = ("bag", "dress")
 ENCODED_BATCH = 8
@@ -100,16 +101,15 @@ class Encoding:
 
     def __call__(self) -> None:
         """Encode, write, sync, forget."""
-        items = [Item(index, 0, 0, index) for index in range(self.images)]
+        items = [Item(index, 0, 0, index, "bench", "") for index in range(self.images)]
         size = len(self.pixels_NHWC)
         with (
             tempfile.TemporaryDirectory() as folder,
             ShardWriter(self.image_format, lambda item: {"index": item.index, "engine": "bench"}) as writer,
         ):
-            for start in range(0, self.images, size):
-                part = items[start : start + size]
+            waiting = writer.items([Shard(Path(folder) / shard_name(0), items, items)])
+            while part := list(islice(waiting, size)):
                 writer.add(part, self.pixels_NHWC[: len(part)])
-            writer.finish_shard(Path(folder) / shard_name(0))
         self.bytes = writer.bytes
 
 

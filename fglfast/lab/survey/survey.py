@@ -144,7 +144,7 @@ def survey(folder: Path, against: LabelledImages | None = None, most: int = MOST
     places = _spread(description.images, most)
     seen = _read(folder, description, set(places.tolist()))
     labels, size = np.array(seen.labels), description.image_size
-    images = SyntheticImages(read_index(folder, description), size, size, memory_limit=0)
+    images = SyntheticImages(read_index(folder, description), size, size)
     own = twins(np.stack(seen.thumbnails))
     others = against.select(_spread(len(against), most)) if against else None
     found = copies(np.stack(seen.thumbnails), others, size) if others else []

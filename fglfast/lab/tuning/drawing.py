@@ -1,16 +1,17 @@
 """A candidate's data set: drawn, or taken out of a larger one of the same sampling. Knows no training."""
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from fglfast.engine.build import Engine, seconds_per_pass
 from fglfast.lab.tuning.candidates import Candidate
 from fglfast.payload.merge import Merged
-from fglfast.shards.tar import ImageFormat, Sample, read_samples, shard_name, write_shard
+from fglfast.shards.tar import ImageFormat, shard_name, write_shard
 from fglfast.synthesis.drawn import Drawn
 from fglfast.synthesis.folder import begin
-from fglfast.synthesis.plan import Item, Plan
+from fglfast.synthesis.older import Older
+from fglfast.synthesis.plan import Plan
 from fglfast.synthesis.settings import SynthesisSettings
 from fglfast.synthesis.synthesize import plan_synthesis, synthesize
 
@@ -78,22 +79,12 @@ def take(whole: Plan, source: Path, part: Plan, out: Path) -> bool:
 
     Rows share a class by largest remainder, so more images a class may, rarely, be fewer of a row.
     """
-    places = {_identity(item): item.index for item in whole.items()}
-    if not all(_identity(item) in places for item in part.items()):
+    older = Older(source, whole, range(whole.shards))
+    if not all(map(older.holds, part.items())):
         return False
-    changes = {"plan": part.digest(), "images": part.images, "shards": part.shards}
+    changes = {"plan": part.digest(), "images": part.images, "shards": part.shards, "rows": part.rows}
     changes |= {"images_per_class": part.images_per_class}
     begin(out, Drawn.of(source).model_copy(update=changes))
     for number in range(part.shards):
-        items = part.shard(number)
-        wanted = [places[_identity(item)] for item in items]
-        there: dict[int, Sample] = {}
-        for shard in sorted({place // whole.shard_size for place in wanted}):
-            there |= {int(sample.key): sample for _, sample in read_samples(source / shard_name(shard))}
-        samples = (replace(there[place], key=f"{item.index:09d}") for place, item in zip(wanted, items, strict=True))
-        write_shard(out / shard_name(number), samples, FORMAT)
+        write_shard(out / shard_name(number), map(older.sample, part.shard(number)), FORMAT)
     return True
-
-
-def _identity(item: Item) -> tuple[int, int, int]:
-    return item.label, item.row, item.ordinal

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from fglfast.engine.build import build_engine
 from fglfast.lab.tuning.candidates import Candidate
 from fglfast.lab.tuning.drawing import DataSets, take
+from fglfast.payload.merge import row_digests
 from fglfast.sampler.schedule import Sampling
 from fglfast.shards.description import read_description
 from fglfast.shards.index import read_index
@@ -53,15 +55,9 @@ def test_another_sampling_or_a_larger_set_is_drawn(engine, merged, tmp_path):
 
 def test_nothing_is_taken_when_the_larger_set_lacks_an_image(merged, tmp_path):
     """The Alabama paradox: of eleven images a row may get fewer than of ten."""
-    table = merged.__class__(
-        **{
-            **vars(merged),
-            "labels": np.zeros(3, np.int64),
-            "content": np.zeros(3, np.int64),
-            "counts": np.array([6, 6, 2]),
-            "row_client": np.zeros(3, np.int64),
-        }
-    )
+    rows = {"labels": np.zeros(3, np.int64), "content": np.arange(3), "row_client": np.zeros(3, np.int64)}
+    digests = row_digests(table := replace(merged, **rows, counts=np.full(3, 6)))
+    table.counts[digests.index(max(digests))] = 2  # ties go to the first by digest
     ten, eleven = (make_plan(table, count, 0, 512, {}) for count in (10, 11))
     assert np.diff(ten.until_row[0], prepend=0).tolist() == [4, 4, 2]
     assert np.diff(eleven.until_row[0], prepend=0).tolist() == [5, 5, 1]

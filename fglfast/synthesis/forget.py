@@ -1,0 +1,119 @@
+"""A client leaves a data set: its images, rows, digests and name go, and a receipt says so without them."""
+
+import json
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fglfast.base.errors import BadInputError
+from fglfast.base.files import write_atomic
+from fglfast.base.untrusted import read_object
+from fglfast.base.wording import differences, some
+from fglfast.engine.build import Engine
+from fglfast.payload import Payload
+from fglfast.payload.merge import Merged, by_client, merge_payloads
+from fglfast.shards.locks import locked
+from fglfast.synthesis.conditioning import Conditioning
+from fglfast.synthesis.draw import Drawer
+from fglfast.synthesis.drawn import Drawn
+from fglfast.synthesis.folder import enter
+from fglfast.synthesis.older import Change, change
+from fglfast.synthesis.repair import refuse_older
+from fglfast.synthesis.settings import plan_of
+from fglfast.synthesis.synthesize import describer, make, sound_images
+
+REMAINS = (
+    "Models that were trained on the data set as it was keep what they learned from it; copies of the folder, of the "
+    "client's payload and of backups lie elsewhere."
+)
+MOST = 1 << 16  # bytes of a receipt
+
+
+def forget(client: str, payloads: Iterable[Payload], out: Path, open_engine: Callable[[], Engine]) -> dict[str, Any]:
+    """Make the data set that it would be without a client, as an update does: what others caused too stays.
+
+    Killed at any moment, it goes on when it is called again.
+
+    Args:
+        client: who is forgotten.
+        payloads: of those who stay; the client's own, if it is among them, is left out.
+        out: folder of the data set.
+        open_engine: called if images have to be drawn, because others' rows get the client's share of a class.
+
+    Returns:
+        The receipt, which is left in the folder too.
+
+    Raises:
+        BadInputError: nothing of the client is there, nobody else is, or the payloads are not those of the others.
+        UsageError: the data set is of an earlier version, or another run is at work in it.
+    """
+    moved = enter(out)
+    with locked(out):
+        there = Drawn.of(out)
+        refuse_older(there, out)
+        if client not in there.clients:
+            receipt = next((path for path in _receipts(out) if _read(path)["plan_after"] == there.plan), None)
+            if moved and receipt:
+                return _read(receipt)
+            raise BadInputError(f"{out}: no client {client!r}", f"clients: {some(there.clients)}")
+        if there.clients == (client,):
+            raise BadInputError(f"{out}: all of it comes from {client!r}", "delete the folder")
+        merged = merge_payloads(payload for payload in payloads if payload.header.client != client)
+        _check_others(client, there, merged)
+        plan = plan_of(there.weights, there.image_size, merged, there)
+        to_be = Drawn.to_be(plan, there.weights, there.image_size, there.model, merged, there.of_settings())
+        older = sound_images(out)
+        changes = change(there, to_be, older.sound)
+        receipt_said = _receipt(there, to_be, changes)
+        path = Path(f"forgotten-{there.plan[:12]}-{to_be.plan[:12]}.json")
+        engine = open_engine() if changes.new else None
+        drawer = Drawer(engine, plan, Conditioning(merged, engine), there.sampling) if engine else None
+        make(
+            to_be,
+            plan,
+            describer(plan, engine.key if engine else ""),
+            drawer,
+            out,
+            update=True,
+            older=older,
+            before_swap=lambda folder: write_atomic(folder / path, json.dumps(receipt_said, indent=2) + "\n"),
+        )
+    return receipt_said
+
+
+def _check_others(client: str, there: Drawn, merged: Merged) -> None:
+    """Refuse payloads that would change more than one client's part."""
+    stay = by_client(there.clients, there.payloads)
+    stay.pop(*by_client([client], [""]))
+    if differing := differences(stay, by_client(merged.clients, merged.digests)):
+        raise BadInputError(
+            f"the payloads are not those of the clients that stay: {differing}",
+            "give theirs as they were; fglfast synthesize --update takes other payloads too",
+        )
+
+
+def _receipt(there: Drawn, to_be: Drawn, changes: Change) -> dict[str, Any]:
+    """What was removed, in numbers; the name of the client is for whoever keeps the receipt to add."""
+    rows = {(there.class_names[row.label], row.row) for row in there.rows}
+    left = {(to_be.class_names[row.label], row.row) for row in to_be.rows}
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "plan_before": there.plan,
+        "plan_after": to_be.plan,
+        "clients_left": len(to_be.clients),
+        "rows_removed": len(rows - left),
+        "images_removed": changes.dropped,
+        "images_kept": changes.kept,
+        "images_drawn": changes.new,
+        "classes_removed": len({row.label for row in there.rows}) - len({row.label for row in to_be.rows}),
+        "remains": REMAINS,
+    }
+
+
+def _receipts(out: Path) -> list[Path]:
+    return sorted(out.glob("forgotten-*.json"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return {"plan_after": "", **read_object(path, MOST, "delete it")}

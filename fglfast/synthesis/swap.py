@@ -1,0 +1,63 @@
+"""A finished data set takes the place of the one around it, at once for those who look, whenever this is killed.
+
+While it is made it lies in `.update`. Renamed to `.swap` it is decided: from then on whoever writes in the folder moves
+it on to its end, and nobody reads, because `dataset.json` goes first and comes last.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+from fglfast.base.files import sync_folder
+from fglfast.shards import checksums
+from fglfast.shards.description import FACTS, IMAGES, PARQUET, SWAP, UPDATE, read_description
+from fglfast.shards.keep import LEFT_OUT
+from fglfast.shards.tar import shard_name
+
+SHARD = re.compile(r"train-([0-9]{6,})\.tar(\.sha256)?", re.ASCII)
+
+
+def take_place(out: Path) -> None:
+    """Let the data set in `out/.update`, which is complete, take the place of the one in `out`."""
+    sync_folder(out / UPDATE)
+    (out / UPDATE).rename(out / SWAP)
+    sync_folder(out)
+    roll_forward(out)
+
+
+def roll_forward(out: Path) -> bool:
+    """Move what was decided to its end; whether there was anything. What belongs to the older data set goes.
+
+    What was unpacked, left out or half written goes too: there would be images of clients that left.
+    """
+    swap = out / SWAP
+    if not swap.is_dir():
+        return False
+    if (swap / FACTS).exists():
+        (out / FACTS).unlink(missing_ok=True)
+        sync_folder(out)
+        for form in (IMAGES, PARQUET):
+            if (out / form).exists():
+                shutil.rmtree(out / form)
+        (out / LEFT_OUT).unlink(missing_ok=True)
+        count = read_description(swap).shards
+        (out / checksums.FOLDER).mkdir(exist_ok=True)
+        for name in (checksums.FOLDER, "."):
+            _replace(swap / name, out / name, count)
+        (swap / FACTS).replace(out / FACTS)
+        sync_folder(out)
+    shutil.rmtree(swap)
+    return True
+
+
+def _replace(source: Path, target: Path, count: int) -> None:
+    """Move all files but `dataset.json`; remove shards and checksums beyond the count, and temporary files."""
+    for path in source.iterdir():
+        if path.is_file() and path.name != FACTS and not path.name.endswith(".tmp"):
+            path.replace(target / path.name)
+    known = {shard_name(number) for number in range(count)}
+    for path in target.iterdir():
+        surplus = SHARD.fullmatch(path.name) and path.name.removesuffix(".sha256") not in known
+        if surplus or (path.name.startswith(".") and path.name.endswith(".tmp")):
+            path.unlink()
+    sync_folder(target)

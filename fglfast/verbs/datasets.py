@@ -1,0 +1,97 @@
+"""Verbs of a synthetic data set that is there: who caused what, and a client that leaves."""
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fglfast.base.console import emit_json, note, print_table, stdout
+from fglfast.base.wording import some
+from fglfast.verbs.command import SERVER, tell, verb
+from fglfast.verbs.opening import asked_recipe, open_engine
+from fglfast.verbs.options import (
+    DEFAULT_ENGINES,
+    Allow,
+    AsJson,
+    BatchSize,
+    Engines,
+    OtherBackend,
+    OtherModel,
+    OtherPrecision,
+    OtherSize,
+    RecipeName,
+    payload_files,
+    read_allowed,
+)
+
+
+@verb(SERVER)
+def forget(
+    client: Annotated[str, typer.Argument(help="Name of the client that leaves.")],
+    out: Annotated[Path, typer.Option(help="Folder of the data set, as synthesize leaves it.")],
+    embeddings: Annotated[
+        str,
+        typer.Option(help="Payload files of the clients that stay: a quoted pattern; the leaving one's is not read."),
+    ],
+    recipe: RecipeName = None,
+    model: OtherModel = None,
+    backend: OtherBackend = None,
+    precision: OtherPrecision = None,
+    image_size: OtherSize = None,
+    batch_size: BatchSize = None,
+    allow: Allow = None,
+    engines: Engines = DEFAULT_ENGINES,
+    as_json: AsJson = False,
+) -> None:
+    """Take a client out of a synthetic data set: images that only its prompts caused, its rows and its name.
+
+    Other clients' prompts get its share of a class, so that classes stay balanced; what is there of theirs stays. A
+    receipt is left in the folder, without the client's name.
+    """
+    from fglfast.payload import load_payload
+    from fglfast.synthesis.forget import forget as stage
+    from fglfast.synthesis.repair import check_model
+
+    allowed = read_allowed(allow)
+    payloads = (load_payload(path, allowed=allowed) for path in payload_files(embeddings))
+    check = partial(check_model, out)
+    asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
+    receipt = stage(client, payloads, out, lambda: open_engine(asked, engines, batch_size, check=check))
+    line = (
+        f"{out}: {client} is forgotten: {receipt['images_removed']:,} images and {receipt['rows_removed']:,} prompts "
+        f"are gone, {receipt['images_kept']:,} images stay, {receipt['images_drawn']:,} were drawn"
+    )
+    tell({"folder": str(out), **receipt}, as_json, line)
+    note(f"{receipt['remains']} A model without it: fglfast train {out} --out ANOTHER-FOLDER")
+
+
+def show_shares(folder: Path, as_json: bool) -> None:
+    """Show the images of a data set by client and class."""
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    from fglfast.synthesis.drawn import Drawn
+    from fglfast.synthesis.provenance import shares, together
+
+    found, drawn = shares(folder), Drawn.of(folder)
+    images = dict.fromkeys(drawn.class_names, 0)
+    for row in drawn.rows:
+        images[drawn.class_names[row.label]] += row.images
+    if as_json:
+        clients = {
+            client: {**asdict(together(own)), "by_class": {name: asdict(share) for name, share in own.items()}}
+            for client, own in found.items()
+        }
+        emit_json({"folder": str(folder), "plan": drawn.plan, "images_by_class": images, "clients": clients})
+        return
+    columns = ("client", "claimed", "images", "of its alone", Column("by class", overflow="fold"))
+    rows = []
+    for client, own in found.items():
+        share = together(own)
+        by_class = some([f"{name} {part.images:,}" for name, part in own.items() if part.images])
+        rows.append((client, f"{share.claimed:,}", f"{share.images:,}", f"{share.alone:,}", by_class))
+    print_table(Table(*columns, title=Text(f"{folder.name}: {drawn.images:,} images by client")), rows)
+    present = [f"{name} {count:,}" for name, count in images.items() if count]
+    stdout.print(f"by class: {some(present)}; {len(drawn.rows):,} distinct prompts", markup=False, soft_wrap=True)

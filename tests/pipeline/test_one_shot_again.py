@@ -1,0 +1,48 @@
+"""A one shot in a folder whose clients have changed: images that stay are kept, the model is made anew."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from fglfast.payload.merge import merge_payloads
+from fglfast.pipeline import one_shot
+from fglfast.pipeline.stages import Stages
+from fglfast.sampler.schedule import Sampling
+from fglfast.shards.description import read_description
+from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.training.settings import TrainSettings
+
+sys.path.append(str(Path(__file__).parent.parent / "synthesis"))
+from idle_engine import idle_engine
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Training that only says what it was asked to learn."""
+
+    def train(images, model, settings, processes):
+        model.mkdir()  # fails where a model is
+        record = {"run": {"settings": {}, "data": {"plan": read_description(images).plan}}, "result": None}
+        (model / "train.json").write_text(json.dumps(record))
+
+    monkeypatch.setattr(one_shot, "train_model", lambda images, *rest: train(images, rest[2] / "model", None, 1))
+
+
+def test_images_that_stay_are_kept_and_the_older_model_is_set_aside(trained, random_mini, payload, tmp_path):
+    asked = SynthesisSettings(images_per_class=6, sampling=Sampling(steps=1, guidance_scale=1.0))
+
+    def run(*clients):
+        merged = merge_payloads([payload(*client) for client in clients])
+        return one_shot.draw_and_train(
+            idle_engine(random_mini), merged, asked, TrainSettings(), tmp_path, Stages(tmp_path)
+        )[0]
+
+    first = run(("ann", (3, 0, 1)))
+    plan = read_description(tmp_path / "synthetic").plan
+    again = run(("ann", (3, 0, 1)), ("bob", (1, 5, 0)))
+    assert (first.images, again.images, again.found) == (12, 6, 12)
+    assert json.loads((tmp_path / f"model-{plan[:12]}" / "train.json").read_text())["run"]["data"]["plan"] == plan
+    now = json.loads((tmp_path / "model" / "train.json").read_text())["run"]["data"]["plan"]
+    assert now == read_description(tmp_path / "synthetic").plan != plan
