@@ -1,4 +1,5 @@
-# setup: a virtual environment with the CPU extras.  demo: one-shot FGL, end to end.  test, lint, bench.
+# setup: a virtual environment with all that a CPU server and a developer need.
+# demo: one-shot FGL, end to end.  test, lint, bench.
 # fuzz: hostile files by the ten thousand and kills by the hundred, for hours; into benchmarks/results.
 # bench-peers: ours beside diffusers and optimum, which live in .venv-peers.
 # bench-accuracy: one-shot accuracy, three seeds; DATA is the bundled sample or, say, your fashion_mnist.npz.
@@ -17,7 +18,7 @@ setup: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fglfast needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,fed,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server,cpu,fed,privacy,sign,pretrain,dev]'
 	touch $@
 
 demo: setup
@@ -38,6 +39,7 @@ lint: setup
 bench: setup
 	$(BIN)/python -m benchmarks.engines mini
 	$(BIN)/python -m benchmarks.engines unet-35m
+	$(BIN)/python -m benchmarks.client
 	$(BIN)/python -m pytest benchmarks -n 0 --benchmark-enable --benchmark-json benchmarks/results/pytest-benchmark.json
 	$(BIN)/python -m benchmarks.table --write
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.cells import Table, number, spread
 from benchmarks.results_file import RESULTS
+from fglfast.base.wording import size
 from fglfast.federation.summary import Summary
 
 
@@ -156,6 +157,26 @@ def scale(result: dict[str, Any]) -> Table:
         f"{result['bookkeeping_microseconds_per_image']:.1f} µs",
     )
     head = ("clients", "classes", "images", "payload rows", "read and merge", "plan", "resume", "an image")
+    return head, [row]
+
+
+def client(result: dict[str, Any]) -> Table:
+    """What a client has installed, and how long its commands take; a dash where no seconds were measured."""
+    seconds = result.get("seconds", {})
+    row = (
+        f"{result['distributions']}",
+        size(result["bytes"]),
+        size(result["bytecode_bytes"]),
+        *(f"{seconds[key]:.2f} s" if key in seconds else "–" for key in ("version", "embed", "inspect")),
+    )
+    head = (
+        "distributions",
+        "their files",
+        "bytecode made of them",
+        "`--version`",
+        "`embed --send tokens`",
+        "`inspect`",
+    )
     return head, [row]
 
 

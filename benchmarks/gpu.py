@@ -56,7 +56,7 @@ def main(
     if device == "cuda" and not torch.cuda.is_available():
         raise MissingExtraError(
             "this benchmark needs a CUDA device, and PyTorch finds none",
-            "on a machine with an NVIDIA GPU: pip install -e '.[gpu]'",
+            "on a machine with an NVIDIA GPU: pip install -e '.[server,gpu]'",
         )
     with limited(limit):
         engines.mkdir(parents=True, exist_ok=True)

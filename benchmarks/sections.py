@@ -163,4 +163,10 @@ SECTIONS = {
         "Payloads of many clients merged into one plan, without drawing an image.",
         columns.scale,
     ),
+    "client": Section(
+        "A client without a server's packages",
+        "`pip install .` without extras into a fresh environment: what it brings beside Python and pip, and the wall "
+        "time of commands there; `embed` describes 1,000 JPEG files of 256x256 pixels in ten classes.",
+        columns.client,
+    ),
 }

@@ -50,7 +50,8 @@ def placing(path: Path) -> Iterator[Path]:
     temporary = temporary_name(path)
     try:
         yield temporary
-        sync_folder(temporary)  # a file is synced as a folder is
+        with temporary.open("r+b") as written:  # Windows syncs no file that is open for reading only
+            os.fsync(written.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -142,6 +143,27 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         stream.write(content.encode() if isinstance(content, str) else content)
 
 
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that only its owner may read, whole or not at all, and never in the place of another.
+
+    Raises:
+        OSError: a file is there, or it cannot be written.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # made with mode 0600
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if os.name == "nt":
+            os.rename(name, path)  # noqa: PTH104 (refuses to take the place of a file there, and only there)
+        else:
+            os.link(name, path)  # refuses likewise, which a rename would not
+    finally:
+        Path(name).unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
 @contextmanager
 def finished_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of `folder` when the block succeeds; for one writer at a time."""
@@ -230,7 +252,9 @@ def lock_of(path: Path) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
+    """Make renames in a folder survive a power cut; Windows, which opens no folder, does so by itself."""
+    if os.name == "nt":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from pydantic import ValidationError
@@ -11,17 +11,22 @@ from pydantic import ValidationError
 from fglfast.base.config import first_problem
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
+from fglfast.base.extras import needing
 from fglfast.client.captions import ATTRIBUTES, caption_all, find_captioner
 from fglfast.client.cuts import tell_cuts
 from fglfast.client.privacy import Budget
 from fglfast.client.private_prompts import private_counts, private_instances, public_prompts
 from fglfast.client.prompts import PromptRow, class_level_prompts, instance_level_prompts
-from fglfast.generator.text import Prompts, load_prompts, native_image_size, with_domain
-from fglfast.generator.text_encoder import TextEncoder
+from fglfast.generator.parts import part
+from fglfast.generator.text import Prompts, load_prompts, native_image_size, text_fingerprint, with_domain
+from fglfast.generator.tokens import Tokenizer, load_tokenizer
 from fglfast.images.labelled import LabelledImages
 from fglfast.payload import Form, Payload, PayloadHeader, eight_bits, merge_equal, tensor_bytes
 from fglfast.payload.header import PromptLevel
 from fglfast.payload.merge import merge_payloads, same_prompts, same_words
+
+if TYPE_CHECKING:
+    from fglfast.generator.text_encoder import TextEncoder
 
 WordsLevel = Literal["class", "instance"]
 
@@ -42,7 +47,7 @@ def embed(
     Args:
         dataset: the client's private images.
         client: its name.
-        model: the generator's diffusers directory.
+        model: the generator's diffusers directory, its text side alone, or a kit.
         prompt_level: one prompt a class, or class and caption of each image.
         send: text embeddings in float16 or in eight bits, or the prompts' token ids, which the server encodes.
         template: overrides the model's prompt template.
@@ -51,20 +56,24 @@ def embed(
         budget: of differential privacy; None adds no noise.
 
     Raises:
-        UsageError: the client's name, the level, the domain or the template is refused, or token ids shall carry noise.
+        UsageError: the client's name, the level, the domain or the template is refused, token ids shall carry noise, or
+            embeddings are asked of a kit without weights.
         BadInputError: the captions cannot be had.
-        MissingExtraError: there is a budget, and dp-accounting is not installed.
+        MissingExtraError: embeddings are to be sent, and PyTorch and transformers are not installed; or there is a
+            budget, and dp-accounting is not.
     """
     if prompt_level not in get_args(WordsLevel):
         raise UsageError(f"no prompts of level {prompt_level!r} are made of words", "choose class or instance")
     if budget and prompt_level == "instance" and send == "tokens":
         raise UsageError("token ids cannot carry noise", "send embeddings or int8, or class-level prompts")
-    encoder = TextEncoder.load(model)
-    header = make_header(client, dataset.class_names, prompt_level, encoder.fingerprint, domain)
+    encoder = None if send == "tokens" else _open_encoder(model)
+    tokenizer = encoder.tokenizer if encoder else load_tokenizer(model)
+    header = make_header(client, dataset.class_names, prompt_level, text_fingerprint(model), domain)
     templates, counts = find_templates(model, template, domain), dataset.counts()
     if prompt_level == "instance":
-        described = caption_all(dataset, find_captioner(captions, native_image_size(model), alone=budget is not None))
-        if budget:
+        size = native_image_size(model) if captions == ATTRIBUTES else 0  # only these are measured, at that size
+        described = caption_all(dataset, find_captioner(captions, size, alone=budget is not None))
+        if budget and encoder:
             noisy = _noisy_instances(header, dataset, described, templates.instance_level, encoder, budget)
             return merge_equal(eight_bits(noisy) if send == "int8" else noisy)
         names, of_images = dataset.class_names, dataset.labels.tolist()
@@ -75,8 +84,8 @@ def embed(
             header = header.model_copy(update={"privacy": privacy})
         rows = class_level_prompts(dataset.class_names, counts.tolist(), templates.class_level)
     wording = templates.instance_level if prompt_level == "instance" else templates.class_level
-    tokens = _tokens(header, rows, wording, encoder)
-    if send == "tokens":
+    tokens = _tokens(header, rows, wording, tokenizer)
+    if encoder is None:
         return tokens
     embedded = _embedded(tokens, encoder)
     sent = merge_equal(eight_bits(embedded) if send == "int8" else embedded)
@@ -115,12 +124,29 @@ def find_templates(model: Path, template: str | None, domain: str | None) -> Pro
     return prompts.model_copy(update={"class_level": own, "instance_level": own} if own else {})
 
 
-def _tokens(header: PayloadHeader, rows: Sequence[PromptRow], template: str, encoder: TextEncoder) -> Payload:
+def _open_encoder(model: Path) -> "TextEncoder":
+    """The text encoder, which only those who send embeddings need.
+
+    Raises:
+        UsageError: the folder is a kit without weights.
+        MissingExtraError: PyTorch or transformers is not installed.
+    """
+    if not list(part(model, "text_encoder").glob("*.safetensors")):
+        raise UsageError(
+            f"{model}: has no weights of the text encoder, which embeddings need",
+            "add --send tokens, or ask for a kit that was written with --weights",
+        )
+    with needing("embed", "sending embeddings"):
+        from fglfast.generator.text_encoder import TextEncoder
+    return TextEncoder.load(model)
+
+
+def _tokens(header: PayloadHeader, rows: Sequence[PromptRow], template: str, tokenizer: Tokenizer) -> Payload:
     """The prompts' token ids; what the text encoder's length cuts off, and what is one prompt then, is said."""
-    kept = encoder.fit([row.prompt for row in rows])
+    kept = tokenizer.fit([row.prompt for row in rows])
     tell_cuts(rows, kept, header.class_names, template)
     labels, counts = (np.array([getattr(row, key) for row in rows], dtype=np.int64) for key in ("label", "count"))
-    tokens = merge_equal(Payload(header, None, encoder.tokenize(kept), labels, counts))
+    tokens = merge_equal(Payload(header, None, tokenizer.tokenize(kept), labels, counts))
     if len(tokens.labels) < len(rows):
         reach = f"{tokens.prompts().shape[1]} tokens, upper case as lower"
         note(f"{len(rows):,} different prompts became {len(tokens.labels):,} rows: the text encoder reads {reach}")
@@ -130,7 +156,7 @@ def _tokens(header: PayloadHeader, rows: Sequence[PromptRow], template: str, enc
     return tokens
 
 
-def _embedded(tokens: Payload, encoder: TextEncoder) -> Payload:
+def _embedded(tokens: Payload, encoder: "TextEncoder") -> Payload:
     """Text embeddings of token ids; what is equal is encoded once, so that it stays equal to the last bit."""
     distinct_UT, place_N = np.unique(tokens.prompts(), axis=0, return_inverse=True)
     embeddings_ULD = encoder.encode(distinct_UT).astype(np.float16)
@@ -142,11 +168,11 @@ def _noisy_instances(
     dataset: LabelledImages,
     captions: list[str],
     template: str,
-    encoder: TextEncoder,
+    encoder: "TextEncoder",
     budget: Budget,
 ) -> Payload:
     public = [PromptRow(label, public_prompts(name, template)[0], 1) for label, name in enumerate(dataset.class_names)]
-    _tokens(header, public, template, encoder)  # for what it says
+    _tokens(header, public, template, encoder.tokenizer)  # for what it says
     rows = private_instances(captions, dataset.labels.tolist(), dataset.class_names, template, encoder, budget)
     stated = header.model_copy(update={"privacy": rows.privacy})
     return Payload(stated, rows.embeddings, None, rows.labels, rows.counts)

@@ -22,7 +22,7 @@ from fglfast.generator.learning.invert import Examples, LearnedText, check_gener
 from fglfast.generator.learning.student import Task
 from fglfast.generator.load import Generator, load_generator, read_shapes, weights_fingerprint
 from fglfast.generator.text import native_image_size, text_fingerprint
-from fglfast.generator.text_encoder import load_tokenizer, tokenize
+from fglfast.generator.tokens import load_tokenizer
 from fglfast.images.labelled import LabelledImages
 from fglfast.payload import Form, Payload, eight_bits
 
@@ -115,7 +115,7 @@ def learn(
 @torch.no_grad()
 def _encode(generator: Generator, model: Path, prompts: list[str]) -> torch.Tensor:
     """Text embeddings of prompts [K,L,D]."""
-    token_ids_KT = torch.from_numpy(tokenize(load_tokenizer(model), prompts)).long()
+    token_ids_KT = torch.from_numpy(load_tokenizer(model).tokenize(prompts)).long()
     embeddings_KLD: torch.Tensor = generator.text(token_ids_KT.to(generator.projection.linear.weight.device))
     return embeddings_KLD
 

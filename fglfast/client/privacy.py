@@ -11,7 +11,6 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
-from scipy.special import ndtri
 
 from fglfast.base.config import Settings, first_problem
 from fglfast.base.errors import MissingExtraError, UsageError
@@ -97,6 +96,8 @@ def gaussian(*shape: int) -> Floats:
     arXiv 2107.10138), and the sums are rounded to float16 and whole counts before they leave; a proof this is not. The
     tails end at 8.2 standard deviations, beyond which lies a share of 2e-16.
     """
+    from scipy.special import ndtri  # a thin client has no scipy
+
     words = np.frombuffer(os.urandom(8 * DRAWS * math.prod(shape)), dtype=np.uint64)
     uniform = ((words >> np.uint64(64 - BITS)).astype(np.float64) + 0.5) * 2.0**-BITS
     total: Floats = ndtri(uniform).reshape(DRAWS, *shape).sum(axis=0)

@@ -15,7 +15,8 @@ from torch.backends import cudnn
 from fglfast.base.errors import BadInputError
 from fglfast.engine.stock import run_pipeline, stock_pipeline
 from fglfast.generator.load import Generator, Shapes, assemble, load_modules
-from fglfast.generator.text_encoder import load_text_part, load_tokenizer, tokenize
+from fglfast.generator.text_encoder import load_text_part
+from fglfast.generator.tokens import load_tokenizer
 from fglfast.sampler.noise import Given, numbered
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
@@ -141,7 +142,7 @@ class Reference:
         """
         sampling, schedule = self.unguided(steps)
         generator = self.generator(device)
-        token_ids_BT = torch.from_numpy(tokenize(load_tokenizer(self.model), prompts)).long()
+        token_ids_BT = torch.from_numpy(load_tokenizer(self.model).tokenize(prompts)).long()
         draws = torch.Generator().manual_seed(seed)
         noise_BCHW = torch.randn(len(prompts), *self.shapes.latent, generator=draws)
         unet, vae, _ = self._loaded

@@ -20,11 +20,11 @@ from transformers import CLIPTokenizer
 from fglfast.base.console import no_loading_bars
 from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import loading
-from fglfast.generator.architecture import BOS, EOS
 from fglfast.generator.configs import read_config, read_header
 from fglfast.generator.families import NOISE, TOKENS, Family, padded_with, write_configs
 from fglfast.generator.kinds import STABLE_DIFFUSION, XL, check_kind
 from fglfast.generator.made import made_once
+from fglfast.generator.tokens import BOS, EOS
 
 WORDS = "openai/clip-vit-large-patch14"  # whose tokenizer all of Stable Diffusion's are
 WORD_FILES = ("vocab.json", "merges.txt")

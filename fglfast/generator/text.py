@@ -1,6 +1,5 @@
 """A diffusers directory as files: find it, its prompts, its text side's fingerprint. Loads no network."""
 
-import hashlib
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +11,9 @@ from fglfast.generator.blocks import load_blocks
 from fglfast.generator.configs import check_folder, read_config, read_optional
 from fglfast.generator.hub import fetch_model
 from fglfast.generator.kinds import INDEX, Need, check_index, check_needed, networks
+from fglfast.generator.kit import check_kit, find_kit, fingerprint, text_files
 from fglfast.generator.parts import BUNDLED, bundled, is_bundled, part
-from fglfast.generator.weights import counted_files, weight_files
+from fglfast.generator.weights import weight_files
 from fglfast.images.decoding import MOST_SIDE
 
 BUNDLED_BY = (
@@ -99,6 +99,18 @@ def resolve_model(name: str, revision: str | None = None, mirror: str | None = N
     )
 
 
+def resolve_text(name: str, revision: str | None = None, mirror: str | None = None) -> Path:
+    """The folder of a model's text side, all that a client needs of a generator: a kit, or as `resolve_model`.
+
+    Raises:
+        BadInputError: nothing of that name, or it has no text side that can be used.
+    """
+    if Path(name).is_dir() and find_kit(Path(name)):
+        check_kit(Path(name))
+        return Path(name)
+    return resolve_model(name, revision, mirror, need="text")
+
+
 def taught_by(folder: Path) -> str:
     """What a reader of results has to be told of the images a generator learned from; empty where nothing is known."""
     return BUNDLED_BY if is_bundled(folder) else ""
@@ -137,13 +149,12 @@ def _filled(template: str, domain: str | None) -> str:
 
 
 def text_fingerprint(folder: Path) -> str:
-    """sha256 over the text encoders' weights and configs and the tokenizers' files, names included."""
-    digest = hashlib.sha256()
-    for name in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
-        for path in counted_files(part(folder, name)):
-            with path.open("rb") as stream:
-                digest.update(f"{name}/{path.name}\0".encode() + hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+    """sha256 over the text encoders' weights and configs and the tokenizers' files, names included.
+
+    Of a kit, that of the generator that it was made of.
+    """
+    kit = find_kit(folder)
+    return fingerprint(kit.files if kit else text_files(folder))
 
 
 def native_image_size(folder: Path) -> int:
@@ -152,6 +163,8 @@ def native_image_size(folder: Path) -> int:
     Raises:
         BadInputError: its configs do not say.
     """
+    if kit := find_kit(folder):
+        return kit.image_size
     unet, vae = (read_config(part(folder, name) / "config.json") for name in ("unet", "vae"))
     side, channels = unet.get("sample_size"), vae.get("block_out_channels")
     size = 0

@@ -1,11 +1,10 @@
-"""Tokenizer and text encoder of a diffusers directory: prompts to text embeddings. Knows no image.
+"""The text encoder of a diffusers directory: token ids to text embeddings. Knows no image.
 
 Stable Diffusion 1.x, 2.x and `mini` have one CLIP text encoder. SDXL has two, and a pooled embedding beside the
 per-token ones: it travels as one more row of the same tensor, padded with zeros, so that payloads, engines and
 samplers know a single text embedding [L,D] whatever the model.
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from fglfast.base.console import no_loading_bars, note
-from fglfast.base.errors import BadInputError
+from fglfast.base.console import no_loading_bars
 from fglfast.base.untrusted import loading
-from fglfast.generator.configs import announced, read_config
+from fglfast.generator.configs import announced
 from fglfast.generator.outline import outlined
 from fglfast.generator.parts import part
 from fglfast.generator.text import text_fingerprint
+from fglfast.generator.tokens import Tokenizer, load_tokenizer, read_tokenizer
 from fglfast.generator.weights import variant
-
-MOST_TOKENS = 4096  # of a prompt
 
 
 class TextPart(nn.Module):
@@ -71,8 +68,8 @@ def load_text_part(folder: Path) -> TextPart:
     if not part(folder, "text_encoder_2").is_dir():
         return TextPart(first).eval()
     second = _load(CLIPTextModelWithProjection, part(folder, "text_encoder_2"))
-    padding, eos = _tokenizer(folder, "tokenizer_2").pad_token_id, _tokenizer(folder, "tokenizer").eos_token_id
-    return TwoTextParts(first, second, eos, padding).eval()
+    one, other = (read_tokenizer(part(folder, name)) for name in ("tokenizer", "tokenizer_2"))
+    return TwoTextParts(first, second, one.eos, other.pad).eval()
 
 
 def _load(kind: Any, folder: Path) -> Any:
@@ -82,43 +79,17 @@ def _load(kind: Any, folder: Path) -> Any:
         return kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, variant=variant(folder))
 
 
-def text_positions(folder: Path) -> int:
-    """Tokens of a prompt (T) that the (first) text encoder of a model folder takes.
-
-    Raises:
-        BadInputError: its config does not say.
-    """
-    return _size(folder, "max_position_embeddings", MOST_TOKENS)
-
-
-def vocabulary(folder: Path) -> int:
-    """Token ids that the (first) text encoder of a model folder knows, from 0.
-
-    Raises:
-        BadInputError: its config does not say.
-    """
-    return _size(folder, "vocab_size", 1 << 20)
-
-
-def _size(folder: Path, key: str, most: int) -> int:
-    path = part(folder, "text_encoder") / "config.json"
-    size = read_config(path).get(key)
-    if not isinstance(size, int) or not 1 <= size <= most:
-        raise BadInputError(f"{path}: {key} is {size!r}, not 1 to {most}", "use a complete diffusers directory")
-    return size
-
-
 @dataclass(frozen=True)
 class TextEncoder:
     """Tokenizer and text encoder of one folder, float32 on the CPU.
 
     Attributes:
-        tokenizer: pads and truncates to the model's length.
+        tokenizer: the (first) one.
         part: the text encoder in evaluation mode.
         fingerprint: see `text_fingerprint`.
     """
 
-    tokenizer: Any
+    tokenizer: Tokenizer
     part: TextPart
     fingerprint: str
 
@@ -127,13 +98,9 @@ class TextEncoder:
         """Open the text side of a model folder; safetensors only."""
         return cls(load_tokenizer(folder), load_text_part(folder), text_fingerprint(folder))
 
-    def fit(self, prompts: Sequence[str]) -> list[str]:
-        """Prompts as they are encoded, the long ones shortened; see `fitting`."""
-        return fitting(self.tokenizer, prompts)
-
     def tokenize(self, prompts: Sequence[str]) -> NDArray[np.int32]:
-        """Token ids [N,T] of prompts; see `tokenize`."""
-        return tokenize(self.tokenizer, prompts)
+        """Token ids [N,T] of prompts; see `Tokenizer.tokenize`."""
+        return self.tokenizer.tokenize(prompts)
 
     @torch.inference_mode()
     def encode(self, token_ids_NT: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -144,62 +111,3 @@ class TextEncoder:
         """
         rows = torch.from_numpy(token_ids_NT).long().split(1)
         return torch.cat([self.part(row_1T) for row_1T in rows]).float().numpy()
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """The (first) tokenizer of a model folder.
-
-    Raises:
-        BadInputError: it cannot be read, or takes longer prompts than the text encoder.
-    """
-    tokenizer, most = _tokenizer(folder, "tokenizer"), text_positions(folder)
-    if not 1 <= tokenizer.model_max_length <= most:
-        raise BadInputError(
-            f"{folder / 'tokenizer'}: model_max_length is {tokenizer.model_max_length}, the text encoder takes {most}",
-            "use a complete diffusers directory",
-        )
-    return tokenizer
-
-
-def _tokenizer(model: Path, name: str) -> Any:
-    folder = part(model, name)
-    if not folder.is_dir():
-        raise BadInputError(f"{folder}: no tokenizer", "use a complete diffusers directory")
-    with loading(folder):
-        return CLIPTokenizer.from_pretrained(folder)
-
-
-def tokenize(tokenizer: Any, prompts: Sequence[str]) -> NDArray[np.int32]:
-    """Token ids [N,T] of prompts, padded; those too long are counted and shortened at a word."""
-    length, texts = int(tokenizer.model_max_length), fitting(tokenizer, prompts)
-    padded = tokenizer(texts, padding="max_length", truncation=True, max_length=length)
-    return np.array(padded.input_ids, dtype=np.int32)
-
-
-def fitting(tokenizer: Any, prompts: Sequence[str]) -> list[str]:
-    """Prompts that are no longer than the text encoder takes: those too long are counted and shortened at a word."""
-    length, texts = int(tokenizer.model_max_length), list(prompts)
-    sizes = [len(ids) for ids in tokenizer(texts).input_ids]
-    long = [row for row, size in enumerate(sizes) if size > length]
-    for row in long:
-        texts[row] = shortened(tokenizer, texts[row], length)
-    if long:
-        longest = max(long, key=lambda row: sizes[row])
-        note(
-            f"{len(long)} of {len(texts)} prompts are over {length} tokens (the longest has {sizes[longest]}) and "
-            f"shortened at a word, such as to {texts[longest][-60:]!r}"
-        )
-    return texts
-
-
-def shortened(tokenizer: Any, text: str, length: int) -> str:
-    """As many leading words of a text as fit; of a script without spaces, as many letters."""
-    for parts, space in ((text.split(), " "), (list(text), "")):
-
-        def size(kept: int, parts: Sequence[str] = parts, space: str = space) -> int:
-            return len(tokenizer(space.join(parts[:kept])).input_ids)
-
-        kept = bisect_right(range(1, len(parts) + 1), length, key=size)
-        if kept:
-            return space.join(parts[:kept]).rstrip(" ,;:")
-    return ""

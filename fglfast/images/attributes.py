@@ -8,7 +8,8 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+
+from fglfast.base.extras import needing
 
 SHADES = ("dark", "medium", "light")
 TEXTURES = ("plain", "patterned")
@@ -37,7 +38,13 @@ def describe(image_HWC: NDArray[np.uint8]) -> str:
         Shade (mean gray level of the foreground), texture (mean distance of the foreground's inside
         from its 3x3 mean) and proportions (width over height of the foreground's box). The foreground
         is whatever differs from the median gray level of the border.
+
+    Raises:
+        MissingExtraError: scipy is not installed.
     """
+    with needing("embed", "measuring words in images"):
+        from scipy import ndimage
+
     gray_HW = image_HWC.astype(np.float32).mean(axis=2) / 255.0
     mask_HW = _foreground(gray_HW)
     inside_HW = ndimage.binary_erosion(mask_HW, iterations=2)

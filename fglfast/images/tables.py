@@ -5,7 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from fglfast.base.errors import BadInputError
+from fglfast.base.errors import BadInputError, MissingExtraError
 from fglfast.base.folders import is_system
 from fglfast.base.limits import check_memory
 from fglfast.base.untrusted import json_object, loading
@@ -42,6 +42,7 @@ def read_parquet(path: Path, split: str | None, source: str) -> LabelledImages:
 
     Raises:
         BadInputError: it is none, has no such split or several and none is named, or lacks a column.
+        MissingExtraError: pyarrow is not installed.
     """
     splits = _splits([path], path.parent) if path.is_file() else _splits(parquet_files(path), path)
     paths = splits[chosen(source, list(splits), split)]
@@ -59,8 +60,10 @@ def read_parquet(path: Path, split: str | None, source: str) -> LabelledImages:
 
 def _read(path: Path) -> tuple[Column, Column, list[str] | None]:
     """The columns of a file, and the class names that it declares."""
-    import pyarrow.parquet
-
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"{path}: parquet files need pyarrow", "pip install pyarrow") from error
     columns: dict[str, Column] = {name: [] for name in COLUMNS}
     with loading(path, "check the file"):
         file = pyarrow.parquet.ParquetFile(path)

@@ -1,14 +1,13 @@
 """Ed25519 keys: private ones in files, public ones as text. Knows no payload."""
 
 import os
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, MissingExtraError
-from fglfast.base.files import sync_folder
+from fglfast.base.files import write_new
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -46,12 +45,7 @@ def find_or_make_key(path: Path) -> tuple[str, bool]:
 
     content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as stream:  # made with mode 0600
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-            os.link(stream.name, path)  # refuses to take the place of a file, which a rename would not
-        sync_folder(path.parent)
+        write_new(path, content)
     except OSError as error:
         raise BadInputError(f"{path}: cannot be written ({error.strerror})", "choose another place") from error
     return public_text(key), True
@@ -70,7 +64,7 @@ def read_key(path: Path) -> "Ed25519PrivateKey":
 
     try:
         with path.open("rb") as stream:
-            shared, content = os.fstat(stream.fileno()).st_mode & OTHERS, stream.read(MOST_BYTES)
+            mode, content = os.fstat(stream.fileno()).st_mode, stream.read(MOST_BYTES)
         key = load_pem_private_key(content, password=None)
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read ({error.strerror})", "make a key with fglfast key") from error
@@ -78,7 +72,7 @@ def read_key(path: Path) -> "Ed25519PrivateKey":
         key = None
     if not isinstance(key, kind):
         raise BadInputError(f"{path}: not an Ed25519 private key in PEM without a password", "make one: fglfast key")
-    if shared:
+    if os.name == "posix" and mode & OTHERS:  # Windows has other permissions, which the mode does not tell
         note(f"{path}: other users may read this private key; chmod 600 mends that")
     return key
 

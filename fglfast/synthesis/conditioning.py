@@ -15,7 +15,7 @@ from fglfast.engine.networks import sent
 from fglfast.generator.configs import read_config
 from fglfast.generator.load import Shapes
 from fglfast.generator.text import load_prompts, text_fingerprint
-from fglfast.generator.text_encoder import load_tokenizer, tokenize, vocabulary
+from fglfast.generator.tokens import load_tokenizer, vocabulary
 from fglfast.payload.merge import Merged
 
 
@@ -68,7 +68,7 @@ def _encode(engine: Engine, prompt: str) -> Tensor:
     index = read_config(engine.model / "model_index.json")
     if not prompt and index.get("force_zeros_for_empty_prompt"):
         return torch.zeros(engine.shapes.text_length, engine.shapes.text_width, device=engine.networks.device)
-    tokens_1T = torch.from_numpy(tokenize(load_tokenizer(engine.model), [prompt])).long()
+    tokens_1T = torch.from_numpy(load_tokenizer(engine.model).tokenize([prompt])).long()
     return engine.networks.encode(sent(tokens_1T, engine.networks.device)).squeeze(0)
 
 

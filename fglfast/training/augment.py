@@ -3,7 +3,6 @@
 Every draw comes from the seed given with the batch, so a resumed run augments as the first one did.
 """
 
-import kornia.augmentation
 import torch
 from torch import Size, Tensor
 
@@ -31,7 +30,8 @@ class Augmentation:
     def __init__(self, image_size: int, crop_padding: int | None, flip: bool, erasing: float) -> None:
         self.padding = max(1, image_size // 16) if crop_padding is None else min(crop_padding, image_size - 1)
         side, padding = (image_size, image_size), self.padding
-        augmentation = kornia.augmentation
+        from kornia import augmentation  # here, as only training needs it, and it takes long
+
         self.crop = augmentation.RandomCrop(side, padding=padding, padding_mode="reflect") if padding else None
         self.flip = augmentation.RandomHorizontalFlip() if flip else None
         self.erase = augmentation.RandomErasing(p=erasing, scale=(0.02, 0.2)) if erasing else None

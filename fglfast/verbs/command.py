@@ -3,8 +3,7 @@
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from inspect import get_annotations, unwrap
 from typing import Any, ParamSpec
@@ -13,7 +12,8 @@ import typer
 from typer.core import TyperArgument, TyperCommand
 
 from fglfast.base.console import emit_json, hushed, note, signed, stderr, stdout
-from fglfast.base.errors import ExitCode, FglError, MissingExtraError
+from fglfast.base.errors import ExitCode, FglError
+from fglfast.base.extras import missing_extra
 from fglfast.base.limits import as_limit
 
 app = typer.Typer(
@@ -40,17 +40,20 @@ class Verb(TyperCommand):
                 parameter.help = annotations[parameter.name].__metadata__[0].help
 
 
-def verb(panel: str, interrupted: str = KEPT) -> Callable[[Callable[P, None]], Callable[P, None]]:
+def verb(
+    panel: str, interrupted: str = KEPT, extra: str = "server"
+) -> Callable[[Callable[P, None]], Callable[P, None]]:
     """Make a function a command; its errors become one clear line and the right exit code.
 
     Args:
         panel: of `fglfast --help`, where it is shown.
         interrupted: what is said of its work when it is interrupted.
+        extra: of the package, that it needs where PyTorch is needed: embed or server.
     """
 
     def register(function: Callable[P, None]) -> Callable[P, None]:
         command = app.command(name=_spelled(function), cls=Verb, rich_help_panel=panel)
-        return command(exits(function, interrupted))
+        return command(exits(function, interrupted, extra))
 
     return register
 
@@ -70,23 +73,8 @@ def _spelled(function: Callable[P, None]) -> str:
     return function.__name__.replace("_", "-")
 
 
-@contextmanager
-def needing_flower(what: str) -> Iterator[None]:
-    """Say of imports that fail for want of Flower how it is installed.
-
-    Raises:
-        MissingExtraError: Flower is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "flwr":
-            raise MissingExtraError(f"{what} needs Flower", "pip install 'fglfast[fed]'") from error
-        raise
-
-
-def exits(function: Callable[P, None], interrupted: str = KEPT) -> Callable[P, None]:
-    """Turn errors into one clear line and the right exit code; `interrupted` is what an interruption leaves."""
+def exits(function: Callable[P, None], interrupted: str = KEPT, extra: str = "server") -> Callable[P, None]:
+    """Turn errors into one clear line and the right exit code; see `verb` for the arguments."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -104,12 +92,13 @@ def exits(function: Callable[P, None], interrupted: str = KEPT) -> Callable[P, N
         except BrokenPipeError:
             raise typer.Exit(ExitCode.FAILURE) from None
         except Exception as error:
-            if os.environ.get("FGLFAST_DEBUG"):
+            lacking = missing_extra(error, extra, f"fglfast {_spelled(function)}")
+            if os.environ.get("FGLFAST_DEBUG") and not lacking:
                 raise
             bug = FglError(_line(error), "this is a bug in fglfast; set FGLFAST_DEBUG=1 to see the traceback")
-            known = as_limit(error) or bug
+            known = lacking or as_limit(error) or bug
             _complain(known.message, known.hint)
-            raise typer.Exit(ExitCode.FAILURE) from None
+            raise typer.Exit(known.exit_code) from None
 
     return run
 

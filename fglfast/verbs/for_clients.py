@@ -32,11 +32,18 @@ if TYPE_CHECKING:
     from fglfast.lab.probe.verdict import Findings, Share
 
 
-@verb(CLIENTS)
+@verb(CLIENTS, extra="embed")
 def embed(
     data: Annotated[str, typer.Argument(help="Private images: PATH[:SPLIT] (class folders, parquet, datasets, npz).")],
     out: Annotated[Path, typer.Option(help="The payload file to write (.safetensors).")],
     model: ModelName = "mini",
+    kit: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the server's client kit, instead of a model; without weights it sends tokens.",
+            show_default=False,
+        ),
+    ] = None,
     prompt_level: PromptLevel = "class",
     captions: Annotated[
         str | None,
@@ -103,11 +110,14 @@ def embed(
         raise UsageError(
             "--learn makes one embedding for each class, not for each image", "leave out --prompt-level instance"
         )
+    if kit and (learn or model != "mini"):
+        raise UsageError("a kit stands in for the model, and has none to learn with", "leave out --kit, or the others")
     from fglfast.base.files import usable_file
     from fglfast.client.captions import ATTRIBUTES
     from fglfast.client.embed import embed as embed_dataset
     from fglfast.client.privacy import asked_budget
-    from fglfast.generator.text import resolve_model
+    from fglfast.generator.kit import check_kit
+    from fglfast.generator.text import resolve_model, resolve_text
     from fglfast.images.dataset import read_dataset
     from fglfast.payload import open_signer, save_payload
 
@@ -116,11 +126,10 @@ def embed(
     budget = asked_budget(epsilon=epsilon, delta=delta, clip=clip, uploads=uploads)
     if learn and budget:
         raise UsageError("--learn adds no noise", "leave out --epsilon, or --learn")
-    dataset, folder, name = (
-        read_dataset(data),
-        resolve_model(model, need="all" if learn else "text"),
-        client or out.stem,
-    )
+    if kit:
+        check_kit(kit)
+    find = resolve_model if learn else resolve_text
+    dataset, folder, name = read_dataset(data), kit or find(model), client or out.stem
     facts: dict[str, float] = {}
     if learn:
         from fglfast.client.learn import LearnSettings

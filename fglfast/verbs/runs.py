@@ -10,7 +10,7 @@ from fglfast.base.errors import UsageError
 from fglfast.pipeline.settings import Demo, OneShot
 from fglfast.shards.description import FACTS
 from fglfast.training.settings import TrainSettings, check_arch
-from fglfast.verbs.command import LOST, RUNS, needing_flower, tell, verb
+from fglfast.verbs.command import LOST, RUNS, tell, verb
 from fglfast.verbs.documented import checked, option
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
@@ -104,9 +104,8 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Compare FGL with FedAvg, FedProx, local and central training, and others; a second call goes on."""
-    with needing_flower("an experiment"):
-        from fglfast.federation.arena import run_experiment
     from fglfast.base.files import sole
+    from fglfast.federation.arena import run_experiment
     from fglfast.federation.experiment import find_experiment
     from fglfast.federation.summary import table
     from fglfast.report.arena_page import write_page
@@ -164,9 +163,8 @@ def _data_page(folder: Path, against: str | None) -> Path:
 
 
 def _arena_page(folder: Path) -> Path:
-    with needing_flower("the page of an experiment"):
-        from fglfast.federation.arena import Arena
-        from fglfast.report.arena_page import write_page
+    from fglfast.federation.arena import Arena
+    from fglfast.report.arena_page import write_page
 
     page = folder / "arena.html"
     write_page(Arena.from_json(folder / "arena.json"), page)
@@ -266,7 +264,7 @@ def audit(
 def _of_run(
     run: Path, seed: int | None, methods: str | None, shadows: int, out: Path, engines: Path
 ) -> tuple[Any, list[Any]]:
-    with needing_flower("an audit of a run"):
-        from fglfast.lab.audit.of_run import audit_run, open_run
+    from fglfast.lab.audit.of_run import audit_run, open_run
+
     opened = open_run(run, seed)
     return audit_run(opened, opened.methods(methods.split(",") if methods else ()), shadows, out, engines)

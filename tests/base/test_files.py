@@ -1,7 +1,7 @@
 import pytest
 
 from fglfast.base.errors import UsageError
-from fglfast.base.files import replacing, sole, temporary_name, write_atomic
+from fglfast.base.files import replacing, sole, temporary_name, write_atomic, write_new
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -31,3 +31,11 @@ def test_a_disk_that_refuses_names_the_file_and_not_the_temporary_one(tmp_path):
     with pytest.raises(OSError, match=r"other'$"), replacing(tmp_path / "x"):
         raise OSError(2, "No such file", str(tmp_path / "other"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_file_is_its_owners_alone_and_takes_no_others_place(tmp_path):
+    write_new(tmp_path / "key", b"secret")
+    assert (tmp_path / "key").read_bytes() == b"secret" and (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(FileExistsError):
+        write_new(tmp_path / "key", b"another")
+    assert (tmp_path / "key").read_bytes() == b"secret" and [path.name for path in tmp_path.iterdir()] == ["key"]

@@ -34,7 +34,7 @@ def test_without_cuda_it_says_what_to_install(capsys):
     with pytest.raises(typer.Exit) as ended:
         main()
     assert ended.value.exit_code == 3
-    assert "pip install -e '.[gpu]'" in capsys.readouterr().err
+    assert "pip install -e '.[server,gpu]'" in capsys.readouterr().err
 
 
 def test_an_engine_beside_a_peer_on_a_small_model(shallow, tmp_path):

@@ -17,7 +17,8 @@ from fglfast.generator.checkpoint import KINDS, SCHEDULER, UNET
 from fglfast.generator.families import padded_with
 from fglfast.generator.kinds import check_kind
 from fglfast.generator.text import native_image_size, resolve_model
-from fglfast.generator.text_encoder import TextEncoder, load_tokenizer
+from fglfast.generator.text_encoder import TextEncoder
+from fglfast.generator.tokens import load_tokenizer
 from fglfast.generator.weights import weight_files
 from fglfast.sampler.schedule import Sampling, Schedule
 
@@ -36,7 +37,7 @@ def checkpoint(narrow, tmp_path, monkeypatch):
     monkeypatch.setattr(families, "_networks", partial(families._networks, narrow=True))
     (path.parent / "tokenizer").mkdir(parents=True)
     save_checkpoint(folder, path)
-    TextEncoder.load(folder).tokenizer.backend_tokenizer.model.save(str(path.parent / "tokenizer"))
+    TextEncoder.load(folder).tokenizer.bpe.model.save(str(path.parent / "tokenizer"))
     return path
 
 
@@ -87,7 +88,8 @@ def test_each_kinds_configs_are_those_of_its_family(kind, family, tmp_path):
     families.write_configs(known.family, tmp_path, tokenizer, solver, known.side)
     check_kind(tmp_path)
     assert (family_of(tmp_path), native_image_size(tmp_path)) == (family, known.side)
-    assert not list(tmp_path.rglob("*.safetensors")) and load_tokenizer(tmp_path).pad_token == known.padding
+    read = load_tokenizer(tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors")) and read.bpe.id_to_token(read.pad) == known.padding
 
 
 PARTS = {

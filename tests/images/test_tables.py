@@ -1,11 +1,12 @@
 import json
+import sys
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 from image_files import lay_out, png
 
-from fglfast.base.errors import BadInputError
+from fglfast.base.errors import BadInputError, MissingExtraError
 from fglfast.images.dataset import read_dataset
 
 
@@ -159,3 +160,11 @@ def test_a_label_of_a_billion_names_no_billion_classes(tmp_path):
     write(tmp_path / "x.parquet", cells(1), [1 << 40])
     with pytest.raises(BadInputError, match="at most 100000 classes"):
         read_dataset(str(tmp_path / "x.parquet"))
+
+
+def test_parquet_without_pyarrow_names_the_command_that_brings_it(tmp_path, monkeypatch):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(MissingExtraError) as missing:
+        read_dataset(str(tmp_path / "a.parquet"))
+    assert missing.value.hint == "pip install pyarrow" and missing.value.exit_code == 3

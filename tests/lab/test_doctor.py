@@ -227,12 +227,21 @@ def test_a_crash_is_one_broken_check(monkeypatch, capfd):
 
 
 @pytest.mark.parametrize(
-    ("found", "detail"), [(None, "not installed, >=1.19 needed"), ("1.2", "1.2 installed, >=1.19 needed")]
+    ("found", "detail"), [(None, "not installed, >=2.0 needed"), ("1.2", "1.2 installed, >=2.0 needed")]
 )
 def test_a_core_package_that_is_absent_or_old_is_missing(found, detail, monkeypatch):
     monkeypatch.setattr(machine, "distribution_version", lambda name: found)
-    check = doctor.examine("packages", "onnx", machine.packages()["onnx"])
-    assert check == Check("packages", "onnx", "missing", detail, "pip install 'onnx>=1.19'") and check.required
+    check = doctor.examine("packages", "numpy", machine.packages()["numpy"])
+    assert check == Check("packages", "numpy", "missing", detail, "pip install 'numpy>=2.0'") and check.required
+
+
+def test_what_only_a_server_needs_may_be_absent_but_not_broken():
+    lacking = ModuleNotFoundError("No module named 'torch'", name="torch")
+    gone = doctor.examine("backends", "torch", lambda: fail(lacking))
+    assert gone.state == "missing" and gone.mend == "pip install 'fglfast[server]'" and not gone.required
+    assert doctor.examine("backends", "torch", lambda: fail(OSError("libtorch.so"))).required
+    own = doctor.examine("training", "deepspeed", lambda: fail(ModuleNotFoundError("no", name="fglfast.nothing")))
+    assert own.state == "broken" and not own.mend
 
 
 def test_an_extra_names_what_it_lacks(monkeypatch):

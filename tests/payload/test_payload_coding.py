@@ -172,11 +172,11 @@ def test_equal_rows_of_a_class_become_one():
 
 def test_ten_classes_of_stable_diffusion_take_less_than_two_kilobytes_as_tokens(narrow, tmp_path):
     from fglfast.generator.text import load_prompts
-    from fglfast.generator.text_encoder import load_tokenizer, tokenize
+    from fglfast.generator.tokens import load_tokenizer
 
     folder = narrow("sd21-base")
     prompts = [load_prompts(folder).class_level.format(label=name) for name in IMAGENETTE]
-    ids = tokenize(load_tokenizer(folder), prompts)
+    ids = load_tokenizer(folder).tokenize(prompts)
     sent = Payload(header(class_names=IMAGENETTE), None, ids, np.arange(10), np.full(10, 100))
     # This tokenizer's vocabulary is bytes: real prompts have a fifth of the tokens.
     assert ids.shape == (10, 77) and save_payload(sent, tmp_path / "p.safetensors") < 2048

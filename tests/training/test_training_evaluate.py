@@ -64,6 +64,17 @@ def test_logits_within_0_and_1_are_no_probabilities(model_dir: Path, monkeypatch
     assert found.loss == pytest.approx(-np.log([confidence, 1 / (np.e + 2)]).mean(), rel=1e-5)
 
 
+@pytest.mark.parametrize("classes", [2, 10])
+def test_the_calibration_error_is_that_of_torchmetrics(classes: int) -> None:
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    torch.manual_seed(classes)
+    logits, labels = 4 * torch.randn(300, classes), torch.randint(classes, (300,))
+    logits[0] = torch.tensor([1e4] + [0.0] * (classes - 1))  # quite sure
+    theirs = multiclass_calibration_error(logits.softmax(1), labels, classes, n_bins=module.BINS, norm="l1")
+    assert module.calibration_error(logits, labels) == pytest.approx(theirs.item(), rel=1e-5)
+
+
 def test_batches_do_not_change_the_answer(model_dir: Path) -> None:
     data = images(("ant", "bee", "cow"), [n % 3 for n in range(17)])
     whole, parts = evaluate(model_dir, data), evaluate(model_dir, data, batch_size=4)

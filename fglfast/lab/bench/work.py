@@ -15,7 +15,7 @@ from fglfast.base.console import stderr
 from fglfast.base.timing import Run
 from fglfast.engine.build import Engine
 from fglfast.generator.text import load_prompts, text_fingerprint
-from fglfast.generator.text_encoder import load_tokenizer, tokenize
+from fglfast.generator.tokens import load_tokenizer
 from fglfast.payload import Payload, PayloadHeader
 from fglfast.payload.merge import Merged, merge_payloads
 from fglfast.sampler.schedule import Sampling
@@ -69,7 +69,7 @@ class Synthesis:
 def payload_rows(engine: Engine) -> Merged:
     """The class-level payload of one client that holds an image of each of `CLASSES`."""
     prompts = [load_prompts(engine.model).class_level.format(label=name) for name in CLASSES]
-    tokens_NT = torch.from_numpy(tokenize(load_tokenizer(engine.model), prompts)).long()
+    tokens_NT = torch.from_numpy(load_tokenizer(engine.model).tokenize(prompts)).long()
     header = PayloadHeader(
         client="bench", class_names=CLASSES, prompt_level="class", text_encoder=text_fingerprint(engine.model)
     )

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from fglfast.base.console import note, stderr
 from fglfast.base.errors import FglError, MissingExtraError
+from fglfast.base.extras import missing_extra
 from fglfast.lab.doctor import machine, runtimes
 from fglfast.lab.doctor.machine import Probes
 
@@ -59,8 +60,11 @@ class Check:
 
     @property
     def required(self) -> bool:
-        """Whether nothing works without it: the core packages and the PyTorch backend, or a list of backends."""
-        return self.group == "packages" or (self.group == "backends" and self.name in ("torch", "backends"))
+        """Whether nothing works without it: the core packages, and what a server needs where it is there but broken."""
+        if self.group == "packages" and machine.is_core(self.name):
+            return True
+        of_server = self.group == "packages" or (self.group == "backends" and self.name in ("torch", "backends"))
+        return of_server and self.state == "broken"
 
 
 def diagnose() -> list[Check]:
@@ -72,7 +76,7 @@ def diagnose() -> list[Check]:
     checks = []
     with stderr.status("") as status, _Apart() as apart:
         for group, list_probes in GROUPS:
-            unlisted: Probes = {list_probes.__name__: partial(_fail, CRASH)}
+            unlisted: Probes = {list_probes.__name__: partial(_fail, FglError(CRASH))}
             _say(f"trying {group}")
             for name, probe in apart.call(unlisted, _listed, list_probes).items():
                 status.update(f"trying {group}: {name}")
@@ -108,6 +112,8 @@ def examine(group: str, name: str, probe: Callable[[], str]) -> Check:
     except FglError as error:
         return Check(group, name, "broken", error.message, error.hint)
     except BaseException as error:
+        if lacking := _lacking(error):
+            return Check(group, name, "missing", lacking.message, lacking.hint)
         return Check(group, name, "broken", machine.reason(error))
 
 
@@ -170,8 +176,13 @@ def _listed(list_probes: Callable[[], Probes]) -> Probes:
     try:
         return list_probes()
     except Exception as error:
-        return {list_probes.__name__: partial(_fail, machine.reason(error))}
+        return {list_probes.__name__: partial(_fail, _lacking(error) or FglError(machine.reason(error)))}
 
 
-def _fail(why: str) -> str:
-    raise FglError(why)
+def _lacking(error: BaseException) -> MissingExtraError | None:
+    """A library that is not installed, which only servers need."""
+    return missing_extra(error, "server", "it")
+
+
+def _fail(error: FglError) -> str:
+    raise error

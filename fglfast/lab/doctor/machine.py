@@ -47,9 +47,15 @@ def has_gpu() -> bool:
 
 
 def packages() -> Probes:
-    """Python, fglfast, and each package of its core."""
+    """Python, fglfast, each package of its core, and those that a server needs."""
     core = {wanted.name: partial(_package, wanted) for wanted in _requirements("")}
-    return {"python": platform.python_version, "fglfast": partial(str, __version__), **core}
+    server = {wanted.name: partial(_package, wanted, "server") for wanted in _requirements("server")}
+    return {"python": platform.python_version, "fglfast": partial(str, __version__), **server, **core}
+
+
+def is_core(name: str) -> bool:
+    """Whether nothing works without a package, or only what needs an extra."""
+    return name in ("python", "fglfast", *(wanted.name for wanted in _requirements("")))
 
 
 def extras() -> Probes:
@@ -111,9 +117,11 @@ def distribution_version(name: str) -> str | None:
 
 
 def _requirements(extra: str) -> list[Requirement]:
-    """What pyproject.toml asks for: the core with "", or one extra."""
+    """What pyproject.toml asks for: the core with "", or one extra and those that it contains."""
     every = [Requirement(line) for line in requires("fglfast") or ()]
-    return [one for one in every if (one.marker.evaluate({"extra": extra}) if one.marker else not extra)]
+    own = [one for one in every if (one.marker.evaluate({"extra": extra}) if one.marker else not extra)]
+    inner = [contained for one in own if one.name == "fglfast" for contained in one.extras]
+    return [one for one in own if one.name != "fglfast"] + [one for name in inner for one in _requirements(name)]
 
 
 def _met(wanted: Requirement) -> bool:
@@ -121,8 +129,9 @@ def _met(wanted: Requirement) -> bool:
     return found is not None and wanted.specifier.contains(found, prereleases=True)
 
 
-def _package(wanted: Requirement) -> str:
-    found, mend = distribution_version(wanted.name), f"pip install '{wanted.name}{wanted.specifier}'"
+def _package(wanted: Requirement, extra: str = "") -> str:
+    found = distribution_version(wanted.name)
+    mend = f"pip install 'fglfast[{extra}]'" if extra else f"pip install '{wanted.name}{wanted.specifier}'"
     if found is None or not _met(wanted):
         raise MissingExtraError(f"{found or 'not'} installed, {wanted.specifier} needed", mend)
     try:
