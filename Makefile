@@ -1,6 +1,6 @@
 # setup: a virtual environment with all that a CPU server and a developer need.
 # demo: one-shot FGL, end to end.  test, lint, bench.
-# fuzz: hostile files by the ten thousand and kills by the hundred, for hours; into benchmarks/results.
+# fuzz: hostile files by the ten thousand, kills by the hundred and 2,000 rounds of hostile replies, for hours.
 # bench-peers: ours beside diffusers and optimum, which live in .venv-peers.
 # bench-accuracy: one-shot accuracy, three seeds; DATA is the bundled sample or, say, your fashion_mnist.npz.
 # test-gpu: every engine, training and two ranks on an NVIDIA GPU, with the packages of $(PYTHON): benchmarks/README.md.
@@ -28,7 +28,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 fuzz: setup
-	FUZZ_CASES=$(FUZZ_CASES) FUZZ_KILLS=$(FUZZ_KILLS) $(BIN)/python -m pytest tests/fuzz tests/synthesis -m fuzz
+	FUZZ_CASES=$(FUZZ_CASES) FUZZ_KILLS=$(FUZZ_KILLS) $(BIN)/python -m pytest tests/fuzz tests/synthesis tests/federation -m fuzz
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -26,7 +26,7 @@ PROGRAM = typer.main.get_command(app)
 VERBS = PROGRAM.commands
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-OTHERS = {"git", "cd", "source", "export", "sed", "flwr", "flower-superlink", "flower-supernode"}
+OTHERS = {"git", "cd", "source", "export", "sed", "bash", "flwr"}
 NOT_OURS = {"--node-config", "--index-url"}
 MOST_WORDS = 1800
 SETTINGS = {"mine.toml": Recipe, "hospital.toml": Experiment, "clients.toml": AllowList, "run.toml": TrainSettings}

@@ -83,6 +83,7 @@ def embed(
             counts, privacy = private_counts(counts, budget)
             header = header.model_copy(update={"privacy": privacy})
         rows = class_level_prompts(dataset.class_names, counts.tolist(), templates.class_level)
+        header = header.model_copy(update={"template": template})
     wording = templates.instance_level if prompt_level == "instance" else templates.class_level
     tokens = _tokens(header, rows, wording, tokenizer)
     if encoder is None:

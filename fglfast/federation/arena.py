@@ -11,10 +11,10 @@ from fglfast.base.machine import machine_facts, package_versions
 from fglfast.base.wording import differences
 from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import find_recipe
-from fglfast.federation import wire
 from fglfast.federation.client_app import app
 from fglfast.federation.clients import EVERYTHING, simulated
 from fglfast.federation.experiment import Experiment, Method
+from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.methods import Contest, Result
 from fglfast.generator.text import taught_by
@@ -74,8 +74,11 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
     class_names: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     for seed in experiment.seeds:
-        contest = Contest(experiment, seed, out / f"seed{seed}", engines, _Grids(file, seed, experiment))
-        class_names, clients = contest.class_names, simulated(file, seed)
+        clients = simulated(file, seed)
+        known = {"trusted_counts": tuple(client.name for client in clients)}  # they were dealt out here
+        dealt = experiment.model_copy(update=known)
+        contest = Contest(dealt, seed, out / f"seed{seed}", engines, _Grids(file, seed, experiment))
+        class_names = contest.class_names
         names = tuple(f"{client.name}, {client.domain}" if client.domain else client.name for client in clients)
         held = [client.dataset.named(class_names) for client in clients]
         images[seed] = tuple(tuple(int(count) for count in dataset.counts()) for dataset in held)
@@ -102,7 +105,7 @@ class _Grids:
     def __init__(self, file: str, seed: int, experiment: Experiment) -> None:
         self.file, self.seed, self.experiment = file, seed, experiment
 
-    def __call__(self, method: Method) -> list[wire.CountedGrid]:
+    def __call__(self, method: Method) -> list[CountedGrid]:
         """New grids, their counters at zero."""
         count = len(simulated(self.file, self.seed))
         if method == "centralized":
@@ -111,10 +114,10 @@ class _Grids:
             return [self._grid([number]) for number in range(count)]
         return [self._grid(range(count))]
 
-    def _grid(self, partitions: Sequence[int | str]) -> wire.CountedGrid:
+    def _grid(self, partitions: Sequence[int | str]) -> CountedGrid:
         config: dict[str, str | int | float | bool] = {"experiment": self.file, "seed": self.seed}
         least = min(self.experiment.min_clients, len(partitions))
-        return wire.CountedGrid(LoopbackGrid(app, partitions, config), self.experiment.timeout, least)
+        return CountedGrid(LoopbackGrid(app, partitions, config), self.experiment.timeout, least)
 
 
 def _claim(out: Path, experiment: Experiment) -> str:

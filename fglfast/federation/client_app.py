@@ -1,23 +1,27 @@
 """The client: a Flower ClientApp that answers with its payload, trains, judges and keeps the final model.
 
-Nothing in a message chooses what it reads or where it writes: that is in its own node configuration (clients.py).
+Nothing in a message chooses what it reads, where it writes or what it answers: that is in its own node configuration
+(clients.py). What it does not answer, or cannot, it says in a reply of one line.
 """
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from transformers import PreTrainedModel
 
-from fglfast.base.errors import BadInputError
+from fglfast.base.console import note
+from fglfast.base.errors import BadInputError, FglError
 from fglfast.client.embed import embed
 from fglfast.client.learn import LearnSettings, learn
 from fglfast.federation import wire
 from fglfast.federation.clients import Client, open_client
 from fglfast.federation.experiment import LocalSettings
 from fglfast.federation.local import train_locally
+from fglfast.federation.moments import moments_of
 from fglfast.images.decoding import MOST_SIDE
 from fglfast.payload import Payload, save_payload
 from fglfast.training.batches import TrainingData
@@ -25,6 +29,7 @@ from fglfast.training.model import model_of, save_model
 from fglfast.training.predict import count_right
 
 SEEDS = 1_000_003
+Answer = Callable[[Client, dict[str, Any], RecordDict], RecordDict]
 
 app = ClientApp()
 
@@ -32,46 +37,99 @@ app = ClientApp()
 @app.query("payload")
 def payload(message: Message, context: Context) -> Message:
     """Prompt embeddings of the client's images, as the bytes of a payload file."""
-    client, asked = open_client(context), _asked(message)
-    if client.payload is not None:  # asked twice, noise would be drawn twice, and two of it tell more than one
-        return _sent(client.payload.read_bytes(), message)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "payload.safetensors"
-        save_payload(_made(client, asked, Path(folder) / "learning"), path, client.signer)
-        return _sent(path.read_bytes(), message)
+    return _answer(message, context, _payload)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Local epochs from the global weights."""
-    client, asked = open_client(context), _asked(message)
-    settings = LocalSettings.model_validate_json(asked["local"])
-    model, images = _global_model(message), _images(client, asked)
-    seed = (asked["seed"] * SEEDS + asked["server-round"]) * SEEDS + client.number
-    loss = train_locally(model, images, settings, seed, asked["proximal-mu"])
-    metrics = MetricRecord({wire.EXAMPLES: len(images.train), wire.LOSS: loss})
-    content = RecordDict({wire.ARRAYS: wire.weights_record(model.state_dict()), wire.METRICS: metrics})
-    return Message(content, reply_to=message)
+    return _answer(message, context, _train)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """The global weights on the client's held-out images."""
-    client, asked = open_client(context), _asked(message)
-    model, images = _global_model(message), _images(client, asked)
-    right = count_right(model, images, images.held_out)
-    metrics = MetricRecord({wire.EXAMPLES: len(images.held_out), wire.RIGHT: right})
-    return Message(RecordDict({wire.METRICS: metrics}), reply_to=message)
+    return _answer(message, context, _evaluate)
+
+
+@app.query("moments")
+def moments(message: Message, context: Context) -> Message:
+    """Statistics of the features that the global network makes of the client's images."""
+    return _answer(message, context, _moments)
 
 
 @app.query("deliver")
 def deliver(message: Message, context: Context) -> Message:
     """Keep the final model, if this client has a place for it."""
-    client, asked = open_client(context), _asked(message)
+    return _answer(message, context, _deliver)
+
+
+@app.query("refused")
+def refused(message: Message, context: Context) -> Message:
+    """Say why the server does not take this client."""
+    note(f"the server does not take this client: {wire.one_line(_asked(message.content).get(wire.REFUSED, ''))}")
+    return Message(RecordDict(), reply_to=message)
+
+
+def _answer(message: Message, context: Context, answer: Answer) -> Message:
+    """What the client's own configuration lets it say, or one line on why it says nothing."""
+    try:
+        client, asked = open_client(context), _asked(message.content)
+        content = answer(client, asked, message.content)
+    except FglError as error:
+        note(f"not answered: {error.message}")
+        content = RecordDict({wire.CONFIG: ConfigRecord({wire.REFUSED: wire.one_line(error.message)})})
+    return Message(content, reply_to=message)
+
+
+def _payload(client: Client, asked: dict[str, Any], content: RecordDict) -> RecordDict:
+    if client.payload is not None:  # asked twice, noise would be drawn twice, and two of it tell more than one
+        return _sent(client.payload.read_bytes())
+    _permit(client, f"payload:{asked['prompt-level']}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "payload.safetensors"
+        save_payload(_made(client, asked, Path(folder) / "learning"), path, client.signer)
+        return _sent(path.read_bytes())
+
+
+def _train(client: Client, asked: dict[str, Any], content: RecordDict) -> RecordDict:
+    _permit(client, "train")
+    settings = LocalSettings.model_validate_json(asked["local"])
+    model, images = _global_model(asked, content), _images(client, asked)
+    seed = (asked["seed"] * SEEDS + asked["server-round"]) * SEEDS + client.number
+    train_locally(model, images, settings, seed, asked["proximal-mu"], asked["server-round"])
+    return RecordDict({wire.ARRAYS: wire.weights_record(model.state_dict())})
+
+
+def _evaluate(client: Client, asked: dict[str, Any], content: RecordDict) -> RecordDict:
+    _permit(client, "evaluate")
+    model, images = _global_model(asked, content), _images(client, asked)
+    if not len(images.held_out):
+        return wire.metrics()
+    share = count_right(model, images, images.held_out) / len(images.held_out)
+    return wire.metrics(**{wire.SHARE: round(share, 2) if client.is_private else share})
+
+
+def _moments(client: Client, asked: dict[str, Any], content: RecordDict) -> RecordDict:
+    _permit(client, "moments")
+    found = moments_of(_global_model(asked, content), _images(client, asked))
+    return RecordDict({wire.ARRAYS: wire.weights_record(found)})
+
+
+def _deliver(client: Client, asked: dict[str, Any], content: RecordDict) -> RecordDict:
+    _permit(client, "deliver")
     if client.out is not None:
-        save_model(_global_model(message), client.out, asked["image-size"])
-    metrics = MetricRecord({wire.EXAMPLES: len(client.dataset), wire.KEPT: int(client.out is not None)})
-    return Message(RecordDict({wire.METRICS: metrics}), reply_to=message)
+        save_model(_global_model(asked, content), client.out, asked["image-size"])
+    return wire.metrics(**{wire.KEPT: int(client.out is not None)})
+
+
+def _permit(client: Client, what: str) -> None:
+    """Refuse what the client's configuration does not name."""
+    if what not in client.answers:
+        raise BadInputError(
+            f"this client does not answer {what}, only {', '.join(sorted(client.answers))}",
+            f'add answers="{what}" to its node configuration, if it shall',
+        )
 
 
 def _made(client: Client, asked: dict[str, Any], state: Path) -> Payload:
@@ -91,16 +149,16 @@ def _made(client: Client, asked: dict[str, Any], state: Path) -> Payload:
     )
 
 
-def _sent(payload: bytes, message: Message) -> Message:
-    return Message(RecordDict({wire.CONFIG: ConfigRecord({wire.FILE: payload})}), reply_to=message)
+def _sent(payload: bytes) -> RecordDict:
+    return RecordDict({wire.CONFIG: ConfigRecord({wire.FILE: payload})})
 
 
-def _asked(message: Message) -> dict[str, Any]:
-    return dict(message.content.config_records[wire.CONFIG])
+def _asked(content: RecordDict) -> dict[str, Any]:
+    return dict(content.config_records[wire.CONFIG])
 
 
-def _global_model(message: Message) -> PreTrainedModel:
-    return model_of(_asked(message)["model"], wire.weights(message.content.array_records[wire.ARRAYS]))
+def _global_model(asked: dict[str, Any], content: RecordDict) -> PreTrainedModel:
+    return model_of(asked["model"], wire.weights(content.array_records[wire.ARRAYS]))
 
 
 def _images(client: Client, asked: dict[str, Any]) -> TrainingData:

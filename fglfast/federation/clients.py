@@ -3,8 +3,8 @@
 A standing client's node configuration has `data` = PATH[:SPLIT], and optionally `name`, `model` (its copy of the
 generator), `out` (a folder for the final model), `domain` (a word for its images), `captions` (see `embed`), `sign`
 with `federation` (its private key and what it signs for), or instead of those `payload` (a file that `fglfast embed`
-made, sent as it is whoever asks and however often). A simulated one's has `partition-id`, and the run names the
-experiment and the seed.
+made, sent as it is whoever asks and however often), and `answers` (what it answers besides `USUAL`, with commas). A
+simulated one's has `partition-id`, and the run names the experiment and the seed; it answers everything.
 """
 
 from functools import lru_cache
@@ -25,17 +25,23 @@ from fglfast.images.labelled import LabelledImages, concatenate
 from fglfast.images.partition import (
     Indices,
     partition_by_domain,
+    partition_classes,
     partition_dirichlet,
     partition_dirichlet_classes,
+    partition_domain_labels,
     partition_iid,
+    partition_quantity,
+    partition_shards,
 )
-from fglfast.payload import Signer, open_signer
+from fglfast.payload import Signer, load_payload, open_signer
 from fglfast.training.batches import TrainingData, split
 
 EVERYTHING = "all"  # the partition of the one client of centralized training
 WORDS = {"shade": 0, "texture": 1, "proportions": 2}
 DESCRIBED_SIZE = 32
 SPLIT_SEED = 0  # of what a client holds out
+ANSWERS = ("payload:class", "payload:instance", "payload:learned", "train", "evaluate", "moments", "deliver")
+USUAL = ("payload:class", "deliver")  # without a word: which classes it holds and how many of each, and nothing else
 
 
 class Client:
@@ -52,6 +58,7 @@ class Client:
         signer: of its payload, or None.
         budget: of its upload's differential privacy, or None.
         payload: the file that it sends, or None to make one when it is asked.
+        answers: what it answers, of `ANSWERS`.
     """
 
     def __init__(
@@ -66,11 +73,20 @@ class Client:
         signer: Signer | None = None,
         budget: Budget | None = None,
         payload: Path | None = None,
+        answers: tuple[str, ...] = ANSWERS,
     ) -> None:
+        self.answers = frozenset(answers)
         self.name, self.number, self.dataset, self.model, self.out = name, number, dataset, model, out
         self.domain, self.captions, self.signer = domain, captions, signer
         self.budget, self.payload = budget, payload
         self._prepared: dict[tuple[object, ...], TrainingData] = {}
+
+    @property
+    def is_private(self) -> bool:
+        """Whether its upload carries noise: then nothing else that it says may tell how many images it has."""
+        if self.payload is not None:
+            return load_payload(self.payload).header.privacy is not None
+        return self.budget is not None
 
     def images(self, class_names: tuple[str, ...], size: int, validation_share: float) -> TrainingData:
         """The images at the model's size, decoded once, labelled as the model numbers the classes.
@@ -99,7 +115,7 @@ def open_client(context: Context) -> Client:
     node = context.node_config
     if "data" in node:
         wanted = {"name": f"node-{context.node_id}", "model": "mini", "out": "", "domain": "", "captions": ATTRIBUTES}
-        wanted |= {"sign": "", "federation": "", "payload": ""}
+        wanted |= {"sign": "", "federation": "", "payload": "", "answers": ""}
         return _standing(str(node["data"]), **{key: str(node.get(key, usual)) for key, usual in wanted.items()})
     experiment, seed = str(context.run_config["experiment"]), int(context.run_config["seed"])
     partition = node["partition-id"]
@@ -108,13 +124,24 @@ def open_client(context: Context) -> Client:
 
 def split_over_clients(dataset: LabelledImages, settings: Partition, seed: int) -> list[Indices]:
     """Rows of each client, by any rule that looks at labels or images."""
-    if settings.kind == "domain":
-        return partition_by_domain(domains(dataset, settings.domain))
-    labels, clients, least = dataset.labels, settings.clients, settings.min_images
-    if settings.kind == "iid":
-        return partition_iid(labels, clients, seed, least)
-    drawn = partition_dirichlet if settings.kind == "dirichlet" else partition_dirichlet_classes
-    return drawn(labels, clients, settings.beta, seed, least)
+    labels, clients, beta, least = dataset.labels, settings.clients, settings.beta, settings.min_images
+    match settings.kind:
+        case "iid":
+            return partition_iid(labels, clients, seed, least)
+        case "dirichlet":
+            return partition_dirichlet(labels, clients, beta, seed, least)
+        case "dirichlet-classes":
+            return partition_dirichlet_classes(labels, clients, beta, seed, least)
+        case "classes":
+            return partition_classes(labels, clients, settings.each, seed, least)
+        case "shards":
+            return partition_shards(labels, clients, settings.each, seed, least)
+        case "quantity":
+            return partition_quantity(labels, clients, beta, seed, least)
+        case "domain":
+            return partition_by_domain(domains(dataset, settings.domain))
+        case "domain-dirichlet":
+            return partition_domain_labels(domains(dataset, settings.domain), labels, clients, beta, seed, least)
 
 
 def domains(dataset: LabelledImages, word: str) -> list[str]:
@@ -142,13 +169,22 @@ def everything(experiment: str) -> Client:
 
 def _held(experiment: Experiment, seed: int) -> list[tuple[str | None, LabelledImages]]:
     """The domain and the images of each client."""
-    if experiment.partition.kind == "domain" and experiment.partition.domain == "folder":
+    settings = experiment.partition
+    if settings.kind.startswith("domain") and settings.domain == "folder":
         folders = subfolders(Path(experiment.data))
         if not folders:
             raise BadInputError(f"{experiment.data}: holds no folder of a domain", "lay it out as DOMAIN/CLASS/*.png")
-        return [(folder.name, read_dataset(str(folder))) for folder in folders]
+        own = [(folder.name, read_dataset(str(folder))) for folder in folders]
+        if settings.kind == "domain":
+            return [(name, dataset) for name, dataset in own]
+        within = settings.model_copy(update={"kind": "dirichlet"})
+        return [
+            (name, dataset.select(rows))
+            for number, (name, dataset) in enumerate(own)
+            for rows in split_over_clients(dataset, within, seed + number)
+        ]
     dataset = read_dataset(experiment.data)
-    return [(None, dataset.select(rows)) for rows in split_over_clients(dataset, experiment.partition, seed)]
+    return [(None, dataset.select(rows)) for rows in split_over_clients(dataset, settings, seed)]
 
 
 @lru_cache(maxsize=1)
@@ -162,6 +198,7 @@ def _standing(
     sign: str,
     federation: str,
     payload: str,
+    answers: str,
 ) -> Client:
     place, key, made = (Path(path) if path else None for path in (out, sign, payload))
     if made and key:
@@ -178,7 +215,16 @@ def _standing(
         captions,
         signer=open_signer(key, federation or None),
         payload=made,
+        answers=_widened(answers),
     )
+
+
+def _widened(answers: str) -> tuple[str, ...]:
+    """What a client answers: the usual, and what its configuration adds."""
+    added = tuple(word.strip() for word in answers.split(",") if word.strip())
+    if unknown := sorted(set(added) - set(ANSWERS)):
+        raise UsageError(f"answers: no message is called {unknown[0]!r}", f"choose of {', '.join(ANSWERS)}")
+    return USUAL + added
 
 
 def _generator(experiment: Experiment) -> Path:

@@ -1,59 +1,62 @@
-"""How the server collects the clients' payloads."""
+"""How the server collects the clients' payloads, and so settles who is in the federation."""
 
 import shutil
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from flwr.app import Message
 
 from fglfast.base.config import Settings
 from fglfast.base.console import note
-from fglfast.base.errors import BadInputError, FglError
+from fglfast.base.errors import BadInputError
 from fglfast.base.files import write_atomic
 from fglfast.engine.recipe import find_recipe
 from fglfast.federation import wire
 from fglfast.federation.experiment import Experiment
+from fglfast.federation.grid import CountedGrid, called
+from fglfast.federation.members import Member, tell_claims
 from fglfast.generator.load import read_shapes
 from fglfast.generator.text import text_fingerprint
-from fglfast.payload import AllowList, PayloadHeader, load_payload
+from fglfast.payload import Payload, load_payload
 from fglfast.payload.merge import Merged, check_prompts, fingerprint, looks, merge_payloads
+from fglfast.payload.read import load_signed
+from fglfast.synthesis.class_rows import ClassRows
 
 
 class Collected(Settings):
-    """What collecting the payloads took, kept beside them: with this file the collection is whole."""
+    """What collecting the payloads took, and from whom; kept beside them: with this file the collection is whole."""
 
     bytes_down: int
     bytes_up: int
     seconds: float
+    members: tuple[Member, ...]
 
 
-def collected(
-    grid: wire.CountedGrid, experiment: Experiment, class_names: tuple[str, ...], folder: Path
-) -> tuple[Merged, Collected]:
-    """The prompts of all clients, and what asking for them took; what is in `folder` already is not asked again.
+def merged_payloads(folder: Path, experiment: Experiment) -> Merged:
+    """The prompts of all clients that `collect_payloads` left in a folder.
 
     Raises:
-        FglError: too few clients sent a sound payload, or classes send the same prompt.
+        BadInputError: classes send the same prompt.
     """
-    model = find_recipe(experiment.recipe).model_folder()
-    payloads, took = collect_payloads(grid, experiment, class_names, model, folder)
     allowed = experiment.allowed()
-    merged = merge_payloads(load_payload(path, allowed=allowed) for path in payloads)
+    merged = merge_payloads(load_payload(path, allowed=allowed) for path in _files(folder))
     check_prompts(merged, experiment.allow_same_prompt, "allow_same_prompt = true in the experiment")
-    return merged, took
+    return merged
 
 
 def collect_payloads(
-    grid: wire.CountedGrid, experiment: Experiment, class_names: tuple[str, ...], model: Path, folder: Path
-) -> tuple[list[Path], Collected]:
-    """Ask every client for its payload and keep those that pass inspection, one file a client.
+    grid: CountedGrid, experiment: Experiment, class_names: tuple[str, ...], folder: Path
+) -> Collected:
+    """Ask every client for its payload and keep those that pass inspection, one file a client; ask once.
+
+    Who is refused is named with the reason, to the operator and to the client.
 
     Raises:
-        FglError: too few clients sent a sound payload.
+        IncompleteError: too few clients sent a sound payload.
     """
     done = folder / "collected.json"
     if done.exists():
-        return sorted(folder.glob("*.safetensors")), Collected.model_validate_json(done.read_bytes())
+        return Collected.from_json(done)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     down, up, begun = grid.down, grid.up, time.monotonic()
@@ -65,52 +68,100 @@ def collect_payloads(
             "validation-share": experiment.validation_share,
         }
     )
-    encoder, allowed = text_fingerprint(model), experiment.allowed()
-    shapes = read_shapes(model, find_recipe(experiment.recipe).image_size)
-    fits = (shapes.text_length, shapes.text_width)
-    kept: dict[str, Path] = {}
-    seen: set[str | None] = set()
-    for reply in grid.ask(wire.PAYLOAD, asked):
-        node, path = reply.metadata.src_node_id, folder / f"{reply.metadata.src_node_id:020d}.safetensors"
+    answers = grid.ask(wire.PAYLOAD, asked, wire.payload_of, dict.fromkeys(grid.nodes(), ""))
+    door = _Door(experiment, class_names, folder)
+    for node, content in sorted(answers.good.items()):
         try:
-            header, content = _keep(reply, path, encoder, fits, allowed)
+            door.admit(node, content)
         except BadInputError as error:
-            note(f"client {node}: payload refused: {error.message}")
-        else:
-            name = looks(header.client)
-            if header.class_names == class_names and name not in kept and content not in seen:
-                kept[name] = path
-                seen |= {content} - {None}
-                continue
-            note(f"client {node}: payload refused: its classes or name do not fit the others', or it copies one")
-        path.unlink(missing_ok=True)
-    if len(kept) < grid.least:
-        raise FglError(f"{len(kept)} sound payloads, {grid.least} are needed", "see what was refused above")
+            why = error.message.removeprefix(f"{folder / file_name(node)}: ")
+            answers.refused[node] = wire.one_line(why)
+            grid.tell(node, why)
+    answers.names = dict.fromkeys(answers.names, "") | {member.node: member.name for member in door.members}
+    answers.good = {node: content for node, content in answers.good.items() if node not in answers.refused}
+    note(answers.line("payloads"))
+    grid.enough(len(door.members), "sent a sound payload")
+    tell_claims(door.members, experiment.trusted_counts)
     took = round(time.monotonic() - begun, 3)
-    collected = Collected(bytes_down=grid.down - down, bytes_up=grid.up - up, seconds=took)
+    collected = Collected(bytes_down=grid.down - down, bytes_up=grid.up - up, seconds=took, members=tuple(door.members))
     write_atomic(done, collected.model_dump_json() + "\n")
-    return sorted(kept.values()), collected
+    return collected
 
 
-def _keep(
-    reply: Message, path: Path, text_encoder: str, shape: tuple[int, int], allowed: AllowList | None
-) -> tuple[PayloadHeader, str | None]:
-    """Write a client's payload and read it as what a stranger wrote; one that did not fit would stop all others.
+@dataclass
+class _Door:
+    """Who comes in: one payload after the other, read as what a stranger wrote.
 
-    Returns:
-        Its header and its `fingerprint`.
-
-    Raises:
-        BadInputError: there is none, or it is refused.
+    Attributes:
+        experiment: what the payloads are for.
+        class_names: that all must have.
+        folder: where sound ones are kept.
+        members: who is in.
+        names: node of each name that is taken, in the form in which names are told apart.
+        contents: node of each payload that nobody else can have made.
     """
-    record = reply.content.config_records.get(wire.CONFIG)
-    content = record.get(wire.FILE) if record else None
-    if not isinstance(content, bytes):
-        raise BadInputError("there is none", "ask the client")
-    write_atomic(path, content)
-    payload = load_payload(path, text_encoder=text_encoder, allowed=allowed)
-    if payload.embeddings is None or payload.embeddings.shape[1:] != shape:
-        raise BadInputError(
-            f"rows of {list(payload.prompts().shape[1:])}, not embeddings of {list(shape)}", "embed again"
-        )
-    return payload.header, fingerprint(payload)
+
+    experiment: Experiment
+    class_names: tuple[str, ...]
+    folder: Path
+    members: list[Member] = field(default_factory=list)
+    names: dict[str, int] = field(default_factory=dict)
+    contents: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        recipe = find_recipe(self.experiment.recipe)
+        model = recipe.model_folder()
+        shapes = read_shapes(model, recipe.image_size)
+        self.encoder, self.allowed = text_fingerprint(model), self.experiment.allowed()
+        self.shape = (shapes.text_length, shapes.text_width)
+        self.rows = ClassRows(model, self.experiment.templates)
+
+    def admit(self, node: int, content: bytes) -> None:
+        """Keep a client's payload and make it a member.
+
+        Raises:
+            BadInputError: it is refused, or its name or content is another's.
+        """
+        path = self.folder / file_name(node)
+        write_atomic(path, content)
+        try:
+            self._admit(node, path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+    def _admit(self, node: int, path: Path) -> None:
+        payload, signature = load_signed(path, text_encoder=self.encoder, allowed=self.allowed)
+        self._check(payload)
+        name, own = payload.header.client, fingerprint(payload)
+        if (first := self.names.get(looks(name))) is not None:
+            hint = "each client needs a name of its own"
+            raise BadInputError(f"the name {name!r}, or one that looks like it, is that of node {first}", hint)
+        if own is not None and (first := self.contents.get(own)) is not None:
+            raise BadInputError(f"{name!r} sent the payload of {called('', first)}", "send one of your own")
+        self.names[looks(name)] = node
+        if own is not None:
+            self.contents[own] = node
+        key = signature.key if signature and self.allowed else None
+        self.members.append(Member(name=name, node=node, images=int(payload.counts.sum()), key=key))
+
+    def _check(self, payload: Payload) -> None:
+        """What would stop all others if it were merged, or draw what its labels do not say."""
+        if payload.embeddings is None or payload.embeddings.shape[1:] != self.shape:
+            found = list(payload.prompts().shape[1:])
+            raise BadInputError(f"rows of {found}, not embeddings of {list(self.shape)}", "embed again")
+        if payload.header.class_names != self.class_names:
+            raise BadInputError("its class names are not the federation's", "embed with those of the server")
+        if payload.header.prompt_level != self.experiment.prompt_level:
+            level = payload.header.prompt_level
+            raise BadInputError(f"prompts of level {level}, not {self.experiment.prompt_level}", "embed again")
+        self.rows.check(payload)
+
+
+def file_name(node: int) -> str:
+    """Of the payload that a node sent."""
+    return f"{node:020d}.safetensors"
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return sorted(folder.glob("*.safetensors"))

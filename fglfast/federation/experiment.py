@@ -24,12 +24,16 @@ Method = Literal[
     "fgl-rounds-finetune",
     "fedavg",
     "fedprox",
+    "fedcgs",
     "centralized",
     "local",
 ]
+Strategy = Literal[
+    "fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "trimmed-mean", "median", "krum", "multi-krum"
+]
 METHODS: tuple[Method, ...] = get_args(Method)
 ALONE = METHODS[:2]  # what the server reaches without any client
-FEDERATED = METHODS[2:7]  # those that a real federation can run
+FEDERATED = METHODS[2:8]  # those that a real federation can run
 TITLES: dict[Method, str] = {
     "public-only": "public only",
     "server-only": "server only",
@@ -38,6 +42,7 @@ TITLES: dict[Method, str] = {
     "fgl-rounds-finetune": "FGL rounds, fine-tuned",
     "fedavg": "FedAvg",
     "fedprox": "FedProx",
+    "fedcgs": "FedCGS",
     "centralized": "centralized",
     "local": "each client alone",
 }
@@ -48,15 +53,21 @@ class Partition(Settings):
 
     Attributes:
         kind: evenly; each class by Dirichlet proportions over the clients (`dirichlet`); as many images a client, its
-            classes by Dirichlet proportions (`dirichlet-classes`); or one domain a client.
-        clients: how many; with `domain` there are as many as there are domains.
+            classes by Dirichlet proportions (`dirichlet-classes`); so many classes a client (`classes`); so many shards
+            a client of the images sorted by label (`shards`); clients of different sizes (`quantity`); one domain a
+            client; or each domain by Dirichlet proportions over so many clients (`domain-dirichlet`).
+        clients: how many; with `domain` there are as many as there are domains, with `domain-dirichlet` so many each.
+        each: classes or shards a client, with `classes` and `shards`.
         beta: Dirichlet concentration; small is skewed.
         min_images: fewest a client may have; a domain has what it has.
         domain: what an image's domain is: a measured word, or the folder of `data` that it is in.
     """
 
-    kind: Literal["iid", "dirichlet", "dirichlet-classes", "domain"] = "dirichlet"
+    kind: Literal[
+        "iid", "dirichlet", "dirichlet-classes", "classes", "shards", "quantity", "domain", "domain-dirichlet"
+    ] = "dirichlet"
     clients: int = Field(5, ge=1, le=1000)
+    each: int = Field(2, ge=1)
     beta: float = Field(0.01, gt=0)
     min_images: int = Field(MIN_IMAGES, ge=1)
     domain: Literal["folder", "shade", "texture", "proportions"] = "folder"
@@ -68,7 +79,10 @@ class LocalSettings(Settings):
     Attributes:
         epochs: passes over the client's images.
         batch_size: images a step.
-        learning_rate: of SGD with momentum 0.9, constant.
+        learning_rate: of SGD with momentum 0.9, constant within a round.
+        rate_decay: what it is multiplied by from one round to the next.
+        statistics: of batch normalisation: of each batch, averaged over the clients; or fixed, those of the global
+            weights. FedAvg is known to suffer from the former where clients hold different classes.
         weight_decay: on all weights.
         flip: mirror half of the images.
         erasing: chance that a rectangle of an image is blanked.
@@ -77,9 +91,36 @@ class LocalSettings(Settings):
     epochs: int = Field(5, ge=1)
     batch_size: int = Field(64, ge=2)
     learning_rate: float = Field(0.01, gt=0)
+    rate_decay: float = Field(1.0, gt=0, le=1)
+    statistics: Literal["batch", "fixed"] = "batch"
     weight_decay: float = Field(1e-4, ge=0)
     flip: bool = True
     erasing: float = Field(0.25, ge=0, le=1)
+
+
+class Aggregation(Settings):
+    """What the server makes of the clients' weights, by Flower's strategies; optimisers' defaults are Flower's.
+
+    Attributes:
+        strategy: `fedavg` (McMahan et al., arXiv 1602.05629); with a server optimiser `fedavgm` (Hsu et al.,
+            1909.06335), `fedadagrad`, `fedadam`, `fedyogi` (Reddi et al., 2003.00295); robust ones `trimmed-mean`,
+            `median` (Yin et al., 1803.01498), `krum`, `multi-krum` (Blanchard et al., 1703.02757), which count no
+            images.
+        rate: of a server optimiser; None is Flower's, 1 for `fedavgm` and 0.1 for the others.
+        momentum: of `fedavgm`; the first moment's of the others.
+        second: the second moment's, of `fedadam` and `fedyogi`.
+        tau: how adaptive those three are.
+        trim: share that `trimmed-mean` cuts off at either end.
+        hostile: clients that `krum` and `multi-krum` expect to be hostile.
+    """
+
+    strategy: Strategy = "fedavg"
+    rate: float | None = Field(None, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    second: float = Field(0.99, ge=0, lt=1)
+    tau: float = Field(1e-3, gt=0)
+    trim: float = Field(0.2, ge=0, lt=0.5)
+    hostile: int = Field(1, ge=0)
 
 
 class Rounds(Settings):
@@ -91,6 +132,7 @@ class Rounds(Settings):
         fine_tune_epochs: of the server, on synthetic images, after each aggregation.
         fine_tune_rate: peak learning rate of those.
         proximal_mu: weight of FedProx's proximal term (Li et al., arXiv 1812.06127).
+        participation: share of the clients that is asked in a round, drawn anew for each; at least `min_clients`.
         milestones: rounds at which the test set is read, besides the last; fixed before anything is seen.
     """
 
@@ -99,6 +141,7 @@ class Rounds(Settings):
     fine_tune_epochs: int = Field(5, ge=1)
     fine_tune_rate: float = Field(5e-4, gt=0)
     proximal_mu: float = Field(0.01, gt=0)
+    participation: float = Field(1.0, gt=0, le=1)
     milestones: tuple[int, ...] = ()
 
 
@@ -115,8 +158,12 @@ class Experiment(OneShot):
         privacy: budget of each client's upload; None adds no noise. A real federation's clients have their own.
         learn: how embeddings are learned, where that is the level.
         allow: the server's file of clients and their keys (see `AllowList`); simulated clients have none.
+        templates: prompt templates of clients' own that class-level payloads may be embedded with, beside the model's.
+        trusted_counts: names of clients whose claimed images are believed, even if they are more than all others hold
+            together; of simulated ones they are known.
         local: a client's training.
         rounds: how many.
+        server: what the server makes of the clients' weights after a round.
         methods: what is compared; `public-only` is left out where there are no public images.
         seeds: each method runs once a seed.
         min_clients: fewest clients that have to answer.
@@ -132,9 +179,12 @@ class Experiment(OneShot):
     prompt_level: PromptLevel = "class"
     learn: LearnSettings = LearnSettings()
     allow: Path | None = None
+    templates: tuple[str, ...] = ()
+    trusted_counts: tuple[str, ...] = ()
     train: TrainSettings = TrainSettings(arch="resnet10-tiny", image_size=28)  # clients train it too
     local: LocalSettings = LocalSettings()
     rounds: Rounds = Rounds()
+    server: Aggregation = Aggregation()
     methods: tuple[Method, ...] = METHODS
     seeds: tuple[int, ...] = (0,)
     min_clients: int = Field(2, ge=1)

@@ -4,6 +4,8 @@ Training is plain PyTorch: a client is somebody's laptop. Every draw depends on 
 run again gives the same weights.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -16,7 +18,12 @@ from fglfast.training.settings import TrainSettings
 
 
 def train_locally(
-    model: nn.Module, images: TrainingData, settings: LocalSettings, seed: int, proximal_mu: float = 0.0
+    model: nn.Module,
+    images: TrainingData,
+    settings: LocalSettings,
+    seed: int,
+    proximal_mu: float = 0.0,
+    number: int = 1,
 ) -> float:
     """Train a model in place for one round; returns the mean loss of its last epoch, NaN if it saw no image.
 
@@ -26,6 +33,7 @@ def train_locally(
         settings: how.
         seed: of order and augmentation.
         proximal_mu: FedProx's weight of the distance to the weights it began with; 0 is FedAvg.
+        number: of the round, from 1, which decides the rate where that decays.
     """
     batch_size = min(settings.batch_size, len(images.train))  # fewer images than a batch are one batch
     if batch_size < 2:  # batch normalisation refuses one
@@ -37,13 +45,33 @@ def train_locally(
 
     shared = settings.model_dump(include={"epochs", "flip", "erasing"})
     asked = TrainSettings(batch_size=batch_size, label_smoothing=0.0, seed=seed, **shared)
-    optimizer = torch.optim.SGD(
-        model.parameters(), settings.learning_rate, momentum=0.9, weight_decay=settings.weight_decay
-    )
+    rate = settings.learning_rate * settings.rate_decay ** (number - 1)
+    optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=settings.weight_decay)
     shown = replace(images, held_out=images.held_out[:0])
-    history = fit(PlainEngine(model, optimizer), shown, asked, penalty=proximal_term if proximal_mu else None)
+    with _fixed_statistics(model) if settings.statistics == "fixed" else nullcontext():
+        history = fit(PlainEngine(model, optimizer), shown, asked, penalty=proximal_term if proximal_mu else None)
     loss: float = history[-1]["train_loss"]
     return loss
+
+
+@contextmanager
+def _fixed_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch normalisation by the statistics that came with the weights, which stay as they are.
+
+    Each client's own statistics differ where its classes do, and their average is nobody's (Hsieh et al., arXiv
+    1910.00189).
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(_frozen) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _frozen(module: nn.Module, _: object) -> None:
+    module.train(False)
 
 
 def _squared_distance(model: nn.Module, start: list[Tensor]) -> Tensor:

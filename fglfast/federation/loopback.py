@@ -32,6 +32,7 @@ class LoopbackGrid(Grid):
             for node, partition in enumerate(partitions, start=SERVER_NODE + 1)
         }
         self._replies: dict[str, Message] = {}
+        self._sent = 0
 
     def get_node_ids(self) -> Iterable[int]:
         """All clients."""
@@ -49,7 +50,9 @@ class LoopbackGrid(Grid):
         """Answer at once; the replies wait to be pulled."""
         names = []
         for message in messages:
-            names.append(f"message-{len(self._replies)}")
+            self._sent += 1
+            names.append(f"message-{self._sent}")
+            message.metadata.__dict__["_message_id"] = names[-1]  # as Flower's own grid does
             self._replies[names[-1]] = self._answer(message)
         return names
 

@@ -5,6 +5,7 @@ the same loop, optimiser and number of epochs for all.
 """
 
 import shutil
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,13 @@ from fglfast.base.config import Settings
 from fglfast.base.files import write_atomic
 from fglfast.federation import wire
 from fglfast.federation.alone import public_only, server_only
-from fglfast.federation.collect import collected
+from fglfast.federation.collect import Collected, collect_payloads, merged_payloads
 from fglfast.federation.experiment import ALONE, Experiment, Method
-from fglfast.federation.rounds import Federation, Plan, Row
+from fglfast.federation.grid import CountedGrid
+from fglfast.federation.history import Row
+from fglfast.federation.moments import fill_head
+from fglfast.federation.own_images import own_images
+from fglfast.federation.rounds import Federation, Plan
 from fglfast.federation.wire import Weights
 from fglfast.images.dataset import read_dataset
 from fglfast.pipeline.one_shot import one_shot
@@ -30,7 +35,7 @@ from fglfast.training.launch import train
 from fglfast.training.model import WEIGHTS, build_model, save_model, write_weights
 from fglfast.training.predict import count_right
 
-Grids = Callable[[Method], list[wire.CountedGrid]]
+Grids = Callable[[Method], list[CountedGrid]]
 
 
 class Result(Settings):
@@ -95,29 +100,47 @@ class Contest:
         write_atomic(folder / "result.json", result.model_dump_json(indent=1) + "\n")
         return result
 
-    def deliver(self, grid: wire.CountedGrid, method: Method) -> int:
+    def deliver(self, grid: CountedGrid, method: Method) -> int:
         """Send a finished method's model to the clients; returns how many kept it."""
-        return self._federation(grid).deliver(load_file(self.out / method / "model" / WEIGHTS))
+        left_out = self.run(method).rows[-1].left_out
+        return self._federation(grid, method).deliver(load_file(self.out / method / "model" / WEIGHTS), left_out)
 
     def accuracy(self, model: PreTrainedModel) -> float:
         """Of a model on the real test images."""
-        return count_right(model, self.test_images, self.test_images.train) / len(self.test_images.labels)
+        return _accuracy(self.test_images, model)
 
-    def _federation(self, grid: wire.CountedGrid) -> Federation:
-        return Federation(grid, self.experiment, self.seed, self.class_names, self.model, self.accuracy)
+    def _federation(self, grid: CountedGrid, method: Method, alone: Path | None = None) -> Federation:
+        """The clients of a grid; `alone` is the folder of one that a method asks by itself."""
+        members = self._collected(grid, alone).members
+        synthetic = self.shot / "synthetic" if method.startswith("fgl-rounds") else None
+        own = own_images(self.experiment, self.class_names, synthetic)
+        check = None if own is None else partial(_accuracy, own)
+        shared = self.experiment, self.seed, self.class_names, self.model
+        return Federation(grid, members, *shared, self.accuracy, check)
 
-    def _one(self, method: Method, grid: wire.CountedGrid, folder: Path) -> tuple[Weights, list[Row]]:
-        federation, rounds = self._federation(grid), self.experiment.rounds
+    def _collected(self, grid: CountedGrid, alone: Path | None = None) -> Collected:
+        """Who is in, asked once for all methods."""
+        if alone is None:
+            return collect_payloads(grid, self.experiment, self.class_names, self.shot / "clients")
+        plain = self.experiment.model_copy(update={"prompt_level": "class"})
+        return collect_payloads(grid, plain, self.class_names, alone / "clients")
+
+    def _one(self, method: Method, grid: CountedGrid, folder: Path) -> tuple[Weights, list[Row]]:
+        rounds = self.experiment.rounds
         if method in ALONE:
-            return self._alone(federation, method, folder)
+            return self._alone(self._federation(grid, method), method, folder)
+        if method == "fedcgs":
+            return self._closed_form(self._federation(grid, method), grid)
         if not method.startswith("fgl"):
+            alone = folder if method in ("centralized", "local") else None
             plan = Plan(method, rounds.fedavg, rounds.proximal_mu if method == "fedprox" else 0.0)
-            return federation.run(plan, self.fresh, folder)
-        weights, first = self._first_shot(federation, grid)
+            return self._federation(grid, method, alone).run(plan, self.fresh, folder)
+        weights, first = self._first_shot(grid)
         if method == "fgl":
             return weights, [first]
         tune = partial(self._tuned, folder) if method == "fgl-rounds-finetune" else None
-        return federation.run(Plan(method, rounds.fgl, fine_tune=tune), weights, folder, first)
+        plan = Plan(method, rounds.fgl, fine_tune=tune)
+        return self._federation(grid, method).run(plan, weights, folder, first)
 
     def _alone(self, federation: Federation, method: Method, folder: Path) -> tuple[Weights, list[Row]]:
         """What needs no client; those only say how well it does on the images that they hold out."""
@@ -131,11 +154,30 @@ class Contest:
         row = federation.judge(weights, 0, milestone=True)
         return weights, [row.model_copy(update={"server_seconds": round(stages.seconds, 3)})]
 
-    def _first_shot(self, federation: Federation, grid: wire.CountedGrid) -> tuple[Weights, Row]:
+    def _closed_form(self, federation: Federation, grid: CountedGrid) -> tuple[Weights, list[Row]]:
+        """The server's own network with a head from the moments of the clients' features: one round."""
+        before = self.run("server-only").rows[-1]
+        down, up, begun = grid.down, grid.up, time.monotonic()
+        weights = load_file(self.out / "server-only" / "model" / WEIGHTS)
+        moments = federation.moments(weights)
+        answered = time.monotonic()
+        self.model.load_state_dict(weights)
+        fill_head(self.model, moments)
+        made = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        spent = {
+            "bytes_down": grid.down - down,
+            "bytes_up": grid.up - up,
+            "client_seconds": round(answered - begun, 3),
+            "server_seconds": round(before.server_seconds + time.monotonic() - answered, 3),
+        }
+        return made, [federation.judge(made, 0, milestone=True).model_copy(update=spent)]
+
+    def _first_shot(self, grid: CountedGrid) -> tuple[Weights, Row]:
         """The one-shot model and its row, made once for all methods that begin with it."""
         path = self.shot / "row.json"
         if not path.exists():
-            merged, took = collected(grid, self.experiment, self.class_names, self.shot / "clients")
+            took = self._collected(grid)
+            merged = merged_payloads(self.shot / "clients", self.experiment)
             stages = Stages(self.shot)
             made = one_shot(merged, self.experiment, self.seed, self.shot, self.engines, stages)
             spent = {
@@ -145,7 +187,7 @@ class Contest:
                 "server_seconds": round(stages.seconds, 3),
             }
             weights = load_file(made.trained.model / WEIGHTS)
-            row = federation.judge(weights, 0, milestone=True).model_copy(update=spent)
+            row = self._federation(grid, "fgl").judge(weights, 0, milestone=True).model_copy(update=spent)
             write_atomic(path, row.model_dump_json(indent=1) + "\n")
         return load_file(self.shot / "model" / WEIGHTS), Row.model_validate_json(path.read_bytes())
 
@@ -174,11 +216,12 @@ def together(runs: list[list[Row]]) -> tuple[Row, ...]:
 
 
 def _together(rows: tuple[Row, ...]) -> Row:
-    judged = [row for row in rows if any(share is not None for share in row.by_client)] or rows
+    worst = [row.worst_client for row in rows if row.worst_client is not None]
     return Row(
         round=rows[0].round,
-        accuracy=float(np.mean([row.accuracy for row in judged])),
-        worst_client=min(row.worst_client for row in judged),
+        accuracy=_mean([row.accuracy for row in rows]),
+        median=_mean([row.median for row in rows]),
+        worst_client=min(worst, default=None),
         by_client=tuple(share for row in rows for share in row.by_client),
         test_accuracy=_mean([row.test_accuracy for row in rows]),
         bytes_down=sum(row.bytes_down for row in rows),
@@ -187,6 +230,10 @@ def _together(rows: tuple[Row, ...]) -> Row:
         client_seconds=round(sum(row.client_seconds for row in rows), 3),
         clients=len(rows),
     )
+
+
+def _accuracy(images: TrainingData, model: PreTrainedModel) -> float:
+    return count_right(model, images, images.train) / len(images.labels)
 
 
 def _mean(values: list[float | None]) -> float | None:

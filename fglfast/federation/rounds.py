@@ -1,51 +1,27 @@
-"""Communication rounds by Flower's FedAvg, each one saved: a killed run goes on after the last. Knows no baseline."""
+"""Communication rounds, each one judged and saved: a killed run goes on after the last. Knows no baseline."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
-from flwr.app import Message
-from flwr.serverapp.strategy import FedAvg
-from safetensors.torch import load_file
+from flwr.app import RecordDict
 from transformers import PreTrainedModel
 
-from fglfast.base.config import Settings
-from fglfast.base.console import Progress
-from fglfast.base.files import write_atomic
-from fglfast.federation import wire
+from fglfast.base.console import Progress, note
+from fglfast.federation import guard, wire
 from fglfast.federation.experiment import Experiment
+from fglfast.federation.grid import Answers, CountedGrid
+from fglfast.federation.history import Row, restore_round, save_round
+from fglfast.federation.members import Member, Members, median
+from fglfast.federation.moments import empty, head_of
+from fglfast.federation.strategies import Aggregator
 from fglfast.federation.wire import Weights
-from fglfast.training.model import write_weights
+from fglfast.training.batches import generator
 
-
-class Row(Settings):
-    """The state of things after a round; bytes and seconds are sums over all rounds so far.
-
-    Attributes:
-        round: 0 is before the first.
-        accuracy: on the clients' held-out images, each image counting once.
-        worst_client: the lowest accuracy of a client on its own.
-        by_client: all of them; None for a client with too few images to hold one out.
-        test_accuracy: on the real test images, at milestones only.
-        bytes_down: to all clients.
-        bytes_up: from all clients.
-        server_seconds: synthesis, training and averaging.
-        client_seconds: waiting for clients.
-        clients: how many answered.
-    """
-
-    round: int
-    accuracy: float
-    worst_client: float
-    by_client: tuple[float | None, ...]
-    test_accuracy: float | None = None
-    bytes_down: int = 0
-    bytes_up: int = 0
-    server_seconds: float = 0.0
-    client_seconds: float = 0.0
-    clients: int = 0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,92 +42,200 @@ class Plan:
 
 
 class Federation:
-    """A grid, an experiment and one seed of it.
+    """A grid, its members, an experiment and one seed of it.
 
     Args:
         grid: whose traffic is weighed.
+        members: who is in.
         experiment: what is run.
         seed: of weights and draws.
         class_names: the classes, in the order of the model's labels.
         model: the global model's architecture; its weights are used as a place to load others into.
-        test: accuracy of weights on the real test images.
+        test: accuracy of a model on the real test images.
+        check: accuracy of a model on images of the server's own, by which averages are kept; None where it has none.
     """
 
     def __init__(
         self,
-        grid: wire.CountedGrid,
+        grid: CountedGrid,
+        members: tuple[Member, ...],
         experiment: Experiment,
         seed: int,
         class_names: tuple[str, ...],
         model: PreTrainedModel,
         test: Callable[[PreTrainedModel], float],
+        check: Callable[[PreTrainedModel], float] | None = None,
     ) -> None:
         self.grid, self.experiment, self.seed, self.class_names = grid, experiment, seed, class_names
-        self.model, self.test = model, test
-        self.average = FedAvg()
+        self.model, self.test, self.check = model, test, check
+        self.parameters = [name for name, _ in model.named_parameters()]
+        self._all = members
+        self.members = self._without(())
 
     def run(self, plan: Plan, weights: Weights, folder: Path, before: Row | None = None) -> tuple[Weights, list[Row]]:
         """All rounds of a method, from some weights; rows begin with `before`, or with what clients say of those."""
-        restored = _restored(folder)
+        aggregate = Aggregator(self.experiment.server, self.parameters)
+        if before is not None and self.check:  # who judged it may have had other images
+            before = before.model_copy(update={"checked": self.check(self._with(weights))})
+        restored = restore_round(folder, aggregate)
         rows, weights = restored or ([before or self.judge(weights, 0, milestone=False)], weights)
+        self.members = self._without(rows[-1].left_out)
         with Progress(plan.name, total=plan.rounds, start=len(rows) - 1, unit="round") as progress:
             for number in range(len(rows), plan.rounds + 1):
-                weights, row = self._round(plan, weights, rows[-1], number)
+                weights, row = self._round(plan, aggregate, weights, rows[-1], number)
                 rows.append(row)
-                _save(folder, weights, rows)
-                progress.advance(1, accuracy=f"{row.accuracy:.3f}")
+                save_round(folder, weights, aggregate, rows)
+                known = {"accuracy": f"{row.accuracy:.3f}"} if row.accuracy is not None else {}
+                progress.advance(1, **known)
         return weights, rows
 
     def judge(self, weights: Weights, number: int, milestone: bool) -> Row:
-        """Weights on every client's held-out images, and on the test images at a milestone."""
-        replies = self._ask(wire.EVALUATE, weights, {"server-round": number})
-        metrics = [wire.metrics(reply) for reply in replies]
-        right, images = ([int(found[key]) for found in metrics] for key in (wire.RIGHT, wire.EXAMPLES))
-        shares = tuple(r / n if n else None for r, n in zip(right, images, strict=True))
+        """Weights on every member's held-out images, and on the test images at a milestone."""
+        said = self._judged(weights, number)
         return Row(
             round=number,
-            accuracy=sum(right) / max(1, sum(images)),
-            worst_client=min((share for share in shares if share is not None), default=0.0),
-            by_client=shares,
+            accuracy=self.members.weighted(said),
+            median=median(said),
+            worst_client=min(said.values(), default=None),
+            by_client=tuple(said.get(member.name) for member in self._all),
+            checked=self.check(self._with(weights)) if self.check else median(said),
             test_accuracy=self.test(self._with(weights)) if milestone else None,
-            clients=len(replies),
+            clients=len(self.members.inside),
+            left_out=tuple(member.name for member in self._all if member not in self.members.inside),
         )
 
-    def deliver(self, weights: Weights) -> int:
-        """Send the final model to every client; returns how many kept it."""
-        replies = self._ask(wire.DELIVER, weights, {})
-        return sum(int(wire.metrics(reply)[wire.KEPT]) for reply in replies)
+    def moments(self, weights: Weights) -> list[Weights]:
+        """What every member says of the features that a network makes of its images.
 
-    def _round(self, plan: Plan, weights: Weights, last: Row, number: int) -> tuple[Weights, Row]:
+        Raises:
+            IncompleteError: too few did.
+        """
+        form = partial(wire.weights_of, sent=empty(head_of(self.model)))
+        answers = self._ask(wire.MOMENTS, weights, form, {})
+        note(answers.line("moments"))
+        self.grid.enough(len(answers.good), "sent sound moments")
+        return list(answers.good.values())
+
+    def deliver(self, weights: Weights, left_out: tuple[str, ...] = ()) -> int:
+        """Send the final model to every member but those left out; returns how many kept it."""
+        self.members = self._without(left_out)
+        answers = self._ask(wire.DELIVER, weights, wire.kept_of, {})
+        note(answers.line("final model"))
+        return sum(answers.good.values())
+
+    def _round(
+        self, plan: Plan, aggregate: Aggregator, weights: Weights, last: Row, number: int
+    ) -> tuple[Weights, Row]:
         down, up, begun = self.grid.down, self.grid.up, time.monotonic()
         asked = {"server-round": number, "proximal-mu": plan.proximal_mu}
-        replies = self._ask(wire.TRAIN, weights, asked)
+        form = partial(wire.weights_of, sent=weights)
+        answers = self._ask(wire.TRAIN, weights, form, asked, self._drawn(number))
+        updates = self._sound(answers, weights)
+        note(answers.line(f"{plan.name}, round {number}"))
+        self.grid.enough(len(updates), "sent sound weights")
         answered = time.monotonic()
-        weights = self._average(number, replies)
-        if plan.fine_tune:
-            weights = plan.fine_tune(weights, number)
-        averaged = time.monotonic()
+        moments = aggregate.moments()
+        averaged = self._averaged(plan, aggregate, weights, updates, number)
+        spent_down, spent_up, now = self.grid.down - down, self.grid.up - up, time.monotonic()
         # Judging is for the curve, not for the method: neither its bytes nor its time count.
-        spent_down, spent_up = self.grid.down - down, self.grid.up - up
-        row = self.judge(weights, number, number == plan.rounds or number in self.experiment.rounds.milestones)
-        return weights, row.model_copy(
-            update={
-                "bytes_down": last.bytes_down + spent_down,
-                "bytes_up": last.bytes_up + spent_up,
-                "client_seconds": round(last.client_seconds + answered - begun, 3),
-                "server_seconds": round(last.server_seconds + averaged - answered, 3),
-            }
+        milestone = number == plan.rounds or number in self.experiment.rounds.milestones
+        row = self._judge_round(averaged, number, milestone, last)
+        if row is None:
+            aggregate.put(moments)
+            averaged, row = self._mended(plan, aggregate, weights, updates, last, number, milestone)
+        spent = {
+            "bytes_down": last.bytes_down + spent_down,
+            "bytes_up": last.bytes_up + spent_up,
+            "client_seconds": round(last.client_seconds + answered - begun, 3),
+            "server_seconds": round(last.server_seconds + now - answered, 3),
+            "clients": len(updates),
+        }
+        return averaged, row.model_copy(update=spent)
+
+    def _averaged(
+        self, plan: Plan, aggregate: Aggregator, weights: Weights, updates: Mapping[str, Weights], number: int
+    ) -> Weights:
+        averaged = aggregate(number, weights, [(own, self.members.images[name]) for name, own in updates.items()])
+        return plan.fine_tune(averaged, number) if plan.fine_tune else averaged
+
+    def _judge_round(self, averaged: Weights, number: int, milestone: bool, last: Row) -> Row | None:
+        """The row of an average that is kept; None for one that is not."""
+        if not wire.is_finite(averaged):
+            return None
+        row = self.judge(averaged, number, milestone)
+        return None if self._bar(last).is_bad(row.checked) else row
+
+    def _mended(
+        self,
+        plan: Plan,
+        aggregate: Aggregator,
+        weights: Weights,
+        updates: Mapping[str, Weights],
+        last: Row,
+        number: int,
+        milestone: bool,
+    ) -> tuple[Weights, Row]:
+        """What follows a bad round: the average without those who caused it, or the last good weights."""
+        images = self.members.images
+        verdict = guard.find_cause(
+            guard.steps(weights, updates, self.parameters),
+            lambda names: aggregate.plain(weights, [(updates[name], images[name]) for name in names]),
+            lambda found: self._checked(found, number),
+            self._bar(last),
         )
+        for name, why in verdict.blamed.items():
+            note(f"{name} is left out from round {number} on: {why}")
+        self.members = self._without((*last.left_out, *verdict.blamed))
+        if verdict.names:
+            if verdict.doubted:
+                note(f"round {number} is good without {', '.join(verdict.doubted)}: kept without it")
+            kept = {name: updates[name] for name in verdict.names}
+            moments = aggregate.moments()
+            averaged = self._averaged(plan, aggregate, weights, kept, number)
+            if (row := self._judge_round(averaged, number, milestone, last)) is not None:
+                return averaged, row
+            aggregate.put(moments)
+        note(f"round {number} lost what was learned, and no client stands out: the last good weights stay")
+        return weights, self.judge(weights, number, milestone).model_copy(update={"kept": False})
 
-    def _average(self, number: int, replies: list[Message]) -> Weights:
-        """The clients' weights, averaged; whole numbers, as batch norms count batches, stay whole."""
-        arrays, _ = self.average.aggregate_train(number, replies)
-        assert arrays is not None, "asking makes sure of replies"
-        kinds = wire.weights(replies[0].content.array_records[wire.ARRAYS])
-        return {name: tensor.to(kinds[name].dtype) for name, tensor in wire.weights(arrays).items()}
+    def _sound(self, answers: Answers[Weights], weights: Weights) -> dict[str, Weights]:
+        """The weights of those who answered, by name, without those that nobody need average to know."""
+        updates = {answers.names[node]: own for node, own in answers.good.items()}
+        ruinous = guard.absurd(guard.steps(weights, updates, self.parameters)) if len(updates) > 1 else {}
+        for node, name in answers.names.items():
+            if name in ruinous:
+                answers.refused[node] = ruinous[name]
+                del answers.good[node]
+        return {name: updates[name] for name in sorted(updates) if name not in ruinous}
 
-    def _ask(self, message_type: str, weights: Weights, asked: Mapping[str, int | float]) -> list[Message]:
-        common = {
+    def _drawn(self, number: int) -> dict[int, str]:
+        """Which members are asked in a round."""
+        nodes, share = self.members.nodes, self.experiment.rounds.participation
+        count = min(len(nodes), max(self.grid.least, round(share * len(nodes))))
+        chosen = generator(self.seed, 2, number).permutation(len(nodes))[:count]
+        return {node: nodes[node] for place, node in enumerate(nodes) if place in set(chosen.tolist())}
+
+    def _bar(self, last: Row) -> guard.Bar:
+        return guard.Bar(last.checked, 1 / len(self.class_names))
+
+    def _judged(self, weights: Weights, number: int) -> dict[str, float]:
+        answers = self._ask(wire.EVALUATE, weights, wire.share_of, {"server-round": number})
+        if not answers.complete:
+            note(answers.line(f"judging round {number}"))
+        return {answers.names[node]: share for node, share in answers.good.items() if share is not None}
+
+    def _checked(self, weights: Weights, number: int) -> float | None:
+        return self.check(self._with(weights)) if self.check else median(self._judged(weights, number))
+
+    def _ask(
+        self,
+        message_type: str,
+        weights: Weights,
+        form: Callable[[RecordDict], T],
+        asked: Mapping[str, int | float],
+        nodes: Mapping[int, str] | None = None,
+    ) -> Answers[T]:
+        common: dict[str, Any] = {
             "model": self.model.config.to_json_string(use_diff=False),
             "class-names": list(self.class_names),
             "image-size": self.experiment.image_size,
@@ -159,27 +243,12 @@ class Federation:
             "local": self.experiment.local.model_dump_json(),
             "seed": self.seed,
         }
-        return self.grid.ask(
-            message_type, {wire.ARRAYS: wire.weights_record(weights), **wire.config(**common, **asked)}
-        )
+        records = {wire.ARRAYS: wire.weights_record(weights), **wire.config(**common, **asked)}
+        return self.grid.ask(message_type, records, form, self.members.nodes if nodes is None else nodes)
+
+    def _without(self, left_out: tuple[str, ...]) -> Members:
+        return Members(self._all, self.experiment.trusted_counts, left_out)
 
     def _with(self, weights: Weights) -> PreTrainedModel:
         self.model.load_state_dict(weights)
         return self.model
-
-
-def _save(folder: Path, weights: Weights, rows: list[Row]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_weights(weights, folder / f"weights-{rows[-1].round:04d}.safetensors")
-    write_atomic(folder / "rounds.json", json.dumps([row.model_dump(mode="json") for row in rows], indent=1) + "\n")
-    for old in folder.glob("weights-*.safetensors"):
-        if old.name != f"weights-{rows[-1].round:04d}.safetensors":
-            old.unlink()
-
-
-def _restored(folder: Path) -> tuple[list[Row], Weights] | None:
-    """Rows until the last round that was saved, and its weights."""
-    if not (folder / "rounds.json").exists():
-        return None
-    rows = [Row.model_validate(row) for row in json.loads((folder / "rounds.json").read_text(encoding="utf-8"))]
-    return rows, load_file(folder / f"weights-{rows[-1].round:04d}.safetensors")

@@ -1,18 +1,44 @@
 """The server: a Flower ServerApp that runs one method of an experiment and delivers the model.
 
-Run configuration: `experiment` (a preset or a .toml file), `method`, `seed`, `out` and `engines` (folders).
+Run configuration: `experiment` (a preset or a .toml file), `method`, `seed`, `out` and `engines` (folders). Run again
+with the same `out`, it goes on where it stopped, whatever stopped it: this process, or the SuperLink.
 """
 
+import logging
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fglfast.base.console import note
-from fglfast.base.errors import UsageError
-from fglfast.federation import wire
-from fglfast.federation.experiment import FEDERATED, find_experiment
+from fglfast.base.console import note, quiet_libraries
+from fglfast.base.errors import FglError, UsageError
+from fglfast.base.files import claim, sole
+from fglfast.federation.experiment import FEDERATED, Experiment, find_experiment
+from fglfast.federation.grid import CountedGrid
 from fglfast.federation.methods import Contest
+
+WHILE_RUNNING = {"methods", "seeds", "allow_same_prompt", "min_clients", "timeout", "trusted_counts"}  # may be changed
+
+
+class OneLine(logging.Filter):
+    """Flower reports what ends a run with a traceback; of our own errors a line and its hint is what helps."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Shorten a record of one of our errors."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, FglError):
+            hint = f"\n  hint: {error.hint}" if error.hint else ""
+            record.msg, record.args, record.exc_info = f"error: {error.message}{hint}", (), None
+        return True
+
+
+def quiet_flower() -> None:
+    """Leave to Flower what it warns of; who answered and who did not is said here, by name."""
+    logger = logging.getLogger("flwr")
+    logger.setLevel(logging.WARNING)
+    if not any(isinstance(known, OneLine) for known in logger.filters):
+        logger.addFilter(OneLine())
+
 
 app = ServerApp()
 
@@ -20,16 +46,23 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Collect, synthesize, train, go through the rounds, deliver."""
+    quiet_libraries()
+    quiet_flower()
     run = context.run_config
-    method = str(run["method"])
+    method, seed, out = str(run["method"]), int(run["seed"]), Path(str(run["out"]))
     if method not in FEDERATED:
         raise UsageError(f"{method} is no method of a federation", f"choose one of {', '.join(FEDERATED)}")
     experiment = find_experiment(str(run["experiment"]))
-    counted = wire.CountedGrid(grid, experiment.timeout, experiment.min_clients)
-    counted.wait(experiment.partition.clients)
-    contest = Contest(
-        experiment, int(run["seed"]), Path(str(run["out"])), Path(str(run["engines"])), lambda _: [counted]
-    )
-    result = contest.run(method)
-    kept = contest.deliver(counted, method)
+    with sole(out):
+        claim(out / "federation.json", facts(experiment, seed), "another federation's run")
+        counted = CountedGrid(grid, experiment.timeout, experiment.min_clients)
+        counted.wait(experiment.partition.clients)
+        contest = Contest(experiment, seed, out, Path(str(run["engines"])), lambda _: [counted])
+        result = contest.run(method)
+        kept = contest.deliver(counted, method)
     note(f"{method}: {result.test_accuracy:.1%} on the test images; {kept} clients keep the model")
+
+
+def facts(experiment: Experiment, seed: int) -> dict[str, object]:
+    """What must be the same whenever a run goes on in its folder: the experiment, its test images, the seed."""
+    return {"seed": seed, **experiment.model_dump(mode="json", exclude=WHILE_RUNNING)}

@@ -10,8 +10,8 @@ from rich.text import Text
 from fglfast.base.config import Settings
 from fglfast.federation.arena import Arena
 from fglfast.federation.experiment import ALONE, FEDERATED, TITLES, Method
+from fglfast.federation.history import Row
 from fglfast.federation.methods import Result
-from fglfast.federation.rounds import Row
 
 
 class Summary(Settings):
@@ -24,6 +24,7 @@ class Summary(Settings):
         low: the lowest of the seeds.
         high: the highest.
         worst_client: accuracy of the worst client, on its held-out images (local-only: with its own model).
+        median_client: of the middle client, likewise: beside the mean, it is what no single client can set.
         worst_model: test accuracy of the worst of several models; None for one.
         bytes_up: of all clients in all rounds.
         bytes_down: likewise, without the delivery of the final model.
@@ -37,6 +38,7 @@ class Summary(Settings):
     low: float
     high: float
     worst_client: float
+    median_client: float | None = None
     worst_model: float | None
     bytes_up: float
     bytes_down: float
@@ -74,6 +76,7 @@ def summarise(arena: Arena) -> list[Summary]:
 def _summary(method: Method, results: list[Result], number: int, last: bool) -> Summary:
     rows = [row for result in results for row in result.rows if row.round == number]
     tests = [row.test_accuracy or 0.0 for row in rows]
+    middle = [row.median for row in rows if row.median is not None]
     worst = [result.worst_test for result in results if result.worst_test is not None]
     return Summary(
         method=method,
@@ -81,7 +84,8 @@ def _summary(method: Method, results: list[Result], number: int, last: bool) -> 
         test=statistics.median(tests),
         low=min(tests),
         high=max(tests),
-        worst_client=_median(rows, lambda row: row.worst_client),
+        worst_client=_median(rows, lambda row: row.worst_client or 0.0),
+        median_client=statistics.median(middle) if middle else None,
         worst_model=statistics.median(worst) if last and worst else None,
         bytes_up=_median(rows, lambda row: row.bytes_up),
         bytes_down=_median(rows, lambda row: row.bytes_down),

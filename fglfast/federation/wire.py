@@ -1,27 +1,47 @@
-"""Payloads, weights and settings as Flower's records, and the bytes they weigh. Knows no method.
+"""What client and server say to each other, as Flower's records: one exact form for each message. Knows no grid.
 
 Message types: `query.payload` (prompt embeddings), `train` (local epochs from the global weights), `evaluate` (the
-global weights on the client's held-out images), `query.deliver` (the final model).
+global weights on the client's held-out images), `query.moments` (statistics of the features of its images),
+`query.deliver` (the final model), `query.refused` (why this client is not taken). A reply holds its one record and
+nothing else; but for the moments, no reply says how many images a client has, because its payload does, with noise
+where the client wants some.
 """
 
-import time
-from typing import Any
+import io
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.serverapp import Grid
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from fglfast.base.console import note
-from fglfast.base.errors import FglError
+from fglfast.base.console import visible
 
-PAYLOAD, TRAIN, EVALUATE, DELIVER = "query.payload", "train", "evaluate", "query.deliver"
+PAYLOAD, TRAIN, EVALUATE = "query.payload", "train", "evaluate"
+DELIVER, TURNED_AWAY, MOMENTS = "query.deliver", "query.refused", "query.moments"
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # Flower's own names of the records
-EXAMPLES, RIGHT, LOSS, KEPT, FILE = "num-examples", "right", "loss", "kept", "file"
-NEEDED = {TRAIN: (EXAMPLES,), EVALUATE: (EXAMPLES, RIGHT), DELIVER: (KEPT,)}  # whole numbers of a reply
-MOST = 1 << 48  # images of a client, as in a payload
-PAUSE = 0.5  # seconds between two looks at who is there
+SHARE, KEPT, FILE, REFUSED = "share-right", "kept", "file", "refused"
+LONGEST = 200  # letters of what a client says
+NPY_HEADER = 1 << 10  # bytes that NumPy's format may put before an array
 
 Weights = dict[str, Tensor]
+T = TypeVar("T")
+
+
+class UnfitError(Exception):
+    """A reply that is not in its exact form; says in which way."""
+
+
+class DeclinedError(Exception):
+    """A client that says it does not answer; says why."""
+
+
+def one_line(text: object) -> str:
+    """What a stranger says, as one line that is safe to show and not too long."""
+    line = " ".join(visible(str(text)).split())
+    return line if len(line) <= LONGEST else line[: LONGEST - 3] + "..."
 
 
 def weights_record(weights: Weights) -> ArrayRecord:
@@ -39,9 +59,9 @@ def config(**values: Any) -> dict[str, ConfigRecord]:
     return {CONFIG: ConfigRecord(values)}
 
 
-def metrics(reply: Message) -> dict[str, Any]:
-    """The numbers of a reply."""
-    return dict(reply.content.metric_records[METRICS])
+def metrics(**values: Any) -> RecordDict:
+    """Numbers as the one record of a reply."""
+    return RecordDict({METRICS: MetricRecord(values)})
 
 
 def count_bytes(content: RecordDict) -> int:
@@ -49,84 +69,93 @@ def count_bytes(content: RecordDict) -> int:
     return sum(record.count_bytes() for record in content.values())
 
 
-def complaint(reply: Message, message_type: str, sent: RecordDict) -> str | None:
-    """What is wrong with a client's reply, or None: a stranger wrote it."""
-    if reply.has_error():
-        return reply.error.reason
-    try:
-        found = metrics(reply) if message_type in NEEDED else {}
-        for key in NEEDED.get(message_type, ()):
-            if not isinstance(found[key], int) or not 0 <= found[key] <= MOST:
-                return f"{key} is {found[key]!r}"
-        if message_type == EVALUATE and found[RIGHT] > found[EXAMPLES]:
-            return f"{found[RIGHT]} of {found[EXAMPLES]} images are right"
-        if message_type == TRAIN:
-            return _strange_weights(weights(reply.content.array_records[ARRAYS]), weights(sent.array_records[ARRAYS]))
-    except Exception as error:  # whatever reading it raises
-        return f"its reply cannot be read: {type(error).__name__}: {error}"
-    return None
+def read(content: RecordDict, form: Callable[[RecordDict], T]) -> T:
+    """A reply in its exact form; a stranger wrote it.
 
-
-def _strange_weights(found: Weights, sent: Weights) -> str | None:
-    kinds = [{name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()} for tensors in (found, sent)]
-    if kinds[0] != kinds[1]:
-        return "it sent the weights of another model"
-    if not all(bool(tensor.isfinite().all()) for tensor in found.values()):
-        return "it sent weights that are not finite"
-    return None
-
-
-class CountedGrid:
-    """A grid whose traffic is weighed.
-
-    Args:
-        grid: of Flower's.
-        timeout: seconds that clients have to come or to answer.
-        least: how many have to.
-
-    Attributes:
-        down: bytes sent to clients so far.
-        up: bytes received from them.
+    Raises:
+        DeclinedError: the client does not answer.
+        UnfitError: it has another form.
     """
+    try:
+        _check_declined(content)
+        return form(content)
+    except (DeclinedError, UnfitError):
+        raise
+    except Exception as error:  # whatever reading it raises
+        raise UnfitError(one_line(f"its reply cannot be read: {type(error).__name__}: {error}")) from error
 
-    def __init__(self, grid: Grid, timeout: float, least: int) -> None:
-        self.grid, self.timeout, self.least = grid, timeout, least
-        self.down = self.up = 0
 
-    def wait(self, expected: int) -> None:
-        """Wait until all clients are there, or the time is up and enough of them are.
+def _check_declined(content: RecordDict) -> None:
+    said = content[CONFIG] if set(content) == {CONFIG} else None
+    if isinstance(said, ConfigRecord) and set(said) == {REFUSED}:
+        raise DeclinedError(one_line(said[REFUSED]))
 
-        Raises:
-            FglError: too few came.
-        """
-        until = time.monotonic() + self.timeout
-        note(f"waiting for {expected} clients, at most {self.timeout:.0f} s")
-        while (here := len(list(self.grid.get_node_ids()))) < expected and time.monotonic() < until:
-            time.sleep(PAUSE)
-        if here < self.least:
-            raise FglError(f"{here} clients came, {self.least} are needed", "start more clients, or lower min_clients")
 
-    def ask(self, message_type: str, records: dict[str, Any]) -> list[Message]:
-        """The same message to every client that is there; their replies, those with an error named and left out.
+def payload_of(content: RecordDict) -> bytes:
+    """The bytes of a payload file."""
+    found = _only(content, CONFIG, ConfigRecord, {FILE})[FILE]
+    if not isinstance(found, bytes):
+        raise UnfitError(f"its payload is of type {type(found).__name__}")
+    return found
 
-        Raises:
-            FglError: too few answered.
-        """
-        content = RecordDict(records)
-        sent = [Message(content, node, message_type) for node in sorted(self.grid.get_node_ids())]
-        self.down += len(sent) * count_bytes(content)
-        replies = list(self.grid.send_and_receive(sent, timeout=self.timeout))
-        self.up += sum(count_bytes(reply.content) for reply in replies if reply.has_content())
-        good = []
-        for reply in sorted(replies, key=lambda reply: reply.metadata.src_node_id):
-            wrong = complaint(reply, message_type, content)
-            if wrong is None:
-                good.append(reply)
-            else:
-                note(f"client {reply.metadata.src_node_id} left out: {wrong}")
-        if len(good) < self.least:
-            raise FglError(
-                f"{len(good)} of {len(sent)} clients answered, {self.least} are needed",
-                "start more clients, or lower min_clients; run again to go on",
-            )
-        return good
+
+def share_of(content: RecordDict) -> float | None:
+    """Which share of its held-out images a client names rightly; None where it holds out none."""
+    if set(content) == {METRICS} and not len(content[METRICS]):
+        return None
+    share = _only(content, METRICS, MetricRecord, {SHARE})[SHARE]
+    if not isinstance(share, float) or not 0 <= share <= 1:
+        raise UnfitError(one_line(f"{SHARE} is {share!r}"))
+    return share
+
+
+def kept_of(content: RecordDict) -> bool:
+    """Whether a client kept the final model."""
+    kept = _only(content, METRICS, MetricRecord, {KEPT})[KEPT]
+    if not isinstance(kept, int) or kept not in (0, 1):
+        raise UnfitError(one_line(f"{KEPT} is {kept!r}"))
+    return bool(kept)
+
+
+def weights_of(content: RecordDict, sent: Weights) -> Weights:
+    """The weights of a round, of the same names, shapes and types as those sent; all finite, no variance negative."""
+    record = _only(content, ARRAYS, ArrayRecord, set(sent))
+    found = {name: _tensor(name, record[name], tensor) for name, tensor in sent.items()}
+    for name, tensor in found.items():
+        if not bool(tensor.isfinite().all()):
+            raise UnfitError("it sent weights that are not finite")
+        if name.endswith(("running_var", "num_batches_tracked")) and bool((tensor < 0).any()):
+            raise UnfitError(f"{name} is negative")
+    return found
+
+
+def _only(content: RecordDict, name: str, kind: type[Any], keys: set[str]) -> Any:
+    """The one record of a reply, with these keys and no others."""
+    if set(content) != {name} or not isinstance(content[name], kind):
+        raise UnfitError(one_line(f"it holds {sorted(content)}, not one {kind.__name__} {name!r}"))
+    record = content[name]
+    if set(record) != keys:
+        strange = sorted(set(record) ^ keys)
+        what = "the weights of another model" if kind is ArrayRecord else f"{len(strange)} keys too many or too few"
+        raise UnfitError(one_line(f"{what}: {strange[0]!r}"))
+    return record
+
+
+def _tensor(name: str, array: Any, sent: Tensor) -> Tensor:
+    """An array whose own header is what is wanted, before room is made for it."""
+    data, wanted = array.data, sent.detach().cpu().numpy()
+    if array.stype != "numpy.ndarray" or not wanted.nbytes < len(data) <= wanted.nbytes + NPY_HEADER:
+        raise UnfitError(one_line(f"the weights of another model: {name} has {len(data)} bytes"))
+    stream = io.BytesIO(data)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise UnfitError(f"{name} is of another format")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    whole = len(data) - stream.tell() == wanted.nbytes
+    if shape != wanted.shape or dtype != wanted.dtype or (fortran and len(shape) > 1) or not whole:
+        raise UnfitError(one_line(f"the weights of another model: {name} is {dtype} {shape}"))
+    return torch.from_numpy(np.frombuffer(data[stream.tell() :], dtype=dtype).reshape(shape).copy())
+
+
+def is_finite(weights: Weights) -> bool:
+    """Whether all weights are numbers, and so small that their squares are."""
+    return all(math.isfinite(tensor.double().square().sum().item()) for tensor in weights.values())

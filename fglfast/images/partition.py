@@ -48,10 +48,7 @@ def partition_dirichlet(
             owner[rows] = np.searchsorted(ends[:-1], np.arange(len(rows)), side="right")
         if np.bincount(owner, minlength=clients).min() >= min_images:
             return [np.flatnonzero(owner == client) for client in range(clients)]
-    raise UsageError(
-        f"{clients} clients, beta {beta:g}: none of {MOST_DRAWS:,} draws left every client {min_images} images",
-        "ask for fewer clients, a larger beta or a smaller min_images",
-    )
+    raise _never(clients, beta, min_images)
 
 
 def partition_dirichlet_classes(
@@ -86,10 +83,112 @@ def partition_dirichlet_classes(
     return parts
 
 
+def partition_classes(labels: Indices, clients: int, classes: int, seed: int, min_images: int = 1) -> list[Indices]:
+    """Give each client so many classes, and share each class evenly over those that have it; every index once.
+
+    The quantity-based label skew of NIID-Bench (Li et al., arXiv 2102.02079): client k has class k, so that no class is
+    left out, and others at random.
+
+    Raises:
+        UsageError: there are too few classes, clients or images.
+    """
+    _check(len(labels), clients, min_images)
+    names = np.unique(labels)
+    if not 1 <= classes <= len(names) or clients * classes < len(names):
+        raise UsageError(
+            f"{clients} clients of {classes} classes each cannot share out {len(names)} classes",
+            "choose classes_per_client so that all are given out",
+        )
+    draw = np.random.default_rng(seed)
+    holders: list[list[int]] = [[] for _ in names]
+    owed = np.full(clients, classes)
+    for place in range(len(names)):
+        holders[place].append(place % clients)
+        owed[place % clients] -= 1
+    for client in range(clients):
+        free = [place for place in range(len(names)) if client not in holders[place]]
+        for place in draw.permutation(free)[: max(0, owed[client])]:
+            holders[int(place)].append(client)
+    parts: list[list[Indices]] = [[] for _ in range(clients)]
+    for place, name in enumerate(names):
+        rows = draw.permutation(np.flatnonzero(labels == name))
+        for client, part in zip(holders[place], np.array_split(rows, len(holders[place])), strict=True):
+            parts[client].append(part)
+    return _enough([np.sort(np.concatenate(part)) for part in parts], min_images)
+
+
+def partition_shards(labels: Indices, clients: int, shards: int, seed: int, min_images: int = 1) -> list[Indices]:
+    """Sort by label, cut into equal shards, and deal out so many to each client; every index once.
+
+    McMahan et al., arXiv 1602.05629.
+
+    Raises:
+        UsageError: too few images for so many shards.
+    """
+    _check(len(labels), clients * max(1, shards), 1)
+    draw = np.random.default_rng(seed)
+    rows = draw.permutation(len(labels))
+    ordered = rows[np.argsort(labels[rows], kind="stable")]
+    cut, order = np.array_split(ordered, clients * shards), draw.permutation(clients * shards)
+    parts = [np.sort(np.concatenate([cut[shard] for shard in order[k::clients]])) for k in range(clients)]
+    return _enough(parts, min_images)
+
+
+def partition_quantity(
+    labels: Indices, clients: int, beta: float, seed: int, min_images: int = MIN_IMAGES
+) -> list[Indices]:
+    """Clients of different sizes by proportions drawn from Dir(beta), each with the classes of all; every index once.
+
+    Quantity skew of NIID-Bench (Li et al., arXiv 2102.02079), drawn again until every client has `min_images`.
+
+    Raises:
+        UsageError: beta is not positive, there are too few images, or no draw left every client enough.
+    """
+    _check(len(labels), clients, min_images)
+    _check_beta(beta)
+    draw = np.random.default_rng(seed)
+    for _ in range(MOST_DRAWS):
+        order = draw.permutation(len(labels))
+        ends = np.round(np.cumsum(draw.dirichlet([beta] * clients))[:-1] * len(labels)).astype(np.int64)
+        parts = [np.sort(part) for part in np.split(order, ends)]
+        if min(map(len, parts)) >= min_images:
+            return parts
+    raise _never(clients, beta, min_images)
+
+
+def partition_domain_labels(
+    domains: Sequence[str], labels: Indices, clients: int, beta: float, seed: int, min_images: int = 1
+) -> list[Indices]:
+    """So many clients of each domain, its images split over them as `partition_dirichlet` does; every index once.
+
+    Raises:
+        UsageError: as `partition_dirichlet`, for a domain.
+    """
+    parts = []
+    for number, members in enumerate(partition_by_domain(domains)):
+        parts += [
+            members[part] for part in partition_dirichlet(labels[members], clients, beta, seed + number, min_images)
+        ]
+    return parts
+
+
 def partition_by_domain(domains: Sequence[str]) -> list[Indices]:
     """One client a distinct domain, in the order of their names."""
     names, which = np.unique(np.asarray(domains), return_inverse=True)
     return [np.flatnonzero(which == client) for client in range(len(names))]
+
+
+def _enough(parts: list[Indices], min_images: int) -> list[Indices]:
+    if (least := min(map(len, parts))) < min_images:
+        raise UsageError(f"a client would have {least} images", "ask for fewer clients or a smaller min_images")
+    return parts
+
+
+def _never(clients: int, beta: float, min_images: int) -> UsageError:
+    return UsageError(
+        f"{clients} clients, beta {beta:g}: none of {MOST_DRAWS:,} draws left every client {min_images} images",
+        "ask for fewer clients, a larger beta or a smaller min_images",
+    )
 
 
 def _check(images: int, clients: int, min_images: int) -> None:

@@ -61,6 +61,7 @@ class PayloadHeader(Settings):
         text_encoder: sha256 of the text encoder's weights and tokenizer, in hex.
         privacy: what was done to the embeddings; None is nothing.
         domain: the word for all images of this client, such as "sketch"; it chooses the server's negative prompt.
+        template: of class-level prompts, where the client used one of its own; a server encodes it to prove the rows.
     """
 
     format_version: Annotated[int, Field(ge=VERSIONS[0], le=VERSIONS[-1])] = FORMAT_VERSION
@@ -70,18 +71,22 @@ class PayloadHeader(Settings):
     text_encoder: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     privacy: Privacy | None = None
     domain: ClassName | None = None
+    template: ClassName | None = None
 
     @model_validator(mode="after")
     def _known_to_its_version(self) -> "PayloadHeader":
         if self.format_version == 1 and self.domain is not None:
             raise ValueError("domain: a payload of version 1 has none")
+        if self.template is not None and (self.format_version == 1 or self.prompt_level != "class"):
+            raise ValueError("template: class-level rows of version 2 alone have one")
         if self.format_version == 1 and self.prompt_level == "learned":
             raise ValueError("prompt_level: a payload of version 1 has no learned embeddings")
         return self
 
     def canonical(self) -> str:
-        """The header as JSON, the same text for the same header; a domain that is not there is not written."""
-        facts = self.model_dump(mode="json", exclude=None if self.domain else {"domain"})
+        """The header as JSON, the same text for the same header; a domain or template that is not there is left out."""
+        absent = {name for name in ("domain", "template") if getattr(self, name) is None}
+        facts = self.model_dump(mode="json", exclude=absent)
         return json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from fglfast.base.files import write_atomic
 from fglfast.federation.arena import Arena
 from fglfast.federation.experiment import ALONE, FEDERATED, TITLES
-from fglfast.federation.rounds import Row
+from fglfast.federation.history import Row
 from fglfast.federation.summary import summarise
 from fglfast.report.render import colours, render, svg
 from fglfast.report.run_page import MOST_ROWS
@@ -55,7 +55,7 @@ def draw(arena: Arena, name: str, value: Callable[[Row], float], spends: bool) -
     axis = figure.subplots()
     for index, (method, results) in enumerate(arena.by_method().items()):
         if method in ALONE:
-            reached = statistics.median(100 * result.rows[-1].accuracy for result in results)
+            reached = statistics.median(100 * (result.rows[-1].accuracy or 0.0) for result in results)
             axis.axhline(reached, color=f"C{index}", label=TITLES[method], linestyle="--", linewidth=1.2)
             continue
         if spends and method not in FEDERATED:
@@ -79,5 +79,5 @@ def draw(arena: Arena, name: str, value: Callable[[Row], float], spends: bool) -
 
 def _point(rows: Sequence[Row], value: Callable[[Row], float]) -> tuple[float, float, float, float]:
     """What was spent until a round, and the lowest, median and highest accuracy of the seeds there."""
-    found = [100 * row.accuracy for row in rows]
+    found = [100 * (row.accuracy or 0.0) for row in rows]
     return statistics.median(value(row) for row in rows), min(found), statistics.median(found), max(found)

@@ -136,6 +136,16 @@ def read_payloads(pattern: str, allow: Path | None) -> Any:
     return merge_payloads(load_payload(path, allowed=allowed) for path in payload_files(pattern))
 
 
+def prove_payloads(pattern: str, model: Path) -> None:
+    """Refuse class-level payloads of which a row is not the encoding of its class."""
+    from fglfast.payload import load_payload
+    from fglfast.synthesis.class_rows import ClassRows
+
+    rows = ClassRows(model)
+    for path in payload_files(pattern):
+        rows.check(load_payload(path))
+
+
 def read_allowed(allow: Path | None) -> Any:
     """The list of clients that may send, or None for anyone."""
     from fglfast.payload import AllowList

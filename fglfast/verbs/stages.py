@@ -27,6 +27,7 @@ from fglfast.verbs.options import (
     RandomWeights,
     RecipeName,
     join_ranks,
+    prove_payloads,
     read_payloads,
 )
 from fglfast.verbs.run_file import PrintConfig, changed_by_file, print_settings, run_file
@@ -142,10 +143,16 @@ def synthesize(
         return
     if dry_run:
         planned = foreseen(asked, merged, settings, out, engines, rank.world_size, update)
+        if planned["plan"]:  # the model's weights are here
+            prove_payloads(embeddings, asked.model_folder())
         stage.note_room(planned["bytes_at_most"], planned["bytes_free"], out)
         tell(planned, as_json, _planned(planned))
         return
-    check = partial(stage.check_work, merged, settings, out, update=update)
+
+    def check(folder: Path, image_size: int) -> None:
+        stage.check_work(merged, settings, out, folder, image_size, update)
+        prove_payloads(embeddings, folder)
+
     engine = open_engine(asked, engines, batch_size, check=check)
     done = stage.synthesize(engine, merged, settings, out, rank.number, rank.world_size, update)
     if format != "shards":

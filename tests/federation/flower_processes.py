@@ -1,7 +1,5 @@
-"""A federation of real processes on loopback: certificates, keys, a SuperLink, SuperNodes."""
+"""A federation of real processes on loopback: what `fglfast federation init` makes is run as it is."""
 
-import datetime
-import ipaddress
 import json
 import os
 import signal
@@ -12,14 +10,10 @@ import time
 from pathlib import Path
 
 import tomli_w
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-PATIENCE = 240.0  # seconds
+PATIENCE = 400.0  # seconds
 
 
 def free_port():
@@ -28,68 +22,25 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def write_authority(folder):
-    """A certificate authority of one, for 127.0.0.1."""
-    folder.mkdir()
-    key = ec.generate_private_key(ec.SECP384R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, folder.name)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "certificate.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(_private(key, serialization.PrivateFormat.TraditionalOpenSSL))
-    return folder / "certificate.pem", folder / "key.pem"
+class Processes:
+    """Processes that are killed at the end, each with its output in a file."""
 
-
-def write_node_key(folder, name):
-    """A node's key pair as OpenSSH writes it."""
-    key = ec.generate_private_key(ec.SECP384R1())
-    (folder / name).write_bytes(_private(key, serialization.PrivateFormat.OpenSSH))
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    (folder / f"{name}.pub").write_bytes(public)
-    return folder / name, folder / f"{name}.pub"
-
-
-def _private(key, form):
-    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-
-
-class Deployment:
-    """A SuperLink, and SuperNodes as they are asked for or simulated; all of them are killed at the end."""
-
-    def __init__(self, folder, simulation=False):
-        self.folder, self.processes, self.address = folder, [], f"127.0.0.1:{free_port()}"
-        self.certificate, self.key = write_authority(folder / "authority")
-        self.simulation = simulation
+    def __init__(self, folder):
+        self.folder, self.processes = folder, []
+        self.port = free_port()
         self.environment = os.environ | {
-            "FLWR_HOME": str(folder / "flwr"),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_HOME": str(folder / "flwr"),
             "OMP_NUM_THREADS": "1",
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # Flower starts its own programs by name
         }
-        (folder / "flwr").mkdir()
-        trust = {"insecure": True} if simulation else {"root-certificates": str(self.certificate)}
-        connection = {"address": self.address, **trust}
-        (folder / "flwr" / "config.toml").write_text(
-            tomli_w.dumps({"superlink": {"default": "here", "here": connection}})
-        )
 
     def start(self, name, *command):
-        """A process of its own session, its output in a file."""
-        log = (self.folder / f"{name}.log").open("w")
+        """A process of its own session."""
+        log = (self.folder / f"{name}.log").open("a")
         process = subprocess.Popen(
-            [BIN / command[0], *map(str, command[1:])],
+            [*map(str, command)],
             stdout=log,
             stderr=subprocess.STDOUT,
             env=self.environment,
@@ -99,49 +50,73 @@ class Deployment:
         self.processes.append(process)
         return process
 
-    def superlink(self):
-        tls = ("--ssl-certfile", self.certificate, "--ssl-keyfile", self.key, "--ssl-ca-certfile", self.certificate)
-        options = ("--insecure", "--simulation") if self.simulation else (*tls, "--enable-supernode-auth")
-        place = ("--host", "127.0.0.1", "--port", self.address.split(":")[1])
-        link = self.start(
-            "superlink", "flower-superlink", *options, *place, "--disable-runtime-dependency-installation"
+    def done(self, *command, check=True):
+        """A process that ends by itself."""
+        ended = subprocess.run(
+            [*map(str, command)], env=self.environment, capture_output=True, text=True, cwd=self.folder
         )
-
-        def answers():
-            assert link.poll() is None, self.log("superlink")
-            return self.flwr("supernode", "list", "here", check=False).returncode == 0
-
-        wait(answers, "the SuperLink answers")
-
-    def supernode(self, log, key, /, root=None, **config):
-        words = " ".join(f'{word}="{value}"' for word, value in config.items())
-        trust = ("--root-certificates", root or self.certificate, "--auth-supernode-private-key", key)
-        place = ("--superlink", self.address, "--host", "127.0.0.1", "--port", free_port(), "--max-retries", 2)
-        return self.start(log, "flower-supernode", *trust, *place, "--node-config", words)
-
-    def run(self, method, *options):
-        """Start a run of `experiment.toml`, its results in `run`."""
-        run = {"experiment": "experiment.toml", "method": method, "out": "run", "engines": "engines"}
-        words = " ".join(
-            f'{word}="{value if word == "method" else self.folder / value}"' for word, value in run.items()
-        )
-        self.flwr("run", REPOSITORY, "here", "--run-config", words, *options)
-
-    def flwr(self, *command, check=True):
-        done = subprocess.run([BIN / "flwr", *map(str, command)], env=self.environment, capture_output=True, text=True)
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done
-
-    def online(self):
-        listed = json.loads(self.flwr("supernode", "list", "here", "--format", "json").stdout)
-        return sum(node["status"] == "online" for node in listed["nodes"])
+        assert not check or ended.returncode == 0, ended.stdout + ended.stderr
+        return ended
 
     def log(self, name):
         return (self.folder / f"{name}.log").read_text()
 
+    def answers(self, link):
+        """Whether a SuperLink is up."""
+        assert link.poll() is None, self.log("superlink")
+        return self.done("flwr", "supernode", "list", "here", check=False).returncode == 0
+
     def close(self):
         for process in self.processes:
             kill(process)
+
+
+class Simulation(Processes):
+    """A SuperLink that simulates its nodes."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        (folder / "flwr").mkdir()
+        connection = {"address": f"127.0.0.1:{self.port}", "insecure": True}
+        (folder / "flwr" / "config.toml").write_text(
+            tomli_w.dumps({"superlink": {"default": "here", "here": connection}})
+        )
+
+    def superlink(self):
+        options = ("--insecure", "--simulation", "--disable-runtime-dependency-installation")
+        link = self.start("superlink", "flower-superlink", *options, "--host", "127.0.0.1", "--port", self.port)
+        wait(lambda: self.answers(link), "the SuperLink answers")
+
+    def run(self, method, *options):
+        """Start a run of `experiment.toml`, its results in `run`."""
+        run = {"experiment": "experiment.toml", "out": "run", "engines": "engines"}
+        words = " ".join(f'{word}="{self.folder / value}"' for word, value in run.items())
+        self.done("flwr", "run", REPOSITORY, "here", "--run-config", f'method="{method}" {words}', *options)
+
+
+class Deployment(Processes):
+    """The machines of a federation, each its folder, as they were made for it."""
+
+    def __init__(self, folder, clients, experiment, model):
+        super().__init__(folder)
+        init = ("--out", "fed", "--host", "127.0.0.1", "--port", self.port, "--clients", ",".join(clients))
+        self.done(BIN / "fglfast", "federation", "init", *init, "--experiment", experiment, "--model", model)
+        self.server = folder / "fed" / "server"
+        self.environment["FLWR_HOME"] = str(self.server / "flwr")  # of our own questions
+
+    def superlink(self):
+        link = self.start("superlink", "bash", self.server / "1-superlink.sh")
+        wait(lambda: self.answers(link), "the SuperLink answers")
+        return link
+
+    def supernode(self, name, data, config, folder=None, options=()):
+        script = (folder or self.folder / "fed" / name) / "supernode.sh"
+        place = ("--host", "127.0.0.1", "--port", free_port())
+        return self.start(f"node-{name}", "bash", script, data, config, *place, *options)
+
+    def online(self):
+        listed = json.loads(self.done("flwr", "supernode", "list", "here", "--format", "json").stdout)
+        return sum(node["status"] == "online" for node in listed["nodes"])
 
 
 def kill(process):

@@ -3,13 +3,14 @@
 import json
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from fglfast.base.errors import UsageError
 from fglfast.federation.arena import Arena, run_experiment
 from fglfast.federation.experiment import METHODS, Experiment
+from fglfast.federation.history import Row
 from fglfast.federation.methods import together
-from fglfast.federation.rounds import Row
 from fglfast.federation.summary import summarise
 from fglfast.synthesis.drawn import Drawn
 from fglfast.training.evaluate import evaluate
@@ -35,7 +36,7 @@ def test_every_method_ran_all_its_rounds(arena):
     last = {result.method: result.rows[-1].round for result in arena.results}
     assert last == {
         **dict.fromkeys(("fedavg", "fedprox", "centralized", "local"), 3),
-        **dict.fromkeys(("fgl", "server-only", "public-only"), 0),
+        **dict.fromkeys(("fgl", "server-only", "public-only", "fedcgs"), 0),
         "fgl-rounds": 2,
         "fgl-rounds-finetune": 2,
     }
@@ -61,6 +62,18 @@ def test_the_server_alone_uploads_nothing_and_is_judged_as_all_others_are(arena,
     shot = json.loads((folder / "run/seed0/one-shot/model/train.json").read_text())["run"]
     assert trained["settings"] == shot["settings"], "the images are all that differs"
     assert not (folder / "run/seed0/public-only/0/images").exists()
+
+
+def test_moments_weigh_less_than_a_model_and_do_not_change_the_network(arena, folder):
+    from safetensors.torch import load_file
+
+    [row] = rows(arena, "fedcgs")
+    assert 0 < row.bytes_up < 3 * arena.results[0].model_bytes
+    made, alone = (
+        load_file(folder / "run/seed0" / method / "model/model.safetensors") for method in ("fedcgs", "server-only")
+    )
+    changed = {name for name in made if not torch.equal(made[name], alone[name])}
+    assert changed and all(name.startswith("classifier") for name in changed)
 
 
 def test_without_public_images_their_row_is_left_out(arena, experiment, folder, capsys):
@@ -90,7 +103,7 @@ def test_local_is_the_mean_over_models_with_the_worst_beside(arena):
 
 
 def test_a_client_without_held_out_images_counts_as_nothing():
-    none = Row(round=1, accuracy=0.0, worst_client=0.0, by_client=(None,), test_accuracy=0.1)
+    none = Row(round=1, accuracy=None, worst_client=None, by_client=(None,), test_accuracy=0.1)
     some = Row(round=1, accuracy=0.8, worst_client=0.8, by_client=(0.8,), test_accuracy=0.3)
     (both,) = together([[none], [some]])
     assert (both.accuracy, both.worst_client, both.by_client) == (0.8, 0.8, (None, 0.8))
@@ -106,7 +119,7 @@ def test_the_model_is_what_the_table_says(arena, folder, public):
 
 
 def test_a_second_run_redoes_nothing(arena, experiment, folder, monkeypatch):
-    monkeypatch.setattr("fglfast.federation.loopback.LoopbackGrid.send_and_receive", _refuse)
+    monkeypatch.setattr("fglfast.federation.loopback.LoopbackGrid.push_messages", _refuse)
     for module in ("pipeline.one_shot", "federation.methods"):
         monkeypatch.setattr(f"fglfast.{module}.train", _refuse)
     again = run_experiment(experiment, folder / "run", folder / "engines")

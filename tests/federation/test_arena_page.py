@@ -2,8 +2,8 @@
 
 from fglfast.federation.arena import Arena
 from fglfast.federation.experiment import Experiment
+from fglfast.federation.history import Row
 from fglfast.federation.methods import Result
-from fglfast.federation.rounds import Row
 from fglfast.report.arena_page import AXES, draw, write_page
 
 

@@ -1,19 +1,23 @@
 import numpy as np
 import pytest
+import torch
 from flwr.app import Context, RecordDict
 from PIL import Image
 from small_federation import CLASSES, write_images
 
 from fglfast.base.errors import BadInputError, UsageError
+from fglfast.client.learn import LearnSettings
 from fglfast.client.privacy import Budget
 from fglfast.federation import wire
 from fglfast.federation.client_app import app
 from fglfast.federation.clients import domains, everything, open_client, simulated, split_over_clients
 from fglfast.federation.experiment import Partition
+from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.images.attributes import SHADES
 from fglfast.images.dataset import read_dataset
-from fglfast.payload import load_payload
+from fglfast.payload import load_payload, save_payload
+from fglfast.training.model import build_model
 
 
 @pytest.fixture
@@ -27,7 +31,7 @@ def context(node, run=None):
     return Context(1, 2, node, RecordDict(), run or {})
 
 
-@pytest.mark.parametrize("kind", ["iid", "dirichlet", "dirichlet-classes"])
+@pytest.mark.parametrize("kind", ["iid", "dirichlet", "dirichlet-classes", "classes", "shards", "quantity"])
 def test_every_image_goes_to_one_client(private, kind):
     dataset = read_dataset(private)
     parts = split_over_clients(dataset, Partition(kind=kind, clients=4, beta=0.5), seed=3)
@@ -74,15 +78,87 @@ def test_a_standing_client_reads_what_its_own_configuration_names(private, rando
     assert len(client.dataset) == len(read_dataset(private))
 
 
-def answers(there, times, path):
-    """The payloads that a client of a context sends, each in a file."""
+def asks(there, message_type, form, **asked):
+    """What a client of a context answers."""
     grid = LoopbackGrid(app, [0], {})
     grid.contexts = dict.fromkeys(grid.contexts, there)
-    asked = wire.config(**{"prompt-level": "class", "class-names": list(CLASSES)})
+    told = {"prompt-level": "class", "class-names": list(CLASSES), **asked}
+    return CountedGrid(grid, timeout=10, least=1).ask(message_type, wire.config(**told), form, {2: "ann"})
+
+
+def answers(there, times, path):
+    """The payloads that a client of a context sends, each in a file."""
     for _ in range(times):
-        [reply] = wire.CountedGrid(grid, timeout=10, least=1).ask(wire.PAYLOAD, asked)
-        path.write_bytes(reply.content.config_records[wire.CONFIG][wire.FILE])
+        [content] = asks(there, wire.PAYLOAD, wire.payload_of).good.values()
+        path.write_bytes(content)
         yield path
+
+
+@pytest.mark.parametrize(
+    ("message_type", "asked", "word"),
+    [
+        (wire.PAYLOAD, {"prompt-level": "instance"}, "payload:instance"),
+        (wire.PAYLOAD, {"prompt-level": "learned"}, "payload:learned"),
+        (wire.TRAIN, {}, "train"),
+        (wire.EVALUATE, {}, "evaluate"),
+    ],
+)
+def test_a_client_answers_what_its_own_configuration_names_and_refuses_the_rest_by_name(
+    message_type, asked, word, private, random_mini, experiment, tiny_arch
+):
+    torch.manual_seed(0)
+    model = build_model(tiny_arch, CLASSES)
+    told = {
+        "model": model.config.to_json_string(use_diff=False),
+        "image-size": 16,
+        "validation-share": 0.1,
+        "local": experiment.local.model_dump_json(),
+        "learn": LearnSettings(steps=1, vectors=1).model_dump_json(),
+        "seed": 0,
+        "server-round": 1,
+        "proximal-mu": 0.0,
+        **asked,
+    }
+    node = {"data": private, "model": str(random_mini)}
+    records = {wire.ARRAYS: wire.weights_record(model.state_dict())}
+
+    def ask(answers):
+        grid = LoopbackGrid(app, [0], {})
+        grid.contexts = dict.fromkeys(grid.contexts, context({**node, **answers}))
+        told_all = {"prompt-level": "class", "class-names": list(CLASSES), **told}
+        counted = CountedGrid(grid, timeout=10, least=1)
+        return counted.ask(message_type, {**records, **wire.config(**told_all)}, lambda content: content, {2: "ann"})
+
+    [why] = ask({}).refused.values()
+    assert f"does not answer {word}" in why
+    assert not ask({"answers": word}).refused
+
+
+def test_without_a_word_a_client_gives_its_classes_and_takes_the_model(private, random_mini):
+    assert open_client(context({"data": private, "model": str(random_mini)})).answers == {"payload:class", "deliver"}
+    with pytest.raises(UsageError, match="'everything'"):
+        open_client(context({"data": private, "model": str(random_mini), "answers": "everything"}))
+
+
+def test_no_reply_tells_how_many_images_a_client_with_noise_has(experiment, private, random_mini, tiny_arch, tmp_path):
+    from fglfast.client.embed import embed
+
+    noisy = embed(read_dataset(private), "ann", random_mini, budget=Budget(epsilon=3.0))
+    save_payload(noisy, tmp_path / "ann.safetensors")
+    node = {"data": private, "payload": str(tmp_path / "ann.safetensors"), "answers": "evaluate"}
+    torch.manual_seed(0)
+    model = build_model(tiny_arch, CLASSES)
+    grid = LoopbackGrid(app, [0], {})
+    grid.contexts = dict.fromkeys(grid.contexts, context(node))
+    told = {"model": model.config.to_json_string(use_diff=False), "image-size": 16, "validation-share": 0.3}
+    records = {wire.ARRAYS: wire.weights_record(model.state_dict())}
+    for kind in (wire.EVALUATE, wire.DELIVER):
+        asked = {**records, **wire.config(**told, **{"class-names": list(CLASSES)})}
+        counted = CountedGrid(grid, timeout=10, least=1)
+        [content] = counted.ask(kind, asked, lambda content: content, {2: "ann"}).good.values()
+        [record] = content.metric_records.values()
+        assert set(record) == {wire.SHARE if kind == wire.EVALUATE else wire.KEPT}
+        assert all(value == round(value, 2) for value in record.values())
 
 
 def test_a_ready_payload_is_sent_as_it_is_however_often(private, tmp_path):

@@ -1,6 +1,7 @@
 """Payloads as a server receives them: from strangers."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,11 +14,12 @@ from fglfast.base.errors import BadInputError, FglError
 from fglfast.client.embed import embed
 from fglfast.client.learn import LearnSettings
 from fglfast.federation import client_app, wire
-from fglfast.federation.collect import collect_payloads, collected
+from fglfast.federation.collect import collect_payloads, merged_payloads
 from fglfast.federation.experiment import Experiment
+from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.images.dataset import read_dataset
-from fglfast.payload import Privacy, load_payload, save_payload
+from fglfast.payload import load_payload, save_payload
 from fglfast.payload.keys import find_or_make_key
 from fglfast.payload.merge import merge_payloads
 from fglfast.training.model import build_model, model_of
@@ -36,9 +38,15 @@ def payload_bytes(private, random_mini, tmp_path_factory):
     return make
 
 
-def grid_of(*contents, least=2):
-    """Clients that answer with given bytes."""
+def grid_of(*contents, least=2, told=None):
+    """Clients that answer with given bytes; what the server tells those that it turns away goes into `told`."""
+    told = [] if told is None else told
     app, calls = ClientApp(), []
+
+    @app.query("refused")
+    def refused(message, context):
+        told.append((context.node_config["partition-id"], message.content.config_records[wire.CONFIG][wire.REFUSED]))
+        return Message(RecordDict(), reply_to=message)
 
     @app.query("payload")
     def payload(message, context):
@@ -46,42 +54,53 @@ def grid_of(*contents, least=2):
         content = contents[context.node_config["partition-id"]]
         return Message(RecordDict({wire.CONFIG: ConfigRecord({wire.FILE: content})}), reply_to=message)
 
-    return wire.CountedGrid(LoopbackGrid(app, list(range(len(contents))), {}), timeout=10, least=least), calls
+    return CountedGrid(LoopbackGrid(app, list(range(len(contents))), {}), timeout=10, least=least), calls
 
 
-def collect(grid, experiment, model, folder):
-    return collect_payloads(grid, experiment, CLASSES, model, folder)
+def collect(grid, experiment, folder):
+    took = collect_payloads(grid, experiment, CLASSES, folder)
+    return sorted(folder.glob("*.safetensors")), took
 
 
-def test_sound_payloads_are_kept_and_weighed(payload_bytes, experiment, random_mini, tmp_path):
+def test_sound_payloads_are_kept_and_weighed(payload_bytes, experiment, tmp_path):
     contents = [payload_bytes("ann"), payload_bytes("bob")]
     grid, _ = grid_of(*contents)
-    paths, collected = collect(grid, experiment, random_mini, tmp_path)
+    paths, collected = collect(grid, experiment, tmp_path)
     assert [load_payload(path).header.client for path in paths] == ["ann", "bob"]
     assert 0 <= collected.bytes_up - sum(map(len, contents)) < 200
 
 
 @pytest.mark.parametrize("bad", ["text", "truncated", "classes", "name", "lookalike"])
-def test_what_is_not_sound_is_refused_by_itself(bad, payload_bytes, experiment, random_mini, tmp_path, capsys):
-    third = {
-        "text": b"not a payload",
-        "truncated": payload_bytes("eve")[:-100],
-        "classes": payload_bytes("eve", (*CLASSES, "coat")),
-        "name": payload_bytes("ann"),
-        "lookalike": payload_bytes("ANN"),
+def test_what_is_not_sound_is_refused_by_itself(bad, payload_bytes, experiment, tmp_path, capsys):
+    third, why = {
+        "text": (b"not a payload", "header"),
+        "truncated": (payload_bytes("eve")[:-100], "tensors"),
+        "classes": (payload_bytes("eve", (*CLASSES, "coat")), "class names"),
+        "name": (payload_bytes("ann"), "the name 'ann'"),
+        "lookalike": (payload_bytes("ANN"), "that of node 2"),
     }[bad]
-    grid, _ = grid_of(payload_bytes("ann"), payload_bytes("bob"), third)
-    paths, _ = collect(grid, experiment, random_mini, tmp_path)
-    assert len(paths) == 2 and "payload refused" in capsys.readouterr().err
-    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    told = []
+    grid, _ = grid_of(payload_bytes("ann"), payload_bytes("bob"), third, told=told)
+    paths, took = collect(grid, experiment, tmp_path)
+    assert len(paths) == 2 and [(member.name, member.node) for member in took.members] == [("ann", 2), ("bob", 3)]
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("payloads: "))
+    assert line.startswith("payloads: asked 3, answered 2; left out node 4: ") and why in line
+    [(number, heard)] = told
+    assert number == 2 and why in heard and str(tmp_path) not in heard, "who came second is told why"
 
 
-def test_a_payload_that_comes_under_a_second_name_is_left_out(payload_bytes, experiment, random_mini, tmp_path, capsys):
-    noise = Privacy(mechanism="gaussian", epsilon=1.0, delta=1e-5, clip=1.0, noise=0.1)
-    grid, _ = grid_of(*(payload_bytes(name, privacy=noise) for name in ("ann", "bob")), payload_bytes("cid"))
-    paths, _ = collect(grid, experiment, random_mini, tmp_path)
-    assert {load_payload(path).header.client for path in paths} == {"ann", "cid"}
-    assert "or it copies one" in capsys.readouterr().err
+def test_a_payload_that_comes_under_a_second_name_is_left_out(private, experiment, random_mini, tmp_path, capsys):
+    learned = experiment.model_copy(update={"prompt_level": "learned"})
+    contents, draw = [], np.random.default_rng(0)
+    made = embed(read_dataset(private), "ann", random_mini)
+    made = replace(made, embeddings=draw.normal(size=made.embeddings.shape).astype(np.float16))
+    for name in ("ann", "bob"):
+        header = made.header.model_copy(update={"client": name, "prompt_level": "learned"})
+        save_payload(replace(made, header=header), tmp_path / name)
+        contents.append((tmp_path / name).read_bytes())
+    paths, _ = collect(grid_of(*contents, least=1)[0], learned, tmp_path / "kept")
+    assert {load_payload(path).header.client for path in paths} == {"ann"}
+    assert "'bob' sent the payload of node 2" in capsys.readouterr().err
 
 
 def test_with_a_list_only_payloads_that_its_clients_signed_are_kept(private, experiment, random_mini, tmp_path, capsys):
@@ -99,41 +118,39 @@ def test_with_a_list_only_payloads_that_its_clients_signed_are_kept(private, exp
         told = {"data": private, "model": str(random_mini), **config}
         grid.contexts[node] = Context(context.run_id, node, told, RecordDict(), {})
     asked = experiment.model_copy(update={"allow": tmp_path / "allow.toml"})
-    paths, _ = collect(wire.CountedGrid(grid, timeout=10, least=2), asked, random_mini, tmp_path / "kept")
+    paths, _ = collect(CountedGrid(grid, timeout=10, least=2), asked, tmp_path / "kept")
     assert [load_payload(path, allowed=asked.allowed()).header.client for path in paths] == ["ann", "bob"]
     said = capsys.readouterr().err
     assert "signature: of key" in said and "'eve' has to sign" in said
 
 
-def test_clients_learn_where_the_experiment_says_so(experiment, random_mini, tmp_path):
+def test_clients_learn_where_the_experiment_says_so(experiment, tmp_path):
     asked = experiment.model_copy(update={"prompt_level": "learned", "learn": LearnSettings(steps=2, vectors=2)})
     (tmp_path / "learned.toml").write_text(asked.to_toml())
     run = {"experiment": str(tmp_path / "learned.toml"), "seed": 0}
-    grid = wire.CountedGrid(LoopbackGrid(client_app.app, [0, 1, 2], run), timeout=60, least=2)
-    paths, _ = collect(grid, asked, random_mini, tmp_path / "kept")
+    grid = CountedGrid(LoopbackGrid(client_app.app, [0, 1, 2], run), timeout=60, least=2)
+    paths, _ = collect(grid, asked, tmp_path / "kept")
     payloads = [load_payload(path) for path in paths]
     assert len(payloads) == 3 and {payload.header.prompt_level for payload in payloads} == {"learned"}
     rows = [row.tobytes() for payload in payloads for row in payload.embeddings]
     assert len(set(rows)) == len(rows), "each client learns from its own images"
 
 
-def test_too_few_sound_payloads_end_the_run(payload_bytes, experiment, random_mini, tmp_path):
+def test_too_few_sound_payloads_end_the_run(payload_bytes, experiment, tmp_path):
     grid, _ = grid_of(payload_bytes("ann"), b"nonsense")
-    with pytest.raises(FglError, match="1 sound payloads, 2 are needed"):
-        collect(grid, experiment, random_mini, tmp_path)
+    with pytest.raises(FglError, match="1 clients sent a sound payload, 2 are needed"):
+        collect(grid, experiment, tmp_path)
 
 
-def test_payloads_are_asked_for_once(payload_bytes, experiment, random_mini, tmp_path):
+def test_payloads_are_asked_for_once(payload_bytes, experiment, tmp_path):
     grid, calls = grid_of(payload_bytes("ann"), payload_bytes("bob"))
-    first = collect(grid, experiment, random_mini, tmp_path)
-    assert collect(grid, experiment, random_mini, tmp_path) == first
+    first = collect(grid, experiment, tmp_path)
+    assert collect(grid, experiment, tmp_path) == first
     assert len(calls) == 2
 
 
 @pytest.mark.parametrize("form", ["tokens", "shape"])
-def test_a_payload_of_another_form_is_left_out_and_stops_nobody(
-    form, payload_bytes, experiment, random_mini, tmp_path, capsys
-):
+def test_a_payload_of_another_form_is_left_out_and_stops_nobody(form, payload_bytes, experiment, tmp_path, capsys):
     sound = tmp_path / "ann.safetensors"
     sound.write_bytes(payload_bytes("eve"))
     made = load_payload(sound)
@@ -145,30 +162,39 @@ def test_a_payload_of_another_form_is_left_out_and_stops_nobody(
         made = replace(made, embeddings=made.embeddings[:, 1:])
     save_payload(made, sound)
     grid, _ = grid_of(payload_bytes("ann"), payload_bytes("bob"), sound.read_bytes())
-    paths, _ = collect(grid, experiment, random_mini, tmp_path / "clients")
+    paths, _ = collect(grid, experiment, tmp_path / "clients")
     assert len(merge_payloads(map(load_payload, paths)).clients) == 2
     assert "not embeddings of [16, 64]" in " ".join(capsys.readouterr().err.split())
 
 
 def reply(**numbers):
-    message = Message(RecordDict(), 2, wire.EVALUATE)
-    return Message(RecordDict({wire.METRICS: MetricRecord(numbers)}), reply_to=message)
+    return RecordDict({wire.METRICS: MetricRecord(numbers)})
 
 
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [
-        ({wire.EXAMPLES: 5, wire.RIGHT: 5}, None),
-        ({wire.EXAMPLES: 5, wire.RIGHT: 6}, "6 of 5 images are right"),
-        ({wire.EXAMPLES: 1 << 60, wire.RIGHT: 6}, "num-examples is"),
-        ({wire.EXAMPLES: 5.0, wire.RIGHT: 1}, "num-examples is 5.0"),
-        ({wire.EXAMPLES: -1, wire.RIGHT: 0}, "num-examples is -1"),
-        ({wire.EXAMPLES: 5}, "cannot be read"),
+        ({wire.SHARE: 0.5}, None),
+        ({}, None),
+        ({wire.SHARE: 1.1}, "share-right is 1.1"),
+        ({wire.SHARE: 1}, "share-right is 1"),
+        ({wire.SHARE: [0.5]}, "share-right is"),
+        ({wire.SHARE: float("nan")}, "share-right is nan"),
+        ({wire.SHARE: 0.5, "num-examples": 9}, "1 keys too many or too few: 'num-examples'"),
     ],
 )
 def test_numbers_that_cannot_be_are_named(numbers, words):
-    found = wire.complaint(reply(**numbers), wire.EVALUATE, RecordDict())
-    assert found is None if words is None else words in found
+    if words is None:
+        assert wire.read(reply(**numbers), wire.share_of) == numbers.get(wire.SHARE)
+        return
+    with pytest.raises(wire.UnfitError, match=re.escape(words)):
+        wire.read(reply(**numbers), wire.share_of)
+
+
+def test_a_second_record_is_named():
+    content = RecordDict({wire.METRICS: MetricRecord({wire.SHARE: 0.5}), "more": MetricRecord({"x": 1})})
+    with pytest.raises(wire.UnfitError, match="'more'"):
+        wire.read(content, wire.share_of)
 
 
 def test_a_global_model_is_no_larger_than_the_weights_that_came_with_it(tmp_path):
@@ -190,11 +216,12 @@ def test_classes_that_send_the_same_prompt_end_the_run_unless_they_may(experimen
     (tmp_path / "e.toml").write_text(experiment.model_copy(update=made).to_toml())
     asked = Experiment.from_toml(tmp_path / "e.toml")
     grid = LoopbackGrid(client_app.app, [0, 1, 2], {"experiment": str(tmp_path / "e.toml"), "seed": 0})
-    counted = wire.CountedGrid(grid, timeout=60, least=2)
+    counted = CountedGrid(grid, timeout=60, least=2)
+    collect_payloads(counted, asked, names, tmp_path / "out")
     with pytest.raises(BadInputError, match="'bag', 'Bag'") as refused:
-        collected(counted, asked, names, tmp_path / "out")
+        merged_payloads(tmp_path / "out", asked)
     assert "allow_same_prompt" in refused.value.hint
     allowed = asked.model_copy(update={"allow_same_prompt": True})
-    merged, _ = collected(counted, allowed, names, tmp_path / "out")
+    merged = merged_payloads(tmp_path / "out", allowed)
     assert merged.class_names == names
     assert "their images are drawn alike" in " ".join(capsys.readouterr().err.split())

@@ -4,59 +4,43 @@ import json
 
 import pytest
 import torch
-from flwr.app import Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import Error, Message
+from playing_clients import grid_of, members_of, playing_app
 from small_federation import CLASSES
 
-from fglfast.base.errors import FglError
+from fglfast.base.errors import IncompleteError
 from fglfast.federation import wire
-from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.rounds import Federation, Plan
 from fglfast.training.model import build_model
 
 SIZES = {0: 1, 1: 3, 2: 6}  # images of each client
+RIGHT = {0: 0.0, 1: 1 / 3, 2: 2 / 6}  # share of its held-out ones
 
 
 class KilledError(Exception):
     """Stands for a kill of the server."""
 
 
-def adding_app(asked=None, failing=(), spoil=None):
-    """A client whose weights after a round are those it got, plus its number; the last one may spoil its reply."""
-    app = ClientApp()
+def adding_app(asked=None, failing=(), spoil=lambda number, weights: weights):
+    """A client whose weights after a round are those it got, plus its number."""
 
-    @app.train()
-    def train(message, context):
-        number = context.node_config["partition-id"]
+    def add(number, weights):
         if number in failing:
             raise RuntimeError("broken disk")
-        weights = wire.weights(message.content.array_records[wire.ARRAYS])
-        weights = {name: tensor + number for name, tensor in weights.items()}
-        metrics = MetricRecord({wire.EXAMPLES: SIZES[number], wire.LOSS: 0.0})
-        if asked is not None:
-            asked.append(dict(message.content.config_records[wire.CONFIG]))
-        content = RecordDict({wire.ARRAYS: wire.weights_record(weights), wire.METRICS: metrics})
-        reply = Message(content, reply_to=message)
-        if spoil is not None and number == max(SIZES):
-            spoil(reply)
-        return reply
+        return spoil(number, {name: tensor + number for name, tensor in weights.items()})
 
-    @app.evaluate()
-    def evaluate(message, context):
-        number = context.node_config["partition-id"]
-        metrics = MetricRecord({wire.EXAMPLES: SIZES[number], wire.RIGHT: number})
-        return Message(RecordDict({wire.METRICS: metrics}), reply_to=message)
-
-    return app
+    return playing_app(add, lambda number, weights: RIGHT[number], asked)
 
 
 @pytest.fixture
 def federation(experiment, tiny_arch):
-    def make(app, least=2):
+    def make(app, least=2, sizes=(1, 3, 6), **changes):
         torch.manual_seed(0)
         model = build_model(tiny_arch, CLASSES)
-        grid = wire.CountedGrid(LoopbackGrid(app, list(SIZES), {}), timeout=10, least=least)
-        return Federation(grid, experiment, 0, CLASSES, model, lambda model: 0.5)
+        trusted = tuple(f"client{number:03d}" for number in range(len(sizes)))
+        known = experiment.model_copy(update={"trusted_counts": trusted, **changes})
+        grid = grid_of(app, len(sizes), least)
+        return Federation(grid, members_of(sizes), known, 0, CLASSES, model, lambda model: 0.5)
 
     return make
 
@@ -69,10 +53,17 @@ def run(made, folder, plan=Plan("fedavg", 3)):  # noqa: B008 (a frozen plan)
     return made.run(plan, start(made), folder)
 
 
-def test_clients_count_by_their_images(federation, tmp_path):
+def test_clients_count_by_the_images_that_their_payloads_claim(federation, tmp_path):
     weights, _ = run(federation(adding_app()), tmp_path)
     mean = (0 * 1 + 1 * 3 + 2 * 6) / 10
     assert all(torch.allclose(tensor, torch.tensor(3 * mean)) for tensor in weights.values())
+
+
+def test_a_claim_counts_no_more_than_all_others_together_unless_it_is_trusted(federation, tmp_path):
+    made = federation(adding_app(), sizes=(1, 3, 10**9), trusted_counts=())
+    weights, _ = run(made, tmp_path, Plan("fedavg", 1))
+    mean = (0 * 1 + 1 * 3 + 2 * 4) / 8
+    assert all(torch.allclose(tensor, torch.tensor(mean)) for tensor in weights.values())
 
 
 def test_what_counts_batches_stays_whole(federation, tmp_path):
@@ -82,10 +73,16 @@ def test_what_counts_batches_stays_whole(federation, tmp_path):
     assert {name: tensor.dtype for name, tensor in weights.items()} == {name: t.dtype for name, t in fresh.items()}
 
 
-def test_accuracy_counts_every_image_once_and_names_the_worst_client(federation, tmp_path):
+def test_accuracy_counts_every_claimed_image_once_and_names_the_worst_client(federation, tmp_path):
     _, rows = run(federation(adding_app()), tmp_path)
-    assert rows[-1].accuracy == pytest.approx((0 + 1 + 2) / 10)
+    assert rows[-1].accuracy == pytest.approx((0 + 1 + 2) / 10) and rows[-1].median == pytest.approx(1 / 3)
     assert rows[-1].by_client == pytest.approx((0.0, 1 / 3, 2 / 6)) and rows[-1].worst_client == 0.0
+
+
+def test_clients_that_judge_nothing_leave_an_accuracy_unknown(federation, tmp_path):
+    silent = playing_app(lambda number, weights: weights, lambda number, weights: None)
+    _, rows = run(federation(silent), tmp_path)
+    assert (rows[-1].accuracy, rows[-1].median, rows[-1].by_client) == (None, None, (None,) * 3)
 
 
 def test_the_test_set_is_read_at_milestones_and_at_the_end_only(federation, tmp_path):
@@ -101,10 +98,11 @@ def test_bytes_are_those_of_the_training_messages(federation, tmp_path):
     assert 3 * 3 * one_way <= rows[-1].bytes_down < 1.5 * 3 * 3 * one_way
 
 
-def test_a_run_goes_on_after_the_last_round_and_ends_the_same(federation, tmp_path, monkeypatch):
-    asked = []
-    whole, rows = run(federation(adding_app()), tmp_path / "whole")
-    made, calls = federation(adding_app(asked)), iter(range(100))
+@pytest.mark.parametrize("strategy", ["fedavg", "fedavgm", "fedadam", "krum"])
+def test_a_run_goes_on_after_the_last_round_and_ends_the_same(federation, tmp_path, strategy, experiment):
+    asked, server = [], experiment.server.model_copy(update={"strategy": strategy})
+    whole, rows = run(federation(adding_app(), server=server), tmp_path / "whole")
+    made, calls = federation(adding_app(asked), server=server), iter(range(100))
 
     def kill(weights, number):
         if next(calls) == 1:
@@ -115,8 +113,8 @@ def test_a_run_goes_on_after_the_last_round_and_ends_the_same(federation, tmp_pa
     with pytest.raises(KilledError):
         run(made, tmp_path / "killed", plan)
     asked.clear()
-    weights, again = run(federation(adding_app(asked)), tmp_path / "killed")
-    assert {call["server-round"] for call in asked} == {2, 3}
+    weights, again = run(federation(adding_app(asked), server=server), tmp_path / "killed")
+    assert {told["server-round"] for _, told in asked} == {2, 3}
     assert all(torch.equal(weights[name], whole[name]) for name in whole)
     free = {"server_seconds", "client_seconds"}
     assert [row.model_dump(exclude=free) for row in again] == [row.model_dump(exclude=free) for row in rows]
@@ -140,37 +138,110 @@ def test_what_the_server_does_with_an_average_is_what_clients_get(federation, tm
 def test_fedprox_tells_its_clients(federation, tmp_path):
     asked = []
     run(federation(adding_app(asked)), tmp_path, Plan("fedprox", 1, proximal_mu=0.25))
-    assert {call["proximal-mu"] for call in asked} == {0.25}
+    assert {told["proximal-mu"] for _, told in asked if "proximal-mu" in told} == {0.25}
 
 
 def test_a_failing_client_is_named_and_the_others_carry_on(federation, tmp_path, capsys):
-    weights, _ = run(federation(adding_app(failing=(2,))), tmp_path)
-    assert "broken disk" in capsys.readouterr().err
-    assert all(torch.allclose(tensor, torch.tensor(3 * 3 / 4)) for tensor in weights.values())
+    weights, rows = run(federation(adding_app(failing=(0,))), tmp_path, Plan("fedavg", 1))
+    said = capsys.readouterr().err
+    assert "asked 3, answered 2; left out client000 (node 2): RuntimeError: broken disk" in said
+    assert all(torch.allclose(tensor, torch.tensor(15 / 9)) for tensor in weights.values())
+    assert rows[-1].clients == 2
+
+
+def test_a_dead_client_has_its_own_name(federation, tmp_path, capsys):
+    made = federation(adding_app())
+    del made.grid.grid.contexts[2]
+    _, rows = run(made, tmp_path, Plan("fedavg", 1))
+    assert "round 1: asked 3, answered 2; dead client000 (node 2)" in capsys.readouterr().err
+    assert rows[-1].by_client[0] is None and rows[-1].clients == 2
+
+
+def test_a_late_client_has_its_own_name(federation, tmp_path, capsys, monkeypatch):
+    made = federation(adding_app())
+    made.grid.timeout = 0.1
+    pull = made.grid.grid.pull_messages
+    late = "message-1"  # the first client's
+    monkeypatch.setattr(made.grid.grid, "pull_messages", lambda names: pull(set(names) - {late}))
+    run(made, tmp_path, Plan("fedavg", 1))
+    assert "late client000 (node 2)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("code", "word"), [(3, "late"), (4, "late"), (5, "dead")])
+def test_what_the_superlink_says_of_a_client_is_said_of_that_client(
+    federation, tmp_path, capsys, monkeypatch, code, word
+):
+    made = federation(adding_app())
+    answer = made.grid.grid._answer
+
+    def silent(message):
+        if message.metadata.dst_node_id == 2 and message.metadata.message_type == wire.TRAIN:
+            return Message(Error(code, reason="unavailable"), reply_to=message)
+        return answer(message)
+
+    monkeypatch.setattr(made.grid.grid, "_answer", silent)
+    run(made, tmp_path, Plan("fedavg", 1))
+    assert f"answered 2; {word} client000 (node 2)" in capsys.readouterr().err
+
+
+def test_a_reply_that_flower_cannot_read_is_one_clients_failure(federation, tmp_path, capsys, monkeypatch):
+    made = federation(adding_app())
+    pull = made.grid.grid.pull_messages
+
+    def broken(names):
+        if "message-4" in names:  # of the first round, after three judgements
+            raise ValueError("cannot be inflated")
+        return pull(names)
+
+    monkeypatch.setattr(made.grid.grid, "pull_messages", broken)
+    _, rows = run(made, tmp_path, Plan("fedavg", 1))
+    assert "left out client000 (node 2): its reply cannot be read" in capsys.readouterr().err
+    assert rows[-1].clients == 2
+
+
+def test_a_stranger_is_not_asked(federation, tmp_path):
+    asked = []
+    made = federation(adding_app(asked))
+    made._all = made._all[:2]
+    made.members = made._without(())
+    weights, _ = run(made, tmp_path, Plan("fedavg", 1))
+    assert {number for number, _ in asked} == {0, 1}
+    assert all(torch.allclose(tensor, torch.tensor(3 / 4)) for tensor in weights.values())
+    made.deliver(weights)
+    assert {number for number, _ in asked} == {0, 1}
+
+
+def test_a_part_of_the_clients_is_drawn_for_each_round(federation, tmp_path, experiment):
+    asked = []
+    few = experiment.rounds.model_copy(update={"participation": 0.34})
+    made = federation(adding_app(asked), least=1, rounds=few)
+    run(made, tmp_path)
+    rounds = [
+        [number for number, told in asked if told.get("server-round") == k and "proximal-mu" in told] for k in (1, 2, 3)
+    ]
+    assert [len(found) for found in rounds] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda reply: reply.content.pop(wire.METRICS), "cannot be read"),
-        (lambda reply: reply.content.pop(wire.ARRAYS), "cannot be read"),
-        (lambda reply: reply.content[wire.METRICS].update({wire.EXAMPLES: -5}), "num-examples is -5"),
-        (lambda reply: reply.content.update({wire.ARRAYS: changed(reply, lambda t: t * float("nan"))}), "not finite"),
-        (lambda reply: reply.content.update({wire.ARRAYS: changed(reply, lambda t: t[None])}), "another model"),
+        (lambda t: t * float("nan"), "not finite"),
+        (lambda t: t[None], "another model"),
+        (lambda t: t.double(), "another model"),
     ],
 )
 def test_nonsense_is_named_and_left_out(federation, tmp_path, capsys, spoil, words):
-    weights, _ = run(federation(adding_app(spoil=spoil)), tmp_path, Plan("fedavg", 1))
+    def last(number, weights):
+        return weights if number < 2 else {name: spoil(tensor.float()) for name, tensor in weights.items()}
+
+    weights, _ = run(federation(adding_app(spoil=last)), tmp_path, Plan("fedavg", 1))
     said = capsys.readouterr().err
-    assert "left out: " in said and words in said
+    assert "left out client002" in said and words in said
     assert all(torch.allclose(tensor, torch.tensor(3 / 4)) for tensor in weights.values())
 
 
-def changed(reply, change):
-    weights = wire.weights(reply.content.array_records[wire.ARRAYS])
-    return wire.weights_record({name: change(tensor.float()) for name, tensor in weights.items()})
-
-
-def test_too_few_answers_end_the_run(federation, tmp_path):
-    with pytest.raises(FglError, match="1 of 3 clients answered, 2 are needed"):
+def test_too_few_answers_end_the_run_until_it_is_run_again(federation, tmp_path):
+    with pytest.raises(IncompleteError, match="1 clients sent sound weights, 2 are needed"):
         run(federation(adding_app(failing=(1, 2))), tmp_path)
+    _, rows = run(federation(adding_app()), tmp_path)
+    assert rows[-1].round == 3

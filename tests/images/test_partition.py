@@ -6,9 +6,13 @@ from hypothesis import strategies as st
 from fglfast.base.errors import UsageError
 from fglfast.images.partition import (
     partition_by_domain,
+    partition_classes,
     partition_dirichlet,
     partition_dirichlet_classes,
+    partition_domain_labels,
     partition_iid,
+    partition_quantity,
+    partition_shards,
 )
 
 labels_of = st.lists(st.integers(0, 6), min_size=12, max_size=200).map(lambda values: np.array(values, dtype=np.int64))
@@ -91,3 +95,48 @@ def test_refusals(partition, images, clients, beta, least):
 def test_iid_refuses_clients_of_too_few_images():
     with pytest.raises(UsageError, match="40 needed"):
         partition_iid(np.zeros(39, dtype=np.int64), 4, 0, 10)
+
+
+@given(st.integers(5, 12), st.integers(2, 4), st.integers(0, 9))
+def test_so_many_classes_a_client_and_no_class_left_out(clients, each, seed):
+    labels = np.repeat(np.arange(10), 40)
+    parts = partition_classes(labels, clients, each, seed)
+    covers(parts, labels)
+    assert {len(np.unique(labels[part])) for part in parts} == {each}
+
+
+def test_classes_that_cannot_all_be_given_out_are_refused():
+    labels = np.repeat(np.arange(10), 40)
+    for clients, each in ((3, 3), (5, 11)):
+        with pytest.raises(UsageError, match="cannot share out 10 classes"):
+            partition_classes(labels, clients, each, 0)
+
+
+@given(st.integers(2, 10), st.integers(1, 3), st.integers(0, 9))
+def test_shards_are_as_many_images_of_few_classes(clients, shards, seed):
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(10), 60))
+    parts = partition_shards(labels, clients, shards, seed)
+    covers(parts, labels)
+    assert max(map(len, parts)) - min(map(len, parts)) <= shards
+    most = shards * (1 + -(-10 // (clients * shards)))
+    assert max(len(np.unique(labels[part])) for part in parts) <= most
+
+
+@given(st.integers(2, 6), st.integers(0, 9))
+def test_quantity_skew_is_of_sizes_and_not_of_classes(clients, seed):
+    labels = np.repeat(np.arange(4), 500)
+    parts = partition_quantity(labels, clients, 0.5, seed)
+    covers(parts, labels)
+    assert min(map(len, parts)) >= 10
+    largest = max(parts, key=len)
+    assert len(np.unique(labels[largest])) == 4
+    with pytest.raises(UsageError, match="none of 1,000 draws"):
+        partition_quantity(labels[:40], 4, 0.001, seed)
+
+
+def test_domains_times_labels():
+    labels = np.tile(np.repeat(np.arange(10), 30), 2)
+    domains = ["photo"] * 300 + ["sketch"] * 300
+    parts = partition_domain_labels(domains, labels, 3, 0.1, 0)
+    covers(parts, labels)
+    assert len(parts) == 6 and all(len({domains[row] for row in part}) == 1 for part in parts)

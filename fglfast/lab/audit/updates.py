@@ -5,19 +5,21 @@ attacker). A run keeps no updates, so the federation goes on for a few rounds fr
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from fglfast.federation import wire
 from fglfast.federation.client_app import app
 from fglfast.federation.clients import simulated
 from fglfast.federation.experiment import Experiment
+from fglfast.federation.grid import Answers, CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
+from fglfast.federation.members import Member
 from fglfast.federation.rounds import Federation, Plan
 from fglfast.lab.audit.members import Clients, Pool
 from fglfast.lab.audit.outputs import Floats, confidences
@@ -25,6 +27,7 @@ from fglfast.training.evaluate import open_classifier
 
 WATCHED = 3  # rounds
 
+T = TypeVar("T")
 Look = Callable[[int, wire.Weights], None]  # the number of a client, and what it sent
 
 
@@ -55,10 +58,16 @@ def updates_seen(
         if len(rows):
             seen_N[rows] += confidences(network, pool.pixels_N3SS[rows], pool.images.labels[rows]) / WATCHED
 
-    clients = range(len(simulated(str(file), seed)))
+    everyone = simulated(str(file), seed)
+    clients = range(len(everyone))
     loopback = LoopbackGrid(app, clients, {"experiment": str(file), "seed": seed})
     grid = _Watched(loopback, experiment.timeout, len(clients), look)
-    federation = Federation(grid, experiment, seed, class_names, network, test=lambda _: 0.0)
+    members = tuple(
+        Member(name=client.name, node=node, images=len(client.dataset))
+        for client, node in zip(everyone, grid.nodes(), strict=True)
+    )
+    known = experiment.model_copy(update={"trusted_counts": tuple(member.name for member in members)})
+    federation = Federation(grid, members, known, seed, class_names, network, test=lambda _: 0.0)
     with tempfile.TemporaryDirectory() as folder:
         federation.run(Plan("watched rounds", WATCHED, proximal_mu), weights, Path(folder))
     for client in clients:
@@ -68,17 +77,19 @@ def updates_seen(
     return seen_N
 
 
-class _Watched(wire.CountedGrid):
+class _Watched(CountedGrid):
     """A grid whose server looks at every update before it averages them."""
 
     def __init__(self, grid: Grid, timeout: float, least: int, look: Look) -> None:
         super().__init__(grid, timeout, least)
         self.look = look
 
-    def ask(self, message_type: str, records: dict[str, Any]) -> list[Message]:
+    def ask(
+        self, message_type: str, records: dict[str, Any], form: Callable[[RecordDict], T], names: Mapping[int, str]
+    ) -> Answers[T]:
         """As ever; nobody notices."""
-        replies = super().ask(message_type, records)
+        answers = super().ask(message_type, records, form, names)
         if message_type == wire.TRAIN:
-            for client, reply in enumerate(replies):  # all of them, in order: no fewer than all have to answer
-                self.look(client, wire.weights(reply.content.array_records[wire.ARRAYS]))
-        return replies
+            for node, update in answers.good.items():
+                self.look(self.nodes().index(node), cast(wire.Weights, update))
+        return answers

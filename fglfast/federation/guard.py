@@ -1,0 +1,116 @@
+"""Whether a round's average is kept, and which client ruined it. Knows no grid: it is told how weights are judged.
+
+An average that lost most of what was learned is not kept. Who is blamed has to stand out twice: its weights moved much
+further than those of most, and without it the round is good. Clients whose classes differ pull an average apart too,
+and none of them is to blame for that: there the last good weights stay.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import torch
+
+from fglfast.federation.wire import Weights, is_finite
+
+ABSURD = 1e3  # times the usual step, and of weights ten times their own size: never an honest one
+FAR = 3.0  # times the usual step
+FLOOR = 0.01  # of the weights' own size: a step below that counts as that
+LOST = 0.25  # of what was known above chance: a round that leaves less is bad
+KNOWN = 0.1  # above chance, before it can be lost
+MOST_TRIED = 20  # clients that are left out one after the other
+Judge = Callable[[Weights], float | None]
+Averaging = Callable[[Sequence[str]], Weights]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a round is held against.
+
+    Attributes:
+        last: accuracy of the last good weights, by the same judge; None if nobody judged.
+        chance: accuracy of guessing.
+    """
+
+    last: float | None
+    chance: float
+
+    def is_bad(self, accuracy: float | None) -> bool:
+        """Whether an average lost what was known; unknown is not bad."""
+        if accuracy is None or self.last is None or self.last - self.chance < KNOWN:
+            return False
+        return not accuracy - self.chance >= LOST * (self.last - self.chance)
+
+
+@dataclass
+class Verdict:
+    """What is made of a bad round.
+
+    Attributes:
+        names: clients whose average is kept; nobody's if the last good weights stay.
+        blamed: clients that ruined it, with the reason.
+        doubted: clients without which this one round is good, and no more is known.
+    """
+
+    names: tuple[str, ...]
+    blamed: dict[str, str] = field(default_factory=dict)
+    doubted: tuple[str, ...] = ()
+
+
+def steps(before: Weights, updates: Mapping[str, Weights], parameters: Sequence[str]) -> dict[str, float]:
+    """How far each client moved the weights, in usual steps: of parameters or of statistics, whichever is more."""
+    moved = [name for name in before if name in set(parameters)]
+    rest = [name for name in before if name not in set(parameters) and before[name].is_floating_point()]
+    ratios = dict.fromkeys(updates, 0.0)
+    for names in filter(None, (moved, rest)):
+        size = _norm([before[name] for name in names])
+        norms = {who: _norm([own[name] - before[name] for name in names]) for who, own in updates.items()}
+        middle = sorted(norms.values())[(len(norms) - 1) // 2]
+        usual = max(middle, FLOOR * size) or max(norms.values()) or 1.0
+        ratios = {who: max(ratios[who], norms[who] / usual) for who in updates}
+    return ratios
+
+
+def absurd(ratios: Mapping[str, float]) -> dict[str, str]:
+    """Clients whose weights nobody need average to know."""
+    return {
+        who: f"its weights moved {ratio:.0e} times as far as usual"
+        for who, ratio in ratios.items()
+        if not ratio <= ABSURD
+    }
+
+
+def find_cause(ratios: Mapping[str, float], average: Averaging, judge: Judge, bar: Bar) -> Verdict:
+    """Which clients ruined a round, by leaving them out.
+
+    Args:
+        ratios: of all clients of the round; see `steps`.
+        average: of some of them, by name.
+        judge: accuracy of weights; None if nobody judges.
+        bar: what a good average reaches.
+    """
+    names = tuple(ratios)
+
+    def is_good(some: Sequence[str]) -> bool:
+        weights = average(some)
+        return is_finite(weights) and not bar.is_bad(judge(weights))
+
+    far = tuple(who for who in names if ratios[who] > FAR)
+    rest = tuple(who for who in names if who not in far)
+    if far and 2 * len(far) < len(names) and is_good(rest):
+        cause = tuple(who for who in far if not is_good((*rest, who)))
+        kept = tuple(who for who in names if who not in cause)
+        words = "its weights moved {:.0f} times as far as usual, and the average without them is good"
+        if cause:
+            return Verdict(kept, {who: words.format(ratios[who]) for who in cause})
+    if 2 < len(names) <= MOST_TRIED:
+        healing = [some for some in combinations(names, len(names) - 1) if is_good(some)]
+        if len(healing) == 1:
+            return Verdict(healing[0], doubted=tuple(set(names) - set(healing[0])))
+    return Verdict(())
+
+
+def _norm(tensors: Sequence[torch.Tensor]) -> float:
+    total = sum(tensor.double().square().sum().item() for tensor in tensors)
+    return math.sqrt(total) if math.isfinite(total) else math.inf

@@ -1,0 +1,74 @@
+"""One round of feature statistics and a closed-form head (FedCGS, arXiv 2503.06962). Knows no grid.
+
+Each client sends, of the features that a frozen network makes of its images, how many there are of each class, their
+sums and their second moments. What those of all clients add up to is what pooling all images would give, so the head, a
+Gaussian classifier with one covariance (linear discriminant analysis), does not depend on how images are spread. The
+network here is the one that the server trains without any client.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from fglfast.base.errors import BadInputError
+from fglfast.federation.wire import Weights
+from fglfast.training.batches import TrainingData
+from fglfast.training.predict import features
+
+RIDGE = 1e-2  # of the mean variance, added to each: few images leave a covariance singular
+ABSENT = -1e4  # the score of a class that nobody holds
+
+COUNTS, SUMS, SQUARES = "counts", "sums", "squares"
+
+
+def moments_of(model: PreTrainedModel, images: TrainingData) -> Weights:
+    """Counts [K], sums [K,F] and second moments [F,F] of the features of the images that are not held out."""
+    head, labels_N = head_of(model), images.labels[images.train]
+    found = empty(head)
+    if len(labels_N):
+        features_NF = features(model, images.pixels[images.train]).double()
+        found[COUNTS] += torch.bincount(labels_N, minlength=head.out_features)
+        found[SUMS].index_add_(0, labels_N, features_NF)
+        found[SQUARES] += features_NF.T @ features_NF
+    return found
+
+
+def empty(head: nn.Linear) -> Weights:
+    """The moments of no image: the form that a client's have."""
+    classes, width = head.out_features, head.in_features
+    shapes = {COUNTS: (classes,), SUMS: (classes, width), SQUARES: (width, width)}
+    return {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
+
+
+def head_of(model: PreTrainedModel) -> nn.Linear:
+    """The last layer of a classifier.
+
+    Raises:
+        BadInputError: it is not linear.
+    """
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
+    if not last or last[0].out_features != model.config.num_labels:
+        raise BadInputError("the architecture has no linear head, which fedcgs fills in", "choose another method")
+    return last[0]
+
+
+def fill_head(model: PreTrainedModel, moments: Iterable[Weights]) -> None:
+    """Put the head of all clients' moments into a model; its other weights stay."""
+    head = head_of(model)
+    total = empty(head)
+    for own in moments:
+        for name, value in own.items():
+            total[name] += value
+    counts_K, present_K = total[COUNTS].clamp(min=0), total[COUNTS] > 0
+    images = counts_K.sum().clamp(min=1)
+    means_KF = total[SUMS] / counts_K.clamp(min=1)[:, None]
+    covariance_FF = (total[SQUARES] - (counts_K[:, None] * means_KF).T @ means_KF) / images
+    ridge = RIDGE * covariance_FF.diagonal().mean().clamp(min=1e-12)
+    eye_FF: Tensor = torch.eye(head.in_features, dtype=torch.float64)
+    weight_KF = torch.linalg.solve(covariance_FF + ridge * eye_FF, means_KF.T).T
+    bias_K = (counts_K / images).clamp(min=1e-12).log() - 0.5 * (weight_KF * means_KF).sum(1)
+    with torch.no_grad():
+        head.weight.copy_(torch.where(present_K[:, None], weight_KF, 0.0))
+        head.bias.copy_(torch.where(present_K, bias_K, ABSENT))

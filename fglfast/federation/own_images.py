@@ -1,0 +1,49 @@
+"""The images that a server has itself, by which it judges an average. Knows no client."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fglfast.federation.experiment import Experiment
+from fglfast.images.dataset import read_dataset
+from fglfast.images.labelled import LabelledImages
+from fglfast.shards.description import read_description
+from fglfast.shards.index import SyntheticImages, read_index
+from fglfast.training.batches import TrainingData
+
+MOST = 512  # of them are enough to see a ruin
+
+
+def own_images(experiment: Experiment, class_names: tuple[str, ...], synthetic: Path | None) -> TrainingData | None:
+    """Some of the server's synthetic images if it has drawn some, else of its public ones, else None.
+
+    Args:
+        experiment: names the public ones.
+        class_names: the classes, in the order of the model's labels.
+        synthetic: a finished folder of synthetic images, or None.
+    """
+    if synthetic is not None:
+        return _synthetic(synthetic, experiment.image_size)
+    if not experiment.public:
+        return None
+    public = read_dataset(experiment.public).named(class_names)
+    return TrainingData.of(_some(public), experiment.image_size, 0.0, seed=0)
+
+
+def _some(dataset: LabelledImages) -> LabelledImages:
+    return dataset.select(_rows(len(dataset)))
+
+
+def _synthetic(folder: Path, size: int) -> TrainingData:
+    description = read_description(folder)
+    index = read_index(folder, description)
+    images, rows = SyntheticImages(index, description.image_size, size), _rows(len(index))
+    pixels = torch.stack([images[int(row)] for row in rows])
+    every = np.arange(len(rows))
+    return TrainingData(pixels, torch.from_numpy(index.labels[rows]), size, every, every[:0])
+
+
+def _rows(count: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+    """Evenly spread, so that every class and client has its part."""
+    return np.unique(np.linspace(0, count - 1, min(MOST, count)).astype(np.int64))

@@ -1,0 +1,145 @@
+"""Every hostile behaviour against honest clients: it is named or harmless, the run ends, and nobody else is blamed."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from playing_clients import GOOD, grid_of, members_of, near, playing_app
+from small_federation import CLASSES
+
+from benchmarks.hostile import JUDGEMENTS, PAYLOADS, UPDATES, HostileApp
+from fglfast.federation.client_app import app
+from fglfast.federation.collect import collect_payloads
+from fglfast.federation.grid import CountedGrid
+from fglfast.federation.loopback import LoopbackGrid
+from fglfast.federation.rounds import Federation, Plan
+from fglfast.training.model import build_model
+
+HOSTILE = 3  # its number among four
+
+
+def named(names):
+    return {attack.name: attack for attack in names}.values()
+
+
+@pytest.fixture(scope="module")
+def file(experiment, tmp_path_factory):
+    path = tmp_path_factory.mktemp("four") / "experiment.toml"
+    four = experiment.partition.model_copy(update={"clients": 4, "kind": "iid"})
+    path.write_text(experiment.model_copy(update={"partition": four}).to_toml())
+    return path
+
+
+@pytest.mark.parametrize("attack", named(PAYLOADS), ids=lambda attack: attack.name)
+def test_a_hostile_payload(attack, file, experiment, tmp_path, capsys):
+    grid = LoopbackGrid(HostileApp(app, attack, HOSTILE), range(4), {"experiment": str(file), "seed": 0})
+    took = collect_payloads(CountedGrid(grid, timeout=10, least=2), experiment, CLASSES, tmp_path / "clients")
+    honest = [f"client{number:03d}" for number in range(HOSTILE)]
+    inside = [member.name for member in took.members]
+    said = capsys.readouterr().err
+    if attack.expected == "refused":
+        assert inside == honest and f"left out node {HOSTILE + 2}" in said
+    else:
+        assert inside == [*honest, "client003"] and "'client003' claims" in said
+    assert len(list((tmp_path / "clients").glob("*.safetensors"))) == len(inside)
+
+
+@pytest.fixture
+def run(experiment, tiny_arch, tmp_path):
+    def make(attack, rounds=3):
+        torch.manual_seed(0)
+        model = build_model(tiny_arch, CLASSES)
+        start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        hostile = HostileApp(playing_app(judge=near(start)), attack, HOSTILE)
+        made = Federation(
+            grid_of(hostile, 4), members_of((30, 40, 50, 60)), experiment, 0, CLASSES, model, lambda _: 0.5
+        )
+        return made.run(Plan("fedavg", rounds), start, tmp_path / "run")
+
+    return make
+
+
+@pytest.mark.parametrize("attack", named(UPDATES), ids=lambda attack: attack.name)
+def test_hostile_weights(attack, run, capsys):
+    weights, rows = run(attack)
+    said = capsys.readouterr().err
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert rows[-1].round == 3 and rows[-1].median == GOOD and rows[-1].kept
+    assert set(rows[-1].left_out) <= {"client003"}
+    assert all(
+        f"left out client00{number}" not in said and f"client00{number} is left out" not in said for number in range(3)
+    )
+    if attack.expected == "refused":
+        assert rows[-1].clients == 3 and "client003" in said
+    else:
+        assert rows[-1].clients == 4 and "client003" not in said
+
+
+@pytest.mark.parametrize("attack", named(JUDGEMENTS), ids=lambda attack: attack.name)
+def test_hostile_judgements(attack, run, capsys):
+    _, rows = run(attack)
+    assert rows[-1].median == GOOD and rows[-1].clients == 4 and rows[-1].left_out == ()
+    assert (rows[-1].by_client[HOSTILE] is None) == (attack.expected == "refused")
+    assert ("client003" in capsys.readouterr().err) == (attack.expected == "refused")
+
+
+@pytest.mark.parametrize("attack", named(UPDATES), ids=lambda attack: attack.name)
+def test_what_a_client_says_is_one_line_that_is_safe_to_show(attack, run, capsys):
+    run(attack, rounds=1)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "client003" in line]
+    assert all(line.isprintable() and len(line) < 400 for line in lines)
+
+
+def test_a_member_that_is_left_out_gets_no_model_and_is_not_asked_again(experiment, tiny_arch, tmp_path):
+    torch.manual_seed(0)
+    model, asked = build_model(tiny_arch, CLASSES), []
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    attack = next(attack for attack in UPDATES if "30 times" in attack.name)
+    hostile = HostileApp(playing_app(judge=near(start), asked=asked), attack, HOSTILE)
+    made = Federation(grid_of(hostile, 4), members_of((9, 9, 9, 9)), experiment, 0, CLASSES, model, lambda _: 0.5)
+    weights, rows = made.run(Plan("fedavg", 3), start, tmp_path)
+    assert [row.left_out for row in rows] == [(), *[("client003",)] * 3]
+    assert [client for client, told in asked if told["server-round"] > 1].count(HOSTILE) == 0
+    asked.clear()
+    assert made.deliver(weights, rows[-1].left_out) == 3
+    assert {client for client, _ in asked} == {0, 1, 2}
+
+
+def test_honest_clients_that_pull_an_average_apart_are_not_blamed(experiment, tiny_arch, tmp_path, capsys):
+    """Each step is as long as another: whoever is left out, the average is as bad."""
+    torch.manual_seed(0)
+    model = build_model(tiny_arch, CLASSES)
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def far(number, weights):
+        draw = torch.Generator().manual_seed(number)
+        return {
+            name: tensor + 3 * torch.randn(tensor.shape, generator=draw).abs() if tensor.is_floating_point() else tensor
+            for name, tensor in weights.items()
+        }
+
+    app = playing_app(far, near(start, most=1.0))
+    made = Federation(grid_of(app, 4), members_of((9, 9, 9, 9)), experiment, 0, CLASSES, model, lambda _: 0.5)
+    weights, rows = made.run(Plan("fedavg", 2), start, tmp_path)
+    assert [row.kept for row in rows] == [True, False, False] and rows[-1].left_out == ()
+    assert all(torch.equal(weights[name], start[name]) for name in start), "the last good weights stay"
+    assert "no client stands out" in capsys.readouterr().err
+
+
+@pytest.mark.fuzz
+def test_no_random_reply_ends_a_run(experiment, tiny_arch, tmp_path):
+    """2,000 rounds; every reply of the hostile client is spoilt in a way drawn anew."""
+    torch.manual_seed(0)
+    model, draw = build_model(tiny_arch, CLASSES), np.random.default_rng(0)
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    attacks, honest = (*UPDATES, *JUDGEMENTS), playing_app(judge=near(start, most=1e9))
+
+    def app(message, context):
+        return HostileApp(honest, attacks[draw.integers(len(attacks))], HOSTILE)(message, context)
+
+    for number in range(max(1, int(os.environ.get("FUZZ_ROUNDS", "2000")) // 10)):
+        made = Federation(grid_of(app, 4), members_of((9, 9, 9, 9)), experiment, 0, CLASSES, model, lambda _: 0.5)
+        _, rows = made.run(Plan("fedavg", 10), start, tmp_path / str(number))
+        assert rows[-1].round == 10 and set(rows[-1].left_out) <= {"client003"}
+        assert all(row.clients >= 3 for row in rows[1:])

@@ -1,0 +1,42 @@
+"""Moments of features: those of parts add up to those of the whole, and their head tells the classes apart."""
+
+import numpy as np
+import pytest
+import torch
+from small_federation import CLASSES
+
+from fglfast.federation.moments import COUNTS, empty, fill_head, head_of, moments_of
+from fglfast.images.dataset import read_dataset
+from fglfast.training.batches import TrainingData
+from fglfast.training.model import build_model
+from fglfast.training.predict import count_right
+
+
+@pytest.fixture
+def model(tiny_arch):
+    torch.manual_seed(0)
+    return build_model(tiny_arch, CLASSES)
+
+
+def part(private, rows):
+    return TrainingData.of(read_dataset(private).select(rows), 16, 0.0, seed=0)
+
+
+def test_the_head_of_parts_is_that_of_the_whole_however_they_are_split(model, private):
+    """Sorted by label: each client has one class."""
+    whole = part(private, np.arange(120))
+    parts = [moments_of(model, part(private, rows)) for rows in np.array_split(np.arange(120), 3)]
+    assert [own[COUNTS].tolist() for own in parts] == [[40, 0, 0], [0, 40, 0], [0, 0, 40]]
+    fill_head(model, [moments_of(model, whole)])
+    pooled = head_of(model).weight.clone()
+    fill_head(model, parts)
+    assert torch.allclose(head_of(model).weight, pooled, atol=1e-4)
+    assert count_right(model, whole, whole.train) > 0.8 * 120, "features of random weights tell such classes apart"
+
+
+def test_a_class_that_nobody_holds_is_never_named(model, private):
+    fill_head(model, [moments_of(model, part(private, np.arange(80)))])
+    images = part(private, np.arange(120))
+    assert count_right(model, images, images.train[80:]) == 0
+    fill_head(model, [empty(head_of(model))])
+    assert all(torch.isfinite(weight).all() for weight in head_of(model).parameters())
