@@ -7,6 +7,7 @@ convolutions and matrix products at 8x8 and 4x4, where a CPU runs nearest to its
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -19,28 +20,56 @@ from fglfast.generator.tokens import BOS, EOS
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
+Size = Literal["tiny", "small", "base"]
+LARGE = 96  # pixels a side from which on the VAE halves an image once more
+
+
 class MiniSettings(Settings):
-    """Sizes of a small text-to-image model; channels must be multiples of 16."""
+    """Sizes of a small text-to-image model; channels must be multiples of 16.
+
+    Attributes:
+        image_size: side in pixels.
+        latent_channels: of the VAE.
+        vae_channels: of its levels; between two of them it halves the image.
+        unet_channels: of the UNet's levels.
+        text_width: of the text encoder.
+        text_layers: likewise.
+        max_tokens: of a prompt; what is longer is cut.
+    """
 
     image_size: int = 32
     latent_channels: int = 8
-    vae_channels: tuple[int, int, int] = (16, 32, 64)
-    unet_channels: tuple[int, int] = (128, 160)
+    vae_channels: tuple[int, ...] = (16, 32, 64)
+    unet_channels: tuple[int, ...] = (128, 160)
     text_width: int = 64
     text_layers: int = 2
     max_tokens: int = 16
 
+    @classmethod
+    def of(cls, size: Size, image_size: int) -> "MiniSettings":
+        """A model of one of three sizes."""
+        first, *later = {"tiny": (16, 32, 64), "small": (32, 64, 96), "base": (48, 96, 128)}[size]
+        widths = {"tiny": (128, 160), "small": (160, 256), "base": (192, 320, 448)}[size]
+        text_width, text_layers = {"tiny": (64, 2), "small": (128, 3), "base": (192, 4)}[size]
+        return cls(
+            image_size=image_size,
+            vae_channels=(first, *((first,) if image_size >= LARGE else ()), *later),
+            unet_channels=widths,
+            text_width=text_width,
+            text_layers=text_layers,
+        )
+
     @property
     def latent_size(self) -> int:
-        """Height and width of the latents: the VAE halves the image twice."""
-        return self.image_size // 4
+        """Height and width of the latents."""
+        return int(self.image_size // 2 ** (len(self.vae_channels) - 1))
 
 
 def build_vae(settings: MiniSettings) -> AutoencoderKL:
-    """A KL autoencoder with a factor-4 latent: [B,3,S,S] in [-1,1] <-> [B,C,S/4,S/4]."""
+    """A KL autoencoder: [B,3,S,S] in [-1,1] <-> [B,C,S/F,S/F]; F is 4, and 8 for large images."""
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
+        down_block_types=("DownEncoderBlock2D",) * len(settings.vae_channels),
+        up_block_types=("UpDecoderBlock2D",) * len(settings.vae_channels),
         block_out_channels=settings.vae_channels,
         layers_per_block=1,
         latent_channels=settings.latent_channels,
@@ -52,12 +81,16 @@ def build_vae(settings: MiniSettings) -> AutoencoderKL:
 
 def build_unet(settings: MiniSettings) -> UNet2DConditionModel:
     """The velocity network: cross-attention at the latents' full size, plain residual blocks below."""
+
+    def plain(kind: str) -> tuple[str, ...]:
+        return (kind,) * (len(settings.unet_channels) - 1)
+
     return UNet2DConditionModel(
         sample_size=settings.latent_size,
         in_channels=settings.latent_channels,
         out_channels=settings.latent_channels,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D", *plain("DownBlock2D")),
+        up_block_types=(*plain("UpBlock2D"), "CrossAttnUpBlock2D"),
         block_out_channels=settings.unet_channels,
         layers_per_block=1,
         cross_attention_dim=settings.text_width,

@@ -28,28 +28,50 @@ from fglfast.verbs.options import (
 def pretrain(
     data: Annotated[str, typer.Option(help="Public images with class names: PATH[:SPLIT].")],
     out: Annotated[Path, typer.Option(help="Folder of checkpoints, sample grids and the model.")],
+    size: Annotated[
+        Literal["tiny", "small", "base"], typer.Option(help="Size of the networks: 8, 17 or 51 million weights.")
+    ] = "tiny",
+    image_size: Annotated[
+        Literal["32", "48", "64", "96", "128"], typer.Option(help="Side in pixels of the images that it draws.")
+    ] = "32",
+    captions: Annotated[
+        str,
+        typer.Option(help="Captions that it learns beside class names, as for embed: attributes, a model or a file."),
+    ] = "attributes",
     vae_steps: Annotated[int, typer.Option(min=1, help="Training steps of the VAE, at a batch of 32.")] = 12_000,
     flow_steps: Annotated[
-        int, typer.Option(min=1, help="Training steps of text encoder and UNet, at a batch of 64.")
+        int,
+        typer.Option(
+            min=1,
+            help="Training steps of text encoder and UNet at most, at a batch of 64: they end early when the loss on "
+            "held-out images no longer falls.",
+        ),
     ] = 10_000,
     coupling: Annotated[
         Literal["independent", "ot", "sparse-ot", "w-cfm", "immiscible"],
         typer.Option(help="How noise is paired with images in flow matching."),
     ] = "independent",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and draws.")] = 0,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device to train on.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Train a small text-to-image model of your own on public images; a second call goes on where it stopped."""
     os.environ.setdefault("DS_ACCELERATOR", device)  # diffusers imports DeepSpeed, which else warns that it guesses
     from fglfast.base.files import sole
+    from fglfast.client.captions import ATTRIBUTES, caption_all, find_captioner
+    from fglfast.generator.architecture import MiniSettings
     from fglfast.generator.learning.pretrain import PretrainSettings
     from fglfast.generator.learning.pretrain import pretrain as run
     from fglfast.images.dataset import read_dataset
 
-    settings = PretrainSettings.budget(vae_steps, flow_steps, coupling, device)
+    side, images = int(image_size), read_dataset(data)
+    settings = PretrainSettings.budget(MiniSettings.of(size, side), vae_steps, flow_steps, coupling, seed, device)
     with sole(out):
-        model = run(read_dataset(data), out, settings)
-    tell({"model": str(model)}, as_json, f"model: {model}")
+        told = None if captions == ATTRIBUTES else caption_all(images, find_captioner(captions, side))
+        model = run(images, out, settings, told)
+    probe = f"fglfast probe IMAGES --model {model}"
+    line = f"model: {model}\nhow well it draws images like a client's own, the client finds out with: {probe}"
+    tell({"model": str(model), "probe": probe}, as_json, line)
 
 
 @verb(GENERATORS)

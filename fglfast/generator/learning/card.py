@@ -22,7 +22,7 @@ Made by `fglfast pretrain` from {images:,} images of {classes} classes ({source}
 
 The VAE's loss is L1 + mean square error + 2e-4 KL on images in [-1, 1]. Text encoder and UNet learned together the
 velocity e - x0 of the linear flow x_t = (1 - t) x0 + t e in the VAE's latents, t logit-normal, from the prompts
-`label` and `label, caption`, where a caption is the shade, texture and proportions measured on the image; every
+`label` and `label, caption`, where a caption is {captions}; every
 tenth image came without a prompt, for guidance. The weights are the exponential moving average: float16, the text
 encoder float32.
 
@@ -40,8 +40,15 @@ It knows these classes and this kind of picture, nothing else: any other prompt 
 """
 
 
-def model_card(dataset: LabelledImages, image_size: int, state: Path) -> str:
-    """The card's text, from the data set and the metrics that each stage left in `state`."""
+def model_card(dataset: LabelledImages, image_size: int, measured: bool, state: Path) -> str:
+    """The card's text, from the data set and the metrics that each stage left in `state`.
+
+    Args:
+        dataset: the images.
+        image_size: side in pixels.
+        measured: whether captions are measured words; else they came with the images.
+        state: folder of the metrics.
+    """
     rows = []
     for stage in ("vae", "flow"):
         last = json.loads((state / f"{stage}-metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
@@ -55,4 +62,5 @@ def model_card(dataset: LabelledImages, image_size: int, state: Path) -> str:
         names=some(names, NAMED),
         stages="\n".join(rows),
         example=names[0],
+        captions="the shade, texture and proportions measured on the image" if measured else "what came with the image",
     )

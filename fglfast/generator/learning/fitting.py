@@ -16,10 +16,12 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from fglfast.base.config import Settings
-from fglfast.base.console import Progress
+from fglfast.base.console import Progress, note
 from fglfast.base.files import replacing, write_atomic
 
 LOG_EVERY = 50  # steps
+PATIENCE = 3  # grids in a row without a gain, after which the rate begins to fall
+GAIN = 2e-3  # of the held-out loss, as a share of it: less is none
 
 LossFunction = Callable[[int, torch.Generator], Tensor]
 
@@ -37,13 +39,14 @@ class FitSettings(Settings):
     checkpoint_seconds: float = 60.0
     seed: int = 0
 
-    def rate_at(self, step: int) -> float:
+    def rate_at(self, step: int, end: int | None = None) -> float:
         """Learning rate of a step: linear warm-up, constant, then 1-sqrt decay (arXiv 2405.18392).
 
-        The decay is a share of `steps`, so a finished run is made longer by asking for more steps.
+        The decay is a share of `steps`, so a finished run is made longer by asking for more steps; or of another `end`.
         """
-        decay_steps = max(1, round(self.decay_share * self.steps))
-        into_decay = step - (self.steps - decay_steps)
+        end = self.steps if end is None else end
+        decay_steps = max(1, round(self.decay_share * end))
+        into_decay = step - (end - decay_steps)
         if into_decay > 0:
             return self.learning_rate * (1.0 - math.sqrt(into_decay / decay_steps)) + 1e-8
         return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps)
@@ -60,28 +63,48 @@ class Fit:
             self.parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay
         )
         self.ema = EMAModel(self.parameters, decay=settings.ema_decay)
-        self.step = 0
+        self.step, self.end = 0, settings.steps
+        self.best: tuple[int, float] | None = None  # grids without a gain since, and the lowest held-out loss
         self.seconds = 0.0
         self.noted: dict[str, float] = {}  # what a loss function wants logged beside its loss
         if self.checkpoint.exists():
             self._restore()
 
-    def run(self, loss_function: LossFunction, on_grid: Callable[[int], None], grid_every: int = 1000) -> None:
-        """Train up to `settings.steps`, saving as it goes; leaves the EMA weights in the modules."""
+    def run(
+        self,
+        loss_function: LossFunction,
+        on_grid: Callable[[int], None],
+        grid_every: int = 1000,
+        held_out: Callable[[], float] | None = None,
+    ) -> None:
+        """Train up to `settings.steps`, saving as it goes; leaves the EMA weights in the modules.
+
+        Args:
+            loss_function: of a batch of some size, with a step's generator.
+            on_grid: shows what the averaged weights do, every `grid_every` steps.
+            grid_every: steps.
+            held_out: a loss on data that is not learned from, under the averaged weights. When it no longer falls, the
+                rate begins to, and the training ends early.
+        """
         self.modules.train()
         started, saved = time.monotonic() - self.seconds, time.monotonic()
         smoothed: float | None = None
-        with Progress(self.name, total=self.settings.steps, start=self.step, unit="step") as progress:
-            while self.step < self.settings.steps:
+        with Progress(self.name, total=self.end, start=self.step, unit="step") as progress:
+            while self.step < self.end:
                 loss = self._one_step(loss_function)
                 smoothed = loss if smoothed is None else 0.98 * smoothed + 0.02 * loss
                 progress.advance(1, loss=f"{smoothed:.4f}")
                 self.seconds = time.monotonic() - started
-                if self.step % LOG_EVERY == 0 or self.step == self.settings.steps:
-                    self._log(smoothed)
-                if self.step % grid_every == 0 or self.step == self.settings.steps:
+                grid = self.step % grid_every == 0 or self.step == self.end
+                if grid:
                     with self.averaged():
                         on_grid(self.step)
+                        if held_out:
+                            self._weigh(held_out())
+                            progress.total = self.end
+                if grid or self.step % LOG_EVERY == 0:
+                    self._log(smoothed)
+                    self.noted.pop("held_out", None)
                 if time.monotonic() - saved > self.settings.checkpoint_seconds:
                     self.save()
                     saved = time.monotonic()
@@ -98,6 +121,9 @@ class Fit:
         state = {
             "step": self.step,
             "seconds": self.seconds,
+            "asked": self.settings.steps,
+            "end": self.end,
+            "best": self.best,
             "modules": self.modules.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict(),
@@ -108,7 +134,7 @@ class Fit:
     def _one_step(self, loss_function: LossFunction) -> float:
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.rate_at(self.step)
+            group["lr"] = self.settings.rate_at(self.step, self.end)
         loss = loss_function(self.settings.batch_size, generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -118,10 +144,25 @@ class Fit:
         self.step += 1
         return float(loss.detach())
 
+    def _weigh(self, loss: float) -> None:
+        """Let the rate fall from here on if the held-out loss has not fallen for `PATIENCE` grids."""
+        self.noted["held_out"] = round(loss, 6)
+        since, lowest = self.best or (0, math.inf)
+        self.best = (0, loss) if loss < (1 - GAIN) * lowest else (since + 1, lowest)
+        early = math.ceil(self.step / (1 - self.settings.decay_share))  # such that the rate begins to fall now
+        if self.best[0] == PATIENCE and early < self.end:
+            note(
+                f"{self.name}: the loss on held-out images, {loss:.4f}, no longer falls: the rate does from step "
+                f"{self.step} on, and the training ends at {early} of {self.end} steps"
+            )
+            self.end = early
+
     def _restore(self) -> None:
         device = self.parameters[0].device
         state: dict[str, Any] = torch.load(self.checkpoint, map_location=device, weights_only=True)
         self.step, self.seconds = state["step"], state["seconds"]
+        if state.get("asked") == self.settings.steps:  # asked for other steps, it is not held to an early end
+            self.end, self.best = state["end"], state["best"]
         self.modules.load_state_dict(state["modules"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.load_state_dict(state["ema"])
@@ -141,7 +182,7 @@ class Fit:
         row = {
             "step": self.step,
             "loss": round(loss, 6),
-            "rate": self.settings.rate_at(self.step),
+            "rate": self.settings.rate_at(self.step, self.end),
             "seconds": round(self.seconds, 1),
             **self.noted,
         }

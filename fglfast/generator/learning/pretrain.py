@@ -5,7 +5,9 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,18 +24,19 @@ from fglfast.base.config import Settings
 from fglfast.base.console import Progress, note
 from fglfast.base.errors import UsageError
 from fglfast.base.files import claim, finished_folder, placing, write_atomic
+from fglfast.base.machine import native_bfloat16
 from fglfast.generator.architecture import (
     MiniSettings,
     build_text_encoder,
-    build_tokenizer,
     build_unet,
     build_vae,
     save_pipeline,
 )
 from fglfast.generator.learning.card import model_card
-from fglfast.generator.learning.couplings import COUPLINGS, CouplingName
+from fglfast.generator.learning.couplings import COUPLINGS, Coupling, CouplingName
 from fglfast.generator.learning.fitting import Fit, FitSettings
 from fglfast.generator.learning.flow import TIMESTEPS, lesson
+from fglfast.generator.learning.prompting import fitting, prompts_of
 from fglfast.generator.learning.solvers import euler, guided, uniform
 from fglfast.images.attributes import describe
 from fglfast.images.labelled import LabelledImages
@@ -41,38 +44,58 @@ from fglfast.images.labelled import LabelledImages
 UNCONDITIONAL_SHARE = 0.10
 CLASS_LEVEL_SHARE = 0.45  # of the rest, the instance-level prompt
 GRID = 16  # images a row of the VAE's grid
+HELD_OUT_SHARE, MOST_HELD_OUT, JUDGED = 0.05, 512, 64  # of the images; as many at once
+MOST_SHOWN = 20  # classes of the grid
 KL_WEIGHT = 2e-4
 PROMPTS = {"class_level": "{label}", "instance_level": "{label}, {caption}", "negative": ""}
 
 
 class PretrainSettings(Settings):
-    """Sizes and budgets of one pretraining."""
+    """Sizes and budgets of one pretraining.
+
+    Attributes:
+        model: sizes of the networks; how long a prompt may be follows from the captions, if they are longer.
+        vae: the first stage.
+        flow: the second.
+        coupling: which noise goes with which image.
+        seed: of weights and draws.
+        device: where it computes; in bfloat16 where that is native.
+    """
 
     model: MiniSettings = MiniSettings()
     vae: FitSettings = FitSettings(steps=12_000, batch_size=32, learning_rate=1e-3, seed=1)
     flow: FitSettings = FitSettings(steps=10_000, batch_size=64, learning_rate=1.5e-3, seed=2)
     coupling: CouplingName = "independent"
+    seed: int = 0
     device: str = "cpu"
 
     @classmethod
-    def budget(cls, vae_steps: int, flow_steps: int, coupling: CouplingName, device: str) -> "PretrainSettings":
-        """The default sizes with other numbers of steps."""
+    def budget(
+        cls, model: MiniSettings, vae_steps: int, flow_steps: int, coupling: CouplingName, seed: int, device: str
+    ) -> "PretrainSettings":
+        """The usual rates and batches with other sizes and numbers of steps."""
         default = cls()
         return cls(
-            vae=default.vae.model_copy(update={"steps": vae_steps}),
-            flow=default.flow.model_copy(update={"steps": flow_steps}),
+            model=model,
+            vae=default.vae.model_copy(update={"steps": vae_steps, "seed": default.vae.seed + 2 * seed}),
+            flow=default.flow.model_copy(update={"steps": flow_steps, "seed": default.flow.seed + 2 * seed}),
             coupling=coupling,
+            seed=seed,
             device=device,
         )
 
 
-def pretrain(dataset: LabelledImages, out: Path, settings: PretrainSettings) -> Path:
+def pretrain(
+    dataset: LabelledImages, out: Path, settings: PretrainSettings, captions: Sequence[str] | None = None
+) -> Path:
     """Train on labelled public images and write `out/model` in the diffusers layout.
 
     Args:
         dataset: the images, fitted to the model's size; its class names are what prompts say.
         out: folder for checkpoints, sample grids and the finished model.
         settings: sizes and budgets.
+        captions: what is in each image, for instance-level prompts; by default shade, texture and
+            proportions, measured.
 
     Returns:
         The folder that `StableDiffusionPipeline.from_pretrained` loads.
@@ -88,31 +111,64 @@ def pretrain(dataset: LabelledImages, out: Path, settings: PretrainSettings) -> 
     grids.mkdir(exist_ok=True)
     size = settings.model.image_size
     images_NHWC = np.stack([dataset.pixels(index, size) for index in range(len(dataset))])
-    _check_same_run(state / "run.json", images_NHWC, dataset, settings)
-    torch.manual_seed(0)
-    names = [dataset.class_names[label] for label in dataset.labels]
-    captions = [(name, f"{name}, {describe(image)}") for name, image in zip(names, images_NHWC, strict=True)]
-    tokenizer = build_tokenizer([text for pair in captions for text in pair], settings.model.max_tokens)
+    texts = prompts_of(dataset, captions or [describe(image) for image in images_NHWC])
+    tokenizer, model = fitting(texts, settings.model)
+    settings = settings.model_copy(update={"model": model})
+    _check_same_run(state / "run.json", images_NHWC, texts, settings)
+    torch.manual_seed(settings.seed)
     pixels_NCHW = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2)
-    vae = _train_vae(pixels_NCHW, settings, state, grids)
+    learned, held_out = _split(len(dataset), settings.seed)
+    vae = _train_vae(pixels_NCHW[learned], settings, state, grids)
     moments_N2CHW = _encode(vae, pixels_NCHW, state / "latents.safetensors")
-    networks = _train_flow(moments_N2CHW, captions, dataset.class_names, tokenizer, vae, settings, state, grids)
+    tokens_NPL = torch.stack([_tokens(tokenizer, list(level)) for level in zip(*texts, strict=True)], dim=1)
+    taught = Taught(moments_N2CHW, tokens_NPL, learned, held_out)
+    networks = _train_flow(taught, dataset.class_names, tokenizer, vae, settings, state, grids)
     with finished_folder(out / "model") as unfinished:
         save_pipeline(unfinished, vae, *networks, tokenizer)
         write_atomic(unfinished / "prompts.json", json.dumps(PROMPTS, indent=2) + "\n")
-        write_atomic(unfinished / "README.md", model_card(dataset, size, state))
+        write_atomic(unfinished / "README.md", model_card(dataset, size, captions is None, state))
     return out / "model"
 
 
+@dataclass(frozen=True)
+class Taught:
+    """What the flow is taught with.
+
+    Attributes:
+        moments_N2CHW: posterior mean and deviation of every image's latents.
+        tokens_NPL: its class-level and its instance-level prompt.
+        learned: rows to learn from.
+        held_out: rows to judge with.
+    """
+
+    moments_N2CHW: Tensor
+    tokens_NPL: Tensor
+    learned: Tensor
+    held_out: Tensor
+
+
+def _split(images: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows to learn from, and rows to judge with; of a single image both are that one."""
+    order = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
+    count = min(MOST_HELD_OUT, math.ceil(HELD_OUT_SHARE * images))
+    return (order[count:] if count < images else order).sort().values, order[:count].sort().values
+
+
+def _narrow(device: str) -> torch.autocast:
+    """bfloat16 where the device computes in it."""
+    native = torch.cuda.get_device_capability() >= (8, 0) if device == "cuda" else native_bfloat16()
+    return torch.autocast(device, torch.bfloat16, enabled=native)
+
+
 def _check_same_run(
-    path: Path, images_NHWC: NDArray[np.uint8], dataset: LabelledImages, settings: PretrainSettings
+    path: Path, images_NHWC: NDArray[np.uint8], texts: Sequence[tuple[str, str]], settings: PretrainSettings
 ) -> None:
-    """Refuse to go on from checkpoints of other images, another model or coupling; more steps are welcome."""
+    """Refuse to go on from checkpoints of other images, captions, model or coupling; more steps are welcome."""
     digest = hashlib.sha256(np.ascontiguousarray(images_NHWC).data)
-    digest.update(json.dumps([dataset.labels.tolist(), dataset.class_names]).encode())
+    digest.update(json.dumps(texts).encode())
     model = settings.model.model_dump(mode="json")
-    run = {"images": digest.hexdigest(), "model": model, "coupling": settings.coupling}
-    claim(path, run, "checkpoints of other images, another model or coupling")
+    run = {"images": digest.hexdigest(), "model": model, "coupling": settings.coupling, "seed": settings.seed}
+    claim(path, run, "checkpoints of other images, another model, coupling or seed")
 
 
 def _train_vae(pixels_NCHW: Tensor, settings: PretrainSettings, state: Path, grids: Path) -> AutoencoderKL:
@@ -122,11 +178,12 @@ def _train_vae(pixels_NCHW: Tensor, settings: PretrainSettings, state: Path, gri
     def loss_function(batch_size: int, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(pixels_NCHW), (batch_size,), generator=generator)
         images_BCHW = _to_signed(pixels_NCHW[rows], settings.device)
-        posterior = vae.encode(images_BCHW).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator).to(settings.device)
-        decoded_BCHW = vae.decode(posterior.mean + posterior.std * noise).sample
-        error = decoded_BCHW - images_BCHW
-        divergence = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).mean()
+        with _narrow(settings.device):
+            posterior = vae.encode(images_BCHW).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(settings.device)
+            decoded_BCHW = vae.decode(posterior.mean + posterior.std * noise).sample
+        error = decoded_BCHW.float() - images_BCHW
+        divergence = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).float().mean()
         loss: Tensor = error.abs().mean() + error.square().mean() + KL_WEIGHT * divergence
         return loss
 
@@ -161,8 +218,7 @@ def _encode(vae: AutoencoderKL, pixels_NCHW: Tensor, cache: Path) -> Tensor:
 
 
 def _train_flow(
-    moments_N2CHW: Tensor,
-    captions: Sequence[tuple[str, str]],
+    taught: Taught,
     class_names: Sequence[str],
     tokenizer: CLIPTokenizer,
     vae: AutoencoderKL,
@@ -175,40 +231,52 @@ def _train_flow(
     text_encoder = build_text_encoder(settings.model, tokenizer)
     text_encoder.to(device)  # type: ignore[arg-type]  # transformers hides nn.Module.to behind a bound wrapper
     fit = Fit("flow", nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}), settings.flow, state)
-    tokens_NPL = torch.stack([_tokens(tokenizer, [pair[level] for pair in captions]) for level in (0, 1)], dim=1)
     empty_L = _tokens(tokenizer, [""])[0]
 
     def velocity(x_BCHW: Tensor, t_B: Tensor, tokens_BL: Tensor) -> Tensor:
-        text_BLD = text_encoder(tokens_BL.to(device))[0]
-        x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-        velocity_BCHW: Tensor = unet(x_BCHW, TIMESTEPS * t_B, text_BLD, return_dict=False)[0]
-        return velocity_BCHW
+        with _narrow(device):
+            text_BLD = text_encoder(tokens_BL.to(device))[0]
+            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+            velocity_BCHW: Tensor = unet(x_BCHW, TIMESTEPS * t_B, text_BLD, return_dict=False)[0]
+        return velocity_BCHW.float()
 
-    def loss_function(batch_size: int, generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(moments_N2CHW), (batch_size,), generator=generator)
-        mean_BCHW, std_BCHW = moments_N2CHW[rows].unbind(dim=1)
+    def lesson_loss(rows: Tensor, coupling: Coupling, generator: torch.Generator) -> Tensor:
+        mean_BCHW, std_BCHW = taught.moments_N2CHW[rows].unbind(dim=1)
         x0_BCHW = scale * (mean_BCHW + std_BCHW * torch.randn(mean_BCHW.shape, generator=generator)).to(device)
-        share_B = torch.rand(batch_size, generator=generator)
+        share_B = torch.rand(len(rows), generator=generator)
         level_B = (share_B > UNCONDITIONAL_SHARE + CLASS_LEVEL_SHARE).long()
-        tokens_BL = tokens_NPL[rows, level_B]
+        tokens_BL = taught.tokens_NPL[rows, level_B]
         tokens_BL[share_B < UNCONDITIONAL_SHARE] = empty_L
         _, condition_B = tokens_BL.unique(dim=0, return_inverse=True)
-        taught = lesson(x0_BCHW, condition_B, COUPLINGS[settings.coupling], generator)
-        fit.noted["effective"] = round(taught.effective, 4)
-        return taught.loss(velocity(taught.x, taught.t, tokens_BL))
+        given = lesson(x0_BCHW, condition_B, coupling, generator)
+        fit.noted["effective"] = round(given.effective, 4)
+        return given.loss(velocity(given.x, given.t, tokens_BL))
+
+    def loss_function(batch_size: int, generator: torch.Generator) -> Tensor:
+        rows = taught.learned[torch.randint(len(taught.learned), (batch_size,), generator=generator)]
+        return lesson_loss(rows, COUPLINGS[settings.coupling], generator)
+
+    @torch.no_grad()
+    def held_out() -> float:
+        """The same draws each time; a batch counts as its rows do."""
+        generator, parts = torch.Generator().manual_seed(settings.seed), taught.held_out.split(JUDGED)
+        effective = fit.noted.get("effective", 1.0)
+        losses = [len(rows) * float(lesson_loss(rows, COUPLINGS["independent"], generator)) for rows in parts]
+        fit.noted["effective"] = effective  # of what is learned from
+        return sum(losses) / len(taught.held_out)
 
     @torch.no_grad()
     def grid(step: int, guidance: float = 2.0, columns: int = 8) -> None:
-        tokens_BL = _tokens(tokenizer, [name for name in class_names for _ in range(columns)])
+        tokens_BL = _tokens(tokenizer, [name for name in class_names[:MOST_SHOWN] for _ in range(columns)])
         noise_BCHW = torch.randn(
-            (len(tokens_BL), *moments_N2CHW.shape[2:]), generator=torch.Generator().manual_seed(step)
+            (len(tokens_BL), *taught.moments_N2CHW.shape[2:]), generator=torch.Generator().manual_seed(step)
         ).to(device)
         free_BL = empty_L.expand(len(tokens_BL), -1)
         conditional, free = (partial(velocity, tokens_BL=each_BL) for each_BL in (tokens_BL, free_BL))
         latents_BCHW = euler(guided(conditional, free, guidance), noise_BCHW, uniform(20))
         save_grid(vae.decode(latents_BCHW / scale).sample, columns, grids / f"flow-{step:06d}.png")
 
-    fit.run(loss_function, grid)
+    fit.run(loss_function, grid, held_out=held_out)
     return unet, text_encoder
 
 

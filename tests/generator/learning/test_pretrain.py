@@ -4,19 +4,21 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file
 
 from fglfast.base.errors import BadInputError
-from fglfast.generator.architecture import MiniSettings, build_tokenizer
+from fglfast.generator.architecture import MiniSettings, build_tokenizer, build_unet, build_vae
 from fglfast.generator.learning.couplings import COUPLINGS
-from fglfast.generator.learning.fitting import FitSettings
+from fglfast.generator.learning.fitting import Fit, FitSettings
 from fglfast.generator.learning.flow import lesson
 from fglfast.generator.learning.pretrain import PretrainSettings, pretrain
 from fglfast.generator.load import load_generator, read_shapes
 from fglfast.generator.parts import BUNDLED
-from fglfast.generator.text import resolve_model
+from fglfast.generator.text import native_image_size, resolve_model
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.dataset import read_dataset
+from fglfast.images.labelled import LabelledImages
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 
@@ -32,8 +34,6 @@ class KilledError(Exception):
 
 
 def test_a_stopped_pretraining_goes_on_to_the_same_weights(tmp_path, monkeypatch):
-    from fglfast.generator.learning.fitting import Fit
-
     data = read_dataset("fashion:private").select(range(0, 5000, 250))
     whole = pretrain(data, tmp_path / "whole", SMALL)
     one_step = Fit._one_step
@@ -57,6 +57,70 @@ def test_a_stopped_pretraining_goes_on_to_the_same_weights(tmp_path, monkeypatch
     assert (whole / "prompts.json").exists() and "20 images of 10 classes" in (whole / "README.md").read_text()
     with pytest.raises(BadInputError, match="other images"):
         pretrain(data.select([0, 1]), tmp_path / "cut", SMALL)
+
+
+def test_colour_images_of_another_size_with_captions_of_their_own(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (12, 48, 48, 3), dtype=np.uint8)
+    openers = tuple(lambda image=image: Image.fromarray(image) for image in pixels)
+    data = LabelledImages(("cat", "dog"), np.arange(12) % 2, openers, (), "made")
+    captions = [f"a {'very ' * 18}small one, number {row}" for row in range(11)] + ["word " * 200]
+    model = MiniSettings.of("tiny", 48).model_copy(update={"unet_channels": (16, 32, 32), "vae_channels": (16, 16, 16)})
+    folder = pretrain(data, tmp_path, SMALL.model_copy(update={"model": model, "seed": 3}), captions)
+    assert read_shapes(folder, 48).latent == (8, 12, 12) and native_image_size(folder) == 48
+    assert "1 of 24 prompts are longer than 77 tokens" in capsys.readouterr().err
+    ids = TextEncoder.load(folder).tokenize([f"cat, {captions[0]}", f"cat, {captions[2]}"])
+    assert ids.shape == (2, 77) and (ids[0] != ids[1]).any()
+    assert "what came with the image" in (folder / "README.md").read_text()
+    with pytest.raises(BadInputError, match="captions"):
+        pretrain(data, tmp_path, SMALL.model_copy(update={"model": model, "seed": 3}), captions[::-1])
+
+
+@pytest.mark.parametrize("side", [32, 64, 96, 128])
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_every_size_is_a_network_that_runs(size, side):
+    model = MiniSettings.of(size, side)
+    assert model.latent_size == (side // 8 if side >= 96 else side // 4)
+    with torch.device("meta"):
+        vae, unet = build_vae(model), build_unet(model)
+        images = vae.decode(torch.empty(1, model.latent_channels, model.latent_size, model.latent_size)).sample
+        latents = torch.empty(1, model.latent_channels, model.latent_size, model.latent_size)
+        predicted = unet(latents, torch.empty(1), torch.empty(1, 5, model.text_width)).sample
+    assert images.shape == (1, 3, side, side) and predicted.shape == latents.shape
+
+
+def test_bfloat16_learns_the_same_within_its_rounding(tmp_path, monkeypatch):
+    data = read_dataset("fashion:private").select(range(0, 5000, 500))
+    losses = []
+    for native in (False, True):
+        monkeypatch.setattr("fglfast.generator.learning.pretrain.native_bfloat16", lambda native=native: native)
+        pretrain(data, tmp_path / str(native), SMALL)
+        rows = (tmp_path / str(native) / "state" / "flow-metrics.jsonl").read_text().splitlines()
+        losses.append(json.loads(rows[-1])["held_out"])
+    assert losses[0] != losses[1] and abs(losses[0] / losses[1] - 1) < 0.02
+
+
+def test_a_loss_that_no_longer_falls_ends_the_training_early_and_again_after_a_kill(tmp_path, capsys):
+    settings = FitSettings(steps=1000, batch_size=1, learning_rate=1e-3, warmup_steps=2)
+
+    def fit():
+        torch.manual_seed(0)
+        return Fit("flow", torch.nn.ModuleDict({"layer": torch.nn.Linear(2, 1)}), settings, tmp_path)
+
+    def loss_function(batch_size, generator):
+        return one.modules["layer"](torch.randn(batch_size, 2, generator=generator)).square().mean()
+
+    seen, held_out = [], iter([1.0, 0.5, 0.4999, 0.5, 0.6, 0.6, 0.6, 0.6])
+    one = fit()
+    one.run(loss_function, seen.append, grid_every=15, held_out=lambda: next(held_out))
+    assert seen == [15, 30, 45, 60, 75, 90, 100], "two better, three not, from 75 on the rate falls for a quarter"
+    assert "ends at 100 of 1000 steps" in capsys.readouterr().err
+    rows = [json.loads(line) for line in (tmp_path / "flow-metrics.jsonl").read_text().splitlines()]
+    assert [row["held_out"] for row in rows if "held_out" in row] == [1.0, 0.5, 0.4999, 0.5, 0.6, 0.6, 0.6]
+    one = fit()
+    assert one.end == one.step == 100
+    settings = settings.model_copy(update={"steps": 2000})
+    assert fit().end == 2000, "asked for more, it goes on"
 
 
 def test_the_rate_warms_up_stays_and_decays():
