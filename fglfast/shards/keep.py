@@ -90,6 +90,17 @@ def leave_out(folder: Path, description: Description, keep: str) -> Places:
     return out
 
 
+def places_left_out(folder: Path, description: Description, keep: str | None) -> Places:
+    """The places of the images that are not trained on, ascending: by the list that is there, or by scores.
+
+    Args:
+        folder: of the data set.
+        description: its own.
+        keep: as of `Keep.parse`; it goes before the list.
+    """
+    return Keep.parse(keep).leaves_out(*read_scores(folder, description)) if keep else left_out(folder, description)
+
+
 def left_out(folder: Path, description: Description) -> Places:
     """The places of the images that are left out, ascending; none where there is no list.
 

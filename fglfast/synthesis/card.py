@@ -5,6 +5,7 @@ import json
 from fglfast.synthesis.drawn import Drawn
 
 FACTS = {"class": "int64", "row": "string", "ordinal": "int64", "seed": "int64", "engine": "string", "redraw": "int64"}
+SCORE = {"score": "float64"}
 MOST_LISTED = 50  # payloads; `dataset.json` has all
 
 
@@ -34,7 +35,7 @@ dataset_info:
 {_labels(drawn.class_names)}
   - name: json
     struct:
-{_fields()}
+{_fields(FACTS | (SCORE if drawn.judge else {}))}
   - name: __key__
     dtype: string
   - name: __url__
@@ -69,8 +70,8 @@ def _labels(class_names: tuple[str, ...]) -> str:
     return "\n".join(f"          '{label}': {name}" for label, name in enumerate(quoted))
 
 
-def _fields() -> str:
-    return "\n".join(f"    - name: {name}\n      dtype: {kind}" for name, kind in FACTS.items())
+def _fields(facts: dict[str, str]) -> str:
+    return "\n".join(f"    - name: {name}\n      dtype: {kind}" for name, kind in facts.items())
 
 
 def _payloads(drawn: Drawn) -> str:

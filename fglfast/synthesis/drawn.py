@@ -19,7 +19,7 @@ from fglfast.synthesis.settings import SynthesisSettings, facts_of, plan_of
 NAME_BYTES = 200  # of an engine's name that is told
 BY_CONTENT = 2  # the first version in which an image is named by what its row holds
 # What an image is, whatever else a plan holds. The others say which images there are, and in which shards.
-FIXED = ("weights", "image_size", "seed", "image_format", "sampling")
+FIXED = ("weights", "image_size", "seed", "image_format", "sampling", "judge")
 Names = Annotated[tuple[str, ...], FailFast()]
 
 

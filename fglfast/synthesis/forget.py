@@ -18,6 +18,7 @@ from fglfast.synthesis.conditioning import Conditioning
 from fglfast.synthesis.draw import Drawer
 from fglfast.synthesis.drawn import Drawn
 from fglfast.synthesis.folder import enter
+from fglfast.synthesis.judge import Judge, check_judge
 from fglfast.synthesis.older import Change, change
 from fglfast.synthesis.repair import refuse_older
 from fglfast.synthesis.settings import plan_of
@@ -30,7 +31,13 @@ REMAINS = (
 MOST = 1 << 16  # bytes of a receipt
 
 
-def forget(client: str, payloads: Iterable[Payload], out: Path, open_engine: Callable[[], Engine]) -> dict[str, Any]:
+def forget(
+    client: str,
+    payloads: Iterable[Payload],
+    out: Path,
+    open_engine: Callable[[], Engine],
+    judge: Judge | None = None,
+) -> dict[str, Any]:
     """Make the data set that it would be without a client, as an update does: what others caused too stays.
 
     Killed at any moment, it goes on when it is called again.
@@ -40,6 +47,7 @@ def forget(client: str, payloads: Iterable[Payload], out: Path, open_engine: Cal
         payloads: of those who stay; the client's own, if it is among them, is left out.
         out: folder of the data set.
         open_engine: called if images have to be drawn, because others' rows get the client's share of a class.
+        judge: gives those their scores, if the others have some.
 
     Returns:
         The receipt, which is left in the folder too.
@@ -67,6 +75,8 @@ def forget(client: str, payloads: Iterable[Payload], out: Path, open_engine: Cal
         changes = change(there, to_be, older.sound)
         receipt_said = _receipt(there, to_be, changes)
         path = Path(f"forgotten-{there.plan[:12]}-{to_be.plan[:12]}.json")
+        if changes.new:
+            check_judge(there.judge, judge)
         engine = open_engine() if changes.new else None
         drawer = Drawer(engine, plan, Conditioning(merged, engine), there.sampling) if engine else None
         make(
@@ -78,6 +88,7 @@ def forget(client: str, payloads: Iterable[Payload], out: Path, open_engine: Cal
             update=True,
             older=older,
             before_swap=lambda folder: write_atomic(folder / path, json.dumps(receipt_said, indent=2) + "\n"),
+            judge=judge,
         )
     return receipt_said
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from fglfast.base.console import no_loading_bars
-from fglfast.base.errors import BadInputError
+from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.wording import first_line, some
 from fglfast.generator.configs import read_config
 from fglfast.generator.text import is_hub_id
@@ -40,6 +40,31 @@ class Judge(Protocol):
         An image's score does not depend on the others as long as their number is the same.
         """
         ...
+
+
+def check_judge(wanted: str | None, judge: Judge | None) -> None:
+    """Refuse to draw images of a data set whose scores another judge gave.
+
+    Args:
+        wanted: fingerprint of the data set's judge; None if it has none.
+        judge: that is at hand.
+
+    Raises:
+        UsageError: it is another.
+    """
+    if (judge.fingerprint if judge else None) != wanted:
+        raise UsageError("this is not the judge that scored the data set's images", "give the --judge that it had")
+
+
+def scores_of(
+    judge: Judge | None, pixels_BSS3: NDArray[np.uint8], labels: Sequence[int], size: int
+) -> NDArray[np.float64] | None:
+    """The scores of a batch [B]; None without a judge. It sees `size` images whatever the batch: see `Judge`."""
+    if judge is None:
+        return None
+    more = size - len(labels)
+    padded = np.concatenate([pixels_BSS3, np.repeat(pixels_BSS3[-1:], more, axis=0)])
+    return judge(padded, [*labels, *[labels[-1]] * more])[: len(labels)]
 
 
 def find_judge(name: str, class_names: Sequence[str]) -> Judge:

@@ -15,13 +15,14 @@ from fglfast.shards.tar import shard_name
 from fglfast.synthesis.conditioning import Conditioning
 from fglfast.synthesis.draw import Drawer
 from fglfast.synthesis.drawn import Drawn, engine_of
+from fglfast.synthesis.judge import Judge, check_judge, scores_of
 from fglfast.synthesis.plan import Plan
 from fglfast.synthesis.synthesize import describer
 from fglfast.synthesis.verify import Checked
 from fglfast.synthesis.writer import Shard, ShardWriter
 
 
-def repair(engine: Engine, merged: Merged, out: Path, checked: Sequence[Checked]) -> int:
+def repair(engine: Engine, merged: Merged, out: Path, checked: Sequence[Checked], judge: Judge | None = None) -> int:
     """Draw the damaged and missing shards again, and only those, as the plan of the folder says.
 
     A shard whose checksum is known takes its place only if it has that checksum.
@@ -36,6 +37,7 @@ def repair(engine: Engine, merged: Merged, out: Path, checked: Sequence[Checked]
     """
     drawn = Drawn.of(out)
     refuse_older(drawn, out)
+    check_judge(drawn.judge, judge)
     plan = drawn.plan_with(merged)
     _check_engine(engine, drawn, out, [shard.number for shard in checked if not shard.problem])
     drawer = Drawer(engine, plan, Conditioning(merged, engine), drawn.sampling)
@@ -47,7 +49,8 @@ def repair(engine: Engine, merged: Merged, out: Path, checked: Sequence[Checked]
         Progress("repair", sum(map(plan.size, numbers))) as progress,
     ):
         for items, pixels_BSS3 in drawer.batches(writer.items(_shards(plan, out, numbers))):
-            writer.add(items, pixels_BSS3)
+            labels = [item.label for item in items]
+            writer.add(items, pixels_BSS3, scores_of(judge, pixels_BSS3, labels, drawer.batch))
             progress.advance(len(items))
     return drawer.redrawn
 

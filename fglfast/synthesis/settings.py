@@ -21,6 +21,7 @@ class SynthesisSettings(Settings):
         max_share_per_client: of the images of a class that several clients hold; 1 takes the clients' counts as they
             are, the only choice that leaves every honest federation alone: with a Dirichlet beta of 0.01 one client
             rightly has all but an image or two of a class that others hold too.
+        judge: fingerprint of the model whose score of each image is written beside it.
     """
 
     images_per_class: int = Field(default=500, ge=1, le=10_000_000)
@@ -29,6 +30,7 @@ class SynthesisSettings(Settings):
     image_format: ImageFormat = "png"
     sampling: Sampling = Sampling()
     max_share_per_client: float = Field(default=1.0, gt=0, le=1)
+    judge: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
 
 
 def plan_of(weights: str, image_size: int, merged: Merged, settings: SynthesisSettings) -> Plan:
@@ -50,4 +52,5 @@ def facts_of(weights: str, image_size: int, settings: SynthesisSettings) -> dict
         "image_size": image_size,
         "image_format": settings.image_format,
         "sampling": settings.sampling.model_dump(mode="json", exclude_none=True),
+        **({"judge": settings.judge} if settings.judge else {}),
     }

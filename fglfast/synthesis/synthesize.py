@@ -20,6 +20,7 @@ from fglfast.synthesis.conditioning import Conditioning, check_fit
 from fglfast.synthesis.draw import Drawer
 from fglfast.synthesis.drawn import Drawn, engine_of
 from fglfast.synthesis.folder import begin, enter, finish, refuse_another
+from fglfast.synthesis.judge import Judge, check_judge, scores_of
 from fglfast.synthesis.older import Older, change
 from fglfast.synthesis.plan import Item, Plan
 from fglfast.synthesis.settings import SynthesisSettings, plan_of
@@ -98,6 +99,7 @@ def synthesize(
     rank: int = 0,
     world_size: int = 1,
     update: bool = False,
+    judge: Judge | None = None,
 ) -> SynthesisResult:
     """Make every shard of the plan that is not in `out` yet, beside the other ranks, until all are there.
 
@@ -113,20 +115,23 @@ def synthesize(
         rank: which process this is.
         world_size: of how many.
         update: whether a data set of other payloads, or of other numbers, may become this one.
+        judge: gives each image its score, if the settings name its fingerprint.
 
     Raises:
-        UsageError: `out` belongs to another plan, or another run is at work in it.
+        UsageError: `out` belongs to another plan, another run is at work in it, or the settings name another judge.
         BadInputError: the payloads do not fit the engine.
         FglError: the disk refused, or an image came out blank however often it was drawn.
     """
     plan, key = plan_synthesis(engine, merged, settings), engine.manifest.key
     to_be = Drawn.to_be(plan, key.weights, key.build.image_size, engine.model.name, merged, settings)
+    check_judge(settings.judge, judge)
     drawer = Drawer(engine, plan, Conditioning(merged, engine), settings.sampling)
     enter(out)
     if (there := engine_of(min(out.glob("*.tar"), default=out))) not in (None, engine.key):
         note(f"engine {there} drew the images that are there, {engine.key} draws the others: last bits may differ")
     with locked(out, rank, world_size):
-        return make(to_be, plan, describer(plan, engine.key), drawer, out, (rank, world_size), update)
+        place = (rank, world_size)
+        return make(to_be, plan, describer(plan, engine.key), drawer, out, place, update, judge=judge)
 
 
 def make(
@@ -139,6 +144,7 @@ def make(
     update: bool = False,
     older: Older | None = None,
     before_swap: Callable[[Path], None] = lambda _: None,
+    judge: Judge | None = None,
 ) -> SynthesisResult:
     """As `synthesize`, of a plan that is made, in a folder that is locked.
 
@@ -152,6 +158,7 @@ def make(
         update: as for `synthesize`.
         older: the images that are there, for an update, if they are known to be sound; else they are checked.
         before_swap: called with the folder of an update once its shards are there.
+        judge: as for `synthesize`.
     """
     folder, started = begin(out, to_be, update), time.perf_counter()
     older = (older or sound_images(out)) if folder != out else None
@@ -164,6 +171,7 @@ def make(
         note(f"resuming: {there} of {plan.images} images are there")
     note_room(*room(sum(map(plan.size, left)), to_be.image_size, out), out)
     drawn = written = 0
+    to_be_judged = drawer.batch if drawer else 0
     with Progress("synthesize", plan.images, start=plan.images - sum(map(plan.size, left))) as progress:
         while left:
             claims: list[Claim] = []
@@ -171,7 +179,8 @@ def make(
                 with ShardWriter(to_be.image_format, describe) as writer:
                     shards = _shards(plan, folder, older, _claimed(out, folder, plan, left, place, claims))
                     for items, pixels_BSS3 in _drawing(drawer, writer.items(shards)):
-                        writer.add(items, pixels_BSS3)
+                        labels = [item.label for item in items]
+                        writer.add(items, pixels_BSS3, scores_of(judge, pixels_BSS3, labels, to_be_judged))
                         drawn += len(items)
                         progress.advance(len(items))
             finally:

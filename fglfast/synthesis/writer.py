@@ -82,11 +82,13 @@ class ShardWriter:
                 self._finish(shard)
             yield from shard.todo
 
-    def add(self, items: Sequence[Item], pixels_BHWC: NDArray[np.uint8]) -> None:
-        """Queue a batch of the images that `items` gave."""
+    def add(
+        self, items: Sequence[Item], pixels_BHWC: NDArray[np.uint8], scores_B: NDArray[np.float64] | None = None
+    ) -> None:
+        """Queue a batch of the images that `items` gave, with the scores of a judge if there is one."""
         self.check()
         self.batches.acquire()
-        batch = self.encoders.submit(self._encode, items, pixels_BHWC)
+        batch = self.encoders.submit(self._encode, items, pixels_BHWC, scores_B)
         for place, item in enumerate(items):
             shard = self.waiting.pop(item.index)
             shard.drawn.append((batch, place))
@@ -110,11 +112,14 @@ class ShardWriter:
         if kind is None:
             self.check()
 
-    def _encode(self, items: Sequence[Item], pixels_BHWC: NDArray[np.uint8]) -> list[Sample]:
+    def _encode(
+        self, items: Sequence[Item], pixels_BHWC: NDArray[np.uint8], scores_B: NDArray[np.float64] | None
+    ) -> list[Sample]:
+        scores = [{}] * len(items) if scores_B is None else [{"score": score} for score in scores_B.tolist()]
         try:
             return [
-                Sample(key_of(item), encode_image(pixels, self.image_format), item.label, self.describe(item))
-                for item, pixels in zip(items, pixels_BHWC, strict=True)
+                Sample(key_of(item), encode_image(pixels, self.image_format), item.label, self.describe(item) | score)
+                for item, pixels, score in zip(items, pixels_BHWC, scores, strict=True)
             ]
         finally:
             self.batches.release()

@@ -21,6 +21,7 @@ from fglfast.base.folders import leads_out
 from fglfast.base.untrusted import read_bytes
 from fglfast.base.wording import differences
 from fglfast.shards.description import Description
+from fglfast.shards.keep import LEFT_OUT
 from fglfast.training.model import WEIGHTS
 from fglfast.training.results import TrainResult
 from fglfast.training.settings import Job
@@ -39,6 +40,9 @@ def identity(job: Job, description: Description) -> dict[str, Any]:
         if file.suffix in (".json", ".safetensors") and file.is_file():
             settings[name] = f"{file.name} sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
     data = description.model_dump(mode="json", include={"plan", "images", "image_size", "class_names"})
+    listed = job.synthetic / LEFT_OUT
+    if listed.is_file() and job.settings.keep is None:
+        data["left_out"] = hashlib.sha256(listed.read_bytes()).hexdigest()[:16]
     return {"settings": settings, "data": data}
 
 

@@ -62,6 +62,8 @@ class TrainSettings(Settings):
         validation_share: part of the *synthetic* images held out, at least one a class; 0 for none.
         image_size: side in pixels that images are resized to (bicubic); without one they keep their own.
         crop_padding: pixels a random crop may move; None for a sixteenth of the side.
+        keep: of images that have scores: a share of each class such as 90%, those with the highest, or the lowest score
+            that is kept, such as 0.5; None for all but those that the data set itself leaves out.
         flip: mirror half of the images; off for classes that are not symmetric, such as digits.
         erasing: chance that a rectangle of an image is blanked.
         channels_last: memory format of the images; the layers follow it.
@@ -84,6 +86,7 @@ class TrainSettings(Settings):
     validation_share: float = Field(0.05, ge=0, le=0.5)
     image_size: int | None = Field(None, ge=8, le=4096)
     crop_padding: int | None = Field(None, ge=0)
+    keep: str | None = None
     flip: bool = True
     erasing: float = Field(0.25, ge=0, le=1)
     channels_last: bool = True

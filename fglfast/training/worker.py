@@ -6,12 +6,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from fglfast.base.errors import UsageError
 from fglfast.base.machine import native_bfloat16
 from fglfast.shards.description import Description, read_description
 from fglfast.shards.index import SyntheticImages, read_index
+from fglfast.shards.keep import places_left_out
 from fglfast.training.batches import TrainingData, split
 from fglfast.training.checkpoints import Checkpoints
 from fglfast.training.decoded import share_decoded
@@ -68,7 +70,8 @@ def load_data(job: Job, description: Description) -> tuple[SyntheticImages, Trai
         BadInputError, IncompleteError: the folder is not a whole synthetic data set.
     """
     settings, index = job.settings, read_index(job.synthetic, description)
-    train, held_out = split(index.labels, settings.validation_share, settings.seed)
+    kept = np.setdiff1d(np.arange(len(index)), places_left_out(job.synthetic, description, settings.keep))
+    train, held_out = (kept[rows] for rows in split(index.labels[kept], settings.validation_share, settings.seed))
     if len(train) < settings.batch_size:
         raise UsageError(
             f"batch_size {settings.batch_size} is more than the {len(train)} images to train on",

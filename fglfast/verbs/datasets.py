@@ -10,13 +10,14 @@ import typer
 from fglfast.base.console import emit_json, note, print_table, stdout
 from fglfast.base.wording import some
 from fglfast.verbs.command import SERVER, tell, verb
-from fglfast.verbs.opening import asked_recipe, open_engine
+from fglfast.verbs.opening import asked_recipe, open_engine, open_judge
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     Allow,
     AsJson,
     BatchSize,
     Engines,
+    JudgeName,
     OtherBackend,
     OtherModel,
     OtherPrecision,
@@ -41,6 +42,7 @@ def forget(
     precision: OtherPrecision = None,
     image_size: OtherSize = None,
     batch_size: BatchSize = None,
+    judge: JudgeName = None,
     allow: Allow = None,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
@@ -51,14 +53,16 @@ def forget(
     receipt is left in the folder, without the client's name.
     """
     from fglfast.payload import load_payload
+    from fglfast.synthesis.drawn import Drawn
     from fglfast.synthesis.forget import forget as stage
     from fglfast.synthesis.repair import check_model
 
     allowed = read_allowed(allow)
     payloads = (load_payload(path, allowed=allowed) for path in payload_files(embeddings))
     check = partial(check_model, out)
+    judging = open_judge(judge, Drawn.of(out).class_names) if judge else None
     asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
-    receipt = stage(client, payloads, out, lambda: open_engine(asked, engines, batch_size, check=check))
+    receipt = stage(client, payloads, out, lambda: open_engine(asked, engines, batch_size, check=check), judging)
     line = (
         f"{out}: {client} is forgotten: {receipt['images_removed']:,} images and {receipt['rows_removed']:,} prompts "
         f"are gone, {receipt['images_kept']:,} images stay, {receipt['images_drawn']:,} were drawn"

@@ -74,6 +74,15 @@ def open_engine(
     return build(recipe, folder, engines)
 
 
+def open_judge(name: str | None, class_names: tuple[str, ...]) -> Any:
+    """The judge that a command line names, or None."""
+    if name is None:
+        return None
+    from fglfast.synthesis.judge import find_judge
+
+    return find_judge(name, class_names)
+
+
 def find_model(recipe: Any, engines: Path, random_weights: bool) -> Path:
     """The model folder of a recipe, or a folder of the same architecture with random weights."""
     if not random_weights:

@@ -92,6 +92,13 @@ Allow = Annotated[
         show_default=False,
     ),
 ]
+JudgeName = Annotated[
+    str | None,
+    typer.Option(
+        help="Model that scores how well each image fits its class: CLIP's kind, or the folder of a classifier.",
+        show_default=False,
+    ),
+]
 AllowSamePrompt = Annotated[
     bool,
     typer.Option(

@@ -10,7 +10,7 @@ from fglfast.base.console import note
 from fglfast.base.errors import IncompleteError, UsageError
 from fglfast.base.wording import duration, size
 from fglfast.verbs.command import SERVER, tell, verb
-from fglfast.verbs.opening import asked_recipe, open_engine
+from fglfast.verbs.opening import asked_recipe, open_engine, open_judge
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     Allow,
@@ -18,6 +18,7 @@ from fglfast.verbs.options import (
     AsJson,
     BatchSize,
     Engines,
+    JudgeName,
     OtherBackend,
     OtherGuidance,
     OtherModel,
@@ -30,6 +31,7 @@ from fglfast.verbs.options import (
     prove_payloads,
     read_payloads,
 )
+from fglfast.verbs.publishing import Private, PushToHub, pushed, repository
 from fglfast.verbs.run_file import PrintConfig, changed_by_file, print_settings, run_file
 
 
@@ -92,8 +94,19 @@ def synthesize(
             help="Largest share of a class's images for one client's prompts, where several hold it; 1 cuts nothing.",
         ),
     ] = 1.0,
+    judge: JudgeName = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE|SCORE",
+            help="Leave out of training what the judge scores lowest: keep 90% of each class, or scores from 0.5 on.",
+            show_default=False,
+        ),
+    ] = None,
     allow: Allow = None,
     allow_same_prompt: AllowSamePrompt = False,
+    push_to_hub: PushToHub = None,
+    private: Private = False,
     update: Annotated[
         bool,
         typer.Option(
@@ -125,8 +138,11 @@ def synthesize(
     from fglfast.synthesis.foresight import foreseen
     from fglfast.synthesis.settings import SynthesisSettings
 
+    _check_keep(keep, judge)
     merged = read_payloads(embeddings, allow)
     check_prompts(merged, allow_same_prompt, "--allow-same-prompt")
+    there = not dry_run or Path(judge or "").is_dir()  # a dry run fetches none
+    judging = open_judge(judge, merged.class_names) if there else None
     asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
     settings = SynthesisSettings(
         images_per_class=images_per_class,
@@ -135,11 +151,12 @@ def synthesize(
         image_format=image_format,
         sampling=changed_by_file(asked.sampling, "sampling").changed(steps, guidance),
         max_share_per_client=max_share_per_client,
+        judge=judging and judging.fingerprint,
     )
     if print_config:
         words = {"recipe": recipe, "model": model, "backend": backend, "precision": precision, "format": format}
         more = {"image_size": image_size, "batch_size": batch_size, "allow_same_prompt": allow_same_prompt}
-        print_settings(settings, **words, **more)
+        print_settings(settings.model_copy(update={"judge": None}), **words, **more, judge=judge, keep=keep)
         return
     if dry_run:
         planned = foreseen(asked, merged, settings, out, engines, rank.world_size, update)
@@ -153,10 +170,11 @@ def synthesize(
         stage.check_work(merged, settings, out, folder, image_size, update)
         prove_payloads(embeddings, folder)
 
+    hub = repository(push_to_hub, private, "dataset") if not rank.number else None
     engine = open_engine(asked, engines, batch_size, check=check)
-    done = stage.synthesize(engine, merged, settings, out, rank.number, rank.world_size, update)
-    if format != "shards":
-        _unpack(format, out, merged.class_names, done)
+    done = stage.synthesize(engine, merged, settings, out, rank.number, rank.world_size, update, judging)
+    _finish(out, merged.class_names, done, keep, format)
+    pushed(None if done.missing else hub, out, ("imagefolder/*", "parquet/*"))
     rate = done.images / done.seconds if done.seconds else 0.0
     result = {
         "folder": str(out),
@@ -200,15 +218,41 @@ def _planned(planned: dict[str, Any]) -> str:
     return "\n".join(f"{name}: {words}" for name, words in lines.items())
 
 
-def _unpack(form: str, out: Path, class_names: tuple[str, ...], done: Any) -> None:
-    """A complete data set in another form; of several ranks, the one that finishes last makes it."""
+def _check_keep(keep: str | None, judge: str | None) -> None:
+    from fglfast.shards.keep import Keep
+
+    if keep is not None:
+        Keep.parse(keep)
+        if judge is None:
+            raise UsageError("--keep goes by scores, and nothing gives any", "give --judge too")
+
+
+def _finish(out: Path, class_names: tuple[str, ...], done: Any, keep: str | None, form: str) -> None:
+    """What is made of a complete data set; of several ranks, the one that finishes last does it."""
+    if done.missing:
+        if form != "shards":
+            note(f"no {form} yet, as shards are missing: the rank that finishes last makes it, or run this again")
+        return
+    if keep is not None:
+        _leave_out(out, keep)
+    if form != "shards":
+        _unpack(form, out, class_names, done.shards)
+
+
+def _leave_out(out: Path, keep: str) -> None:
+    from fglfast.shards.description import read_description
+    from fglfast.shards.keep import LEFT_OUT, leave_out
+
+    description = read_description(out)
+    left = len(leave_out(out, description, keep))
+    note(f"{left:,} of {description.images:,} images are left out of training: {out / LEFT_OUT} lists them")
+
+
+def _unpack(form: str, out: Path, class_names: tuple[str, ...], shards: int) -> None:
     from fglfast.shards.imagefolder import export_imagefolder
     from fglfast.shards.parquet_export import export_parquet
 
-    if done.missing:
-        note(f"no {form} yet, as shards are missing: the rank that finishes last makes it, or run this again")
-        return
-    made = (export_imagefolder if form == "imagefolder" else export_parquet)(out, class_names, done.shards)
+    made = (export_imagefolder if form == "imagefolder" else export_parquet)(out, class_names, shards)
     note(f"{form}: {made}" if made else f"another rank is making the {form}")
 
 
@@ -231,6 +275,7 @@ def verify(
     precision: OtherPrecision = None,
     image_size: OtherSize = None,
     batch_size: BatchSize = None,
+    judge: JudgeName = None,
     allow: Allow = None,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
@@ -257,7 +302,7 @@ def verify(
     if merged and mended:
         asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
         engine = open_engine(asked, engines, batch_size, check=partial(mending.check_model, data))
-        mending.repair(engine, merged, data, checked)
+        mending.repair(engine, merged, data, checked, open_judge(judge, merged.class_names))
     result = {
         "folder": str(data),
         "shards": len(checked),

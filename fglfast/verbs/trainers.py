@@ -22,6 +22,7 @@ from fglfast.verbs.options import (
     RecipeName,
     read_payloads,
 )
+from fglfast.verbs.publishing import Private, PushToHub, pushed, repository
 
 
 @verb(GENERATORS)
@@ -53,6 +54,8 @@ def pretrain(
     ] = "independent",
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and draws.")] = 0,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device to train on.")] = "cpu",
+    push_to_hub: PushToHub = None,
+    private: Private = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a small text-to-image model of your own on public images; a second call goes on where it stopped."""
@@ -66,9 +69,11 @@ def pretrain(
 
     side, images = int(image_size), read_dataset(data)
     settings = PretrainSettings.budget(MiniSettings.of(size, side), vae_steps, flow_steps, coupling, seed, device)
+    hub = repository(push_to_hub, private, "model")
     with sole(out):
         told = None if captions == ATTRIBUTES else caption_all(images, find_captioner(captions, side))
         model = run(images, out, settings, told)
+    pushed(hub, model)
     probe = f"fglfast probe IMAGES --model {model}"
     line = f"model: {model}\nhow well it draws images like a client's own, the client finds out with: {probe}"
     tell({"model": str(model), "probe": probe}, as_json, line)
@@ -107,6 +112,8 @@ def distill(
         int, typer.Option(min=1, help="Noise and image pairs that the teacher draws of each class.")
     ] = 2000,
     fit_steps: Annotated[int, typer.Option(min=1, help="Training steps of the student, at a batch of 64.")] = 4000,
+    push_to_hub: PushToHub = None,
+    private: Private = False,
     allow: Allow = None,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
@@ -130,9 +137,11 @@ def distill(
         fit=FIT.model_copy(update={"steps": fit_steps}),
     )
     merged = read_payloads(embeddings, allow)
+    hub = repository(push_to_hub, private, "model")
     with sole(out):
         engine = open_engine(asked, engines, check=partial(check_work, settings, merged, out))
         written, found = run(engine, merged, asked, settings, out)
+    pushed(hub, out / "model")
     cost = f"pairs {found.cost.pairs:.0f} s, " if found.cost.pairs is not None else ""
     cost += f"training {found.cost.training:.0f} s"
     bends = f"; teacher: {found.before}; student: {found.after}" if found.before else ""

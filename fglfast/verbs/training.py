@@ -11,6 +11,7 @@ from fglfast.training.settings import Tracker, TrainSettings
 from fglfast.verbs.command import LOST, SERVER, tell, verb
 from fglfast.verbs.documented import checked, option
 from fglfast.verbs.options import AsJson, join_ranks
+from fglfast.verbs.publishing import Private, PushToHub, pushed, repository
 from fglfast.verbs.run_file import PrintConfig, print_settings, run_file, without_option
 
 TRAIN = TrainSettings()
@@ -30,6 +31,9 @@ def train(
     ] = 0,
     deepspeed: Annotated[Path | None, option(TrainSettings, "deepspeed")] = TRAIN.deepspeed,
     seed: Annotated[int, option(TrainSettings, "seed")] = TRAIN.seed,
+    keep: Annotated[str | None, option(TrainSettings, "keep")] = TRAIN.keep,
+    push_to_hub: PushToHub = None,
+    private: Private = False,
     track: Annotated[
         Tracker | None,
         typer.Option(help="Write each epoch's row there too, into the folder of the model: nothing is sent."),
@@ -50,17 +54,20 @@ def train(
         "image_size": image_size,
         "deepspeed": deepspeed,
         "seed": seed,
+        "keep": keep,
     }
     settings = checked(TrainSettings, **(without_option() | options))
     if print_config:
         print_settings(settings, processes=processes, track=track)
         return
     rank = join_ranks(show_gpu)  # before PyTorch is imported
+    hub = repository(push_to_hub, private, "model") if not rank.number else None
     from fglfast.training.launch import train as launch
 
     result = launch(data, out, settings, processes or "auto", track)
     if rank.number:
         return
+    pushed(hub, out, ("checkpoint/*", "*.log", "*.sqlite"))
     accuracy = "" if result.val_accuracy is None else f", {result.val_accuracy:.1%} on held-out synthetic images"
     line = f"{result.model}: {result.epochs} epochs of {result.images} images in {result.seconds:.0f} s{accuracy}"
     tell(result.model_dump(mode="json"), as_json, line)
