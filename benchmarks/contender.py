@@ -55,10 +55,10 @@ def fglfast(ask: Ask, backend: str) -> Draw:
     from fglfast.engine.build import build_engine
     from fglfast.engine.networks import sent
     from fglfast.engine.recipe import Recipe
+    from fglfast.engine.sketch import to_pixels
     from fglfast.lab.bench.measure import contenders
     from fglfast.sampler.sample import sample
     from fglfast.sampler.schedule import Sampling, Schedule
-    from fglfast.synthesis.draw import to_pixels
 
     recipe = Recipe(image_size=ask["image_size"], unet_batch=ask["batch"], vae_batch=ask["vae_batch"])
     model = Path(ask["model"])

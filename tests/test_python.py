@@ -1,14 +1,23 @@
 """What `import fglfast` offers."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fglfast
 from fglfast.base.errors import BadInputError
 
+ROOT = Path(__file__).parent.parent
+FEWER = {
+    "images_per_class, epochs = 100, 5": "images_per_class, epochs = 16, 1",
+    'arch="resnet18-narrow", image_size=64': 'arch="resnet10-tiny", image_size=28',
+    'find_recipe("mini-few")': 'find_recipe("mini-few").model_copy(update={"backend": "torch"})',
+}
 PUBLIC = [
     "Engine",
     "Evaluation",
@@ -68,3 +77,20 @@ def test_one_call_refuses_classes_that_send_the_same_prompt(tmp_path, payload):
     same = replace(one, embeddings=one.embeddings[[0, 0, 0]])
     with pytest.raises(BadInputError, match="same prompt"):
         fglfast.run_one_shot([same], tmp_path / "run")
+
+
+@pytest.mark.timeout(900)
+def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
+    """Its cells one after the other, with fewer images."""
+    notebook = json.loads((ROOT / "docs" / "fglfast.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell.get("outputs") for cell in notebook["cells"])
+    monkeypatch.chdir(tmp_path)
+    seen: dict[str, Any] = {}
+    for many, few in FEWER.items():
+        cells = [cell.replace(many, few) for cell in cells]
+    for cell in cells:
+        exec(compile(cell, "cell", "exec"), seen)
+    assert "160 images, accuracy" in capsys.readouterr().out
+    sheet = seen["side_by_side"](seen["engine"].draw(["bag"], 2, seen["recipe"].sampling))
+    assert sheet.size == (640, 64) and len(set(sheet.getdata())) > 10

@@ -1,7 +1,10 @@
 """Build, cache and open engines: the engine of a recipe, of whatever blocks its model has."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from PIL import Image
 
 from fglfast.engine import backends
 from fglfast.engine.choice import ROUNDS, choose, seconds_of
@@ -9,9 +12,12 @@ from fglfast.engine.making import Source, find_or_make
 from fglfast.engine.manifest import Key, Manifest, device_name
 from fglfast.engine.networks import Networks, by_time
 from fglfast.engine.recipe import Recipe
+from fglfast.engine.sketch import sketch
 from fglfast.generator.blocks import Blocks, load_blocks
 from fglfast.generator.load import Shapes, read_shapes, weights_fingerprint
-from fglfast.sampler.schedule import Schedule
+from fglfast.sampler.schedule import Sampling, Schedule
+
+SAMPLING = Sampling()
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,22 @@ class Engine:
     def key(self) -> str:
         """The engine's name."""
         return self.manifest.key.digest()
+
+    def draw(
+        self, prompts: Sequence[str], n: int = 1, sampling: Sampling = SAMPLING, seed: int = 0
+    ) -> list[Image.Image]:
+        """Draw images of prompts, for a look: what a data set is made of is drawn by `synthesize`.
+
+        Args:
+            prompts: as a client would write them.
+            n: images of each.
+            sampling: solver, steps and guidance; a recipe has its own.
+            seed: of the noise.
+
+        Returns:
+            `n` images of the first prompt, then of the next.
+        """
+        return sketch(self.networks, self.shapes, self.model, prompts, n, sampling, seed)
 
 
 def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:

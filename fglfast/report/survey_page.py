@@ -27,6 +27,7 @@ def _view(surveyed: Surveyed) -> dict[str, Any]:
         "largest": max(counts),
         "most": MOST_CLASSES,
         "rows": [(found, sprite(surveyed.samples[found.name])) for found in survey.classes[:MOST_CLASSES]],
+        "left_out": [(sprite([pixels]), name, score) for pixels, name, score in surveyed.left_out],
         "alike": ALIKE,
         "twins": [_shown(pair) for pair in surveyed.twins],
         "copies": [_shown(pair) for pair in surveyed.copies],

@@ -12,10 +12,10 @@ from torch import Tensor
 from fglfast.base.errors import BadInputError
 from fglfast.engine.build import Engine
 from fglfast.engine.networks import sent
-from fglfast.generator.configs import read_config
+from fglfast.engine.sketch import negative_embedding
 from fglfast.generator.load import Shapes
 from fglfast.generator.text import load_prompts, text_fingerprint
-from fglfast.generator.tokens import load_tokenizer, vocabulary
+from fglfast.generator.tokens import vocabulary
 from fglfast.payload.merge import Merged
 
 
@@ -64,12 +64,7 @@ def negative_text(engine: Engine) -> Tensor:
 
 
 def _encode(engine: Engine, prompt: str) -> Tensor:
-    """Embedding [L,D] of a negative prompt; zeros for an empty one where the model was trained so (SDXL)."""
-    index = read_config(engine.model / "model_index.json")
-    if not prompt and index.get("force_zeros_for_empty_prompt"):
-        return torch.zeros(engine.shapes.text_length, engine.shapes.text_width, device=engine.networks.device)
-    tokens_1T = torch.from_numpy(load_tokenizer(engine.model).tokenize([prompt])).long()
-    return engine.networks.encode(sent(tokens_1T, engine.networks.device)).squeeze(0)
+    return negative_embedding(engine.networks, engine.shapes, engine.model, prompt)
 
 
 def check_fit(merged: Merged, model: Path, shapes: Shapes) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from fglfast.base.errors import FglError
 from fglfast.engine.build import Engine
 from fglfast.engine.networks import Networks, sent
+from fglfast.engine.sketch import to_pixels
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
@@ -172,13 +173,6 @@ class Drawer:
 def rows_together(engine: Engine) -> int:
     """Images that an engine draws together."""
     return engine.manifest.key.build.unet_batch
-
-
-def to_pixels(images_BCHW: Tensor) -> Tensor:
-    """Decoded images [B,3,S,S] in [-1,1] as bytes [B,S,S,3], where they lie; black what is not a number somewhere."""
-    finite_B111 = torch.isfinite(images_BCHW).flatten(1).all(1).view(-1, 1, 1, 1)
-    pixels_BCHW = images_BCHW.where(finite_B111, -1.0).clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return pixels_BCHW.permute(0, 2, 3, 1).contiguous()
 
 
 def is_flat(pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -15,6 +15,7 @@ from fglfast.images.labelled import LabelledImages
 from fglfast.lab.survey.alike import PAIRS, Pair, copies, thumbnail, twins
 from fglfast.shards.description import Description, read_description
 from fglfast.shards.index import SyntheticImages, read_index
+from fglfast.shards.keep import left_out
 from fglfast.shards.tar import UNDECODABLE, Sample, decode_image, read_samples, shard_name
 
 SHOWN = 8  # images a class
@@ -45,6 +46,7 @@ class Survey(Settings):
         image_size: side in pixels.
         shards: in so many files.
         classes: by label.
+        left_out: how many are left out of training for their scores.
         compared: how many images, evenly spread, were compared with each other.
         alike: how many of those look like another one of them.
         alike_across: how many of those look like one of another class.
@@ -57,6 +59,7 @@ class Survey(Settings):
     image_size: int
     shards: int
     classes: tuple[ClassSurvey, ...]
+    left_out: int
     compared: int
     alike: int
     alike_across: int
@@ -88,12 +91,14 @@ class Surveyed:
     Attributes:
         survey: the figures.
         samples: the first images [S,S,3] of each class.
+        left_out: images [S,S,3] that are left out of training, their class and score, the lowest first; a few.
         twins: pairs of the data set's images, the most alike first.
         copies: pairs of an image and one that it was compared with, the most alike first.
     """
 
     survey: Survey
     samples: dict[str, list[NDArray[np.uint8]]]
+    left_out: list[tuple[NDArray[np.uint8], str, float]]
     twins: list[Alike]
     copies: list[Alike]
 
@@ -105,6 +110,7 @@ class _Seen:
         self.names = description.class_names
         self.samples: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in self.names}
         self.images, self.bytes, self.redrawn = (np.zeros(len(self.names), dtype=np.int64) for _ in range(3))
+        self.scores: list[float] = []
         self.labels: list[int] = []
         self.thumbnails: list[NDArray[np.uint8]] = []
 
@@ -113,6 +119,7 @@ class _Seen:
         self.images[sample.label] += 1
         self.bytes[sample.label] += len(sample.image)
         self.redrawn[sample.label] += bool(sample.facts.get("redraw"))
+        self.scores.append(float(sample.facts.get("score", np.nan)))
         shown = self.samples[self.names[sample.label]]
         if not compared and len(shown) >= SHOWN:
             return
@@ -144,13 +151,20 @@ def survey(folder: Path, against: LabelledImages | None = None, most: int = MOST
     places = _spread(description.images, most)
     seen = _read(folder, description, set(places.tolist()))
     labels, size = np.array(seen.labels), description.image_size
-    images = SyntheticImages(read_index(folder, description), size, size)
+    index = read_index(folder, description)
+    images = SyntheticImages(index, size, size)
     own = twins(np.stack(seen.thumbnails))
+    out = left_out(folder, description)
+    lowest = out[np.argsort(np.array(seen.scores)[out], kind="stable")][:PAIRS].tolist()
     others = against.select(_spread(len(against), most)) if against else None
     found = copies(np.stack(seen.thumbnails), others, size) if others else []
 
+    def at(place: int) -> tuple[NDArray[np.uint8], str]:
+        name = description.class_names[index.labels[place]]
+        return images[place].permute(1, 2, 0).numpy(), name
+
     def drawn(k: int) -> tuple[NDArray[np.uint8], str]:
-        return images[int(places[k])].permute(1, 2, 0).numpy(), description.class_names[labels[k]]
+        return at(int(places[k]))
 
     def real(k: int) -> tuple[NDArray[np.uint8], str]:
         assert others is not None
@@ -162,6 +176,7 @@ def survey(folder: Path, against: LabelledImages | None = None, most: int = MOST
             image_size=size,
             shards=description.shards,
             classes=seen.classes(),
+            left_out=len(out),
             compared=len(labels),
             alike=len(own),
             alike_across=sum(bool(labels[pair.one] != labels[pair.other]) for pair in own),
@@ -170,6 +185,7 @@ def survey(folder: Path, against: LabelledImages | None = None, most: int = MOST
             copies=len(found),
         ),
         seen.samples,
+        [(*at(place), seen.scores[place]) for place in lowest],
         [Alike(*drawn(pair.one), *drawn(pair.other), pair.levels) for pair in _once(own)[:PAIRS]],
         [Alike(*drawn(pair.one), *real(pair.other), pair.levels) for pair in found[:PAIRS]],
     )

@@ -9,6 +9,8 @@ from fglfast.base.errors import BadInputError
 from fglfast.images.labelled import LabelledImages
 from fglfast.lab.survey.survey import SHOWN, survey
 from fglfast.report.survey_page import write_page
+from fglfast.shards.description import read_description
+from fglfast.shards.keep import leave_out
 from fglfast.shards.pack import pack
 from fglfast.shards.tar import Sample, encode_image, write_shard
 from fglfast.verbs.app import app
@@ -78,6 +80,20 @@ def test_redraws_are_counted(folder, tmp_path, pictures):
     description = json.loads((folder / "dataset.json").read_text()) | {"images": 2}
     (folder / "dataset.json").write_text(json.dumps(description))
     assert [row.redrawn for row in survey(folder).survey.classes] == [1, 0, 0]
+
+
+def test_what_is_left_out_of_training_is_counted_and_shown(folder, pictures):
+    facts = [{"score": score} for score in (0.9, 0.1, 0.3)]
+    samples = [Sample(f"{k:09d}", encode_image(pictures[k], "png"), k % 2, facts[k]) for k in range(3)]
+    write_shard(folder / "train-000000.tar", samples, "png")
+    (folder / "dataset.json").write_text(json.dumps(json.loads((folder / "dataset.json").read_text()) | {"images": 3}))
+    leave_out(folder, read_description(folder), "0.5")
+    surveyed = survey(folder)
+    assert surveyed.survey.left_out == 2
+    assert [(name, score) for _, name, score in surveyed.left_out] == [(CLASSES[1], 0.1), (CLASSES[0], 0.3)]
+    assert np.array_equal(surveyed.left_out[0][0], pictures[1])
+    write_page(surveyed, folder / "page.html")
+    assert "score 0.10" in (folder / "page.html").read_text()
 
 
 def test_a_damaged_shard_is_named(folder):
