@@ -1,4 +1,4 @@
-"""Run several things in turn and say how long each took. Knows nothing of what is timed."""
+"""Run several things in turn and say how long each took."""
 
 import statistics
 import time

@@ -1,4 +1,4 @@
-"""Captions that a user already has, in JSON or as a table of text. Knows no model."""
+"""Captions that a user already has, in JSON or as a table of text."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Captions by an image-to-text model of transformers, such as BLIP or BLIP-2. Knows no prompt."""
+"""Captions by an image-to-text model of transformers, such as BLIP or BLIP-2."""
 
 import os
 from collections.abc import Iterator

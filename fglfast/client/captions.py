@@ -1,4 +1,4 @@
-"""Captions of private images: measured words, a captioning model, or a file. Knows no prompt and no generator."""
+"""Captions of private images: measured words, a captioning model, or a file."""
 
 from collections.abc import Iterator
 from pathlib import Path

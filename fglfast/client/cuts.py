@@ -1,4 +1,4 @@
-"""What the text encoder's length cuts off prompts, said to the client. Knows no token and no image."""
+"""What the text encoder's length cuts off prompts, said to the client."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Private images to a payload: prompts, then text embeddings. Knows nothing of images' storage."""
+"""Private images to a payload: prompts, then text embeddings."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Differential privacy of an upload: its budget, the noise that asks for, where that comes from. Knows no prompt.
+"""Differential privacy of an upload: its budget, the noise that asks for, where that comes from.
 
 What is protected is one image: two data sets of a client are neighbours if an image of the one is missing in the other,
 or replaced by any other image of any class. A release is a vector to which each image adds a part that depends on no

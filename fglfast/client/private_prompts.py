@@ -1,4 +1,4 @@
-"""What a client says of its images under differential privacy: noisy counts, noisy means of embeddings. Knows no file.
+"""What a client says of its images under differential privacy: noisy counts, noisy means of embeddings.
 
 Each image belongs to the public prompt of its class that is nearest to its own: at class level there is one, the class
 name; at instance level there is one for each of the measured words that `fglfast.images.attributes` can say. Released

@@ -1,4 +1,4 @@
-"""Prompts from labels and captions. Knows no model and no image."""
+"""Prompts from labels and captions."""
 
 import unicodedata
 from collections import Counter, defaultdict

@@ -1,4 +1,4 @@
-"""Pairs of noise and latents by a compiled teacher, in shards that outlive a kill. Knows no training.
+"""Pairs of noise and latents by a compiled teacher, in shards that outlive a kill.
 
 A pair is an image of a synthesis plan before it is decoded: its noise follows from its identity and is not stored.
 """

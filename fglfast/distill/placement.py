@@ -1,4 +1,4 @@
-"""Where the steps of a few-step sampler lie best (BOSS, arXiv 2312.16414). Knows no engine and no file."""
+"""Where the steps of a few-step sampler lie best (BOSS, arXiv 2312.16414)."""
 
 from collections.abc import Callable
 from itertools import pairwise

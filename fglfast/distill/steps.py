@@ -1,4 +1,4 @@
-"""Place the steps of a recipe by its engine's own trajectories. Knows no training."""
+"""Place the steps of a recipe by its engine's own trajectories."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Batch sizes by measurement: larger until it is no faster, or does not fit. Knows nothing of sampling."""
+"""Batch sizes by measurement: larger until it is no faster, or does not fit."""
 
 import json
 import tempfile

@@ -1,4 +1,4 @@
-"""A generator's networks as files that other runtimes read, any batch. Knows nothing of who runs them.
+"""A generator's networks as files that other runtimes read, any batch.
 
 What runs them chooses a `Route`, by what it fuses (ONNX Runtime 1.31, PyTorch 2.13; UNets of sd15, sd21-base, sdxl):
 

@@ -1,4 +1,4 @@
-"""The key of an engine and the manifest beside it. Knows nothing of how an engine is made.
+"""The key of an engine and the manifest beside it.
 
 The checksums find damage, not malice: who can write an engine's folder can write its manifest. Opening an engine runs
 its runtime's parsers and what was compiled, so a folder of engines must be one's own.

@@ -1,4 +1,4 @@
-"""The four networks of a compiled generator as plain functions. Knows no backend.
+"""The four networks of a compiled generator as plain functions.
 
 The sampler sees `Denoiser` only; whoever compiled it, whatever its fixed batch, is hidden here.
 """

@@ -1,4 +1,4 @@
-"""The gate: a compiled engine against the float32 model it came from. Knows no backend.
+"""The gate: a compiled engine against the float32 model it came from.
 
 How wrong an engine may be is measured, not set: a multiple of what eager PyTorch loses in the same precision, on the
 same inputs and device. Compilers sum in another order and round in other places. Without one of its attentions or

@@ -1,4 +1,4 @@
-"""Eight-bit integers for OpenVINO, by NNCF's post-training quantization. Knows no backend's runtime.
+"""Eight-bit integers for OpenVINO, by NNCF's post-training quantization.
 
 Scales are calibrated on the latents that the sampler itself passes through, every timestep of them: the network's
 activations change more along a trajectory than between images. SmoothQuant (Xiao et al., arXiv 2211.10438) keeps the

@@ -1,4 +1,4 @@
-"""A recipe: which model, compiled how, sampled how. Knows nothing of backends' insides."""
+"""A recipe: which model, compiled how, sampled how."""
 
 from importlib.resources import files
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Diffusers' own pipeline around networks that are loaded: what an engine is held against. Knows no engine."""
+"""Diffusers' own pipeline around networks that are loaded: what an engine is held against."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""What the server reaches without any client, trained as the one-shot model is. Knows no transport.
+"""What the server reaches without any client, trained as the one-shot model is.
 
 Beside these two a result of a federation shows what its clients added.
 """

@@ -1,4 +1,4 @@
-"""All methods and seeds of an experiment in this process, as one record. Knows no transport but the loopback."""
+"""All methods and seeds of an experiment in this process, as one record."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which images a node holds: its own folder, or its share of an experiment's. Knows no message.
+"""Which images a node holds: its own folder, or its share of an experiment's.
 
 A standing client's node configuration has `data` = PATH[:SPLIT], and optionally `name`, `model` (its copy of the
 generator), `out` (a folder for the final model), `domain` (a word for its images), `captions` (see `embed`), `sign`

@@ -1,4 +1,4 @@
-"""A grid whose traffic is weighed and whose every client is accounted for, by name. Knows no message's content.
+"""A grid whose traffic is weighed and whose every client is accounted for, by name.
 
 Each message's reply is fetched by the message's own number, so that a dead or a late client has its own name, and so
 that one reply that Flower itself cannot read is one client's failure and not the run's.

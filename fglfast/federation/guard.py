@@ -1,4 +1,4 @@
-"""Whether a round's average is kept, and which client ruined it. Knows no grid: it is told how weights are judged.
+"""Whether a round's average is kept, and which client ruined it.
 
 An average that lost most of what was learned is not kept. Who is blamed has to stand out twice: its weights moved much
 further than those of most, and without it the round is good. Clients whose classes differ pull an average apart too,

@@ -1,4 +1,4 @@
-"""How a client trains the global model on its own images in one round. Knows no transport.
+"""How a client trains the global model on its own images in one round.
 
 Training is plain PyTorch: a client is somebody's laptop. Every draw depends on (seed, epoch, step), so a round that is
 run again gives the same weights.

@@ -1,4 +1,4 @@
-"""A Flower grid inside this process: messages go to a ClientApp by a call. Knows no method and no data."""
+"""A Flower grid inside this process: messages go to a ClientApp by a call."""
 
 import logging
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Who is in a federation: settled once, by payloads that were accepted. Knows no grid and no weights.
+"""Who is in a federation: settled once, by payloads that were accepted.
 
 From then on a client's name and its node are one: nobody else is asked to train or to judge, is averaged, or gets the
 model. With node authentication a node keeps its number when it restarts.

@@ -1,4 +1,4 @@
-"""The methods compared, each as a plan on the same clients, model and test images. Knows no page and no transport.
+"""The methods compared, each as a plan on the same clients, model and test images.
 
 Centralized training is FedAvg with one client that holds everything, local-only training FedAvg with each client alone:
 the same loop, optimiser and number of epochs for all.

@@ -1,4 +1,4 @@
-"""One round of feature statistics and a closed-form head (FedCGS, arXiv 2503.06962). Knows no grid.
+"""One round of feature statistics and a closed-form head (FedCGS, arXiv 2503.06962).
 
 Each client sends, of the features that a frozen network makes of its images, how many there are of each class, their
 sums and their second moments. What those of all clients add up to is what pooling all images would give, so the head, a

@@ -1,4 +1,4 @@
-"""The images that a server has itself, by which it judges an average. Knows no client."""
+"""The images that a server has itself, by which it judges an average."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Communication rounds, each one judged and saved: a killed run goes on after the last. Knows no baseline."""
+"""Communication rounds, each one judged and saved: a killed run goes on after the last."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""The clients' weights made one, by Flower's strategies: averages, server optimisers, robust ones. Knows no client.
+"""The clients' weights made one, by Flower's strategies: averages, server optimisers, robust ones.
 
 A server optimiser moves parameters; batch statistics are no parameters, a step along their change means nothing, so
 they are averaged. Robust strategies take the median of those.

@@ -1,4 +1,4 @@
-"""What client and server say to each other, as Flower's records: one exact form for each message. Knows no grid.
+"""What client and server say to each other, as Flower's records: one exact form for each message.
 
 Message types: `query.payload` (prompt embeddings), `train` (local epochs from the global weights), `evaluate` (the
 global weights on the client's held-out images), `query.moments` (statistics of the features of its images),

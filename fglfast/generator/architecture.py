@@ -1,4 +1,4 @@
-"""The modules of `mini`, in the diffusers StableDiffusion layout. Knows nothing of training.
+"""The modules of `mini`, in the diffusers StableDiffusion layout.
 
 Sizes are chosen for two things at once: at most 16 MB in float16, and most of the arithmetic in wide
 convolutions and matrix products at 8x8 and 4x4, where a CPU runs nearest to its peak.

@@ -1,4 +1,4 @@
-"""Between a VAE's latents and those that a UNet is trained on, by diffusers' rules. Knows no network."""
+"""Between a VAE's latents and those that a UNet is trained on, by diffusers' rules."""
 
 from collections.abc import Mapping
 from typing import Any

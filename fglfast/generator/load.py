@@ -1,4 +1,4 @@
-"""Load the networks of a diffusers directory as float32 PyTorch modules. Knows nothing of engines."""
+"""Load the networks of a diffusers directory as float32 PyTorch modules."""
 
 import hashlib
 from copy import deepcopy

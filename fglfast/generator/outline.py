@@ -1,4 +1,4 @@
-"""Networks that a stranger's config describes, never larger than the weights beside it. Knows no architecture."""
+"""Networks that a stranger's config describes, never larger than the weights beside it."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -1,4 +1,4 @@
-"""The text encoder of a diffusers directory: token ids to text embeddings. Knows no image.
+"""The text encoder of a diffusers directory: token ids to text embeddings.
 
 Stable Diffusion 1.x, 2.x and `mini` have one CLIP text encoder. SDXL has two, and a pooled embedding beside the
 per-token ones: it travels as one more row of the same tensor, padded with zeros, so that payloads, engines and

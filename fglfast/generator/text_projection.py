@@ -1,4 +1,4 @@
-"""Keys and values of the cross-attention: computed once a prompt, not once a step. Knows nothing of text encoders.
+"""Keys and values of the cross-attention: computed once a prompt, not once a step.
 
 The cross-attention layers of a UNet see the same text at every step. Their key and value weights, side by side, make
 one linear layer that is applied to a prompt once; in the UNet each layer then only reads its columns.

@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder, by the `tokenizers` library alone: prompts to token ids. Knows no network.
+"""The tokenizer of a model folder, by the `tokenizers` library alone: prompts to token ids.
 
 CLIP's byte-pair encoding with the folder's vocabulary, the same ids as transformers' CLIPTokenizer. The pipeline around
 the vocabulary (normalization, splitting, the tokens at both ends) is CLIP's own whatever the folder's files say of it.

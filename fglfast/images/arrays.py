@@ -1,4 +1,4 @@
-"""Arrays of an npz file: what they announce first, then their bytes. Knows nothing of what they hold."""
+"""Arrays of an npz file: what they announce first, then their bytes."""
 
 import math
 import zipfile

@@ -1,4 +1,4 @@
-"""Words measured from an image: shade, texture, proportions. Knows nothing of classes or models.
+"""Words measured from an image: shade, texture, proportions.
 
 The public images that `mini` learns from and the private images that clients describe are captioned
 by this one function, so a word means the same to the generator and to the client.

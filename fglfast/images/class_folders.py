@@ -1,4 +1,4 @@
-"""Labelled images in folders named by their class: PATH/CLASS/..., or PATH/SPLIT/CLASS/... Knows no table."""
+"""Labelled images in folders named by their class: PATH/CLASS/..., or PATH/SPLIT/CLASS/..."""
 
 import unicodedata
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The columns `image` and `label` of a table. Knows no file format."""
+"""The columns `image` and `label` of a table."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A user's labelled images, whatever they are stored in. Knows nothing of clients or models.
+"""A user's labelled images, whatever they are stored in.
 
 A data set is named `PATH[:SPLIT]`: a folder of class folders, an npz, a parquet file or folder, a folder
 saved by Hugging Face `datasets`, or `fashion` for the bundled sample.

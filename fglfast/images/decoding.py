@@ -1,4 +1,4 @@
-"""Images from strangers: none that starts another program, none too large to hold. Knows no class."""
+"""Images from strangers: none that starts another program, none too large to hold."""
 
 import io
 from functools import cache

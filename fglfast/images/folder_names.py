@@ -1,4 +1,4 @@
-"""Classes as folders: the names a folder may have, and `labels.json`, which says the others. Knows no image.
+"""Classes as folders: the names a folder may have, and `labels.json`, which says the others.
 
 `labels.json` lies beside the class folders: an object from folder to class name, in the order of the labels.
 """

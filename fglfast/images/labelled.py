@@ -1,4 +1,4 @@
-"""Labelled images, opened one by one as they are needed. Knows nothing of where they are stored."""
+"""Labelled images, opened one by one as they are needed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

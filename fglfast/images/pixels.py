@@ -1,4 +1,4 @@
-"""Any picture that Pillow decodes as 8-bit RGB: upright, transparency on white, deep grey scaled. Knows no file."""
+"""Any picture that Pillow decodes as 8-bit RGB: upright, transparency on white, deep grey scaled."""
 
 import numpy as np
 from numpy.typing import NDArray

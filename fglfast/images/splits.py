@@ -1,4 +1,4 @@
-"""The splits of a data set: what is named like one, and which is read. Knows no layout.
+"""The splits of a data set: what is named like one, and which is read.
 
 One rule for all layouts: a split that is named is exactly its own; of several one must be named; a single one is taken.
 The classes of a split are those it names itself - its class folders, the names its table declares, or the labels it

@@ -1,4 +1,4 @@
-"""Every image of a data set decoded once, so that none fails later. Knows no layout and no label's meaning."""
+"""Every image of a data set decoded once, so that none fails later."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""What travels: prompts and labels in one safetensors file. Knows nothing of models or clients.
+"""What travels: prompts and labels in one safetensors file.
 
 A payload comes from a stranger, so `load_payload` proves the header before it reads a tensor, and the
 tensors before it returns them. `save_payload` holds its own file to the same rules.

@@ -1,4 +1,4 @@
-"""Tensors of memory as a file holds them: eight bits, short rows of token ids. Knows no file.
+"""Tensors of memory as a file holds them: eight bits, short rows of token ids.
 
 Embeddings in eight bits have one scale for each token position (row-wise absolute-maximum quantization): the values of
 position l of row n are scales[n,l] * codes[n,l,:]. CLIP's first position is dozens of times larger than the others, so

@@ -1,4 +1,4 @@
-"""The header of a payload: who sends it, and what its rows mean. Knows no tensor."""
+"""The header of a payload: who sends it, and what its rows mean."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Ed25519 keys: private ones in files, public ones as text. Knows no payload."""
+"""Ed25519 keys: private ones in files, public ones as text."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The payloads of all clients as one table of rows. Knows no file and no model.
+"""The payloads of all clients as one table of rows.
 
 Clients that hold the same class send the same prompt: each distinct embedding is kept once, whoever sent it, so a
 thousand clients with a thousand classes cost the memory of a thousand embeddings.

@@ -1,4 +1,4 @@
-"""A payload in memory: rows of prompts, labels and counts. Knows no file."""
+"""A payload in memory: rows of prompts, labels and counts."""
 
 import hashlib
 import sys

@@ -1,4 +1,4 @@
-"""The arena's record as one self-contained HTML page. Knows no method and no measurement."""
+"""The arena's record as one self-contained HTML page."""
 
 import statistics
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""An audit as one self-contained HTML page. Knows no measurement."""
+"""An audit as one self-contained HTML page."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

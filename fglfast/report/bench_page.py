@@ -1,4 +1,4 @@
-"""A benchmark's record as one self-contained HTML page. Knows no measurement."""
+"""A benchmark's record as one self-contained HTML page."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A sweep's record as one self-contained HTML page, and its plot as a PNG. Knows no measurement."""
+"""A sweep's record as one self-contained HTML page, and its plot as a PNG."""
 
 import io
 import math

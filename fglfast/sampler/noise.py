@@ -1,4 +1,4 @@
-"""The noise that a stochastic solver adds on its way: given to it, never drawn. Knows no model and no solver's name."""
+"""The noise that a stochastic solver adds on its way: given to it, never drawn."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The sampler: a pure function over a Denoiser. Knows nothing of models, files or labels."""
+"""The sampler: a pure function over a Denoiser."""
 
 from typing import Protocol
 

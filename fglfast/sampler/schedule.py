@@ -1,4 +1,4 @@
-"""How time is stepped through: a solver of diffusers and its timesteps. Knows no network."""
+"""How time is stepped through: a solver of diffusers and its timesteps."""
 
 from dataclasses import dataclass
 from functools import cached_property

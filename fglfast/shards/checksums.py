@@ -1,4 +1,4 @@
-"""A checksum beside every shard, in the format of `sha256sum`. Knows nothing of what a shard holds.
+"""A checksum beside every shard, in the format of `sha256sum`.
 
 `cd synth && sha256sum -c checksums/*` checks a data set without this program. A shard's checksum is that of the bytes
 that were handed to the disk, taken before they were, and is there before the shard has its name.

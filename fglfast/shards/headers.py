@@ -1,4 +1,4 @@
-"""Tars of plain files, by their headers alone. Knows nothing of what the files hold.
+"""Tars of plain files, by their headers alone.
 
 `tarfile` follows what a header says: it makes room for announced sizes before it reads, takes names and sizes from
 extended headers, and with a negative size goes round in circles (CVE-2025-8194). Here a header is one block of a plain

@@ -1,4 +1,4 @@
-"""A complete data set unpacked into a folder a class. Knows nothing of how images are made."""
+"""A complete data set unpacked into a folder a class."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Payload rows as a denoiser takes text. Knows nothing of images."""
+"""Payload rows as a denoiser takes text."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Items of a plan to pixels; what came out blank is drawn anew. Knows nothing of files."""
+"""Items of a plan to pixels; what came out blank is drawn anew."""
 
 import time
 from collections import deque

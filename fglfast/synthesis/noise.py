@@ -1,4 +1,4 @@
-"""The noise that images are made of, keyed by their identity. Knows no network."""
+"""The noise that images are made of, keyed by their identity."""
 
 import hashlib
 import json

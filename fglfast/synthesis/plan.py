@@ -1,4 +1,4 @@
-"""Which image, which class, which embedding row, which seed; what is left to do. Knows no model.
+"""Which image, which class, which embedding row, which seed; what is left to do.
 
 A plan is arithmetic, not a list: a million images cost no more than their rows. An image is named by what it is made
 of: its class's name, the digest of its row, its ordinal. Nothing that another client sends changes that, nor does an

@@ -1,4 +1,4 @@
-"""Damaged shards of a data set made anew, byte for byte. Knows what is damaged from `verify`."""
+"""Damaged shards of a data set made anew, byte for byte."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

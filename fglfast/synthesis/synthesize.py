@@ -1,4 +1,4 @@
-"""Engine and payloads to shards, one after the other. Knows neither how an image is drawn nor files' insides."""
+"""Engine and payloads to shards, one after the other."""
 
 import shutil
 import time

@@ -1,4 +1,4 @@
-"""Encode and write beside the denoiser: threads behind bounded queues. Knows no model."""
+"""Encode and write beside the denoiser: threads behind bounded queues."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence

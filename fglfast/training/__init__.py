@@ -1,1 +1,1 @@
-"""Synthetic data set to global model: DeepSpeed training and its evaluation. Knows no generator and no client."""
+"""Synthetic data set to global model: DeepSpeed training and its evaluation."""

@@ -1,4 +1,4 @@
-"""Images on the device: normalisation and random augmentation of whole batches. Knows no files.
+"""Images on the device: normalisation and random augmentation of whole batches.
 
 Every draw comes from the seed given with the batch, so a resumed run augments as the first one did.
 """

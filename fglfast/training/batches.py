@@ -1,4 +1,4 @@
-"""Which images a step sees: their pixels, the held-out split, the order, the batches on the device. Knows no model.
+"""Which images a step sees: their pixels, the held-out split, the order, the batches on the device.
 
 Everything random is keyed by (seed, epoch, step, rank), so any step can be found again by skipping.
 """

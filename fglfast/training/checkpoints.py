@@ -1,4 +1,4 @@
-"""The checkpoints of a training run: when they are due, written and read through DeepSpeed's engine. Knows no epoch."""
+"""The checkpoints of a training run: when they are due, written and read through DeepSpeed's engine."""
 
 import time
 from collections.abc import Iterator

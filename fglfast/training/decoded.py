@@ -1,4 +1,4 @@
-"""All images of a data set, decoded once into a file that the processes of a machine share as memory. Knows no model.
+"""All images of a data set, decoded once into a file that the processes of a machine share as memory.
 
 The file loses its name as soon as every process has opened it, so that however they end, the system takes it back.
 """

@@ -1,4 +1,4 @@
-"""The global model judged on labelled images. Knows no training: any saved image classifier will do."""
+"""The global model judged on labelled images."""
 
 from pathlib import Path
 from typing import Any

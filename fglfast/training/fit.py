@@ -1,4 +1,4 @@
-"""The training loop of every classifier: epochs, batches, augmentation, loss, validation. Knows no optimiser.
+"""The training loop of every classifier: epochs, batches, augmentation, loss, validation.
 
 Order, augmentation and dropout of a step depend on (seed, epoch, step, rank) alone, so a killed run goes on
 from its checkpoint to the very weights it would have had; bit for bit on a CPU at the same world size.

@@ -1,4 +1,4 @@
-"""Start a training run: in this process, or in several that torch's launcher sees through. Knows no training."""
+"""Start a training run: in this process, or in several that torch's launcher sees through."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""The global model: build one from a name or a config file, save it for plain transformers. Knows no data."""
+"""The global model: build one from a name or a config file, save it for plain transformers."""
 
 import json
 from collections.abc import Mapping, Sequence

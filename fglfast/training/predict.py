@@ -1,4 +1,4 @@
-"""A classifier asked about many images, batch by batch. Knows no training: any saved image classifier will do."""
+"""A classifier asked about many images, batch by batch."""
 
 from collections.abc import Callable
 from contextlib import nullcontext

@@ -1,4 +1,4 @@
-"""The folder of one training run: whose it is, its lock, its checkpoints and its history. Knows no model.
+"""The folder of one training run: whose it is, its lock, its checkpoints and its history.
 
 train.json            the run's identity (settings, data, class names) and, at the end, its result
 history.jsonl         one row an epoch

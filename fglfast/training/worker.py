@@ -1,4 +1,4 @@
-"""A training run in one of its processes: from the index of the shards to the saved model. Knows no launcher."""
+"""A training run in one of its processes: from the index of the shards to the saved model."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

@@ -1,4 +1,4 @@
-"""This process among those of a training run, and how it joins them. Knows no model and no files."""
+"""This process among those of a training run, and how it joins them."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""PyTorch compiled: static shapes, and on a GPU a CUDA graph of each network. Knows nothing of ONNX.
+"""PyTorch compiled: static shapes, and on a GPU a CUDA graph of each network.
 
 PyTorch keeps a CUDA graph to the thread that made it (pytorch/pytorch#123177): load and call such an engine in one.
 """

@@ -1,4 +1,4 @@
-"""PyTorch eager, channels last, measured attention: the backend that is always there. Knows nothing of ONNX."""
+"""PyTorch eager, channels last, measured attention: the backend that is always there."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Linear layers in eight bits for the torch backends, by torchao. Knows nothing of keys, gates and other networks.
+"""Linear layers in eight bits for the torch backends, by torchao.
 
 Weights are rounded when the engine is loaded, with a scale for each output channel; activations as they pass, with a
 scale for each row. Nothing is calibrated, so the same weights always give the same layers.

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, or on CUDA and TensorRT where it can. Knows nothing of PyTorch modules."""
+"""ONNX Runtime on the CPU, or on CUDA and TensorRT where it can."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

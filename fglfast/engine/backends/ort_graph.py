@@ -1,4 +1,4 @@
-"""Graphs rewritten for ONNX Runtime's CUDA kernels, in float32 or float16. Knows nothing of sessions and GPUs.
+"""Graphs rewritten for ONNX Runtime's CUDA kernels, in float32 or float16.
 
 Where ONNX Runtime's own session finds no group norm and no channels-last convolution, its transformers package does.
 """

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: static shapes, one stream a core, float32 or int8. Knows nothing of PyTorch modules.
+"""OpenVINO on the CPU: static shapes, one stream a core, float32 or int8.
 
 A batch is cut into one chunk a stream and the chunks run side by side, each on a core of its own:
 on two cores that is a quarter faster than both cores working on one batch together.

@@ -1,4 +1,4 @@
-"""TensorRT 10 and 11: a plan without weights for each network at one batch. Knows nothing of buffers and streams."""
+"""TensorRT 10 and 11: a plan without weights for each network at one batch."""
 
 import hashlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What TensorRT says while it works: errors, kept for one clear line, and how far a build is. Knows no network."""
+"""What TensorRT says while it works: errors, kept for one clear line, and how far a build is."""
 
 import time
 from functools import cache

@@ -1,4 +1,4 @@
-"""TensorRT engines over fixed buffers and CUDA graphs. Knows nothing of builders, files or models."""
+"""TensorRT engines over fixed buffers and CUDA graphs."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which noise goes with which data while a flow is trained. Knows no network.
+"""Which noise goes with which data while a flow is trained.
 
 A coupling is given a batch's data, independent noise and the condition of each row, and answers with noise and weights.
 Rows are paired within one condition only: else noise would tell of the condition, which it does not when one samples.

@@ -1,4 +1,4 @@
-"""One resumable optimisation: warmup-stable-decay, EMA, atomic checkpoints. Knows no loss of its own.
+"""One resumable optimisation: warmup-stable-decay, EMA, atomic checkpoints.
 
 Every random draw of step k comes from a generator keyed by (seed, k), so a run that was killed and
 resumed makes the same draws as one that was not, and nothing but the weights need be saved.

@@ -1,4 +1,4 @@
-"""When and on what a flow is trained: latent flow matching on the linear path (arXiv 2307.08698). Knows no network."""
+"""When and on what a flow is trained: latent flow matching on the linear path (arXiv 2307.08698)."""
 
 from dataclasses import dataclass
 

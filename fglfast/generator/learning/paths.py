@@ -1,4 +1,4 @@
-"""Paths between data and noise, and what a network on one of them may predict. Knows no network and no solver.
+"""Paths between data and noise, and what a network on one of them may predict.
 
 x_t = a(t) x0 + s(t) e with data x0 at t=0 and noise e at t=1 (stochastic interpolants, arXiv 2303.08797).
 All tensors of a call share their shape [B,...]; t is [B] in [0,1].

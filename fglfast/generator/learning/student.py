@@ -1,4 +1,4 @@
-"""Train a network anew on pairs of noise and data that a teacher drew: reflow and rectified diffusion. Knows no engine.
+"""Train a network anew on pairs of noise and data that a teacher drew: reflow and rectified diffusion.
 
 A pair's line is followed by no other pair's, so the student's paths are nearly straight and few steps solve them; drawn
 by a guided teacher, the pairs hold the guidance, and the student needs none.

@@ -1,4 +1,4 @@
-"""One or two steps from a flow: marginal-data transport distillation (arXiv 2509.04406). Knows no engine and no file.
+"""One or two steps from a flow: marginal-data transport distillation (arXiv 2509.04406).
 
 The student u(x,t) is to be the mean velocity from t down to 0, so that x - t u(x,t) is where the teacher's trajectory
 ends. Velocity matching asks that the student's endpoint stays put along that trajectory; then velocity distillation

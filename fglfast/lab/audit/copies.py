@@ -1,4 +1,4 @@
-"""Copies: whether synthetic images are nearer to private images than chance has it. Knows no generator.
+"""Copies: whether synthetic images are nearer to private images than chance has it.
 
 Distances are between features of a classifier that never saw a private image. The control is a set of as many images
 of the same kind that nobody trained on: without memorization, the nearest of both is as often the one as the other.

@@ -1,4 +1,4 @@
-"""What a curious server reads from learned embeddings: how well they say a single image. Knows no payload.
+"""What a curious server reads from learned embeddings: how well they say a single image.
 
 An embedding was fitted to its images by the generator's loss, so that loss is what a member may have lower than other
 images of its class; the loss under the class prompt, which nobody fitted, is what each image is held against. (Loss of

@@ -1,4 +1,4 @@
-"""The likelihood-ratio attack (LiRA) with shadow models. Knows no training: confidences in, scores out.
+"""The likelihood-ratio attack (LiRA) with shadow models.
 
 Carlini et al., "Membership Inference Attacks From First Principles", arXiv 2112.03570, algorithm 1 (online): what a
 model says of an image is compared with what shadow models say that learned from it and with what those say that did

@@ -1,4 +1,4 @@
-"""Whose images a model learned from, and of whom a server asks. Knows no attack and no model."""
+"""Whose images a model learned from, and of whom a server asks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

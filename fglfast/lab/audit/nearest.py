@@ -1,4 +1,4 @@
-"""Inversion: what an upload's embeddings say of the images behind them. Knows no model but the text encoder.
+"""Inversion: what an upload's embeddings say of the images behind them.
 
 The attacker has the text encoder, as every client and the server do, and a vocabulary of captions that holds the true
 ones. Each row of the upload is taken for the prompt of its class whose embedding is nearest.

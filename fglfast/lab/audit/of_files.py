@@ -1,4 +1,4 @@
-"""The audit of single files: a model, a data set, a payload that no `fglfast run` made. Knows no federation."""
+"""The audit of single files: a model, a data set, a payload that no `fglfast run` made."""
 
 from dataclasses import dataclass
 from pathlib import Path

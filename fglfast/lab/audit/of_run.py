@@ -1,4 +1,4 @@
-"""The audit of a folder of `fglfast run`: its models, uploads and synthetic images. Knows no attack's arithmetic."""
+"""The audit of a folder of `fglfast run`: its models, uploads and synthetic images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a classifier says of the true class of images. Knows no attack."""
+"""What a classifier says of the true class of images."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What an audit found, `audit.json`. Knows no measurement."""
+"""What an audit found, `audit.json`."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""How well scores tell members from others: the ROC curve and what is read off it. Knows no model.
+"""How well scores tell members from others: the ROC curve and what is read off it.
 
 Intervals come from a bootstrap over models and over images, each drawn anew with replacement on its own: the scores of
 one model share that model, those of one image share that image, so they are not independent decisions. For crossed

@@ -1,4 +1,4 @@
-"""What the server of a finished experiment saw of its clients, as a score of each image. Knows no attack.
+"""What the server of a finished experiment saw of its clients, as a score of each image.
 
 It is the adversary of the threat model: honest, but curious. Of methods that average it sees each client's update in
 every round; of one-shot FGL the uploads. Those of words say what the words say, which inversion reads; learned ones may

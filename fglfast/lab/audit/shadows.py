@@ -1,4 +1,4 @@
-"""Shadow models: the recipe that is attacked, run again on random halves of the images. Knows no attack.
+"""Shadow models: the recipe that is attacked, run again on random halves of the images.
 
 A shadow of FGL is the whole pipeline: payloads of the half, synthetic images, the model trained on those. A shadow of
 FedAvg is all of its rounds. Each is an experiment of `fglfast run` with the same settings and a half as its data; what

@@ -1,4 +1,4 @@
-"""A folder of synthetic images beside private and held-out ones, as a classifier sees them. Knows no run."""
+"""A folder of synthetic images beside private and held-out ones, as a classifier sees them."""
 
 from pathlib import Path
 

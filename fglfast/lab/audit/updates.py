@@ -1,4 +1,4 @@
-"""What a curious server sees of federated averaging: each client's weights after its own epochs. Knows no attack.
+"""What a curious server sees of federated averaging: each client's weights after its own epochs.
 
 The server is honest, but looks at what it gets (Nasr, Shokri and Houmansadr, arXiv 1812.00910, its passive global
 attacker). A run keeps no updates, so the federation goes on for a few rounds from its final model: those are watched.

@@ -1,4 +1,4 @@
-"""Clients' uploads for inversion: those that were sent, and those that would be. Knows no attack."""
+"""Clients' uploads for inversion: those that were sent, and those that would be."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

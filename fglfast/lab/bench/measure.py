@@ -1,4 +1,4 @@
-"""One run of the benchmark: open the engines, measure everything in turn, keep one record. Knows no terminal."""
+"""One run of the benchmark: open the engines, measure everything in turn, keep one record."""
 
 import resource
 import statistics

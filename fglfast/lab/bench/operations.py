@@ -1,4 +1,4 @@
-"""Count the floating-point operations of the float32 model without its weights. Knows no clock."""
+"""Count the floating-point operations of the float32 model without its weights."""
 
 from dataclasses import replace
 from pathlib import Path

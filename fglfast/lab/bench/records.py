@@ -1,4 +1,4 @@
-"""What a measurement found, frozen and ready for JSON. Knows nothing of how it was measured.
+"""What a measurement found, frozen and ready for JSON.
 
 Throughout, `share` is the rate of the counted operations over the measured rate of a large matrix product.
 """

@@ -1,4 +1,4 @@
-"""A benchmark's record as a table for the terminal, 80 columns wide. Knows no measurement."""
+"""A benchmark's record as a table for the terminal, 80 columns wide."""
 
 from rich import box
 from rich.console import Group, RenderableType

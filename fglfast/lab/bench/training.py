@@ -1,4 +1,4 @@
-"""The global model's step, timed by its own history. Knows nothing of generators."""
+"""The global model's step, timed by its own history."""
 
 import tempfile
 from pathlib import Path

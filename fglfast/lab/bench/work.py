@@ -1,4 +1,4 @@
-"""The pieces of work that are timed, each a function without arguments. Knows no clock and no record."""
+"""The pieces of work that are timed, each a function without arguments."""
 
 import os
 import tempfile

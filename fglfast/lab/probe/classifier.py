@@ -1,4 +1,4 @@
-"""A small classifier of small images, trained in memory in seconds. Knows no generator and no file."""
+"""A small classifier of small images, trained in memory in seconds."""
 
 import numpy as np
 import torch

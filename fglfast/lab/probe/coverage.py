@@ -1,4 +1,4 @@
-"""How much of one set of features another set covers. Knows no image."""
+"""How much of one set of features another set covers."""
 
 from typing import Any
 

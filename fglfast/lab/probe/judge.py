@@ -1,4 +1,4 @@
-"""Drawn images of each class against a client's own. Knows no generator and no file."""
+"""Drawn images of each class against a client's own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Own images beside drawn ones, a row a class, as one PNG. Knows no verdict's reason."""
+"""Own images beside drawn ones, a row a class, as one PNG."""
 
 import io
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A client's images and an engine to findings; everything stays in memory. Knows no file but the model's."""
+"""A client's images and an engine to findings; everything stays in memory."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What is tried: every combination of the lists, each that draws the same images once. Knows nothing of cost."""
+"""What is tried: every combination of the lists, each that draws the same images once."""
 
 from collections.abc import Sequence
 from itertools import product

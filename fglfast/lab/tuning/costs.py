@@ -1,4 +1,4 @@
-"""What a candidate would take, from what others took. Knows no file and measures nothing itself."""
+"""What a candidate would take, from what others took."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""A candidate's data set: drawn, or taken out of a larger one of the same sampling. Knows no training."""
+"""A candidate's data set: drawn, or taken out of a larger one of the same sampling."""
 
 import shutil
 from dataclasses import dataclass

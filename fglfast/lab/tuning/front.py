@@ -1,4 +1,4 @@
-"""What a second buys: the Pareto front of seconds and accuracy. Knows no candidate."""
+"""What a second buys: the Pareto front of seconds and accuracy."""
 
 from collections.abc import Sequence
 

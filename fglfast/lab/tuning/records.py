@@ -1,4 +1,4 @@
-"""What a sweep was asked for and what it found, frozen and ready for JSON. Knows nothing of how it is run."""
+"""What a sweep was asked for and what it found, frozen and ready for JSON."""
 
 from pathlib import Path
 
