@@ -61,7 +61,7 @@ def test_the_verb_leaves_a_payload_that_says_what_it_is(private, random_mini, tm
     ("arguments", "word"),
     [
         (("--send", "tokens"), "token ids"),
-        (("--prompt-level", "instance"), "one embedding a class"),
+        (("--prompt-level", "instance"), "one embedding for each class"),
         (("--epsilon", "2"), "adds no noise"),
         (("--vectors", "16"), "16 vectors are too many"),
     ],
