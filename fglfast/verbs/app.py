@@ -6,10 +6,22 @@ import typer
 
 from fglfast import __version__
 from fglfast.base.console import LEVEL, Level, set_level, stdout
-from fglfast.verbs import datasets, for_clients, kit, operators, runs, stages, tools, trainers, training
+from fglfast.verbs import datasets, for_clients, kit, operators, payloads, runs, stages, tools, trainers, training
 from fglfast.verbs.command import PANELS, app
 
-__all__ = ["app", "datasets", "for_clients", "kit", "operators", "runs", "stages", "tools", "trainers", "training"]
+__all__ = [
+    "app",
+    "datasets",
+    "for_clients",
+    "kit",
+    "operators",
+    "payloads",
+    "runs",
+    "stages",
+    "tools",
+    "trainers",
+    "training",
+]
 
 app.registered_commands.sort(key=lambda command: PANELS.index(command.rich_help_panel))
 

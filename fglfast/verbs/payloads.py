@@ -1,0 +1,82 @@
+"""Verbs of a client's files: look into a payload, make the key that signs it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fglfast.base.console import MOST_ROWS, emit_json, stdout
+from fglfast.base.wording import some
+from fglfast.verbs.command import CLIENTS, LOST, tell, verb
+from fglfast.verbs.datasets import show_shares
+from fglfast.verbs.options import Allow, AsJson, read_allowed
+
+
+@verb(CLIENTS, LOST)
+def inspect(
+    file: Annotated[Path, typer.Argument(help="Payload file, as embed writes it, or folder of synthetic images.")],
+    allow: Allow = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a payload and show what it holds and reveals; of a synthetic data set, whose prompts caused what."""
+    if file.is_dir():
+        show_shares(file, as_json)
+        return
+    import numpy as np
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    from fglfast.payload import load_signed, tensor_bytes
+    from fglfast.payload.merge import merge_payloads, same_prompts, same_words
+
+    payload, signature = load_signed(file, allowed=read_allowed(allow))
+    size = file.stat().st_size if file.exists() else 0
+    header = payload.header
+    images = np.zeros(len(header.class_names), dtype=np.int64)
+    np.add.at(images, payload.labels, payload.counts)
+    together = same_prompts(merge_payloads([payload]))
+    by_class = dict(zip(header.class_names, images.tolist(), strict=True))
+    result = {
+        "file": str(file),
+        "bytes": size,
+        "client": header.client,
+        "format_version": header.format_version,
+        "prompt_level": header.prompt_level,
+        "domain": header.domain,
+        "text_encoder": header.text_encoder,
+        "privacy": header.privacy.model_dump() if header.privacy else None,
+        "reveals": payload.reveals,
+        "form": payload.form,
+        "shape": list(payload.prompts().shape),
+        "tensor_bytes": tensor_bytes(payload),
+        "images_by_class": by_class,
+        "same_prompt": together,
+        "digest": payload.digest(),
+        "signature": signature
+        and {**signature.model_dump(mode="json", exclude={"value"}), "proved": allow is not None},
+    }
+    if as_json:
+        emit_json(result)
+        return
+    table = Table("what", Column(overflow="fold"), title=Text(f"{file.name}: a valid payload"), show_header=False)
+    for key, value in {**result, "same_prompt": same_words(together) if together else "no classes"}.items():
+        shown = (
+            some([f"{k} {v}" for k, v in value.items() if v or v is False], MOST_ROWS)
+            if isinstance(value, dict)
+            else str(value)
+        )
+        table.add_row(key.replace("_", " "), Text(shown))  # a stranger's words are not markup
+    stdout.print(table)
+
+
+@verb(CLIENTS, LOST)
+def key(
+    file: Annotated[Path, typer.Argument(help="File of the private key (PEM), made if it is not there.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make the private key that signs a client's payloads, and print the public one for the server's list."""
+    from fglfast.payload.keys import find_or_make_key
+
+    public, made = find_or_make_key(file)
+    origin = "a new private key: keep it secret" if made else "the private key that was there"
+    tell({"file": str(file), "public_key": public, "made": made}, as_json, f"{file}: {origin}\npublic key: {public}")
