@@ -2,11 +2,10 @@
 
 import json
 import shutil
-from fnmatch import fnmatch
-from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_hub import NAME, FakeHub
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError, UsageError
@@ -122,24 +121,12 @@ def test_a_strangers_kit_is_checked_before_it_is_used(kind, mini_kit, tmp_path):
 
 
 def test_of_a_hub_id_only_the_text_side_is_fetched(narrow, tmp_path, monkeypatch):
-    model, fetched = narrow("sdxl"), []
-
-    def snapshot_download(repository, *, revision, allow_patterns, ignore_patterns, local_files_only):
-        for path in (path for path in model.rglob("*") if path.is_file()):
-            name = path.relative_to(model).as_posix()
-            wanted = any(fnmatch(name, pattern) for pattern in allow_patterns)
-            if wanted and not any(fnmatch(name, pattern) for pattern in ignore_patterns):
-                (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, tmp_path / name)
-                fetched.append(name)
-        return str(tmp_path)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    folder = resolve_text("owner/model")
-    assert {Path(name).parts[0] for name in fetched if name.endswith(".safetensors")} == {
-        "text_encoder",
-        "text_encoder_2",
-    }
+    model = narrow("sdxl")
+    (tmp_path / "hub" / NAME).parent.mkdir(parents=True)
+    (tmp_path / "hub" / NAME).symlink_to(model)
+    hub = FakeHub(tmp_path / "hub", tmp_path / "cache").install(monkeypatch)
+    folder = resolve_text(NAME)
+    assert {name.partition("/")[0] for name in hub.weights} == {"text_encoder", "text_encoder_2"}
     assert text_fingerprint(folder) == text_fingerprint(model)
     shutil.rmtree(folder / "text_encoder_2")
     with pytest.raises(BadInputError, match="text_encoder_2"):
