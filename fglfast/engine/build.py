@@ -74,7 +74,7 @@ def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
     Raises:
         MissingExtraError: the backend is not installed.
         UsageError: it does not compute at that precision, or the solver does not fit the model.
-        BadInputError: the model is of a kind that cannot be used, or the solver draws noise.
+        BadInputError: the model is of a kind that cannot be used, or the solver draws noise that cannot be given to it.
         FglError: the parity gate refused; nothing is left behind.
     """
     blocks = load_blocks(model)

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from fglfast.base.config import Settings, first_problem
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.engine.choices import BackendName, PrecisionName
-from fglfast.generator.kinds import Need
+from fglfast.generator.kinds import Need, embedded_guidance
 from fglfast.generator.text import resolve_model
 from fglfast.images.decoding import MOST_SIDE
 from fglfast.sampler.schedule import Sampling
@@ -34,6 +34,7 @@ class Recipe(Settings):
         mirror: a second hub id, tried when the first cannot be had.
         lora: an adapter that is added to the UNet's weights: a `.safetensors` file, its folder, or a hub id.
         lora_weight: what it is multiplied by.
+        embedded_guidance: of a latent consistency model, whose UNet is told the guidance scale: 1 is none.
         family: the architecture that `--random-weights` draws.
         backend: who runs it; "auto" measures those installed.
         precision: of weights and arithmetic; "auto" is a GPU's own 16 bits where the backend has them, else float32.
@@ -48,6 +49,7 @@ class Recipe(Settings):
     mirror: str | None = None
     lora: str | None = None
     lora_weight: float = Field(default=1.0, ge=-10, le=10)
+    embedded_guidance: float = Field(default=8.5, ge=1, le=50)
     family: Literal["sd15", "sd21-base", "sdxl"] | None = None
     backend: BackendName = "auto"
     precision: PrecisionName = "auto"
@@ -81,17 +83,21 @@ class Recipe(Settings):
         """Where the model is, fetched if need be, with its adapter if it has one.
 
         Args:
-            need: see `resolve_model`; an adapter changes the UNet alone, so it is left out where that is.
+            need: see `resolve_model`; what changes the UNet alone is left out where that is.
 
         Raises:
             BadInputError: it cannot be had, or the adapter does not fit it.
         """
         folder = resolve_model(self.model, self.revision, self.mirror, need)
-        if not self.lora or need != "all":
-            return folder
-        from fglfast.generator.adapter import with_adapter
+        if need == "all" and self.lora:
+            from fglfast.generator.adapter import with_adapter
 
-        return with_adapter(folder, self.lora, self.lora_weight)
+            folder = with_adapter(folder, self.lora, self.lora_weight)
+        if need == "all" and embedded_guidance(folder):
+            from fglfast.generator.guidance import with_guidance
+
+            folder = with_guidance(folder, self.embedded_guidance)
+        return folder
 
 
 def find_recipe(name: str) -> Recipe:

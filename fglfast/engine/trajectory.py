@@ -120,20 +120,16 @@ class Reference:
         return generator
 
     def unguided(self, steps: int) -> tuple[Sampling, Schedule]:
-        """Its solver in so many steps; in its own number where it draws noise in so many, and in its own does not."""
+        """Its solver in so many steps."""
         asked = self.sampling.changed(steps=steps, guidance_scale=1.0)
-        try:
-            return asked, Schedule.of_model(self.model, asked)
-        except BadInputError:
-            asked = self.sampling.changed(guidance_scale=1.0)
-            return asked, Schedule.of_model(self.model, asked)
+        return asked, Schedule.of_model(self.model, asked)
 
     def trajectory(self, prompts: Sequence[str], steps: int, seed: int, device: str = "cpu") -> Trajectory:
         """Sample without guidance, keeping every pass; one image after the other, so that one has to fit.
 
         Args:
             prompts: one an image.
-            steps: of the solver; its own number where it draws noise in so many.
+            steps: of the solver.
             seed: of the starting noise.
             device: where PyTorch computes; what comes of it lies on the CPU.
 

@@ -51,7 +51,7 @@ def with_adapter(model: Path, adapter: str, weight: float) -> Path:
 
     def make(folder: Path) -> None:
         unet = _fused(model, path, weight)
-        _copy_others(model, folder)
+        copy_others(model, folder)
         unet.save_pretrained(folder / "unet")
 
     own = [file for name in PARTS for file in counted_files(part(model, name))]
@@ -145,7 +145,7 @@ def _scales(path: Path, alphas: Mapping[str, float], facts: Mapping[str, Any]) -
     return scales if common is None else {"": float(common), **scales}
 
 
-def _copy_others(model: Path, folder: Path) -> None:
+def copy_others(model: Path, folder: Path) -> None:
     """All of a model folder but its UNet."""
     for name in PARTS:
         if name != "unet" and part(model, name).is_dir():

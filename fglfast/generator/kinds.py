@@ -13,15 +13,19 @@ from fglfast.generator.parts import part
 
 INDEX = "model_index.json"
 STABLE_DIFFUSION, XL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
+CONSISTENCY = "LatentConsistencyModelPipeline"
 # What draws images from a prompt alone, and the text encoders that it has.
-PIPELINES = {STABLE_DIFFUSION: ("text_encoder",), XL: ("text_encoder", "text_encoder_2")}
+PIPELINES = {
+    STABLE_DIFFUSION: ("text_encoder",),
+    XL: ("text_encoder", "text_encoder_2"),
+    CONSISTENCY: ("text_encoder",),
+}
 Need = Literal["all", "text", "configs"]  # of a model: all of it, what encodes prompts, or no network at all
 HINT = "use a text-to-image model of Stable Diffusion 1.x, 2.x or XL, in diffusers' layout"
 # Keys of a UNet, and what it is that they ask for.
 ASKS = {
     "num_class_embeds": "a class or a noise level",
     "class_embed_type": "a class or a noise level",
-    "time_cond_proj_dim": "the guidance scale, as latent consistency models do",
     "encoder_hid_dim": "another embedding than the text encoder's",
     "encoder_hid_dim_type": "another embedding than the text encoder's",
     "dual_cross_attention": "two texts",
@@ -52,6 +56,11 @@ def check_needed(folder: Path, need: Need) -> None:
     """
     if need != "text" or all(part(folder, name).exists() for name in (INDEX, "unet")):
         check_kind(folder)
+
+
+def embedded_guidance(folder: Path) -> bool:
+    """Whether a model's UNet asks for the guidance scale, as latent consistency models do: see `with_guidance`."""
+    return read_config(part(folder, "unet") / "config.json").get("time_cond_proj_dim") is not None
 
 
 def pipeline_name(folder: Path) -> str:

@@ -117,7 +117,12 @@ def load_modules(folder: Path) -> tuple[UNet2DConditionModel, AutoencoderKL]:
     blank_networks(folder)  # refuses configs that ask for more memory than the weights fill
     with loading(folder):
         unet = read_network(UNet2DConditionModel, part(folder, "unet"))
-        return unet, read_network(AutoencoderKL, part(folder, "vae"))
+        vae = read_network(AutoencoderKL, part(folder, "vae"))
+    if unet.config.time_cond_proj_dim is not None:
+        raise BadInputError(
+            f"{folder}: its UNet asks for the guidance scale", "give the model by a recipe, which folds one into it"
+        )
+    return unet, vae
 
 
 def read_network(kind: Any, folder: Path) -> Any:

@@ -11,7 +11,7 @@ from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.built import is_built
 from fglfast.engine.passes import decoder_pass, unet_pass
 from fglfast.engine.recipe import Build, Recipe
-from fglfast.generator.kinds import networks
+from fglfast.generator.kinds import embedded_guidance, networks
 from fglfast.generator.load import model_fingerprint, read_shapes
 from fglfast.generator.parts import part
 from fglfast.generator.weights import weight_files
@@ -51,10 +51,11 @@ def foreseen(
     """
     chosen(recipe.backend, recipe.precision)
     model = recipe.model_folder(need="configs")
-    if recipe.lora or not all(weight_files(part(model, name)) for name in networks(model, "all")):
+    made = recipe.lora or embedded_guidance(model)  # of the weights that are there
+    if made or not all(weight_files(part(model, name)) for name in networks(model, "all")):
         usable_folder(out)
         check_rows(merged, model, read_shapes(model, recipe.image_size))
-        note(f"{recipe.model}: its weights are not here, so whether they fit the payloads is not known yet")
+        note(f"{recipe.model}: its weights are not here yet, so whether they fit the payloads is not known yet")
         plan = plan_of("", recipe.image_size, merged, settings)
         return _foreseen(recipe, plan, None, model, settings, out, world_size) | {"plan": None}
     check_work(merged, settings, out, model, recipe.image_size, update)

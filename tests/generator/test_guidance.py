@@ -1,0 +1,61 @@
+"""Latent consistency models, whose UNet is told the guidance scale: narrow, with random weights."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
+
+from fglfast.base.errors import BadInputError
+from fglfast.engine.family import takes_few_steps
+from fglfast.engine.recipe import Recipe
+from fglfast.generator.guidance import scale_embedding
+from fglfast.generator.load import load_generator, load_modules
+from fglfast.generator.text import text_fingerprint
+from fglfast.sampler.schedule import Sampling, Schedule
+
+
+@pytest.fixture
+def consistent(shallow, tmp_path, monkeypatch):
+    """A folder as such models are published."""
+    monkeypatch.setenv("FGLFAST_MODELS", str(tmp_path / "made"))
+    folder = tmp_path / "lcm"
+    shutil.copytree(shallow("sd15"), folder)
+    config = UNet2DConditionModel.load_config(folder / "unet") | {"time_cond_proj_dim": 32}
+    torch.manual_seed(1)
+    UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "LatentConsistencyModelPipeline"}))
+    solver = {"_class_name": "LCMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(solver))
+    return folder
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.5])
+def test_the_folded_network_is_the_one_that_is_told_the_scale(consistent, scale):
+    folder = Recipe(model=str(consistent), image_size=64, embedded_guidance=scale).model_folder()
+    told = UNet2DConditionModel.from_pretrained(consistent / "unet")
+    folded, _ = load_modules(folder)
+    latents, text = torch.randn(2, 4, 8, 8), torch.randn(2, 77, told.config.cross_attention_dim)
+    condition = scale_embedding(scale, 32).expand(2, -1)
+    with torch.no_grad():
+        expected = told(latents, torch.tensor([900.0, 20.0]), text, timestep_cond=condition).sample
+        found = folded(latents, torch.tensor([900.0, 20.0]), text).sample
+        untold = told(latents, torch.tensor([900.0, 20.0]), text).sample
+    assert torch.allclose(found, expected, atol=1e-5) and not torch.allclose(found, untold, atol=1e-3)
+    assert text_fingerprint(folder) == text_fingerprint(consistent)
+
+
+def test_the_embedding_is_that_of_diffusers_pipeline():
+    theirs = LatentConsistencyModelPipeline.get_guidance_scale_embedding(None, torch.tensor([7.5]), 257)[0]
+    assert torch.allclose(scale_embedding(8.5, 257), theirs.float(), atol=1e-3)
+
+
+def test_another_scale_is_another_model_and_the_raw_one_is_not_drawn_with(consistent):
+    recipe = Recipe(model=str(consistent), image_size=64)
+    first, again, other = (found.model_folder() for found in (recipe, recipe, recipe.changed(embedded_guidance=2.0)))
+    assert first == again != other and takes_few_steps(first)
+    with pytest.raises(BadInputError, match="guidance scale"):
+        load_generator(consistent)
+    assert Schedule.of_model(first, Sampling(steps=4, guidance_scale=1.0)).passes() == 4
