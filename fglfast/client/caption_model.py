@@ -1,15 +1,14 @@
 """Captions by an image-to-text model of transformers, such as BLIP or BLIP-2."""
 
-import os
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText
 
-from fglfast.base.console import no_loading_bars
 from fglfast.base.errors import BadInputError
+from fglfast.base.wording import first_line
+from fglfast.generator.pretrained import open_pretrained
 from fglfast.images.labelled import LabelledImages
 
 BATCH = 16  # images
@@ -29,21 +28,8 @@ class CaptionModel:
     """
 
     def __init__(self, name: str, batch: int = BATCH) -> None:
-        self.name, self.batch, self.device = name, batch, "cuda" if torch.cuda.is_available() else "cpu"
-        self.dtype = torch.float16 if self.device == "cuda" else torch.float32
-        offline = os.environ.get("HF_HUB_OFFLINE") == "1"
-        options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline}
-        try:
-            with no_loading_bars():
-                # PIL's image processors: torchvision is not needed.
-                self.images: Any = AutoImageProcessor.from_pretrained(name, backend="pil", **options)
-                self.tokenizer: Any = AutoTokenizer.from_pretrained(name, **options)
-                model: Any = AutoModelForImageTextToText.from_pretrained(
-                    name, dtype=self.dtype, use_safetensors=True, **options
-                )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-            raise BadInputError(f"captions: {name} cannot be loaded ({_first_line(error)})", ADVICE) from error
-        self.model = model.eval().to(self.device)
+        self.name, self.batch = name, batch
+        self.images, self.tokenizer, self.model = open_pretrained(AutoModelForImageTextToText, name, "captions", ADVICE)
 
     def __call__(self, dataset: LabelledImages) -> Iterator[list[str]]:
         """Captions by greedy decoding.
@@ -59,13 +45,11 @@ class CaptionModel:
         try:
             pixels_BCHW = self.images(images=pictures, return_tensors="pt").pixel_values
             ids_BT = self.model.generate(
-                pixel_values=pixels_BCHW.to(self.device, self.dtype), max_new_tokens=CAPTION_TOKENS, do_sample=False
+                pixel_values=pixels_BCHW.to(self.model.device, self.model.dtype),
+                max_new_tokens=CAPTION_TOKENS,
+                do_sample=False,
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise BadInputError(f"captions: {self.name} cannot caption ({_first_line(error)})", ADVICE) from error
+            raise BadInputError(f"captions: {self.name} cannot caption ({first_line(error)})", ADVICE) from error
         captions: list[str] = self.tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
         return captions
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

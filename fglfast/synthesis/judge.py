@@ -1,7 +1,6 @@
 """How well an image fits its class, by a model that did not draw it: one of CLIP's kind, or a classifier."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fglfast.base.console import no_loading_bars
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.wording import first_line, some
 from fglfast.generator.configs import read_config
+from fglfast.generator.pretrained import open_pretrained
 from fglfast.generator.text import is_hub_id
 from fglfast.training.evaluate import open_classifier
 from fglfast.training.predict import predict
@@ -120,31 +119,23 @@ class TextJudge:
     """
 
     def __init__(self, name: str, class_names: Sequence[str]) -> None:
-        from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer
+        from transformers import AutoModelForZeroShotImageClassification
 
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.dtype = torch.float16 if self.device == "cuda" else torch.float32
-        offline = os.environ.get("HF_HUB_OFFLINE") == "1"
-        options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline}
+        self.images, tokenizer, self.model = open_pretrained(
+            AutoModelForZeroShotImageClassification, name, "judge", ADVICE
+        )
+        self.fingerprint = fingerprint(self.model)
+        prompts = [PROMPT.format(label=label) for label in class_names]
         try:
-            with no_loading_bars():
-                # PIL's image processors: torchvision is not needed.
-                self.images: Any = AutoImageProcessor.from_pretrained(name, backend="pil", **options)
-                tokenizer: Any = AutoTokenizer.from_pretrained(name, **options)
-                model: Any = AutoModelForZeroShotImageClassification.from_pretrained(
-                    name, dtype=self.dtype, use_safetensors=True, **options
-                )
-            self.model = model.eval().to(self.device)
-            self.fingerprint = fingerprint(self.model)
-            self.texts_KD = self._texts(tokenizer, [PROMPT.format(label=label) for label in class_names])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-            raise BadInputError(f"judge: {name} cannot be used ({first_line(error)})", ADVICE) from error
+            self.texts_KD = self._texts(tokenizer, prompts)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadInputError(f"judge: {name} cannot judge ({first_line(error)})", ADVICE) from error
 
     @torch.inference_mode()
     def __call__(self, pixels_BSS3: NDArray[np.uint8], labels: Sequence[int]) -> NDArray[np.float64]:
         """As `Judge` says."""
         pixels_B3HW = self.images(images=list(pixels_BSS3), return_tensors="pt").pixel_values
-        images_BD = _directions(self.model.get_image_features(pixels_B3HW.to(self.device, self.dtype)))
+        images_BD = _directions(self.model.get_image_features(pixels_B3HW.to(self.model.device, self.model.dtype)))
         logits_BK = self.model.logit_scale.exp() * images_BD @ self.texts_KD.T  # a bias is the same for all classes
         return _own(logits_BK.float().cpu(), labels)
 
@@ -152,7 +143,7 @@ class TextJudge:
     def _texts(self, tokenizer: Any, prompts: list[str]) -> Tensor:
         most = self.model.config.text_config.max_position_embeddings
         tokens = tokenizer(prompts, padding="max_length", truncation=True, max_length=most, return_tensors="pt")
-        return _directions(self.model.get_text_features(**tokens.to(self.device)))
+        return _directions(self.model.get_text_features(**tokens.to(self.model.device)))
 
 
 def fingerprint(model: torch.nn.Module) -> str:

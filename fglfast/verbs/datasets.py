@@ -1,4 +1,4 @@
-"""Verbs of a synthetic data set that is there: who caused what, and a client that leaves."""
+"""Verbs of a synthetic data set that is there: whether it is sound, who caused what, a client that leaves."""
 
 from dataclasses import asdict
 from functools import partial
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fglfast.base.console import emit_json, note, print_table, stdout
+from fglfast.base.errors import IncompleteError, UsageError
 from fglfast.base.wording import some
 from fglfast.verbs.command import SERVER, tell, verb
 from fglfast.verbs.opening import asked_recipe, open_engine, open_judge
@@ -25,7 +26,72 @@ from fglfast.verbs.options import (
     RecipeName,
     payload_files,
     read_allowed,
+    read_payloads,
 )
+
+
+@verb(SERVER)
+def verify(
+    data: Annotated[Path, typer.Argument(help="Folder of synthetic images, as synthesize leaves it.")],
+    embeddings: Annotated[
+        str | None,
+        typer.Option(
+            help="Payload files it was drawn from: each image is then compared with the plan, and --repair can draw.",
+            show_default=False,
+        ),
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Draw damaged and missing shards again, byte for byte; needs --embeddings.")
+    ] = False,
+    recipe: RecipeName = None,
+    model: OtherModel = None,
+    backend: OtherBackend = None,
+    precision: OtherPrecision = None,
+    image_size: OtherSize = None,
+    batch_size: BatchSize = None,
+    judge: JudgeName = None,
+    allow: Allow = None,
+    engines: Engines = DEFAULT_ENGINES,
+    as_json: AsJson = False,
+) -> None:
+    """Check every shard of a synthetic data set, and draw damaged ones again with --repair.
+
+    Steps, guidance, seed and all else that decides the images come from the data set itself.
+    """
+    if allow and not embeddings:
+        raise UsageError("--allow says whose payloads may be read, and no payloads are given", "give --embeddings too")
+    if repair and not embeddings:
+        raise UsageError(
+            "--repair draws images again, and needs the payloads they come from",
+            "give the --embeddings that synthesize was given",
+        )
+    from fglfast.shards.tar import shard_name
+    from fglfast.synthesis import repair as mending
+    from fglfast.synthesis.verify import verify as check
+
+    merged = read_payloads(embeddings, allow) if embeddings else None
+    checked = check(data, merged)
+    bad = {shard_name(shard.number): shard.problem for shard in checked if shard.problem}
+    mended = bool(repair and merged and bad)
+    if merged and mended:
+        asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
+        engine = open_engine(asked, engines, batch_size, check=partial(mending.check_model, data))
+        mending.repair(engine, merged, data, checked, open_judge(judge, merged.class_names))
+    result = {
+        "folder": str(data),
+        "shards": len(checked),
+        "by_checksum": sum(shard.how == "checksum" for shard in checked),
+        "damaged": bad,
+        "repaired": mended,
+    }
+    lines = [f"{data / name}: {problem}{'; drawn again' if mended else ''}" for name, problem in bad.items()]
+    whole = f"{data}: all {len(checked)} shards are sound" + (" now" if bad else "")
+    tell(result, as_json, "\n".join([*lines, *([whole] if mended or not bad else [])]))
+    if bad and not mended:
+        raise IncompleteError(
+            f"{data}: {len(bad)} of {len(checked)} shards are damaged or missing",
+            "run fglfast verify --repair with the --embeddings, --recipe and --batch-size that synthesize was given",
+        )
 
 
 @verb(SERVER)

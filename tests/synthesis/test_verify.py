@@ -19,7 +19,7 @@ from fglfast.shards.checksums import FOLDER, digest_of, read_checksum
 from fglfast.synthesis.repair import repair
 from fglfast.synthesis.synthesize import synthesize
 from fglfast.synthesis.verify import verify
-from fglfast.verbs import stages
+from fglfast.verbs import datasets
 from fglfast.verbs.app import app
 
 
@@ -165,7 +165,7 @@ def test_a_shard_that_comes_out_otherwise_is_not_put_in_its_place(made, idle, me
 
 
 def test_the_verb(copy, made, idle, payload, monkeypatch, tmp_path):
-    monkeypatch.setattr(stages, "open_engine", lambda *_, **__: idle(spoilt))
+    monkeypatch.setattr(datasets, "open_engine", lambda *_, **__: idle(spoilt))
     for client, counts in (("ann", (3, 0, 1)), ("bob", (1, 5, 0))):
         save_payload(payload(client, counts), tmp_path / f"{client}.safetensors")
     line, given = ["verify", str(copy), "--json"], ["--embeddings", f"{tmp_path}/*.safetensors"]
