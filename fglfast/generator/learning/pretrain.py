@@ -168,7 +168,7 @@ def _check_same_run(
     digest.update(json.dumps(texts).encode())
     model = settings.model.model_dump(mode="json")
     run = {"images": digest.hexdigest(), "model": model, "coupling": settings.coupling, "seed": settings.seed}
-    claim(path, run, "checkpoints of other images, another model, coupling or seed")
+    claim(path, run, "checkpoints of other images or captions, another model, coupling or seed")
 
 
 def _train_vae(pixels_NCHW: Tensor, settings: PretrainSettings, state: Path, grids: Path) -> AutoencoderKL:
