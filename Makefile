@@ -1,6 +1,7 @@
 # setup: a virtual environment with all that a CPU server and a developer need.
 # demo: one-shot FGL, end to end.  test, lint, bench.
 # fuzz: hostile files by the ten thousand, kills by the hundred and 2,000 rounds of hostile replies, for hours.
+# test-federation: what a federation's guide says, with real servers and clients that are killed; ten minutes.
 # bench-peers: ours beside diffusers and optimum, which live in .venv-peers.
 # bench-accuracy: one-shot accuracy, three seeds; DATA is the bundled sample or, say, your fashion_mnist.npz.
 # test-gpu: every engine, training and two ranks on an NVIDIA GPU, with the packages of $(PYTHON): benchmarks/README.md.
@@ -11,7 +12,7 @@ FUZZ_KILLS ?= 200
 BIN := .venv/bin
 PEERS := .venv-peers/bin/python -m pip
 
-.PHONY: setup demo test fuzz lint bench bench-accuracy bench-peers test-gpu clean
+.PHONY: setup demo test test-federation test-gpu fuzz lint bench bench-accuracy bench-peers test-gpu clean
 
 setup: .venv/installed
 
@@ -26,6 +27,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+test-federation: setup
+	$(BIN)/python -m pytest tests/federation -m long
 
 fuzz: setup
 	FUZZ_CASES=$(FUZZ_CASES) FUZZ_KILLS=$(FUZZ_KILLS) $(BIN)/python -m pytest tests/fuzz tests/synthesis tests/federation -m fuzz

@@ -24,7 +24,8 @@ def deployment(tmp_path, experiment, random_mini):
     made.close()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_what_init_makes_runs_refuses_strangers_survives_kills_and_delivers(deployment, public):
     folder, server = deployment.folder, deployment.server
     link = deployment.superlink()

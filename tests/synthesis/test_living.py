@@ -17,6 +17,7 @@ from fglfast.payload import save_payload
 from fglfast.payload.merge import merge_payloads
 from fglfast.sampler.schedule import Sampling
 from fglfast.shards.imagefolder import export_imagefolder
+from fglfast.synthesis import foresight
 from fglfast.synthesis.drawn import Drawn
 from fglfast.synthesis.foresight import estimate
 from fglfast.synthesis.provenance import shares
@@ -118,6 +119,9 @@ def call(make, random_mini, idle, tmp_path, monkeypatch):
 
     for module in (stages, datasets):
         monkeypatch.setattr(module, "open_engine", lambda *_, **__: idle(decoder))
+    monkeypatch.setattr(
+        foresight, "foreseen", lambda _, merged, asked, out, __, *more: estimate(idle(), merged, asked, out, *more)
+    )
 
     def run(sent, verb="synthesize", *arguments, code=0):
         folder = tmp_path / "clients"

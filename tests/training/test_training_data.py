@@ -61,7 +61,7 @@ def test_surplus_shard_is_refused(make_synthetic: Make) -> None:
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        ({"format_version": 2}, "format version 2"),
+        ({"format_version": 3}, "format version 3"),
         ({"images": 119}, "holds 120 images"),
         ({"class_names": ["a", "a", "b"]}, "is there twice"),
         ({"class_names": ["a", "b"]}, "there are 2 classes"),
@@ -253,9 +253,10 @@ class Crossings(TorchDispatchMode):
 
 def test_augmentation_on_a_gpu_moves_nothing_but_its_draws() -> None:
     """On a fake one: what is copied there is some numbers an image."""
+    augmentation = Augmentation(64, None, flip=True, erasing=0.5)
     with FakeTensorMode(allow_non_fake_inputs=True), Crossings() as crossings:
         images = torch.empty(128, 3, 64, 64, dtype=torch.uint8, device="cuda")
-        augmented = Augmentation(64, None, flip=True, erasing=0.5)(images, 7)
+        augmented = augmentation(images, 7)
     assert augmented.device.type == "cuda" and augmented.shape == images.shape
     assert 0 < sum(crossings.sizes) <= 128 * 64
 

@@ -10,7 +10,7 @@ from fglfast.verbs.app import app
 from fglfast.verbs.opening import asked_recipe
 
 VERBS = typer.main.get_command(app).commands
-OPEN = ("build-engine", "synthesize", "verify", "probe", "tune", "bench", "distill", "place-steps", "demo")
+OPEN = ("build-engine", "synthesize", "verify", "forget", "probe", "tune", "bench", "distill", "place-steps", "demo")
 OTHER_NAME = {"tune": "--drawn-size", "demo": "--drawn-size"}  # whose --image-size is that of the global model
 
 
@@ -22,7 +22,7 @@ def test_every_verb_that_opens_an_engine_takes_precision_and_image_size(verb):
 
 def test_no_other_verb_takes_a_recipe():
     taking = {verb for verb, command in VERBS.items() if "recipe" in {parameter.name for parameter in command.params}}
-    assert taking - {"tune-steps"} == set(OPEN)
+    assert taking - {"tune-steps"} == {*OPEN, "kit"}, "a kit is of a recipe's model"
 
 
 def test_what_is_asked_for_takes_the_place_of_the_recipes():

@@ -97,7 +97,10 @@ def test_another_data_set_in_the_folder_is_refused_in_words(folder, engine, payl
         changed = run(*drawing, "--seed", 1, "--images-per-class", 3, "--image-format", "webp", *dry)
         words = " ".join(changed.output.split())
         assert changed.exit_code == 2 and "seed 0 there, 1 here" in words, changed.output
-        assert "images per class 2 there, 3 here" in words and 'image format "png" there, "webp" here' in words
+        assert 'image format "png" there, "webp" here' in words
+        fewer = run(*drawing, "--images-per-class", 3, *dry)
+        words = " ".join(fewer.output.split())
+        assert fewer.exit_code == 2 and "images per class 2 there, 3 here" in words and "--update" in words
     save_payload(payload("ann", (3, 0, 2)), folder / "ann.safetensors")
     save_payload(payload("bob", (1, 0, 0)), folder / "bob.safetensors")
     other = run(*drawing, "--embeddings", folder / "[ab]*n*.safetensors")
