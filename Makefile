@@ -12,7 +12,7 @@ FUZZ_KILLS ?= 200
 BIN := .venv/bin
 PEERS := .venv-peers/bin/python -m pip
 
-.PHONY: setup demo test test-federation test-gpu fuzz lint bench bench-accuracy bench-peers test-gpu clean
+.PHONY: setup demo test test-federation test-gpu fuzz lint bench bench-accuracy bench-peers clean
 
 setup: .venv/installed
 
