@@ -160,6 +160,13 @@ def scale(result: dict[str, Any]) -> Table:
     return head, [row]
 
 
+def shard_sizes(result: dict[str, Any]) -> Table:
+    """Images a second by shard size: medians of rounds in turn."""
+    rates = result["images_per_second"]
+    rows = [(size, f"{rate:.1f}", f"{rate / rates['512']:.0%}") for size, rate in rates.items()]
+    return ("images a shard", "images/s", "of 512's"), rows
+
+
 def client(result: dict[str, Any]) -> Table:
     """What a client has installed, and how long its commands take; a dash where no seconds were measured."""
     seconds = result.get("seconds", {})

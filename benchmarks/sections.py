@@ -163,6 +163,11 @@ SECTIONS = {
         "Payloads of many clients merged into one plan, without drawing an image.",
         columns.scale,
     ),
+    "shard-sizes": Section(
+        "Small shards",
+        "The same 1,000 images drawn by `mini-few` into shards of each size: passes are filled across shards.",
+        columns.shard_sizes,
+    ),
     "client": Section(
         "A client without a server's packages",
         "`pip install .` without extras into a fresh environment: what it brings beside Python and pip, and the wall "
