@@ -10,22 +10,29 @@ from typing import TYPE_CHECKING, Any
 __version__ = version("fglfast")
 
 if TYPE_CHECKING:
-    from fglfast.base.errors import FglError
-    from fglfast.client.embed import embed
-    from fglfast.engine.build import Engine, build_engine
-    from fglfast.engine.recipe import Recipe, find_recipe
-    from fglfast.images.dataset import read_dataset
-    from fglfast.images.labelled import LabelledImages
-    from fglfast.payload import Payload, load_payload, save_payload
-    from fglfast.payload.merge import merge_payloads
-    from fglfast.pipeline.one_shot import Shot, run_one_shot
-    from fglfast.pipeline.settings import OneShot
-    from fglfast.synthesis.settings import SynthesisSettings
-    from fglfast.synthesis.synthesize import SynthesisResult, synthesize
-    from fglfast.training.evaluate import evaluate
-    from fglfast.training.launch import train
-    from fglfast.training.results import Evaluation, TrainResult
-    from fglfast.training.settings import TrainSettings
+    from fglfast.base.errors import FglError as FglError
+    from fglfast.client.embed import embed as embed
+    from fglfast.engine.build import Engine as Engine
+    from fglfast.engine.build import build_engine as build_engine
+    from fglfast.engine.recipe import Recipe as Recipe
+    from fglfast.engine.recipe import find_recipe as find_recipe
+    from fglfast.images.dataset import read_dataset as read_dataset
+    from fglfast.images.labelled import LabelledImages as LabelledImages
+    from fglfast.payload import Payload as Payload
+    from fglfast.payload import load_payload as load_payload
+    from fglfast.payload import save_payload as save_payload
+    from fglfast.payload.merge import merge_payloads as merge_payloads
+    from fglfast.pipeline.one_shot import Shot as Shot
+    from fglfast.pipeline.one_shot import run_one_shot as run_one_shot
+    from fglfast.pipeline.settings import OneShot as OneShot
+    from fglfast.synthesis.settings import SynthesisSettings as SynthesisSettings
+    from fglfast.synthesis.synthesize import SynthesisResult as SynthesisResult
+    from fglfast.synthesis.synthesize import synthesize as synthesize
+    from fglfast.training.evaluate import evaluate as evaluate
+    from fglfast.training.launch import train as train
+    from fglfast.training.results import Evaluation as Evaluation
+    from fglfast.training.results import TrainResult as TrainResult
+    from fglfast.training.settings import TrainSettings as TrainSettings
 
 _HOMES = {
     "Engine": "engine.build",
@@ -53,32 +60,7 @@ _HOMES = {
     "train": "training.launch",
 }
 
-__all__ = [
-    "Engine",
-    "Evaluation",
-    "FglError",
-    "LabelledImages",
-    "OneShot",
-    "Payload",
-    "Recipe",
-    "Shot",
-    "SynthesisResult",
-    "SynthesisSettings",
-    "TrainResult",
-    "TrainSettings",
-    "__version__",
-    "build_engine",
-    "embed",
-    "evaluate",
-    "find_recipe",
-    "load_payload",
-    "merge_payloads",
-    "read_dataset",
-    "run_one_shot",
-    "save_payload",
-    "synthesize",
-    "train",
-]
+__all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ import torch
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, FglError
 from fglfast.base.files import exclusive, lock_of, put_in_place, unfinished_folder
+from fglfast.base.wording import first_line
 from fglfast.engine import backends
 from fglfast.engine.exports import export_folder, export_for
 from fglfast.engine.manifest import Key, Manifest, check_files, file_hashes, read_manifest
@@ -242,7 +243,7 @@ def require_writable(engines: Path) -> None:
 
 
 def _unwritable(engines: Path, error: OSError) -> FglError:
-    reason = error.strerror or str(error).splitlines()[0]
+    reason = error.strerror or first_line(error)
     return FglError(f"{engines}: cannot be written ({reason})", "free space, or choose another folder with --engines")
 
 

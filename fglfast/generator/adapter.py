@@ -6,7 +6,6 @@ there is left out.
 """
 
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,12 @@ from torch import Tensor
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import loading
+from fglfast.base.wording import first_line
 from fglfast.generator.configs import read_header
-from fglfast.generator.kinds import INDEX
 from fglfast.generator.load import blank_networks, read_network
-from fglfast.generator.made import made_once
-from fglfast.generator.parts import BLOCKS, PARTS, part
+from fglfast.generator.made import copy_others, made_once, model_files
+from fglfast.generator.parts import BLOCKS, part
 from fglfast.generator.text import is_hub_id
-from fglfast.generator.weights import counted_files
 
 FILE = "pytorch_lora_weights.safetensors"  # as diffusers and its trainers name it
 HINT = "use a LoRA adapter of this model's family, as diffusers or kohya's trainers save it"
@@ -54,8 +52,9 @@ def with_adapter(model: Path, adapter: str, weight: float) -> Path:
         copy_others(model, folder)
         unet.save_pretrained(folder / "unet")
 
-    own = [file for name in PARTS for file in counted_files(part(model, name))]
-    return made_once(path.stem, f"{model.name} with adapter {path.name}, times {weight!r}", [*own, path], make)
+    return made_once(
+        path.stem, f"{model.name} with adapter {path.name}, times {weight!r}", [*model_files(model), path], make
+    )
 
 
 def find_adapter(name: str) -> Path:
@@ -80,8 +79,7 @@ def find_adapter(name: str) -> Path:
     try:
         return Path(hf_hub_download(name, FILE))
     except (OSError, ValueError) as error:  # the hub's errors are of these kinds
-        reason = str(error).partition("\n")[0]
-        raise BadInputError(f"lora {name!r}: no such file, and not from the hub ({reason})", HINT) from error
+        raise BadInputError(f"lora {name!r}: no such file, and not from the hub ({first_line(error)})", HINT) from error
 
 
 def _fused(model: Path, path: Path, weight: float) -> UNet2DConditionModel:
@@ -143,15 +141,3 @@ def _scales(path: Path, alphas: Mapping[str, float], facts: Mapping[str, Any]) -
     scales = {key.removesuffix(".alpha").partition(".lora_A.")[0]: float(value) for key, value in named.items()}
     common = facts.get("unet.lora_alpha")
     return scales if common is None else {"": float(common), **scales}
-
-
-def copy_others(model: Path, folder: Path) -> None:
-    """All of a model folder but its UNet."""
-    for name in PARTS:
-        if name != "unet" and part(model, name).is_dir():
-            (folder / name).mkdir()
-            for path in counted_files(part(model, name)):
-                shutil.copyfile(path, folder / name / path.name)
-    for name in (INDEX, "prompts.json"):
-        if part(model, name).exists():
-            shutil.copyfile(part(model, name), folder / name)

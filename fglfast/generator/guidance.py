@@ -13,13 +13,11 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from fglfast.generator.adapter import copy_others
 from fglfast.generator.configs import read_config
 from fglfast.generator.kinds import CONSISTENCY, INDEX, STABLE_DIFFUSION, embedded_guidance
 from fglfast.generator.load import blank_networks, read_network
-from fglfast.generator.made import made_once
-from fglfast.generator.parts import PARTS, part
-from fglfast.generator.weights import counted_files
+from fglfast.generator.made import copy_others, made_once, model_files
+from fglfast.generator.parts import part
 
 SCALE = 8.5  # as diffusers' pipeline of these models has it
 
@@ -47,8 +45,7 @@ def with_guidance(model: Path, scale: float) -> Path:
         if index.get("_class_name") == CONSISTENCY:
             (folder / INDEX).write_text(json.dumps(index | {"_class_name": STABLE_DIFFUSION}, indent=2) + "\n")
 
-    own = [file for name in PARTS for file in counted_files(part(model, name))]
-    return made_once(model.name, f"{model.name} with guidance {scale!r} in its UNet", own, make)
+    return made_once(model.name, f"{model.name} with guidance {scale!r} in its UNet", model_files(model), make)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from fglfast.base.console import note
 from fglfast.base.errors import FglError
 from fglfast.base.files import exclusive, finished_folder
 from fglfast.base.wording import first_line
+from fglfast.generator.kinds import INDEX
+from fglfast.generator.parts import PARTS, part
+from fglfast.generator.weights import counted_files
 
 
 def made_folders() -> Path:
@@ -45,3 +49,20 @@ def made_once(stem: str, what: str, of: Iterable[Path], make: Callable[[Path], N
         hint = "free space, or choose another folder by the variable FGLFAST_MODELS"
         raise FglError(f"{folder.parent}: cannot be written ({error.strerror or first_line(error)})", hint) from error
     return folder
+
+
+def model_files(model: Path) -> list[Path]:
+    """The files of a model folder that count in what is made of it."""
+    return [file for name in PARTS for file in counted_files(part(model, name))]
+
+
+def copy_others(model: Path, folder: Path) -> None:
+    """All of a model folder but its UNet."""
+    for name in PARTS:
+        if name != "unet" and part(model, name).is_dir():
+            (folder / name).mkdir()
+            for path in counted_files(part(model, name)):
+                shutil.copyfile(path, folder / name / path.name)
+    for name in (INDEX, "prompts.json"):
+        if part(model, name).exists():
+            shutil.copyfile(part(model, name), folder / name)

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from fglfast.base.config import Settings
 from fglfast.base.errors import BadInputError
+from fglfast.base.wording import first_line
 from fglfast.generator.blocks import load_blocks
 from fglfast.generator.configs import check_folder, read_config, read_optional
 from fglfast.generator.hub import fetch_model
@@ -91,8 +92,7 @@ def resolve_model(name: str, revision: str | None = None, mirror: str | None = N
         try:
             return _complete(fetch_model(place, revision, need), need)
         except (OSError, ValueError) as error:  # the hub's errors are of these kinds
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            tried.append(f"{place} (no such folder or file; from the hub: {reason})")
+            tried.append(f"{place} (no such folder or file; from the hub: {first_line(error)})")
     raise BadInputError(
         f"no model named {name!r}: tried {'; '.join(tried)}",
         f"give {' or '.join(BUNDLED)}, a diffusers directory, a checkpoint (.safetensors), or a reachable hub id",

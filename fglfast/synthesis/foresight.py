@@ -22,7 +22,6 @@ from fglfast.synthesis.conditioning import check_rows
 from fglfast.synthesis.drawn import Drawn
 from fglfast.synthesis.folder import refuse_another
 from fglfast.synthesis.older import Change, change
-from fglfast.synthesis.plan import Plan
 from fglfast.synthesis.settings import SynthesisSettings, plan_of
 from fglfast.synthesis.synthesize import check_work, room, sound_images
 
@@ -56,12 +55,11 @@ def foreseen(
         usable_folder(out)
         check_rows(merged, model, read_shapes(model, recipe.image_size))
         note(f"{recipe.model}: its weights are not here yet, so whether they fit the payloads is not known yet")
-        plan = plan_of("", recipe.image_size, merged, settings)
-        return _foreseen(recipe, plan, None, model, settings, out, world_size) | {"plan": None}
+        return _foreseen(recipe, None, model, merged, settings, out, world_size, update)
     check_work(merged, settings, out, model, recipe.image_size, update)
     if is_built(recipe, model, engines):
         return estimate(build_engine(recipe, model, engines), merged, settings, out, world_size, update)
-    return _of_model(recipe, model_fingerprint(model), model, merged, settings, out, world_size, update)
+    return _foreseen(recipe, model_fingerprint(model), model, merged, settings, out, world_size, update)
 
 
 def estimate(
@@ -74,13 +72,13 @@ def estimate(
 ) -> dict[str, Any]:
     """As `foreseen`, by an engine that is there, with the seconds that it takes."""
     key = engine.manifest.key
-    found = _of_model(key.build, key.weights, engine.model, merged, settings, out, world_size, update)
+    found = _foreseen(key.build, key.weights, engine.model, merged, settings, out, world_size, update)
     return found | {"seconds": _seconds(engine, found["passes"], found["decodes"])}
 
 
-def _of_model(
+def _foreseen(
     sizes: Recipe | Build,
-    weights: str,
+    weights: str | None,
     model: Path,
     merged: Merged,
     settings: SynthesisSettings,
@@ -88,28 +86,16 @@ def _of_model(
     world_size: int,
     update: bool,
 ) -> dict[str, Any]:
-    plan = plan_of(weights, sizes.image_size, merged, settings)
-    to_be = Drawn.to_be(plan, weights, sizes.image_size, model.name, merged, settings)
-    changes = planned_change(out, to_be) if update else None
-    return _foreseen(sizes, plan, changes, model, settings, out, world_size)
-
-
-def _foreseen(
-    sizes: Recipe | Build,
-    plan: Plan,
-    changes: Change | None,
-    model: Path,
-    settings: SynthesisSettings,
-    out: Path,
-    world_size: int,
-) -> dict[str, Any]:
-    """All of it but the seconds."""
+    """All of it but the seconds; without a plan and changes where the weights' fingerprint is not known."""
+    plan, changes = plan_of(weights or "", sizes.image_size, merged, settings), None
+    if weights and update:
+        changes = planned_change(out, Drawn.to_be(plan, weights, sizes.image_size, model.name, merged, settings))
     left = changes.new if changes else sum(map(plan.size, plan.remaining(out)))
     rows = [rows for _, rows in Schedule.of_model(model, settings.sampling).rows()]
     passes, decodes = passes_of(-(-left // world_size), rows, sizes.unet_batch, sizes.vae_batch)
     needed, free = room(plan.images if changes else left, sizes.image_size, out)
     return {
-        "plan": plan.digest(),
+        "plan": plan.digest() if weights else None,
         "classes": len(plan.present),
         "images": plan.images,
         "images_left": left,

@@ -16,6 +16,7 @@ from fglfast.base.wording import first_line, some
 from fglfast.generator.configs import read_config
 from fglfast.generator.pretrained import open_pretrained
 from fglfast.generator.text import is_hub_id
+from fglfast.synthesis.plan import Item
 from fglfast.training.evaluate import open_classifier
 from fglfast.training.predict import predict
 
@@ -56,14 +57,14 @@ def check_judge(wanted: str | None, judge: Judge | None) -> None:
 
 
 def scores_of(
-    judge: Judge | None, pixels_BSS3: NDArray[np.uint8], labels: Sequence[int], size: int
+    judge: Judge | None, items: Sequence[Item], pixels_BSS3: NDArray[np.uint8], size: int
 ) -> NDArray[np.float64] | None:
     """The scores of a batch [B]; None without a judge. It sees `size` images whatever the batch: see `Judge`."""
     if judge is None:
         return None
-    more = size - len(labels)
+    labels, more = [item.label for item in items], size - len(items)
     padded = np.concatenate([pixels_BSS3, np.repeat(pixels_BSS3[-1:], more, axis=0)])
-    return judge(padded, [*labels, *[labels[-1]] * more])[: len(labels)]
+    return judge(padded, labels + [labels[-1]] * more)[: len(labels)]
 
 
 def find_judge(name: str, class_names: Sequence[str]) -> Judge:

@@ -49,8 +49,7 @@ def repair(engine: Engine, merged: Merged, out: Path, checked: Sequence[Checked]
         Progress("repair", sum(map(plan.size, numbers))) as progress,
     ):
         for items, pixels_BSS3 in drawer.batches(writer.items(_shards(plan, out, numbers))):
-            labels = [item.label for item in items]
-            writer.add(items, pixels_BSS3, scores_of(judge, pixels_BSS3, labels, drawer.batch))
+            writer.add(items, pixels_BSS3, scores_of(judge, items, pixels_BSS3, drawer.batch))
             progress.advance(len(items))
     return drawer.redrawn
 

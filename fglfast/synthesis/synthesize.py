@@ -171,7 +171,7 @@ def make(
         note(f"resuming: {there} of {plan.images} images are there")
     note_room(*room(sum(map(plan.size, left)), to_be.image_size, out), out)
     drawn = written = 0
-    to_be_judged = drawer.batch if drawer else 0
+    batch = drawer.batch if drawer else 0
     with Progress("synthesize", plan.images, start=plan.images - sum(map(plan.size, left))) as progress:
         while left:
             claims: list[Claim] = []
@@ -179,8 +179,7 @@ def make(
                 with ShardWriter(to_be.image_format, describe) as writer:
                     shards = _shards(plan, folder, older, _claimed(out, folder, plan, left, place, claims))
                     for items, pixels_BSS3 in _drawing(drawer, writer.items(shards)):
-                        labels = [item.label for item in items]
-                        writer.add(items, pixels_BSS3, scores_of(judge, pixels_BSS3, labels, to_be_judged))
+                        writer.add(items, pixels_BSS3, scores_of(judge, items, pixels_BSS3, batch))
                         drawn += len(items)
                         progress.advance(len(items))
             finally:

@@ -12,6 +12,7 @@ from PIL import Image
 from fglfast.base.console import Progress
 from fglfast.base.errors import BadInputError, IncompleteError
 from fglfast.base.folders import leads_out, numbered
+from fglfast.base.wording import first_line
 from fglfast.images.decoding import opened
 from fglfast.payload.merge import Merged
 from fglfast.shards.checksums import Hashing, digest_of, read_checksum
@@ -87,7 +88,7 @@ def _check(path: Path, number: int, drawn: Drawn, plan: Plan | None, seen: set[I
         elif digest_of(path) != expected:
             return Checked(number, how, "damaged: its checksum is another")
     except (*DAMAGE, *NONSENSE) as error:
-        return Checked(number, how, f"damaged: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+        return Checked(number, how, f"damaged: {first_line(error)}")
     return Checked(number, how, "")
 
 

@@ -15,6 +15,7 @@ from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.files import write_atomic
 from fglfast.base.names import ClassNames
 from fglfast.base.untrusted import json_object, loading
+from fglfast.base.wording import first_line
 from fglfast.generator.configs import MOST_LABELS, Announced, announced, check_config, check_folder
 from fglfast.generator.outline import outlined
 from fglfast.training.settings import ARCHITECTURES, check_arch
@@ -45,8 +46,7 @@ def build_model(arch: str, class_names: Sequence[str]) -> PreTrainedModel:
     try:
         model = _from_config(config)
     except Exception as error:  # whatever the config's own model raises at sizes that do not fit together
-        message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f"no image classifier can be built from {arch}: {message}") from error
+        raise UsageError(f"no image classifier can be built from {arch}: {first_line(error)}") from error
     return model
 
 

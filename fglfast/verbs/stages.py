@@ -1,4 +1,4 @@
-"""Verbs of a server up to its images: engine, synthesis, verification."""
+"""Verbs of a server up to its images: engine and synthesis."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
