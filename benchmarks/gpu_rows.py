@@ -20,6 +20,7 @@ from fglfast.base.wording import first_line
 
 Row = dict[str, Any]
 XFORMERS = "xformers"
+TUNED = "torch-autotune"
 # In this order: what a first call may not come to is what matters least.
 PRECISIONS = ("bfloat16", "float16", "int8", "float8", "float32")
 
@@ -58,11 +59,16 @@ class Rows:
 
 
 def engines_here() -> list[str]:
-    """Every backend here in each of its precisions, as BACKEND:PRECISION; those that use xformers also without it."""
+    """Every backend here in each of its precisions, as BACKEND:PRECISION; those that use xformers also without it.
+
+    The tuned one in the first of them alone, and last: it takes longer than all others together.
+    """
     from benchmarks.contender import WITHOUT  # which imports PyTorch
+    from fglfast.engine.attention import xformers_refusal
     from fglfast.engine.backends import find_backend, installed
 
-    names = []
+    names: list[str] = []
+    tuned = f"{TUNED}:{PRECISIONS[0]}"
     for precision in PRECISIONS:
         for name in installed():
             backend = find_backend(name)
@@ -72,9 +78,10 @@ def engines_here() -> list[str]:
             if needs and not find_spec(needs):
                 continue
             names.append(f"{name}:{precision}")
-            if precision == PRECISIONS[0] and XFORMERS in backend.optional and find_spec(XFORMERS):
+            if precision == PRECISIONS[0] and XFORMERS in backend.optional and not xformers_refusal():
                 names.append(f"{names[-1]}{WITHOUT}{XFORMERS}")
-    return names
+    others = [name for name in names if not name.startswith(TUNED)]
+    return [*others, tuned] if tuned in names else others
 
 
 def two_ranks(recipe: Any, model: Path, engines: Path, images_per_class: int) -> Row:

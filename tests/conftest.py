@@ -3,13 +3,16 @@
 import os
 import shutil
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported: workers share the cores
+# Before PyTorch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # tests are of CPUs and stand-ins; `make test-gpu` is for a GPU
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from fglfast.base.console import speaker
 from fglfast.base.files import exclusive
 from fglfast.payload import Payload, PayloadHeader
 from fglfast.payload.merge import merge_payloads
@@ -23,6 +26,16 @@ LONGEST = ("test_deployment", "test_ranks", "test_readme", "test_fusions", "test
 def pytest_collection_modifyitems(items):
     """Files that take longest come first, so that no worker is left with one at the end."""
     items.sort(key=lambda item: (item.path.stem != LONGEST[0], item.path.stem not in LONGEST))
+
+
+@pytest.fixture(autouse=True)
+def left_as_found():
+    """What a command sets for its whole process, its name as a rank and the environment, is put back after a test."""
+    spoken, environment = vars(speaker).copy(), os.environ.copy()
+    yield
+    vars(speaker).update(spoken)
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 @pytest.fixture(scope="session")

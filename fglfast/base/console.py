@@ -30,17 +30,21 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # NCCL's guesses at what DeepSpeed leaves out
     "TQDM_DISABLE": "1",
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
 }
 LEVEL = "FGLFAST_LOG_LEVEL"  # child processes hear no less and no more
 Level = Literal["error", "info", "debug"]
-LOUD = {"TRANSFORMERS_VERBOSITY": "info", "DIFFUSERS_VERBOSITY": "info", "FGLFAST_DEBUG": "1"}
-CHATTY = (
-    "torchao",
-    "torch.utils._pytree",
-)  # they warn of CUDA libraries that a CPU lacks, and of each other's versions
+LOUD = {
+    "TRANSFORMERS_VERBOSITY": "info",
+    "DIFFUSERS_VERBOSITY": "info",
+    "TORCH_CPP_LOG_LEVEL": "INFO",
+    "FGLFAST_DEBUG": "1",
+}
+# They warn of CUDA libraries that are not there, and of each other's versions.
+CHATTY = ("torchao", "torch.utils._pytree", "xformers")
 
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)

@@ -54,6 +54,17 @@ def _(q_BMHK: Tensor, k_BNHK: Tensor, v_BNHK: Tensor) -> Tensor:
     return q_BMHK.new_empty(q_BMHK.shape)
 
 
+def xformers_refusal() -> str:
+    """Why xformers has no kernels here: not installed, or made for another PyTorch; empty if it has."""
+    try:
+        from xformers import _cpp_lib
+    except ImportError as error:
+        return f"not installed ({error})"
+    said = str(getattr(_cpp_lib, "_cpp_library_load_exception", None) or "")
+    built = [line.strip() for line in said.splitlines() if "you have" in line]
+    return f"it was built for {built[0]}" if built else said.partition("\n")[0]
+
+
 def candidates(device: str) -> dict[str, Kernel]:
     """The kernels that may work on "cpu" or "cuda"; which of them do for a shape is found by trying."""
     on_cpu: dict[str, Kernel] = {
@@ -62,11 +73,11 @@ def candidates(device: str) -> dict[str, Kernel]:
     }
     if device == "cpu":
         return on_cpu
-    return on_cpu | {
+    on_gpu = on_cpu | {
         "cudnn": partial(_sdpa_by, SDPBackend.CUDNN_ATTENTION),
         "efficient": partial(_sdpa_by, SDPBackend.EFFICIENT_ATTENTION),
-        "xformers": xformers_attention,
     }
+    return on_gpu if xformers_refusal() else on_gpu | {"xformers": xformers_attention}
 
 
 class Kernels:

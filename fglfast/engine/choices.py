@@ -2,5 +2,5 @@
 
 from typing import Literal
 
-BackendName = Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "tensorrt"]
+BackendName = Literal["auto", "torch", "torch-compile", "torch-autotune", "onnxruntime", "openvino", "tensorrt"]
 PrecisionName = Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"]

@@ -4,12 +4,12 @@ The file's values are click's `default_map`: an option takes what it is given, e
 file, else its default.
 """
 
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tomli_w
 import typer
-from click import Context, get_current_context
 
 from fglfast.base.config import Settings, read_toml
 from fglfast.base.console import stdout
@@ -17,7 +17,8 @@ from fglfast.base.errors import BadInputError
 from fglfast.base.wording import some
 from fglfast.verbs.command import exits
 
-WITHOUT_OPTION = "fglfast.verbs.run_file"  # in click's context: the file, and what it says beside options
+# This call's run file, and what it says beside options. Not in typer's context: which click that is of, typer decides.
+_beside_options: ContextVar[tuple[Path, dict[str, Any]]] = ContextVar("beside options", default=(Path(), {}))
 S = TypeVar("S", bound=Settings)
 OF_A_CALL = frozenset({"config", "print_config", "as_json", "dry_run"})  # options that say nothing of the work
 
@@ -35,6 +36,7 @@ def run_file(settings: type[Settings] | None = None, more: tuple[str, ...] = ())
     """
 
     def read(context: typer.Context, file: Path | None) -> Path | None:
+        _beside_options.set((Path(), {}))
         if file and not context.resilient_parsing:
             exits(_take)(context, file, settings, more)
         return file
@@ -43,7 +45,7 @@ def run_file(settings: type[Settings] | None = None, more: tuple[str, ...] = ())
     return typer.Option("--config", callback=read, is_eager=True, help=text, show_default=False, dir_okay=False)
 
 
-def _take(context: Context, file: Path, settings: type[Settings] | None, more: tuple[str, ...]) -> None:
+def _take(context: typer.Context, file: Path, settings: type[Settings] | None, more: tuple[str, ...]) -> None:
     options = {parameter.name for parameter in context.command.params} - OF_A_CALL
     fields = set(settings.model_fields) if settings else set()
     table = read_toml(file)
@@ -54,13 +56,12 @@ def _take(context: Context, file: Path, settings: type[Settings] | None, more: t
     if settings:
         settings.from_table({key: value for key, value in table.items() if key in fields}, file)
     context.default_map = {key: value for key, value in table.items() if key in options}
-    context.meta[WITHOUT_OPTION] = file, {key: value for key, value in table.items() if key not in options}
+    _beside_options.set((file, {key: value for key, value in table.items() if key not in options}))
 
 
 def without_option() -> dict[str, Any]:
     """What the run file of this call says beside options, as it was read."""
-    _, found = get_current_context().meta.get(WITHOUT_OPTION, (None, {}))
-    return dict(found)
+    return dict(_beside_options.get()[1])
 
 
 def changed_by_file(settings: S, name: str) -> S:
@@ -69,7 +70,7 @@ def changed_by_file(settings: S, name: str) -> S:
     Raises:
         BadInputError: it is no table, or a key of it is unknown or out of range.
     """
-    file, found = get_current_context().meta.get(WITHOUT_OPTION, (Path(), {}))
+    file, found = _beside_options.get()
     table = found.get(name, {})
     if not isinstance(table, dict):
         raise BadInputError(f"{file}: {name} is not a table", f"write it below a line [{name}]")

@@ -16,6 +16,7 @@ from benchmarks.gpu import COMPILED, attention, main, targets, verdicts
 from benchmarks.limit import limited
 from benchmarks.peers import REFERENCE, compare
 from fglfast.base.timing import Timing
+from fglfast.engine import attention as attention_kernels
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.lab.bench.records import TrainingRate
 from fglfast.verbs.app import app
@@ -155,10 +156,12 @@ def test_xformers_and_sdpa_are_compared_by_shape_and_by_images():
 
 def test_every_precision_of_every_backend_on_a_gpu(monkeypatch):
     monkeypatch.setattr(gpu_rows, "find_spec", lambda name: None)
+    monkeypatch.setattr(attention_kernels, "xformers_refusal", lambda: "it was built for another PyTorch")
     names = gpu_rows.engines_here()
     assert {"torch:bfloat16", "torch-compile:float16", "torch:float32"} <= set(names)
     assert not any(WITHOUT in name or name.startswith("openvino") for name in names)
     monkeypatch.setattr(gpu_rows, "find_spec", lambda name: object())
+    monkeypatch.setattr(attention_kernels, "xformers_refusal", lambda: "")
     names = gpu_rows.engines_here()
     assert f"torch:bfloat16{WITHOUT}xformers" in names and f"torch-compile:bfloat16{WITHOUT}xformers" in names
     assert names[0] == "torch:bfloat16" and f"torch:float16{WITHOUT}xformers" not in names

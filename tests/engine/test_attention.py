@@ -2,13 +2,22 @@
 
 import copy
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
 
-from fglfast.engine.attention import BMHKProcessor, Kernels, candidates, install, measure, sdpa, xformers_attention
+from fglfast.engine.attention import (
+    BMHKProcessor,
+    Kernels,
+    candidates,
+    install,
+    measure,
+    sdpa,
+    xformers_attention,
+    xformers_refusal,
+)
 from fglfast.generator.load import load_generator
 from fglfast.generator.text import resolve_model
 
@@ -129,6 +138,20 @@ def xformers(monkeypatch):
 
 
 @torch.inference_mode()
+def test_an_xformers_of_another_torch_is_named_and_left_out(xformers, monkeypatch):
+    package = sys.modules["xformers"]
+    package._cpp_lib = SimpleNamespace(_cpp_library_load_exception=None)
+    assert xformers_refusal() == "" and "xformers" in candidates("cuda") and "xformers" not in candidates("cpu")
+    said = (
+        "xFormers can't load C++/CUDA extensions. xFormers was built for:\n    PyTorch 2.10.0+cu128 (you have 2.11.0)\n"
+    )
+    package._cpp_lib._cpp_library_load_exception = ImportError(said)
+    assert xformers_refusal() == "it was built for PyTorch 2.10.0+cu128 (you have 2.11.0)"
+    assert "xformers" not in candidates("cuda")
+    monkeypatch.setitem(sys.modules, "xformers", None)
+    assert xformers_refusal().startswith("not installed")
+
+
 def test_xformers_gets_views_of_the_fused_projections(xformers, networks):
     *parts, width = networks("sd15")
     for theirs in parts:

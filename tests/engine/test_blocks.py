@@ -42,7 +42,7 @@ def engines(tmp_path_factory):
 
 def test_each_network_is_asked_when_it_is_its_time(blockwise, recipe, engines):
     engine = build_engine(recipe.model_copy(update={"backend": "torch", "unet_batch": 4}), blockwise, engines)
-    latents, _, _ = (torch.randn_like(tensor) for tensor in example_inputs(engine.shapes, 3)[UNET].values())
+    latents = example_inputs(engine.shapes, 3)[UNET]["latents"]
     text = torch.randn(3, engine.shapes.text_length, engine.shapes.text_width)
     for timestep, part in ((900.0, "unet"), (401.0, "unet"), (400.0, "block_2/unet"), (20.0, "block_2/unet")):
         whole = UNet2DConditionModel.from_pretrained(blockwise / part, torch_dtype=torch.float32)

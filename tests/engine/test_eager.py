@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from fglfast.base.errors import FglError, UsageError
 from fglfast.engine import attention, backends
+from fglfast.engine.backends import autotuned, compiled
 from fglfast.engine.backends.eager import ATTENTION
 from fglfast.engine.backends.eager import eager as eager_function
 from fglfast.engine.build import build_engine
@@ -52,7 +53,8 @@ def test_sdxl_in_float16_decodes_in_float32(narrow, eager, tmp_path):
 def test_a_precision_that_a_backend_has_not_is_refused_before_any_work(random_mini, recipe, tmp_path):
     with pytest.raises(UsageError, match="openvino has no precision bfloat16") as refused:
         build_engine(recipe.model_copy(update={"precision": "bfloat16"}), random_mini, tmp_path / "engines")
-    assert refused.value.hint == "choose one of: torch, torch-compile, tensorrt" and not (tmp_path / "engines").exists()
+    assert refused.value.hint == "choose one of: torch, torch-compile, torch-autotune, tensorrt"
+    assert not (tmp_path / "engines").exists()
     assert "torch" in backends.chosen("auto", "bfloat16") and "openvino" not in backends.chosen("auto", "bfloat16")
     own = tmp_path / "own.toml"
     own.write_text('model = "./none"\nbackend = "onnxruntime"\nprecision = "float16"\nimage_size = 32')
@@ -64,7 +66,8 @@ def test_auto_compiles_only_for_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "torch-compile" not in backends.chosen("auto", "float32")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert "torch-compile" in backends.chosen("auto", "float32")
+    chosen = backends.chosen("auto", "float32")
+    assert "torch-compile" in chosen and "torch-autotune" in backends.installed() and "torch-autotune" not in chosen
 
 
 def test_kernels_are_measured_once_and_stay(random_mini, eager, tmp_path, monkeypatch):
@@ -124,12 +127,13 @@ def test_cudnn_tries_its_algorithms_for_these_networks_only():
     assert seen == [True] and not torch.backends.cudnn.benchmark
 
 
-def test_on_a_gpu_the_compiler_tunes_its_kernels(monkeypatch):
+def test_on_a_gpu_the_compiler_keeps_graphs_and_one_backend_tunes_its_kernels(monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "compile", lambda network, **options: asked.append(options))
-    for device in ("cpu", "cuda"):
-        backends.find_backend("torch-compile").function(None, device, torch.float32)
-    assert [options["mode"] for options in asked] == ["default", "max-autotune"]
+    for backend, device in ((compiled, "cpu"), (compiled, "cuda"), (autotuned, "cuda")):
+        backend.BACKEND.function(None, device, torch.float32)
+    assert [options["mode"] for options in asked] == ["default", "reduce-overhead", "max-autotune"]
+    assert torch._inductor.list_mode_options("reduce-overhead") == {"triton.cudagraphs": True}
     tuned = torch._inductor.list_mode_options("max-autotune")
     assert tuned["max_autotune"] and tuned["coordinate_descent_tuning"] and tuned["triton.cudagraphs"]
 

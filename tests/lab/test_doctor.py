@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from functools import partial
 
 import pytest
@@ -211,6 +212,21 @@ def failing_list():
 
 def three():
     return {"before": noisy, "crash": crash, "after": noisy}
+
+
+def endless():
+    time.sleep(300)
+
+
+def slow_list():
+    return {"endless": endless, "after": noisy}
+
+
+def test_a_check_that_takes_too_long_is_broken_and_the_others_are_tried(monkeypatch):
+    monkeypatch.setattr(doctor, "GROUPS", (("slow", slow_list),))
+    monkeypatch.setattr(doctor, "PATIENCE", 2)
+    expected = [Check("slow", "endless", "broken", "not done after 2 s"), Check("slow", "after", "works", "fine")]
+    assert doctor.diagnose() == expected
 
 
 def test_a_crash_is_one_broken_check(monkeypatch, capfd):

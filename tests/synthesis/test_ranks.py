@@ -15,7 +15,7 @@ import torch
 from test_synthesize import hashes
 from typer.testing import CliRunner
 
-from fglfast.base import console, files
+from fglfast.base import files
 from fglfast.base.errors import FglError, IncompleteError, UsageError
 from fglfast.base.files import exclusive
 from fglfast.engine import backends, choice
@@ -159,9 +159,7 @@ def test_tasks_of_srun_and_one_process_in_their_batch_script(arguments, engine, 
     assert hashes(tmp_path / "srun") == hashes(tmp_path / "batch") == hashes(whole)
 
 
-def test_a_rank_whose_others_never_come_draws_all(arguments, engine, merged, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(console.speaker, "name", "")
-    monkeypatch.setattr(console.speaker, "leads", True)
+def test_a_rank_whose_others_never_come_draws_all(arguments, engine, merged, whole, tmp_path):
     line = [argument for argument in arguments[1:] if argument != "--json"]
     line += ["--engines", str(engine.folder.parent), "--out", str(tmp_path), "--format", "imagefolder"]
     planned = estimate(engine, merged, SETTINGS, tmp_path)["seconds"]

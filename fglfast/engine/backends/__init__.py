@@ -15,7 +15,14 @@ from fglfast.engine.networks import Networks
 from fglfast.engine.recipe import Build
 from fglfast.generator.load import Shapes
 
-MODULES = {"torch": "eager", "torch-compile": "compiled", "onnxruntime": "ort", "openvino": "ov", "tensorrt": "trt"}
+MODULES = {
+    "torch": "eager",
+    "torch-compile": "compiled",
+    "torch-autotune": "autotuned",
+    "onnxruntime": "ort",
+    "openvino": "ov",
+    "tensorrt": "trt",
+}
 NAMES = tuple(MODULES)
 # A package, and the distributions that bring it.
 DISTRIBUTIONS = {
@@ -204,12 +211,12 @@ def versions(backend: Backend, precision: str = "float32") -> dict[str, str]:
 def _slow(name: str, precision: str) -> bool:
     """Whether "auto" need not try a backend that works here.
 
-    Beside a GPU, whatever computes on the CPU. On a CPU, compiling takes minutes and ends behind OpenVINO (share of
-    the matrix-product rate 0.49 to 0.76), and with torchao's int8 layers a pass of mini takes four times the processor
-    time of OpenVINO's int8, and no less than without them.
+    Beside a GPU, whatever computes on the CPU, and what is tuned for many minutes first. On a CPU, compiling takes
+    minutes and ends behind OpenVINO (share of the matrix-product rate 0.49 to 0.76), and with torchao's int8 layers a
+    pass of mini takes four times the processor time of OpenVINO's int8, and no less than without them.
     """
     if torch.cuda.is_available():
-        return not _backend(name).uses_gpu()
+        return name == "torch-autotune" or not _backend(name).uses_gpu()
     return name == "torch-compile" or (name == "torch" and precision == "int8")
 
 

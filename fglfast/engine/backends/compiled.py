@@ -1,4 +1,4 @@
-"""PyTorch compiled: static shapes, and on a GPU a CUDA graph of each network.
+"""PyTorch compiled: static shapes, and on a GPU a CUDA graph of each network. Compiled in a minute or two.
 
 PyTorch keeps a CUDA graph to the thread that made it (pytorch/pytorch#123177): load and call such an engine in one.
 """
@@ -28,6 +28,7 @@ class TorchCompileBackend(TorchBackend):
 
     optional: tuple[str, ...] = ("xformers", "triton")
     compiles = True
+    mode = "reduce-overhead"  # on a GPU
 
     def load(self, build: Build, shapes: Shapes, model: Path, engine: Path) -> Networks:
         """Load and compile; what PyTorch compiled before it finds in its own cache.
@@ -55,12 +56,8 @@ class TorchCompileBackend(TorchBackend):
         return networks
 
     def function(self, network: nn.Module, device: str, dtype: torch.dtype) -> Callable[..., Tensor]:
-        """One network compiled as a function of one chunk; each number of rows is compiled once.
-
-        On a GPU the compiler times its kernels' variants and walks on from the best (max-autotune, which includes
-        coordinate descent and CUDA graphs); it remembers them in its own cache.
-        """
-        mode = "max-autotune" if device == "cuda" else "default"
+        """One network compiled as a function of one chunk; each number of rows is compiled once."""
+        mode = self.mode if device == "cuda" else "default"
         compiled = torch.compile(network, mode=mode, fullgraph=True, dynamic=False)
         buffers: dict[int, list[Tensor]] = {}
 

@@ -1,11 +1,13 @@
 """What works on this machine, seen by trying it. Knows no library: they are tried in a process apart."""
 
+import faulthandler
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from multiprocessing import get_context, parent_process
@@ -38,6 +40,7 @@ GROUPS: tuple[tuple[str, Callable[[], Probes]], ...] = (
 SLOW = ("backends", "training")  # groups whose every check may take its time
 STYLES: dict[State, str] = {"works": "green", "missing": "yellow", "broken": "red"}
 CRASH = "it crashes the process that tries it"
+PATIENCE = 120  # seconds for one check; whoever waits longer takes it for a hang
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,10 @@ def diagnose() -> list[Check]:
                 status.update(f"trying {group}: {name}")
                 if group in SLOW:
                     _say(f"trying {group}: {name}")
-                checks.append(apart.call(Check(group, name, "broken", CRASH), examine, group, name, probe))
+                began = time.monotonic()
+                check = apart.call(Check(group, name, "broken", CRASH), examine, group, name, probe, PATIENCE)
+                late = check.detail == CRASH and time.monotonic() - began > PATIENCE
+                checks.append(replace(check, detail=f"not done after {PATIENCE} s") if late else check)
     return checks
 
 
@@ -92,17 +98,19 @@ def _say(what: str) -> None:
         note(what)
 
 
-def examine(group: str, name: str, probe: Callable[[], str]) -> Check:
+def examine(group: str, name: str, probe: Callable[[], str], patience: float = PATIENCE) -> Check:
     """Try one thing.
 
     Args:
         group: the check's group.
         name: the check's name.
         probe: returns the detail, or raises: `MissingExtraError` if it is not there, anything else if it fails.
+        patience: seconds, after which the process ends.
 
     Returns:
         The check; only an interruption is raised.
     """
+    faulthandler.dump_traceback_later(patience, exit=True)
     try:
         return Check(group, name, "works", probe())
     except KeyboardInterrupt:
@@ -115,6 +123,8 @@ def examine(group: str, name: str, probe: Callable[[], str]) -> Check:
         if lacking := _lacking(error):
             return Check(group, name, "missing", lacking.message, lacking.hint)
         return Check(group, name, "broken", machine.reason(error))
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def counts(checks: Sequence[Check]) -> dict[str, int]:

@@ -30,7 +30,8 @@ def backends() -> Probes:
     from fglfast.engine.backends import NAMES
 
     eight_bits = {f"torch {precision}": partial(_eight_bits, precision) for precision in ("int8", "float8")}
-    return {**{name: partial(_backend, name) for name in NAMES}, **eight_bits}
+    compiled = {name: partial(_compiled, name) for name in ("torch-compile", "torch-autotune")}
+    return {**{name: partial(_backend, name) for name in NAMES}, **compiled, **eight_bits}
 
 
 def attention() -> Probes:
@@ -78,6 +79,25 @@ def _backend(name: str, precision: str = "float32") -> str:
         raise FglError("it ran a small network, and what came out is wrong")
     found, packages = versions(backend, precision), [*backend.packages, backend.needs.get(precision)]
     return ", ".join(f"{package} {found[package]}" for package in packages if package) + ", ran a small network"
+
+
+def _compiled(name: str) -> str:
+    """Two layers through torch.compile, as the backend calls it: a whole generator would take minutes on a GPU."""
+    import torch
+    from torch import nn
+
+    from fglfast.engine.backends import find_backend
+    from fglfast.engine.backends.eager import TorchBackend
+
+    backend = find_backend(name)
+    assert isinstance(backend, TorchBackend)
+    device = "cuda" if has_gpu() else "cpu"
+    layers = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.SiLU()).eval().requires_grad_(False)
+    layers.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images_BCHW = torch.linspace(-1, 1, 2 * 4 * 16 * 16).reshape(2, 4, 16, 16)
+    found_BCHW = backend.function(layers, device, torch.float32)(images_BCHW)
+    torch.testing.assert_close(found_BCHW, layers(images_BCHW.to(device)).cpu())
+    return f"torch {torch.__version__}, compiled two layers for {device}"
 
 
 def _eight_bits(precision: str) -> str:
@@ -152,6 +172,10 @@ def _xformers() -> str:
     found = distribution_version("xformers")
     if found is None:
         raise MissingExtraError("not installed", "pip install 'fglfast[gpu]'")
+    from fglfast.engine.attention import xformers_refusal
+
+    if reason := xformers_refusal():
+        raise FglError(f"{found}: {reason}", "pip install xformers, of the version that names your torch")
     from xformers.ops import memory_efficient_attention
 
     query_BLHD = torch.ones(1, 64, 2, 64, device="cuda", dtype=torch.float16)
