@@ -10,6 +10,7 @@ from fglfast.base.config import Settings
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.files import write_atomic
+from fglfast.base.wording import some
 from fglfast.engine.recipe import find_recipe
 from fglfast.federation import wire
 from fglfast.federation.experiment import Experiment
@@ -49,7 +50,7 @@ def collect_payloads(
 ) -> Collected:
     """Ask every client for its payload and keep those that pass inspection, one file a client; ask once.
 
-    Who is refused is named with the reason, to the operator and to the client.
+    Who is refused is named with the reason, to the operator and to the client. See `collect_again`.
 
     Raises:
         IncompleteError: too few clients sent a sound payload.
@@ -86,6 +87,34 @@ def collect_payloads(
     collected = Collected(bytes_down=grid.down - down, bytes_up=grid.up - up, seconds=took, members=tuple(door.members))
     write_atomic(done, collected.model_dump_json() + "\n")
     return collected
+
+
+def collect_again(grid: CountedGrid, experiment: Experiment, class_names: tuple[str, ...], folder: Path) -> Path | None:
+    """Ask every client once more: some joined since, some left, some have other images.
+
+    Returns:
+        A folder beside `folder` with what they sent now, to take its place; None where that is what is there.
+
+    Raises:
+        IncompleteError: as `collect_payloads`; what is there stays.
+    """
+    fresh = folder.with_name(f"{folder.name}.again")
+    shutil.rmtree(fresh, ignore_errors=True)
+    now = collect_payloads(grid, experiment, class_names, fresh).members
+    before = Collected.from_json(folder / "collected.json").members
+    old, new = (
+        {member.name: (member.node, (place / file_name(member.node)).read_bytes()) for member in members}
+        for place, members in ((folder, before), (fresh, now))
+    )
+    joined, left = sorted(new.keys() - old.keys()), sorted(old.keys() - new.keys())
+    changed = sorted(name for name in new.keys() & old.keys() if new[name] != old[name])
+    told = {"joined": joined, "left": left, "changed": changed}
+    said = [f"{what}: {some(names)}" for what, names in told.items() if names]
+    note(f"clients: {'; '.join(said) or 'as before'}")
+    if said:
+        return fresh
+    shutil.rmtree(fresh)
+    return None
 
 
 @dataclass

@@ -39,7 +39,7 @@ APP = {
                     "serverapp": "fglfast.federation.server_app:app",
                     "clientapp": "fglfast.federation.client_app:app",
                 },
-                "config": {"experiment": "", "method": "fgl", "seed": 0, "out": "", "engines": ""},
+                "config": {"experiment": "", "method": "fgl", "seed": 0, "out": "", "engines": "", "again": False},
             }
         }
     },
@@ -201,8 +201,9 @@ def _write_steps(asked: Deployment, folder: Path) -> None:
         [
             home,
             "# bash 3-run.sh [METHOD]: begins, or goes on where it stopped. It waits for the clients.",
+            "# bash 3-run.sh METHOD again: asks them for their payloads anew, and keeps the images that stay.",
             "flwr run app here --run-config \"experiment='$PWD/experiment.toml' method='${1:-fgl}' seed=0 \\",
-            "out='$PWD/run' engines='$PWD/engines'\"",
+            "out='$PWD/run' engines='$PWD/engines' again=$([ \"${2:-}\" = again ] && echo true || echo false)\"",
         ],
     )
     _script(

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from fglfast.base.config import Settings
+from fglfast.base.console import note
 from fglfast.base.files import write_atomic
 from fglfast.federation import wire
 from fglfast.federation.alone import public_only, server_only
-from fglfast.federation.collect import Collected, collect_payloads, merged_payloads
-from fglfast.federation.experiment import ALONE, Experiment, Method
+from fglfast.federation.collect import Collected, collect_again, collect_payloads, merged_payloads
+from fglfast.federation.experiment import ALONE, METHODS, Experiment, Method
 from fglfast.federation.grid import CountedGrid
 from fglfast.federation.history import Row
 from fglfast.federation.moments import fill_head
@@ -104,6 +106,26 @@ class Contest:
         """Send a finished method's model to the clients; returns how many kept it."""
         left_out = self.run(method).rows[-1].left_out
         return self._federation(grid, method).deliver(load_file(self.out / method / "model" / WEIGHTS), left_out)
+
+    def collect_again(self, grid: CountedGrid) -> None:
+        """Ask the clients for their payloads anew; where those differ, methods are run again on what they sent now.
+
+        The synthetic images that stay are kept; the results of before are set aside in `before-N`.
+        """
+        clients = self.shot / "clients"
+        if not (clients / "collected.json").exists():
+            return
+        fresh = collect_again(grid, self.experiment, self.class_names, clients)
+        if fresh is None:
+            return
+        earlier = next(folder for number in count(1) if not (folder := self.out / f"before-{number}").exists())
+        for done in [self.out / method for method in METHODS] + [self.shot / "row.json"]:
+            if done.exists():
+                earlier.mkdir(exist_ok=True)
+                done.rename(earlier / done.name)
+                note(f"{done}: of the clients before, now {earlier / done.name}")
+        shutil.rmtree(clients)
+        fresh.rename(clients)
 
     def accuracy(self, model: PreTrainedModel) -> float:
         """Of a model on the real test images."""

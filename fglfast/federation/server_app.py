@@ -1,7 +1,8 @@
 """The server: a Flower ServerApp that runs one method of an experiment and delivers the model.
 
-Run configuration: `experiment` (a preset or a .toml file), `method`, `seed`, `out` and `engines` (folders). Run again
-with the same `out`, it goes on where it stopped, whatever stopped it: this process, or the SuperLink.
+Run configuration: `experiment` (a preset or a .toml file), `method`, `seed`, `out` and `engines` (folders), `again`.
+Run again with the same `out`, it goes on where it stopped, whatever stopped it: this process, or the SuperLink. With
+`again=true` the clients are asked for their payloads anew: some joined since, some left, some have other images.
 """
 
 import logging
@@ -58,6 +59,8 @@ def main(grid: Grid, context: Context) -> None:
         counted = CountedGrid(grid, experiment.timeout, experiment.min_clients)
         counted.wait(experiment.partition.clients)
         contest = Contest(experiment, seed, out, Path(str(run["engines"])), lambda _: [counted])
+        if run.get("again"):
+            contest.collect_again(counted)
         result = contest.run(method)
         kept = contest.deliver(counted, method)
     note(f"{method}: {result.test_accuracy:.1%} on the test images; {kept} clients keep the model")

@@ -16,7 +16,7 @@ from fglfast.payload import Payload
 from fglfast.payload.merge import Merged, check_prompts, merge_payloads
 from fglfast.pipeline.settings import OneShot
 from fglfast.pipeline.stages import Stages
-from fglfast.shards.description import read_description
+from fglfast.shards.description import FACTS, read_description
 from fglfast.synthesis.settings import SynthesisSettings
 from fglfast.synthesis.synthesize import SynthesisResult, synthesize
 from fglfast.training.launch import train
@@ -99,14 +99,23 @@ def draw_and_train(
     Where the folder holds images of other payloads (clients joined, left or sent another), those that stay are kept. A
     model of the images as they were is set aside, as `model-PLAN`.
     """
-    made = stages.run(
-        "synthesize",
-        f"{drawn.images_per_class} images a class",
-        lambda: synthesize(engine, merged, drawn, folder / "synthetic", update=True),
-        lambda _: folder_bytes(folder / "synthetic"),
-    )
-    _set_aside(folder, read_description(folder / "synthetic").plan)
-    return made, train_model(folder / "synthetic", training, drawn.seed, folder, stages)
+    images = folder / "synthetic"
+
+    def draw() -> SynthesisResult:
+        before = _plan(images)
+        made = synthesize(engine, merged, drawn, images, update=True)
+        if before and before != _plan(images):  # else the seconds of the data set before would stay
+            (folder / "synthesize.seconds").unlink(missing_ok=True)
+        return made
+
+    made = stages.run("synthesize", f"{drawn.images_per_class} images a class", draw, lambda _: folder_bytes(images))
+    _set_aside(folder, read_description(images).plan)
+    return made, train_model(images, training, drawn.seed, folder, stages)
+
+
+def _plan(images: Path) -> str:
+    """The plan of the data set in a folder; empty where there is none."""
+    return read_description(images).plan if (images / FACTS).exists() else ""
 
 
 def _set_aside(folder: Path, plan: str) -> None:

@@ -11,6 +11,7 @@ from fglfast.base.files import sole
 from fglfast.federation import client_app
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.server_app import OneLine, app
+from fglfast.synthesis.drawn import Drawn
 
 
 @pytest.fixture
@@ -70,6 +71,35 @@ def test_the_folder_is_one_runs(serve, experiment, tmp_path):
     assert rounds(tmp_path) == before
     with sole(tmp_path / "run"), pytest.raises(UsageError, match="another run is at work"):
         serve()
+
+
+class WithoutTheLast(LoopbackGrid):
+    """A grid whose last client has left."""
+
+    def get_node_ids(self):
+        return list(super().get_node_ids())[:-1]
+
+
+def test_asked_again_only_who_changed_is_drawn_again(serve, experiment, tmp_path, capsys):
+    less = experiment.model_copy(update={"timeout": 2.0, "min_clients": 2})
+    (tmp_path / "less.toml").write_text(less.to_toml())
+    serve(method="fgl", again=True)  # nobody was asked before
+    synthetic, result = tmp_path / "run/one-shot/synthetic", tmp_path / "run/fgl/result.json"
+    first, when = Drawn.of(synthetic), result.stat().st_mtime_ns
+    serve(method="fgl", again=True)
+    assert "clients: as before" in capsys.readouterr().err and result.stat().st_mtime_ns == when
+    gone = json.loads((tmp_path / "run/one-shot/clients/collected.json").read_text())["members"][-1]["name"]
+    serve(WithoutTheLast, method="fgl", again=True, experiment=str(tmp_path / "less.toml"))
+    said = capsys.readouterr().err
+    assert f"clients: left: {gone}" in said and "of the clients before" in said
+    second = Drawn.of(synthetic)
+    assert set(first.clients) - set(second.clients) == {gone} and len(second.clients) == 2
+    assert gone.encode() not in b"".join(path.read_bytes() for path in synthetic.rglob("*") if path.is_file())
+    assert (tmp_path / "run/before-1/fgl/result.json").exists() and result.exists()
+    assert len(list((tmp_path / "run/one-shot/clients").glob("*.safetensors"))) == 2
+    assert not (tmp_path / "run/one-shot/clients.again").exists()
+    serve(method="fgl", experiment=str(tmp_path / "less.toml"))
+    assert Drawn.of(synthetic) == second
 
 
 def test_our_errors_are_a_line_and_a_hint_and_bugs_keep_their_traceback(caplog):
