@@ -167,6 +167,22 @@ def shard_sizes(result: dict[str, Any]) -> Table:
     return ("images a shard", "images/s", "of 512's"), rows
 
 
+def living(result: dict[str, Any]) -> Table:
+    """What an update in place draws and takes, beside a fresh run."""
+    rows = [
+        (
+            step["change"],
+            f"{step['update_images']:,}",
+            f"{step['update_seconds']:.1f} s",
+            f"{step['fresh_images']:,}",
+            f"{step['fresh_seconds']:.1f} s",
+            "yes" if step["equal"] else "NO",
+        )
+        for step in result["steps"]
+    ]
+    return ("change", "drawn by the update", "its time", "drawn anew", "its time ", "the same bytes"), rows
+
+
 def client(result: dict[str, Any]) -> Table:
     """What a client has installed, and how long its commands take; a dash where no seconds were measured."""
     seconds = result.get("seconds", {})

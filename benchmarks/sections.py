@@ -168,6 +168,12 @@ SECTIONS = {
         "The same 1,000 images drawn by `mini-few` into shards of each size: passes are filled across shards.",
         columns.shard_sizes,
     ),
+    "living": Section(
+        "Clients that come and go",
+        "60 clients with a prompt for each of 50 classes of 1,000 (the first for all), four images a class drawn by "
+        "`mini-few`; an update in place beside a fresh run of the same plan.",
+        columns.living,
+    ),
     "client": Section(
         "A client without a server's packages",
         "`pip install .` without extras into a fresh environment: what it brings beside Python and pip, and the wall "
