@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from pydantic import ValidationError
@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from fglfast.base.config import first_problem
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
-from fglfast.base.extras import needing
 from fglfast.client.captions import ATTRIBUTES, caption_all, find_captioner
 from fglfast.client.cuts import tell_cuts
 from fglfast.client.privacy import Budget
@@ -19,14 +18,12 @@ from fglfast.client.private_prompts import private_counts, private_instances, pu
 from fglfast.client.prompts import PromptRow, class_level_prompts, instance_level_prompts
 from fglfast.generator.parts import part
 from fglfast.generator.text import Prompts, load_prompts, native_image_size, text_fingerprint, with_domain
+from fglfast.generator.text_encoder import TextEncoder
 from fglfast.generator.tokens import Tokenizer, load_tokenizer
 from fglfast.images.labelled import LabelledImages
 from fglfast.payload import Form, Payload, PayloadHeader, eight_bits, merge_equal, tensor_bytes
 from fglfast.payload.header import PromptLevel
 from fglfast.payload.merge import merge_payloads, same_prompts, same_words
-
-if TYPE_CHECKING:
-    from fglfast.generator.text_encoder import TextEncoder
 
 WordsLevel = Literal["class", "instance"]
 
@@ -59,8 +56,7 @@ def embed(
         UsageError: the client's name, the level, the domain or the template is refused, token ids shall carry noise, or
             embeddings are asked of a kit without weights.
         BadInputError: the captions cannot be had.
-        MissingExtraError: embeddings are to be sent, and PyTorch and transformers are not installed; or there is a
-            budget, and dp-accounting is not.
+        MissingExtraError: there is a budget, and dp-accounting is not installed; or a captioner needs more.
     """
     if prompt_level not in get_args(WordsLevel):
         raise UsageError(f"no prompts of level {prompt_level!r} are made of words", "choose class or instance")
@@ -125,20 +121,17 @@ def find_templates(model: Path, template: str | None, domain: str | None) -> Pro
     return prompts.model_copy(update={"class_level": own, "instance_level": own} if own else {})
 
 
-def _open_encoder(model: Path) -> "TextEncoder":
+def _open_encoder(model: Path) -> TextEncoder:
     """The text encoder, which only those who send embeddings need.
 
     Raises:
         UsageError: the folder is a kit without weights.
-        MissingExtraError: PyTorch or transformers is not installed.
     """
     if not list(part(model, "text_encoder").glob("*.safetensors")):
         raise UsageError(
             f"{model}: has no weights of the text encoder, which embeddings need",
             "add --send tokens, or ask for a kit that was written with --weights",
         )
-    with needing("embed", "sending embeddings"):
-        from fglfast.generator.text_encoder import TextEncoder
     return TextEncoder.load(model)
 
 
@@ -157,7 +150,7 @@ def _tokens(header: PayloadHeader, rows: Sequence[PromptRow], template: str, tok
     return tokens
 
 
-def _embedded(tokens: Payload, encoder: "TextEncoder") -> Payload:
+def _embedded(tokens: Payload, encoder: TextEncoder) -> Payload:
     """Text embeddings of token ids; what is equal is encoded once, so that it stays equal to the last bit."""
     distinct_UT, place_N = np.unique(tokens.prompts(), axis=0, return_inverse=True)
     embeddings_ULD = encoder.encode(distinct_UT).astype(np.float16)
@@ -169,7 +162,7 @@ def _noisy_instances(
     dataset: LabelledImages,
     captions: list[str],
     template: str,
-    encoder: "TextEncoder",
+    encoder: TextEncoder,
     budget: Budget,
 ) -> Payload:
     public = [PromptRow(label, public_prompts(name, template)[0], 1) for label, name in enumerate(dataset.class_names)]

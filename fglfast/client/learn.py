@@ -22,7 +22,7 @@ from fglfast.generator.learning.invert import Examples, LearnedText, check_gener
 from fglfast.generator.learning.student import Task
 from fglfast.generator.load import Generator, load_generator, read_shapes, weights_fingerprint
 from fglfast.generator.text import native_image_size, text_fingerprint
-from fglfast.generator.tokens import load_tokenizer
+from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.labelled import LabelledImages
 from fglfast.payload import Form, Payload, eight_bits
 
@@ -98,7 +98,10 @@ def learn(
     labels, counts = (np.array([getattr(row, key) for row in rows], dtype=np.int64) for key in ("label", "count"))
     generator, task = load_generator(model, "cuda" if torch.cuda.is_available() else "cpu"), Task.of_model(model)
     prompts = [row.prompt for row in rows]
-    prompts_KLD = _encode(generator, model, prompts)
+    encoder = TextEncoder.load(model)  # as `embed` has it: what is not learned is equal to the last bit
+    prompts_KLD = torch.from_numpy(encoder.encode(encoder.tokenize(prompts))).to(
+        generator.projection.linear.weight.device
+    )
     text, fit = LearnedText(prompts_KLD, settings.vectors), FIT.model_copy(update={"steps": settings.steps})
     with sole(state):
         examples, images = _examples(generator, dataset, labels, size)
@@ -110,14 +113,6 @@ def learn(
     note(f"loss {before:.4f} with the class prompts, {after:.4f} with what was learned")
     payload = Payload(header, learned_KLD.cpu().numpy().astype(np.float16), None, labels, counts)
     return Learned(eight_bits(payload) if send == "int8" else payload, before, after)
-
-
-@torch.no_grad()
-def _encode(generator: Generator, model: Path, prompts: list[str]) -> torch.Tensor:
-    """Text embeddings of prompts [K,L,D]."""
-    token_ids_KT = torch.from_numpy(load_tokenizer(model).tokenize(prompts)).long()
-    embeddings_KLD: torch.Tensor = generator.text(token_ids_KT.to(generator.projection.linear.weight.device))
-    return embeddings_KLD
 
 
 def _examples(

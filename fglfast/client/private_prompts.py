@@ -16,7 +16,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +23,9 @@ from numpy.typing import NDArray
 from fglfast.base.errors import UsageError
 from fglfast.client.privacy import Budget, Floats, gaussian, noise_scale, stands_out, whole
 from fglfast.client.prompts import check_template
+from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.attributes import descriptions
 from fglfast.payload import Privacy
-
-if TYPE_CHECKING:
-    from fglfast.generator.text_encoder import TextEncoder
 
 Row = tuple[int, float, NDArray[np.float16]]  # class, noisy count, embedding
 
@@ -68,7 +65,7 @@ def private_instances(
     labels: Sequence[int],
     class_names: Sequence[str],
     template: str,
-    encoder: "TextEncoder",
+    encoder: TextEncoder,
     budget: Budget,
 ) -> PrivateRows:
     """Instance-level release.
@@ -130,9 +127,7 @@ def means(sums_AX: Floats, counts_A: Floats, noise: float) -> Floats:
     return shrunk
 
 
-def exact_release(
-    images: Counter[str], public_AX: Floats, clip: float, encoder: "TextEncoder"
-) -> tuple[Floats, Floats]:
+def exact_release(images: Counter[str], public_AX: Floats, clip: float, encoder: TextEncoder) -> tuple[Floats, Floats]:
     """Images of each public prompt [A], and the sums of what their prompts add to it [A,X], in units of the clip."""
     from scipy.spatial.distance import cdist  # a thin client has no scipy
 
@@ -154,7 +149,7 @@ def clipped(rows_BX: Floats, clip: float) -> Floats:
     return shorter
 
 
-def _spread(class_names: Sequence[str], template: str, encoder: "TextEncoder") -> float:
+def _spread(class_names: Sequence[str], template: str, encoder: TextEncoder) -> float:
     """Root mean square distance of public prompts from their class's mean: how much captions usually say."""
     squares = []
     for name in class_names[:SPREAD_CLASSES]:
@@ -166,7 +161,7 @@ def _spread(class_names: Sequence[str], template: str, encoder: "TextEncoder") -
     return spread
 
 
-def _encoded(prompts: Sequence[str], encoder: "TextEncoder") -> tuple[Floats, tuple[int, ...]]:
+def _encoded(prompts: Sequence[str], encoder: TextEncoder) -> tuple[Floats, tuple[int, ...]]:
     """Text embeddings, flat [B,X], and the shape [L,D] of one."""
     values_BLD = encoder.encode(encoder.tokenize(prompts)).astype(np.float64)
     return values_BLD.reshape(len(prompts), -1), values_BLD.shape[1:]

@@ -18,7 +18,7 @@ from fglfast.generator.kinds import check_kind
 from fglfast.generator.latents import LatentSpace
 from fglfast.generator.outline import outlined
 from fglfast.generator.parts import PARTS, part
-from fglfast.generator.text_encoder import TextPart, load_text_part
+from fglfast.generator.text_part import TextPart, load_text_part
 from fglfast.generator.text_projection import TextProjection, take_projection
 from fglfast.generator.tokens import text_positions
 from fglfast.generator.weights import counted_files, variant, weight_files

@@ -14,7 +14,7 @@ from fglfast.generator.configs import Announced, announced, check_folder, read_c
 from fglfast.generator.load import blank_networks, read_shapes
 from fglfast.generator.outline import outlined
 from fglfast.generator.text import load_prompts, native_image_size, resolve_model
-from fglfast.generator.text_encoder import load_text_part
+from fglfast.generator.text_part import load_text_part
 from fglfast.generator.tokens import load_tokenizer
 from fglfast.sampler.schedule import Sampling, Schedule
 

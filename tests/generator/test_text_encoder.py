@@ -1,25 +1,93 @@
-from dataclasses import replace
+"""CLIP in NumPy: the text embeddings that PyTorch's networks make, a prompt at a time."""
+
+import json
+import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from fglfast.generator.text_encoder import TextEncoder, TextPart, load_text_part
+from fglfast.base.errors import BadInputError
+from fglfast.generator.clip_text import ClipText, erf
+from fglfast.generator.text_encoder import TextEncoder
+from fglfast.generator.text_part import load_text_part
+
+PROMPTS = ["a photograph of a bag", "ankle boot, dark plain wide", ""]
 
 
-class Rounded(TextPart):
-    """What a product of another shape may do to the last bits of its rows, large enough to be seen."""
+def by_torch(folder, ids_NT):
+    part = load_text_part(folder)
+    with torch.inference_mode():
+        return torch.cat([part(row_1T) for row_1T in torch.from_numpy(ids_NT).long().split(1)]).numpy()
 
-    def forward(self, token_ids):
-        return super().forward(token_ids) * (1 + len(token_ids) / 1024)
+
+@pytest.mark.parametrize("family", ["sd15", "sd21-base", "sdxl", "mini"])
+def test_embeddings_are_those_of_the_networks_in_pytorch(family, narrow, random_mini):
+    folder = random_mini if family == "mini" else narrow(family)
+    encoder = TextEncoder.load(folder)
+    ids_NT = encoder.tokenize(PROMPTS)
+    found_NLD = encoder.encode(ids_NT)
+    assert found_NLD.dtype == np.float32
+    np.testing.assert_allclose(found_NLD, by_torch(folder, ids_NT), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("rounded", [False, True])
-def test_a_prompt_more_changes_no_bit_of_the_others(random_mini, dtype, rounded):
-    part = load_text_part(random_mini).to(dtype)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_sixteen_bits_are_read(dtype, random_mini, tmp_path):
+    folder = shutil.copytree(random_mini, tmp_path / "halves")
+    (file,) = (folder / "text_encoder").glob("*.safetensors")
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    encoder = TextEncoder.load(folder)
+    ids_NT = encoder.tokenize(PROMPTS)
+    np.testing.assert_allclose(encoder.encode(ids_NT), by_torch(folder, ids_NT), rtol=0, atol=1e-5)
+
+
+def test_a_prompt_more_changes_no_bit_of_the_others(random_mini):
     encoder = TextEncoder.load(random_mini)
-    encoder = replace(encoder, part=Rounded(part.encoder).eval() if rounded else part)
     prompts = [f"{thing}, {shade}" for thing in ("bag", "t-shirt", "ankle boot") for shade in ("dark", "plain")] * 12
     with_it, without = (encoder.encode(encoder.tokenize(some)) for some in (["bag", *prompts], prompts))
-    assert with_it.dtype == np.float32 and np.array_equal(with_it[1:], without)
+    assert np.array_equal(with_it[1:], without)
+
+
+def test_the_end_of_a_prompt_in_models_without_a_number_for_it(narrow, tmp_path):
+    folder = shutil.copytree(narrow("sdxl") / "text_encoder_2", tmp_path / "text")
+    ids_T = np.array([1, 5, 7, 3, 2, 2], dtype=np.int32)
+    pooled = []
+    for number in (7, 2):  # the third id is the end, by its number or as the largest
+        config = json.loads((folder / "config.json").read_text()) | {"eos_token_id": number}
+        (folder / "config.json").write_text(json.dumps(config))
+        pooled.append(ClipText(folder)(ids_T).pooled)
+    assert np.array_equal(*pooled)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"num_hidden_layers": 10**6}, "layers.1.*is missing"),
+        ({"hidden_size": 2**20}, "has shape"),
+        ({"vocab_size": 2**20}, "has shape"),
+        ({"hidden_act": "relu"}, "hidden_act 'relu'"),
+        ({"num_attention_heads": 7}, "7 heads"),
+        ({"num_attention_heads": 0}, "num_attention_heads"),
+        ({"layer_norm_eps": "small"}, "layer_norm_eps"),
+    ],
+)
+def test_a_config_that_is_not_the_weights_is_refused(keys, words, random_mini, tmp_path):
+    folder = shutil.copytree(random_mini, tmp_path / "copy")
+    path = folder / "text_encoder" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+    with pytest.raises(BadInputError, match=words):
+        TextEncoder.load(folder)
+
+
+def test_words_that_the_encoder_has_not_are_refused(random_mini):
+    encoder = TextEncoder.load(random_mini)
+    with pytest.raises(BadInputError, match="ids up to 100000"):
+        encoder.encode(np.full((1, 4), 100_000, dtype=np.int32))
+
+
+def test_the_error_function():
+    values = np.linspace(-6, 6, 10_001, dtype=np.float32)
+    exact = np.array([math.erf(value) for value in values])
+    assert erf(values).dtype == np.float32 and np.abs(erf(values) - exact).max() < 4e-7
