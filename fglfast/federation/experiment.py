@@ -56,7 +56,8 @@ class LocalSettings(Settings):
         learning_rate: of SGD with momentum 0.9, constant within a round.
         rate_decay: what it is multiplied by from one round to the next.
         statistics: of batch normalisation: of each batch, averaged over the clients; or fixed, those of the global
-            weights. FedAvg is known to suffer from the former where clients hold different classes.
+            weights. FedAvg is known to suffer from the former where clients hold different classes; `bit14-tiny`, an
+            architecture of group normalisation, has neither.
         weight_decay: on all weights.
         crop_padding: pixels a random crop may move; None for a sixteenth of the side.
         flip: mirror half of the images.
