@@ -9,6 +9,7 @@ it, and the images of its best step are kept.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -159,9 +160,9 @@ def watched(models: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     """Collects, layer by layer, how far the mean and the variance of a batch are from those of batch normalisation."""
     gaps: list[Tensor] = []
 
-    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def look(norm: Any, inputs: tuple[Tensor, ...]) -> None:
         variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
-        gaps.append((mean - norm.running_mean).norm() + (variance - norm.running_var).norm())  # type: ignore[operator]
+        gaps.append((mean - norm.running_mean).norm() + (variance - norm.running_var).norm())
 
     norms = [module for model in models for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     hooks = [norm.register_forward_pre_hook(look) for norm in norms]

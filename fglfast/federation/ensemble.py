@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -37,7 +38,7 @@ class Ensemble(nn.Module):
     def forward(self, pixel_values: Tensor) -> ImageClassifierOutput:
         """Logits [B,K] whose softmax is the mean of the models' softmax outputs; `pixel_values` is [B,3,S,S]."""
         said_MBK = torch.stack([logits_of(model(pixel_values=pixel_values)).log_softmax(1) for model in self.models])
-        mean_BK: torch.FloatTensor = said_MBK.logsumexp(0) - math.log(len(self.models))  # type: ignore[assignment]
+        mean_BK: Any = said_MBK.logsumexp(0) - math.log(len(self.models))
         return ImageClassifierOutput(logits=mean_BK)
 
 
