@@ -77,7 +77,8 @@ def draw(arena: Arena, name: str, value: Callable[[Row], float], spends: bool) -
     axis.set_xlabel(name)
     axis.set_ylabel("accuracy, held-out images, %")
     axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    if axis.lines:
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
 
 
