@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.global_model import public_split
+from benchmarks.rates import choices
 from benchmarks.results_file import RESULTS, save_result
 from fglfast.federation.arena import Arena, run_experiment
 from fglfast.federation.experiment import find_experiment
@@ -23,8 +24,12 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder of the runs; a second call redoes nothing.")] = Path("runs"),
     engines: Path = Path("engines/build"),
 ) -> None:
-    """Run all methods and seeds, draw the page, and save `benchmarks/results/arena-NAME.json`; of one a picture too."""
-    changes = {"data": f"{data}:private", "test": f"{data}:test", "public": public_split(data)}
+    """Run all methods and seeds, draw the page, and save `benchmarks/results/arena-NAME.json`; of one a picture too.
+
+    Each method has the rates that `benchmarks.rates` chose for it at this preset, if it ever did.
+    """
+    changes: dict[str, Any] = {"data": f"{data}:private", "test": f"{data}:test", "public": public_split(data)}
+    changes["chosen"] = choices(preset)
     arena = run_experiment(find_experiment(preset).model_copy(update=changes), work / preset, engines)
     write_page(arena, work / preset / "arena.html")
     name = preset.replace("fashion", "arena")

@@ -265,7 +265,7 @@ def arenas(result: dict[str, Any]) -> Table:
 def arena(result: dict[str, Any]) -> Table:
     """One experiment on its own: accuracy, and the worst client's."""
     rows: list[Sequence[str]] = [
-        (line.title, str(line.rounds), line.spread, f"{line.worst_client:.1%}", _uploaded(line), _server(line))
+        (line.title, str(line.rounds), line.spread, _share(line.worst_client), _uploaded(line), _server(line))
         for line in _summaries(result)
     ]
     return (
@@ -302,6 +302,10 @@ def _place(line: Summary) -> tuple[str, int]:
 
 def _uploaded(line: Summary) -> str:
     return f"{line.bytes_up:,.0f} B" if line.served else ""
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
 
 
 def _server(line: Summary) -> str:

@@ -13,9 +13,10 @@ from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import find_recipe
 from fglfast.federation.client_app import app
 from fglfast.federation.clients import EVERYTHING, simulated
-from fglfast.federation.experiment import Experiment, Method
+from fglfast.federation.experiment import Experiment
 from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
+from fglfast.federation.method_names import Method
 from fglfast.federation.methods import Contest, Result
 from fglfast.generator.text import taught_by
 

@@ -96,8 +96,10 @@ def _train(client: Client, asked: dict[str, Any], content: RecordDict) -> Record
     _permit(client, "train")
     settings = LocalSettings.model_validate_json(asked["local"])
     model, images = _global_model(asked, content), _images(client, asked)
-    seed = (asked["seed"] * SEEDS + asked["server-round"]) * SEEDS + client.number
-    train_locally(model, images, settings, seed, asked["proximal-mu"], asked["server-round"])
+    first = asked["server-round"]
+    for number in range(first, first + asked.get("rounds", 1)):  # several, where the upload is the only one
+        seed = (asked["seed"] * SEEDS + number) * SEEDS + client.number
+        train_locally(model, images, settings, seed, asked["proximal-mu"], number)
     return RecordDict({wire.ARRAYS: wire.weights_record(model.state_dict())})
 
 

@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -10,42 +10,16 @@ from fglfast.base.config import Settings
 from fglfast.base.errors import BadInputError
 from fglfast.client.learn import LearnSettings
 from fglfast.client.privacy import Budget
+from fglfast.federation.method_names import METHODS, TRAINED, Method
 from fglfast.images.partition import MIN_IMAGES
 from fglfast.payload import AllowList
 from fglfast.payload.header import PromptLevel
 from fglfast.pipeline.settings import OneShot
 from fglfast.training.settings import TrainSettings
 
-Method = Literal[
-    "public-only",
-    "server-only",
-    "fgl",
-    "fgl-rounds",
-    "fgl-rounds-finetune",
-    "fedavg",
-    "fedprox",
-    "fedcgs",
-    "centralized",
-    "local",
-]
 Strategy = Literal[
     "fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "trimmed-mean", "median", "krum", "multi-krum"
 ]
-METHODS: tuple[Method, ...] = get_args(Method)
-ALONE = METHODS[:2]  # what the server reaches without any client
-FEDERATED = METHODS[2:8]  # those that a real federation can run
-TITLES: dict[Method, str] = {
-    "public-only": "public only",
-    "server-only": "server only",
-    "fgl": "one-shot FGL",
-    "fgl-rounds": "FGL rounds",
-    "fgl-rounds-finetune": "FGL rounds, fine-tuned",
-    "fedavg": "FedAvg",
-    "fedprox": "FedProx",
-    "fedcgs": "FedCGS",
-    "centralized": "centralized",
-    "local": "each client alone",
-}
 
 
 class Partition(Settings):
@@ -82,8 +56,10 @@ class LocalSettings(Settings):
         learning_rate: of SGD with momentum 0.9, constant within a round.
         rate_decay: what it is multiplied by from one round to the next.
         statistics: of batch normalisation: of each batch, averaged over the clients; or fixed, those of the global
-            weights. FedAvg is known to suffer from the former where clients hold different classes.
+            weights. FedAvg is known to suffer from the former where clients hold different classes; `bit14-tiny`, an
+            architecture of group normalisation, has neither.
         weight_decay: on all weights.
+        crop_padding: pixels a random crop may move; None for a sixteenth of the side.
         flip: mirror half of the images.
         erasing: chance that a rectangle of an image is blanked.
     """
@@ -94,6 +70,7 @@ class LocalSettings(Settings):
     rate_decay: float = Field(1.0, gt=0, le=1)
     statistics: Literal["batch", "fixed"] = "batch"
     weight_decay: float = Field(1e-4, ge=0)
+    crop_padding: int | None = Field(None, ge=0)
     flip: bool = True
     erasing: float = Field(0.25, ge=0, le=1)
 
@@ -127,9 +104,11 @@ class Rounds(Settings):
     """Communication rounds of each method.
 
     Attributes:
-        fedavg: rounds of FedAvg and FedProx from fresh weights; centralized and local-only training see as many epochs.
+        fedavg: rounds of FedAvg and FedProx from fresh weights; centralized and local-only training and the models of
+            an ensemble see as many epochs.
         fgl: rounds that follow the one-shot model.
-        fine_tune_epochs: of the server, on synthetic images, after each aggregation.
+        fine_tune_epochs: of the server, on synthetic images, after each aggregation; `fgl-longer` has as many, and no
+            round.
         fine_tune_rate: peak learning rate of those.
         proximal_mu: weight of FedProx's proximal term (Li et al., arXiv 1812.06127).
         participation: share of the clients that is asked in a round, drawn anew for each; at least `min_clients`.
@@ -143,6 +122,46 @@ class Rounds(Settings):
     proximal_mu: float = Field(0.01, gt=0)
     participation: float = Field(1.0, gt=0, le=1)
     milestones: tuple[int, ...] = ()
+
+
+class Choice(Settings):
+    """What one method has of its own, as held-out images chose it; None is what `local` and `rounds` say.
+
+    Attributes:
+        learning_rate: of its clients.
+        rate_decay: likewise.
+        statistics: of its batch normalisation.
+        proximal_mu: of `fedprox`.
+    """
+
+    learning_rate: float | None = Field(None, gt=0)
+    rate_decay: float | None = Field(None, gt=0, le=1)
+    statistics: Literal["batch", "fixed"] | None = None
+    proximal_mu: float | None = Field(None, gt=0)
+
+
+class Dense(Settings):
+    """How the server distils an ensemble without data (DENSE, arXiv 2112.12371; its authors' code).
+
+    Attributes:
+        epochs: of a generator fitted anew, then one pass over all images drawn so far. The authors take 200.
+        generator_steps: of each.
+        batch_size: images an epoch adds, and images a step.
+        width: channels of the generator. The authors take 64.
+        generator_rate: of Adam, on generator and noise.
+        learning_rate: of SGD with momentum 0.9, on the model.
+        statistics: weight of the batch-normalisation loss; without such layers there is none.
+        boundary: weight of the loss that looks for images on which model and ensemble disagree.
+    """
+
+    epochs: int = Field(50, ge=1)
+    generator_steps: int = Field(30, ge=1)
+    batch_size: int = Field(128, ge=2)
+    width: int = Field(32, ge=1)
+    generator_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(0.01, gt=0)
+    statistics: float = Field(1.0, ge=0)
+    boundary: float = Field(0.5, ge=0)
 
 
 class Experiment(OneShot):
@@ -163,8 +182,11 @@ class Experiment(OneShot):
             together; of simulated ones they are known.
         local: a client's training.
         rounds: how many.
+        chosen: by method, what it has of its own; for those whose clients train.
+        dense: the distilled ensemble.
         server: what the server makes of the clients' weights after a round.
-        methods: what is compared; `public-only` is left out where there are no public images.
+        methods: what is compared, all but `dense`, which takes hours, unless named; `public-only` is left out where there
+            are no public images.
         seeds: each method runs once a seed.
         min_clients: fewest clients that have to answer.
         timeout: seconds a round waits for clients.
@@ -184,8 +206,10 @@ class Experiment(OneShot):
     train: TrainSettings = TrainSettings(arch="resnet10-tiny", image_size=28)  # clients train it too
     local: LocalSettings = LocalSettings()
     rounds: Rounds = Rounds()
+    chosen: dict[Method, Choice] = Field({})
+    dense: Dense = Dense()
     server: Aggregation = Aggregation()
-    methods: tuple[Method, ...] = METHODS
+    methods: tuple[Method, ...] = tuple(method for method in METHODS if method != "dense")
     seeds: tuple[int, ...] = (0,)
     min_clients: int = Field(2, ge=1)
     timeout: float = Field(3600.0, gt=0)
@@ -198,7 +222,16 @@ class Experiment(OneShot):
             raise ValueError("give at least one seed and one method")
         if self.privacy and self.prompt_level == "learned":
             raise ValueError("learned embeddings carry no noise: leave out privacy, or choose another prompt_level")
+        for method, choice in self.chosen.items():
+            if method not in TRAINED or (choice.proximal_mu and method != "fedprox"):
+                raise ValueError(f"chosen: no client of {method} trains with that; choose for {', '.join(TRAINED)}")
         return self
+
+    def chosen_for(self, method: Method) -> "Experiment":
+        """The experiment as one method runs it."""
+        own = self.chosen.get(method, Choice()).model_dump(exclude_none=True)
+        rounds = self.rounds.model_copy(update={key: own.pop(key) for key in ("proximal_mu",) if key in own})
+        return self.model_copy(update={"rounds": rounds, "local": self.local.model_copy(update=own)})
 
     @property
     def compared(self) -> tuple[Method, ...]:

@@ -62,6 +62,25 @@ def called(name: str, node: int) -> str:
     return f"{name} (node {node})" if name else f"node {node}"
 
 
+class Meter:
+    """What a grid's clients cost from here on.
+
+    Args:
+        grid: whose traffic is weighed.
+    """
+
+    def __init__(self, grid: "CountedGrid") -> None:
+        self.grid, self.down, self.up, self.begun = grid, grid.down, grid.up, time.monotonic()
+
+    def read(self) -> dict[str, Any]:
+        """Bytes and seconds, as a row names them."""
+        return {
+            "bytes_down": self.grid.down - self.down,
+            "bytes_up": self.grid.up - self.up,
+            "client_seconds": round(time.monotonic() - self.begun, 3),
+        }
+
+
 class CountedGrid:
     """A grid whose traffic is weighed.
 

@@ -43,7 +43,7 @@ def train_locally(
     def proximal_term() -> Tensor:
         return 0.5 * proximal_mu * _squared_distance(model, start)
 
-    shared = settings.model_dump(include={"epochs", "flip", "erasing"})
+    shared = settings.model_dump(include={"epochs", "crop_padding", "flip", "erasing"})
     asked = TrainSettings(batch_size=batch_size, label_smoothing=0.0, seed=seed, **shared)
     rate = settings.learning_rate * settings.rate_decay ** (number - 1)
     optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=settings.weight_decay)

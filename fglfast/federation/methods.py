@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
+from torch import nn
 
 from fglfast.base.config import Settings
 from fglfast.base.console import note
@@ -22,9 +22,12 @@ from fglfast.base.files import write_atomic
 from fglfast.federation import wire
 from fglfast.federation.alone import public_only, server_only
 from fglfast.federation.collect import Collected, collect_again, collect_payloads, merged_payloads
-from fglfast.federation.experiment import ALONE, METHODS, Experiment, Method
-from fglfast.federation.grid import CountedGrid
+from fglfast.federation.dense import distill_ensemble
+from fglfast.federation.ensemble import Ensemble, uploaded_models
+from fglfast.federation.experiment import Experiment
+from fglfast.federation.grid import CountedGrid, Meter
 from fglfast.federation.history import Row
+from fglfast.federation.method_names import ALONE, METHODS, Method
 from fglfast.federation.moments import fill_head
 from fglfast.federation.own_images import own_images
 from fglfast.federation.rounds import Federation, Plan
@@ -32,6 +35,7 @@ from fglfast.federation.wire import Weights
 from fglfast.images.dataset import read_dataset
 from fglfast.pipeline.one_shot import one_shot
 from fglfast.pipeline.stages import Stages
+from fglfast.training.augment import Augmentation
 from fglfast.training.batches import TrainingData
 from fglfast.training.launch import train
 from fglfast.training.model import WEIGHTS, build_model, save_model, write_weights
@@ -96,7 +100,7 @@ class Contest:
             rows=together([rows for _, rows in found]),
             model_bytes=wire.weights_record(self.fresh).count_bytes(),
         )
-        if len(found) == 1:
+        if len(found) == 1 and found[0][0]:
             self.model.load_state_dict(found[0][0])
             save_model(self.model, folder / "model", self.experiment.image_size)
         write_atomic(folder / "result.json", result.model_dump_json(indent=1) + "\n")
@@ -104,8 +108,11 @@ class Contest:
 
     def deliver(self, grid: CountedGrid, method: Method) -> int:
         """Send a finished method's model to the clients; returns how many kept it."""
-        left_out = self.run(method).rows[-1].left_out
-        return self._federation(grid, method).deliver(load_file(self.out / method / "model" / WEIGHTS), left_out)
+        left_out, file = self.run(method).rows[-1].left_out, self.out / method / "model" / WEIGHTS
+        if not file.exists():
+            note(f"{method} is several models: they stay at the server, in {self.out / method}")
+            return 0
+        return self._federation(grid, method).deliver(load_file(file), left_out)
 
     def collect_again(self, grid: CountedGrid) -> None:
         """Ask the clients for their payloads anew; where those differ, methods are run again on what they sent now.
@@ -127,17 +134,17 @@ class Contest:
         shutil.rmtree(clients)
         fresh.rename(clients)
 
-    def accuracy(self, model: PreTrainedModel) -> float:
+    def accuracy(self, model: nn.Module) -> float:
         """Of a model on the real test images."""
         return _accuracy(self.test_images, model)
 
     def _federation(self, grid: CountedGrid, method: Method, alone: Path | None = None) -> Federation:
         """The clients of a grid; `alone` is the folder of one that a method asks by itself."""
         members = self._collected(grid, alone).members
-        synthetic = self.shot / "synthetic" if method.startswith("fgl-rounds") else None
+        synthetic = self.shot / "synthetic" if method.startswith("fgl-") else None
         own = own_images(self.experiment, self.class_names, synthetic)
         check = None if own is None else partial(_accuracy, own)
-        shared = self.experiment, self.seed, self.class_names, self.model
+        shared = self.experiment.chosen_for(method), self.seed, self.class_names, self.model
         return Federation(grid, members, *shared, self.accuracy, check)
 
     def _collected(self, grid: CountedGrid, alone: Path | None = None) -> Collected:
@@ -148,11 +155,17 @@ class Contest:
         return collect_payloads(grid, plain, self.class_names, alone / "clients")
 
     def _one(self, method: Method, grid: CountedGrid, folder: Path) -> tuple[Weights, list[Row]]:
-        rounds = self.experiment.rounds
+        """The weights that a method ends with, none where it ends with several models, and its rows."""
+        rounds = self.experiment.chosen_for(method).rounds
         if method in ALONE:
             return self._alone(self._federation(grid, method), method, folder)
         if method == "fedcgs":
             return self._closed_form(self._federation(grid, method), grid)
+        if method == "ensemble":
+            models, row = uploaded_models(self._federation(grid, method), self.fresh, folder)
+            return {}, [row.model_copy(update={"test_accuracy": self.accuracy(Ensemble(self.model, models))})]
+        if method == "dense":
+            return self._distilled(grid)
         if not method.startswith("fgl"):
             alone = folder if method in ("centralized", "local") else None
             plan = Plan(method, rounds.fedavg, rounds.proximal_mu if method == "fedprox" else 0.0)
@@ -160,8 +173,8 @@ class Contest:
         weights, first = self._first_shot(grid)
         if method == "fgl":
             return weights, [first]
-        tune = partial(self._tuned, folder) if method == "fgl-rounds-finetune" else None
-        plan = Plan(method, rounds.fgl, fine_tune=tune)
+        tune = None if method == "fgl-rounds" else partial(self._tuned, folder)
+        plan = Plan(method, rounds.fgl, fine_tune=tune, asks=method != "fgl-longer")
         return self._federation(grid, method).run(plan, weights, folder, first)
 
     def _alone(self, federation: Federation, method: Method, folder: Path) -> tuple[Weights, list[Row]]:
@@ -179,20 +192,30 @@ class Contest:
     def _closed_form(self, federation: Federation, grid: CountedGrid) -> tuple[Weights, list[Row]]:
         """The server's own network with a head from the moments of the clients' features: one round."""
         before = self.run("server-only").rows[-1]
-        down, up, begun = grid.down, grid.up, time.monotonic()
         weights = load_file(self.out / "server-only" / "model" / WEIGHTS)
+        meter = Meter(grid)
         moments = federation.moments(weights)
-        answered = time.monotonic()
+        asked, answered = meter.read(), time.monotonic()
         self.model.load_state_dict(weights)
         fill_head(self.model, moments)
         made = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        spent = {
-            "bytes_down": grid.down - down,
-            "bytes_up": grid.up - up,
-            "client_seconds": round(answered - begun, 3),
-            "server_seconds": round(before.server_seconds + time.monotonic() - answered, 3),
-        }
+        spent = {**asked, "server_seconds": round(before.server_seconds + time.monotonic() - answered, 3)}
         return made, [federation.judge(made, 0, milestone=True).model_copy(update=spent)]
+
+    def _distilled(self, grid: CountedGrid) -> tuple[Weights, list[Row]]:
+        """The ensemble's models made one, without data: its bytes, and the seconds of distilling them."""
+        self.run("ensemble")
+        folder, begun = self.out / "ensemble" / "0", time.monotonic()
+        models, row = uploaded_models(self._federation(grid, "ensemble"), self.fresh, folder)
+        teachers = list(Ensemble(self.model, models).models)
+        self.model.load_state_dict(self.fresh)
+        training = self.experiment.train
+        augment = Augmentation(self.experiment.image_size, training.crop_padding, training.flip, erasing=0.0)
+        distill_ensemble(teachers, self.model, len(self.class_names), augment, self.experiment.dense, self.seed)
+        made = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        kept = ("bytes_down", "bytes_up", "client_seconds", "clients")
+        spent = {"server_seconds": round(time.monotonic() - begun, 3), **row.model_dump(include=set(kept))}
+        return made, [self._federation(grid, "dense").judge(made, 0, milestone=True).model_copy(update=spent)]
 
     def _first_shot(self, grid: CountedGrid) -> tuple[Weights, Row]:
         """The one-shot model and its row, made once for all methods that begin with it."""
@@ -254,7 +277,7 @@ def _together(rows: tuple[Row, ...]) -> Row:
     )
 
 
-def _accuracy(images: TrainingData, model: PreTrainedModel) -> float:
+def _accuracy(images: TrainingData, model: nn.Module) -> float:
     return count_right(model, images, images.train) / len(images.labels)
 
 

@@ -33,12 +33,14 @@ class Plan:
         rounds: how many.
         proximal_mu: FedProx's; 0 for FedAvg.
         fine_tune: what the server does with the average before it is sent again.
+        asks: whether clients train; if not, what the server does is all that a round is.
     """
 
     name: str
     rounds: int
     proximal_mu: float = 0.0
     fine_tune: Callable[[Weights, int], Weights] | None = None
+    asks: bool = True
 
 
 class Federation:
@@ -116,6 +118,35 @@ class Federation:
         self.grid.enough(len(answers.good), "sent sound moments")
         return list(answers.good.values())
 
+    def updates(
+        self,
+        what: str,
+        weights: Weights,
+        number: int,
+        rounds: int = 1,
+        proximal_mu: float = 0.0,
+        nodes: Mapping[int, str] | None = None,
+    ) -> dict[str, Weights]:
+        """What members make of some weights by training on their own images, by name.
+
+        Args:
+            what: this is, for the operator.
+            weights: that they begin with.
+            number: of the round, from 1.
+            rounds: whose epochs they train for before they answer.
+            proximal_mu: FedProx's; 0 for FedAvg.
+            nodes: who is asked, by node; all by default.
+
+        Raises:
+            IncompleteError: too few sent sound ones.
+        """
+        asked = {"server-round": number, "rounds": rounds, "proximal-mu": proximal_mu}
+        answers = self._ask(wire.TRAIN, weights, partial(wire.weights_of, sent=weights), asked, nodes)
+        updates = self._sound(answers, weights)
+        note(answers.line(what))
+        self.grid.enough(len(updates), "sent sound weights")
+        return updates
+
     def deliver(self, weights: Weights, left_out: tuple[str, ...] = ()) -> int:
         """Send the final model to every member but those left out; returns how many kept it."""
         self.members = self._without(left_out)
@@ -127,12 +158,10 @@ class Federation:
         self, plan: Plan, aggregate: Aggregator, weights: Weights, last: Row, number: int
     ) -> tuple[Weights, Row]:
         down, up, begun = self.grid.down, self.grid.up, time.monotonic()
-        asked = {"server-round": number, "proximal-mu": plan.proximal_mu}
-        form = partial(wire.weights_of, sent=weights)
-        answers = self._ask(wire.TRAIN, weights, form, asked, self._drawn(number))
-        updates = self._sound(answers, weights)
-        note(answers.line(f"{plan.name}, round {number}"))
-        self.grid.enough(len(updates), "sent sound weights")
+        updates: dict[str, Weights] = {}
+        if plan.asks:
+            what, nodes = f"{plan.name}, round {number}", self._drawn(number)
+            updates = self.updates(what, weights, number, proximal_mu=plan.proximal_mu, nodes=nodes)
         answered = time.monotonic()
         moments = aggregate.moments()
         averaged = self._averaged(plan, aggregate, weights, updates, number)
@@ -155,7 +184,9 @@ class Federation:
     def _averaged(
         self, plan: Plan, aggregate: Aggregator, weights: Weights, updates: Mapping[str, Weights], number: int
     ) -> Weights:
-        averaged = aggregate(number, weights, [(own, self.members.images[name]) for name, own in updates.items()])
+        averaged = weights
+        if updates:
+            averaged = aggregate(number, weights, [(own, self.members.images[name]) for name, own in updates.items()])
         return plan.fine_tune(averaged, number) if plan.fine_tune else averaged
 
     def _judge_round(self, averaged: Weights, number: int, milestone: bool, last: Row) -> Row | None:
@@ -176,13 +207,14 @@ class Federation:
         milestone: bool,
     ) -> tuple[Weights, Row]:
         """What follows a bad round: the average without those who caused it, or the last good weights."""
-        images = self.members.images
-        verdict = guard.find_cause(
-            guard.steps(weights, updates, self.parameters),
-            lambda names: aggregate.plain(weights, [(updates[name], images[name]) for name in names]),
-            lambda found: self._checked(found, number),
-            self._bar(last),
-        )
+        images, verdict = self.members.images, guard.Verdict(())
+        if updates:
+            verdict = guard.find_cause(
+                guard.steps(weights, updates, self.parameters),
+                lambda names: aggregate.plain(weights, [(updates[name], images[name]) for name in names]),
+                lambda found: self._checked(found, number),
+                self._bar(last),
+            )
         for name, why in verdict.blamed.items():
             note(f"{name} is left out from round {number} on: {why}")
         self.members = self._without((*last.left_out, *verdict.blamed))

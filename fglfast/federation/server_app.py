@@ -14,8 +14,9 @@ from flwr.serverapp import Grid, ServerApp
 from fglfast.base.console import note, quiet_libraries
 from fglfast.base.errors import FglError, UsageError
 from fglfast.base.files import claim, sole
-from fglfast.federation.experiment import FEDERATED, Experiment, find_experiment
+from fglfast.federation.experiment import Experiment, find_experiment
 from fglfast.federation.grid import CountedGrid
+from fglfast.federation.method_names import FEDERATED
 from fglfast.federation.methods import Contest
 
 WHILE_RUNNING = {"methods", "seeds", "allow_same_prompt", "min_clients", "timeout", "trusted_counts"}  # may be changed

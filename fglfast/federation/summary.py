@@ -9,8 +9,8 @@ from rich.text import Text
 
 from fglfast.base.config import Settings
 from fglfast.federation.arena import Arena
-from fglfast.federation.experiment import ALONE, FEDERATED, TITLES, Method
 from fglfast.federation.history import Row
+from fglfast.federation.method_names import ALONE, FEDERATED, TITLES, Method
 from fglfast.federation.methods import Result
 
 
@@ -23,7 +23,8 @@ class Summary(Settings):
         test: accuracy on the real test images.
         low: the lowest of the seeds.
         high: the highest.
-        worst_client: accuracy of the worst client, on its held-out images (local-only: with its own model).
+        worst_client: accuracy of the worst client, on its held-out images (local-only: with its own model); None where
+            no client judged, as of an ensemble.
         median_client: of the middle client, likewise: beside the mean, it is what no single client can set.
         worst_model: test accuracy of the worst of several models; None for one.
         bytes_up: of all clients in all rounds.
@@ -37,7 +38,7 @@ class Summary(Settings):
     test: float
     low: float
     high: float
-    worst_client: float
+    worst_client: float | None
     median_client: float | None = None
     worst_model: float | None
     bytes_up: float
@@ -67,7 +68,7 @@ def summarise(arena: Arena) -> list[Summary]:
     for method, results in arena.by_method().items():
         last = results[0].rows[-1].round
         for number in sorted({row.round for row in results[0].rows if row.test_accuracy is not None}):
-            if method.startswith("fgl-rounds") and number == 0:
+            if method.startswith("fgl-") and number == 0:
                 continue  # the one shot, which has a line of its own
             found.append(_summary(method, results, number, number == last))
     return found
@@ -77,6 +78,7 @@ def _summary(method: Method, results: list[Result], number: int, last: bool) -> 
     rows = [row for result in results for row in result.rows if row.round == number]
     tests = [row.test_accuracy or 0.0 for row in rows]
     middle = [row.median for row in rows if row.median is not None]
+    lowest = [row.worst_client for row in rows if row.worst_client is not None]
     worst = [result.worst_test for result in results if result.worst_test is not None]
     return Summary(
         method=method,
@@ -84,7 +86,7 @@ def _summary(method: Method, results: list[Result], number: int, last: bool) -> 
         test=statistics.median(tests),
         low=min(tests),
         high=max(tests),
-        worst_client=_median(rows, lambda row: row.worst_client or 0.0),
+        worst_client=statistics.median(lowest) if lowest else None,
         median_client=statistics.median(middle) if middle else None,
         worst_model=statistics.median(worst) if last and worst else None,
         bytes_up=_median(rows, lambda row: row.bytes_up),

@@ -6,13 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fglfast.base.files import write_atomic
 from fglfast.federation.arena import Arena
-from fglfast.federation.experiment import ALONE, FEDERATED, TITLES
 from fglfast.federation.history import Row
+from fglfast.federation.method_names import ALONE, FEDERATED, TITLES
+from fglfast.federation.methods import Result
 from fglfast.federation.summary import summarise
 from fglfast.report.render import colours, render, svg
 from fglfast.report.run_page import MOST_ROWS
@@ -23,6 +25,7 @@ AXES: tuple[tuple[str, Callable[[Row], float], bool], ...] = (
     ("server-seconds", lambda row: row.server_seconds, True),
 )
 MOST_CLIENTS = 100
+COLOURS = [colormaps["tab20"](2 * index % 20 + index // 10) for index in range(20)]  # ten, then the same paler
 
 
 def write_page(arena: Arena, out: Path) -> None:
@@ -56,16 +59,17 @@ def draw(arena: Arena, name: str, value: Callable[[Row], float], spends: bool) -
     for index, (method, results) in enumerate(arena.by_method().items()):
         if method in ALONE:
             reached = statistics.median(100 * (result.rows[-1].accuracy or 0.0) for result in results)
-            axis.axhline(reached, color=f"C{index}", label=TITLES[method], linestyle="--", linewidth=1.2)
+            axis.axhline(reached, color=COLOURS[index], label=TITLES[method], linestyle="--", linewidth=1.2)
             continue
         if spends and method not in FEDERATED:
             continue
-        points = [_point(rows, value) for rows in zip(*(result.rows for result in results), strict=True)]
-        points = [point for point in points if not spends or point[0] > 0]
+        points = _points(results, value, spends)
+        if not points:
+            continue
         spent, low, middle, high = zip(*points, strict=True)
         mark = "*" if len(points) == 1 else None
-        axis.plot(spent, middle, color=f"C{index}", label=TITLES[method], marker=mark, markersize=9, linewidth=1.2)
-        axis.fill_between(spent, low, high, color=f"C{index}", alpha=0.15, linewidth=0)
+        axis.plot(spent, middle, color=COLOURS[index], label=TITLES[method], marker=mark, markersize=9, linewidth=1.2)
+        axis.fill_between(spent, low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
     if spends:
         axis.set_xscale("log")
     else:
@@ -73,11 +77,19 @@ def draw(arena: Arena, name: str, value: Callable[[Row], float], spends: bool) -
     axis.set_xlabel(name)
     axis.set_ylabel("accuracy, held-out images, %")
     axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    if axis.lines:
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
 
 
-def _point(rows: Sequence[Row], value: Callable[[Row], float]) -> tuple[float, float, float, float]:
-    """What was spent until a round, and the lowest, median and highest accuracy of the seeds there."""
-    found = [100 * (row.accuracy or 0.0) for row in rows]
-    return statistics.median(value(row) for row in rows), min(found), statistics.median(found), max(found)
+def _points(
+    results: Sequence[Result], value: Callable[[Row], float], spends: bool
+) -> list[tuple[float, float, float, float]]:
+    """By round, what was spent until there, and the lowest, median and highest accuracy of those seeds that know it."""
+    points = []
+    for rows in zip(*(result.rows for result in results), strict=True):
+        spent = statistics.median(value(row) for row in rows)
+        found = [100 * row.accuracy for row in rows if row.accuracy is not None]
+        if found and (spent > 0 or not spends):
+            points.append((spent, min(found), statistics.median(found), max(found)))
+    return points

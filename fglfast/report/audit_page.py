@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fglfast.base.files import write_atomic
-from fglfast.federation.experiment import TITLES
+from fglfast.federation.method_names import TITLES
 from fglfast.lab.audit.copies import Copies, Pair
 from fglfast.lab.audit.nearest import Inverted
 from fglfast.lab.audit.records import CONTROL, STRONG, Attack, Audit, Inversion, View

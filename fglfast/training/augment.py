@@ -29,7 +29,7 @@ class Augmentation:
 
     def __init__(self, image_size: int, crop_padding: int | None, flip: bool, erasing: float) -> None:
         self.padding = max(1, image_size // 16) if crop_padding is None else min(crop_padding, image_size - 1)
-        side, padding = (image_size, image_size), self.padding
+        self.image_size, side, padding = image_size, (image_size, image_size), self.padding
         from kornia import augmentation  # here, as only training needs it, and it takes long
 
         self.crop = augmentation.RandomCrop(side, padding=padding, padding_mode="reflect") if padding else None

@@ -8,7 +8,7 @@ from typing import Any
 import safetensors.torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel, ResNetConfig
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 
 from fglfast.base.console import no_loading_bars
 from fglfast.base.errors import BadInputError, UsageError
@@ -27,8 +27,8 @@ def build_model(arch: str, class_names: Sequence[str]) -> PreTrainedModel:
     """Build an image classifier with fresh weights, drawn from torch's global generator.
 
     Args:
-        arch: one of `ARCHITECTURES` (He et al., arXiv 1512.03385), or the path of a JSON file that holds
-            any transformers image-classification config. No code from outside is ever run.
+        arch: one of `ARCHITECTURES` (ResNets, He et al., arXiv 1512.03385, and their like), or the path of a JSON file
+            that holds any transformers image-classification config. No code from outside is ever run.
         class_names: the classes, in the order of their labels.
 
     Raises:
@@ -40,7 +40,7 @@ def build_model(arch: str, class_names: Sequence[str]) -> PreTrainedModel:
     }
     check_arch(arch)
     if arch in ARCHITECTURES:
-        config = ResNetConfig(**ARCHITECTURES[arch], **labels)
+        config = AutoConfig.for_model(**{"model_type": "resnet", **ARCHITECTURES[arch]}, **labels)
     else:
         config = _config_from_file(Path(arch), labels)
     try:

@@ -37,6 +37,16 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "resnet18": {"layer_type": "basic", "depths": (2, 2, 2, 2), "hidden_sizes": WIDTHS},
     "resnet34": {"layer_type": "basic", "depths": (3, 4, 6, 3), "hidden_sizes": WIDTHS},
     "resnet50": {"layer_type": "bottleneck", "depths": (3, 4, 6, 3), "hidden_sizes": tuple(4 * w for w in WIDTHS)},
+    # Group normalisation in the place of batch normalisation (Big Transfer, arXiv 1912.11370): 0.5 million weights. A
+    # ResNet whose layers were exchanged would be read by plain transformers as one of batch normalisation.
+    "bit14-tiny": {
+        "model_type": "bit",
+        "layer_type": "preactivation",
+        "depths": (1, 1, 1, 1),
+        "embedding_size": 32,
+        "hidden_sizes": WIDTHS,
+        "num_groups": 8,
+    },
 }
 HALF = ("bf16", "fp16", "amp")  # DeepSpeed's sections
 ACCUMULATION = "gradient_accumulation_steps"
@@ -48,7 +58,8 @@ class TrainSettings(Settings):
     """How the global model is trained; the defaults are for a few thousand small synthetic images.
 
     Attributes:
-        arch: architecture of the global model: a built-in one (resnet10-tiny to resnet50), or a JSON model config.
+        arch: architecture of the global model: a built-in one (resnet10-tiny to resnet50; bit14-tiny has no batch
+            normalisation), or a JSON model config.
         epochs: passes over the synthetic images.
         batch_size: images a step, over all processes.
         precision: what layers compute in, the weights being float32: auto is bfloat16 where the device multiplies in

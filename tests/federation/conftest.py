@@ -35,6 +35,7 @@ def experiment(private, public, servers, tiny_arch, tiny_recipe):
             "train": {"arch": tiny_arch, "image_size": 16, "epochs": 1, "batch_size": 8},
             "local": {"epochs": 1, "batch_size": 8, "learning_rate": 0.05},
             "rounds": {"fedavg": 3, "fgl": 2, "fine_tune_epochs": 1, "milestones": (2,)},
+            "dense": {"epochs": 1, "generator_steps": 2, "batch_size": 8, "width": 4},
             "min_clients": 2,
         }
     )

@@ -8,12 +8,17 @@ from typer.testing import CliRunner
 
 from fglfast.base.errors import UsageError
 from fglfast.federation.arena import Arena, run_experiment
-from fglfast.federation.experiment import METHODS, Experiment
+from fglfast.federation.experiment import Experiment
 from fglfast.federation.history import Row
+from fglfast.federation.method_names import METHODS
 from fglfast.federation.methods import together
 from fglfast.federation.summary import summarise
+from fglfast.images.dataset import read_dataset
 from fglfast.synthesis.drawn import Drawn
+from fglfast.training.batches import TrainingData
 from fglfast.training.evaluate import evaluate
+from fglfast.training.model import build_model, load_model
+from fglfast.training.predict import predict
 from fglfast.verbs.app import app
 
 
@@ -36,9 +41,8 @@ def test_every_method_ran_all_its_rounds(arena):
     last = {result.method: result.rows[-1].round for result in arena.results}
     assert last == {
         **dict.fromkeys(("fedavg", "fedprox", "centralized", "local"), 3),
-        **dict.fromkeys(("fgl", "server-only", "public-only", "fedcgs"), 0),
-        "fgl-rounds": 2,
-        "fgl-rounds-finetune": 2,
+        **dict.fromkeys(("fgl", "server-only", "public-only", "fedcgs", "ensemble", "dense"), 0),
+        **dict.fromkeys(("fgl-longer", "fgl-rounds", "fgl-rounds-finetune"), 2),
     }
 
 
@@ -76,6 +80,54 @@ def test_moments_weigh_less_than_a_model_and_do_not_change_the_network(arena, fo
     assert changed and all(name.startswith("classifier") for name in changed)
 
 
+def test_an_ensemble_is_every_clients_own_model_uploaded_once(arena, folder, public):
+    """Its models are those of the clients alone; what it says of an image is the mean of what they say."""
+    from safetensors.torch import load_file
+
+    out, images = folder / "run/seed0", TrainingData.of(read_dataset(public), 16, 0.0, seed=0)
+    model, shares = build_model(arena.experiment.train.arch, arena.class_names), []
+    for number in range(3):
+        own = load_file(out / f"ensemble/0/client-{number:04d}.safetensors")
+        [alone] = (out / f"local/{number}").glob("weights-*.safetensors")
+        alone = load_file(alone)
+        assert all(torch.allclose(own[name].float(), alone[name].float(), atol=1e-5) for name in own)
+        model.load_state_dict(own)
+        shares.append(predict(model, images.pixels).softmax(1))
+    right = (torch.stack(shares).mean(0).argmax(1) == images.labels).float().mean().item()
+    [row] = rows(arena, "ensemble")
+    assert row.test_accuracy == pytest.approx(right)
+    assert row.bytes_up == 3 * arena.results[0].model_bytes and row.clients == 3
+    assert (row.accuracy, row.worst_client, row.by_client) == (None, None, (None,) * 3)
+    assert not (out / "ensemble/model").exists()
+
+
+def test_a_distilled_ensemble_costs_what_the_ensemble_does_and_the_servers_seconds(arena, folder, public):
+    [row], [before] = rows(arena, "dense"), rows(arena, "ensemble")
+    assert (row.bytes_up, row.bytes_down, row.client_seconds) == (
+        before.bytes_up,
+        before.bytes_down,
+        before.client_seconds,
+    )
+    assert row.server_seconds > before.server_seconds and len(row.by_client) == 3
+    found = evaluate(folder / "run/seed0/dense/model", read_dataset(public))
+    assert found.accuracy == pytest.approx(row.test_accuracy)
+
+
+def test_longer_training_on_synthetic_images_asks_no_client(arena, folder):
+    """The control of fine-tuning: as many epochs, and no round."""
+    first, *later = rows(arena, "fgl-longer")
+    [shot] = rows(arena, "fgl")
+    assert len(later) == 2 and first.bytes_up == shot.bytes_up
+    for row in later:
+        assert (row.bytes_up, row.bytes_down, row.clients) == (shot.bytes_up, shot.bytes_down, 0)
+        assert row.client_seconds == shot.client_seconds
+    assert later[1].server_seconds > later[0].server_seconds > shot.server_seconds
+    longer, shot = (
+        load_model(folder / "run/seed0" / name)[0].state_dict() for name in ("fgl-longer/model", "one-shot/model")
+    )
+    assert not all(torch.equal(longer[name], shot[name]) for name in longer)
+
+
 def test_without_public_images_their_row_is_left_out(arena, experiment, folder, capsys):
     some = experiment.model_copy(update={"public": "", "methods": ("public-only", "fgl")})
     file = folder / "run" / "experiment.toml"
@@ -111,8 +163,6 @@ def test_a_client_without_held_out_images_counts_as_nothing():
 
 
 def test_the_model_is_what_the_table_says(arena, folder, public):
-    from fglfast.images.dataset import read_dataset
-
     fedavg = next(result for result in arena.results if result.method == "fedavg")
     found = evaluate(folder / "run/seed0/fedavg/model", read_dataset(public))
     assert found.accuracy == pytest.approx(fedavg.test_accuracy)
@@ -142,7 +192,7 @@ def test_other_settings_are_refused_and_more_methods_welcome(arena, experiment, 
 def test_summary_shows_milestones_and_the_end(arena):
     shown = [(line.method, line.rounds) for line in summarise(arena)]
     assert ("fgl", 0) in shown and ("fedavg", 2) in shown and ("fedavg", 3) in shown
-    assert ("fgl-rounds-finetune", 0) not in shown
+    assert ("fgl-rounds-finetune", 0) not in shown and ("fgl-longer", 0) not in shown
 
 
 def test_command_prints_a_table_and_writes_the_page(arena, experiment, folder, private, public):
@@ -153,7 +203,10 @@ def test_command_prints_a_table_and_writes_the_page(arena, experiment, folder, p
     assert refused.exit_code == 2 and "--data" in refused.output
     done = CliRunner().invoke(app, [*command, "--data", private, "--test", public])
     assert done.exit_code == 0, done.output
-    assert all(word in done.output for word in ("one-shot FGL", "FedProx", "public only", "server only"))
+    assert all(
+        word in done.output
+        for word in ("one-shot FGL", "FedProx", "public only", "server only", "DENSE", "ensemble of")
+    )
     page = (folder / "run" / "arena.html").read_text()
     assert "worst client" in page and "Who holds what" in page and "http" not in page.replace("http://www.w3.org", "")
     assert "trained on its labelled images" in page and "list of classes" in page

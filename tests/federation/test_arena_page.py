@@ -4,6 +4,7 @@ from fglfast.federation.arena import Arena
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.history import Row
 from fglfast.federation.methods import Result
+from fglfast.federation.summary import summarise
 from fglfast.report.arena_page import AXES, draw, write_page
 
 
@@ -38,6 +39,15 @@ def test_clients_have_their_names_and_what_is_left_out_is_said(tmp_path):
     assert "first 100 of 150 clients" in page and "first 40 of 60 classes" in page and 'title="class 59: 3"' in page
     write_page(arena(3, 4), tmp_path / "b.html")
     assert "The first" not in (tmp_path / "b.html").read_text()
+
+
+def test_what_no_client_judged_is_unknown_and_not_nothing(tmp_path):
+    known = arena(2, 2)
+    rows = [row.model_copy(update={"accuracy": None, "worst_client": None}) for row in known.results[0].rows]
+    silent = known.model_copy(update={"results": (known.results[0].model_copy(update={"rows": tuple(rows)}),)})
+    assert not draw(silent, *AXES[0]).axes[0].lines and draw(known, *AXES[0]).axes[0].lines
+    assert [line.worst_client for line in summarise(silent)] == [None] * 3
+    write_page(silent, tmp_path / "a.html")
 
 
 def test_rounds_are_whole_numbers():

@@ -23,6 +23,27 @@ def test_the_papers_settings_are_there():
     assert (paper.rounds.fedavg, paper.rounds.fgl, paper.local.epochs, paper.train.epochs) == (200, 5, 5, 120)
 
 
+def test_a_method_has_of_its_own_what_was_chosen_for_it_and_no_other_has(tmp_path):
+    import tomli_w
+
+    own = {"fedprox": {"learning_rate": 0.2, "proximal_mu": 0.5}, "fgl-rounds": {"statistics": "fixed"}}
+    (tmp_path / "a.toml").write_text(tomli_w.dumps({"chosen": own, "local": {"rate_decay": 0.9}}))
+    asked = Experiment.from_toml(tmp_path / "a.toml")
+    (tmp_path / "b.toml").write_text(asked.to_toml())
+    assert Experiment.from_toml(tmp_path / "b.toml") == asked
+    prox, rounds, others = (asked.chosen_for(method) for method in ("fedprox", "fgl-rounds", "fedavg"))
+    assert (prox.local.learning_rate, prox.local.rate_decay, prox.rounds.proximal_mu) == (0.2, 0.9, 0.5)
+    assert (rounds.local.statistics, rounds.local.learning_rate) == ("fixed", 0.01)
+    assert (others.local, others.rounds) == (asked.local, asked.rounds)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("fashion")])
+def test_clients_augment_as_the_server_does(name):
+    found = find_experiment(name)
+    shared = {"flip", "erasing", "crop_padding"}
+    assert found.local.model_dump(include=shared) == found.train.model_dump(include=shared)
+
+
 def test_unknown_preset_names_the_others():
     with pytest.raises(BadInputError, match="no preset named 'nonsense'") as caught:
         find_experiment("nonsense")
@@ -37,6 +58,8 @@ def test_unknown_preset_names_the_others():
         ({"partition": {"clients": 0}}, "partition.clients"),
         ({"train": {"arch": "resnet18"}}, "image_size"),
         ({"privacy": {"epsilon": 2.0}, "prompt_level": "learned"}, "carry no noise"),
+        ({"chosen": {"fgl": {"learning_rate": 0.1}}}, "no client of fgl"),
+        ({"chosen": {"fedavg": {"proximal_mu": 0.1}}}, "no client of fedavg"),
         ({"typo": 1}, "typo"),
     ],
 )

@@ -6,6 +6,7 @@ from small_federation import CLASSES
 from fglfast.federation.experiment import LocalSettings
 from fglfast.federation.local import train_locally
 from fglfast.images.dataset import read_dataset
+from fglfast.training.augment import normalise
 from fglfast.training.batches import TrainingData
 from fglfast.training.model import build_model
 from fglfast.training.predict import count_right
@@ -56,6 +57,16 @@ def test_augmentation_is_drawn_anew_every_epoch(images, monkeypatch, tiny_arch):
     monkeypatch.setattr("fglfast.training.fit.step_seed", lambda *identity: seeds.append(identity) or len(seeds))
     train_locally(fresh(tiny_arch), images, SETTINGS, seed=0)
     assert len(set(seeds)) == len(seeds) == SETTINGS.epochs * (len(images.train) // SETTINGS.batch_size)
+
+
+def test_without_batch_normalisation_an_image_is_named_alike_in_any_batch_and_in_training(images):
+    model = fresh("bit14-tiny")
+    assert not [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    train_locally(model, images, SETTINGS, seed=0)
+    assert count_right(model, images, images.held_out) > 0.8 * len(images.held_out)
+    pixels_B3SS = normalise(images.pixels[:4])
+    alone, beside = model(pixel_values=pixels_B3SS[:1]), model.train()(pixel_values=pixels_B3SS)
+    assert torch.allclose(alone.logits[0], beside.logits[0], atol=1e-4)
 
 
 def test_the_proximal_term_holds_weights_back(images, tiny_arch):

@@ -102,6 +102,15 @@ def test_asked_again_only_who_changed_is_drawn_again(serve, experiment, tmp_path
     assert Drawn.of(synthetic) == second
 
 
+def test_an_ensemble_stays_at_the_server_and_what_is_distilled_of_it_is_delivered(serve, tmp_path, capsys):
+    serve(method="ensemble")
+    assert "final model" not in capsys.readouterr().err
+    assert len(list((tmp_path / "run/ensemble/0").glob("client-*.safetensors"))) == 3
+    serve(method="dense")
+    said = capsys.readouterr().err
+    assert "final model: asked 3, answered 3" in said and "models of their own" not in said, "uploaded once"
+
+
 def test_our_errors_are_a_line_and_a_hint_and_bugs_keep_their_traceback(caplog):
     logger = logging.getLogger("flwr.tried")
     logger.addFilter(OneLine())

@@ -120,7 +120,9 @@ def test_unknown_setting_is_refused() -> None:
         TrainSettings(learningrate=1.0)
 
 
-@pytest.mark.parametrize(("arch", "millions"), [("resnet10-narrow", 1.2), ("resnet18", 11.2), ("resnet50", 23.5)])
+@pytest.mark.parametrize(
+    ("arch", "millions"), [("resnet10-narrow", 1.2), ("resnet18", 11.2), ("resnet50", 23.5), ("bit14-tiny", 0.51)]
+)
 def test_architectures_have_their_real_size(arch: str, millions: float) -> None:
     model = build_model(arch, [f"c{n}" for n in range(10)])
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
@@ -152,9 +154,14 @@ def test_weight_decay_spares_biases_and_norms(tiny_arch: str) -> None:
     assert (kernels["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
 
 
-def test_saved_model_is_plain_transformers(tmp_path: Path, tiny_arch: str) -> None:
+@pytest.mark.parametrize("arch", ["tiny", "bit14-tiny"])
+def test_saved_model_is_plain_transformers(tmp_path: Path, tiny_arch: str, arch: str) -> None:
     torch.manual_seed(0)
-    model = build_model(tiny_arch, ["a cat", "a dog"]).eval().to(memory_format=torch.channels_last)
+    model = (
+        build_model(tiny_arch if arch == "tiny" else arch, ["a cat", "a dog"])
+        .eval()
+        .to(memory_format=torch.channels_last)
+    )
     save_model(model, tmp_path / "model", 24)
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "model")
     processor = AutoImageProcessor.from_pretrained(tmp_path / "model")

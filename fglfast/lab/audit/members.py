@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fglfast.federation.clients import everything, simulated
-from fglfast.federation.experiment import Experiment, Method
+from fglfast.federation.experiment import Experiment
+from fglfast.federation.method_names import Method
 from fglfast.images.labelled import LabelledImages
 from fglfast.training.batches import generator
 

@@ -15,7 +15,8 @@ from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import find_recipe
 from fglfast.federation.arena import Arena
 from fglfast.federation.clients import simulated
-from fglfast.federation.experiment import Experiment, Method
+from fglfast.federation.experiment import Experiment
+from fglfast.federation.method_names import Method
 from fglfast.generator.text import text_fingerprint
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import concatenate

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from fglfast.engine.recipe import find_recipe
 from fglfast.federation.clients import simulated
-from fglfast.federation.experiment import Experiment, Method
+from fglfast.federation.experiment import Experiment
+from fglfast.federation.method_names import Method
 from fglfast.lab.audit import learned, updates
 from fglfast.lab.audit.members import Clients, Pool, asked
 from fglfast.lab.audit.outputs import Floats
@@ -48,8 +49,9 @@ def server_views(
         if view == "upload":
             found[view] = _of_uploads(out / "one-shot" / "clients", file, experiment, seed, pool, asked_N)
         else:
-            mu = experiment.rounds.proximal_mu if method == "fedprox" else 0.0
-            found[view] = updates.updates_seen(file, experiment, seed, out / method / "model", mu, pool, asked_N)
+            own = experiment.chosen_for(method)
+            mu = own.rounds.proximal_mu if method == "fedprox" else 0.0
+            found[view] = updates.updates_seen(file, own, seed, out / method / "model", mu, pool, asked_N)
     return found
 
 

@@ -22,7 +22,8 @@ from safetensors.numpy import load_file, save
 from fglfast.base.console import note
 from fglfast.base.files import claim, write_atomic
 from fglfast.federation.arena import run_experiment
-from fglfast.federation.experiment import Experiment, Method
+from fglfast.federation.experiment import Experiment
+from fglfast.federation.method_names import Method
 from fglfast.images.labelled import LabelledImages
 from fglfast.lab.audit.members import NOBODY, Pool, holders, learned_names
 from fglfast.lab.audit.outputs import Floats, confidences

@@ -1,0 +1,91 @@
+"""Rates chosen on public images: what is tried, what is kept, what the arena makes of it."""
+
+import json
+
+import numpy as np
+import pytest
+import tomli_w
+
+from benchmarks import arena, rates, results_file
+from fglfast.federation.experiment import Choice
+
+CLASSES = ("t-shirt", "bag", "ankle boot")
+
+
+def test_keys_are_chosen_one_after_the_other_and_nothing_is_tried_twice():
+    asked = []
+
+    def judge(choice):
+        asked.append(choice)
+        return -abs(choice.learning_rate - 0.03) + (choice.statistics == "fixed")
+
+    best, tried = rates.choose({"learning_rate": (0.1, 0.03), "statistics": ("batch", "fixed")}, judge)
+    assert best == Choice(learning_rate=0.03, statistics="fixed")
+    assert len(asked) == len(tried) == 4 and tried[-1]["accuracy"] == pytest.approx(1.0)
+    best, _ = rates.choose({"learning_rate": (0.1, 0.03)}, lambda choice: 0.5)
+    assert best.learning_rate == 0.1, "the first wins a tie"
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    monkeypatch.setattr(results_file, "RESULTS", folder)
+    return folder
+
+
+@pytest.fixture
+def preset(tmp_path, tiny_arch, tiny_recipe):
+    file = tmp_path / "tiny.toml"
+    asked = {
+        "partition": {"kind": "iid", "clients": 2},
+        "recipe": tiny_recipe,
+        "images_per_class": 8,
+        "train": {"arch": tiny_arch, "image_size": 16, "epochs": 1, "batch_size": 8},
+        "local": {"epochs": 1, "batch_size": 8},
+        "rounds": {"fedavg": 1, "fgl": 1, "fine_tune_epochs": 1},
+    }
+    file.write_text(tomli_w.dumps(asked))
+    return str(file)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Images of a class are of one shade."""
+    labels = np.repeat(np.arange(3), 20)
+    images = np.broadcast_to((80 * labels + 20)[:, None, None], (60, 16, 16)).astype(np.uint8)
+    np.savez(tmp_path / "data.npz", public_images=images, public_labels=labels, class_names=np.array(CLASSES))
+    return str(tmp_path / "data.npz")
+
+
+def test_rates_are_chosen_on_public_images_and_read_by_the_arena(results, preset, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rates, "AXES", {"learning_rate": (1e-6, 0.05), "proximal_mu": (0.1,)})
+    work, asked = tmp_path / "work", []
+    rates.main(preset, data, "fedprox,fgl-rounds", 1, work, tmp_path / "engines")
+    found = json.loads((results / "rates-tiny.json").read_text())
+    assert [row["method"] for row in found["tried"]] == ["fedprox"] * 3 + ["fgl-rounds"] * 2
+    assert found["chosen"]["fedprox"]["proximal_mu"] == 0.1 and set(found["chosen"]["fgl-rounds"]) == {"learning_rate"}
+    best = max(found["tried"][:2], key=lambda row: row["accuracy"])
+    assert found["chosen"]["fedprox"]["learning_rate"] == best["learning_rate"]
+    assert str(tmp_path) not in json.dumps(found["experiment"] | found["chosen"] | {"data": found["data"]})
+
+    monkeypatch.setattr("fglfast.federation.loopback.LoopbackGrid.push_messages", _refuse)
+    rates.main(preset, data, "fedprox,fgl-rounds", 1, work, tmp_path / "engines")
+    assert json.loads((results / "rates-tiny.json").read_text())["tried"] == found["tried"]
+
+    monkeypatch.setattr(arena, "run_experiment", lambda experiment, *_: asked.append(experiment) or _refuse())
+    with pytest.raises(AssertionError):
+        arena.main(preset, data, work, tmp_path / "engines")
+    assert asked[0].chosen_for("fedprox").rounds.proximal_mu == 0.1
+    assert rates.choices("fashion-skewed") == {}
+
+
+def test_no_image_is_dealt_and_judges(data, tmp_path):
+    from fglfast.images.dataset import read_dataset
+
+    dealt, judging = (read_dataset(path) for path in rates._parts(data, tmp_path / "parts"))
+    assert (len(dealt), len(judging)) == (48, 12) and judging.counts().tolist() == [4, 4, 4]
+
+
+def _refuse(*args, **kwargs):
+    raise AssertionError("done already")
