@@ -120,6 +120,9 @@ class Page(HTMLParser):
 
 def test_pages_say_what_they_leave_out_and_run_nothing(run):
     told("report", run / "synthetic")
+    first = (run / "report.html").read_bytes()
+    told("report", run)
+    assert (run / "report.html").read_bytes() == first
     for path, said, shown in (
         (run / "report.html", "40 of 1,000 classes", 40),
         (run / "synthetic.html", "The first 200 of 1,000", 200),
