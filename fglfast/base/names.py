@@ -9,11 +9,16 @@ from fglfast.base.console import visible
 MAX_CLASSES, MAX_CLASS_NAME, MAX_CLIENT_NAME = 100_000, 200, 128
 
 
-def _printable(text: str) -> str:
+def unfit(text: str) -> str:
+    """Why a name cannot be shown to people, on one line; empty if it can."""
     if not text.strip():
-        raise ValueError("empty")
-    if visible(text) != text or "\n" in text or "\t" in text:
-        raise ValueError("control characters")
+        return "empty"
+    return "control characters" if visible(text) != text or "\n" in text or "\t" in text else ""
+
+
+def _printable(text: str) -> str:
+    if problem := unfit(text):
+        raise ValueError(problem)
     return text
 
 

@@ -1,6 +1,7 @@
 """How lists, differences, sizes and times are put into words, in messages and on pages."""
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -37,6 +38,11 @@ def size(count: float) -> str:
     return f"{count:,.1f} GB"
 
 
+def beside(part: float, whole: float) -> str:
+    """How large one is beside another: "1/12 of", or "3.5 times" where it is larger."""
+    return f"1/{whole / max(part, 1):,.0f} of" if part <= whole else f"{part / whole:,.1f} times"
+
+
 def duration(seconds: float) -> str:
     """Seconds in words, in at most two units: "3 h 20 min"."""
     if seconds < 60:
@@ -68,6 +74,12 @@ def _difference(key: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> 
 def _short(value: Any) -> str:
     text = "none" if value is None else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is, also as an entry of a list."""
+    marked = "".join(f"\\{letter}" if letter in "\\`*_[]<>#|&~$" else letter for letter in text)
+    return re.sub(r"^(\d*)([-+.)])", r"\1\\\2", marked)
 
 
 def first_line(error: BaseException) -> str:

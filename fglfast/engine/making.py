@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,17 +110,16 @@ def find_or_make(key: Key, source: Source) -> Made:
         return made
     started = time.monotonic()
     with place_for(key, source) as place:
-        if place is None:
-            return opened(key, source)
-        ready = prepared([key], source)
-        return finished(compiled(key, source, place, started), source, ready)
+        if place is not None:
+            ready = prepared([key], source)
+            return finished(compiled(key, source, place, started), source, ready)
+    return opened(key, source)
 
 
 def found(key: Key, source: Source) -> Made | None:
-    """A sound engine, found without a lock: it opens where nothing can be written."""
-    manifest, folder = None, source.folder(key)
-    with suppress(BadInputError, OSError):
-        manifest = _checked(folder)
+    """A sound engine; it opens where nothing can be written."""
+    folder = source.folder(key)
+    manifest = _sound(folder)
     return Made(folder, manifest, source.load(key, folder), cached=True) if manifest else None
 
 
@@ -134,12 +133,20 @@ def opened(key: Key, source: Source) -> Made:
 def place_for(key: Key, source: Source) -> Iterator[Path | None]:
     """A folder to build an engine in, and the turn to do so; None if another process did while this one waited.
 
+    All who waited look at what was built side by side, not in turn.
+
     Raises:
         FglError: the folder of engines cannot be written, or no more of it.
     """
     folder = source.folder(key)
     require_writable(source.engines)
-    with turn(lock_of(folder), f"engine {folder.name}"):
+    with ExitStack() as stack:
+        while not stack.enter_context(exclusive(lock_of(folder), wait=False)):
+            with turn(lock_of(folder), f"engine {folder.name}"):
+                pass
+            if _sound(folder):
+                yield None
+                return
         if _is_sound(folder):
             yield None
             return
@@ -247,8 +254,19 @@ def _unwritable(engines: Path, error: OSError) -> FglError:
     return FglError(f"{engines}: cannot be written ({reason})", "free space, or choose another folder with --engines")
 
 
+def _sound(folder: Path) -> Manifest | None:
+    """The manifest of a sound engine, None if there is no such engine.
+
+    No lock is needed, and filelock's shared one would have to write: a folder appears whole, by a rename, and one that
+    is being removed lacks a file that its manifest names, or the manifest. Sound ones are never removed.
+    """
+    with suppress(BadInputError, OSError):
+        return _checked(folder)
+    return None
+
+
 def _is_sound(folder: Path) -> bool:
-    """Whether an engine is there; one that is damaged is said to be, and removed."""
+    """Whether an engine is there, for the holder of its lock; one that is damaged is said to be, and removed."""
     if not folder.exists():
         return False
     try:

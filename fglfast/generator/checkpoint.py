@@ -5,24 +5,31 @@ tell; the words of its tokenizer, CLIP's, have to be had: from `tokenizer/` besi
 `scheduler/scheduler_config.json` beside it says how it was trained, where that is not as its family was.
 """
 
-import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import DPMSolverMultistepScheduler
-from diffusers.loaders.single_file_utils import infer_diffusers_model_type
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_clip_checkpoint,
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+    infer_diffusers_model_type,
+)
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import CLIPTokenizer
 
-from fglfast.base.console import no_loading_bars
 from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import loading
+from fglfast.base.wording import some
 from fglfast.generator.configs import read_config, read_header
 from fglfast.generator.families import NOISE, TOKENS, Family, padded_with, write_configs
-from fglfast.generator.kinds import STABLE_DIFFUSION, XL, check_kind
+from fglfast.generator.kinds import check_kind
 from fglfast.generator.made import made_once
 from fglfast.generator.tokens import BOS, EOS
 
@@ -31,28 +38,34 @@ WORD_FILES = ("vocab.json", "merges.txt")
 SCHEDULER = "scheduler/scheduler_config.json"
 UNET, VAE = "model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.decoder.conv_in.weight"
 TEXTS = ("cond_stage_model.", "conditioner.embedders.")
-HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
+OPEN_CLIP = {"text_encoder": "cond_stage_model.model.", "text_encoder_2": "conditioner.embedders.1.model."}
+FILES = {"unet": "diffusion_pytorch_model.safetensors", "vae": "diffusion_pytorch_model.safetensors"}
+TEXT_FILE = "model.safetensors"
+USUAL = (torch.float32, torch.float16, torch.bfloat16)
+Tensors = dict[str, torch.Tensor]
 HINT = "use a whole checkpoint of Stable Diffusion 1.x, 2.x or XL, or a model folder in diffusers' layout"
 
 
 @dataclass(frozen=True)
 class Known:
-    """What a kind of checkpoint is, beside its weights."""
+    """What a kind of checkpoint is, beside its weights; `noise_side` is the side of its images if it predicts noise."""
 
     family: Family
-    pipeline: str
     side: int
     padding: str = EOS
     prediction: str = "epsilon"
+    noise_side: int | None = None
 
 
 # By diffusers' name of the kind. The tensors of Stable Diffusion 2's two sizes are alike: the larger is taken.
 KINDS = {
-    "v1": Known("sd15", STABLE_DIFFUSION, 512),
-    "v2": Known("sd21-base", STABLE_DIFFUSION, 768, "!", "v_prediction"),
-    "xl_base": Known("sdxl", XL, 1024),
+    "v1": Known("sd15", 512),
+    "v2": Known("sd21-base", 768, "!", "v_prediction", noise_side=512),
+    "xl_base": Known("sdxl", 1024),
 }
-BASE_SIDE = 512  # of Stable Diffusion 2, where it predicts noise
+# Empty tensors by which fine-tuned checkpoints of XL say what they predict, and at which noise they begin.
+VELOCITY, ZERO_SNR = "v_pred", "ztsnr"
+OTHER_NOISE = "edm_vpred.sigma_max"
 
 
 def as_folder(path: Path) -> Path:
@@ -63,7 +76,7 @@ def as_folder(path: Path) -> Path:
     """
     known, words, scheduler = _kind(path), _words(path.parent), path.parent / SCHEDULER
     of = [path, *words, *([scheduler] if scheduler.is_file() else [])]
-    what = f"a model folder of checkpoint {path.name}, of {known.family}'s kind"
+    what = f"the model folder of checkpoint {path.name}, of {known.family}'s kind"
     return made_once(path.stem, what, of, partial(_convert, path, known, words, scheduler))
 
 
@@ -77,6 +90,8 @@ def _kind(path: Path) -> Known:
         kind = infer_diffusers_model_type(outline)
     if kind not in KINDS:
         raise BadInputError(f"{path}: a checkpoint of diffusers' kind {kind!r}, which cannot be used", HINT)
+    if OTHER_NOISE in outline:
+        raise BadInputError(f"{path}: trained on other noise than Stable Diffusion's ({OTHER_NOISE})", HINT)
     text = any(name.startswith(TEXTS) for name in outline)
     for there, what in ((UNET in outline, "UNet"), (VAE in outline, "VAE"), (text, "text encoder")):
         if not there:
@@ -101,20 +116,56 @@ def _words(beside: Path) -> tuple[Path, ...]:
 
 
 def _convert(path: Path, known: Known, words: tuple[Path, ...], scheduler: Path, folder: Path) -> None:
-    configs = folder / "configs"
-    configs.mkdir()
-    with loading(path, HINT), no_loading_bars():
-        solver = _solver(scheduler, known)
-        side = known.side if solver.config.prediction_type == known.prediction else BASE_SIDE
-        write_configs(known.family, configs, padded_with(_tokenizer(words), known.padding), solver, side)
-        kind: Any = getattr(diffusers, known.pipeline)
-        pipeline = kind.from_single_file(str(path), config=str(configs), local_files_only=True)
-    header = read_header(path)
-    for network, tensor in ((pipeline.unet, UNET), (pipeline.vae, VAE)):
-        network.to(HALVES.get(header[tensor]["dtype"], torch.float32))  # as they were saved
-    pipeline.save_pretrained(folder)
-    shutil.rmtree(configs)
+    with loading(path, HINT):
+        tensors = load_file(path)
+        solver = _solver(scheduler, tensors, known)
+        side = known.side if solver.config.prediction_type != "epsilon" else known.noise_side or known.side
+        networks = write_configs(known.family, folder, padded_with(_tokenizer(words), known.padding), solver, side)
+        for name, network in networks.items():
+            what = f"{path}: its {name}"
+            try:
+                found = _weights(name, network, tensors)
+            except KeyError as error:
+                raise BadInputError(f"{what} is not whole ({error.args[0]} missing)", HINT) from error
+            save_file(_whole(found, network, what), folder / name / FILES.get(name, TEXT_FILE), {"format": "pt"})
     check_kind(folder)
+
+
+def _weights(name: str, network: Any, tensors: Tensors) -> Tensors:
+    """A network's tensors by the names that they have in diffusers or transformers; others may be among them."""
+    named: Tensors
+    if name == "unet":
+        named = convert_ldm_unet_checkpoint(tensors, network.config)
+    elif name == "vae":
+        named = convert_ldm_vae_checkpoint(tensors, network.config)
+    elif any(key.startswith(OPEN_CLIP[name]) for key in tensors):
+        named = convert_open_clip_checkpoint(network, tensors, OPEN_CLIP[name])
+    else:
+        named = convert_ldm_clip_checkpoint(tensors)
+    if hasattr(network, "text_model"):
+        return named
+    return {key.removeprefix("text_model."): tensor for key, tensor in named.items()}
+
+
+def _whole(found: Tensors, network: nn.Module, what: str) -> Tensors:
+    """The weights of a network and no others, in the precision they were saved in, where that is a usual one.
+
+    Diffusers' own loader leaves what a checkpoint lacks at random.
+
+    Raises:
+        BadInputError: one is missing, or has another shape.
+    """
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    if missing := shapes.keys() - found.keys():
+        raise BadInputError(f"{what} is not whole ({some(sorted(missing))} missing)", HINT)
+    for name, shape in shapes.items():
+        if found[name].shape != shape:
+            there, wanted = tuple(found[name].shape), tuple(shape)
+            raise BadInputError(f"{what}: {name} has the shape {there}, and its family's has {wanted}", HINT)
+    return {
+        name: (found[name] if found[name].dtype in USUAL else found[name].to(torch.float32)).contiguous()
+        for name in shapes
+    }
 
 
 def _tokenizer(words: tuple[Path, ...]) -> CLIPTokenizer:
@@ -123,7 +174,11 @@ def _tokenizer(words: tuple[Path, ...]) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, **ends, model_max_length=TOKENS)
 
 
-def _solver(path: Path, known: Known) -> DPMSolverMultistepScheduler:
-    """A solver on the noise that the model was trained on: what the file says, or else as its family was."""
+def _solver(scheduler: Path, names: Collection[str], known: Known) -> DPMSolverMultistepScheduler:
+    """A solver on the noise that the model was trained on: what the file says, or marks among the tensors, or usual."""
+    if scheduler.is_file():
+        return DPMSolverMultistepScheduler.from_config(read_config(scheduler))
     usual = {**NOISE, "steps_offset": 1, "prediction_type": known.prediction}
-    return DPMSolverMultistepScheduler.from_config(read_config(path) if path.is_file() else usual)
+    if VELOCITY in names:
+        usual |= {"prediction_type": "v_prediction", "rescale_betas_zero_snr": ZERO_SNR in names}
+    return DPMSolverMultistepScheduler.from_config(usual)

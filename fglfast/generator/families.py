@@ -18,6 +18,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -99,7 +100,9 @@ def random_model(family: Family, folder: Path, narrow: bool = False, seed: int =
     return folder
 
 
-def write_configs(family: Family, folder: Path, tokenizer: CLIPTokenizer, scheduler: Any, side: int) -> None:
+def write_configs(
+    family: Family, folder: Path, tokenizer: CLIPTokenizer, scheduler: Any, side: int
+) -> dict[str, nn.Module]:
     """Write a family's configs into a folder, laid out as diffusers does, without weights.
 
     Args:
@@ -108,6 +111,9 @@ def write_configs(family: Family, folder: Path, tokenizer: CLIPTokenizer, schedu
         tokenizer: with the model's words; both tokenizers are made of it.
         scheduler: the model's, of diffusers.
         side: of the images, in pixels.
+
+    Returns:
+        The networks by name, on PyTorch's meta device.
     """
     with torch.device("meta"):
         parts = _networks(family, tokenizer, sizes={"sample_size": side // 8}) | {"scheduler": scheduler}
@@ -119,6 +125,7 @@ def write_configs(family: Family, folder: Path, tokenizer: CLIPTokenizer, schedu
             made.save_config(folder / name)
         elif made is not None:
             made.save_pretrained(folder / name)
+    return {name: made for name, made in parts.items() if isinstance(made, nn.Module)}
 
 
 def _networks(family: Family, tokenizer: CLIPTokenizer, narrow: bool = False, sizes: Sizes | None = None) -> Sizes:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
-from fglfast.base.names import MAX_CLASS_NAME
+from fglfast.base.names import MAX_CLASS_NAME, unfit
 from fglfast.base.wording import some
 from fglfast.images.class_folders import read_class_folders
 from fglfast.images.labelled import LabelledImages
@@ -64,10 +64,8 @@ def _locate(source: str) -> tuple[str, Path, str | None]:
 def _checked(found: LabelledImages) -> LabelledImages:
     """Refuse what no stage could use; name what was left out."""
     for name in found.class_names:
-        if not name.strip() or not name.isprintable() or len(name) > MAX_CLASS_NAME:
-            raise BadInputError(
-                f"{found.source}: class name {name[:40]!r} is empty, too long or unprintable", "rename it"
-            )
+        if problem := unfit(name) or (f"over {MAX_CLASS_NAME} characters" if len(name) > MAX_CLASS_NAME else ""):
+            raise BadInputError(f"{found.source}: class name {name[:40]!r} cannot be used ({problem})", "rename it")
     if len(set(found.class_names)) < len(found.class_names):
         raise BadInputError(f"{found.source}: two classes have one name", "rename one of them")
     if found.skipped:

@@ -53,7 +53,8 @@ def _fits(name: str) -> bool:
     """Whether a folder can have a name on any of the usual systems, and is then read under it."""
     control = any(unicodedata.category(letter) == "Cc" for letter in name)
     same = unicodedata.is_normalized("NFC", name)  # macOS may give another form back
-    return same and not control and not is_system(name) and "/" not in name and 0 < len(name.encode()) <= NAME_BYTES
+    free = not is_system(name) and name.casefold() != FILE
+    return same and not control and free and "/" not in name and 0 < len(name.encode()) <= NAME_BYTES
 
 
 def write_names(folder: Path, folders: Sequence[str], class_names: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fglfast.base.files import write_atomic
+from fglfast.base.wording import beside
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages
 from fglfast.pipeline.record import RunRecord
@@ -71,7 +72,7 @@ def _view(record: RunRecord, synthetic: Samples, real: Samples) -> dict[str, Any
         "seconds": seconds,
         "upload": upload,
         "round_bytes": 2 * record.model_bytes,
-        "upload_ratio": record.model_bytes / upload if upload else 0,
+        "upload_beside": beside(upload, record.model_bytes),
         "stages": [(stage, stage.seconds / seconds if seconds else 0) for stage in record.stages],
         "most": MOST_ROWS,
         "colours": colours(len(record.class_names)),

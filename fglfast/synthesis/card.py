@@ -2,6 +2,7 @@
 
 import json
 
+from fglfast.base.wording import plain
 from fglfast.synthesis.drawn import Drawn
 
 FACTS = {"class": "int64", "row": "string", "ordinal": "int64", "seed": "int64", "engine": "string", "redraw": "int64"}
@@ -11,7 +12,7 @@ MOST_LISTED = 50  # payloads; `dataset.json` has all
 
 def card(drawn: Drawn) -> str:
     """A Hugging Face data-set card; by its head stock `datasets` finds the shards and the names of the labels."""
-    names = "\n".join(f"- {_plain(name)}" for name in drawn.class_names)
+    names = "\n".join(f"- {plain(name)}" for name in drawn.class_names)
     facts = drawn.sampling.model_dump(mode="json").items()
     sampling = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts)
     return f"""---
@@ -48,7 +49,7 @@ in {drawn.shards} WebDataset shards (`KEY.{drawn.image_format}`, `KEY.cls`, `KEY
 **No image is a photograph**: each was drawn by a diffusion model from a prompt embedding that a federated client sent
 (Federated Generative Learning, arXiv 2306.16064).
 
-- generator: `{_plain(drawn.model)}`, weights `{drawn.weights[:16]}`
+- generator: `{plain(drawn.model)}`, weights `{drawn.weights[:16]}`
 - sampling: {sampling}, plan seed {drawn.seed}
 - clients: {len(drawn.clients)}; plan `{drawn.plan[:16]}`
 
@@ -77,10 +78,6 @@ def _fields(facts: dict[str, str]) -> str:
 def _payloads(drawn: Drawn) -> str:
     """The digest of what each client sent."""
     pairs = list(zip(drawn.clients, drawn.payloads, strict=True))
-    lines = [f"- {_plain(client)}: `{digest[:16]}`" for client, digest in pairs[:MOST_LISTED]]
+    lines = [f"- {plain(client)}: `{digest[:16]}`" for client, digest in pairs[:MOST_LISTED]]
     more = [f"- and {len(pairs) - MOST_LISTED} more, in `dataset.json`"] if len(pairs) > MOST_LISTED else []
     return "\n".join(lines + more)
-
-
-def _plain(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "\\`*_[]<>#|" else letter for letter in text)

@@ -7,6 +7,7 @@ import typer
 
 from fglfast.base.console import emit_json, stdout
 from fglfast.base.errors import UsageError
+from fglfast.base.wording import beside
 from fglfast.pipeline.settings import Demo, OneShot
 from fglfast.shards.description import FACTS
 from fglfast.training.settings import TrainSettings, check_arch
@@ -75,9 +76,7 @@ def demo(
         return
     upload, model = max(client.upload_bytes for client in record.clients), record.model_bytes
     stdout.print(f"accuracy on {record.evaluation.n} real test images: [bold]{record.evaluation.accuracy:.1%}[/bold]")
-    stdout.print(
-        f"largest upload of a client: {upload:,} bytes, 1/{model // max(upload, 1):,} of the model's {model:,}"
-    )
+    stdout.print(f"largest upload of a client: {upload:,} bytes, {beside(upload, model)} the model's {model:,}")
     _say_where(record.taught_by, page)
 
 

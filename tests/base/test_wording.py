@@ -1,6 +1,6 @@
 import pytest
 
-from fglfast.base.wording import differences, duration, size, some
+from fglfast.base.wording import beside, differences, duration, plain, size, some
 
 
 def test_a_long_list_says_how_many_are_left_out():
@@ -30,3 +30,15 @@ def test_times_are_in_units_that_tell_something(seconds, words):
 
 def test_sizes_are_in_units_of_a_thousand():
     assert [size(count) for count in (999, 1_500, 460_800_000_000)] == ["999 B", "1.5 KB", "460.8 GB"]
+
+
+@pytest.mark.parametrize(
+    ("part", "words"), [(0, "1/2,000 of"), (2, "1/1,000 of"), (2000, "1/1 of"), (5000, "2.5 times")]
+)
+def test_one_size_beside_another(part, words):
+    assert beside(part, 2000) == words
+
+
+def test_markdown_shows_plain_text_as_it_is():
+    assert plain("a_b & <b>") == "a\\_b \\& \\<b\\>" and plain("日本語 t-shirt") == "日本語 t-shirt"
+    assert [plain(text) for text in ("- a", "1. a", "12", ".a")] == ["\\- a", "1\\. a", "12", "\\.a"]

@@ -26,7 +26,20 @@ def test_a_name_that_a_folder_can_have_is_kept(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["a/b", ".", "..", ".net", "__MACOSX", "Thumbs.db", "犬" * 100, "e\N{COMBINING ACUTE ACCENT}", "a\tb"]
+    "name",
+    [
+        "a/b",
+        ".",
+        "..",
+        ".net",
+        "__MACOSX",
+        "Thumbs.db",
+        FILE,
+        "Labels.JSON",
+        "犬" * 100,
+        "e\N{COMBINING ACUTE ACCENT}",
+        "a\tb",
+    ],
 )
 def test_a_name_that_no_folder_can_have_is_numbered(name):
     assert folder_names(("a", name))[1].startswith("0001")

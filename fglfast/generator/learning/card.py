@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from fglfast.base.wording import some
+from fglfast.base.wording import plain, some
 from fglfast.images.labelled import LabelledImages
 
 NAMED = 20  # classes
@@ -30,7 +30,7 @@ encoder float32.
 from diffusers import StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained(FOLDER)
-pipeline("{example}", height={size}, width={size}, num_inference_steps=12, guidance_scale=1.0).images[0]
+pipeline({example}, height={size}, width={size}, num_inference_steps=12, guidance_scale=1.0).images[0]
 ```
 
 **The {images:,} images are labelled.** Who has them can train a classifier of these classes on them directly, without a
@@ -57,10 +57,10 @@ def model_card(dataset: LabelledImages, image_size: int, measured: bool, state: 
     return CARD.format(
         images=len(dataset),
         classes=len(names),
-        source=Path(dataset.source).name,
+        source=plain(Path(dataset.source).name),
         size=image_size,
-        names=some(names, NAMED),
+        names=some([plain(name) for name in names], NAMED),
         stages="\n".join(rows),
-        example=names[0],
+        example=json.dumps(names[0], ensure_ascii=False),
         captions="the shade, texture and proportions measured on the image" if measured else "what came with the image",
     )
