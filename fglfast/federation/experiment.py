@@ -185,8 +185,8 @@ class Experiment(OneShot):
         chosen: by method, what it has of its own; for those whose clients train.
         dense: the distilled ensemble.
         server: what the server makes of the clients' weights after a round.
-        methods: what is compared, all but `dense`, which takes hours, unless named; `public-only` is left out where there
-            are no public images.
+        methods: what is compared; unless given, all but `dense`, which takes hours; `public-only` is left out where
+            there are no public images.
         seeds: each method runs once a seed.
         min_clients: fewest clients that have to answer.
         timeout: seconds a round waits for clients.

@@ -4,6 +4,7 @@ import pytest
 from small_federation import write_images
 
 from fglfast.federation.experiment import Experiment
+from fglfast.federation.method_names import METHODS
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +37,7 @@ def experiment(private, public, servers, tiny_arch, tiny_recipe):
             "local": {"epochs": 1, "batch_size": 8, "learning_rate": 0.05},
             "rounds": {"fedavg": 3, "fgl": 2, "fine_tune_epochs": 1, "milestones": (2,)},
             "dense": {"epochs": 1, "generator_steps": 2, "batch_size": 8, "width": 4},
+            "methods": METHODS,
             "min_clients": 2,
         }
     )
