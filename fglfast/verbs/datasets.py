@@ -142,8 +142,9 @@ def show_shares(folder: Path, as_json: bool) -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
+    from fglfast.synthesis.accounts import together
     from fglfast.synthesis.drawn import Drawn
-    from fglfast.synthesis.provenance import shares, together
+    from fglfast.synthesis.provenance import shares
 
     found, drawn = shares(folder), Drawn.of(folder)
     images = dict.fromkeys(drawn.class_names, 0)

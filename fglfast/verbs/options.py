@@ -105,6 +105,14 @@ AllowSamePrompt = Annotated[
         "--allow-same-prompt", help="Go on when classes send the same prompt: their images differ in the label alone."
     ),
 ]
+TrustedCounts = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CLIENT",
+        help="Believe this client's counts, however far they outweigh all others' of a class; may be repeated.",
+        show_default=False,
+    ),
+]
 DEFAULT_ENGINES = Path("engines/build")
 
 
@@ -141,6 +149,23 @@ def read_payloads(pattern: str, allow: Path | None) -> Any:
 
     allowed = read_allowed(allow)
     return merge_payloads(load_payload(path, allowed=allowed) for path in payload_files(pattern))
+
+
+def check_counts(merged: Any, trusted: list[str] | None, max_share: float = 1.0) -> None:
+    """Refuse claims that have to be asked for by name, and say which outweigh all others; of shares that are cut, none.
+
+    Raises:
+        UsageError: a name is nobody's.
+        BadInputError: a claim is excessive, and its client is not trusted.
+    """
+    from fglfast.payload.claims import check_claims, tell_outweighing
+
+    names = trusted or ()
+    if unknown := [name for name in names if name not in merged.clients]:
+        raise UsageError(f"--trusted-counts: no client {some(unknown)}", f"clients: {some(merged.clients)}")
+    if max_share >= 1:
+        check_claims(merged, names, "--trusted-counts CLIENT, or cap all by --max-share-per-client 0.5")
+        tell_outweighing(merged, names)
 
 
 def prove_payloads(pattern: str, model: Path) -> None:

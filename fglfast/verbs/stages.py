@@ -26,6 +26,8 @@ from fglfast.verbs.options import (
     OtherSteps,
     RandomWeights,
     RecipeName,
+    TrustedCounts,
+    check_counts,
     join_ranks,
     prove_payloads,
     read_payloads,
@@ -90,9 +92,11 @@ def synthesize(
         typer.Option(
             min=0.001,
             max=1,
-            help="Largest share of a class's images for one client's prompts, where several hold it; 1 cuts nothing.",
+            help="Largest share of a class's images for one client's prompts, where several hold it; 1 cuts nothing, and "
+            "asks by name for a claim that would leave others next to nothing (--trusted-counts).",
         ),
     ] = 1.0,
+    trusted_counts: TrustedCounts = None,
     judge: JudgeName = None,
     keep: Annotated[
         str | None,
@@ -140,6 +144,7 @@ def synthesize(
     _check_keep(keep, judge)
     merged = read_payloads(embeddings, allow)
     check_prompts(merged, allow_same_prompt, "--allow-same-prompt")
+    check_counts(merged, trusted_counts, max_share_per_client)
     there = not dry_run or Path(judge or "").is_dir()  # a dry run fetches none
     judging = open_judge(judge, merged.class_names) if there else None
     asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
@@ -155,6 +160,7 @@ def synthesize(
     if print_config:
         words = {"recipe": recipe, "model": model, "backend": backend, "precision": precision, "format": format}
         more = {"image_size": image_size, "batch_size": batch_size, "allow_same_prompt": allow_same_prompt}
+        more |= {"trusted_counts": trusted_counts or None}
         print_settings(settings.model_copy(update={"judge": None}), **words, **more, judge=judge, keep=keep)
         return
     if dry_run:
