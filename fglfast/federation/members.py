@@ -64,8 +64,8 @@ def tell_claims(members: Iterable[Member], trusted: Collection[str]) -> None:
     for name, others in outweighing(claimed).items():
         if name not in trusted:
             note(
-                f"{name!r} claims {claimed[name]:,} images, more than all others together ({others:,}): in an average it "
-                f"weighs as much as those; if the claim is right, name it in the experiment's trusted_counts"
+                f"{name!r} claims {claimed[name]:,} images, more than all others together ({others:,}): in an average "
+                f"it weighs as much as those; if the claim is right, name it in the experiment's trusted_counts"
             )
 
 

@@ -173,7 +173,7 @@ def remarks(accounts: Collection[Account], class_names: Sequence[str]) -> list[s
 def _odd(account: Account, class_names: Sequence[str]) -> str:
     """The nearest known prompts of its odd rows, in words."""
     pairs = [(class_names[odd.label], class_names[odd.nearest]) for odd in account.odd if odd.nearest is not None]
-    words = [f"{near!r} nearest to one for {own!r}" for own, near in pairs]
+    words = list(dict.fromkeys(f"{near!r} nearest to one for {own!r}" for own, near in pairs))
     return f"; of all classes' own prompts {some(words)}" if words else ""
 
 

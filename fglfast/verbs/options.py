@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fglfast.base.console import speaker
-from fglfast.base.errors import BadInputError
+from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.ranks import Rank, find_rank, take_place
+from fglfast.base.wording import some
 from fglfast.engine.choices import BackendName, PrecisionName
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
@@ -151,15 +152,17 @@ def read_payloads(pattern: str, allow: Path | None) -> Any:
     return merge_payloads(load_payload(path, allowed=allowed) for path in payload_files(pattern))
 
 
-def check_counts(merged: Any, trusted: list[str] | None, max_share: float = 1.0) -> None:
-    """Refuse claims that have to be asked for by name, and say which outweigh all others; of shares that are cut, none.
+def check_merged(merged: Any, allow_same_prompt: bool, trusted: list[str] | None, max_share: float = 1.0) -> None:
+    """Refuse what payloads together must not say unasked: classes of one prompt, and claims that outweigh all others.
 
     Raises:
         UsageError: a name is nobody's.
-        BadInputError: a claim is excessive, and its client is not trusted.
+        BadInputError: classes send the same prompt, or a claim is excessive and its client not trusted.
     """
     from fglfast.payload.claims import check_claims, tell_outweighing
+    from fglfast.payload.merge import check_prompts
 
+    check_prompts(merged, allow_same_prompt, "--allow-same-prompt")
     names = trusted or ()
     if unknown := [name for name in names if name not in merged.clients]:
         raise UsageError(f"--trusted-counts: no client {some(unknown)}", f"clients: {some(merged.clients)}")

@@ -28,6 +28,8 @@ from fglfast.verbs.options import (
     OtherSteps,
     RandomWeights,
     RecipeName,
+    TrustedCounts,
+    check_merged,
     read_payloads,
 )
 
@@ -139,7 +141,6 @@ def tune(
     from fglfast.lab.tuning.records import TuneSettings
     from fglfast.lab.tuning.sweep import check_input, check_work
     from fglfast.lab.tuning.sweep import tune as run
-    from fglfast.payload.merge import check_prompts
     from fglfast.report.tune_page import write_page
 
     grid = Grid.parse(steps, guidance, interval, images_per_class)
@@ -147,8 +148,7 @@ def tune(
     train = TrainSettings(arch=arch, epochs=epochs, image_size=image_size, seed=seed)
     asked = TuneSettings(grid=grid, budget=budget, train=train)
     merged = read_payloads(embeddings, allow)
-    check_prompts(merged, allow_same_prompt, "--allow-same-prompt")
-    check_counts(merged, trusted_counts)
+    check_merged(merged, allow_same_prompt, trusted_counts)
     judges = read_dataset(validation)
     check_input(merged, judges, asked)
     settings = asked_recipe(recipe, model, precision=precision, image_size=drawn_size)
