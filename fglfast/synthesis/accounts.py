@@ -19,6 +19,7 @@ from fglfast.synthesis.plan import Row
 FAR = 3.0  # times the usual norm, or a third of it
 FEWEST = 3  # clients that are compared; of two that disagree nobody knows which is right
 CHANCE = 1e-3  # that an honest client agrees so rarely
+MOST_COMPARED = 100  # rows of a client
 SURE = 0.99  # no agreement is taken for more certain: one row that stands alone is no sign
 
 
@@ -87,7 +88,7 @@ class Account(Settings):
     empty: int = Field(ge=0)
     largest_norm: float | None = Field(None, ge=0)
     middle_norm: float | None = Field(None, ge=0)
-    compared: int = Field(0, ge=0)
+    compared: int = Field(0, ge=0, le=MOST_COMPARED)
     agreed: int = Field(0, ge=0)
     odd: tuple[OddRow, ...] = ()
 
@@ -122,6 +123,17 @@ def reckon(rows: Iterable[Row], clients: Iterable[str]) -> tuple[Account, ...]:
         account = {"claimed": share.claimed, "images": share.images, "rows": share.rows, "empty": share.empty}
         found.append(Account(client=client, **account))
     return tuple(found)
+
+
+def contradiction(accounts: Sequence[Account], rows: Iterable[Row], clients: Iterable[str], classes: int) -> str:
+    """How accounts contradict a data set's rows; empty if they do not."""
+    if [account.reckoned for account in accounts] != [account.reckoned for account in reckon(rows, clients)]:
+        return "accounts: not what the rows tell"
+    odd = [odd for account in accounts for odd in account.odd]
+    named = [number for row in odd for number in (row.label, row.taken_for, row.nearest) if number is not None]
+    if max(named, default=-1) >= classes or any(account.agreed > account.compared for account in accounts):
+        return "accounts: of no class, or more that agree than were compared"
+    return ""
 
 
 def together(by_class: Mapping[Any, Share]) -> Share:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fglfast.generator.text import load_prompts
 from fglfast.payload.merge import Ints, Merged, row_digests
-from fglfast.synthesis.accounts import FAR, Account, OddRow, disagreeing, reckon
+from fglfast.synthesis.accounts import FAR, MOST_COMPARED, Account, OddRow, disagreeing, reckon
 from fglfast.synthesis.class_rows import ClassRows
 from fglfast.synthesis.plan import Row
 
@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 BLOCK = 64  # embeddings that are looked at together
 BUCKETS = 1024  # for token ids, which are counted
-MOST_COMPARED, LEAST_COMPARED, ALL_COMPARED = 100, 4, 100_000  # rows of a client, and of all
+LEAST_COMPARED, ALL_COMPARED = 4, 100_000  # rows of one of many clients, and of all
 MOST_ODD = 3  # rows of a client that are named
 MOST_CLASSES, MOST_LOOKED_UP = 200, 100  # whose prompts are encoded, and odd rows that are held against them
 TIE = 1e-5  # squared distances that are one: classes with the same prompt

@@ -13,7 +13,7 @@ from fglfast.base.wording import differences, some
 from fglfast.payload.merge import Merged, by_client
 from fglfast.shards.description import FACTS, Description, read_as
 from fglfast.shards.tar import read_samples
-from fglfast.synthesis.accounts import Account, reckon
+from fglfast.synthesis.accounts import Account, contradiction
 from fglfast.synthesis.plan import Plan, Row
 from fglfast.synthesis.settings import SynthesisSettings, facts_of, plan_of
 
@@ -97,10 +97,8 @@ class Drawn(Description, SynthesisSettings):
         strange = next((client for row in self.rows for client in row.claims if client not in known), None)
         if strange is not None or len(known) < len(self.clients) or len(self.clients) != len(self.payloads):
             return "rows: claims of other clients"
-        reckoned = reckon(self.rows, self.clients) if self.accounts else ()
-        if [account.reckoned for account in self.accounts] != [account.reckoned for account in reckoned]:
-            return "accounts: not what the rows tell"
-        return ""
+        told = self.accounts
+        return contradiction(told, self.rows, self.clients, len(self.class_names)) if told else ""
 
     @property
     def layout(self) -> Plan:

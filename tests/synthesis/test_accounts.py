@@ -122,7 +122,7 @@ def test_few_clients_or_few_rows_are_no_reason_for_a_line():
     others = [client("ann", 50), client("bob", 48)]
     assert not disagreeing([*others, client("cid", 0, 1)]) and not disagreeing([*others, client("cid", 30)])
     assert not disagreeing([client("ann", 25), client("bob", 26), client("cid", 15)])
-    assert [one.client for one in disagreeing([*others, client("cid", 0, 2)])] == ["cid"]
+    assert [one.client for one in disagreeing([*others, client("cid", 0, 3)])] == ["cid"]
     assert [one.client for one in disagreeing([*others, client("cid", 9)])] == ["cid"]
 
 
@@ -149,7 +149,7 @@ def test_a_data_set_tells_and_a_run_says_whose_every_row_was_displaced(random_mi
     )
     assert CliRunner().invoke(app, ["report", str(tmp_path / "synth")]).exit_code == 0
     page = (tmp_path / "synth.html").read_text()
-    assert "<h2>Clients</h2>" in page and "no row of &#39;ann&#39;" in page
+    assert "<h2>Clients</h2>" in page and "No row of &#39;ann&#39;" in page
 
 
 def test_a_folder_without_accounts_is_the_same_data_set_and_tells_what_its_rows_do(random_mini, idle, tmp_path):
@@ -161,10 +161,12 @@ def test_a_folder_without_accounts_is_the_same_data_set_and_tells_what_its_rows_
     assert synthesize(idle(), merged, SMALL, tmp_path).images == 0
     assert accounts_in(Drawn.of(tmp_path))[0].reckoned == ("ann", 3, 4, 1, 0)
     facts["accounts"] = json.loads(before["dataset.json"])["accounts"]
-    facts["accounts"][0]["images"] = 5
-    (tmp_path / "dataset.json").write_text(json.dumps(facts))
-    with pytest.raises(BadInputError, match="accounts: not what the rows tell"):
-        Drawn.of(tmp_path)
+    odd = {"label": 0, "row": "ab" * 32}
+    for lie in ({"images": 5}, {"client": "bob"}, {"agreed": 1}, {"odd": [odd | {"nearest": 3}]}, {"compared": 10**9}):
+        told = [facts["accounts"][0] | lie]
+        (tmp_path / "dataset.json").write_text(json.dumps(facts | {"accounts": told}))
+        with pytest.raises(BadInputError, match="accounts"):
+            Drawn.of(tmp_path)
 
 
 def test_synthesize_asks_for_an_absurd_claim_by_name_before_an_engine_is_built(random_mini, tmp_path, tiny_recipe):
