@@ -6,8 +6,7 @@ What follows from the rows that `dataset.json` lists is reckoned here; `beside_o
 import math
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from operator import add
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
@@ -44,7 +43,14 @@ class Share:
     empty: int = 0
 
     def __add__(self, other: "Share") -> "Share":
-        return Share(*map(add, astuple(self), astuple(other)))
+        return Share(
+            self.claimed + other.claimed,
+            self.images + other.images,
+            self.alone + other.alone,
+            self.part + other.part,
+            self.rows + other.rows,
+            self.empty + other.empty,
+        )
 
 
 class OddRow(Settings):

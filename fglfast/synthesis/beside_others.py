@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fglfast.generator.text import load_prompts
@@ -23,7 +24,7 @@ Floats = NDArray[np.float64]
 
 BLOCK = 64  # embeddings that are looked at together
 BUCKETS = 1024  # for token ids, which are counted
-LEAST_COMPARED, ALL_COMPARED = 4, 100_000  # rows of one of many clients, and of all
+LEAST_COMPARED, ALL_COMPARED = 4, 20_000  # rows of one of many clients, and of all
 MOST_ODD = 3  # rows of a client that are named
 MOST_CLASSES, MOST_LOOKED_UP = 200, 100  # whose prompts are encoded, and odd rows that are held against them
 TIE = 1e-5  # squared distances that are one: classes with the same prompt
@@ -102,8 +103,8 @@ def _table(merged: Merged) -> _Rows:
 
 def _looked_at(embeddings_BLD: NDArray[np.float16]) -> tuple[Floats, Floats]:
     """Means over the positions [B,D], and norms [B]."""
-    wide_BLD = embeddings_BLD.astype(np.float64)
-    return wide_BLD.mean(axis=1), np.sqrt(np.square(wide_BLD).sum(axis=(1, 2)))
+    wide_BLD = torch.from_numpy(embeddings_BLD).float()
+    return wide_BLD.mean(dim=1).double().numpy(), wide_BLD.flatten(1).norm(dim=1).double().numpy()
 
 
 def _taken(table: _Rows, classes: int) -> Ints:
@@ -133,7 +134,7 @@ def _taken(table: _Rows, classes: int) -> Ints:
         rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]
         rows_BF = table.unit[table.content[rows]]
         distances_BK = squares_K - 2 * rows_BF @ means_KF.T
-        without_PF = (sums_KF[present] - own_PF) / np.maximum(others_K[present], 1)[:, None]
+        without_PF = ((sums_KF[present] - own_PF) / np.maximum(others_K[present], 1)[:, None]).astype(np.float32)
         distances_BK[:, present] = np.square(without_PF).sum(axis=1) - 2 * rows_BF @ without_PF.T
         distances_BK[:, others_K == 0] = np.inf
         stated_B = np.take_along_axis(distances_BK, table.labels[rows][:, None], axis=1)[:, 0]

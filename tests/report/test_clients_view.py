@@ -1,27 +1,12 @@
 """What a page shows of a data set's clients, a few or many."""
 
+import jinja2
 import numpy as np
+from drawn_clients import drawn_of
 
 from fglfast.report.clients_view import clients_view
-from fglfast.synthesis.accounts import reckon
-from fglfast.synthesis.drawn import Drawn
-from fglfast.synthesis.plan import Row
 
 PAGE = '{% from "clients.html.j2" import table_of %}{{ table_of(clients) }}'
-
-
-def drawn_of(clients, classes, claims=lambda client, label: 1 + client):
-    """Every client with a row of each class; of each class's rows all have ten images."""
-    names = tuple(f"client{number:03d}" for number in range(clients))
-    rows = tuple(
-        Row(label, f"{number:064x}", 10, {name: claims(number, label)})
-        for label in range(classes)
-        for number, name in enumerate(names)
-    )
-    facts = {"images": 10 * len(rows), "shards": 1, "image_size": 8, "images_per_class": 10 * clients}
-    facts |= {"plan": "p", "model": "m", "weights": "w", "clients": names, "payloads": names, "shard_size": 99_999}
-    classes_named = tuple(f"<b>{label}" for label in range(classes))
-    return Drawn(rows=rows, class_names=classes_named, accounts=reckon(rows, names), **facts)
 
 
 def test_bars_are_shares_of_what_is_claimed_and_drawn():
@@ -51,8 +36,6 @@ def test_who_stands_out_comes_first():
 
 
 def _table(view):
-    import jinja2
-
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader("fglfast.report", ""), jinja2.DictLoader({"page": PAGE})])
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(percent=lambda share: f"{100 * share:.1f}%", number=lambda value: f"{value:,.0f}")

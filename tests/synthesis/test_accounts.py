@@ -12,6 +12,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.client.embed import class_list, embed
 from fglfast.payload import save_payload
 from fglfast.payload.merge import merge_payloads
+from fglfast.pipeline.one_shot import run_one_shot
 from fglfast.sampler.schedule import Sampling
 from fglfast.synthesis.accounts import Account, OddRow, disagreeing, displaced, reckon, remarks, shares_of
 from fglfast.synthesis.beside_others import accounts_of
@@ -182,3 +183,20 @@ def test_synthesize_asks_for_an_absurd_claim_by_name_before_an_engine_is_built(r
         assert CliRunner().invoke(app, [*asked, *more]).exit_code == 0
     typo = CliRunner().invoke(app, [*asked, "--trusted-counts", "Eve"])
     assert typo.exit_code == 2 and "no client Eve" in typo.stderr
+
+
+def test_a_run_from_python_asks_too(random_mini, tmp_path):
+    make = maker(random_mini)
+    sent = [make("ann", [("bag", 1, 600)]), make("eve", [("bag", 2, 10**9)])]
+    with pytest.raises(BadInputError, match="'eve' claims") as refused:
+        run_one_shot(sent, tmp_path / "run")
+    assert "trusted_counts" in refused.value.hint and not (tmp_path / "run").exists()
+
+
+def test_a_run_file_names_who_is_trusted(random_mini, tmp_path):
+    save_payload(maker(random_mini)("eve", [("bag", 0x3C01, 10**9)]), tmp_path / "eve.safetensors")
+    (tmp_path / "run.toml").write_text('trusted_counts = ["eve"]\n')
+    asked = ["synthesize", "--embeddings", str(tmp_path / "*.safetensors"), "--out", str(tmp_path / "out")]
+    shown = CliRunner().invoke(app, [*asked, "--config", str(tmp_path / "run.toml"), "--print-config"])
+    assert shown.exit_code == 0 and 'trusted_counts = [\n    "eve",\n]' in shown.stdout
+    assert "trusted_counts" not in CliRunner().invoke(app, [*asked, "--print-config"]).stdout
