@@ -191,8 +191,8 @@ def remarks(accounts: Collection[Account], class_names: Sequence[str]) -> list[s
 def _odd(account: Account, class_names: Sequence[str]) -> str:
     """The nearest known prompts of its odd rows, in words."""
     pairs = [(class_names[odd.label], class_names[odd.nearest]) for odd in account.odd if odd.nearest is not None]
-    words = list(dict.fromkeys(f"{near!r} nearest to one for {own!r}" for own, near in pairs))
-    return f"; of all classes' own prompts {some(words)}" if words else ""
+    words = list(dict.fromkeys(f"one for {own!r} is nearest to that of {near!r}" for own, near in pairs))
+    return f"; of its prompts, by the model's own for each class, {some(words)}" if words else ""
 
 
 def _usual_agreement(accounts: Iterable[Account]) -> float | None:

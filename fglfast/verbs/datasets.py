@@ -157,7 +157,14 @@ def show_shares(folder: Path, as_json: bool) -> None:
         }
         emit_json({"folder": str(folder), "plan": drawn.plan, "images_by_class": images, "clients": clients})
         return
-    columns = ("client", "claimed", "images", "of its alone", "empty prompts", Column("by class", overflow="fold"))
+    columns = (
+        "client",
+        Column("claimed", overflow="fold"),
+        "images",
+        "of its alone",
+        "empty prompts",
+        Column("by class", overflow="fold"),
+    )
     rows = []
     for client, own in found.items():
         share = together(own)

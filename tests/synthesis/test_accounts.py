@@ -81,7 +81,7 @@ def test_who_says_otherwise_than_all_others_is_found_and_what_its_rows_are(peopl
     for odd in found[-1].odd:
         assert odd.taken_for == odd.nearest == (odd.label - 1) % len(CLASSES)
     (line,) = remarks(found, CLASSES)
-    assert "'eve'" in line and "0 of 12" in line and "'t-shirt' nearest to one for 'bag'" in line
+    assert "'eve'" in line and "0 of 12" in line and "one for 'bag' is nearest to that of 't-shirt'" in line
 
 
 def test_token_ids_are_compared_too_and_have_no_norm(random_mini):
