@@ -131,6 +131,15 @@ def reckon(rows: Iterable[Row], clients: Iterable[str]) -> tuple[Account, ...]:
     return tuple(found)
 
 
+def drawn_otherwise(accounts: Sequence[Account], rows: Iterable[Row]) -> tuple[Account, ...]:
+    """The same clients' accounts where other numbers of images are drawn of the same rows."""
+    drawn = reckon(rows, [account.client for account in accounts])
+    return tuple(
+        account.model_copy(update={"images": other.images, "empty": other.empty})
+        for account, other in zip(accounts, drawn, strict=True)
+    )
+
+
 def contradiction(accounts: Sequence[Account], rows: Iterable[Row], clients: Iterable[str], classes: int) -> str:
     """How accounts contradict a data set's rows; empty if they do not."""
     if [account.reckoned for account in accounts] != [account.reckoned for account in reckon(rows, clients)]:

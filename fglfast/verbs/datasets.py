@@ -168,9 +168,9 @@ def show_shares(folder: Path, as_json: bool) -> None:
     rows = []
     for client, own in found.items():
         share = together(own)
-        by_class = some([f"{name} {part.images:,}" for name, part in own.items() if part.images])
+        words = some([f"{name} {part.images:,}" for name, part in own.items() if part.images])
         empty = f"{share.empty:,} of {share.rows:,}"
-        rows.append((client, f"{share.claimed:,}", f"{share.images:,}", f"{share.alone:,}", empty, by_class))
+        rows.append((client, f"{share.claimed:,}", f"{share.images:,}", f"{share.alone:,}", empty, words))
     print_table(Table(*columns, title=Text(f"{folder.name}: {drawn.images:,} images by client")), rows)
     present = [f"{name} {count:,}" for name, count in images.items() if count]
     stdout.print(f"by class: {some(present)}; {len(drawn.rows):,} distinct prompts", markup=False, soft_wrap=True)
