@@ -19,6 +19,7 @@ from fglfast.federation.members import Member, tell_claims
 from fglfast.generator.load import read_shapes
 from fglfast.generator.text import text_fingerprint
 from fglfast.payload import Payload, load_payload
+from fglfast.payload.claims import HONEST, excessive
 from fglfast.payload.merge import Merged, check_prompts, fingerprint, looks, merge_payloads
 from fglfast.payload.read import load_signed
 from fglfast.synthesis.class_rows import ClassRows
@@ -78,6 +79,9 @@ def collect_payloads(
             why = error.message.removeprefix(f"{folder / file_name(node)}: ")
             answers.refused[node] = wire.one_line(why)
             grid.tell(node, why)
+    for member, why in door.turn_out():
+        answers.refused[member.node] = wire.one_line(f"{member.name!r} {why}")
+        grid.tell(member.node, why)
     answers.names = dict.fromkeys(answers.names, "") | {member.node: member.name for member in door.members}
     answers.good = {node: content for node, content in answers.good.items() if node not in answers.refused}
     note(answers.line("payloads"))
@@ -158,6 +162,23 @@ class _Door:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
+
+    def turn_out(self) -> list[tuple[Member, str]]:
+        """Whose claims would leave next to nothing of the others' prompts, now that all are known: they are no members.
+
+        Returns:
+            Them, with the reason, which says how the operator mends it.
+        """
+        if self.experiment.max_share_per_client < 1 or all(member.images <= HONEST for member in self.members):
+            return []
+        paths = [self.folder / file_name(member.node) for member in self.members]
+        merged = merge_payloads(load_payload(path, allowed=self.allowed) for path in paths)
+        found = excessive(merged, self.experiment.trusted_counts)
+        out = [member for member in self.members if member.name in found]
+        for member in out:
+            (self.folder / file_name(member.node)).unlink()
+            self.members.remove(member)
+        return [(member, f"{found[member.name]}, and is not in trusted_counts") for member in out]
 
     def _admit(self, node: int, path: Path) -> None:
         payload, signature = load_signed(path, text_encoder=self.encoder, allowed=self.allowed)

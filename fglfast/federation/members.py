@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from fglfast.base.config import Settings
 from fglfast.base.console import note
+from fglfast.payload.claims import outweighing
 
 
 class Member(Settings):
@@ -60,12 +61,11 @@ def median(values: Mapping[str, float]) -> float | None:
 def tell_claims(members: Iterable[Member], trusted: Collection[str]) -> None:
     """Name whoever claims more images than all others hold together, and what is made of that."""
     claimed = {member.name: member.images for member in members}
-    for name, images in claimed.items():
-        others = sum(claimed.values()) - images
-        if others and images > others and name not in trusted:
+    for name, others in outweighing(claimed).items():
+        if name not in trusted:
             note(
-                f"{name!r} claims {images:,} images, more than all others together ({others:,}): in an average it "
-                f"weighs as much as those; if the claim is right, name it in the experiment's trusted_counts"
+                f"{name!r} claims {claimed[name]:,} images, more than all others together ({others:,}): in an average "
+                f"it weighs as much as those; if the claim is right, name it in the experiment's trusted_counts"
             )
 
 

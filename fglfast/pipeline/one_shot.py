@@ -3,7 +3,7 @@
 The stages stand here once; a demonstration, an experiment's methods, Flower's server and the benchmarks call them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from fglfast.base.untrusted import read_object
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import find_recipe
 from fglfast.payload import Payload
+from fglfast.payload.claims import check_claims, tell_outweighing
 from fglfast.payload.merge import Merged, check_prompts, merge_payloads
 from fglfast.pipeline.settings import OneShot
 from fglfast.pipeline.stages import Stages
@@ -73,6 +74,7 @@ def run_one_shot(
     asked: OneShot = ASKED,
     seed: int = 0,
     engines: Path = ENGINES,
+    trusted_counts: Collection[str] = (),
 ) -> Shot:
     """One-shot FGL from the clients' payloads, as a script or a notebook runs it.
 
@@ -82,12 +84,16 @@ def run_one_shot(
         asked: what is made of them.
         seed: of images and model.
         engines: folder of compiled engines.
+        trusted_counts: names of clients whose counts are believed, however far they outweigh all others' of a class.
 
     Raises:
         FglError: a stage failed, or the payloads do not go together.
     """
     merged = merge_payloads(payloads)
     check_prompts(merged, asked.allow_same_prompt, "allow_same_prompt=True")
+    if asked.max_share_per_client >= 1:
+        check_claims(merged, trusted_counts, "trusted_counts=[CLIENT]")
+        tell_outweighing(merged, trusted_counts)
     return one_shot(merged, asked, seed, folder, engines, Stages(folder))
 
 

@@ -17,7 +17,8 @@ class OneShot(Settings):
         precision: of the generator's weights and arithmetic, instead of the recipe's.
         drawn_size: side in pixels of the images that are drawn, instead of the recipe's.
         images_per_class: synthetic images of each class.
-        max_share_per_client: of those, where several clients hold the class; 1 takes their counts as they are.
+        max_share_per_client: of those, where several clients hold the class; 1 takes their counts as they are; see
+            `fglfast.payload.claims` for those that are asked for by name.
         allow_same_prompt: whether classes may send the same prompt, and be drawn alike but for their label.
         train: the training on synthetic images.
     """

@@ -16,9 +16,11 @@ from fglfast.base.wording import beside
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages
 from fglfast.pipeline.record import RunRecord
+from fglfast.report.clients_view import clients_view
 from fglfast.report.render import colours, render, sprite, svg
 from fglfast.shards.description import read_description
 from fglfast.shards.tar import decode_image, read_samples, shard_name
+from fglfast.synthesis.drawn import Drawn
 
 Samples = Mapping[str, Sequence[NDArray[np.uint8]]]
 
@@ -38,11 +40,12 @@ def write_run_page(out: Path) -> Path:
     shown, page = least_accurate(record), out / "report.html"
     synthetic = synthetic_samples(out / "synthetic", record.class_names, shown)
     size = next((len(images[0]) for images in synthetic.values() if images), 0)
-    write_report(record, synthetic, real_samples(read_dataset(record.test_source), size, shown), page)
+    real, drawn = real_samples(read_dataset(record.test_source), size, shown), Drawn.of(out / "synthetic")
+    write_report(record, synthetic, real, page, drawn if drawn.by_content else None)
     return page
 
 
-def write_report(record: RunRecord, synthetic: Samples, real: Samples, out: Path) -> None:
+def write_report(record: RunRecord, synthetic: Samples, real: Samples, out: Path, drawn: Drawn | None = None) -> None:
     """Write the page; the same input gives the same bytes.
 
     Args:
@@ -50,8 +53,10 @@ def write_report(record: RunRecord, synthetic: Samples, real: Samples, out: Path
         synthetic: a few synthetic images [S,S,3] of each class.
         real: a few real test images of each class.
         out: path of the HTML file.
+        drawn: what the synthetic images were drawn of; None shows nothing of their clients.
     """
-    write_atomic(out, render("run_page.html.j2", _view(record, synthetic, real)))
+    clients = clients_view(drawn) if drawn else None
+    write_atomic(out, render("run_page.html.j2", {**_view(record, synthetic, real), "clients": clients}))
 
 
 def least_accurate(record: RunRecord) -> list[str]:

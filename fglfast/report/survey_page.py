@@ -6,6 +6,7 @@ from typing import Any
 from fglfast.base.files import write_atomic
 from fglfast.lab.survey.alike import ALIKE
 from fglfast.lab.survey.survey import Alike, Surveyed
+from fglfast.report.clients_view import clients_view
 from fglfast.report.render import render, sprite
 
 MOST_CLASSES = 200  # that are shown with their images
@@ -27,6 +28,7 @@ def _view(surveyed: Surveyed) -> dict[str, Any]:
         "largest": max(counts),
         "most": MOST_CLASSES,
         "rows": [(found, sprite(surveyed.samples[found.name])) for found in survey.classes[:MOST_CLASSES]],
+        "clients": clients_view(surveyed.drawn) if surveyed.drawn else None,
         "left_out": [(sprite([pixels]), name, score) for pixels, name, score in surveyed.left_out],
         "alike": ALIKE,
         "twins": [_shown(pair) for pair in surveyed.twins],

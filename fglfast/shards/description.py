@@ -22,7 +22,7 @@ SWAP = ".swap"  # a data set that is taking the place of the one around it
 FORMAT_VERSION = 2  # since it, images are named by what their row holds, and rows tell their clients
 VERSIONS = (1, 2)
 MOST_FACTS = 64 << 20  # bytes: a hundred thousand rows of two hundred
-MOST_CLIENTS, MOST_VALUES = 100_000, 1_500_000
+MOST_CLIENTS, MOST_VALUES = 100_000, 3_000_000
 AGAIN = "make the data set again with this version's synthesize"
 
 

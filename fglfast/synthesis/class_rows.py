@@ -82,7 +82,7 @@ class ClassRows:
         return template
 
     def _is_encoding(self, row: NDArray[np.generic], prompt: str, payload: Payload) -> bool:
-        tokens_T, embedding_LD = self._encoded(prompt)
+        tokens_T, embedding_LD = self.encoded(prompt)
         if payload.token_ids is not None:
             return np.array_equal(row, tokens_T)
         if row.shape != embedding_LD.shape:
@@ -91,7 +91,8 @@ class ClassRows:
         allowed_L1 *= CODE_TOLERANCE if payload.int8 else HALF_TOLERANCE
         return bool((np.abs(row.astype(np.float32) - embedding_LD) <= allowed_L1).all())
 
-    def _encoded(self, prompt: str) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    def encoded(self, prompt: str) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Token ids [T] and embedding [L,D] of a prompt; the encoder is loaded when first used."""
         if self.encoder is None:
             self.encoder = TextEncoder.load(self.model)
         if prompt not in self.known:

@@ -13,6 +13,7 @@ from fglfast.base.wording import differences, some
 from fglfast.payload.merge import Merged, by_client
 from fglfast.shards.description import FACTS, Description, read_as
 from fglfast.shards.tar import read_samples
+from fglfast.synthesis.accounts import Account, contradiction
 from fglfast.synthesis.plan import Plan, Row
 from fglfast.synthesis.settings import SynthesisSettings, facts_of, plan_of
 
@@ -32,6 +33,7 @@ class Drawn(Description, SynthesisSettings):
         clients: who sent payloads.
         payloads: their digests.
         rows: what they sent, and how many images were drawn of each; version 1 does not say.
+        accounts: of each client, in the order of `clients`; earlier data sets have none.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -41,6 +43,7 @@ class Drawn(Description, SynthesisSettings):
     clients: Names
     payloads: Names
     rows: Annotated[tuple[Row, ...], FailFast()] = ()
+    accounts: Annotated[tuple[Account, ...], FailFast()] = ()
 
     @classmethod
     def to_be(
@@ -94,7 +97,8 @@ class Drawn(Description, SynthesisSettings):
         strange = next((client for row in self.rows for client in row.claims if client not in known), None)
         if strange is not None or len(known) < len(self.clients) or len(self.clients) != len(self.payloads):
             return "rows: claims of other clients"
-        return ""
+        told = self.accounts
+        return contradiction(told, self.rows, self.clients, len(self.class_names)) if told else ""
 
     @property
     def layout(self) -> Plan:
@@ -112,8 +116,9 @@ class Drawn(Description, SynthesisSettings):
         return SynthesisSettings(**{name: getattr(self, name) for name in SynthesisSettings.model_fields})
 
     def same(self, other: "Drawn") -> bool:
-        """Whether both are one data set, whatever the generator's folder is called."""
-        return self.model_copy(update={"model": ""}) == other.model_copy(update={"model": ""})
+        """Whether both are one data set, whatever the generator's folder is called and whatever is told of clients."""
+        aside: dict[str, Any] = {"model": "", "accounts": ()}
+        return self.model_copy(update=aside) == other.model_copy(update=aside)
 
     def chosen(self) -> dict[str, Any]:
         """What a person chose of it, the payloads by name."""

@@ -22,7 +22,7 @@ from fglfast.synthesis.judge import Judge, check_judge
 from fglfast.synthesis.older import Change, change
 from fglfast.synthesis.repair import refuse_older
 from fglfast.synthesis.settings import plan_of
-from fglfast.synthesis.synthesize import describer, make, sound_images
+from fglfast.synthesis.synthesize import accounted, describer, make, sound_images
 
 REMAINS = (
     "Models that were trained on the data set as it was keep what they learned from it; copies of the folder, of the "
@@ -80,7 +80,7 @@ def forget(
         engine = open_engine() if changes.new else None
         drawer = Drawer(engine, plan, Conditioning(merged, engine), there.sampling) if engine else None
         make(
-            to_be,
+            accounted(to_be, merged, engine.model if engine else None, there),
             plan,
             describer(plan, engine.key if engine else ""),
             drawer,

@@ -41,7 +41,7 @@ class Row:
     label: Annotated[int, Field(ge=0)]
     row: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     images: Annotated[int, Field(ge=0, le=MOST_A_CLASS)]
-    claims: Annotated[dict[str, Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    claims: Annotated[dict[str, Annotated[int, Field(ge=1, lt=1 << 63)]], Field(min_length=1)]
 
 
 @dataclass(frozen=True)

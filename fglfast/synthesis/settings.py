@@ -20,7 +20,8 @@ class SynthesisSettings(Settings):
         sampling: solver, steps and guidance.
         max_share_per_client: of the images of a class that several clients hold; 1 takes the clients' counts as they
             are, the only choice that leaves every honest federation alone: with a Dirichlet beta of 0.01 one client
-            rightly has all but an image or two of a class that others hold too.
+            rightly has all but an image or two of a class that others hold too. A claim that no honest client makes is
+            asked for by name before a plan is made; see `fglfast.payload.claims`.
         judge: fingerprint of the model whose score of each image is written beside it.
     """
 

@@ -16,6 +16,8 @@ from fglfast.generator.load import model_fingerprint, read_shapes
 from fglfast.payload.merge import Merged
 from fglfast.shards.locks import Claim, locked
 from fglfast.shards.tar import link_shard, shard_name
+from fglfast.synthesis.accounts import remarks
+from fglfast.synthesis.beside_others import accounts_of
 from fglfast.synthesis.conditioning import Conditioning, check_fit
 from fglfast.synthesis.draw import Drawer
 from fglfast.synthesis.drawn import Drawn, engine_of
@@ -125,6 +127,10 @@ def synthesize(
     plan, key = plan_synthesis(engine, merged, settings), engine.manifest.key
     to_be = Drawn.to_be(plan, key.weights, key.build.image_size, engine.model.name, merged, settings)
     check_judge(settings.judge, judge)
+    to_be = accounted(to_be, merged, engine.model)
+    if not rank:
+        for line in remarks(to_be.accounts, to_be.class_names):
+            note(line)
     drawer = Drawer(engine, plan, Conditioning(merged, engine), settings.sampling)
     enter(out)
     if (there := engine_of(min(out.glob("*.tar"), default=out))) not in (None, engine.key):
@@ -132,6 +138,20 @@ def synthesize(
     with locked(out, rank, world_size):
         place = (rank, world_size)
         return make(to_be, plan, describer(plan, engine.key), drawer, out, place, update, judge=judge)
+
+
+def accounted(to_be: Drawn, merged: Merged, model: Path | None, known: Drawn | None = None) -> Drawn:
+    """A data set's description with the accounts of its clients.
+
+    Args:
+        to_be: without them.
+        merged: the clients' rows.
+        model: folder of the generator; None looks nothing up.
+        known: a data set of some of these rows, which may say what odd ones are nearest to.
+    """
+    odd = [odd for account in known.accounts for odd in account.odd] if known else []
+    accounts = accounts_of(to_be.rows, merged, model, {row.row: row.nearest for row in odd})
+    return to_be.model_copy(update={"accounts": accounts})
 
 
 def make(

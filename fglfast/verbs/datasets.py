@@ -142,8 +142,9 @@ def show_shares(folder: Path, as_json: bool) -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
+    from fglfast.synthesis.accounts import together
     from fglfast.synthesis.drawn import Drawn
-    from fglfast.synthesis.provenance import shares, together
+    from fglfast.synthesis.provenance import shares
 
     found, drawn = shares(folder), Drawn.of(folder)
     images = dict.fromkeys(drawn.class_names, 0)
@@ -156,12 +157,20 @@ def show_shares(folder: Path, as_json: bool) -> None:
         }
         emit_json({"folder": str(folder), "plan": drawn.plan, "images_by_class": images, "clients": clients})
         return
-    columns = ("client", "claimed", "images", "of its alone", Column("by class", overflow="fold"))
+    columns = (
+        "client",
+        Column("claimed", overflow="fold"),
+        "images",
+        "of its alone",
+        "empty prompts",
+        Column("by class", overflow="fold"),
+    )
     rows = []
     for client, own in found.items():
         share = together(own)
-        by_class = some([f"{name} {part.images:,}" for name, part in own.items() if part.images])
-        rows.append((client, f"{share.claimed:,}", f"{share.images:,}", f"{share.alone:,}", by_class))
+        words = some([f"{name} {part.images:,}" for name, part in own.items() if part.images])
+        empty = f"{share.empty:,} of {share.rows:,}"
+        rows.append((client, f"{share.claimed:,}", f"{share.images:,}", f"{share.alone:,}", empty, words))
     print_table(Table(*columns, title=Text(f"{folder.name}: {drawn.images:,} images by client")), rows)
     present = [f"{name} {count:,}" for name, count in images.items() if count]
     stdout.print(f"by class: {some(present)}; {len(drawn.rows):,} distinct prompts", markup=False, soft_wrap=True)

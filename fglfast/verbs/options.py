@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fglfast.base.console import speaker
-from fglfast.base.errors import BadInputError
+from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.ranks import Rank, find_rank, take_place
+from fglfast.base.wording import some
 from fglfast.engine.choices import BackendName, PrecisionName
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
@@ -105,6 +106,14 @@ AllowSamePrompt = Annotated[
         "--allow-same-prompt", help="Go on when classes send the same prompt: their images differ in the label alone."
     ),
 ]
+TrustedCounts = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CLIENT",
+        help="Believe this client's counts, however far they outweigh all others' of a class; may be repeated.",
+        show_default=False,
+    ),
+]
 DEFAULT_ENGINES = Path("engines/build")
 
 
@@ -141,6 +150,25 @@ def read_payloads(pattern: str, allow: Path | None) -> Any:
 
     allowed = read_allowed(allow)
     return merge_payloads(load_payload(path, allowed=allowed) for path in payload_files(pattern))
+
+
+def check_merged(merged: Any, allow_same_prompt: bool, trusted: list[str] | None, max_share: float = 1.0) -> None:
+    """Refuse what payloads together must not say unasked: classes of one prompt, and claims that outweigh all others.
+
+    Raises:
+        UsageError: a name is nobody's.
+        BadInputError: classes send the same prompt, or a claim is excessive and its client not trusted.
+    """
+    from fglfast.payload.claims import check_claims, tell_outweighing
+    from fglfast.payload.merge import check_prompts
+
+    check_prompts(merged, allow_same_prompt, "--allow-same-prompt")
+    names = trusted or ()
+    if unknown := [name for name in names if name not in merged.clients]:
+        raise UsageError(f"--trusted-counts: no client {some(unknown)}", f"clients: {some(merged.clients)}")
+    if max_share >= 1:
+        check_claims(merged, names, "--trusted-counts CLIENT, or cap all by --max-share-per-client 0.5")
+        tell_outweighing(merged, names)
 
 
 def prove_payloads(pattern: str, model: Path) -> None:

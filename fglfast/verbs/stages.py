@@ -26,6 +26,8 @@ from fglfast.verbs.options import (
     OtherSteps,
     RandomWeights,
     RecipeName,
+    TrustedCounts,
+    check_merged,
     join_ranks,
     prove_payloads,
     read_payloads,
@@ -90,9 +92,11 @@ def synthesize(
         typer.Option(
             min=0.001,
             max=1,
-            help="Largest share of a class's images for one client's prompts, where several hold it; 1 cuts nothing.",
+            help="Largest share of a class's images for one client's prompts, where several hold it; 1 cuts nothing, "
+            "but a claim that would leave others next to nothing has to be named (--trusted-counts).",
         ),
     ] = 1.0,
+    trusted_counts: TrustedCounts = None,
     judge: JudgeName = None,
     keep: Annotated[
         str | None,
@@ -132,14 +136,13 @@ def synthesize(
     rank = join_ranks()  # before PyTorch is imported
     if dry_run and rank.number:
         return
-    from fglfast.payload.merge import check_prompts
     from fglfast.synthesis import synthesize as stage
     from fglfast.synthesis.foresight import foreseen
     from fglfast.synthesis.settings import SynthesisSettings
 
     _check_keep(keep, judge)
     merged = read_payloads(embeddings, allow)
-    check_prompts(merged, allow_same_prompt, "--allow-same-prompt")
+    check_merged(merged, allow_same_prompt, trusted_counts, max_share_per_client)
     there = not dry_run or Path(judge or "").is_dir()  # a dry run fetches none
     judging = open_judge(judge, merged.class_names) if there else None
     asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
@@ -155,7 +158,10 @@ def synthesize(
     if print_config:
         words = {"recipe": recipe, "model": model, "backend": backend, "precision": precision, "format": format}
         more = {"image_size": image_size, "batch_size": batch_size, "allow_same_prompt": allow_same_prompt}
-        print_settings(settings.model_copy(update={"judge": None}), **words, **more, judge=judge, keep=keep)
+        of_clients = {"trusted_counts": trusted_counts or None}
+        print_settings(
+            settings.model_copy(update={"judge": None}), **words, **more, **of_clients, judge=judge, keep=keep
+        )
         return
     if dry_run:
         planned = foreseen(asked, merged, settings, out, engines, rank.world_size, update)

@@ -28,6 +28,8 @@ from fglfast.verbs.options import (
     OtherSteps,
     RandomWeights,
     RecipeName,
+    TrustedCounts,
+    check_merged,
     read_payloads,
 )
 
@@ -123,6 +125,7 @@ def tune(
     seed: Annotated[int, typer.Option(min=0, help="Seed of synthesis and of training.")] = 0,
     allow: Allow = None,
     allow_same_prompt: AllowSamePrompt = False,
+    trusted_counts: TrustedCounts = None,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
@@ -138,7 +141,6 @@ def tune(
     from fglfast.lab.tuning.records import TuneSettings
     from fglfast.lab.tuning.sweep import check_input, check_work
     from fglfast.lab.tuning.sweep import tune as run
-    from fglfast.payload.merge import check_prompts
     from fglfast.report.tune_page import write_page
 
     grid = Grid.parse(steps, guidance, interval, images_per_class)
@@ -146,7 +148,7 @@ def tune(
     train = TrainSettings(arch=arch, epochs=epochs, image_size=image_size, seed=seed)
     asked = TuneSettings(grid=grid, budget=budget, train=train)
     merged = read_payloads(embeddings, allow)
-    check_prompts(merged, allow_same_prompt, "--allow-same-prompt")
+    check_merged(merged, allow_same_prompt, trusted_counts)
     judges = read_dataset(validation)
     check_input(merged, judges, asked)
     settings = asked_recipe(recipe, model, precision=precision, image_size=drawn_size)
@@ -155,6 +157,7 @@ def tune(
     winner = ["fglfast", "synthesize", "--recipe", str(out / "recipe.toml"), "--embeddings", embeddings]
     winner += ["--allow", str(allow)] if allow else []
     winner += ["--allow-same-prompt"] if allow_same_prompt else []
+    winner += [word for name in trusted_counts or () for word in ("--trusted-counts", name)]
     winner += ["--images-per-class", str(tuned.best.candidate.images_per_class), "--seed", str(seed), "--out", "synth"]
     write_page(tuned, shlex.join(winner), out)
     best = tuned.best

@@ -225,3 +225,26 @@ def test_classes_that_send_the_same_prompt_end_the_run_unless_they_may(experimen
     merged = merged_payloads(tmp_path / "out", allowed)
     assert merged.class_names == names
     assert "their images are drawn alike" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_claim_that_would_displace_all_others_is_left_out_unless_it_is_trusted(
+    private, random_mini, experiment, tmp_path, capsys
+):
+    contents = []
+    for number, name in enumerate(("ann", "bob", "eve")):
+        made = embed(read_dataset(private), name, random_mini)
+        own = (made.embeddings + np.float16(number)).astype(np.float16)
+        header = made.header.model_copy(update={"client": name, "prompt_level": "instance"})
+        counts = np.full(len(made.labels), 10**9 if name == "eve" else 100)
+        save_payload(replace(made, header=header, embeddings=own, counts=counts), tmp_path / name)
+        contents.append((tmp_path / name).read_bytes())
+    asked, told = experiment.model_copy(update={"prompt_level": "instance"}), []
+    paths, took = collect(grid_of(*contents, told=told)[0], asked, tmp_path / "kept")
+    assert [member.name for member in took.members] == ["ann", "bob"] and len(paths) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "answered 2; left out node 4: 'eve' claims 1,000,000,000 images" in said and "trusted_counts" in said
+    assert told[0][0] == 2 and "trusted_counts" in told[0][1]
+    trusting = asked.model_copy(update={"trusted_counts": ("eve",)})
+    assert len(collect(grid_of(*contents)[0], trusting, tmp_path / "trusted")[0]) == 3
+    capped = asked.model_copy(update={"max_share_per_client": 0.5})
+    assert len(collect(grid_of(*contents)[0], capped, tmp_path / "capped")[0]) == 3

@@ -2,6 +2,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from drawn_clients import drawn_of
 
 from fglfast.base.errors import BadInputError
 from fglfast.base.machine import machine_facts, package_versions
@@ -93,6 +94,14 @@ def test_what_is_left_out_of_many_classes_is_said_and_the_worst_are_shown(tmp_pa
     assert page.count('<img alt="synthetic ') == 40 and 'title="class 999: 3"' in page
     write_report(record(12), {}, {}, tmp_path / "b.html")
     assert " of 12 classes" not in (tmp_path / "b.html").read_text()
+
+
+def test_a_run_says_what_was_drawn_of_whom(tmp_path):
+    write_report(record(), {}, {}, tmp_path / "a.html", drawn_of(60, 2))
+    page = (tmp_path / "a.html").read_text()
+    assert "What was drawn of whom" in page and "40 of 60 clients" in page and "client059" in page
+    write_report(record(), {}, {}, tmp_path / "b.html")
+    assert "drawn of whom" not in (tmp_path / "b.html").read_text()
 
 
 def test_epochs_are_whole_numbers(tmp_path):

@@ -200,7 +200,8 @@ def test_who_caused_what(call, tmp_path):
     shown = CliRunner().invoke(app, ["inspect", str(tmp_path / "out"), "--json"])
     said = json.loads(shown.stdout)
     assert said["images_by_class"] == {"bag": 5, "shoe": 5, "hat": 5}
-    assert said["clients"]["ann"]["by_class"]["shoe"] == {"claimed": 1, "images": 5, "alone": 5}
+    shoe = {"claimed": 1, "images": 5, "alone": 5, "part": 5.0, "rows": 1, "empty": 0}
+    assert said["clients"]["ann"]["by_class"]["shoe"] == shoe
     table = CliRunner().invoke(app, ["inspect", str(tmp_path / "out")])
     assert table.exit_code == 0 and "ann" in table.stdout
 

@@ -1,6 +1,7 @@
 """One pass over the shards of a synthetic data set: how many images a class has, a few of each, what looks alike."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -17,6 +18,7 @@ from fglfast.shards.description import Description, read_description
 from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.shards.keep import left_out
 from fglfast.shards.tar import UNDECODABLE, Sample, decode_image, read_samples, shard_name
+from fglfast.synthesis.drawn import Drawn
 
 SHOWN = 8  # images a class
 MOST_COMPARED = 10_000  # each with every other
@@ -94,6 +96,7 @@ class Surveyed:
         left_out: images [S,S,3] that are left out of training, their class and score, the lowest first; a few.
         twins: pairs of the data set's images, the most alike first.
         copies: pairs of an image and one that it was compared with, the most alike first.
+        drawn: what it was drawn of, clients among it; None if it does not say.
     """
 
     survey: Survey
@@ -101,6 +104,7 @@ class Surveyed:
     left_out: list[tuple[NDArray[np.uint8], str, float]]
     twins: list[Alike]
     copies: list[Alike]
+    drawn: Drawn | None = None
 
 
 class _Seen:
@@ -188,7 +192,16 @@ def survey(folder: Path, against: LabelledImages | None = None, most: int = MOST
         [(*at(place), seen.scores[place]) for place in lowest],
         [Alike(*drawn(pair.one), *drawn(pair.other), pair.levels) for pair in _once(own)[:PAIRS]],
         [Alike(*drawn(pair.one), *real(pair.other), pair.levels) for pair in found[:PAIRS]],
+        _drawn(folder),
     )
+
+
+def _drawn(folder: Path) -> Drawn | None:
+    """What the data set says of its clients; one that is not synthesize's, or of its first format, says nothing."""
+    with suppress(BadInputError):
+        described = Drawn.of(folder)
+        return described if described.by_content else None
+    return None
 
 
 def _read(folder: Path, description: Description, compared: set[int]) -> _Seen:

@@ -8,6 +8,7 @@ from fglfast.engine.build import Engine, seconds_per_pass
 from fglfast.lab.tuning.candidates import Candidate
 from fglfast.payload.merge import Merged
 from fglfast.shards.tar import ImageFormat, shard_name, write_shard
+from fglfast.synthesis.accounts import drawn_otherwise
 from fglfast.synthesis.drawn import Drawn
 from fglfast.synthesis.folder import begin
 from fglfast.synthesis.older import Older
@@ -83,8 +84,9 @@ def take(whole: Plan, source: Path, part: Plan, out: Path) -> bool:
     if not all(map(older.holds, part.items())):
         return False
     changes = {"plan": part.digest(), "images": part.images, "shards": part.shards, "rows": part.rows}
-    changes |= {"images_per_class": part.images_per_class}
-    begin(out, Drawn.of(source).model_copy(update=changes))
+    there = Drawn.of(source)
+    changes |= {"images_per_class": part.images_per_class, "accounts": drawn_otherwise(there.accounts, part.rows)}
+    begin(out, there.model_copy(update=changes))
     for number in range(part.shards):
         write_shard(out / shard_name(number), map(older.sample, part.shard(number)), FORMAT)
     return True
