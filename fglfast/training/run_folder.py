@@ -3,7 +3,7 @@
 train.json            the run's identity (settings, data, class names) and, at the end, its result
 history.jsonl         one row an epoch
 checkpoint/<tag>/     the newest checkpoint; checkpoint/latest names it
-config.json, preprocessor_config.json, model.safetensors      the finished model
+config.json, preprocessor_config.json, model.safetensors, README.md      the finished model and its card
 """
 
 import hashlib

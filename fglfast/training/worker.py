@@ -10,11 +10,13 @@ import numpy as np
 import torch
 
 from fglfast.base.errors import UsageError
+from fglfast.base.files import write_atomic
 from fglfast.base.machine import native_bfloat16
 from fglfast.shards.description import Description, read_description
 from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.shards.keep import places_left_out
 from fglfast.training.batches import TrainingData, split
+from fglfast.training.card import CARD, card
 from fglfast.training.checkpoints import Checkpoints
 from fglfast.training.decoded import share_decoded
 from fglfast.training.fit import fit, optimizer_of, schedule_of
@@ -55,6 +57,7 @@ def run_job(job: Job, join: Callable[[], AbstractContextManager[World]]) -> Trai
         result = _result(job, data, engine.module, history, world)
         if world.leads:
             save_model(engine.module, job.out, data.size)
+            write_atomic(job.out / CARD, card(result, job.settings, description, data.size))
             folder.write_record(run, result)
             folder.discard_checkpoints()
         world.wait()

@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure, record
@@ -75,13 +76,22 @@ def test_training_learns_and_is_plain_transformers(reference: TrainResult) -> No
 def test_folder_holds_the_model_and_its_history(reference: TrainResult) -> None:
     names = {path.name for path in reference.model.iterdir()}
     assert names == {
-        *("config.json", "preprocessor_config.json", "model.safetensors", "train.json", "history.jsonl", ".lock")
+        *("config.json", "preprocessor_config.json", "model.safetensors", "README.md"),
+        *("train.json", "history.jsonl", ".lock"),
     }
     rows = history_of(reference.model)
     assert [row["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
     assert set(rows[0]) == {
         *("epoch", "step", "train_loss", "val_loss", "val_accuracy", "seconds", "images_per_second")
     }
+
+
+def test_the_models_card_says_what_it_learned_from(reference: TrainResult) -> None:
+    card = ModelCard.load(reference.model / "README.md")
+    assert card.data.library_name == "transformers" and card.data.pipeline_tag == "image-classification"
+    words = " ".join(card.text.split())
+    assert "synthetic images alone" in words and "114 of 16x16 pixels" in words and "`tiny.json`" in words
+    assert all(name in words for name in CLASSES) and f"{reference.val_accuracy:.1%} of 6 synthetic images" in words
 
 
 def test_finished_run_is_not_run_again(reference: TrainResult, synthetic: Path, tiny_arch: str) -> None:

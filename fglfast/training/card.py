@@ -1,0 +1,63 @@
+"""The card of a trained model, as the Hugging Face Hub shows it: what it learned from, and what is not known of it."""
+
+from pathlib import Path
+
+from fglfast.base.wording import plain, some
+from fglfast.shards.description import Description
+from fglfast.training.results import TrainResult
+from fglfast.training.settings import TrainSettings
+
+NAMED = 50  # classes; config.json has all
+
+CARD = "README.md"
+TEXT = """---
+library_name: transformers
+pipeline_tag: image-classification
+tags: [federated-generative-learning, synthetic]
+---
+# An image classifier by fglfast
+
+It learned from **synthetic images alone**: {images:,} of {size}x{size} pixels, drawn by a diffusion model from what
+federated clients sent (Federated Generative Learning, arXiv 2306.16064), data set plan `{plan}`.
+
+- {classes:,} classes: {names}
+- architecture `{arch}`, {parameters:,} weights; {epochs} epochs in batches of {batch}, seed {seed}
+- {held_out}
+
+```python
+from transformers import pipeline
+
+pipeline("image-classification", FOLDER)("photo.jpg")
+```
+
+How well it names real images is not in here: test it on your own, `fglfast evaluate FOLDER PATH[:SPLIT]`. It inherits
+the biases of the generator, and its licence may bind too.
+"""
+
+
+def card(result: TrainResult, settings: TrainSettings, description: Description, size: int) -> str:
+    """The card's text.
+
+    Args:
+        result: of the training.
+        settings: it was asked for.
+        description: of the data set.
+        size: side of the images as they were learned, in pixels.
+    """
+    held_out = "no image was held out"
+    if result.val_accuracy is not None:
+        of = f"{result.validation_images:,} synthetic images that were held out"
+        held_out = f"{result.val_accuracy:.1%} of {of}: that says little of real ones"
+    return TEXT.format(
+        images=result.images,
+        size=size,
+        plan=plain(description.plan[:16]),
+        classes=len(description.class_names),
+        names=some([plain(name) for name in description.class_names], NAMED),
+        arch=plain(Path(settings.arch).name),
+        parameters=result.parameters,
+        epochs=result.epochs,
+        batch=settings.batch_size,
+        seed=settings.seed,
+        held_out=held_out,
+    )
