@@ -180,7 +180,7 @@ def living(result: dict[str, Any]) -> Table:
         )
         for step in result["steps"]
     ]
-    return ("change", "drawn by the update", "its time", "drawn anew", "its time ", "the same bytes"), rows
+    return ("change", "update: images", "update: time", "anew: images", "anew: time", "the same bytes"), rows
 
 
 def client(result: dict[str, Any]) -> Table:
