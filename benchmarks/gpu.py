@@ -110,12 +110,12 @@ def measured(
         raise FglError(f"no engine draws here: {'; '.join(rows.failed.values())}", "see `fglfast doctor`")
     ceiling, batch = drawn[0]["ceiling_tflops"], recipe.unet_batch
     side = min(SIDE, recipe.image_size)
+    fastest = [drawn[0]["name"], *peers.split(",")]
+    result = rows.get("side by side", lambda: beside(fastest))
     trained = rows.get(
         f"training {arch}", lambda: training_rate(arch, side, 4 * batch, 2, ceiling).model_dump(mode="json")
     )
     ranks = rows.get("two ranks", lambda: two_ranks(recipe, folder, engines, images))
-    fastest = [drawn[0]["name"], *peers.split(",")]
-    result = rows.get("side by side", lambda: beside(fastest))
     if result is None:
         raise FglError(f"nothing was compared: {rows.failed['side by side']}", "see `fglfast doctor`")
     return result | {

@@ -99,7 +99,7 @@ def calls(shallow, tmp_path, monkeypatch):
 
 def test_every_row_is_kept_and_only_what_failed_is_tried_again(calls, tmp_path, capsys):
     beside = f"{EAGER} + {REFERENCE} + {COMPILED}"
-    first = [EAGER, "fglfast torch:int8", "training at 64 in batches of 8, 700.0", "two ranks, 3", beside]
+    first = [EAGER, "fglfast torch:int8", beside, "training at 64 in batches of 8, 700.0", "two ranks, 3"]
     assert calls() == first
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert result["training"]["images_per_second"] == 900.0 and result["two_ranks"]["equal"]
