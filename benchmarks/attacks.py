@@ -1,5 +1,7 @@
 """Hostile clients in a federation of real training: what each attack costs, and whether it is named."""
 
+import json
+import shutil
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from io import StringIO
@@ -11,6 +13,7 @@ import typer
 from benchmarks.hostile import ATTACKS, Attack, HostileApp
 from benchmarks.results_file import save_result
 from fglfast.base import console
+from fglfast.base.files import write_atomic
 from fglfast.federation.client_app import app
 from fglfast.federation.clients import simulated
 from fglfast.federation.experiment import Aggregation, Experiment, find_experiment
@@ -19,6 +22,7 @@ from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.methods import Contest
 
 ROBUST = ("fedavg", "trimmed-mean", "median", "krum", "multi-krum")  # strategies that meet attacks on weights
+ABSENT = "absent"  # instead of an attack: that client never comes
 MEETING = ("the step scaled 30 times, reversed", "a step reversed", "a billion images claimed")
 
 
@@ -32,7 +36,10 @@ def main(
     engines: Path = Path("engines/build"),
     name: Annotated[str, typer.Option(help="Of the result, in benchmarks/results.")] = "attacks",
 ) -> None:
-    """Run FedAvg with the last client hostile in each way; save outcomes, accuracies and who was named."""
+    """Run FedAvg with the last client hostile in each way; save outcomes, accuracies and who was named.
+
+    Robust strategies meet the attacks whose form shows nothing; that table is `NAME-strategies.json`.
+    """
     asked = find_experiment(preset)
     milestones = asked.rounds.model_copy(update={"fedavg": rounds, "milestones": ()})
     asked = asked.model_copy(update={"rounds": milestones, "seeds": (seed,)})
@@ -41,11 +48,12 @@ def main(
     file.write_text(asked.to_toml(), encoding="utf-8")
     hostile = len(simulated(str(file), seed)) - 1
     honest = _run(asked, None, hostile, seed, file, work / "honest", engines)
-    rows = [_row(attack, asked, hostile, seed, file, work, engines, honest["accuracy"]) for attack in ATTACKS]
+    absent = _run(asked, ABSENT, hostile, seed, file, work / ABSENT, engines)
+    rows = [_row(attack, asked, hostile, seed, file, work, engines, absent["accuracy"]) for attack in ATTACKS]
+    facts = {"experiment": asked.model_dump(mode="json"), "honest": honest, "absent": absent}
+    save_result(name, facts | {"attacks": rows})
     met = _met(asked, hostile, seed, file, work, engines)
-    save_result(
-        name, {"experiment": asked.model_dump(mode="json"), "honest": honest, "attacks": rows, "strategies": met}
-    )
+    save_result(f"{name}-strategies", facts | {"strategies": met})
 
 
 def _row(
@@ -56,10 +64,10 @@ def _row(
     file: Path,
     work: Path,
     engines: Path,
-    honest: float,
+    absent: float,
 ) -> dict[str, Any]:
     found = _run(asked, attack, hostile, seed, file, work / attack.name.replace(" ", "-"), engines)
-    return {"attack": attack.name, "expected": attack.expected, **found, "lost": round(honest - found["accuracy"], 4)}
+    return {"attack": attack.name, "expected": attack.expected, **found, "lost": round(absent - found["accuracy"], 4)}
 
 
 def _met(asked: Experiment, hostile: int, seed: int, file: Path, work: Path, engines: Path) -> list[dict[str, Any]]:
@@ -76,12 +84,17 @@ def _met(asked: Experiment, hostile: int, seed: int, file: Path, work: Path, eng
 
 
 def _run(
-    asked: Experiment, attack: Attack | None, hostile: int, seed: int, file: Path, folder: Path, engines: Path
+    asked: Experiment, attack: Attack | str | None, hostile: int, seed: int, file: Path, folder: Path, engines: Path
 ) -> dict[str, Any]:
-    """One run of FedAvg: its accuracy, and which clients the operator read something of."""
+    """One run of FedAvg: its accuracy, and which clients the operator read something of. `ABSENT` never comes."""
+    kept = folder / "found.json"
+    if kept.exists():  # what the operator read is not said again
+        return json.loads(kept.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    shutil.rmtree(folder, ignore_errors=True)
     told: dict[str, str | int | float | bool] = {"experiment": str(file), "seed": seed}
-    playing = HostileApp(app, attack, hostile) if attack else app
-    grid = CountedGrid(LoopbackGrid(playing, range(hostile + 1), told), asked.timeout, asked.min_clients)  # type: ignore[arg-type]
+    playing = HostileApp(app, attack, hostile) if isinstance(attack, Attack) else app
+    present = range(hostile + (attack != ABSENT))
+    grid = CountedGrid(LoopbackGrid(playing, present, told), asked.timeout, asked.min_clients)  # type: ignore[arg-type]
     said = StringIO()
     with redirect_stderr(said):
         console.stderr.file = said
@@ -97,12 +110,14 @@ def _run(
         or f"{who} is left out" in said.getvalue()
         or f"left out node {number + 2}:" in said.getvalue()
     ]
-    return {
+    found = {
         "accuracy": result.test_accuracy,
         "named": names[hostile] in blamed,
         "honest_blamed": [who for who in blamed if who != names[hostile]],
         "rounds": result.rows[-1].round,
     }
+    write_atomic(kept, json.dumps(found) + "\n")
+    return found
 
 
 if __name__ == "__main__":

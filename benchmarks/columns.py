@@ -183,6 +183,31 @@ def living(result: dict[str, Any]) -> Table:
     return ("change", "update: images", "update: time", "anew: images", "anew: time", "the same bytes"), rows
 
 
+def attacks(result: dict[str, Any]) -> Table:
+    """What each attack of one client came to."""
+
+    def outcome(row: dict[str, Any]) -> str:
+        words = "refused, named" if row["named"] else "not noticed"
+        return f"{words}; honest blamed: {', '.join(row['honest_blamed'])}" if row["honest_blamed"] else words
+
+    rows = [("none, all honest", "–", f"{result['honest']['accuracy']:.1%}", "–")]
+    rows += [("that client never comes", "–", f"{result['absent']['accuracy']:.1%}", "–")]
+    rows += [
+        (row["attack"], outcome(row), f"{row['accuracy']:.1%}", f"{-100 * row['lost']:+.1f}")
+        for row in result["attacks"]
+    ]
+    return ("one client in five", "outcome", "accuracy", "points, against its absence"), rows
+
+
+def strategies(result: dict[str, Any]) -> Table:
+    """How strategies of aggregation meet attacks that no form of a reply shows."""
+    attacks = list(dict.fromkeys(row["attack"] for row in result["strategies"]))
+    found = {(row["strategy"], row["attack"]): row["accuracy"] for row in result["strategies"]}
+    names = dict.fromkeys(row["strategy"] for row in result["strategies"])
+    rows = [(f"`{name}`", *(f"{found[name, attack]:.1%}" for attack in attacks)) for name in names]
+    return ("strategy", *attacks), rows
+
+
 def client(result: dict[str, Any]) -> Table:
     """What a client has installed, and how long its commands take; a dash where no seconds were measured."""
     seconds = result.get("seconds", {})

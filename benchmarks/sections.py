@@ -168,6 +168,17 @@ SECTIONS = {
         "The same 1,000 images drawn by `mini-few` into shards of each size: passes are filled across shards.",
         columns.shard_sizes,
     ),
+    "attacks": Section(
+        "Hostile clients",
+        "Ten rounds of FedAvg on the bundled sample (five clients, beta 0.5, one seed); the last client is hostile in "
+        "one way at a time. Named: the operator reads its name and why, and it is left out of that round or the run.",
+        columns.attacks,
+    ),
+    "attacks-strategies": Section(
+        "Robust aggregation",
+        "The same run, aggregated in several ways, under attacks that no form of a reply shows.",
+        columns.strategies,
+    ),
     "living": Section(
         "Clients that come and go",
         "60 clients with a prompt for each of 50 classes of 1,000 (the first for all), four images a class drawn by "
