@@ -1,6 +1,7 @@
 """Whether a round's average is kept, and which client ruined it.
 
-An average that lost most of what was learned is not kept. Who is blamed has to stand out twice: its weights moved much
+Until something is learned that can be lost, no step counts more than a few usual ones. From then on, an average that
+lost most of what was learned is not kept. Who is blamed has to stand out twice: its weights moved much
 further than those of most, and without it the round is good. Clients whose classes differ pull an average apart too,
 and none of them is to blame for that: there the last good weights stay.
 """
@@ -12,6 +13,7 @@ from itertools import combinations
 
 import torch
 
+from fglfast.base.console import note
 from fglfast.federation.wire import Weights, is_finite
 
 ABSURD = 1e3  # times the usual step, and of weights ten times their own size: never an honest one
@@ -36,11 +38,17 @@ class Bar:
     last: float | None
     chance: float
 
+    @property
+    def known(self) -> float:
+        """What can be lost: accuracy above chance; 0 where that is too little to tell, or nobody judged."""
+        above = 0.0 if self.last is None else self.last - self.chance
+        return above if above >= KNOWN else 0.0
+
     def is_bad(self, accuracy: float | None) -> bool:
         """Whether an average lost what was known; unknown is not bad."""
-        if accuracy is None or self.last is None or self.last - self.chance < KNOWN:
+        if accuracy is None or not self.known:
             return False
-        return not accuracy - self.chance >= LOST * (self.last - self.chance)
+        return not accuracy - self.chance >= LOST * self.known
 
 
 @dataclass
@@ -79,6 +87,24 @@ def absurd(ratios: Mapping[str, float]) -> dict[str, str]:
         for who, ratio in ratios.items()
         if not ratio <= ABSURD
     }
+
+
+def bounded(before: Weights, updates: Mapping[str, Weights], parameters: Sequence[str]) -> dict[str, Weights]:
+    """The updates, none with a step of more than `FAR` times the usual one (Sun et al., arXiv 1911.07963).
+
+    For rounds in which there is nothing to lose yet, so that no judge could tell that a step ruined everything.
+    """
+    kept = dict(updates)
+    for who, ratio in steps(before, updates, parameters).items():
+        if ratio > FAR:
+            shorter = {name: before[name] + (own - before[name]) * (FAR / ratio) for name, own in _floats(updates[who])}
+            kept[who] = {**updates[who], **shorter}
+            note(f"{who} moved {ratio:.0f} times as far as usual: it counts as {FAR:.0f}, as nobody can judge yet")
+    return kept
+
+
+def _floats(weights: Weights) -> list[tuple[str, torch.Tensor]]:
+    return [(name, own) for name, own in weights.items() if own.is_floating_point()]
 
 
 def find_cause(ratios: Mapping[str, float], average: Averaging, judge: Judge, bar: Bar) -> Verdict:

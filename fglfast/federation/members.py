@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from fglfast.base.config import Settings
 from fglfast.base.console import note
-from fglfast.payload.claims import outweighing
+from fglfast.payload.claims import HONEST, OUTWEIGHS, outweighing
 
 
 class Member(Settings):
@@ -63,16 +63,28 @@ def tell_claims(members: Iterable[Member], trusted: Collection[str]) -> None:
     claimed = {member.name: member.images for member in members}
     for name, others in outweighing(claimed).items():
         if name not in trusted:
+            weight = "the middle one" if _incredible(claimed[name], others) else "all"
             note(
                 f"{name!r} claims {claimed[name]:,} images, more than all others together ({others:,}): in an average "
-                f"it weighs as much as those; if the claim is right, name it in the experiment's trusted_counts"
+                f"it weighs as {weight} of those; if the claim is right, name it in the experiment's trusted_counts"
             )
 
 
 def _bounded(claimed: dict[str, int], trusted: Collection[str]) -> dict[str, int]:
-    """What each weighs: its claim, but no more than all others together, unless it is trusted."""
+    """What each weighs: its claim, but no more than all others together, unless it is trusted.
+
+    One that no honest client makes (see `fglfast.payload.claims`) weighs as the middle one of the others.
+    """
     total = sum(claimed.values())
-    return {
-        name: images if name in trusted or total == images else min(images, total - images)
-        for name, images in claimed.items()
-    }
+    weights = {}
+    for name, images in claimed.items():
+        others = [other for who, other in claimed.items() if who != name]
+        most = total - images
+        if others and _incredible(images, most):
+            most = sorted(others)[len(others) // 2]
+        weights[name] = images if name in trusted or not others else min(images, most)
+    return weights
+
+
+def _incredible(images: int, others: int) -> bool:
+    return images > max(HONEST, OUTWEIGHS * others)

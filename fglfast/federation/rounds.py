@@ -163,6 +163,8 @@ class Federation:
             what, nodes = f"{plan.name}, round {number}", self._drawn(number)
             updates = self.updates(what, weights, number, proximal_mu=plan.proximal_mu, nodes=nodes)
         answered = time.monotonic()
+        if updates and not self._bar(last).known:
+            updates = guard.bounded(weights, updates, self.parameters)
         moments = aggregate.moments()
         averaged = self._averaged(plan, aggregate, weights, updates, number)
         spent_down, spent_up, now = self.grid.down - down, self.grid.up - up, time.monotonic()

@@ -9,7 +9,7 @@ from playing_clients import grid_of, members_of, playing_app
 from small_federation import CLASSES
 
 from fglfast.base.errors import IncompleteError
-from fglfast.federation import wire
+from fglfast.federation import guard, wire
 from fglfast.federation.rounds import Federation, Plan
 from fglfast.training.model import build_model
 
@@ -59,11 +59,24 @@ def test_clients_count_by_the_images_that_their_payloads_claim(federation, tmp_p
     assert all(torch.allclose(tensor, torch.tensor(3 * mean)) for tensor in weights.values())
 
 
-def test_a_claim_counts_no_more_than_all_others_together_unless_it_is_trusted(federation, tmp_path):
-    made = federation(adding_app(), sizes=(1, 3, 10**9), trusted_counts=())
+@pytest.mark.parametrize(("claim", "weight"), [(9, 4), (10**6, 4), (10**9, 3)])
+def test_a_claim_counts_no_more_than_all_others_together_unless_it_is_trusted(claim, weight, federation, tmp_path):
+    """One that no honest client makes counts as the middle one of the others."""
+    made = federation(adding_app(), sizes=(1, 3, claim), trusted_counts=())
     weights, _ = run(made, tmp_path, Plan("fedavg", 1))
-    mean = (0 * 1 + 1 * 3 + 2 * 4) / 8
+    mean = (0 * 1 + 1 * 3 + 2 * weight) / (4 + weight)
     assert all(torch.allclose(tensor, torch.tensor(mean)) for tensor in weights.values())
+
+
+def test_while_nothing_can_be_lost_no_step_counts_more_than_a_few_usual_ones(capsys):
+    before = {"w": torch.ones(4), "seen": torch.tensor(3)}
+    steps = {"ann": 1.0, "bob": -1.0, "eve": -990.0}
+    updates = {who: {"w": before["w"] + step, "seen": torch.tensor(4)} for who, step in steps.items()}
+    kept = guard.bounded(before, updates, ["w"])
+    assert kept["ann"] is updates["ann"] and kept["bob"] is updates["bob"]
+    assert torch.allclose(kept["eve"]["w"], torch.full((4,), 1 - guard.FAR)) and kept["eve"]["seen"] == 4
+    assert "eve moved 990 times as far as usual: it counts as 3" in capsys.readouterr().err
+    assert guard.Bar(None, 0.1).known == guard.Bar(0.15, 0.1).known == 0 and guard.Bar(0.5, 0.1).known == 0.4
 
 
 def test_what_counts_batches_stays_whole(federation, tmp_path):
