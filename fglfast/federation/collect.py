@@ -1,7 +1,6 @@
 """How the server collects the clients' payloads, and so settles who is in the federation."""
 
 import shutil
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from fglfast.base.wording import some
 from fglfast.engine.recipe import find_recipe
 from fglfast.federation import wire
 from fglfast.federation.experiment import Experiment
-from fglfast.federation.grid import CountedGrid, called
+from fglfast.federation.grid import CountedGrid, Meter, called
 from fglfast.federation.members import Member, tell_claims
 from fglfast.generator.load import read_shapes
 from fglfast.generator.text import text_fingerprint
@@ -61,7 +60,7 @@ def collect_payloads(
         return Collected.from_json(done)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    down, up, begun = grid.down, grid.up, time.monotonic()
+    meter = Meter(grid)
     asked = wire.config(
         **{
             "prompt-level": experiment.prompt_level,
@@ -87,8 +86,13 @@ def collect_payloads(
     note(answers.line("payloads"))
     grid.enough(len(door.members), "sent a sound payload")
     tell_claims(door.members, experiment.trusted_counts)
-    took = round(time.monotonic() - begun, 3)
-    collected = Collected(bytes_down=grid.down - down, bytes_up=grid.up - up, seconds=took, members=tuple(door.members))
+    spent = meter.read()
+    collected = Collected(
+        bytes_down=spent["bytes_down"],
+        bytes_up=spent["bytes_up"],
+        seconds=spent["client_seconds"],
+        members=tuple(door.members),
+    )
     write_atomic(done, collected.model_dump_json() + "\n")
     return collected
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from fglfast.base.config import Settings
 from fglfast.base.console import note
-from fglfast.payload.claims import HONEST, OUTWEIGHS, outweighing
+from fglfast.payload.claims import incredible, outweighing
 
 
 class Member(Settings):
@@ -63,7 +63,7 @@ def tell_claims(members: Iterable[Member], trusted: Collection[str]) -> None:
     claimed = {member.name: member.images for member in members}
     for name, others in outweighing(claimed).items():
         if name not in trusted:
-            weight = "the middle one" if _incredible(claimed[name], others) else "all"
+            weight = "the middle one" if incredible(claimed[name], others) else "all"
             note(
                 f"{name!r} claims {claimed[name]:,} images, more than all others together ({others:,}): in an average "
                 f"it weighs as {weight} of those; if the claim is right, name it in the experiment's trusted_counts"
@@ -75,16 +75,9 @@ def _bounded(claimed: dict[str, int], trusted: Collection[str]) -> dict[str, int
 
     One that no honest client makes (see `fglfast.payload.claims`) weighs as the middle one of the others.
     """
-    total = sum(claimed.values())
-    weights = {}
-    for name, images in claimed.items():
-        others = [other for who, other in claimed.items() if who != name]
-        most = total - images
-        if others and _incredible(images, most):
-            most = sorted(others)[len(others) // 2]
-        weights[name] = images if name in trusted or not others else min(images, most)
+    weights = dict(claimed)
+    for name, others in outweighing(claimed).items():
+        if name not in trusted:
+            rest = [images for who, images in claimed.items() if who != name]
+            weights[name] = statistics.median_high(rest) if incredible(claimed[name], others) else others
     return weights
-
-
-def _incredible(images: int, others: int) -> bool:
-    return images > max(HONEST, OUTWEIGHS * others)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from fglfast.base.console import Progress, note
 from fglfast.federation import guard, wire
 from fglfast.federation.experiment import Experiment
-from fglfast.federation.grid import Answers, CountedGrid
+from fglfast.federation.grid import Answers, CountedGrid, Meter
 from fglfast.federation.history import Row, restore_round, save_round
 from fglfast.federation.members import Member, Members, median
 from fglfast.federation.moments import empty, head_of
@@ -157,17 +157,17 @@ class Federation:
     def _round(
         self, plan: Plan, aggregate: Aggregator, weights: Weights, last: Row, number: int
     ) -> tuple[Weights, Row]:
-        down, up, begun = self.grid.down, self.grid.up, time.monotonic()
+        meter = Meter(self.grid)
         updates: dict[str, Weights] = {}
         if plan.asks:
             what, nodes = f"{plan.name}, round {number}", self._drawn(number)
             updates = self.updates(what, weights, number, proximal_mu=plan.proximal_mu, nodes=nodes)
-        answered = time.monotonic()
+        asked, answered = meter.read(), time.monotonic()
         if updates and not self._bar(last).known:
             updates = guard.bounded(weights, updates, self.parameters)
         moments = aggregate.moments()
         averaged = self._averaged(plan, aggregate, weights, updates, number)
-        spent_down, spent_up, now = self.grid.down - down, self.grid.up - up, time.monotonic()
+        server_seconds = time.monotonic() - answered
         # Judging is for the curve, not for the method: neither its bytes nor its time count.
         milestone = number == plan.rounds or number in self.experiment.rounds.milestones
         row = self._judge_round(averaged, number, milestone, last)
@@ -175,10 +175,10 @@ class Federation:
             aggregate.put(moments)
             averaged, row = self._mended(plan, aggregate, weights, updates, last, number, milestone)
         spent = {
-            "bytes_down": last.bytes_down + spent_down,
-            "bytes_up": last.bytes_up + spent_up,
-            "client_seconds": round(last.client_seconds + answered - begun, 3),
-            "server_seconds": round(last.server_seconds + now - answered, 3),
+            "bytes_down": last.bytes_down + asked["bytes_down"],
+            "bytes_up": last.bytes_up + asked["bytes_up"],
+            "client_seconds": round(last.client_seconds + asked["client_seconds"], 3),
+            "server_seconds": round(last.server_seconds + server_seconds, 3),
             "clients": len(updates),
         }
         return averaged, row.model_copy(update=spent)

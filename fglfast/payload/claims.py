@@ -28,6 +28,11 @@ def outweighing(claimed: Mapping[str, int]) -> dict[str, int]:
     return {who: total - images for who, images in claimed.items() if 0 < total - images < images}
 
 
+def incredible(images: int, others: int) -> bool:
+    """Whether no honest client makes a claim of so many images beside what all others together claim."""
+    return images > HONEST and 0 < others * OUTWEIGHS < images
+
+
 def contested(merged: Merged) -> Ints:
     """Classes that have several distinct prompts, ascending: elsewhere counts decide nothing."""
     domains = {domain: number for number, domain in enumerate(dict.fromkeys(merged.domains))}
@@ -56,27 +61,31 @@ def excessive(merged: Merged, trusted: Collection[str]) -> dict[str, str]:
     for place in np.flatnonzero(claims > HONEST).tolist():
         (label, number), images = pairs[:, place].tolist(), int(claims[place])
         client, others = merged.clients[number], int(all_claims[label]) - images
-        if 0 < others * OUTWEIGHS < images and client not in trusted:
+        if incredible(images, others) and client not in trusted:
             name = merged.class_names[label]
             words = f"claims {images:,} images of class {name!r}, all others together {others:,}"
             found.setdefault(client, words)
     return found
 
 
-def check_claims(merged: Merged, trusted: Collection[str], option: str) -> None:
-    """Refuse claims that are `excessive`: next to nothing of the others' prompts would be drawn.
+def check_claims(merged: Merged, trusted: Collection[str], max_share: float, option: str) -> None:
+    """Refuse claims that are `excessive`, and say which outweigh all others; none do where every client is capped.
 
     Args:
         merged: the rows of all clients.
         trusted: names of clients whose claims are believed.
-        option: by which a user names them.
+        max_share: of a class's images for one client; below 1 all are capped.
+        option: by which a user names whom to believe.
 
     Raises:
         BadInputError: a client claims so much; who, of which class and how much is said.
     """
+    if max_share < 1:
+        return
     for client, words in excessive(merged, trusted).items():
         hint = f"if that is right, name the client: {option}; else leave its payload out"
         raise BadInputError(f"client {client!r} {words}: next to nothing of theirs would be drawn", hint)
+    tell_outweighing(merged, trusted)
 
 
 def tell_outweighing(merged: Merged, trusted: Collection[str]) -> None:

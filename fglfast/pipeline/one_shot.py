@@ -13,7 +13,7 @@ from fglfast.base.untrusted import read_object
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import find_recipe
 from fglfast.payload import Payload
-from fglfast.payload.claims import check_claims, tell_outweighing
+from fglfast.payload.claims import check_claims
 from fglfast.payload.merge import Merged, check_prompts, merge_payloads
 from fglfast.pipeline.settings import OneShot
 from fglfast.pipeline.stages import Stages
@@ -91,9 +91,7 @@ def run_one_shot(
     """
     merged = merge_payloads(payloads)
     check_prompts(merged, asked.allow_same_prompt, "allow_same_prompt=True")
-    if asked.max_share_per_client >= 1:
-        check_claims(merged, trusted_counts, "trusted_counts=[CLIENT]")
-        tell_outweighing(merged, trusted_counts)
+    check_claims(merged, trusted_counts, asked.max_share_per_client, "trusted_counts=[CLIENT]")
     return one_shot(merged, asked, seed, folder, engines, Stages(folder))
 
 
@@ -115,7 +113,7 @@ def draw_and_train(
         return made
 
     made = stages.run("synthesize", f"{drawn.images_per_class} images a class", draw, lambda _: folder_bytes(images))
-    _set_aside(folder, read_description(images).plan)
+    _set_aside(folder, _plan(images))
     return made, train_model(images, training, drawn.seed, folder, stages)
 
 

@@ -159,16 +159,14 @@ def check_merged(merged: Any, allow_same_prompt: bool, trusted: list[str] | None
         UsageError: a name is nobody's.
         BadInputError: classes send the same prompt, or a claim is excessive and its client not trusted.
     """
-    from fglfast.payload.claims import check_claims, tell_outweighing
+    from fglfast.payload.claims import check_claims
     from fglfast.payload.merge import check_prompts
 
     check_prompts(merged, allow_same_prompt, "--allow-same-prompt")
     names = trusted or ()
     if unknown := [name for name in names if name not in merged.clients]:
         raise UsageError(f"--trusted-counts: no client {some(unknown)}", f"clients: {some(merged.clients)}")
-    if max_share >= 1:
-        check_claims(merged, names, "--trusted-counts CLIENT, or cap all by --max-share-per-client 0.5")
-        tell_outweighing(merged, names)
+    check_claims(merged, names, max_share, "--trusted-counts CLIENT, or cap all by --max-share-per-client 0.5")
 
 
 def prove_payloads(pattern: str, model: Path) -> None:

@@ -38,7 +38,7 @@ def test_each_extra_is_named_for_what_it_brings():
 
 def test_whatever_the_package_imports_is_of_its_core_or_of_an_extra():
     known = modules(PROJECT["dependencies"]) | {module for names in EXTRAS.values() for module in names}
-    brought = {"annotated_types", "click"}  # pydantic's, typer's
+    brought = {"annotated_types"}  # pydantic's
     brought |= {"datasets", "mlflow", "wandb"}  # what saved data sets and --track ask for by name
     for path in (ROOT / "fglfast").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -34,9 +34,10 @@ ABSURD = (("ann", 0, 0, 600), ("bob", 0, 1, 400), ("eve", 0, 2, 10**9))
 
 def test_a_claim_that_no_honest_client_makes_is_asked_for_by_name():
     with pytest.raises(BadInputError, match=r"'eve' claims 1,000,000,000 images of class 'c0'.*1,000:") as refused:
-        check_claims(merged(*ABSURD), (), "--trusted-counts CLIENT")
+        check_claims(merged(*ABSURD), (), 1.0, "--trusted-counts CLIENT")
     assert "--trusted-counts CLIENT" in refused.value.hint
-    check_claims(merged(*ABSURD), ("eve",), "")
+    check_claims(merged(*ABSURD), ("eve",), 1.0, "")
+    check_claims(merged(*ABSURD), (), 0.5, "")
 
 
 @pytest.mark.parametrize(
