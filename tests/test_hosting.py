@@ -50,3 +50,19 @@ def test_links_of_the_security_policy_lead_to_files():
     page = ROOT / ".github" / "SECURITY.md"
     for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).exists(), link
+
+
+def test_the_weights_that_draw_are_the_other_packages_and_no_client_has_them():
+    told = tomllib.loads((ROOT / "engines" / "mini" / "pyproject.toml").read_text(encoding="utf-8"))
+    home = ROOT / "engines" / "mini"
+    placed = told["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert {(home / file).resolve() for file in placed} == {ROOT / place for place in placed.values()}
+    assets = ROOT / "fglfast" / "assets"
+    drawing = [path for path in assets.rglob("*.safetensors") if path.parent.name in ("unet", "vae")]
+    assert sorted(ROOT / place for place in placed.values()) == sorted(drawing)
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"][
+        "wheel"
+    ]
+    left_out = [pattern for pattern in wheel["exclude"] if pattern.startswith("/")]
+    assert sorted(path for pattern in left_out for path in ROOT.glob(pattern[1:])) == sorted(drawing)
+    assert told["project"]["version"] == PROJECT["version"]

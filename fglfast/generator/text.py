@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fglfast.base.config import Settings
-from fglfast.base.errors import BadInputError
+from fglfast.base.errors import BadInputError, FglError, MissingExtraError
 from fglfast.base.wording import first_line
 from fglfast.generator.blocks import load_blocks
 from fglfast.generator.configs import check_folder, read_config, read_optional
@@ -75,6 +75,7 @@ def resolve_model(name: str, revision: str | None = None, mirror: str | None = N
 
     Raises:
         BadInputError: nothing of that name, or the folder is not a diffusers directory.
+        MissingExtraError: the bundled model's weights are not installed.
     """
     if name in BUNDLED:
         return _complete(bundled(name), need)
@@ -188,7 +189,14 @@ def _complete(folder: Path, need: Need) -> Path:
         check_needed(block, need)
         for name in networks(block, need):
             if not weight_files(part(block, name)):
-                raise BadInputError(
-                    f"{block / name}: no safetensors weights", "only safetensors are read; convert the model"
-                )
+                raise _without_weights(block, name)
     return folder
+
+
+def _without_weights(model: Path, network: str) -> FglError:
+    if is_bundled(model):  # as a client has it
+        return MissingExtraError(
+            f"{model.name} draws with weights that are a package of their own, which is not installed",
+            "pip install fglfast-mini; in a checkout, pip install ./engines/mini",
+        )
+    return BadInputError(f"{model / network}: no safetensors weights", "only safetensors are read; convert the model")

@@ -1,9 +1,11 @@
 import json
+import shutil
 
 import pytest
 
-from fglfast.base.errors import BadInputError
-from fglfast.generator.text import load_prompts, resolve_model, with_domain
+from fglfast.base.errors import BadInputError, MissingExtraError
+from fglfast.generator import parts
+from fglfast.generator.text import load_prompts, resolve_model, resolve_text, text_fingerprint, with_domain
 
 
 def test_the_default_prompts_are_the_papers(tmp_path):
@@ -57,6 +59,18 @@ def test_what_may_be_of_the_hub_is_said_to_be_no_folder_either(tmp_path, monkeyp
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(BadInputError, match=r"models/none \(no such folder"):
         resolve_model("models/none")
+
+
+def test_a_bundled_model_without_its_weights_is_a_clients_and_names_the_package_that_has_them(tmp_path, monkeypatch):
+    shutil.copytree(parts.ASSETS, tmp_path / "assets")
+    for weights in (tmp_path / "assets").rglob("diffusion_pytorch_model.safetensors"):
+        weights.unlink()
+    monkeypatch.setattr(parts, "ASSETS", tmp_path / "assets")
+    for name in parts.BUNDLED:
+        assert text_fingerprint(resolve_text(name)) and resolve_model(name, need="configs")
+        with pytest.raises(MissingExtraError) as missing:
+            resolve_model(name)
+        assert "./engines/mini" in missing.value.hint
 
 
 def test_the_mirror_may_be_a_folder(random_mini):
