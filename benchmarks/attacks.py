@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import statistics
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from io import StringIO
@@ -23,13 +24,14 @@ from fglfast.federation.methods import Contest
 
 ROBUST = ("fedavg", "trimmed-mean", "median", "krum", "multi-krum")  # strategies that meet attacks on weights
 ABSENT = "absent"  # instead of an attack: that client never comes
+Found = dict[str, Any]  # of one run
 MEETING = ("the step scaled 30 times, reversed", "a step reversed", "a billion images claimed")
 
 
 def main(
     preset: Annotated[str, typer.Argument(help="An experiment: a file, or a shipped one.")] = "fashion-mild",
     rounds: Annotated[int, typer.Option(help="Of FedAvg.")] = 10,
-    seed: Annotated[int, typer.Option(help="Of partition, weights and draws.")] = 0,
+    seeds: Annotated[int, typer.Option(help="Each has a partition, weights and draws of its own.")] = 3,
     work: Annotated[Path, typer.Option(help="Folder of the runs; a second call redoes nothing.")] = Path(
         "runs/attacks"
     ),
@@ -38,86 +40,103 @@ def main(
 ) -> None:
     """Run FedAvg with the last client hostile in each way; save outcomes, accuracies and who was named.
 
+    What an attack costs is what the run without that client reaches with the same seed, less what it does with it.
     Robust strategies meet the attacks whose form shows nothing; that table is `NAME-strategies.json`.
     """
     asked = find_experiment(preset)
     milestones = asked.rounds.model_copy(update={"fedavg": rounds, "milestones": ()})
-    asked = asked.model_copy(update={"rounds": milestones, "seeds": (seed,)})
-    work.mkdir(parents=True, exist_ok=True)
-    file = work / "experiment.toml"
-    file.write_text(asked.to_toml(), encoding="utf-8")
-    hostile = len(simulated(str(file), seed)) - 1
-    honest = _run(asked, None, hostile, seed, file, work / "honest", engines)
-    absent = _run(asked, ABSENT, hostile, seed, file, work / ABSENT, engines)
-    rows = [_row(attack, asked, hostile, seed, file, work, engines, absent["accuracy"]) for attack in ATTACKS]
-    facts = {"experiment": asked.model_dump(mode="json"), "honest": honest, "absent": absent}
+    asked = asked.model_copy(update={"rounds": milestones, "seeds": tuple(range(seeds))})
+    arena = Arena(asked, work, engines)
+    honest, absent = arena.run(None), arena.run(ABSENT)
+    rows = [_row(attack, arena.run(attack), absent) for attack in ATTACKS]
+    facts = {"experiment": asked.model_dump(mode="json"), "honest": _mean(honest), "absent": _mean(absent)}
     save_result(name, facts | {"attacks": rows})
-    met = _met(asked, hostile, seed, file, work, engines)
+    attacks: Sequence[Attack | None] = (None, *(attack for attack in ATTACKS if attack.name in MEETING))
+    met = []
+    for strategy in ROBUST:
+        under = asked.model_copy(update={"server": Aggregation(strategy=strategy)})
+        arena = Arena(under, work / strategy, engines)
+        met += [{"strategy": strategy, "attack": _called(attack), **_mean(arena.run(attack))} for attack in attacks]
     save_result(f"{name}-strategies", facts | {"strategies": met})
 
 
-def _row(
-    attack: Attack,
-    asked: Experiment,
-    hostile: int,
-    seed: int,
-    file: Path,
-    work: Path,
-    engines: Path,
-    absent: float,
-) -> dict[str, Any]:
-    found = _run(asked, attack, hostile, seed, file, work / attack.name.replace(" ", "-"), engines)
-    return {"attack": attack.name, "expected": attack.expected, **found, "lost": round(absent - found["accuracy"], 4)}
+def _row(attack: Attack, found: list[Found], absent: list[Found]) -> dict[str, Any]:
+    lost = [without["accuracy"] - own["accuracy"] for own, without in zip(found, absent, strict=True)]
+    return {
+        "attack": attack.name,
+        "expected": attack.expected,
+        "lost": round(statistics.mean(lost), 4),
+        "lost_by_seed": [round(each, 4) for each in lost],
+        **_mean(found),
+    }
 
 
-def _met(asked: Experiment, hostile: int, seed: int, file: Path, work: Path, engines: Path) -> list[dict[str, Any]]:
-    """Each strategy without an attack, and under those that no form of a reply shows."""
-    attacks: Sequence[Attack | None] = (None, *(attack for attack in ATTACKS if attack.name in MEETING))
-    rows = []
-    for strategy in ROBUST:
-        under = asked.model_copy(update={"server": Aggregation(strategy=strategy)})  # type: ignore[arg-type]
-        for attack in attacks:
-            folder = work / strategy / (attack.name.replace(" ", "-") if attack else "honest")
-            found = _run(under, attack, hostile, seed, file, folder, engines)
-            rows.append({"strategy": strategy, "attack": attack.name if attack else "none", **found})
-    return rows
+def _mean(found: list[Found]) -> dict[str, Any]:
+    """What the runs of all seeds come to; a client is named if it is in each of them."""
+    return {
+        "accuracy": round(statistics.mean(each["accuracy"] for each in found), 4),
+        "named": all(each["named"] for each in found),
+        "honest_blamed": sorted({who for each in found for who in each["honest_blamed"]}),
+        "rounds": min(each["rounds"] for each in found),
+    }
 
 
-def _run(
-    asked: Experiment, attack: Attack | str | None, hostile: int, seed: int, file: Path, folder: Path, engines: Path
-) -> dict[str, Any]:
-    """One run of FedAvg: its accuracy, and which clients the operator read something of. `ABSENT` never comes."""
-    kept = folder / "found.json"
-    if kept.exists():  # what the operator read is not said again
-        return json.loads(kept.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    shutil.rmtree(folder, ignore_errors=True)
-    told: dict[str, str | int | float | bool] = {"experiment": str(file), "seed": seed}
-    playing = HostileApp(app, attack, hostile) if isinstance(attack, Attack) else app
-    present = range(hostile + (attack != ABSENT))
-    grid = CountedGrid(LoopbackGrid(playing, present, told), asked.timeout, asked.min_clients)  # type: ignore[arg-type]
-    said = StringIO()
-    with redirect_stderr(said):
-        console.stderr.file = said
-        try:
-            result = Contest(asked, seed, folder, engines, lambda _: [grid]).run("fedavg")
-        finally:
-            console.stderr.file = None  # type: ignore[assignment]
-    names = [client.name for client in simulated(str(file), seed)]
-    blamed = [
+def _called(attack: Attack | str | None) -> str:
+    return attack.name if isinstance(attack, Attack) else attack or "none"
+
+
+class Arena:
+    """An experiment that is run with and without a hostile client, once for each seed."""
+
+    def __init__(self, asked: Experiment, work: Path, engines: Path) -> None:
+        self.asked, self.work, self.engines, self.file = asked, work, engines, work / "experiment.toml"
+        work.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(asked.to_toml(), encoding="utf-8")
+
+    def run(self, attack: Attack | str | None) -> list[Found]:
+        """Each seed's accuracy, and whom its operator read something of; the client that is `ABSENT` never comes."""
+        return [self._once(attack, seed) for seed in self.asked.seeds]
+
+    def _once(self, attack: Attack | str | None, seed: int) -> Found:
+        folder = self.work / str(seed) / _called(attack).replace(" ", "-")
+        kept = folder / "found.json"
+        if kept.exists():
+            found: Found = json.loads(kept.read_text(encoding="utf-8"))
+            return found
+        shutil.rmtree(folder, ignore_errors=True)
+        names = [client.name for client in simulated(str(self.file), seed)]
+        told: dict[str, str | int | float | bool] = {"experiment": str(self.file), "seed": seed}
+        hostile = len(names) - 1
+        playing = HostileApp(app, attack, hostile) if isinstance(attack, Attack) else app
+        present = range(hostile + (attack != ABSENT))
+        grid = CountedGrid(LoopbackGrid(playing, present, told), self.asked.timeout, self.asked.min_clients)  # type: ignore[arg-type]
+        said = StringIO()
+        with redirect_stderr(said):
+            console.stderr.file = said
+            try:
+                result = Contest(self.asked, seed, folder, self.engines, lambda _: [grid]).run("fedavg")
+            finally:
+                console.stderr.file = None  # type: ignore[assignment]
+        blamed = _blamed(names, said.getvalue())
+        found = {
+            "accuracy": result.test_accuracy,
+            "named": names[hostile] in blamed,
+            "honest_blamed": [who for who in blamed if who != names[hostile]],
+            "rounds": result.rows[-1].round,
+        }
+        write_atomic(kept, json.dumps(found) + "\n")
+        return found
+
+
+def _blamed(names: Sequence[str], said: str) -> list[str]:
+    """Clients that the operator reads to have failed, or to be left out."""
+    return [
         who
         for number, who in enumerate(names)
-        if any(f"{word} {who}" in said.getvalue() for word in ("left out", "late", "dead"))
-        or f"{who} is left out" in said.getvalue()
-        or f"left out node {number + 2}:" in said.getvalue()
+        if any(f"{word} {who}" in said for word in ("left out", "late", "dead"))
+        or f"{who} is left out" in said
+        or f"left out node {number + 2}:" in said
     ]
-    found = {
-        "accuracy": result.test_accuracy,
-        "named": names[hostile] in blamed,
-        "honest_blamed": [who for who in blamed if who != names[hostile]],
-        "rounds": result.rows[-1].round,
-    }
-    write_atomic(kept, json.dumps(found) + "\n")
-    return found
 
 
 if __name__ == "__main__":

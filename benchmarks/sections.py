@@ -170,13 +170,14 @@ SECTIONS = {
     ),
     "attacks": Section(
         "Hostile clients",
-        "Ten rounds of FedAvg on the bundled sample (five clients, beta 0.5, one seed); the last client is hostile in "
-        "one way at a time. Named: the operator reads its name and why, and it is left out of that round or the run.",
+        "Ten rounds of FedAvg on the bundled sample (five clients, beta 0.5, means of three seeds); the last client is "
+        "hostile in one way at a time. Named: the operator reads its name and why, and it is left out of that round or "
+        "the run.",
         columns.attacks,
     ),
     "attacks-strategies": Section(
         "Robust aggregation",
-        "The same run, aggregated in several ways, under attacks that no form of a reply shows.",
+        "The same runs, aggregated in several ways, under attacks that no form of a reply shows.",
         columns.strategies,
     ),
     "living": Section(

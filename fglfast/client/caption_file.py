@@ -135,7 +135,7 @@ def _json_entries(text: str, path: Path) -> Iterator[Entry]:
         if error.msg != "Extra data":  # after the first line, which is whole then
             raise BadInputError(f"{path}: line {error.lineno}: not a JSON object ({error.msg})", LAYOUT) from error
     except (ValueError, RecursionError) as error:
-        raise BadInputError(f"{path}: not JSON that is read ({error})", LAYOUT) from error
+        raise BadInputError(f"{path}: not JSON that can be read ({error})", LAYOUT) from error
     else:
         yield from _of_whole(whole, path)
         return

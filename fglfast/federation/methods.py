@@ -130,7 +130,7 @@ class Contest:
             if done.exists():
                 earlier.mkdir(exist_ok=True)
                 done.rename(earlier / done.name)
-                note(f"{done}: of the clients before, now {earlier / done.name}")
+                note(f"{done} is of the clients as they were, and lies in {earlier / done.name} now")
         shutil.rmtree(clients)
         fresh.rename(clients)
 

@@ -127,7 +127,7 @@ def _layers(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Te
             raise BadInputError(f"{path}: {key} is no part of a LoRA adapter of a UNet", HINT)
         layers.setdefault(found[1], {})[found[2]] = value
     if not layers:
-        raise BadInputError(f"{path}: changes nothing of the UNet", HINT)
+        raise BadInputError(f"{path}: changes no weight of the UNet", HINT)
     return layers
 
 

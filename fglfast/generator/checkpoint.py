@@ -95,7 +95,7 @@ def _kind(path: Path) -> Known:
     text = any(name.startswith(TEXTS) for name in outline)
     for there, what in ((UNET in outline, "UNet"), (VAE in outline, "VAE"), (text, "text encoder")):
         if not there:
-            raise BadInputError(f"{path}: no whole checkpoint of Stable Diffusion: it holds no {what}", HINT)
+            raise BadInputError(f"{path}: not a complete checkpoint of Stable Diffusion: it holds no {what}", HINT)
     return KINDS[kind]
 
 
@@ -126,7 +126,7 @@ def _convert(path: Path, known: Known, words: tuple[Path, ...], scheduler: Path,
             try:
                 found = _weights(name, network, tensors)
             except KeyError as error:
-                raise BadInputError(f"{what} is not whole ({error.args[0]} missing)", HINT) from error
+                raise BadInputError(f"{what} is incomplete ({error.args[0]} missing)", HINT) from error
             save_file(_whole(found, network, what), folder / name / FILES.get(name, TEXT_FILE), {"format": "pt"})
     check_kind(folder)
 
@@ -157,7 +157,7 @@ def _whole(found: Tensors, network: nn.Module, what: str) -> Tensors:
     """
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     if missing := shapes.keys() - found.keys():
-        raise BadInputError(f"{what} is not whole ({some(sorted(missing))} missing)", HINT)
+        raise BadInputError(f"{what} is incomplete ({some(sorted(missing))} missing)", HINT)
     for name, shape in shapes.items():
         if found[name].shape != shape:
             there, wanted = tuple(found[name].shape), tuple(shape)

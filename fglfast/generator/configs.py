@@ -73,7 +73,7 @@ def check_config(config: dict[str, Any], what: str) -> None:
     """
     for key in CODE:
         if config.get(key) is not None:
-            raise BadInputError(f"{what}: {key} asks for code from elsewhere, and none is run", HINT)
+            raise BadInputError(f"{what}: {key} asks for code of its own, which is never run", HINT)
     for number in _numbers(config):
         if math.isfinite(number) and abs(number) > LARGEST:
             raise BadInputError(f"{what}: holds a number beyond {LARGEST}", HINT)

@@ -33,7 +33,7 @@ def read_class_folders(path: Path, split: str | None, source: str) -> LabelledIm
         for file in _files(entry, folder):
             name = str(file.relative_to(folder))
             if leads_out(file, folder):
-                outside.append(Skipped(name, "a link out of the data set"))
+                outside.append(Skipped(name, "a link that leads out of the data set"))
             else:
                 candidates.append((name, label, file_opener(file)))
     if candidates and all(len(Path(name).parts) > 2 for name, _, _ in candidates):
@@ -68,7 +68,9 @@ def _split_folder(path: Path, split: str | None, source: str) -> Path:
     if split is None or not split or not (path / split).is_dir():
         split = chosen(source, splits, split)
     if leads_out(path / split, path):
-        raise BadInputError(f"{path / split}: a link out of the data set", "give the folder that it leads to")
+        raise BadInputError(
+            f"{path / split}: a link that leads out of the data set", "give the folder that it leads to"
+        )
     return _split_folder(path / split, None, f"{source}/{split}")
 
 

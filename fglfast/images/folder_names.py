@@ -86,7 +86,9 @@ def read_names(folder: Path, folders: Sequence[str]) -> dict[str, str]:
     if not path.is_file():
         return own
     if leads_out(path, folder):
-        raise BadInputError(f"{path}: a link out of the data set", "put the file itself there, or delete the link")
+        raise BadInputError(
+            f"{path}: a link that leads out of the data set", "put the file itself there, or delete the link"
+        )
     try:
         said = json_object(read_bytes(path, MOST_BYTES), MAX_CLASSES)
     except (OSError, ValueError):

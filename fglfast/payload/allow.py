@@ -66,5 +66,5 @@ class AllowList(Settings):
             problem = f"of {signature.time}, and nothing from before {self.after} is taken"
             refuse(path, SIGNATURE_KEY, problem, "the client has to embed anew")
         if signature.time > datetime.now(UTC) + CLOCKS:
-            refuse(path, SIGNATURE_KEY, f"of {signature.time}, which is still to come", "set the client's clock")
+            refuse(path, SIGNATURE_KEY, f"of {signature.time}, which is in the future", "set the client's clock")
         return signature

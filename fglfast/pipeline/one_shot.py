@@ -128,7 +128,7 @@ def _set_aside(folder: Path, plan: str) -> None:
         run = read_object(record, MOST_RECORD, "delete it").get("run")
         of = str(run["data"]["plan"]) if isinstance(run, dict) else plan
         if of != plan:
-            note(f"{folder / 'model'}: of the images before, now model-{of[:12]}")
+            note(f"{folder / 'model'} was trained on the images as they were, and is called model-{of[:12]} now")
             (folder / "train.seconds").unlink(missing_ok=True)
             (folder / "model").rename(folder / f"model-{of[:12]}")
 

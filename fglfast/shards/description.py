@@ -74,7 +74,9 @@ def read_as(kind: type[D], folder: Path) -> D:
     except OSError as error:
         if (folder / SWAP).is_dir():
             hint = "run the synthesize --update or forget again that was stopped: it goes on"
-            raise IncompleteError(f"{folder}: an update of this data set was stopped at its end", hint) from error
+            raise IncompleteError(
+                f"{folder}: an update of this data set was stopped just before it was whole", hint
+            ) from error
         raise BadInputError(
             f"{folder} is not a synthetic data set: {path} cannot be read", "give a folder made by synthesize"
         ) from error
@@ -116,4 +118,4 @@ def refuse_links(folder: Path) -> None:
     for name in (FACTS, LOCKS, IMAGES, PARQUET, SWAP, UPDATE, checksums.FOLDER):
         if leads_out(folder / name, folder):
             hint = "put what it leads to there, or delete it"
-            raise BadInputError(f"{folder / name}: a link out of the data set", hint)
+            raise BadInputError(f"{folder / name}: a link that leads out of the data set", hint)

@@ -32,7 +32,7 @@ def _export(out: Path, class_names: tuple[str, ...], shards: int) -> Path:
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
         if leads_out(folder, out):
-            raise BadInputError(f"{folder}: a link out of the data set", "delete it")
+            raise BadInputError(f"{folder}: a link that leads out of the data set", "delete it")
     if strange := {folder.name for folder in subfolders(target)} - set(names):
         raise BadInputError(f"{target / min(strange)}: of no class of this data set", f"delete {target}, run again")
     renamed = write_names(target, names, class_names)

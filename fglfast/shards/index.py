@@ -65,7 +65,7 @@ def read_index(folder: Path, description: Description) -> Index:
     if len(rows) != description.images:
         raise BadInputError(
             f"{folder} holds {len(rows)} images, but dataset.json says {description.images}",
-            "Write the folder anew with synthesize.",
+            "write the folder anew with synthesize",
         )
     shards, offsets, sizes, labels = np.array(rows, dtype=np.int64).T
     if labels.min() < 0 or labels.max() >= len(description.class_names):
@@ -86,12 +86,12 @@ def _shard_paths(folder: Path, shards: int) -> tuple[Path, ...]:
     if surplus:
         raise BadInputError(
             f"{folder} holds {min(surplus)}, but dataset.json knows {shards} shards",
-            "Remove what does not belong, or write the folder anew with synthesize.",
+            "remove what does not belong, or write the folder anew with synthesize",
         )
     paths = tuple(folder / shard_name(number) for number in range(shards))
     for path in paths:
         if leads_out(path, folder):
-            raise BadInputError(f"{path} is a link out of the data set", "Put the shard itself there.")
+            raise BadInputError(f"{path} is a link that leads out of the data set", "put the shard itself there")
     return paths
 
 
@@ -137,7 +137,7 @@ class SyntheticImages:
         except UNDECODABLE as error:
             raise BadInputError(
                 f"{path}: the image at byte {offset} cannot be used: {error}",
-                "Delete this shard and run synthesize again: it writes only what is missing.",
+                "delete this shard and run synthesize again: it writes only what is missing",
             ) from error
         if rgb.size != (self.image_size, self.image_size):
             rgb = rgb.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)

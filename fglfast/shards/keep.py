@@ -113,7 +113,7 @@ def left_out(folder: Path, description: Description) -> Places:
     listed = read_object(path, MOST_LIST, AGAIN)
     images = listed.get("images")
     if listed.get("plan") != description.plan:
-        raise BadInputError(f"{path}: of other images than those there", AGAIN)
+        raise BadInputError(f"{path}: lists other images than this data set's", AGAIN)
     places = images if isinstance(images, list) else [-1]
     whole = all(type(place) is int and 0 <= place < description.images for place in places)
     if not whole or sorted(set(places)) != places:

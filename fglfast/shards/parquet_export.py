@@ -32,7 +32,7 @@ def export_parquet(out: Path, class_names: tuple[str, ...], shards: int) -> Path
         target = out / PARQUET
         target.mkdir(exist_ok=True)
         if leads_out(target, out):
-            raise BadInputError(f"{target}: a link out of the data set", "delete it")
+            raise BadInputError(f"{target}: a link that leads out of the data set", "delete it")
         names = [f"train-{number:05d}-of-{shards:05d}.parquet" for number in range(shards)]
         for number, name in enumerate(names):
             _export(out / shard_name(number), class_names, target / name)

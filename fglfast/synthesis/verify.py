@@ -81,7 +81,7 @@ def _check(path: Path, number: int, drawn: Drawn, plan: Plan | None, seen: set[I
     if not path.is_file():
         return Checked(number, how, "missing")
     if leads_out(path, path.parent):
-        return Checked(number, how, "damaged: a link out of the data set")
+        return Checked(number, how, "damaged: a link that leads out of the data set")
     try:
         if expected is None:
             _check_structure(path, number, drawn, plan, seen)
@@ -132,7 +132,7 @@ def _check_image(sample: Sample, drawn: Drawn) -> None:
     with opened(sample.image, kinds) as image:
         image.load()
     if drawn.image_format == "png" and sample.image.find(PNG_END) != len(sample.image) - len(PNG_END):
-        raise ValueError(f"{sample.key}: the image does not end with its end")
+        raise ValueError(f"{sample.key}: other bytes follow the end of the image")
 
 
 def _check_identity(sample: Sample, drawn: Drawn, item: Item | None) -> Identity:

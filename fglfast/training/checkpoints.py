@@ -83,7 +83,7 @@ class Checkpoints:
             reason = first_line(error)
             raise BadInputError(
                 f"the checkpoint {self.folder.checkpoints / tag} cannot be resumed: {reason}",
-                "Use as many processes as before, or delete the checkpoint folder to start anew.",
+                "use as many processes as before, or delete the checkpoint folder to start anew",
             ) from error
         if self.world.leads:
             self.folder.write_history(at.history)

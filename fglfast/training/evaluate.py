@@ -17,7 +17,7 @@ from fglfast.training.predict import predict
 from fglfast.training.results import ClassResult, Evaluation
 
 BINS = 15  # of confidence
-MODEL_HINT = "Name a folder written by train."
+MODEL_HINT = "name a folder written by train"
 
 
 def evaluate(model_dir: Path, dataset: LabelledImages, batch_size: int = 256) -> Evaluation:
@@ -33,7 +33,7 @@ def evaluate(model_dir: Path, dataset: LabelledImages, batch_size: int = 256) ->
             a class the model does not know, or no images.
     """
     if len(dataset) == 0:
-        raise BadInputError("there are no images to evaluate on", "Name a data set with labelled images.")
+        raise BadInputError("there are no images to evaluate on", "name a data set with labelled images")
     model, names, size = open_classifier(model_dir)
     labels = torch.from_numpy(dataset.named(names).labels)
     logits = predict(model, DecodedImages(dataset, size), batch_size=batch_size, name="evaluate")
@@ -92,5 +92,7 @@ def _image_size(model_dir: Path) -> int:
     if not isinstance(height, int) or not 1 <= height <= MOST_SIDE or height != width:
         raise BadInputError(f"{path}: images of {height!r} by {width!r} pixels are not square", MODEL_HINT)
     if scaling != ([0.5] * 3, [0.5] * 3):
-        raise BadInputError(f"{path}: the model expects images scaled otherwise than to -1..1", MODEL_HINT)
+        raise BadInputError(
+            f"{path}: the model does not take pixels from -1 to 1, as those that train writes do", MODEL_HINT
+        )
     return height

@@ -83,7 +83,7 @@ def train(
     _run_workers(job, count)
     result = folder.result_of(run)
     if result is None:
-        raise FglError(f"the workers ended without a result in {job.out}", f"See {job.out / 'train.log'}.")
+        raise FglError(f"the workers ended without a result in {job.out}", f"see {job.out / 'train.log'}")
     return result.model_copy(update={"already_done": False})
 
 
@@ -116,7 +116,7 @@ def _run_launched(job: Job, rank: Rank) -> TrainResult:
         if missing:
             raise UsageError(
                 f"RANK and WORLD_SIZE are set, but not {', '.join(missing)}",
-                "Start with torchrun, or set them all, or unset RANK and WORLD_SIZE to let workers be started here.",
+                "start with torchrun, or set them all, or unset RANK and WORLD_SIZE to let workers be started here",
             )
         with redirect_stdout(sys.stderr):
             return run_job(job, launched)
@@ -145,7 +145,7 @@ def _count(processes: int | Literal["auto"]) -> int:
         return max(1, devices)
     if processes < 1 or (devices and processes > devices):
         limit = f"between 1 and {devices}, the number of GPUs" if devices else "1 or more"
-        raise UsageError(f"{processes} training processes", f"It must be {limit}.")
+        raise UsageError(f"{processes} training processes", f"it must be {limit}")
     return processes
 
 
@@ -250,7 +250,7 @@ def _failure(failures: "Failures", log: Path, said: str) -> FglError:
     ]
     with suppress(OSError):  # the disk may be full: then that is what they died of
         log.write_text("".join(traces) + said, encoding="utf-8")
-    return FglError(error.message, error.hint or f"All they said is in {log}; {GO_ON}.")
+    return FglError(error.message, error.hint or f"all they said is in {log}; {GO_ON}")
 
 
 def _recorded(failure: "ProcessFailure") -> dict[str, Any]:

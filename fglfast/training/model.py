@@ -160,9 +160,9 @@ def _config_from_file(path: Path, labels: dict[str, Any]) -> Any:
         content = {key: value for key, value in content.items() if key not in ("auto_map", "num_labels", *labels)}
         config = AutoConfig.for_model(content.pop("model_type"), **content, **labels)
     except KeyError as error:
-        raise UsageError(f"{path} has no model_type", "Use a transformers config.json of a classifier.") from error
+        raise UsageError(f"{path} has no model_type", "use a transformers config.json of a classifier") from error
     except Exception as error:  # transformers validates each config in its own way
-        raise UsageError(f"{path} is not a model config: {error}", "Use a transformers config.json.") from error
+        raise UsageError(f"{path} is not a model config: {error}", "use a transformers config.json") from error
     if getattr(config, "num_channels", 3) != 3:
-        raise UsageError(f"{path} asks for {config.num_channels} channels", "Images are RGB: set num_channels to 3.")
+        raise UsageError(f"{path} asks for {config.num_channels} channels", "images are RGB: set num_channels to 3")
     return config

@@ -63,18 +63,18 @@ class RunFolder:
         """
         if not self.record.exists():
             if any((self.path / name).exists() for name in MODEL_FILES):
-                raise UsageError(f"{self.path} already holds a model of unknown origin", "Choose another folder.")
+                raise UsageError(f"{self.path} already holds a model of unknown origin", "choose another folder")
             return None
         try:
             record = json.loads(self.record.read_text(encoding="utf-8"))
             result, there = record["result"], _told(record["run"])
             finished = TrainResult(**{**result, "model": self.path, "already_done": True}) if result else None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadInputError(f"{self.record} cannot be read: {error}", "Choose another folder.") from error
+            raise BadInputError(f"{self.record} cannot be read: {error}", "choose another folder") from error
         if differing := differences(there, _told(wanted)):
             raise UsageError(
                 f"{self.path} belongs to another run: {differing}",
-                "Choose another folder, or delete this one to start anew.",
+                "choose another folder, or delete this one to start anew",
             )
         return finished
 
@@ -98,7 +98,7 @@ class RunFolder:
             return None
         tag = read_bytes(self.latest, MOST_TAG).decode(errors="replace").strip()
         if not TAG.fullmatch(tag) or leads_out(self.checkpoints / tag, self.path):
-            raise BadInputError(f"{self.latest} names no checkpoint", "Delete the checkpoint folder to start anew.")
+            raise BadInputError(f"{self.latest} names no checkpoint", "delete the checkpoint folder to start anew")
         return tag
 
     def publish(self, temporary: str, tag: str) -> None:
@@ -128,7 +128,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with exclusive(self.path / ".lock", wait=LOCK_PATIENCE) as free:
             if not free:
-                raise FglError(f"another training runs in {self.path}", "Wait for it, or choose another folder.")
+                raise FglError(f"another training runs in {self.path}", "wait for it, or choose another folder")
             yield
 
 

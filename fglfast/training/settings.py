@@ -127,7 +127,7 @@ def check_arch(arch: str) -> None:
     if arch not in ARCHITECTURES and not (arch.endswith(".json") and Path(arch).is_file()):
         what = "there is no file" if arch.endswith(".json") else "unknown architecture"
         raise UsageError(
-            f"{what} {arch!r}", f"Choose one of {', '.join(ARCHITECTURES)}, or the path of a .json model config."
+            f"{what} {arch!r}", f"choose one of {', '.join(ARCHITECTURES)}, or the path of a .json model config"
         )
 
 
@@ -140,9 +140,9 @@ def read_json_object(path: Path, what: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{what} {path} cannot be read: {error}", "Name a readable JSON file.") from error
+        raise UsageError(f"{what} {path} cannot be read: {error}", "name a readable JSON file") from error
     if not isinstance(content, dict):
-        raise UsageError(f"{what} {path} is not a JSON object", "It must look like {...}.")
+        raise UsageError(f"{what} {path} is not a JSON object", "it must look like {...}")
     return content
 
 
@@ -171,14 +171,14 @@ def deepspeed_config(settings: TrainSettings, processes: int, bf16: bool) -> dic
     if settings.batch_size % (processes * accumulation):
         parts = f"{processes} processes x {accumulation} accumulation steps" if accumulation > 1 else str(processes)
         raise UsageError(
-            f"batch_size {settings.batch_size} cannot be divided into {parts}", "Choose a multiple as batch_size."
+            f"batch_size {settings.batch_size} cannot be divided into {parts}", "choose a multiple as batch_size"
         )
     ours = (settings.batch_size, settings.batch_size // (processes * accumulation))
     for key, value in zip(BATCH_KEYS, ours, strict=True):
         if config.get(key, "auto") not in ("auto", value):
             raise UsageError(
                 f"the DeepSpeed configuration says {key} {config[key]!r}, the settings make it {value}",
-                f"Remove {key} from {settings.deepspeed}, or set batch_size to match.",
+                f"remove {key} from {settings.deepspeed}, or set batch_size to match",
             )
         config[key] = value
     # A torch optimiser under ZeRO 1-2 is fine here; DeepSpeed's own compiled Adam would need a compiler.
@@ -242,7 +242,7 @@ def _autos(value: Any, key: str = "") -> set[str]:
 def _check_sections(config: dict[str, Any]) -> None:
     for name in ("zero_optimization", "optimizer", "scheduler", "bf16", "fp16", "amp"):
         if name in config and not isinstance(config[name], dict):
-            raise UsageError(f"the DeepSpeed configuration's {name} is not an object", "It must look like {...}.")
+            raise UsageError(f"the DeepSpeed configuration's {name} is not an object", "it must look like {...}")
     half = [name for name in HALF if config.get(name, {}).get("enabled")]
     if half:
         raise UsageError(
@@ -252,7 +252,7 @@ def _check_sections(config: dict[str, Any]) -> None:
     if config["zero_optimization"].get("stage", 0) not in (0, 1, 2):
         raise UsageError(
             f"the DeepSpeed configuration asks for ZeRO stage {config['zero_optimization']['stage']!r}",
-            "Use stage 0, 1 or 2: an image classifier fits every device, sharding its weights only costs time.",
+            "use stage 0, 1 or 2: an image classifier fits every device, sharding its weights only costs time",
         )
 
 
@@ -263,7 +263,7 @@ def _accumulation(config: dict[str, Any]) -> int:
     if not isinstance(accumulation, int) or accumulation < 1:
         raise UsageError(
             f"the DeepSpeed configuration's {ACCUMULATION} is {accumulation!r}",
-            "It must be a whole number of 1 or more.",
+            "it must be a whole number of 1 or more",
         )
     config[ACCUMULATION] = accumulation
     return accumulation

@@ -78,7 +78,7 @@ def load_data(job: Job, description: Description) -> tuple[SyntheticImages, Trai
     if len(train) < settings.batch_size:
         raise UsageError(
             f"batch_size {settings.batch_size} is more than the {len(train)} images to train on",
-            "Choose a smaller batch_size, or synthesize more images.",
+            "choose a smaller batch_size, or synthesize more images",
         )
     size = settings.image_size or description.image_size
     images = SyntheticImages(index, description.image_size, size)
@@ -99,7 +99,7 @@ def start_engine(job: Job, class_names: tuple[str, ...], data: TrainingData, wor
     if isinstance(wanted, int) and wanted != data.size:
         raise UsageError(
             f"{settings.arch} takes images of {wanted} pixels, not {data.size}",
-            f"Set image_size to {wanted}, or change the config.",
+            f"set image_size to {wanted}, or change the config",
         )
     bf16 = settings.precision == "bfloat16" or (settings.precision == "auto" and native_half(world.device))
     config = monitor_section(job.track, job.out) | deepspeed_config(settings, world.size, bf16)

@@ -91,7 +91,7 @@ def test_asked_again_only_who_changed_is_drawn_again(serve, experiment, tmp_path
     gone = json.loads((tmp_path / "run/one-shot/clients/collected.json").read_text())["members"][-1]["name"]
     serve(WithoutTheLast, method="fgl", again=True, experiment=str(tmp_path / "less.toml"))
     said = capsys.readouterr().err
-    assert f"clients: left: {gone}" in said and "of the clients before" in said
+    assert f"clients: left: {gone}" in said and "of the clients as they were" in said
     second = Drawn.of(synthetic)
     assert set(first.clients) - set(second.clients) == {gone} and len(second.clients) == 2
     assert gone.encode() not in b"".join(path.read_bytes() for path in synthetic.rglob("*") if path.is_file())

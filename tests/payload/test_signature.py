@@ -148,7 +148,7 @@ def test_tensors_are_read_only_behind_a_proved_signature(file, monkeypatch):
 def test_a_clock_that_is_ahead_is_told(file):
     _, signature = load_signed(file)
     late = signature.model_copy(update={"time": datetime.now(UTC) + timedelta(hours=2)})
-    with pytest.raises(BadInputError, match="still to come"):
+    with pytest.raises(BadInputError, match="in the future"):
         allowed().admit(payload().header, late, file)
 
 

@@ -288,7 +288,7 @@ def test_a_shard_that_is_a_link_out_is_not_followed(make_synthetic: Make, tmp_pa
     folder = make_synthetic()
     (folder / "train-000001.tar").rename(tmp_path / "elsewhere.tar")
     (folder / "train-000001.tar").symlink_to(tmp_path / "elsewhere.tar")
-    with pytest.raises(BadInputError, match=r"train-000001\.tar is a link out"):
+    with pytest.raises(BadInputError, match=r"train-000001\.tar is a link that leads out"):
         index_of(folder)
 
 
