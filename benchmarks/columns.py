@@ -196,7 +196,7 @@ def attacks(result: dict[str, Any]) -> Table:
         (row["attack"], outcome(row), f"{row['accuracy']:.1%}", f"{-100 * row['lost']:+.1f}")
         for row in result["attacks"]
     ]
-    return ("one client in five", "outcome", "accuracy", "points, against its absence"), rows
+    return ("one client in five", "outcome", f"accuracy, {_seeds(result)}", "points, against its absence"), rows
 
 
 def strategies(result: dict[str, Any]) -> Table:
@@ -205,7 +205,12 @@ def strategies(result: dict[str, Any]) -> Table:
     found = {(row["strategy"], row["attack"]): row["accuracy"] for row in result["strategies"]}
     names = dict.fromkeys(row["strategy"] for row in result["strategies"])
     rows = [(f"`{name}`", *(f"{found[name, attack]:.1%}" for attack in attacks)) for name in names]
-    return ("strategy", *attacks), rows
+    return (f"accuracy, {_seeds(result)}", *attacks), rows
+
+
+def _seeds(result: dict[str, Any]) -> str:
+    seeds = len(result["experiment"]["seeds"])
+    return "one seed" if seeds == 1 else f"mean of {seeds} seeds"
 
 
 def client(result: dict[str, Any]) -> Table:

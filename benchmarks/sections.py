@@ -170,7 +170,7 @@ SECTIONS = {
     ),
     "attacks": Section(
         "Hostile clients",
-        "Ten rounds of FedAvg on the bundled sample (five clients, beta 0.5, means of three seeds); the last client is "
+        "Ten rounds of FedAvg on the bundled sample (five clients, beta 0.5); the last client is "
         "hostile in one way at a time. Named: the operator reads its name and why, and it is left out of that round or "
         "the run.",
         columns.attacks,
