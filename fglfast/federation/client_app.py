@@ -24,9 +24,12 @@ from fglfast.federation.local import train_locally
 from fglfast.federation.moments import moments_of
 from fglfast.images.decoding import MOST_SIDE
 from fglfast.payload import Payload, save_payload
+from fglfast.training.adapt import adapt_model, draw_shots
 from fglfast.training.batches import TrainingData
 from fglfast.training.model import model_of, save_model
 from fglfast.training.predict import count_right
+from fglfast.training.prototypes import Prototypes, checked_prototypes, save_prototypes
+from fglfast.training.settings import AdaptSettings
 
 SEEDS = 1_000_003
 Answer = Callable[[Client, dict[str, Any], RecordDict], RecordDict]
@@ -56,6 +59,12 @@ def evaluate(message: Message, context: Context) -> Message:
 def moments(message: Message, context: Context) -> Message:
     """Statistics of the features that the global network makes of the client's images."""
     return _answer(message, context, _moments)
+
+
+@app.query("adapt")
+def adapt(message: Message, context: Context) -> Message:
+    """The final model on the client's held-out images, as it is and adapted to the others."""
+    return _answer(message, context, _adapt)
 
 
 @app.query("deliver")
@@ -108,8 +117,7 @@ def _evaluate(client: Client, asked: dict[str, Any], content: RecordDict) -> Rec
     model, images = _global_model(asked, content), _images(client, asked)
     if not len(images.held_out):
         return wire.metrics()
-    share = count_right(model, images, images.held_out) / len(images.held_out)
-    return wire.metrics(**{wire.SHARE: round(share, 2) if client.is_private else share})
+    return wire.metrics(**{wire.SHARE: _share_right(client, model, images)})
 
 
 def _moments(client: Client, asked: dict[str, Any], content: RecordDict) -> RecordDict:
@@ -118,11 +126,36 @@ def _moments(client: Client, asked: dict[str, Any], content: RecordDict) -> Reco
     return RecordDict({wire.ARRAYS: wire.weights_record(found)})
 
 
+def _adapt(client: Client, asked: dict[str, Any], content: RecordDict) -> RecordDict:
+    _permit(client, "evaluate")  # it says no more than that, twice
+    settings = AdaptSettings.model_validate_json(asked["adapt"])
+    model, images = _global_model(asked, content), _images(client, asked)
+    if not len(images.held_out) or not len(images.train):
+        return wire.metrics()
+    before = _share_right(client, model, images)
+    shots = draw_shots(images.labels.numpy(), images.train, len(asked["class-names"]), settings)
+    adapt_model(model, _prototypes(model, content), images.pixels, images.labels, shots)
+    return wire.metrics(**{wire.SHARE: before, wire.ADAPTED: _share_right(client, model, images)})
+
+
 def _deliver(client: Client, asked: dict[str, Any], content: RecordDict) -> RecordDict:
     _permit(client, "deliver")
     if client.out is not None:
-        save_model(_global_model(asked, content), client.out, asked["image-size"])
+        model = _global_model(asked, content)
+        if wire.PROTOTYPES in content.array_records:
+            save_prototypes(_prototypes(model, content), client.out)
+        save_model(model, client.out, asked["image-size"])
     return wire.metrics(**{wire.KEPT: int(client.out is not None)})
+
+
+def _share_right(client: Client, model: PreTrainedModel, images: TrainingData) -> float:
+    """Of the held-out images; where noise hides how many images there are, to a hundredth."""
+    share = count_right(model, images, images.held_out) / len(images.held_out)
+    return round(share, 2) if client.is_private else share
+
+
+def _prototypes(model: PreTrainedModel, content: RecordDict) -> Prototypes:
+    return checked_prototypes(wire.weights(content.array_records[wire.PROTOTYPES]), model, "the final model")
 
 
 def _permit(client: Client, what: str) -> None:

@@ -15,7 +15,7 @@ from fglfast.images.partition import MIN_IMAGES
 from fglfast.payload import AllowList
 from fglfast.payload.header import PromptLevel
 from fglfast.pipeline.settings import OneShot
-from fglfast.training.settings import TrainSettings
+from fglfast.training.settings import AdaptSettings, TrainSettings
 
 Strategy = Literal[
     "fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "trimmed-mean", "median", "krum", "multi-krum"
@@ -185,6 +185,8 @@ class Experiment(OneShot):
         chosen: by method, what it has of its own; for those whose clients train.
         dense: the distilled ensemble.
         server: what the server makes of the clients' weights after a round.
+        adapt: how clients adapt a final model, where they shall tell what that gains; asked of each method whose model
+            the server trained on synthetic images.
         methods: what is compared; unless given, all but `dense`, which takes hours; `public-only` is left out where
             there are no public images.
         seeds: each method runs once a seed.
@@ -209,6 +211,7 @@ class Experiment(OneShot):
     chosen: dict[Method, Choice] = Field({})
     dense: Dense = Dense()
     server: Aggregation = Aggregation()
+    adapt: AdaptSettings | None = None
     methods: tuple[Method, ...] = tuple(method for method in METHODS if method != "dense")
     seeds: tuple[int, ...] = (0,)
     min_clients: int = Field(2, ge=1)

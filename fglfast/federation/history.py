@@ -50,6 +50,20 @@ class Row(Settings):
     left_out: tuple[str, ...] = ()
 
 
+class Adapted(Settings):
+    """What clients say of a final model on their held-out images, before and after each has adapted it to itself.
+
+    Attributes:
+        by_client: both shares, in order of name; None for a client that holds out none, or is silent.
+    """
+
+    by_client: tuple[tuple[float, float] | None, ...]
+
+    def shares(self, after: bool) -> list[float]:
+        """Of all clients that said both."""
+        return [shares[after] for shares in self.by_client if shares]
+
+
 def save_round(folder: Path, weights: Weights, aggregate: Aggregator, rows: list[Row]) -> None:
     """Keep the rows so far, and what the next round begins with."""
     folder.mkdir(parents=True, exist_ok=True)

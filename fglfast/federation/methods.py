@@ -25,8 +25,9 @@ from fglfast.federation.collect import Collected, collect_again, collect_payload
 from fglfast.federation.dense import distill_ensemble
 from fglfast.federation.ensemble import Ensemble, uploaded_models
 from fglfast.federation.experiment import Experiment
+from fglfast.federation.final import Final
 from fglfast.federation.grid import CountedGrid, Meter
-from fglfast.federation.history import Row
+from fglfast.federation.history import Adapted, Row
 from fglfast.federation.method_names import ALONE, METHODS, Method
 from fglfast.federation.moments import fill_head
 from fglfast.federation.own_images import own_images
@@ -38,7 +39,7 @@ from fglfast.pipeline.stages import Stages
 from fglfast.training.augment import Augmentation
 from fglfast.training.batches import TrainingData
 from fglfast.training.launch import train
-from fglfast.training.model import WEIGHTS, build_model, save_model, write_weights
+from fglfast.training.model import WEIGHTS, build_model, write_weights
 from fglfast.training.predict import count_right
 
 Grids = Callable[[Method], list[CountedGrid]]
@@ -54,6 +55,7 @@ class Result(Settings):
         worst_test: the lowest of several models; None for one.
         rows: what was seen on the way.
         model_bytes: of one copy of the weights as it travels; the delivery of the final one is not in the rows.
+        adapted: what clients say of the model after adapting it to themselves; None where that was not asked.
     """
 
     method: Method
@@ -62,6 +64,7 @@ class Result(Settings):
     worst_test: float | None = None
     rows: tuple[Row, ...]
     model_bytes: int
+    adapted: Adapted | None = None
 
 
 class Contest:
@@ -90,7 +93,8 @@ class Contest:
         folder = self.out / method
         if (folder / "result.json").exists():
             return Result.model_validate_json((folder / "result.json").read_bytes())
-        found = [self._one(method, grid, folder / str(number)) for number, grid in enumerate(self.grids(method))]
+        grids = self.grids(method)
+        found = [self._one(method, grid, folder / str(number)) for number, grid in enumerate(grids)]
         last = [rows[-1].test_accuracy or 0.0 for _, rows in found]
         result = Result(
             method=method,
@@ -101,18 +105,22 @@ class Contest:
             model_bytes=wire.weights_record(self.fresh).count_bytes(),
         )
         if len(found) == 1 and found[0][0]:
-            self.model.load_state_dict(found[0][0])
-            save_model(self.model, folder / "model", self.experiment.image_size)
+            final = Final(folder / "model", self.model, self.experiment.image_size)
+            final.save(found[0][0], self._synthetic(method, folder))
+            if self.experiment.adapt:
+                said = final.adapt(self._federation(grids[0], method), self.experiment.adapt, result.rows[-1].left_out)
+                result = result.model_copy(update={"adapted": said})
         write_atomic(folder / "result.json", result.model_dump_json(indent=1) + "\n")
         return result
 
     def deliver(self, grid: CountedGrid, method: Method) -> int:
         """Send a finished method's model to the clients; returns how many kept it."""
-        left_out, file = self.run(method).rows[-1].left_out, self.out / method / "model" / WEIGHTS
-        if not file.exists():
+        left_out = self.run(method).rows[-1].left_out
+        final = Final(self.out / method / "model", self.model, self.experiment.image_size)
+        if not final.exists:
             note(f"{method} is several models: they stay at the server, in {self.out / method}")
             return 0
-        return self._federation(grid, method).deliver(load_file(file), left_out)
+        return final.deliver(self._federation(grid, method), left_out)
 
     def collect_again(self, grid: CountedGrid) -> None:
         """Ask the clients for their payloads anew; where those differ, methods are run again on what they sent now.
@@ -137,6 +145,12 @@ class Contest:
     def accuracy(self, model: nn.Module) -> float:
         """Of a model on the real test images."""
         return _accuracy(self.test_images, model)
+
+    def _synthetic(self, method: Method, folder: Path) -> Path | None:
+        """The synthetic images that a method's final model has learned from."""
+        if method == "server-only":
+            return folder / "0" / "synthetic"
+        return self.shot / "synthetic" if method.startswith("fgl") else None
 
     def _federation(self, grid: CountedGrid, method: Method, alone: Path | None = None) -> Federation:
         """The clients of a grid; `alone` is the folder of one that a method asks by itself."""

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from fglfast.base.errors import BadInputError
 from fglfast.federation.wire import Weights
 from fglfast.training.batches import TrainingData
+from fglfast.training.model import head_of
 from fglfast.training.predict import features
 
 RIDGE = 1e-2  # of the mean variance, added to each: few images leave a covariance singular
@@ -40,18 +40,6 @@ def empty(head: nn.Linear) -> Weights:
     classes, width = head.out_features, head.in_features
     shapes = {COUNTS: (classes,), SUMS: (classes, width), SQUARES: (width, width)}
     return {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
-
-
-def head_of(model: PreTrainedModel) -> nn.Linear:
-    """The last layer of a classifier.
-
-    Raises:
-        BadInputError: it is not linear.
-    """
-    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
-    if not last or last[0].out_features != model.config.num_labels:
-        raise BadInputError("the architecture has no linear head, which fedcgs fills in", "choose another method")
-    return last[0]
 
 
 def fill_head(model: PreTrainedModel, moments: Iterable[Weights]) -> None:

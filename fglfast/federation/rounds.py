@@ -14,12 +14,15 @@ from fglfast.base.console import Progress, note
 from fglfast.federation import guard, wire
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.grid import Answers, CountedGrid, Meter
-from fglfast.federation.history import Row, restore_round, save_round
+from fglfast.federation.history import Adapted, Row, restore_round, save_round
 from fglfast.federation.members import Member, Members, median
-from fglfast.federation.moments import empty, head_of
+from fglfast.federation.moments import empty
 from fglfast.federation.strategies import Aggregator
 from fglfast.federation.wire import Weights
 from fglfast.training.batches import generator
+from fglfast.training.model import head_of
+from fglfast.training.prototypes import Prototypes
+from fglfast.training.settings import AdaptSettings
 
 T = TypeVar("T")
 
@@ -147,12 +150,19 @@ class Federation:
         self.grid.enough(len(updates), "sent sound weights")
         return updates
 
-    def deliver(self, weights: Weights, left_out: tuple[str, ...] = ()) -> int:
+    def deliver(self, weights: Weights, left_out: tuple[str, ...] = (), prototypes: Prototypes | None = None) -> int:
         """Send the final model to every member but those left out; returns how many kept it."""
         self.members = self._without(left_out)
-        answers = self._ask(wire.DELIVER, weights, wire.kept_of, {})
+        answers = self._ask(wire.DELIVER, weights, wire.kept_of, {}, prototypes=prototypes)
         note(answers.line("final model"))
         return sum(answers.good.values())
+
+    def adapt(self, weights: Weights, prototypes: Prototypes, how: AdaptSettings, left_out: tuple[str, ...]) -> Adapted:
+        """What every member but those left out says of the final model as it is, and adapted to itself."""
+        self.members, asked = self._without(left_out), {"adapt": how.model_dump_json()}
+        answers = self._ask(wire.ADAPT, weights, wire.adapted_of, asked, prototypes=prototypes)
+        note(answers.line("adapted"))
+        return Adapted(by_client=tuple(answers.good.get(member.node) for member in self._all))
 
     def _round(
         self, plan: Plan, aggregate: Aggregator, weights: Weights, last: Row, number: int
@@ -266,9 +276,11 @@ class Federation:
         message_type: str,
         weights: Weights,
         form: Callable[[RecordDict], T],
-        asked: Mapping[str, int | float],
+        asked: Mapping[str, int | float | str],
         nodes: Mapping[int, str] | None = None,
+        prototypes: Prototypes | None = None,
     ) -> Answers[T]:
+        beside = {wire.PROTOTYPES: wire.weights_record(prototypes.tensors())} if prototypes else {}
         common: dict[str, Any] = {
             "model": self.model.config.to_json_string(use_diff=False),
             "class-names": list(self.class_names),
@@ -277,7 +289,7 @@ class Federation:
             "local": self.experiment.local.model_dump_json(),
             "seed": self.seed,
         }
-        records = {wire.ARRAYS: wire.weights_record(weights), **wire.config(**common, **asked)}
+        records = {wire.ARRAYS: wire.weights_record(weights), **beside, **wire.config(**common, **asked)}
         return self.grid.ask(message_type, records, form, self.members.nodes if nodes is None else nodes)
 
     def _without(self, left_out: tuple[str, ...]) -> Members:

@@ -14,6 +14,25 @@ from fglfast.federation.method_names import ALONE, FEDERATED, TITLES, Method
 from fglfast.federation.methods import Result
 
 
+class Gain(Settings):
+    """What adapting a method's model gains its clients, on their held-out images; medians over the seeds.
+
+    Attributes:
+        method: its name.
+        worst: accuracy of the worst client, before and after.
+        middle: of the median client.
+    """
+
+    method: Method
+    worst: tuple[float, float]
+    middle: tuple[float, float]
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return TITLES[self.method]
+
+
 class Summary(Settings):
     """One method at one round; medians over the seeds.
 
@@ -94,6 +113,31 @@ def _summary(method: Method, results: list[Result], number: int, last: bool) -> 
         server_seconds=_median(rows, lambda row: row.server_seconds),
         client_seconds=_median(rows, lambda row: row.client_seconds),
     )
+
+
+def gains(arena: Arena) -> list[Gain]:
+    """What adapting gained, of each method of which clients were asked and some said it."""
+    found = []
+    for method, results in arena.by_method().items():
+        said = [result.adapted for result in results if result.adapted and any(result.adapted.by_client)]
+        if said:
+            worst, middle = (
+                [statistics.median(of(adapted.shares(after)) for adapted in said) for after in (False, True)]
+                for of in (min, statistics.median)
+            )
+            found.append(Gain(method=method, worst=(worst[0], worst[1]), middle=(middle[0], middle[1])))
+    return found
+
+
+def gains_table(arena: Arena) -> Table:
+    """For the terminal: before and after each client adapted the model to its own images."""
+    shown = Table(title=Text("adapted by each client"), box=box.SIMPLE, pad_edge=False, title_justify="left")
+    shown.add_column("method", overflow="fold")
+    for heading in ("worst client", "median client"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for line in gains(arena):
+        shown.add_row(line.title, *(f"{before:.1%} to {after:.1%}" for before, after in (line.worst, line.middle)))
+    return shown
 
 
 def _median(rows: list[Row], value: Callable[[Row], float]) -> float:

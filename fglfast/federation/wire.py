@@ -2,9 +2,10 @@
 
 Message types: `query.payload` (prompt embeddings), `train` (local epochs from the global weights), `evaluate` (the
 global weights on the client's held-out images), `query.moments` (statistics of the features of its images),
-`query.deliver` (the final model), `query.refused` (why this client is not taken). A reply holds its one record and
-nothing else; but for the moments, no reply says how many images a client has, because its payload does, with noise
-where the client wants some.
+`query.deliver` (the final model, with its prototypes where it has some), `query.adapt` (the same, judged on the
+client's held-out images as it is and adapted to the client), `query.refused` (why this client is not taken). A reply
+holds its one record and nothing else; but for the moments, no reply says how many images a client has, because its
+payload does, with noise where the client wants some.
 """
 
 import io
@@ -20,9 +21,10 @@ from torch import Tensor
 from fglfast.base.console import visible
 
 PAYLOAD, TRAIN, EVALUATE = "query.payload", "train", "evaluate"
-DELIVER, TURNED_AWAY, MOMENTS = "query.deliver", "query.refused", "query.moments"
+DELIVER, TURNED_AWAY, MOMENTS, ADAPT = "query.deliver", "query.refused", "query.moments", "query.adapt"
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # Flower's own names of the records
-SHARE, KEPT, FILE, REFUSED = "share-right", "kept", "file", "refused"
+PROTOTYPES = "prototypes"  # the record beside the arrays of a final model
+SHARE, ADAPTED, KEPT, FILE, REFUSED = "share-right", "adapted-share-right", "kept", "file", "refused"
 LONGEST = 200  # letters of what a client says
 NPY_HEADER = 1 << 10  # bytes that NumPy's format may put before an array
 
@@ -101,12 +103,25 @@ def payload_of(content: RecordDict) -> bytes:
 
 def share_of(content: RecordDict) -> float | None:
     """Which share of its held-out images a client names rightly; None where it holds out none."""
+    shares = _shares(content, SHARE)
+    return shares[0] if shares else None
+
+
+def adapted_of(content: RecordDict) -> tuple[float, float] | None:
+    """That share of a model as it is, and adapted to the client; None where the client holds no image out."""
+    shares = _shares(content, SHARE, ADAPTED)
+    return (shares[0], shares[1]) if shares else None
+
+
+def _shares(content: RecordDict, *names: str) -> list[float]:
+    """Shares by name, or none at all."""
     if set(content) == {METRICS} and not len(content[METRICS]):
-        return None
-    share = _only(content, METRICS, MetricRecord, {SHARE})[SHARE]
-    if not isinstance(share, float) or not 0 <= share <= 1:
-        raise UnfitError(one_line(f"{SHARE} is {share!r}"))
-    return share
+        return []
+    record = _only(content, METRICS, MetricRecord, set(names))
+    for name in names:
+        if not isinstance(record[name], float) or not 0 <= record[name] <= 1:
+            raise UnfitError(one_line(f"{name} is {record[name]!r}"))
+    return [record[name] for name in names]
 
 
 def kept_of(content: RecordDict) -> bool:

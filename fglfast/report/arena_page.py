@@ -15,7 +15,7 @@ from fglfast.federation.arena import Arena
 from fglfast.federation.history import Row
 from fglfast.federation.method_names import ALONE, FEDERATED, TITLES
 from fglfast.federation.methods import Result
-from fglfast.federation.summary import summarise
+from fglfast.federation.summary import gains, summarise
 from fglfast.report.render import colours, render, svg
 from fglfast.report.run_page import MOST_ROWS
 
@@ -33,6 +33,12 @@ def write_page(arena: Arena, out: Path) -> None:
     view: dict[str, Any] = {
         "arena": arena,
         "summaries": summarise(arena),
+        "gains": gains(arena),
+        "adapted": {
+            TITLES[method]: found[0].adapted.by_client
+            for method, found in arena.by_method().items()
+            if found[0].adapted
+        },
         "curves": [svg(partial(draw, arena, *axis)) for axis in AXES],
         "images": next(iter(arena.images.values())),
         "most_clients": MOST_CLIENTS,

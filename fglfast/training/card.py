@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fglfast.base.wording import plain, some
 from fglfast.shards.description import Description
-from fglfast.training.results import TrainResult
+from fglfast.training.results import AdaptResult, TrainResult
 from fglfast.training.settings import TrainSettings
 
 NAMED = 50  # classes; config.json has all
@@ -30,8 +30,19 @@ from transformers import pipeline
 pipeline("image-classification", FOLDER)("photo.jpg")
 ```
 
-How well it names real images is not in here: test it on your own, `fglfast evaluate FOLDER PATH[:SPLIT]`. It inherits
-the biases of the generator, and its licence may bind too.
+How well it names real images is not in here: test it on your own, `fglfast evaluate FOLDER PATH[:SPLIT]`. Where your
+images look otherwise, `fglfast adapt FOLDER PATH[:SPLIT] --out FITTED` fits it to them. It inherits the biases of the
+generator, and its licence may bind too.
+"""
+
+FITTED = """---
+library_name: transformers
+pipeline_tag: image-classification
+---
+# An image classifier by fglfast, fitted to one client
+
+Last layer: {layer}; by {shots:,} labelled images of {classes:,} classes and {others:,} images without labels (OpTA,
+arXiv 2402.02444). Those are private, and the last layer may tell of them: this folder is not for publishing.
 """
 
 
@@ -61,3 +72,8 @@ def card(result: TrainResult, settings: TrainSettings, description: Description,
         seed=settings.seed,
         held_out=held_out,
     )
+
+
+def fitted_card(result: AdaptResult) -> str:
+    """The card of a model that was fitted to a client."""
+    return FITTED.format(**result.model_dump())

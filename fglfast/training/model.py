@@ -89,6 +89,28 @@ def load_model(folder: Path) -> tuple[PreTrainedModel, tuple[str, ...]]:
         return model, TypeAdapter(ClassNames).validate_python(names)
 
 
+def head_of(model: PreTrainedModel) -> nn.Linear:
+    """The last layer of a classifier, with its bias.
+
+    Raises:
+        BadInputError: it is not linear, or has no bias.
+    """
+    if (head := _last_linear(model)) is None:
+        raise BadInputError("the last layer of this architecture is not linear, or has no bias", "use another one")
+    return head
+
+
+def has_linear_head(model: PreTrainedModel) -> bool:
+    """Whether `head_of` finds the last layer."""
+    return _last_linear(model) is not None
+
+
+def _last_linear(model: PreTrainedModel) -> nn.Linear | None:
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
+    fits = last and last[0].out_features == model.config.num_labels and last[0].bias is not None
+    return last[0] if fits else None
+
+
 def _from_config(config: Any) -> PreTrainedModel:
     build: Any = AutoModelForImageClassification.from_config
     model: PreTrainedModel = build(config, trust_remote_code=False)

@@ -34,6 +34,28 @@ class TrainResult(Settings):
     already_done: bool = False
 
 
+class AdaptResult(Settings):
+    """What fitting a model to a client's images did.
+
+    Attributes:
+        model: the folder of the fitted model, loadable by plain transformers.
+        layer: the last layer that was chosen: trained (nothing changed), prototypes, or moved.
+        shots: labelled images that were looked at.
+        others: images that were looked at without their labels.
+        classes: that the client holds.
+        before: share of the shots that the model named rightly as it was.
+        after: the same of the fitted one, each shot by a layer that has not seen it; None where none can be spared.
+    """
+
+    model: Path
+    layer: str
+    shots: int
+    others: int
+    classes: int
+    before: float
+    after: float | None
+
+
 class ClassResult(Settings):
     """One class: how many of its `n` images were recognised; no accuracy without images."""
 

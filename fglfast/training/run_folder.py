@@ -4,6 +4,7 @@ train.json            the run's identity (settings, data, class names) and, at t
 history.jsonl         one row an epoch
 checkpoint/<tag>/     the newest checkpoint; checkpoint/latest names it
 config.json, preprocessor_config.json, model.safetensors, README.md      the finished model and its card
+prototypes.safetensors                                                   its prototypes (see there)
 """
 
 import hashlib

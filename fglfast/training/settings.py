@@ -113,6 +113,18 @@ class TrainSettings(Settings):
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
 
+class AdaptSettings(Settings):
+    """How a client fits the global model to its own images.
+
+    Attributes:
+        shots: labelled images of each class that it holds; all that there are, where there are fewer.
+        seed: of which they are.
+    """
+
+    shots: int = Field(5, ge=1)
+    seed: int = Field(0, ge=0)
+
+
 class Job(Settings):
     """One training run as handed to the worker processes; what decides its result is in the settings alone."""
 

@@ -20,7 +20,8 @@ from fglfast.training.card import CARD, card
 from fglfast.training.checkpoints import Checkpoints
 from fglfast.training.decoded import share_decoded
 from fglfast.training.fit import fit, optimizer_of, schedule_of
-from fglfast.training.model import build_model, load_weights, save_model
+from fglfast.training.model import build_model, has_linear_head, load_weights, save_model
+from fglfast.training.prototypes import prototypes_of, save_prototypes
 from fglfast.training.results import TrainResult
 from fglfast.training.run_folder import RunFolder, identity
 from fglfast.training.settings import Job, deepspeed_config
@@ -56,6 +57,8 @@ def run_job(job: Job, join: Callable[[], AbstractContextManager[World]]) -> Trai
                 history = fit(engine, data, job.settings, world, checkpoints, tell=tell, name=("train" if tell else ""))
         result = _result(job, data, engine.module, history, world)
         if world.leads:
+            if has_linear_head(engine.module):
+                save_prototypes(prototypes_of(engine.module, data.pixels, data.labels, data.train), job.out)
             save_model(engine.module, job.out, data.size)
             write_atomic(job.out / CARD, card(result, job.settings, description, data.size))
             folder.write_record(run, result)

@@ -1,4 +1,4 @@
-"""Verbs for clients: what one uploads, its key, and whether the generator can draw its images."""
+"""Verbs for clients: what one uploads, whether the generator can draw its images, and a model fitted to them."""
 
 import tempfile
 from contextlib import nullcontext
@@ -26,6 +26,7 @@ from fglfast.verbs.options import (
 
 if TYPE_CHECKING:
     from fglfast.lab.probe.verdict import Findings, Share
+    from fglfast.training.results import AdaptResult
 
 
 @verb(CLIENTS, extra="embed")
@@ -150,6 +151,51 @@ def embed(
     }
     about = "about " if budget else ""
     tell(result, as_json, f"{out}: {result['rows']} rows from {about}{result['images']} images, {size:,} bytes")
+
+
+@verb(CLIENTS, LOST, extra="embed")
+def adapt(
+    model: Annotated[Path, typer.Argument(help="Folder of a global model, as train or a federation leaves it.")],
+    data: Annotated[str, typer.Argument(help="Labelled images of your own: PATH[:SPLIT], as for embed.")],
+    out: Annotated[Path, typer.Option(help="Folder of the fitted model.")],
+    shots: Annotated[
+        int, typer.Option(min=1, help="Images of each class whose labels are looked at; all, where there are fewer.")
+    ] = 5,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(
+            help="More images of your own, PATH[:SPLIT]: their labels are not looked at.",
+            show_default="the images of DATA that are no shots",
+        ),
+    ] = None,
+    prototypes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the synthetic images that the model learned from, if it came without prototypes.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of which images are the shots.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a global model to your own images by a few labelled ones, where that names more; nothing is sent."""
+    from fglfast.images.dataset import read_dataset
+    from fglfast.training.adapt import adapt as fit
+    from fglfast.training.settings import AdaptSettings
+
+    others = read_dataset(unlabelled) if unlabelled else None
+    found = fit(model, read_dataset(data), out, AdaptSettings(shots=shots, seed=seed), others, prototypes)
+    tell(found.model_dump(mode="json"), as_json, _adapted(found))
+
+
+def _adapted(found: "AdaptResult") -> str:
+    shots = f"{found.shots} labelled images of {found.classes} classes"
+    if found.layer == "trained":
+        return (
+            f"{found.model}: the model as it was, which names {found.before:.0%} of {shots}: no layer is clearly better"
+        )
+    after = "too few to tell how many it names now" if found.after is None else f"{found.after:.0%} now, each unseen"
+    return f"{found.model}: a new last layer ({found.layer}); of {shots} it named {found.before:.0%}, {after}"
 
 
 @verb(CLIENTS, LOST)

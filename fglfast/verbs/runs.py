@@ -106,7 +106,7 @@ def run(
     from fglfast.base.files import sole
     from fglfast.federation.arena import run_experiment
     from fglfast.federation.experiment import find_experiment
-    from fglfast.federation.summary import table
+    from fglfast.federation.summary import gains, gains_table, table
     from fglfast.report.arena_page import write_page
 
     changes = {key: value for key, value in (("data", data), ("test", test), ("public", public)) if value}
@@ -119,6 +119,8 @@ def run(
         emit_json({"page": str(page), **arena.model_dump(mode="json")})
         return
     stdout.print(table(arena))
+    if gains(arena):
+        stdout.print(gains_table(arena))
     _say_where(arena.taught_by, page)
 
 

@@ -108,6 +108,7 @@ def test_a_thin_client_does_all_that_tokens_need_and_names_what_the_rest_needs(p
         (["embed", str(photos), "--out", "x.safetensors", "--kit", str(mini_kit)], 2, "--send tokens"),
         (["synthesize", "--embeddings", "kit.safetensors", "--out", "s"], 3, "pip install 'fglfast[server]'"),
         (["evaluate", str(photos), str(photos)], 3, "pip install 'fglfast[server]'"),
+        (["adapt", str(photos), str(photos), "--out", "fitted"], 3, "pip install 'fglfast[embed]'"),
     ]
     said = thin.verbs([words for words, _, _ in steps], tmp_path)
     for (words, code, hint), (found, _, error) in zip(steps, said, strict=True):
@@ -123,3 +124,17 @@ def test_a_client_that_sends_embeddings_needs_no_server_nor_does_a_test_of_a_mod
     for code, _, error in thin.verbs([embed, instance, ["evaluate", "nowhere", str(photos)]], tmp_path, thin.SERVER):
         assert code == (4 if "nowhere" in error else 0), error
     thin.run("import fglfast.training.evaluate", tmp_path, thin.SERVER)
+
+
+def test_a_client_fits_a_model_without_a_servers_packages(photos, tiny_arch, tmp_path):
+    from fglfast.images.dataset import read_dataset
+    from fglfast.training.model import build_model, save_model
+    from fglfast.training.prototypes import empty_prototypes, save_prototypes
+
+    model = build_model(tiny_arch, read_dataset(str(photos)).class_names)
+    save_prototypes(empty_prototypes(model), tmp_path / "model")
+    save_model(model, tmp_path / "model", 16)
+    command = ["adapt", "model", str(photos), "--out", "fitted", "--shots", "1", "--json"]
+    [(code, shown, error)] = thin.verbs([command], tmp_path, thin.SERVER)
+    assert code == 0 and json.loads(shown)["classes"] == 2, error
+    assert (tmp_path / "fitted" / "model.safetensors").exists()

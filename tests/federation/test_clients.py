@@ -18,6 +18,8 @@ from fglfast.images.attributes import SHADES
 from fglfast.images.dataset import read_dataset
 from fglfast.payload import load_payload, save_payload
 from fglfast.training.model import build_model
+from fglfast.training.prototypes import empty_prototypes
+from fglfast.training.settings import AdaptSettings
 
 
 @pytest.fixture
@@ -94,6 +96,12 @@ def answers(there, times, path):
         yield path
 
 
+def final(model):
+    """The records of a final model with prototypes of nothing."""
+    prototypes = wire.weights_record(empty_prototypes(model).tensors())
+    return {wire.ARRAYS: wire.weights_record(model.state_dict()), wire.PROTOTYPES: prototypes}
+
+
 @pytest.mark.parametrize(
     ("message_type", "asked", "word"),
     [
@@ -101,6 +109,7 @@ def answers(there, times, path):
         (wire.PAYLOAD, {"prompt-level": "learned"}, "payload:learned"),
         (wire.TRAIN, {}, "train"),
         (wire.EVALUATE, {}, "evaluate"),
+        (wire.ADAPT, {"adapt": AdaptSettings(shots=2).model_dump_json()}, "evaluate"),
     ],
 )
 def test_a_client_answers_what_its_own_configuration_names_and_refuses_the_rest_by_name(
@@ -120,7 +129,7 @@ def test_a_client_answers_what_its_own_configuration_names_and_refuses_the_rest_
         **asked,
     }
     node = {"data": private, "model": str(random_mini)}
-    records = {wire.ARRAYS: wire.weights_record(model.state_dict())}
+    records = final(model)
 
     def ask(answers):
         grid = LoopbackGrid(app, [0], {})
@@ -151,13 +160,14 @@ def test_no_reply_tells_how_many_images_a_client_with_noise_has(experiment, priv
     grid = LoopbackGrid(app, [0], {})
     grid.contexts = dict.fromkeys(grid.contexts, context(node))
     told = {"model": model.config.to_json_string(use_diff=False), "image-size": 16, "validation-share": 0.3}
-    records = {wire.ARRAYS: wire.weights_record(model.state_dict())}
-    for kind in (wire.EVALUATE, wire.DELIVER):
-        asked = {**records, **wire.config(**told, **{"class-names": list(CLASSES)})}
+    told["adapt"] = AdaptSettings(shots=3).model_dump_json()
+    said = {wire.EVALUATE: {wire.SHARE}, wire.DELIVER: {wire.KEPT}, wire.ADAPT: {wire.SHARE, wire.ADAPTED}}
+    for kind, names in said.items():
+        asked = {**final(model), **wire.config(**told, **{"class-names": list(CLASSES)})}
         counted = CountedGrid(grid, timeout=10, least=1)
         [content] = counted.ask(kind, asked, lambda content: content, {2: "ann"}).good.values()
         [record] = content.metric_records.values()
-        assert set(record) == {wire.SHARE if kind == wire.EVALUATE else wire.KEPT}
+        assert set(record) == names
         assert all(value == round(value, 2) for value in record.values())
 
 

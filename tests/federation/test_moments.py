@@ -5,10 +5,10 @@ import pytest
 import torch
 from small_federation import CLASSES
 
-from fglfast.federation.moments import COUNTS, empty, fill_head, head_of, moments_of
+from fglfast.federation.moments import COUNTS, empty, fill_head, moments_of
 from fglfast.images.dataset import read_dataset
 from fglfast.training.batches import TrainingData
-from fglfast.training.model import build_model
+from fglfast.training.model import build_model, head_of
 from fglfast.training.predict import count_right
 
 

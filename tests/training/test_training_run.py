@@ -76,7 +76,7 @@ def test_training_learns_and_is_plain_transformers(reference: TrainResult) -> No
 def test_folder_holds_the_model_and_its_history(reference: TrainResult) -> None:
     names = {path.name for path in reference.model.iterdir()}
     assert names == {
-        *("config.json", "preprocessor_config.json", "model.safetensors", "README.md"),
+        *("config.json", "preprocessor_config.json", "model.safetensors", "README.md", "prototypes.safetensors"),
         *("train.json", "history.jsonl", ".lock"),
     }
     rows = history_of(reference.model)

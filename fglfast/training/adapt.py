@@ -1,0 +1,252 @@
+"""A saved model, fitted to a client: a new last layer by a few of its labelled images, if that names more of them.
+
+Three layers are compared, each on shots that it has not seen: the trained one, which has seen none; nearest prototype
+by the shots; and those prototypes moved by transport (`opta`). A new one has to be clearly better, so that a client
+whose images are like the synthetic ones keeps what it has.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from fglfast.base.errors import BadInputError, UsageError
+from fglfast.base.files import usable_folder, write_atomic
+from fglfast.images.labelled import LabelledImages
+from fglfast.shards.index import Rows
+from fglfast.training.batches import DecodedImages, Pixels, generator
+from fglfast.training.card import CARD, fitted_card
+from fglfast.training.evaluate import open_classifier
+from fglfast.training.model import WEIGHTS, head_of, save_model
+from fglfast.training.opta import Delivered, Head, Seen, by_shots, by_transport
+from fglfast.training.prototypes import (
+    Prototypes,
+    head_inputs,
+    load_prototypes,
+    save_prototypes,
+    synthetic_prototypes,
+)
+from fglfast.training.results import AdaptResult
+from fglfast.training.settings import AdaptSettings
+
+RECORD = "adapt.json"  # of what was done
+FOLDS = 5  # parts of the shots, each judged by a layer of the others
+CLEARLY = 2.0  # standard errors by which a new layer has to name more of the shots
+PLAINLY = 1.5  # by which the trained one has to name less than half, where no shot can be spared to judge
+MOST_OTHERS = 500  # images without labels: more move a prototype no further
+LAYERS: dict[str, Callable[[Delivered, Seen], Head]] = {"prototypes": by_shots, "moved": by_transport}
+TEMPERATURES = torch.logspace(-6, 6, 25, base=2, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Shots:
+    """Which of a client's images are looked at.
+
+    Attributes:
+        labelled: rows whose labels are.
+        others: rows of which only the image is.
+        share: which part of all the images each class is [K].
+    """
+
+    labelled: Rows
+    others: Rows
+    share: "np.ndarray[tuple[int], np.dtype[np.float64]]"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The last layer that was chosen.
+
+    Attributes:
+        layer: its name: trained, or one of `LAYERS`.
+        head: itself; None for the trained one.
+        before: share of the shots that the trained one names rightly.
+        after: that the chosen one does, each shot by a layer that has not seen it; None where none can be spared.
+    """
+
+    layer: str
+    head: Head | None
+    before: float
+    after: float | None
+
+
+def draw_shots(labels_N: Rows, rows: Rows, classes: int, settings: AdaptSettings) -> Shots:
+    """Choose the shots of each class among some rows, and other images of those that are left."""
+    members = [
+        generator(settings.seed, 4, label).permutation(rows[labels_N[rows] == label]) for label in range(classes)
+    ]
+    labelled = np.sort(np.concatenate([own[: settings.shots] for own in members]))
+    others = generator(settings.seed, 5).permutation(np.setdiff1d(rows, labelled))[:MOST_OTHERS]
+    return Shots(labelled, np.sort(others), np.array([len(own) for own in members]) / len(rows))
+
+
+def adapt_model(
+    model: PreTrainedModel, prototypes: Prototypes, pixels: Pixels, labels_N: Tensor, shots: Shots
+) -> Choice:
+    """Give a classifier the last layer that suits a client best, in place.
+
+    Args:
+        model: the classifier.
+        prototypes: that it was delivered with.
+        pixels: the client's images.
+        labels_N: their classes, as the model numbers them.
+        shots: which of them are looked at.
+
+    Raises:
+        BadInputError: the classifier's last layer is not linear.
+    """
+    head, count = head_of(model), len(shots.labelled)
+    features_NF = head_inputs(model, pixels, np.concatenate([shots.labelled, shots.others])).double()
+    seen = Seen(features_NF[:count], labels_N[shots.labelled], features_NF[count:], torch.from_numpy(shots.share))
+    trained = Head(head.weight.detach().cpu().double(), head.bias.detach().cpu().double())
+    delivered = Delivered(prototypes.means_KF.double(), prototypes.counts_K > 0, prototypes.spread.item())
+    choice = choose(trained, delivered, seen)
+    if choice.head is not None:
+        _put(choice.head, head)
+    return choice
+
+
+def choose(trained: Head, delivered: Delivered, seen: Seen) -> Choice:
+    """The best last layer for a client, the trained one unless another is clearly better."""
+    right_S = trained(seen.shots_SF).argmax(1) == seen.labels_S
+    before, count = right_S.double().mean().item(), len(right_S)
+    fold_S = _folds(seen.labels_S)
+    if fold_S is None:
+        if count * (1 - 2 * before) > PLAINLY * math.sqrt(count):
+            return Choice("moved", by_transport(delivered, seen), before, None)
+        return Choice("trained", None, before, None)
+    best = Choice("trained", None, before, before)
+    for name, layer in LAYERS.items():
+        logits_SK = _unseen(layer, delivered, seen, fold_S)
+        found_S = logits_SK.argmax(1) == seen.labels_S
+        won, lost = int((found_S & ~right_S).sum()), int((right_S & ~found_S).sum())
+        after = found_S.double().mean().item()
+        if won - lost > CLEARLY * math.sqrt(won + lost) and after > (best.after or 0.0):
+            best = Choice(name, _tempered(layer(delivered, seen), logits_SK, seen.labels_S), before, after)
+    return best
+
+
+def adapt(
+    model_dir: Path,
+    dataset: LabelledImages,
+    out: Path,
+    settings: AdaptSettings,
+    others: LabelledImages | None = None,
+    synthetic: Path | None = None,
+) -> AdaptResult:
+    """Fit a saved classifier to a client's images; nothing is sent.
+
+    Args:
+        model_dir: folder of the model, with its prototypes.
+        dataset: the client's labelled images.
+        out: folder of the fitted model, made if missing; another than the model's.
+        settings: how many of them are looked at.
+        others: images whose labels are not looked at; unless given, those of the data set that are no shots.
+        synthetic: folder of synthetic images to make the prototypes of, where none came with the model.
+
+    Raises:
+        UsageError: `out` holds another model, or cannot be written to.
+        BadInputError: the folder holds no such model or no prototypes, or the data has a class that it does not know.
+    """
+    _check_place(model_dir, out)
+    model, names, size = open_classifier(model_dir)
+    dataset = dataset.named(names)
+    prototypes = synthetic_prototypes(model, synthetic, size) if synthetic else _delivered(model, model_dir)
+    shots = draw_shots(dataset.labels, np.arange(len(dataset)), len(names), settings)
+    pixels: Pixels = DecodedImages(dataset, size)
+    if others is not None:
+        shots, pixels = _beside(shots, dataset, others, size)
+    choice = adapt_model(model, prototypes, pixels, torch.from_numpy(dataset.labels), shots)
+    result = AdaptResult(
+        model=out,
+        layer=choice.layer,
+        shots=len(shots.labelled),
+        others=len(shots.others),
+        classes=int((shots.share > 0).sum()),
+        before=choice.before,
+        after=choice.after,
+    )
+    save_prototypes(prototypes, out)
+    write_atomic(out / RECORD, result.model_dump_json(indent=1, exclude={"model"}) + "\n")
+    write_atomic(out / CARD, fitted_card(result))
+    save_model(model, out, size)
+    return result
+
+
+def _check_place(model_dir: Path, out: Path) -> None:
+    usable_folder(out)
+    if out.resolve() == model_dir.resolve() or ((out / WEIGHTS).exists() and not (out / RECORD).exists()):
+        raise UsageError(f"{out}: holds a model that is not a fitted one", "choose another --out, so that it stays")
+
+
+def _delivered(model: PreTrainedModel, folder: Path) -> Prototypes:
+    if (found := load_prototypes(folder, model)) is None:
+        raise BadInputError(
+            f"{folder}: no prototypes came with the model",
+            "add --prototypes SYNTHETIC, the folder of the images that it learned from: they are made of those",
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """Two data sets' images as one, the second's after the first's."""
+
+    first: DecodedImages
+    second: DecodedImages
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, rows: Rows) -> Tensor:
+        count = len(self.first)
+        parts = [self.first[rows[rows < count]]] if (rows < count).any() else []
+        parts += [self.second[rows[rows >= count] - count]] if (rows >= count).any() else []
+        return torch.cat(parts)
+
+
+def _beside(shots: Shots, dataset: LabelledImages, others: LabelledImages, size: int) -> tuple[Shots, Pixels]:
+    """Shots whose other images are another data set's, and all pixels; shots' rows come before the others'."""
+    rows = len(dataset) + np.sort(generator(0, 5).permutation(len(others))[:MOST_OTHERS])
+    return Shots(shots.labelled, rows, shots.share), _Beside(DecodedImages(dataset, size), DecodedImages(others, size))
+
+
+def _folds(labels_S: Tensor) -> Tensor | None:
+    """The part of each shot, so that each class lies in as many parts as it can; None if no class has two shots."""
+    counts = torch.bincount(labels_S)
+    folds = min(FOLDS, int(counts.max()))
+    if folds < 2:
+        return None
+    place_S = torch.zeros_like(labels_S)
+    for label in torch.unique(labels_S).tolist():
+        place_S[labels_S == label] = torch.arange(int(counts[label]))
+    return place_S % folds
+
+
+def _unseen(layer: Callable[[Delivered, Seen], Head], delivered: Delivered, seen: Seen, fold_S: Tensor) -> Tensor:
+    """What layers made of the other parts say of the shots of each part [S,K]."""
+    logits_SK = torch.zeros(len(fold_S), len(delivered.means_KF), dtype=torch.float64)
+    for fold in torch.unique(fold_S).tolist():
+        out_S = fold_S == fold
+        if bool((~out_S).any()):
+            logits_SK[out_S] = layer(delivered, seen.only(~out_S))(seen.shots_SF[out_S])
+    return logits_SK
+
+
+def _tempered(head: Head, logits_SK: Tensor, labels_S: Tensor) -> Head:
+    """The layer scaled so that it is as sure of images that it has not seen as it is right (arXiv 1706.04599)."""
+    losses = torch.stack([cross_entropy(logits_SK * factor, labels_S) for factor in TEMPERATURES])
+    factor = TEMPERATURES[losses.argmin()]
+    return Head(head.weight_KF * factor, head.bias_K * factor)
+
+
+def _put(found: Head, head: torch.nn.Linear) -> None:
+    with torch.no_grad():
+        head.weight.copy_(found.weight_KF)
+        head.bias.copy_(found.bias_K)
