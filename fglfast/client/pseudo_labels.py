@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fglfast.base.errors import BadInputError
-from fglfast.client.transport import TransportSettings, joins, transport
+from fglfast.base.limits import check_memory
+from fglfast.client.transport import TABLES, TransportSettings, joins, transport
 from fglfast.images.labelled import LabelledImages
 
 
@@ -53,11 +54,13 @@ def pseudo_labels(
 
     Raises:
         BadInputError: it says what are no numbers.
-        FglError: there is not enough memory.
+        FglError: there is not enough memory for tables of N x K.
     """
+    images, classes = log_P_NK.shape
+    check_memory(8 * TABLES * images * classes, f"labels of {images:,} images and {classes:,} classes")
     if not (np.isfinite(features_NF).all() and np.isfinite(log_P_NK).all()):
         raise BadInputError("the classifier answers with NaN or infinity", "ask the server for another")
-    joined_NN = joins(features_NF, asked.neighbours) if asked.agreement and len(features_NF) > 1 else None
+    joined_NN = joins(features_NF, asked.neighbours) if asked.agreement and images > 1 else None
     return labels_of(transport(log_P_NK, joined_NN, asked), asked)
 
 

@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fglfast.base.config import Settings
-from fglfast.base.limits import check_memory
 
 Floats = NDArray[np.float64]
 
@@ -39,7 +38,7 @@ RAREST = 1e-12  # share of a class that has none, for its logarithm
 SCALINGS, EXACT = 1000, 1e-6  # most steps of one scaling, and the change of its factors at which it ends
 SETTLED, MOST_SETTLING = 1e-3, 20  # mass that a last round moves, an image, and how many of those there are at most
 AT_ONCE = 1 << 24  # similarities of images that are held at once
-TABLES = 6  # of N x K that are held at once
+TABLES = 6  # of N x K numbers that are held at once
 
 
 class TransportSettings(Settings):
@@ -71,12 +70,8 @@ def transport(log_P_NK: NDArray[np.float32], joined_NN: Any, asked: TransportSet
         log_P_NK: logarithms of the classifier's probabilities.
         joined_NN: S, as `joins` makes it; None joins no images.
         asked: how.
-
-    Raises:
-        FglError: there is not enough memory for tables of N x K.
     """
     images, classes = log_P_NK.shape
-    check_memory(8 * TABLES * images * (classes + 1), f"labels of {images:,} images and {classes:,} classes")
     cost_NK = -log_P_NK.astype(np.float64)
     plan_NK = np.zeros_like(cost_NK)
     for rho, last in _shares(asked):

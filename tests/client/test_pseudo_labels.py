@@ -1,10 +1,13 @@
 """Labels of clients that hold a few classes, few images, or what the classifier never saw."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
-from fglfast.base.errors import BadInputError
+from fglfast.base.errors import BadInputError, FglError
 from fglfast.client.pseudo_labels import LabelSettings, labelled, labels_of, pseudo_labels
 from fglfast.images.labelled import LabelledImages
 
@@ -97,3 +100,11 @@ def test_a_classifier_that_answers_no_numbers_is_refused():
         log_P[3, 1] = wrong
         with pytest.raises(BadInputError, match="NaN or infinity"):
             pseudo_labels(features, log_P, LabelSettings())
+
+
+def test_tables_that_do_not_fit_are_refused_before_anything_is_made(monkeypatch):
+    """100,000 images of 1,000 classes take almost five gigabytes: said, where there are four."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=4 << 30))
+    features, log_P = np.broadcast_to(np.float32(1), (100_000, 8)), np.broadcast_to(np.float32(0), (100_000, 1000))
+    with pytest.raises(FglError, match="100,000 images and 1,000 classes: needs"):
+        pseudo_labels(features, log_P, LabelSettings())

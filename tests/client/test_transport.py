@@ -5,7 +5,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from fglfast.base.errors import FglError
 from fglfast.client.transport import TransportSettings, joins, nearest, scaled, transport
 
 
@@ -133,15 +132,3 @@ def test_extreme_probabilities_and_a_sharp_plan_are_numbers():
         asked = TransportSettings(imbalance=imbalance, agreement=0.0, entropy=0.1)
         plan = transport(log_P, None, asked)
         assert np.isfinite(plan).all() and np.allclose(plan.sum(1), 1, atol=1e-6)
-
-
-def test_tables_that_do_not_fit_are_refused_before_they_are_made(monkeypatch):
-    """100,000 images of 1,000 classes take five gigabytes: said, where there are four."""
-    from types import SimpleNamespace
-
-    import psutil
-
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=4 << 30))
-    log_P = np.broadcast_to(np.float32(0), (100_000, 1000))
-    with pytest.raises(FglError, match="100,000 images and 1,000 classes: needs"):
-        transport(log_P, None, TransportSettings())
