@@ -45,7 +45,7 @@ from fglfast.training.predict import features_and_logits
 CLIENTS, PUBLIC_SEED = 5, 100  # the public clients are other draws than the private ones
 MANY, NEAR = 50, 0.1  # a class of so many images has to be counted so nearly
 LABELLED, ARGMAX, ALIKE, EM, CHOSEN = "labelled", "argmax", "classes alike", "EM", "transport"
-KEEP = {"confidence": (0.0, 0.5, 0.8), "least_images": (50, 20, 5, 1)}  # of equals the first
+KEEP = {"confidence": (0.0, 0.5, 0.8), "least_images": (5, 1, 20, 50)}  # of equals the first
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
     ARGMAX: {},
     ALIKE: {"imbalance": (0.1, 1.0), "agreement": (1.0, 3.0), "mass": (1.0,)},

@@ -25,6 +25,7 @@ def objective(plan_NK, log_P_NK, joined, asked):
     return -(Q * log_P_NK).sum() + asked.imbalance * imbalance - asked.agreement * together - asked.entropy * entropy
 
 
+@pytest.mark.filterwarnings("ignore:If reg_type")
 @pytest.mark.parametrize("imbalance", [0.1, 1.0, 10.0])
 def test_all_mass_is_what_pot_finds_for_unbalanced_classes(imbalance):
     from ot.unbalanced import sinkhorn_unbalanced
