@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fglfast.base.config import first_problem
@@ -38,6 +39,7 @@ def embed(
     captions: str = ATTRIBUTES,
     domain: str | None = None,
     budget: Budget | None = None,
+    counts: NDArray[np.int64] | None = None,
 ) -> Payload:
     """Describe a client's images by prompts and encode those.
 
@@ -51,6 +53,7 @@ def embed(
         captions: of instance-level prompts; see `find_captioner`.
         domain: a word for all images, such as "sketch"; it stands in every prompt and in the header.
         budget: of differential privacy; None adds no noise.
+        counts: images of each class [K] that class-level prompts stand for, where the labels are not exact.
 
     Raises:
         UsageError: the client's name, the level, the domain or the template is refused, token ids shall carry noise, or
@@ -65,7 +68,7 @@ def embed(
     encoder = None if send == "tokens" else _open_encoder(model)
     tokenizer = encoder.tokenizer if encoder else load_tokenizer(model)
     header = make_header(client, dataset.class_names, prompt_level, text_fingerprint(model), domain)
-    templates, counts = find_templates(model, template, domain), dataset.counts()
+    templates, counts = find_templates(model, template, domain), dataset.counts() if counts is None else counts
     if prompt_level == "instance":
         size = native_image_size(model) if captions == ATTRIBUTES else 0  # only these are measured, at that size
         described = caption_all(dataset, find_captioner(captions, size, alone=budget is not None))

@@ -1,4 +1,4 @@
-"""Labelled images in folders named by their class: PATH/CLASS/..., or PATH/SPLIT/CLASS/..."""
+"""Images in folders: named by their class, PATH/CLASS/... or PATH/SPLIT/CLASS/...; or in any, without labels."""
 
 import unicodedata
 from dataclasses import replace
@@ -9,7 +9,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.base.folders import is_system, leads_out, subfolders
 from fglfast.images.decoding import named_like_an_image
 from fglfast.images.folder_names import read_names
-from fglfast.images.labelled import LabelledImages, Skipped
+from fglfast.images.labelled import UNLABELLED, LabelledImages, Skipped
 from fglfast.images.splits import chosen, like_a_split
 from fglfast.images.trial import Candidate, file_opener, verified
 
@@ -29,17 +29,25 @@ def read_class_folders(path: Path, split: str | None, source: str) -> LabelledIm
     candidates: list[Candidate] = []
     outside: list[Skipped] = []
     for entry in classes:
-        label = labels[unicodedata.normalize("NFC", entry.name)]
-        for file in _files(entry, folder):
-            name = str(file.relative_to(folder))
-            if leads_out(file, folder):
-                outside.append(Skipped(name, "a link that leads out of the data set"))
-            else:
-                candidates.append((name, label, file_opener(file)))
+        found, led_out = _candidates(entry, labels[unicodedata.normalize("NFC", entry.name)], folder)
+        candidates += found
+        outside += led_out
     if candidates and all(len(Path(name).parts) > 2 for name, _, _ in candidates):
         below = folder / Path(candidates[0][0]).parts[0]
         note(f"{source}: its classes hold no images but folders; if those are the classes, give {below}")
     images = verified(tuple(names.values()), candidates, source)
+    return replace(images, skipped=(*outside, *_damaged(images.skipped)))
+
+
+def read_image_folder(path: Path, split: str | None, source: str) -> LabelledImages:
+    """Read all images of a folder, or of one split of it, however deep they lie; none has a label.
+
+    Raises:
+        BadInputError: it has no such split, or several and none is named.
+    """
+    folder = _split_folder(path, split, source, labelled=False)
+    candidates, outside = _candidates(folder, 0, folder)
+    images = verified((UNLABELLED,), candidates, source)
     return replace(images, skipped=(*outside, *_damaged(images.skipped)))
 
 
@@ -52,6 +60,18 @@ def _damaged(skipped: tuple[Skipped, ...]) -> tuple[Skipped, ...]:
     return tuple(entry for entry in skipped if named_like_an_image(entry.name))
 
 
+def _candidates(entry: Path, label: int, folder: Path) -> tuple[list[Candidate], list[Skipped]]:
+    """What may be an image of a class, and the links that lead out of the data set."""
+    candidates, outside = [], []
+    for file in _files(entry, folder):
+        name = str(file.relative_to(folder))
+        if leads_out(file, folder):
+            outside.append(Skipped(name, "a link that leads out of the data set"))
+        else:
+            candidates.append((name, label, file_opener(file)))
+    return candidates, outside
+
+
 def _files(entry: Path, folder: Path) -> list[Path]:
     """The files of a class that somebody put there; of a class that is a link to elsewhere, the link alone."""
     if leads_out(entry, folder):
@@ -60,9 +80,9 @@ def _files(entry: Path, folder: Path) -> list[Path]:
     return [path for path in files if not any(map(is_system, path.relative_to(folder).parts))]
 
 
-def _split_folder(path: Path, split: str | None, source: str) -> Path:
+def _split_folder(path: Path, split: str | None, source: str, labelled: bool = True) -> Path:
     """The folder whose folders are the classes; a split may lie within another, as unpacked archives have it."""
-    splits = _splits(path)
+    splits = _splits(path, labelled)
     if split is None and not splits:
         return path
     if split is None or not split or not (path / split).is_dir():
@@ -71,21 +91,25 @@ def _split_folder(path: Path, split: str | None, source: str) -> Path:
         raise BadInputError(
             f"{path / split}: a link that leads out of the data set", "give the folder that it leads to"
         )
-    return _split_folder(path / split, None, f"{source}/{split}")
+    return _split_folder(path / split, None, f"{source}/{split}", labelled)
 
 
-def _splits(path: Path) -> list[str]:
+def _splits(path: Path, labelled: bool) -> list[str]:
     """The folders of a folder if they are its splits: named like that, and holding folders, no images.
 
-    A class may be called `test`, or hold folders: it is no split where any folder beside it is none.
+    A class may be called `test`, or hold folders: it is no split where any folder beside it is none. Without classes a
+    split may hold images, and a folder that holds some itself has no splits.
     """
-    splits = []
+    splits: list[str] = []
+    if not labelled and _holds_images(path):
+        return splits
     for folder in subfolders(path):
         if leads_out(folder, path):
             continue
-        if subfolders(folder) and like_a_split(folder.name) and not _holds_images(folder):
+        folders, images = bool(subfolders(folder)), _holds_images(folder)
+        if like_a_split(folder.name) and ((folders and not images) if labelled else (folders or images)):
             splits.append(folder.name)
-        elif subfolders(folder) or _holds_images(folder):
+        elif folders or images:
             return []
     return splits
 

@@ -11,6 +11,8 @@ from fglfast.base.names import MAX_CLASSES
 from fglfast.images.labelled import Opener
 from fglfast.images.trial import bytes_opener, file_opener
 
+COLUMNS = ("image", "label")  # the second, where images have labels
+
 
 def image_openers(cells: Sequence[Any], path: Path, folder: Path | None) -> list[Opener]:
     """How the images of a column are opened: bytes, or `{"bytes": ..., "path": ...}` as `datasets` writes them.

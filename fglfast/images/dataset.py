@@ -13,7 +13,7 @@ from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.names import MAX_CLASS_NAME, unfit
 from fglfast.base.wording import some
-from fglfast.images.class_folders import read_class_folders
+from fglfast.images.class_folders import read_class_folders, read_image_folder
 from fglfast.images.labelled import LabelledImages
 from fglfast.images.npz import read_npz
 from fglfast.images.saved import MARKS, read_saved
@@ -23,10 +23,15 @@ BUNDLED = "fashion"
 NAMED = 3  # skipped images that a note names
 
 
-def read_dataset(source: str) -> LabelledImages:
+def read_dataset(source: str, labelled: bool = True) -> LabelledImages:
     """Read a data set named `PATH[:SPLIT]`.
 
     A split that is named is exactly its own; of several one must be named; a single one is taken.
+
+    Args:
+        source: where it is.
+        labelled: whether it has labels; without, those that are there are not read, the images may lie in folders of
+            any name, and all are of one class, `UNLABELLED`.
 
     Raises:
         BadInputError: nothing is there, no split of several is named, its content is refused, or no image can be read.
@@ -34,13 +39,13 @@ def read_dataset(source: str) -> LabelledImages:
     """
     name, path, split = _locate(source)
     if path.suffix == ".npz":
-        found = read_npz(path, split, name)
+        found = read_npz(path, split, name, labelled)
     elif path.suffix == ".parquet" or holds_parquet(path):
-        found = read_parquet(path, split, name)
+        found = read_parquet(path, split, name, labelled)
     elif any((path / mark).exists() for mark in MARKS):
-        found = read_saved(path, split, name)
+        found = read_saved(path, split, name, labelled)
     elif path.is_dir():
-        found = read_class_folders(path, split, name)
+        found = read_class_folders(path, split, name) if labelled else read_image_folder(path, split, name)
     else:
         raise BadInputError(f"{path}: not a kind of data set that is known", "give class folders, npz or parquet")
     return _checked(replace(found, source=source))

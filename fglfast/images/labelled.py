@@ -13,6 +13,8 @@ from fglfast.images.pixels import to_rgb
 
 Opener = Callable[[], Image.Image]
 
+UNLABELLED = "unlabelled"  # the one class of images that have none
+
 
 @dataclass(frozen=True)
 class Skipped:

@@ -1,4 +1,4 @@
-"""Labelled images of an npz file: arrays `images`, `labels`, `class_names`; of a split `train_images`, ..."""
+"""Images of an npz file: arrays `images`, `labels`, `class_names`; of a split `train_images`, ..."""
 
 import zipfile
 from pathlib import Path
@@ -10,12 +10,12 @@ from PIL import Image
 from fglfast.base.errors import BadInputError
 from fglfast.images.arrays import read_arrays
 from fglfast.images.columns import counted
-from fglfast.images.labelled import LabelledImages, Opener
+from fglfast.images.labelled import UNLABELLED, LabelledImages, Opener
 from fglfast.images.splits import chosen
 
 
-def read_npz(path: Path, split: str | None, source: str) -> LabelledImages:
-    """Read an npz file, or one split of it.
+def read_npz(path: Path, split: str | None, source: str, labelled: bool = True) -> LabelledImages:
+    """Read an npz file, or one split of it; unlabelled, its images alone.
 
     Raises:
         BadInputError: it is none, has no such split, or an array is not as it must be.
@@ -24,18 +24,20 @@ def read_npz(path: Path, split: str | None, source: str) -> LabelledImages:
         present, _ = read_arrays(path, ())
         prefix = _prefix(present, split, source)
         wanted = (f"{prefix}images", f"{prefix}labels", "class_names")
-        _, found = read_arrays(path, wanted)
+        _, found = read_arrays(path, wanted if labelled else wanted[:1])
         images, labels, names = map(found.get, wanted)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise BadInputError(f"{path}: cannot be read as npz ({error})", "save plain arrays with numpy.savez") from error
     if images is None:
         raise BadInputError(f"{path}: no array named images", "add images")
-    if labels is None:
-        raise BadInputError(f"{path}: no array named {prefix}labels", "add it: one integer an image")
     if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3, 4))):
         raise BadInputError(
             f"{path}: {prefix}images is {images.dtype} {list(images.shape)}", "need uint8 [N,H,W] or [N,H,W,1|3|4]"
         )
+    if not labelled:
+        labels, names = np.zeros(len(images), dtype=np.int64), np.array([UNLABELLED])
+    if labels is None:
+        raise BadInputError(f"{path}: no array named {prefix}labels", "add it: one integer an image")
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         raise BadInputError(
             f"{path}: {prefix}labels is {labels.dtype} {list(labels.shape)}", f"need {len(images)} integers"

@@ -1,4 +1,4 @@
-"""Labelled images of parquet files with columns `image` and `label`, as `datasets` and the Hub write them."""
+"""Images of parquet files with columns `image` and `label`, as `datasets` and the Hub write them."""
 
 import re
 from collections import defaultdict
@@ -9,14 +9,13 @@ from fglfast.base.errors import BadInputError, MissingExtraError
 from fglfast.base.folders import is_system
 from fglfast.base.limits import check_memory
 from fglfast.base.untrusted import json_object, loading
-from fglfast.images.columns import image_openers, numbered
+from fglfast.images.columns import COLUMNS, image_openers, numbered
 from fglfast.images.decoding import named_like_an_image
-from fglfast.images.labelled import LabelledImages
+from fglfast.images.labelled import UNLABELLED, LabelledImages
 from fglfast.images.splits import chosen, like_a_split
 from fglfast.images.trial import verified
 
 ROWS = 256  # read at once
-COLUMNS = ("image", "label")
 DEPTHS = ("*.parquet", "*/*.parquet", "*/*/*.parquet")  # the Hub's: none, data/, CONFIG/ or CONFIG/SPLIT/
 HUB_NAME = re.compile(r"(.+)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
 PART = re.compile(r"[-_.]\d+$")
@@ -37,8 +36,8 @@ def holds_parquet(folder: Path) -> bool:
     return near or (bool(files) and not any(named_like_an_image(path.name) for path in folder.rglob("*")))
 
 
-def read_parquet(path: Path, split: str | None, source: str) -> LabelledImages:
-    """Read a parquet file, or one split of a folder of them.
+def read_parquet(path: Path, split: str | None, source: str, labelled: bool = True) -> LabelledImages:
+    """Read a parquet file, or one split of a folder of them; unlabelled, its images alone.
 
     Raises:
         BadInputError: it is none, has no such split or several and none is named, or lacks a column.
@@ -46,7 +45,7 @@ def read_parquet(path: Path, split: str | None, source: str) -> LabelledImages:
     """
     splits = _splits([path], path.parent) if path.is_file() else _splits(parquet_files(path), path)
     paths = splits[chosen(source, list(splits), split)]
-    tables = [_read(part) for part in paths]
+    tables = [_read(part, labelled) for part in paths]
     openers = [
         opener
         for part, (images, _, _) in zip(paths, tables, strict=True)
@@ -58,23 +57,26 @@ def read_parquet(path: Path, split: str | None, source: str) -> LabelledImages:
     return verified(names, candidates, source)
 
 
-def _read(path: Path) -> tuple[Column, Column, list[str] | None]:
+def _read(path: Path, labelled: bool) -> tuple[Column, Column, list[str] | None]:
     """The columns of a file, and the class names that it declares."""
     try:
         import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"{path}: parquet files need pyarrow", "pip install pyarrow") from error
-    columns: dict[str, Column] = {name: [] for name in COLUMNS}
+    columns: dict[str, Column] = {name: [] for name in (COLUMNS if labelled else COLUMNS[:1])}
     with loading(path, "check the file"):
         file = pyarrow.parquet.ParquetFile(path)
         if not columns.keys() <= set(file.schema_arrow.names):
-            raise BadInputError(f"{path}: columns are {', '.join(file.schema_arrow.names)}", "need image and label")
+            there = ", ".join(file.schema_arrow.names)
+            raise BadInputError(f"{path}: columns are {there}", f"need {' and '.join(columns)}")
         groups = range(file.metadata.num_row_groups)
         check_memory(sum(file.metadata.row_group(group).total_byte_size for group in groups), str(path))
         for batch in file.iter_batches(ROWS, columns=list(columns)):
             check_memory(batch.nbytes, str(path))  # short columns may spread to more than their file announces
             for name, values in columns.items():
                 values += batch.column(name).to_pylist()
+        if not labelled:
+            return columns["image"], [UNLABELLED] * len(columns["image"]), None
         return columns["image"], columns["label"], _declared(file.schema_arrow.metadata or {})
 
 

@@ -58,15 +58,32 @@ def predict(
 
 def features(model: Any, pixels: Pixels) -> Tensor:
     """What the last layer of a classifier sees of each image, float32 [N,F]."""
+    return predict(model.base_model, pixels, take=_pooled)
 
-    def pooled(output: Any) -> Tensor:
-        found: Tensor | None = getattr(output, "pooler_output", None)
-        if found is not None:
-            return found.flatten(1).float()
-        last: Tensor = output.last_hidden_state.float()
-        return last.mean(1) if last.ndim == 3 else last.flatten(2).mean(2)
 
-    return predict(model.base_model, pixels, take=pooled)
+def features_and_logits(model: Any, pixels: Pixels, name: str = "") -> tuple[Tensor, Tensor]:
+    """Both `features` and what the classifier makes of them, float32 [N,F] and [N,K], of one look at each image."""
+    seen: list[Tensor] = []
+    hook = model.base_model.register_forward_hook(lambda network, asked, output: seen.append(_pooled(output)))
+
+    def both(output: Any) -> Tensor:
+        return torch.cat([seen.pop(), logits_of(output)], dim=1)
+
+    try:
+        found_NX = predict(model, pixels, take=both, name=name)
+    finally:
+        hook.remove()
+    classes = model.config.num_labels
+    return found_NX[:, :-classes], found_NX[:, -classes:]
+
+
+def _pooled(output: Any) -> Tensor:
+    """One vector an image of a base model's output, float32 [B,F]."""
+    found: Tensor | None = getattr(output, "pooler_output", None)
+    if found is not None:
+        return found.flatten(1).float()
+    last: Tensor = output.last_hidden_state.float()
+    return last.mean(1) if last.ndim == 3 else last.flatten(2).mean(2)
 
 
 def judge_rows(network: Any, data: TrainingData, rows: Rows, batch_size: int = PASS) -> tuple[float, int]:

@@ -23,6 +23,7 @@ from fglfast.verbs.options import (
     RecipeName,
     Template,
 )
+from fglfast.verbs.unlabelled import check_unlabelled, open_images
 
 if TYPE_CHECKING:
     from fglfast.lab.probe.verdict import Findings, Share
@@ -98,24 +99,48 @@ def embed(
     ] = False,
     learn_steps: Annotated[int, typer.Option(min=1, help="Training steps of --learn, for all classes together.")] = 500,
     vectors: Annotated[int, typer.Option(min=1, help="Vectors of each class's embedding that --learn fits.")] = 15,
+    unlabelled: Annotated[
+        bool,
+        typer.Option(
+            "--unlabelled", help="The images have no labels, or none that count: --classifier finds some for them."
+        ),
+    ] = False,
+    classifier: Annotated[
+        Path | None,
+        typer.Option(
+            help="Model folder that the server trained on synthetic images, for --unlabelled.", show_default=False
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the federation's classes, one name a line, for --unlabelled.",
+            show_default="the classifier's own",
+        ),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="With --unlabelled, how sure a label must be for its image to count.", show_default="0.5"
+        ),
+    ] = None,
+    least_images: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With --unlabelled, images below which a class is taken for a mistake.", show_default="5"
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn private images into a payload of prompt embeddings, the one file that a client uploads."""
-    if captions is not None and prompt_level == "class":
-        raise UsageError("class-level prompts have no captions", "add --prompt-level instance")
-    if learn and prompt_level == "instance":
-        raise UsageError(
-            "--learn makes one embedding for each class, not for each image", "leave out --prompt-level instance"
-        )
-    if kit and (learn or model != "mini"):
-        raise UsageError("a kit stands in for the model, and has none to learn with", "leave out --kit, or the others")
+    check_unlabelled(unlabelled, classifier, epsilon, classes=classes, confidence=confidence, least_images=least_images)
+    _check_kind(prompt_level, captions, learn, kit, model)
     from fglfast.base.files import usable_file
     from fglfast.client.captions import ATTRIBUTES
     from fglfast.client.embed import embed as embed_dataset
     from fglfast.client.privacy import asked_budget
     from fglfast.generator.kit import check_kit
     from fglfast.generator.text import resolve_model, resolve_text
-    from fglfast.images.dataset import read_dataset
     from fglfast.payload import open_signer, save_payload
 
     usable_file(out)
@@ -126,18 +151,19 @@ def embed(
     if kit:
         check_kit(kit)
     find = resolve_model if learn else resolve_text
-    dataset, folder, name = read_dataset(data), kit or find(model), client or out.stem
-    facts: dict[str, float] = {}
+    folder, name = kit or find(model), client or out.stem
+    dataset, counts, facts = open_images(data, classifier, classes, confidence, least_images)
     if learn:
         from fglfast.client.learn import LearnSettings
         from fglfast.client.learn import learn as learn_from
 
         settings = LearnSettings(steps=learn_steps, vectors=vectors)
         learned = learn_from(dataset, name, folder, out.with_suffix(".learning"), settings, send, template, domain)
-        payload, facts = learned.payload, {"class_level_loss": learned.class_level, "learned_loss": learned.learned}
+        payload = learned.payload
+        facts |= {"class_level_loss": learned.class_level, "learned_loss": learned.learned}
     else:
         captions = captions or ATTRIBUTES
-        payload = embed_dataset(dataset, name, folder, prompt_level, send, template, captions, domain, budget)
+        payload = embed_dataset(dataset, name, folder, prompt_level, send, template, captions, domain, budget, counts)
     size = save_payload(payload, out, signer)
     result = {
         "file": str(out),
@@ -196,6 +222,18 @@ def _adapted(found: "AdaptResult") -> str:
         )
     after = "too few to tell how many it names now" if found.after is None else f"{found.after:.0%} now, each unseen"
     return f"{found.model}: a new last layer ({found.layer}); of {shots} it named {found.before:.0%}, {after}"
+
+
+def _check_kind(prompt_level: str, captions: str | None, learn: bool, kit: Path | None, model: str) -> None:
+    """Refuse what kinds of prompts and models do not go together."""
+    if captions is not None and prompt_level == "class":
+        raise UsageError("class-level prompts have no captions", "add --prompt-level instance")
+    if learn and prompt_level == "instance":
+        raise UsageError(
+            "--learn makes one embedding for each class, not for each image", "leave out --prompt-level instance"
+        )
+    if kit and (learn or model != "mini"):
+        raise UsageError("a kit stands in for the model, and has none to learn with", "leave out --kit, or the others")
 
 
 @verb(CLIENTS, LOST)

@@ -11,7 +11,7 @@ from fglfast.shards.description import read_description
 from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.training.augment import normalise
 from fglfast.training.batches import TrainingData, batches
-from fglfast.training.predict import count_right, features, judge_rows, predict
+from fglfast.training.predict import count_right, features, features_and_logits, judge_rows, predict
 
 CPU = torch.device("cpu")
 
@@ -36,6 +36,13 @@ def test_features_are_what_the_last_layer_sees() -> None:
     expected = said_at_once(model, pixels)
     with torch.no_grad():
         assert torch.allclose(model.classifier[1](features(model, pixels)), expected, atol=1e-5)
+
+
+def test_features_and_logits_are_had_at_one_look() -> None:
+    model, pixels = classifier(), pictures(300)
+    seen, said = features_and_logits(model, pixels)
+    assert torch.equal(seen, features(model, pixels)) and torch.equal(said, predict(model, pixels))
+    assert not model.base_model._forward_hooks
 
 
 def test_batches_and_rows_do_not_change_what_is_said() -> None:

@@ -12,6 +12,7 @@ from fglfast.base.config import Settings
 from fglfast.base.errors import UsageError
 from fglfast.client.learn import LearnSettings
 from fglfast.client.privacy import Budget
+from fglfast.client.pseudo_labels import LabelSettings
 from fglfast.distill.distill import DistillSettings
 from fglfast.generator.learning.pretrain import PretrainSettings
 from fglfast.lab.bench.measure import BenchSettings
@@ -93,6 +94,8 @@ def test_a_verbs_default_is_that_of_its_stage(verb, name, settings, field):
 def test_defaults_that_are_said_in_words_or_lie_deeper():
     assert float(parameter("embed", "delta").show_default) == Budget.model_fields["delta"].default
     assert int(parameter("embed", "uploads").show_default) == Budget.model_fields["uploads"].default
+    assert float(parameter("embed", "confidence").show_default) == LabelSettings().confidence
+    assert int(parameter("embed", "least_images").show_default) == LabelSettings().least_images
     assert parameter("embed", "captions").show_default == ProbeSettings().captions
     assert parameter("distill", "fit_steps").default == DistillSettings.model_fields["fit"].default.steps
     steps = {name: parameter("pretrain", f"{name}_steps").default for name in ("vae", "flow")}

@@ -1,0 +1,115 @@
+"""Labels for a client's images that have none: who is labelled how, and how many images of each class are claimed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from fglfast.base.errors import BadInputError
+from fglfast.base.limits import check_memory
+from fglfast.client.transport import TABLES, TransportSettings, joins, transport
+from fglfast.images.labelled import LabelledImages
+
+
+class LabelSettings(TransportSettings):
+    """How images without labels get some.
+
+    Attributes:
+        confidence: share of an image that its class must have, or it stays out.
+        least_images: of a class, or all of it stays out: a few may be mistakes.
+    """
+
+    confidence: float = Field(0.5, ge=0, le=1)
+    least_images: int = Field(5, ge=1)
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """What was found.
+
+    Attributes:
+        labels: the likeliest class of each image [N].
+        confidences: the share of the image that this class has [N], from 0 to 1.
+        kept: which images are labelled [N]; the others stay out.
+        counts: images of each class [K]: the masses that the labelled images send there, rounded; 0 where none are.
+    """
+
+    labels: NDArray[np.int64]
+    confidences: NDArray[np.float64]
+    kept: NDArray[np.bool_]
+    counts: NDArray[np.int64]
+
+
+def pseudo_labels(
+    features_NF: NDArray[np.float32], log_P_NK: NDArray[np.float32], asked: LabelSettings
+) -> PseudoLabels:
+    """Label images by what a classifier says of them all.
+
+    Args:
+        features_NF: what its last layer sees of each image.
+        log_P_NK: logarithms of its probabilities.
+        asked: how.
+
+    Raises:
+        BadInputError: it says what are no numbers.
+        FglError: there is not enough memory for tables of N x K.
+    """
+    images, classes = log_P_NK.shape
+    check_memory(8 * TABLES * images * classes, f"labels of {images:,} images and {classes:,} classes")
+    if not (np.isfinite(features_NF).all() and np.isfinite(log_P_NK).all()):
+        raise BadInputError("the classifier answers with NaN or infinity", "ask the server for another")
+    joined_NN = joins(features_NF, asked.neighbours) if asked.agreement and images > 1 else None
+    return labels_of(transport(log_P_NK, joined_NN, asked), asked)
+
+
+def labels_of(plan_NK: NDArray[np.float64], asked: LabelSettings) -> PseudoLabels:
+    """The labels that a plan gives, in images: a share of each goes to each class [N,K]."""
+    labels_N, confidences_N = plan_NK.argmax(axis=1), plan_NK.max(axis=1)
+    sure_N = confidences_N >= asked.confidence
+    counts_K = np.rint(plan_NK[sure_N].sum(axis=0)).astype(np.int64)
+    held_K = (counts_K >= asked.least_images) & (np.bincount(labels_N[sure_N], minlength=plan_NK.shape[1]) > 0)
+    return PseudoLabels(labels_N, confidences_N, sure_N & held_K[labels_N], np.where(held_K, counts_K, 0))
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images with found labels, as `embed` takes them.
+
+    Attributes:
+        images: those that are labelled.
+        counts: images of each of their classes [K], as found.
+        left_out: how many images have no label.
+    """
+
+    images: LabelledImages
+    counts: NDArray[np.int64]
+    left_out: int
+
+
+def labelled(
+    images: LabelledImages, found: PseudoLabels, class_names: tuple[str, ...], of_columns: Sequence[str]
+) -> Labelled:
+    """The images that are labelled.
+
+    Args:
+        images: all of them.
+        found: their labels, in columns.
+        class_names: the classes of the federation.
+        of_columns: which of them each column is.
+
+    Raises:
+        BadInputError: no image is labelled.
+    """
+    if not found.kept.any():
+        raise BadInputError(
+            f"{images.source}: none of {len(images):,} images gets a label",
+            "lower --confidence or --least-images, or ask whether the classifier knows such images",
+        )
+    places_K = np.array([class_names.index(name) for name in of_columns], dtype=np.int64)
+    rows = np.flatnonzero(found.kept)
+    counts = np.zeros(len(class_names), dtype=np.int64)
+    counts[places_K] = found.counts
+    chosen = replace(images.select(rows), class_names=class_names, labels=places_K[found.labels[rows]])
+    return Labelled(chosen, counts, len(images) - len(rows))
