@@ -67,7 +67,7 @@ def accuracies(pool: Pool, run: dict[str, Any], names: Sequence[str], test: Labe
     for judge in run["judges"]:
         if judge["images"] < images:
             continue
-        scores_N = np.array(json.loads((pool.folder / file_of(judge["title"])).read_text())["scores"])
+        scores_N = np.array(json.loads((pool.folder / file_of(judge["title"], images)).read_text())["scores"])
         paid = (pool.seconds + training) / (pool.seconds + judge["seconds"] + KEPT * training)
         afforded = classes * int(min(1.0, paid) * images / classes)
         for which, rows in (("images", every), ("seconds", every[:afforded])):
@@ -76,9 +76,9 @@ def accuracies(pool: Pool, run: dict[str, Any], names: Sequence[str], test: Labe
     return {"generator": run["generator"], "seed": run["seed"], "arms": arms}
 
 
-def file_of(title: str) -> str:
-    """Where the scores of a check are kept, in a pool's folder."""
-    return f"{title.replace(' ', '-').replace(',', '')}.json"
+def file_of(title: str, images: int) -> str:
+    """Where a check's scores of so many images are kept, in a pool's folder."""
+    return f"{title.replace(' ', '-').replace(',', '')}-{images}.json"
 
 
 def as_images(pool: Pool, names: Sequence[str], rows: NDArray[np.int64] | None = None) -> LabelledImages:

@@ -181,7 +181,7 @@ def told_apart(
         of_swapped = scored(judge, pool.pixels[swapped], others)
         return {"scores": scores.tolist(), "of_swapped": of_swapped.tolist(), "seconds": spent[0] / len(rows)}
 
-    found = kept(pool.folder / file_of(title), score)
+    found = kept(pool.folder / file_of(title, len(rows)), score)
     scores_N, wrong = np.array(found["scores"]), wrong_N[rows]
     honest = np.setdiff1d(np.flatnonzero(~wrong), swapped)
     areas = {

@@ -27,7 +27,7 @@ def found(tmp_path, monkeypatch):
     """Two classes of ten images, the first of each scored lowest; checking costs as much as drawing."""
     pool = Pool(np.zeros((20, 4, 4, 3), np.uint8), np.arange(20) % 2, 1.0, tmp_path)
     scores = [0.0, 0.0, *np.linspace(0.1, 1, 18)]
-    (tmp_path / file_of(TITLE)).write_text(json.dumps({"scores": scores}))
+    (tmp_path / file_of(TITLE, 20)).write_text(json.dumps({"scores": scores}))
     trained = []
     monkeypatch.setattr(label_arms, "public_accuracy", lambda images, *_: trained.append(len(images)) or 0.8)
     monkeypatch.setattr(label_arms, "_spent", iter(np.arange(100) * 20.0).__next__)

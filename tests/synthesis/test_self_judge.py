@@ -22,6 +22,7 @@ from fglfast.shards.keep import LEFT_OUT, leave_out
 from fglfast.shards.tar import read_samples
 from fglfast.synthesis.find_judge import find_judge
 from fglfast.synthesis.judge import scores_of
+from fglfast.synthesis.plan import Item
 from fglfast.synthesis.repair import repair
 from fglfast.synthesis.self_judge import GeneratorJudge, LabelFlowJudge, LazyEngine, nearest
 from fglfast.synthesis.settings import SynthesisSettings
@@ -76,6 +77,10 @@ def tokens(model):
     return TextEncoder.load(model).tokenize(NAMES).tolist()
 
 
+def item(place):
+    return Item(place, place % len(NAMES), 0, 0, "", "")
+
+
 def grey(label):
     return np.full((32, 32, 3), (20, 120, 230)[label], np.uint8)
 
@@ -95,15 +100,23 @@ def test_an_image_of_another_class_scores_lower(knowing, sharp):
 
 
 def test_a_score_does_not_depend_on_the_place_in_a_batch(knowing, sharp):
-    from fglfast.synthesis.plan import Item
-
     judge, random = judge_of(knowing[0], sharp), np.random.default_rng(0)
     images = random.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
-    items = [Item(place, place % 3, 0, 0, "", "") for place in range(5)]
+    items = [item(place) for place in range(5)]
     whole = scores_of(judge, items, images, 8)
     assert np.array_equal(scores_of(judge, items[::-1], images[::-1], 8)[::-1], whole)
     assert np.array_equal(scores_of(judge, items[2:3], images[2:3], 8), whole[2:3])
     assert np.array_equal(judge_of(knowing[0], sharp)(images, [0, 1, 2, 0, 1]), whole), "no draws of its own"
+
+
+def test_nor_does_it_with_a_compiled_engine(engine, recipe, random_mini):
+    lent = LazyEngine(recipe.of_model(str(random_mini)), random_mini, lambda: engine)
+    judge, random = GeneratorJudge(lent, NAMES), np.random.default_rng(0)
+    images, items = random.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8), [item(place) for place in range(5)]
+    whole = scores_of(judge, items, images, 8)
+    assert len(set(whole)) > 1
+    assert np.array_equal(scores_of(judge, items[::-1], images[::-1], 8)[::-1], whole)
+    assert np.array_equal(scores_of(judge, items[3:], images[3:], 8), whole[3:])
 
 
 def test_of_many_classes_those_most_alike_are_asked_about(knowing, sharp):
@@ -198,3 +211,13 @@ def test_the_verb_asks_the_engine_that_draws(knowing, sharp, tmp_path, monkeypat
     assert opened == [1] and len(json.loads((tmp_path / "out" / LEFT_OUT).read_text())["images"]) == 2
     refused = CliRunner().invoke(app, [*asked, "--judge", "label-flow"])
     assert refused.exit_code == 4 and "label flow" in refused.output
+
+
+def test_a_dry_run_counts_the_judge_and_opens_nothing(random_mini, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "open_engine", pytest.fail)
+    save_payload(maker(random_mini)("ann", [("bag", 1, 3)]), tmp_path / "ann.safetensors")
+    asked = ["synthesize", "--embeddings", str(tmp_path / "ann.safetensors"), "--out", str(tmp_path / "out")]
+    asked += ["--model", str(random_mini), "--recipe", "mini", "--dry-run", "--json"]
+    planned = [CliRunner().invoke(app, [*asked, *more]) for more in ([], ["--judge", "generator"])]
+    assert [done.exit_code for done in planned] == [0, 0], planned[0].output
+    assert len({json.loads(done.stdout)["plan"] for done in planned}) == 2
