@@ -1,4 +1,4 @@
-"""How well an image fits its class, by a model that did not draw it: one of CLIP's kind, or a classifier."""
+"""How well an image fits its class: what a judge is, and those that draw nothing: CLIP's kind, and classifiers."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,16 +13,17 @@ from torch import Tensor
 
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.wording import first_line, some
-from fglfast.generator.configs import read_config
 from fglfast.generator.pretrained import open_pretrained
-from fglfast.generator.text import is_hub_id
 from fglfast.synthesis.plan import Item
 from fglfast.training.evaluate import open_classifier
 from fglfast.training.predict import predict
 
 DIGITS = 4  # of a score
 PROMPT = "a photo of a {label}."  # CLIP's own (arXiv 2103.00020, section 3.1.4)
-ADVICE = "give the folder of a classifier that train wrote, or a CLIP or SigLIP model: a folder, or an id on the hub"
+ADVICE = (
+    "give generator, label-flow, the folder of a classifier that train wrote or of a generator, or a CLIP or SigLIP "
+    "model: a folder, or an id on the hub"
+)
 
 
 class Judge(Protocol):
@@ -67,37 +68,12 @@ def scores_of(
     return judge(padded, labels + [labels[-1]] * more)[: len(labels)]
 
 
-def find_judge(name: str, class_names: Sequence[str]) -> Judge:
-    """The judge that a user names: a folder that `train` wrote, or a CLIP or SigLIP model.
-
-    Args:
-        name: a folder, or an id on the hub.
-        class_names: by label.
-
-    Raises:
-        BadInputError: it cannot be had, is of another kind, or knows not all classes.
-    """
-    folder = Path(name)
-    if (folder / "preprocessor_config.json").exists() and _classifies(folder):
-        return ClassifierJudge(folder, class_names)
-    if not folder.is_dir() and not is_hub_id(name):
-        raise BadInputError(f"judge: {name}: no such folder", ADVICE)
-    return TextJudge(name, class_names)
-
-
-def _classifies(folder: Path) -> bool:
-    kinds = read_config(folder / "config.json").get("architectures")
-    return isinstance(kinds, list) and any(str(kind).endswith("ForImageClassification") for kind in kinds)
-
-
 class ClassifierJudge:
     """A saved image classifier that knows all classes, by their names."""
 
     def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
         self.model, names, self.size = open_classifier(folder)
-        if unknown := [name for name in class_names if name not in names]:
-            raise BadInputError(f"judge: {folder} does not know {some(unknown)}", "give one of these classes")
-        self.columns = [names.index(name) for name in class_names]
+        self.columns = columns_of(folder, names, class_names)
         self.fingerprint = fingerprint(self.model)
 
     def __call__(self, pixels_BSS3: NDArray[np.uint8], labels: Sequence[int]) -> NDArray[np.float64]:
@@ -105,7 +81,7 @@ class ClassifierJudge:
         shape = (self.size, self.size)
         small = [np.asarray(Image.fromarray(each).resize(shape, Image.Resampling.BICUBIC)) for each in pixels_BSS3]
         logits_BK = predict(self.model, torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2))
-        return _own(logits_BK[:, self.columns], labels)
+        return own(logits_BK[:, self.columns].double().softmax(1), labels)
 
 
 class TextJudge:
@@ -138,7 +114,7 @@ class TextJudge:
         pixels_B3HW = self.images(images=list(pixels_BSS3), return_tensors="pt").pixel_values
         images_BD = _directions(self.model.get_image_features(pixels_B3HW.to(self.model.device, self.model.dtype)))
         logits_BK = self.model.logit_scale.exp() * images_BD @ self.texts_KD.T  # a bias is the same for all classes
-        return _own(logits_BK.float().cpu(), labels)
+        return own(logits_BK.float().cpu().double().softmax(1), labels)
 
     @torch.inference_mode()
     def _texts(self, tokenizer: Any, prompts: list[str]) -> Tensor:
@@ -161,7 +137,23 @@ def _directions(features: Any) -> Tensor:
     return torch.nn.functional.normalize(found, dim=-1)
 
 
-def _own(logits_BK: Tensor, labels: Sequence[int]) -> NDArray[np.float64]:
-    probabilities_BK = logits_BK.double().softmax(1)
+def own(probabilities_BK: Tensor, labels: Sequence[int]) -> NDArray[np.float64]:
+    """The probability of each image's own class [B], rounded."""
     own_B = probabilities_BK[torch.arange(len(labels)), torch.tensor(list(labels))]
     return np.asarray(own_B.numpy().round(DIGITS))
+
+
+def columns_of(judge: Path, names: Sequence[str], class_names: Sequence[str]) -> list[int]:
+    """Where a judge has each of some classes among its own.
+
+    Args:
+        judge: its folder.
+        names: of the judge's classes.
+        class_names: of the data set's.
+
+    Raises:
+        BadInputError: it does not know them all.
+    """
+    if unknown := [name for name in class_names if name not in names]:
+        raise BadInputError(f"judge: {judge} does not know {some(unknown)}", "give one of these classes")
+    return [names.index(name) for name in class_names]

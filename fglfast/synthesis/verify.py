@@ -26,7 +26,7 @@ PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 MOST_MISSING = 100_000  # shards; where more are, nothing is damaged but the run that makes them is not done
 DAMAGE = (tarfile.TarError, OSError, EOFError, Image.DecompressionBombError, SyntaxError, struct.error)  # of readers
 Identity = tuple[Any, ...]  # class, row and ordinal of an image
-SAID = {"class", "row", "ordinal", "seed", "engine"}  # of each image; and "redraw" of some
+SAID = {"class", "row", "ordinal", "seed", "engine"}  # of each image; "redraw" of some; "score" where there is a judge
 OF_OLDER = {"client", "payload"}  # that older versions say besides
 NONSENSE = (ValueError, TypeError, LookupError, RecursionError)  # what a member's content leads to
 
@@ -139,7 +139,7 @@ def _check_identity(sample: Sample, drawn: Drawn, item: Item | None) -> Identity
     """Compare what `KEY.json` says with the plan; returns the image's identity."""
     said = sample.facts
     fits = (
-        set(said) - {"redraw"} == (SAID if item else SAID | OF_OLDER)
+        set(said) - {"redraw"} == (SAID if item else SAID | OF_OLDER) | ({"score"} if drawn.judge else set())
         and sample.label < len(drawn.class_names)
         and (said["class"], said["seed"]) == (sample.label, drawn.seed)
         and (item is not None or (said["client"], said["payload"]) in drawn.senders)

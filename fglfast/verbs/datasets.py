@@ -67,6 +67,7 @@ def verify(
         )
     from fglfast.shards.tar import shard_name
     from fglfast.synthesis import repair as mending
+    from fglfast.synthesis.self_judge import LazyEngine
     from fglfast.synthesis.verify import verify as check
 
     merged = read_payloads(embeddings, allow) if embeddings else None
@@ -75,8 +76,10 @@ def verify(
     mended = bool(repair and merged and bad)
     if merged and mended:
         asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
-        engine = open_engine(asked, engines, batch_size, check=partial(mending.check_model, data))
-        mending.repair(engine, merged, data, checked, open_judge(judge, merged.class_names))
+        check_model = partial(mending.check_model, data)
+        drawing = LazyEngine(asked, engines, partial(open_engine, asked, engines, batch_size, check=check_model))
+        judging = open_judge(judge, merged.class_names, drawing)
+        mending.repair(drawing.engine, merged, data, checked, judging)
     result = {
         "folder": str(data),
         "shards": len(checked),
@@ -122,13 +125,15 @@ def forget(
     from fglfast.synthesis.drawn import Drawn
     from fglfast.synthesis.forget import forget as stage
     from fglfast.synthesis.repair import check_model
+    from fglfast.synthesis.self_judge import LazyEngine
 
     allowed = read_allowed(allow)
     payloads = (load_payload(path, allowed=allowed) for path in payload_files(embeddings))
-    check = partial(check_model, out)
-    judging = open_judge(judge, Drawn.of(out).class_names) if judge else None
     asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
-    receipt = stage(client, payloads, out, lambda: open_engine(asked, engines, batch_size, check=check), judging)
+    check = partial(check_model, out)
+    drawing = LazyEngine(asked, engines, partial(open_engine, asked, engines, batch_size, check=check))
+    judging = open_judge(judge, Drawn.of(out).class_names, drawing) if judge else None
+    receipt = stage(client, payloads, out, lambda: drawing.engine, judging)
     line = (
         f"{out}: {client} is forgotten: {receipt['images_removed']:,} images and {receipt['rows_removed']:,} prompts "
         f"are gone, {receipt['images_kept']:,} images stay, {receipt['images_drawn']:,} were drawn"

@@ -74,13 +74,22 @@ def open_engine(
     return build(recipe, folder, engines)
 
 
-def open_judge(name: str | None, class_names: tuple[str, ...]) -> Any:
-    """The judge that a command line names, or None."""
+def open_judge(name: str | None, class_names: tuple[str, ...], drawing: Any) -> Any:
+    """The judge that a command line names, or None; `drawing` is the data set's own generator, a `LazyEngine`."""
     if name is None:
         return None
-    from fglfast.synthesis.judge import find_judge
+    from fglfast.synthesis.find_judge import find_judge
 
-    return find_judge(name, class_names)
+    return find_judge(name, class_names, drawing)
+
+
+def judge_is_here(name: str | None, model: str) -> bool:
+    """Whether a judge can be opened without fetching anything; `model` is the data set's own generator."""
+    from fglfast.generator.parts import BUNDLED
+    from fglfast.synthesis.find_judge import DRAWING, LABEL_FLOW
+
+    place = model if name in (DRAWING, LABEL_FLOW) else name or ""
+    return place in BUNDLED or Path(place).is_dir()
 
 
 def find_model(recipe: Any, engines: Path, random_weights: bool) -> Path:

@@ -96,7 +96,8 @@ Allow = Annotated[
 JudgeName = Annotated[
     str | None,
     typer.Option(
-        help="Model that scores how well each image fits its class: CLIP's kind, or the folder of a classifier.",
+        help="Who scores how well each image fits its class: generator (the one that draws), label-flow (what pretrain "
+        "taught it of labels), another generator, a model of CLIP's kind, or the folder of a classifier.",
         show_default=False,
     ),
 ]

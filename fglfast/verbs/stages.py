@@ -1,5 +1,6 @@
 """Verbs of a server up to its images: engine and synthesis."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,7 @@ from fglfast.base.console import note
 from fglfast.base.errors import UsageError
 from fglfast.base.wording import duration, size
 from fglfast.verbs.command import SERVER, tell, verb
-from fglfast.verbs.opening import asked_recipe, open_engine, open_judge
+from fglfast.verbs.opening import asked_recipe, judge_is_here, open_engine, open_judge
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     Allow,
@@ -138,14 +139,21 @@ def synthesize(
         return
     from fglfast.synthesis import synthesize as stage
     from fglfast.synthesis.foresight import foreseen
+    from fglfast.synthesis.self_judge import LazyEngine
     from fglfast.synthesis.settings import SynthesisSettings
 
     _check_keep(keep, judge)
     merged = read_payloads(embeddings, allow)
     check_merged(merged, allow_same_prompt, trusted_counts, max_share_per_client)
-    there = not dry_run or Path(judge or "").is_dir()  # a dry run fetches none
-    judging = open_judge(judge, merged.class_names) if there else None
     asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
+
+    def check(folder: Path, image_size: int) -> None:
+        stage.check_work(merged, settings, out, folder, image_size, update)
+        prove_payloads(embeddings, folder)
+
+    drawing = LazyEngine(asked, engines, partial(open_engine, asked, engines, batch_size, check=check))
+    fetched = dry_run and not judge_is_here(judge, asked.model)  # a dry run fetches none
+    judging = open_judge(None if fetched else judge, merged.class_names, drawing)
     settings = SynthesisSettings(
         images_per_class=images_per_class,
         seed=seed,
@@ -171,13 +179,8 @@ def synthesize(
         tell(planned, as_json, _planned(planned))
         return
 
-    def check(folder: Path, image_size: int) -> None:
-        stage.check_work(merged, settings, out, folder, image_size, update)
-        prove_payloads(embeddings, folder)
-
     hub = repository(push_to_hub, private, "dataset") if not rank.number else None
-    engine = open_engine(asked, engines, batch_size, check=check)
-    done = stage.synthesize(engine, merged, settings, out, rank.number, rank.world_size, update, judging)
+    done = stage.synthesize(drawing.engine, merged, settings, out, rank.number, rank.world_size, update, judging)
     _finish(out, merged.class_names, done, keep, format)
     pushed(None if done.missing else hub, out, ("imagefolder/*", "parquet/*"))
     rate = done.images / done.seconds if done.seconds else 0.0
@@ -189,15 +192,15 @@ def synthesize(
         "images_per_second": round(rate, 2),
         "network_share": round(done.network_share, 4),
         "bytes": done.bytes,
-        "engine": engine.key,
+        "engine": drawing.engine.key,
         "rank": rank.number,
         "world_size": rank.world_size,
         "missing_shards": done.missing,
         "redrawn": done.redrawn,
     }
-    pace = f"{done.seconds:.1f} s ({rate:.1f} images/s), {done.network_share:.0%} of it in UNet and VAE"
     line = (
-        f"{out}: {done.images} images in {pace}"
+        f"{out}: {done.images} images in {done.seconds:.1f} s ({rate:.1f} images/s), {done.network_share:.0%} of it in "
+        "UNet and VAE"
         if done.images
         else f"{out}: all {done.found} images were already there"
     )

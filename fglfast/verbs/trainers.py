@@ -48,6 +48,14 @@ def pretrain(
             "held-out images no longer falls.",
         ),
     ] = 10_000,
+    label_flow: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Training steps, at a batch of 64, of a small network beside the generator that tells the classes of "
+            "images, for synthesize --judge label-flow; 2000 is usual, 0 makes none.",
+        ),
+    ] = 0,
     coupling: Annotated[
         Literal["independent", "ot", "sparse-ot", "w-cfm", "immiscible"],
         typer.Option(help="How noise is paired with images in flow matching."),
@@ -68,7 +76,9 @@ def pretrain(
     from fglfast.images.dataset import read_dataset
 
     side, images = int(image_size), read_dataset(data)
-    settings = PretrainSettings.budget(MiniSettings.of(size, side), vae_steps, flow_steps, coupling, seed, device)
+    settings = PretrainSettings.budget(
+        MiniSettings.of(size, side), vae_steps, flow_steps, label_flow, coupling, seed, device
+    )
     hub = repository(push_to_hub, private, "model")
     with sole(out):
         told = None if captions == ATTRIBUTES else caption_all(images, find_captioner(captions, side))

@@ -24,7 +24,7 @@ The VAE's loss is L1 + mean square error + 2e-4 KL on images in [-1, 1]. Text en
 velocity e - x0 of the linear flow x_t = (1 - t) x0 + t e in the VAE's latents, t logit-normal, from the prompts
 `label` and `label, caption`, where a caption is {captions}; every
 tenth image came without a prompt, for guidance. The weights are the exponential moving average: float16, the text
-encoder float32.
+encoder float32.{labels}
 
 ```python
 from diffusers import StableDiffusionPipeline
@@ -40,7 +40,12 @@ It knows these classes and this kind of picture, nothing else: any other prompt 
 """
 
 
-def model_card(dataset: LabelledImages, image_size: int, measured: bool, state: Path) -> str:
+LABELS = """
+
+`label_flow/` learned the images' labels, and tells the class of an image to `fglfast synthesize --judge label-flow`."""
+
+
+def model_card(dataset: LabelledImages, image_size: int, measured: bool, state: Path, labelled: bool = False) -> str:
     """The card's text, from the data set and the metrics that each stage left in `state`.
 
     Args:
@@ -48,9 +53,10 @@ def model_card(dataset: LabelledImages, image_size: int, measured: bool, state: 
         image_size: side in pixels.
         measured: whether captions are measured words; else they came with the images.
         state: folder of the metrics.
+        labelled: whether there is a label flow.
     """
     rows = []
-    for stage in ("vae", "flow"):
+    for stage in ("vae", "flow", *(["labels"] if labelled else [])):
         last = json.loads((state / f"{stage}-metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
         rows.append(f"| {stage} | {last['step']:,} | {last['seconds']:,.0f} | {last['loss']:.4f} |")
     names = dataset.class_names
@@ -61,6 +67,7 @@ def model_card(dataset: LabelledImages, image_size: int, measured: bool, state: 
         size=image_size,
         names=some([plain(name) for name in names], NAMED),
         stages="\n".join(rows),
+        labels=LABELS if labelled else "",
         example=json.dumps(names[0], ensure_ascii=False),
         captions="the shade, texture and proportions measured on the image" if measured else "what came with the image",
     )

@@ -1,4 +1,4 @@
-"""Train the small text-to-image model: a VAE, then text encoder and UNet by latent flow matching.
+"""Train the small text-to-image model: a VAE, text encoder and UNet by latent flow matching, a label flow if asked.
 
 `pretrain` may be killed at any time and run again: each stage goes on from its checkpoint.
 """
@@ -15,27 +15,25 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from numpy.typing import NDArray
-from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from fglfast.base.config import Settings
-from fglfast.base.console import Progress, note
 from fglfast.base.errors import UsageError
-from fglfast.base.files import claim, finished_folder, placing, write_atomic
-from fglfast.base.machine import native_bfloat16
+from fglfast.base.files import claim, finished_folder, write_atomic
 from fglfast.generator.architecture import (
     MiniSettings,
     build_text_encoder,
     build_unet,
-    build_vae,
     save_pipeline,
 )
+from fglfast.generator.learning.autoencoder import encode_all, narrow, save_grid, train_vae
 from fglfast.generator.learning.card import model_card
 from fglfast.generator.learning.couplings import COUPLINGS, Coupling, CouplingName
 from fglfast.generator.learning.fitting import Fit, FitSettings
 from fglfast.generator.learning.flow import TIMESTEPS, lesson
+from fglfast.generator.learning.label_flow import FIT as LABEL_FIT
+from fglfast.generator.learning.label_flow import LabelFlow, LabelledLatents, save_label_flow, train_label_flow
 from fglfast.generator.learning.prompting import fitting, prompts_of
 from fglfast.generator.learning.solvers import euler, guided, uniform
 from fglfast.images.attributes import describe
@@ -43,10 +41,8 @@ from fglfast.images.labelled import LabelledImages
 
 UNCONDITIONAL_SHARE = 0.10
 CLASS_LEVEL_SHARE = 0.45  # of the rest, the instance-level prompt
-GRID = 16  # images a row of the VAE's grid
 HELD_OUT_SHARE, MOST_HELD_OUT, JUDGED = 0.05, 512, 64  # of the images; as many at once
 MOST_SHOWN = 20  # classes of the grid
-KL_WEIGHT = 2e-4
 PROMPTS = {"class_level": "{label}", "instance_level": "{label}, {caption}", "negative": ""}
 
 
@@ -57,6 +53,7 @@ class PretrainSettings(Settings):
         model: sizes of the networks; how long a prompt may be follows from the captions, if they are longer.
         vae: the first stage.
         flow: the second.
+        labels: the third, a flow of labels beside the second's of images; None is none.
         coupling: which noise goes with which image.
         seed: of weights and draws.
         device: where it computes; in bfloat16 where that is native.
@@ -65,20 +62,29 @@ class PretrainSettings(Settings):
     model: MiniSettings = MiniSettings()
     vae: FitSettings = FitSettings(steps=12_000, batch_size=32, learning_rate=1e-3, seed=1)
     flow: FitSettings = FitSettings(steps=10_000, batch_size=64, learning_rate=1.5e-3, seed=2)
+    labels: FitSettings | None = None
     coupling: CouplingName = "independent"
     seed: int = 0
     device: str = "cpu"
 
     @classmethod
     def budget(
-        cls, model: MiniSettings, vae_steps: int, flow_steps: int, coupling: CouplingName, seed: int, device: str
+        cls,
+        model: MiniSettings,
+        vae_steps: int,
+        flow_steps: int,
+        label_steps: int,
+        coupling: CouplingName,
+        seed: int,
+        device: str,
     ) -> "PretrainSettings":
-        """The usual rates and batches with other sizes and numbers of steps."""
-        default = cls()
+        """The usual rates and batches with other sizes and numbers of steps; without label steps, no label flow."""
+        default, of_labels = cls(), {"steps": label_steps, "seed": LABEL_FIT.seed + 2 * seed}
         return cls(
             model=model,
             vae=default.vae.model_copy(update={"steps": vae_steps, "seed": default.vae.seed + 2 * seed}),
             flow=default.flow.model_copy(update={"steps": flow_steps, "seed": default.flow.seed + 2 * seed}),
+            labels=LABEL_FIT.model_copy(update=of_labels) if label_steps else None,
             coupling=coupling,
             seed=seed,
             device=device,
@@ -118,15 +124,18 @@ def pretrain(
     torch.manual_seed(settings.seed)
     pixels_NCHW = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2)
     learned, held_out = _split(len(dataset), settings.seed)
-    vae = _train_vae(pixels_NCHW[learned], settings, state, grids)
-    moments_N2CHW = _encode(vae, pixels_NCHW, state / "latents.safetensors")
+    vae = train_vae(pixels_NCHW[learned], settings.model, settings.vae, settings.device, state, grids)
+    moments_N2CHW = encode_all(vae, pixels_NCHW, state / "latents.safetensors")
     tokens_NPL = torch.stack([_tokens(tokenizer, list(level)) for level in zip(*texts, strict=True)], dim=1)
     taught = Taught(moments_N2CHW, tokens_NPL, learned, held_out)
     networks = _train_flow(taught, dataset.class_names, tokenizer, vae, settings, state, grids)
+    labels = _train_labels(taught, dataset, vae, settings, state)
     with finished_folder(out / "model") as unfinished:
         save_pipeline(unfinished, vae, *networks, tokenizer)
+        if labels:
+            save_label_flow(labels, dataset.class_names, moments_N2CHW.shape[2:], unfinished)
         write_atomic(unfinished / "prompts.json", json.dumps(PROMPTS, indent=2) + "\n")
-        write_atomic(unfinished / "README.md", model_card(dataset, size, captions is None, state))
+        write_atomic(unfinished / "README.md", model_card(dataset, size, captions is None, state, labels is not None))
     return out / "model"
 
 
@@ -154,12 +163,6 @@ def _split(images: int, seed: int) -> tuple[Tensor, Tensor]:
     return (order[count:] if count < images else order).sort().values, order[:count].sort().values
 
 
-def _narrow(device: str) -> torch.autocast:
-    """bfloat16 where the device computes in it."""
-    native = torch.cuda.get_device_capability() >= (8, 0) if device == "cuda" else native_bfloat16()
-    return torch.autocast(device, torch.bfloat16, enabled=native)
-
-
 def _check_same_run(
     path: Path, images_NHWC: NDArray[np.uint8], texts: Sequence[tuple[str, str]], settings: PretrainSettings
 ) -> None:
@@ -169,52 +172,6 @@ def _check_same_run(
     model = settings.model.model_dump(mode="json")
     run = {"images": digest.hexdigest(), "model": model, "coupling": settings.coupling, "seed": settings.seed}
     claim(path, run, "checkpoints of other images or captions, another model, coupling or seed")
-
-
-def _train_vae(pixels_NCHW: Tensor, settings: PretrainSettings, state: Path, grids: Path) -> AutoencoderKL:
-    vae = build_vae(settings.model).to(settings.device)
-    fit = Fit("vae", nn.ModuleDict({"vae": vae}), settings.vae, state)
-
-    def loss_function(batch_size: int, generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(pixels_NCHW), (batch_size,), generator=generator)
-        images_BCHW = _to_signed(pixels_NCHW[rows], settings.device)
-        with _narrow(settings.device):
-            posterior = vae.encode(images_BCHW).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator).to(settings.device)
-            decoded_BCHW = vae.decode(posterior.mean + posterior.std * noise).sample
-        error = decoded_BCHW.float() - images_BCHW
-        divergence = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).float().mean()
-        loss: Tensor = error.abs().mean() + error.square().mean() + KL_WEIGHT * divergence
-        return loss
-
-    @torch.no_grad()
-    def grid(step: int) -> None:
-        columns = min(GRID, len(pixels_NCHW))
-        whole_rows = min(2, len(pixels_NCHW) // columns)
-        images_BCHW = _to_signed(pixels_NCHW[: whole_rows * columns], settings.device)
-        decoded_BCHW = vae.decode(vae.encode(images_BCHW).latent_dist.mean).sample
-        note(f"vae: step {step}, reconstruction error {(decoded_BCHW - images_BCHW).square().mean():.5f}")
-        save_grid(torch.cat([images_BCHW, decoded_BCHW]), columns, grids / f"vae-{step:06d}.png")
-
-    fit.run(loss_function, grid)
-    return vae.requires_grad_(False)
-
-
-@torch.no_grad()
-def _encode(vae: AutoencoderKL, pixels_NCHW: Tensor, cache: Path) -> Tensor:
-    """Posterior mean and deviation of every image [N,2,C,H,W]; sets the VAE's scaling factor."""
-    if not cache.exists():
-        parts, device = [], next(vae.parameters()).device
-        with Progress("latents", total=len(pixels_NCHW)) as progress:
-            for batch_BCHW in pixels_NCHW.split(256):
-                posterior = vae.encode(_to_signed(batch_BCHW, str(device))).latent_dist
-                parts.append(torch.stack([posterior.mean, posterior.std], dim=1).cpu())
-                progress.advance(len(batch_BCHW))
-        with placing(cache) as unfinished:
-            save_file({"moments": torch.cat(parts).contiguous()}, unfinished)
-    moments_N2CHW = load_file(cache)["moments"]
-    vae.register_to_config(scaling_factor=float(1.0 / moments_N2CHW[:, 0].std()))
-    return moments_N2CHW
 
 
 def _train_flow(
@@ -234,7 +191,7 @@ def _train_flow(
     empty_L = _tokens(tokenizer, [""])[0]
 
     def velocity(x_BCHW: Tensor, t_B: Tensor, tokens_BL: Tensor) -> Tensor:
-        with _narrow(device):
+        with narrow(device):
             text_BLD = text_encoder(tokens_BL.to(device))[0]
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
             velocity_BCHW: Tensor = unet(x_BCHW, TIMESTEPS * t_B, text_BLD, return_dict=False)[0]
@@ -280,19 +237,18 @@ def _train_flow(
     return unet, text_encoder
 
 
-def save_grid(images_BCHW: Tensor, columns: int, path: Path) -> None:
-    """Write images in [-1,1] as one PNG, `columns` a row."""
-    pixels = ((images_BCHW.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    rows = [np.concatenate(list(pixels[i : i + columns]), axis=1) for i in range(0, len(pixels), columns)]
-    Image.fromarray(np.concatenate(rows, axis=0)).save(path)
+def _train_labels(
+    taught: Taught, dataset: LabelledImages, vae: AutoencoderKL, settings: PretrainSettings, state: Path
+) -> LabelFlow | None:
+    if settings.labels is None:
+        return None
+    labels_N = torch.from_numpy(dataset.labels)[taught.learned]
+    scale, moments = float(vae.config.scaling_factor), taught.moments_N2CHW[taught.learned]
+    given = LabelledLatents(moments, labels_N, scale, dataset.class_names)
+    return train_label_flow(given, settings.labels, state, settings.device)
 
 
 def _tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     return tokenizer(  # type: ignore[no-any-return]
         texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
     ).input_ids
-
-
-def _to_signed(pixels_BCHW: Tensor, device: str) -> Tensor:
-    images_BCHW = pixels_BCHW.to(device, torch.float32) / 127.5 - 1.0
-    return images_BCHW.contiguous(memory_format=torch.channels_last)

@@ -93,7 +93,7 @@ def test_bfloat16_learns_the_same_within_its_rounding(tmp_path, monkeypatch):
     data = read_dataset("fashion:private").select(range(0, 5000, 500))
     losses = []
     for native in (False, True):
-        monkeypatch.setattr("fglfast.generator.learning.pretrain.native_bfloat16", lambda native=native: native)
+        monkeypatch.setattr("fglfast.generator.learning.autoencoder.native_bfloat16", lambda native=native: native)
         pretrain(data, tmp_path / str(native), SMALL)
         rows = (tmp_path / str(native) / "state" / "flow-metrics.jsonl").read_text().splitlines()
         losses.append(json.loads(rows[-1])["held_out"])

@@ -1,0 +1,47 @@
+"""Images to the latents that a model's UNet is trained on: its VAE's encoder, in float32 PyTorch."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from fglfast.base.untrusted import loading
+from fglfast.generator.latents import LatentSpace
+from fglfast.generator.load import blank_networks, read_network
+from fglfast.generator.parts import part
+
+
+class ImageEncoder:
+    """The encoder of a model folder.
+
+    Args:
+        folder: a diffusers directory.
+        side: in pixels of the images that it is given, or that they are brought to.
+        device: where it computes.
+
+    Raises:
+        BadInputError: the folder's configs and weights are not those of one model.
+    """
+
+    def __init__(self, folder: Path, side: int, device: str) -> None:
+        blank_networks(folder)  # refuses configs that ask for more memory than the weights fill
+        with loading(folder):
+            vae: AutoencoderKL = read_network(AutoencoderKL, part(folder, "vae"))
+        self.vae = vae.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self.space, self.side, self.device = LatentSpace(vae.config).to(device), side, device
+
+    @torch.inference_mode()
+    def __call__(self, pixels_BSS3: NDArray[np.uint8]) -> Tensor:
+        """Latents [B,C,H,W], where it computes: the posterior's mean, which is drawn from nobody's noise."""
+        if pixels_BSS3.shape[1] != self.side:
+            shape, way = (self.side, self.side), Image.Resampling.BICUBIC
+            pixels_BSS3 = np.stack([np.asarray(Image.fromarray(each).resize(shape, way)) for each in pixels_BSS3])
+        pixels_B3SS = (
+            torch.from_numpy(np.ascontiguousarray(pixels_BSS3)).permute(0, 3, 1, 2).to(self.device, torch.float32)
+        )
+        latents_BCHW: Tensor = self.space.from_vae(self.vae.encode(pixels_B3SS / 127.5 - 1).latent_dist.mean)
+        return latents_BCHW.contiguous()

@@ -1,0 +1,95 @@
+"""The first stage of pretraining: a VAE, the latents of all images by it, and grids of images to look at."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fglfast.base.console import Progress, note
+from fglfast.base.files import placing
+from fglfast.base.machine import native_bfloat16
+from fglfast.generator.architecture import MiniSettings, build_vae
+from fglfast.generator.learning.fitting import Fit, FitSettings
+
+GRID = 16  # images a row of the VAE's grid
+KL_WEIGHT = 2e-4
+
+
+def train_vae(
+    pixels_NCHW: Tensor, model: MiniSettings, settings: FitSettings, device: str, state: Path, grids: Path
+) -> AutoencoderKL:
+    """Train the VAE; killed, it goes on from its last checkpoint.
+
+    Args:
+        pixels_NCHW: bytes of the images.
+        model: its sizes.
+        settings: how long and how fast.
+        device: where it computes; in bfloat16 where that is native.
+        state: folder of the checkpoint and the logged loss.
+        grids: folder of images beside what becomes of them.
+    """
+    vae = build_vae(model).to(device)
+    fit = Fit("vae", nn.ModuleDict({"vae": vae}), settings, state)
+
+    def loss_function(batch_size: int, generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(pixels_NCHW), (batch_size,), generator=generator)
+        images_BCHW = _to_signed(pixels_NCHW[rows], device)
+        with narrow(device):
+            posterior = vae.encode(images_BCHW).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+            decoded_BCHW = vae.decode(posterior.mean + posterior.std * noise).sample
+        error = decoded_BCHW.float() - images_BCHW
+        divergence = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).float().mean()
+        loss: Tensor = error.abs().mean() + error.square().mean() + KL_WEIGHT * divergence
+        return loss
+
+    @torch.no_grad()
+    def grid(step: int) -> None:
+        columns = min(GRID, len(pixels_NCHW))
+        whole_rows = min(2, len(pixels_NCHW) // columns)
+        images_BCHW = _to_signed(pixels_NCHW[: whole_rows * columns], device)
+        decoded_BCHW = vae.decode(vae.encode(images_BCHW).latent_dist.mean).sample
+        note(f"vae: step {step}, reconstruction error {(decoded_BCHW - images_BCHW).square().mean():.5f}")
+        save_grid(torch.cat([images_BCHW, decoded_BCHW]), columns, grids / f"vae-{step:06d}.png")
+
+    fit.run(loss_function, grid)
+    return vae.requires_grad_(False)
+
+
+@torch.no_grad()
+def encode_all(vae: AutoencoderKL, pixels_NCHW: Tensor, cache: Path) -> Tensor:
+    """Posterior mean and deviation of every image [N,2,C,H,W], kept in `cache`; sets the VAE's scaling factor."""
+    if not cache.exists():
+        parts, device = [], next(vae.parameters()).device
+        with Progress("latents", total=len(pixels_NCHW)) as progress:
+            for batch_BCHW in pixels_NCHW.split(256):
+                posterior = vae.encode(_to_signed(batch_BCHW, str(device))).latent_dist
+                parts.append(torch.stack([posterior.mean, posterior.std], dim=1).cpu())
+                progress.advance(len(batch_BCHW))
+        with placing(cache) as unfinished:
+            save_file({"moments": torch.cat(parts).contiguous()}, unfinished)
+    moments_N2CHW = load_file(cache)["moments"]
+    vae.register_to_config(scaling_factor=float(1.0 / moments_N2CHW[:, 0].std()))
+    return moments_N2CHW
+
+
+def save_grid(images_BCHW: Tensor, columns: int, path: Path) -> None:
+    """Write images in [-1,1] as one PNG, `columns` a row."""
+    pixels = ((images_BCHW.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    rows = [np.concatenate(list(pixels[i : i + columns]), axis=1) for i in range(0, len(pixels), columns)]
+    Image.fromarray(np.concatenate(rows, axis=0)).save(path)
+
+
+def narrow(device: str) -> torch.autocast:
+    """bfloat16 where the device computes in it."""
+    native = torch.cuda.get_device_capability() >= (8, 0) if device == "cuda" else native_bfloat16()
+    return torch.autocast(device, torch.bfloat16, enabled=native)
+
+
+def _to_signed(pixels_BCHW: Tensor, device: str) -> Tensor:
+    images_BCHW = pixels_BCHW.to(device, torch.float32) / 127.5 - 1.0
+    return images_BCHW.contiguous(memory_format=torch.channels_last)
