@@ -89,6 +89,12 @@ SECTIONS = {
         "the clients sent: five clients, beta 0.01, 100 images a class, one seed.",
         columns.learned,
     ),
+    "routed": Section(
+        "Routing",
+        "Images of a domain that neither `mini` nor the inventory of adapters saw: the global model's accuracy, and "
+        "what all clients together sent and spent, by what they sent.",
+        columns.routed,
+    ),
     "couplings": Section(
         "Couplings of noise and data",
         "Medians of three trainings: the loss on held-out images under independent pairs, the sliced Wasserstein "

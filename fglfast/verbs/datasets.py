@@ -18,14 +18,14 @@ from fglfast.verbs.options import (
     AsJson,
     BatchSize,
     Engines,
+    InventoryFile,
     JudgeName,
     OtherBackend,
     OtherModel,
     OtherPrecision,
     OtherSize,
     RecipeName,
-    payload_files,
-    read_allowed,
+    each_payload,
     read_payloads,
 )
 
@@ -49,6 +49,7 @@ def verify(
     precision: OtherPrecision = None,
     image_size: OtherSize = None,
     batch_size: BatchSize = None,
+    inventory: InventoryFile = None,
     judge: JudgeName = None,
     allow: Allow = None,
     engines: Engines = DEFAULT_ENGINES,
@@ -69,12 +70,12 @@ def verify(
     from fglfast.synthesis import repair as mending
     from fglfast.synthesis.verify import verify as check
 
-    merged = read_payloads(embeddings, allow) if embeddings else None
+    asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size) if embeddings else None
+    merged = read_payloads(embeddings, allow, inventory, asked) if embeddings else None
     checked = check(data, merged)
     bad = {shard_name(shard.number): shard.problem for shard in checked if shard.problem}
     mended = bool(repair and merged and bad)
     if merged and mended:
-        asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
         engine = open_engine(asked, engines, batch_size, check=partial(mending.check_model, data))
         mending.repair(engine, merged, data, checked, open_judge(judge, merged.class_names))
     result = {
@@ -108,6 +109,7 @@ def forget(
     precision: OtherPrecision = None,
     image_size: OtherSize = None,
     batch_size: BatchSize = None,
+    inventory: InventoryFile = None,
     judge: JudgeName = None,
     allow: Allow = None,
     engines: Engines = DEFAULT_ENGINES,
@@ -118,16 +120,14 @@ def forget(
     Other clients' prompts get its share of a class, so that classes stay balanced; what is there of theirs stays. A
     receipt is left in the folder, without the client's name.
     """
-    from fglfast.payload import load_payload
     from fglfast.synthesis.drawn import Drawn
     from fglfast.synthesis.forget import forget as stage
     from fglfast.synthesis.repair import check_model
 
-    allowed = read_allowed(allow)
-    payloads = (load_payload(path, allowed=allowed) for path in payload_files(embeddings))
+    asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
+    payloads = each_payload(embeddings, allow, inventory, asked)
     check = partial(check_model, out)
     judging = open_judge(judge, Drawn.of(out).class_names) if judge else None
-    asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
     receipt = stage(client, payloads, out, lambda: open_engine(asked, engines, batch_size, check=check), judging)
     line = (
         f"{out}: {client} is forgotten: {receipt['images_removed']:,} images and {receipt['rows_removed']:,} prompts "

@@ -3,7 +3,7 @@
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -95,7 +95,16 @@ def embed(
             "--learn", help="Fit the class prompts' embeddings to the images; a second call goes on where it stopped."
         ),
     ] = False,
+    route: Annotated[
+        Path | None,
+        typer.Option(
+            help="Inventory of the server's adapters: learn which mixture of them fits the images, and send that "
+            "alone; a second call goes on where it stopped.",
+            show_default=False,
+        ),
+    ] = None,
     learn_steps: Annotated[int, typer.Option(min=1, help="Training steps of --learn, for all classes together.")] = 500,
+    route_steps: Annotated[int, typer.Option(min=1, help="Training steps of --route, for all classes together.")] = 100,
     vectors: Annotated[int, typer.Option(min=1, help="Vectors of each class's embedding that --learn fits.")] = 15,
     as_json: AsJson = False,
 ) -> None:
@@ -120,20 +129,19 @@ def embed(
     usable_file(out)
     signer = open_signer(sign, federation)
     budget = asked_budget(epsilon=epsilon, delta=delta, clip=clip, uploads=uploads)
+    if route:
+        _check_routing(learn, kit, prompt_level, send, template, clip)
     if learn and budget:
         raise UsageError("--learn adds no noise", "leave out --epsilon, or --learn")
     if kit:
         check_kit(kit)
-    find = resolve_model if learn else resolve_text
+    find = resolve_model if learn or route else resolve_text
     dataset, folder, name = read_dataset(data), kit or find(model), client or out.stem
     facts: dict[str, float] = {}
     if learn:
-        from fglfast.client.learn import LearnSettings
-        from fglfast.client.learn import learn as learn_from
-
-        settings = LearnSettings(steps=learn_steps, vectors=vectors)
-        learned = learn_from(dataset, name, folder, out.with_suffix(".learning"), settings, send, template, domain)
-        payload, facts = learned.payload, {"class_level_loss": learned.class_level, "learned_loss": learned.learned}
+        payload, facts = _learned(dataset, name, folder, out, learn_steps, vectors, send, template, domain)
+    elif route:
+        payload, facts = _routed(dataset, name, folder, out, route, route_steps, domain, budget)
     else:
         captions = captions or ATTRIBUTES
         payload = embed_dataset(dataset, name, folder, prompt_level, send, template, captions, domain, budget)
@@ -150,6 +158,45 @@ def embed(
     }
     about = "about " if budget else ""
     tell(result, as_json, f"{out}: {result['rows']} rows from {about}{result['images']} images, {size:,} bytes")
+
+
+def _learned(
+    dataset: Any, name: str, model: Path, out: Path, steps: int, vectors: int, *others: Any
+) -> tuple[Any, dict[str, float]]:
+    """A payload of learned embeddings, and the generator's loss before and after."""
+    from fglfast.client.learn import LearnSettings, learn
+
+    settings = LearnSettings(steps=steps, vectors=vectors)
+    found = learn(dataset, name, model, out.with_suffix(".learning"), settings, *others)
+    return found.payload, {"class_level_loss": found.class_level, "learned_loss": found.learned}
+
+
+def _routed(
+    dataset: Any, name: str, model: Path, out: Path, inventory: Path, steps: int, *others: Any
+) -> tuple[Any, dict[str, float]]:
+    """A payload of routing, and the generator's loss before and after, which is not measured under a budget."""
+    from fglfast.client.route import RouteSettings, route
+
+    found = route(dataset, name, model, inventory, out.with_suffix(".learning"), RouteSettings(steps=steps), *others)
+    losses = {"class_level_loss": found.class_level, "routed_loss": found.routed}
+    return found.payload, {key: loss for key, loss in losses.items() if loss is not None}
+
+
+def _check_routing(
+    learn: bool, kit: Path | None, prompt_level: str, send: str, template: str | None, clip: float | None
+) -> None:
+    """Refuse what does not go with --route."""
+    others = {
+        "--learn": learn,
+        "--kit, which has no generator to learn through": kit,
+        "--prompt-level instance": prompt_level != "class",
+        f"--send {send}, as routing is sent": send != "embeddings",
+        "--template, as the server words the prompts": template,
+        "--clip, as what an image adds to a step of learning has length 1": clip,
+    }
+    for words, given in others.items():
+        if given:
+            raise UsageError(f"--route does not go with {words}", f"leave out {words.split(',')[0]}, or --route")
 
 
 @verb(CLIENTS, LOST)

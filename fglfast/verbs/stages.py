@@ -17,6 +17,7 @@ from fglfast.verbs.options import (
     AsJson,
     BatchSize,
     Engines,
+    InventoryFile,
     JudgeName,
     OtherBackend,
     OtherGuidance,
@@ -97,6 +98,7 @@ def synthesize(
         ),
     ] = 1.0,
     trusted_counts: TrustedCounts = None,
+    inventory: InventoryFile = None,
     judge: JudgeName = None,
     keep: Annotated[
         str | None,
@@ -141,11 +143,11 @@ def synthesize(
     from fglfast.synthesis.settings import SynthesisSettings
 
     _check_keep(keep, judge)
-    merged = read_payloads(embeddings, allow)
+    asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
+    merged = read_payloads(embeddings, allow, inventory, asked)
     check_merged(merged, allow_same_prompt, trusted_counts, max_share_per_client)
     there = not dry_run or Path(judge or "").is_dir()  # a dry run fetches none
     judging = open_judge(judge, merged.class_names) if there else None
-    asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
     settings = SynthesisSettings(
         images_per_class=images_per_class,
         seed=seed,
@@ -158,7 +160,7 @@ def synthesize(
     if print_config:
         words = {"recipe": recipe, "model": model, "backend": backend, "precision": precision, "format": format}
         more = {"image_size": image_size, "batch_size": batch_size, "allow_same_prompt": allow_same_prompt}
-        of_clients = {"trusted_counts": trusted_counts or None}
+        of_clients = {"trusted_counts": trusted_counts or None, "inventory": inventory and str(inventory)}
         print_settings(
             settings.model_copy(update={"judge": None}), **words, **more, **of_clients, judge=judge, keep=keep
         )
