@@ -242,7 +242,7 @@ def _check_rows_there(payload: Payload) -> None:
     if payload.routes is not None and payload.embeddings is None:
         raise BadInputError(
             f"client {payload.header.client!r} sent routing, which stands for nothing without its adapters",
-            "give the server's inventory (--inventory FILE), or leave the payload out",
+            "synthesize, verify and forget take those (--inventory FILE); else leave the payload out",
         )
 
 

@@ -61,6 +61,8 @@ def verify(
     """
     if allow and not embeddings:
         raise UsageError("--allow says whose payloads may be read, and no payloads are given", "give --embeddings too")
+    if inventory and not embeddings:
+        raise UsageError("--inventory makes rows of payloads, and no payloads are given", "give --embeddings too")
     if repair and not embeddings:
         raise UsageError(
             "--repair draws images again, and needs the payloads they come from",

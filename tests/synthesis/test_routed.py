@@ -85,6 +85,7 @@ def test_it_travels_and_draws_what_equal_embeddings_draw(random_mini, adapters, 
     left += ("--model", random_mini, "--backend", "torch", "--engines", tmp_path / "engines")
     checked = run("verify", tmp_path / "routed-images", *left[3:], "--inventory", adapters)
     assert checked.exit_code == 0, checked.output
+    assert run("verify", tmp_path / "routed-images", "--inventory", adapters).exit_code == 2
     gone = run("forget", *left, "--inventory", adapters)
     assert gone.exit_code == 0, gone.output
     assert "ann" not in content(tmp_path / "routed-images")["dataset.json"].decode()
