@@ -110,6 +110,21 @@ def learned(result: dict[str, Any]) -> Table:
     return ("domain", *prompts), [(domain, *found) for domain, found in cells.items()]
 
 
+def routed(result: dict[str, Any]) -> Table:
+    """A domain and what the clients sent a line."""
+    rows: list[Sequence[str]] = [
+        (
+            row["domain"],
+            row["prompts"],
+            spread([run["test"] for run in row["runs"]]),
+            f"{median(run['bytes'] for run in row['runs']):,.0f}",
+            f"{median(run['seconds'] for run in row['runs']):,.0f}",
+        )
+        for row in result["rows"]
+    ]
+    return ("domain", "sent", "accuracy", "bytes", "seconds of clients"), rows
+
+
 def membership(result: dict[str, Any]) -> Table:
     """What each recipe's models give away, the control last."""
     rows: list[Sequence[str]] = [

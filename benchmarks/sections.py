@@ -118,6 +118,12 @@ SECTIONS = {
         "a class drawn from instance-level prompts under the labels that were found; a dash was not trained.",
         unlabelled_columns.unlabelled,
     ),
+    "routed": Section(
+        "Routing",
+        "Images of a domain that neither `mini` nor the inventory of adapters saw: the global model's accuracy, and "
+        "what all clients together sent and spent, by what they sent.",
+        columns.routed,
+    ),
     "couplings": Section(
         "Couplings of noise and data",
         "Medians of three trainings: the loss on held-out images under independent pairs, the sliced Wasserstein "

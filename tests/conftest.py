@@ -76,6 +76,32 @@ def _save_random_mini(folder):
     )
 
 
+@pytest.fixture(scope="session")
+def adapters(random_mini, tmp_path_factory):
+    """The file of an inventory for `random_mini`: three adapters of random weights, two heads."""
+    from fglfast.generator.inventory import Description, Inventory, save_inventory
+    from fglfast.generator.load import read_shapes, weights_fingerprint
+    from fglfast.generator.text import text_fingerprint
+
+    shapes = read_shapes(random_mini, 32)
+    description = Description(
+        adapters=3,
+        heads=2,
+        rank=2,
+        text_encoder=text_fingerprint(random_mini),
+        model=weights_fingerprint(random_mini),
+        length=shapes.text_length,
+        width=shapes.text_width,
+        transformations=("unchanged", "inverted"),
+    )
+    made, draws = Inventory(description), torch.Generator().manual_seed(5)
+    for parameter in made.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=draws) / 4
+    path = tmp_path_factory.mktemp("inventory") / "adapters.safetensors"
+    save_inventory(made, path)
+    return path
+
+
 @pytest.fixture
 def hub(random_mini, tmp_path, monkeypatch):
     """A hub that has the random small model as `someone/something`, and more files in it than any run needs."""

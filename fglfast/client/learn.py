@@ -104,7 +104,7 @@ def learn(
     )
     text, fit = LearnedText(prompts_KLD, settings.vectors), FIT.model_copy(update={"steps": settings.steps})
     with sole(state):
-        examples, images = _examples(generator, dataset, labels, size)
+        examples, images = read_examples(generator, dataset, labels, size)
         begun = {"images": images, "prompts": prompts, "model": weights_fingerprint(model), "vectors": settings.vectors}
         claim(state / "learn.json", begun, "embeddings of other images, another model or other settings")
         learned_KLD = invert(generator, task, examples, text, fit, state)
@@ -115,7 +115,7 @@ def learn(
     return Learned(eight_bits(payload) if send == "int8" else payload, before, after)
 
 
-def _examples(
+def read_examples(
     generator: Generator, dataset: LabelledImages, labels: NDArray[np.int64], size: int
 ) -> tuple[Examples, str]:
     """The images as latents, their classes numbered as `labels` lists them, and a digest of both."""

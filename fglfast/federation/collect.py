@@ -201,6 +201,8 @@ class _Door:
 
     def _check(self, payload: Payload) -> None:
         """What would stop all others if it were merged, or draw what its labels do not say."""
+        if payload.routes is not None:
+            raise BadInputError("routing, and this federation has no inventory of adapters", "embed without --route")
         if payload.embeddings is None or payload.embeddings.shape[1:] != self.shape:
             found = list(payload.prompts().shape[1:])
             raise BadInputError(f"rows of {found}, not embeddings of {list(self.shape)}", "embed again")

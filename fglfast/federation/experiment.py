@@ -225,6 +225,8 @@ class Experiment(OneShot):
             raise ValueError("give at least one seed and one method")
         if self.privacy and self.prompt_level == "learned":
             raise ValueError("learned embeddings carry no noise: leave out privacy, or choose another prompt_level")
+        if self.prompt_level == "routed":
+            raise ValueError("no inventory goes to a federation's clients: choose another prompt_level")
         for method, choice in self.chosen.items():
             if method not in TRAINED or (choice.proximal_mu and method != "fedprox"):
                 raise ValueError(f"chosen: no client of {method} trains with that; choose for {', '.join(TRAINED)}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fglfast.payload.rows import Form, Payload
+from fglfast.payload.rows import Carried, Payload
 
 STEPS = 127  # codes on either side of zero
 FLOAT16_MAX = 65504.0
@@ -40,10 +40,12 @@ def unpack(tensors: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return found
 
 
-def tensor_bytes(payload: Payload) -> dict[Form, int]:
+def tensor_bytes(payload: Payload) -> dict[Carried, int]:
     """Bytes of the tensors in each form that these prompts could travel in; a file has a header beside them."""
-    sizes: dict[Form, int] = {}
-    if payload.embeddings is not None:
+    sizes: dict[Carried, int] = {}
+    if payload.routes is not None:
+        sizes["routes"] = payload.routes.nbytes
+    elif payload.embeddings is not None:
         rows, length, width = payload.embeddings.shape
         sizes = {"embeddings": 2 * rows * length * width, "int8": rows * length * (width + 4)}
     if payload.token_ids is not None:

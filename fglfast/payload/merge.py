@@ -86,6 +86,7 @@ def merge_payloads(payloads: Iterable[Payload]) -> Merged:
     senders: dict[str, str] = {}
     named: dict[str, str] = {}
     for payload in payloads:
+        _check_rows_there(payload)
         first = first or payload
         client = payload.header.client
         if client in parts:
@@ -146,7 +147,7 @@ def fingerprint(payload: Payload) -> str | None:
     """
     privacy, level = payload.header.privacy, payload.header.prompt_level
     noisy = privacy is not None and privacy.noise > 0 and privacy.clip > 0
-    own = level == "learned" or noisy
+    own = level in ("learned", "routed") or noisy
     if not own and (level == "class" or len(payload.labels) < DISTINCTIVE_ROWS):
         return None
     facts = zip(payload.prompts(), payload.labels.tolist(), payload.counts.tolist(), strict=True)
@@ -236,6 +237,15 @@ def _place(row: NDArray[Any], places: dict[bytes, int], distinct: list[NDArray[A
     return places[key]
 
 
+def _check_rows_there(payload: Payload) -> None:
+    """Refuse routing that no inventory has made rows of."""
+    if payload.routes is not None and payload.embeddings is None:
+        raise BadInputError(
+            f"client {payload.header.client!r} sent routing, which stands for nothing without its adapters",
+            "synthesize, verify and forget take those (--inventory FILE); else leave the payload out",
+        )
+
+
 def _check_pair(left: Payload, right: Payload) -> None:
     """Refuse two payloads that cannot be merged."""
     one, other = left.header, right.header
@@ -244,7 +254,7 @@ def _check_pair(left: Payload, right: Payload) -> None:
         raise BadInputError(f"class_names: {who} differ", "embed with the same class names in the same order")
     if one.text_encoder != other.text_encoder:
         raise BadInputError(f"text_encoder: {who} differ", "embed with the same model folder")
-    if left.tensors().keys() != right.tensors().keys():
+    if (left.token_ids is None) != (right.token_ids is None):
         raise BadInputError(f"embeddings: {who} differ, one sends token_ids", "choose one for all clients")
     shapes = left.prompts().shape[1:], right.prompts().shape[1:]
     if shapes[0] != shapes[1]:

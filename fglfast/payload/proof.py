@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fglfast.payload.coding import FLOAT16_MAX, STEPS
-from fglfast.payload.header import refuse
+from fglfast.payload.header import ROUTED_VERSION, refuse
 from fglfast.payload.rows import Payload, row_key
 
 MAX_IMAGES = 1 << 48  # of one payload: the images of 32,768 clients still add up within int64
@@ -39,6 +39,7 @@ MEMORY = {
     "labels": Kind(("I64",), 1),
     "counts": Kind(("I64",), 1),
 }
+ROUTED = {"routes": Kind(("F16",), 2), "labels": MEMORY["labels"], "counts": MEMORY["counts"]}
 # By format version; the first holds the tensors of memory as they are.
 TENSORS = {
     1: MEMORY,
@@ -49,7 +50,9 @@ TENSORS = {
         "token_ids": Kind(("U16", "I32"), 2),
         "padding": Kind(("I32",), 1),
     },
+    ROUTED_VERSION: ROUTED,
 }
+PROMPTS = ("embeddings", "token_ids", "routes")
 
 
 def specs_of(tensors: Mapping[str, NDArray[Any]]) -> Specs:
@@ -77,7 +80,7 @@ def check_shapes(specs: Specs, kinds: Mapping[str, Kind], path: Path) -> None:
         if len(shape) != dimensions or not all(shape):
             refuse(path, name, f"shape {list(shape)}, not {dimensions} dimensions of at least 1")
     for name, (_, shape) in specs.items():
-        if name != "padding" and shape[0] != specs["labels"][1][0]:
+        if name not in ("padding", "routes") and shape[0] != specs["labels"][1][0]:
             refuse(path, name, f"{shape[0]} rows, where labels has {specs['labels'][1][0]}")
     _check_companions(specs, kinds, path)
 
@@ -87,8 +90,9 @@ def _check_names(specs: Specs, kinds: Mapping[str, Kind], path: Path) -> None:
     for name in specs:
         if name not in kinds:
             refuse(path, name, "unknown tensor")
-    if ("embeddings" in specs) == ("token_ids" in specs):
-        refuse(path, "embeddings", "exactly one of embeddings and token_ids must be there")
+    possible = [name for name in PROMPTS if name in kinds]
+    if sum(name in specs for name in possible) != 1:
+        refuse(path, possible[0], f"exactly one of {' and '.join(possible)} must be there")
     for name in ("labels", "counts"):
         if name not in specs:
             refuse(path, name, "missing")
@@ -145,6 +149,9 @@ def check_rows(payload: Payload, path: Path) -> None:
         refuse(path, "counts", f"row {row} is {counts[row]}, not 1 to {MAX_IMAGES}")
     if (images := sum(counts.tolist())) > MAX_IMAGES:
         refuse(path, "counts", f"{images} images in all, more than {MAX_IMAGES}")
+    if payload.routes is not None:
+        _check_routes(payload.routes, labels, path)
+        return
     name = "token_ids" if payload.embeddings is None else "embeddings"
     if name == "token_ids" and payload.header.prompt_level == "learned":
         refuse(path, "prompt_level", "learned embeddings, and the rows are token ids")
@@ -158,3 +165,11 @@ def check_rows(payload: Payload, path: Path) -> None:
         first = seen.setdefault(row_key(label, values), row)
         if first != row:
             refuse(path, name, f"rows {first} and {row} are the same prompt", "add their counts up in one row")
+
+
+def _check_routes(routes_RH: NDArray[np.float16], labels: NDArray[np.int64], path: Path) -> None:
+    """All rows have one routing, so that those of one class would be the same prompt."""
+    if not np.isfinite(routes_RH).all():
+        refuse(path, "routes", "NaN or infinity", "look for an overflow of float16 where it was made")
+    if len(np.unique(labels)) < len(labels):
+        refuse(path, "labels", "several rows of one class", "add their counts up in one row")

@@ -93,6 +93,7 @@ def load_signed(
         tensors["labels"],
         tensors["counts"],
         int8="scales" in packed,
+        routes=tensors.get("routes"),
     )
     check_rows(payload, path)
     return payload, signature

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from fglfast.payload.header import REVEALS, PayloadHeader
 
-Form = Literal["embeddings", "int8", "tokens"]
+Form = Literal["embeddings", "int8", "tokens"]  # of prompts
+Carried = Literal[Form, "routes"]
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,12 @@ class Payload:
     Attributes:
         header: who sends it, and what the rows mean.
         embeddings: float16 text embeddings [N,L,D], or None.
-        token_ids: int32 token ids [N,T], or None; exactly one of the two is there.
+        token_ids: int32 token ids [N,T], or None.
         labels: class of each row [N], indices into `header.class_names`.
         counts: private images behind each row [N], at least 1.
         int8: the file holds the embeddings in eight bits; in memory they are what those bits mean.
+        routes: float16 routing logits [R,H] that mix the adapters of the server's inventory for all rows, or None. What
+            travels is these, embeddings or token ids; the server makes embeddings of these, which stand beside them.
     """
 
     header: PayloadHeader
@@ -32,10 +35,13 @@ class Payload:
     labels: NDArray[np.int64]
     counts: NDArray[np.int64]
     int8: bool = False
+    routes: NDArray[np.float16] | None = None
 
     @property
-    def form(self) -> Form:
+    def form(self) -> Carried:
         """What its file carries."""
+        if self.routes is not None:
+            return "routes"
         return "tokens" if self.embeddings is None else "int8" if self.int8 else "embeddings"
 
     @property
@@ -50,12 +56,13 @@ class Payload:
         )
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """The tensors that are there, by name."""
-        named = {name: getattr(self, name) for name in ("embeddings", "token_ids", "labels", "counts")}
+        """The tensors that travel, by name."""
+        prompts = ("routes",) if self.routes is not None else ("embeddings", "token_ids")
+        named = {name: getattr(self, name) for name in (*prompts, "labels", "counts")}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def prompts(self) -> NDArray[Any]:
-        """The embeddings, or the token ids."""
+        """The embeddings, or the token ids; routed ones have embeddings when the server has made them."""
         rows = self.embeddings if self.embeddings is not None else self.token_ids
         assert rows is not None
         return rows

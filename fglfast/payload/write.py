@@ -7,8 +7,8 @@ from safetensors.numpy import save
 from fglfast.base.errors import BadInputError
 from fglfast.base.files import write_atomic
 from fglfast.payload.coding import pack
-from fglfast.payload.header import METADATA_KEY, parse_header
-from fglfast.payload.proof import MEMORY, check_rows, check_shapes, specs_of
+from fglfast.payload.header import METADATA_KEY, ROUTED_VERSION, parse_header
+from fglfast.payload.proof import MEMORY, ROUTED, check_rows, check_shapes, specs_of
 from fglfast.payload.read import check_header_size
 from fglfast.payload.rows import Payload, little_endian
 from fglfast.payload.signature import SIGNATURE_KEY, Signer
@@ -25,7 +25,9 @@ def save_payload(payload: Payload, path: Path, signer: Signer | None = None) -> 
     """
     text = payload.header.canonical()
     parse_header(text, path)
-    check_shapes(specs_of(payload.tensors()), MEMORY, path)
+    check_shapes(
+        specs_of(payload.tensors()), ROUTED if payload.header.format_version == ROUTED_VERSION else MEMORY, path
+    )
     check_rows(payload, path)
     tensors = {name: little_endian(tensor) for name, tensor in pack(payload).items()}
     content = save(tensors, metadata={METADATA_KEY: text} | ({SIGNATURE_KEY: signer.blank()} if signer else {}))

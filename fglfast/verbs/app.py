@@ -6,12 +6,25 @@ import typer
 
 from fglfast import __version__
 from fglfast.base.console import LEVEL, Level, set_level, stdout
-from fglfast.verbs import datasets, for_clients, kit, operators, payloads, runs, stages, tools, trainers, training
+from fglfast.verbs import (
+    datasets,
+    embed,
+    for_clients,
+    kit,
+    operators,
+    payloads,
+    runs,
+    stages,
+    tools,
+    trainers,
+    training,
+)
 from fglfast.verbs.command import PANELS, app
 
 __all__ = [
     "app",
     "datasets",
+    "embed",
     "for_clients",
     "kit",
     "operators",

@@ -18,14 +18,14 @@ from fglfast.verbs.options import (
     AsJson,
     BatchSize,
     Engines,
+    InventoryFile,
     JudgeName,
     OtherBackend,
     OtherModel,
     OtherPrecision,
     OtherSize,
     RecipeName,
-    payload_files,
-    read_allowed,
+    each_payload,
     read_payloads,
 )
 
@@ -49,6 +49,7 @@ def verify(
     precision: OtherPrecision = None,
     image_size: OtherSize = None,
     batch_size: BatchSize = None,
+    inventory: InventoryFile = None,
     judge: JudgeName = None,
     allow: Allow = None,
     engines: Engines = DEFAULT_ENGINES,
@@ -60,6 +61,8 @@ def verify(
     """
     if allow and not embeddings:
         raise UsageError("--allow says whose payloads may be read, and no payloads are given", "give --embeddings too")
+    if inventory and not embeddings:
+        raise UsageError("--inventory makes rows of payloads, and no payloads are given", "give --embeddings too")
     if repair and not embeddings:
         raise UsageError(
             "--repair draws images again, and needs the payloads they come from",
@@ -70,12 +73,12 @@ def verify(
     from fglfast.synthesis.self_judge import LazyEngine
     from fglfast.synthesis.verify import verify as check
 
-    merged = read_payloads(embeddings, allow) if embeddings else None
+    asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size) if embeddings else None
+    merged = read_payloads(embeddings, allow, inventory, asked) if embeddings else None
     checked = check(data, merged)
     bad = {shard_name(shard.number): shard.problem for shard in checked if shard.problem}
     mended = bool(repair and merged and bad)
-    if merged and mended:
-        asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
+    if merged and asked and mended:
         check_model = partial(mending.check_model, data)
         drawing = LazyEngine(asked, engines, partial(open_engine, asked, engines, batch_size, check=check_model))
         judging = open_judge(judge, merged.class_names, drawing)
@@ -111,6 +114,7 @@ def forget(
     precision: OtherPrecision = None,
     image_size: OtherSize = None,
     batch_size: BatchSize = None,
+    inventory: InventoryFile = None,
     judge: JudgeName = None,
     allow: Allow = None,
     engines: Engines = DEFAULT_ENGINES,
@@ -121,15 +125,13 @@ def forget(
     Other clients' prompts get its share of a class, so that classes stay balanced; what is there of theirs stays. A
     receipt is left in the folder, without the client's name.
     """
-    from fglfast.payload import load_payload
     from fglfast.synthesis.drawn import Drawn
     from fglfast.synthesis.forget import forget as stage
     from fglfast.synthesis.repair import check_model
     from fglfast.synthesis.self_judge import LazyEngine
 
-    allowed = read_allowed(allow)
-    payloads = (load_payload(path, allowed=allowed) for path in payload_files(embeddings))
     asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
+    payloads = each_payload(embeddings, allow, inventory, asked)
     check = partial(check_model, out)
     drawing = LazyEngine(asked, engines, partial(open_engine, asked, engines, batch_size, check=check))
     judging = open_judge(judge, Drawn.of(out).class_names, drawing) if judge else None

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -115,6 +115,13 @@ TrustedCounts = Annotated[
         show_default=False,
     ),
 ]
+InventoryFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of adapters that routed payloads mix, as fglfast inventory made it; the clients have a copy.",
+        show_default=False,
+    ),
+]
 DEFAULT_ENGINES = Path("engines/build")
 
 
@@ -144,13 +151,28 @@ def _entries(folder: Path, part: str) -> list[Path]:
     return [folder / name for name in glob.glob(part, root_dir=folder)]  # noqa: PTH207 (leaves hidden files out)
 
 
-def read_payloads(pattern: str, allow: Path | None) -> Any:
-    """The rows of all payloads that a pattern names; with `allow`, all must be signed by clients on that list."""
-    from fglfast.payload import load_payload
+def read_payloads(pattern: str, allow: Path | None, inventory: Path | None = None, recipe: Any = None) -> Any:
+    """The rows of all payloads that a pattern names; with `allow`, all must be signed by clients on that list.
+
+    With `inventory`, routed ones are read too: they become rows by its adapters and the text encoder of `recipe`.
+    """
     from fglfast.payload.merge import merge_payloads
 
+    return merge_payloads(each_payload(pattern, allow, inventory, recipe))
+
+
+def each_payload(pattern: str, allow: Path | None, inventory: Path | None = None, recipe: Any = None) -> Iterator[Any]:
+    """One payload after the other, as `read_payloads` takes them."""
+    from fglfast.payload import load_payload
+
     allowed = read_allowed(allow)
-    return merge_payloads(load_payload(path, allowed=allowed) for path in payload_files(pattern))
+    if inventory is None:
+        yield from (load_payload(path, allowed=allowed) for path in payload_files(pattern))
+        return
+    from fglfast.synthesis.routed import Router
+
+    router = Router(recipe.model_folder("text"), inventory)
+    yield from (router.rows(load_payload(path, allowed=allowed)) for path in payload_files(pattern))
 
 
 def check_merged(merged: Any, allow_same_prompt: bool, trusted: list[str] | None, max_share: float = 1.0) -> None:

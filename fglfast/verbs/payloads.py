@@ -34,7 +34,8 @@ def inspect(
     header = payload.header
     images = np.zeros(len(header.class_names), dtype=np.int64)
     np.add.at(images, payload.labels, payload.counts)
-    together = same_prompts(merge_payloads([payload]))
+    routed = payload.routes is not None  # whose prompts are the server's to make
+    together = [] if routed else same_prompts(merge_payloads([payload]))
     by_class = dict(zip(header.class_names, images.tolist(), strict=True))
     result = {
         "file": str(file),
@@ -43,11 +44,12 @@ def inspect(
         "format_version": header.format_version,
         "prompt_level": header.prompt_level,
         "domain": header.domain,
+        "inventory": header.inventory,
         "text_encoder": header.text_encoder,
         "privacy": header.privacy.model_dump() if header.privacy else None,
         "reveals": payload.reveals,
         "form": payload.form,
-        "shape": list(payload.prompts().shape),
+        "shape": list((payload.prompts() if payload.routes is None else payload.routes).shape),
         "tensor_bytes": tensor_bytes(payload),
         "images_by_class": by_class,
         "same_prompt": together,

@@ -18,6 +18,7 @@ from fglfast.verbs.options import (
     AsJson,
     BatchSize,
     Engines,
+    InventoryFile,
     JudgeName,
     OtherBackend,
     OtherGuidance,
@@ -98,6 +99,7 @@ def synthesize(
         ),
     ] = 1.0,
     trusted_counts: TrustedCounts = None,
+    inventory: InventoryFile = None,
     judge: JudgeName = None,
     keep: Annotated[
         str | None,
@@ -143,9 +145,9 @@ def synthesize(
     from fglfast.synthesis.settings import SynthesisSettings
 
     _check_keep(keep, judge)
-    merged = read_payloads(embeddings, allow)
-    check_merged(merged, allow_same_prompt, trusted_counts, max_share_per_client)
     asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
+    merged = read_payloads(embeddings, allow, inventory, asked)
+    check_merged(merged, allow_same_prompt, trusted_counts, max_share_per_client)
 
     def check(folder: Path, image_size: int) -> None:
         stage.check_work(merged, settings, out, folder, image_size, update)
@@ -166,7 +168,7 @@ def synthesize(
     if print_config:
         words = {"recipe": recipe, "model": model, "backend": backend, "precision": precision, "format": format}
         more = {"image_size": image_size, "batch_size": batch_size, "allow_same_prompt": allow_same_prompt}
-        of_clients = {"trusted_counts": trusted_counts or None}
+        of_clients = {"trusted_counts": trusted_counts or None, "inventory": inventory and str(inventory)}
         print_settings(
             settings.model_copy(update={"judge": None}), **words, **more, **of_clients, judge=judge, keep=keep
         )

@@ -9,12 +9,14 @@ import typer
 
 from fglfast.base.errors import UsageError
 from fglfast.verbs.command import GENERATORS, renamed, tell, verb
+from fglfast.verbs.documented import checked
 from fglfast.verbs.opening import asked_recipe, open_engine
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
     Allow,
     AsJson,
     Engines,
+    ModelName,
     OtherGuidance,
     OtherModel,
     OtherPrecision,
@@ -87,6 +89,46 @@ def pretrain(
     probe = f"fglfast probe IMAGES --model {model}"
     line = f"model: {model}\nhow well it draws images like a client's own, the client finds out with: {probe}"
     tell({"model": str(model), "probe": probe}, as_json, line)
+
+
+@verb(GENERATORS)
+def inventory(
+    data: Annotated[str, typer.Argument(help="Public images with class names: PATH[:SPLIT].")],
+    out: Annotated[Path, typer.Option(help="File of the adapters to write (.safetensors), for server and clients.")],
+    model: ModelName = "mini",
+    adapters: Annotated[int, typer.Option(min=2, help="How many adapters are learned.")] = 12,
+    heads: Annotated[int, typer.Option(min=1, help="Blocks of an embedding's channels that are mixed apart.")] = 4,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of each adapter.")] = 4,
+    images: Annotated[
+        int, typer.Option(min=1, help="Images of each class that are shown under each transformation.")
+    ] = 50,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps, at a batch of 20.")] = 2000,
+    transformations: Annotated[
+        str | None,
+        typer.Option(
+            help="Names of the transformations that the images are shown under, with commas.", show_default="all"
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Learn adapters of a generator's prompts from transformed public images, for embed --route; a second call goes on.
+
+    Clients then send which mixture of them fits their images: under 1 kB, where learned embeddings are tens of them.
+    """
+    from fglfast.base.files import usable_file
+    from fglfast.generator.inventory import save_inventory
+    from fglfast.generator.learning.make_inventory import InventorySettings, make_inventory
+    from fglfast.generator.text import resolve_model
+    from fglfast.images.dataset import read_dataset
+
+    usable_file(out)
+    asked = {"adapters": adapters, "heads": heads, "rank": rank, "images": images, "steps": steps}
+    named = {"transformations": tuple(transformations.split(","))} if transformations else {}
+    settings = checked(InventorySettings, **asked, **named)
+    made = make_inventory(read_dataset(data), resolve_model(model), out.with_suffix(".learning"), settings)
+    size = save_inventory(made, out)
+    result = {"file": str(out), "bytes": size, "fingerprint": made.fingerprint(), "adapters": adapters, "heads": heads}
+    tell(result, as_json, f"{out}: {adapters} adapters, {size:,} bytes; give clients a copy, for embed --route {out}")
 
 
 @verb(GENERATORS)

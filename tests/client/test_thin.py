@@ -18,7 +18,9 @@ from fglfast.base.extras import EXTRAS, needing
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MODULES = {"pillow": "PIL", "pot": "ot", "dp-accounting": "dp_accounting", "onnxruntime-gpu": "onnxruntime"}
-HEAVY = ("fglfast.client.caption_model", "fglfast.client.learn")  # the client's two that compute
+HEAVY = tuple(
+    f"fglfast.client.{name}" for name in ("caption_model", "learn", "private_route", "route")
+)  # the client's that compute
 
 
 def modules(requirements):

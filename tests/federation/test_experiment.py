@@ -58,6 +58,7 @@ def test_unknown_preset_names_the_others():
         ({"partition": {"clients": 0}}, "partition.clients"),
         ({"train": {"arch": "resnet18"}}, "image_size"),
         ({"privacy": {"epsilon": 2.0}, "prompt_level": "learned"}, "carry no noise"),
+        ({"prompt_level": "routed"}, "no inventory"),
         ({"chosen": {"fgl": {"learning_rate": 0.1}}}, "no client of fgl"),
         ({"chosen": {"fedavg": {"proximal_mu": 0.1}}}, "no client of fedavg"),
         ({"typo": 1}, "typo"),

@@ -21,12 +21,13 @@ Tensors = dict[str, np.ndarray]
 
 
 class Payloads:
-    """Payloads of all three forms."""
+    """Payloads of all four forms."""
 
     def __init__(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             forms = ("embeddings", "int8", "tokens")
             self.samples = [_sample(Path(folder), form, rows) for form in forms for rows in (1, 6)]
+            self.samples += [_sample(Path(folder), "routes", rows) for rows in (1, 3)]
         self.files = {FILE: self.samples[0]}
 
     def cases(self) -> st.SearchStrategy[Case]:
@@ -114,6 +115,7 @@ def _values(draw: Draw, content: bytes) -> Made:
         "scales": ((np.nan, "refused"), (-1.0, "refused"), (1e30, "refused"), (np.inf, "refused"), (1.0, "either")),
         "padding": ((-1, "refused"), (2**31 - 1, "either"), (9, "either")),
         "token_ids": ((-1 if kind == "i" else 7, "either"), (3, "either")),
+        "routes": ((np.nan, "refused"), (np.inf, "refused"), (1.5, "accepted")),
         "embeddings": ((np.nan, "refused"), (-np.inf, "refused"), (1.5, "either"))
         if kind == "f"
         else ((-128, "refused"), (5, "either")),
@@ -188,7 +190,11 @@ def _sample(folder: Path, form: str, rows: int) -> bytes:
     header = PayloadHeader(client="ann", class_names=names, prompt_level="class", text_encoder="ab" * 32)
     draw = np.random.default_rng(rows)
     labels, counts = np.arange(rows, dtype=np.int64) % 3, np.arange(1, rows + 1, dtype=np.int64)
-    if form == "tokens":
+    if form == "routes":
+        facts = {"format_version": 3, "prompt_level": "routed", "inventory": "cd" * 32}
+        half = draw.normal(size=(3, 2)).astype(np.float16)
+        payload = Payload(header.model_copy(update=facts), None, None, labels, counts, routes=half)
+    elif form == "tokens":
         ids = np.full((rows, 16), 1, np.int32)
         ids[:, :5] = draw.integers(2, 500, (rows, 5))
         payload = Payload(header, None, ids, labels, counts)
@@ -235,10 +241,11 @@ CHANGES: dict[str, tuple[str, st.SearchStrategy[Any], Expected | Callable[[Any],
     "classes by the thousand": ("class_names", st.just([f"more {number}" for number in range(2000)]), "accepted"),
     "too many classes": ("class_names", st.just([f"more {number}" for number in range(100_001)]), "refused"),
     "no class": ("class_names", st.just([]), "refused"),
-    "version": ("format_version", one((0, 3, -1, 2**40, 2.0, True, "2")), "refused"),
+    "version": ("format_version", one((0, 4, -1, 2**40, 2.0, True, "2")), "refused"),
     "unknown key": ("more", ODD, "refused"),
     "strange key": ("__class__", ODD, "refused"),
-    "level": ("prompt_level", one(("instance", "learned")), "either"),  # learned embeddings have no token ids
+    "level": ("prompt_level", one(("instance", "learned")), "either"),  # neither has routing; learned, no token ids
+    "routed": ("prompt_level", st.just("routed"), "either"),  # it is, or has no routing
     "privacy": ("privacy", one((PRIVACY, PRIVACY | {"unit": "image", "uploads": 3})), "accepted"),
     "wrong privacy": ("privacy", WRONG.map(lambda wrong: PRIVACY | dict([wrong])), "refused"),
 }
@@ -282,6 +289,8 @@ def _wrong_bytes(content: bytes, header: dict[str, Any]) -> str:
 
 
 def _wrong_rows(tensors: Tensors, facts: dict[str, Any], accepted: Payload) -> str:
+    if "routes" in tensors:
+        return _wrong_routes(tensors, facts, accepted)
     rows = tensors["embeddings"] if "embeddings" in tensors else tensors["token_ids"].astype(np.int64)
     if "scales" in tensors:
         rows = (rows.astype(np.float32) * tensors["scales"][:, :, None]).astype(np.float16)
@@ -304,6 +313,21 @@ def _wrong_rows(tensors: Tensors, facts: dict[str, Any], accepted: Payload) -> s
         return "a value that is no number, or an id below zero"
     seen = {(int(label), tuple(row.ravel().tolist())) for label, row in zip(labels, rows, strict=True)}
     return "" if len(seen) == len(rows) else "the same prompt twice"
+
+
+def _wrong_routes(tensors: Tensors, facts: dict[str, Any], accepted: Payload) -> str:
+    routes, labels, counts = tensors["routes"], tensors["labels"], tensors["counts"]
+    if (facts["format_version"], facts["prompt_level"]) != (3, "routed") or not facts.get("inventory"):
+        return "routing in a payload that is not routed"
+    told = (accepted.routes, routes), (accepted.labels, labels), (accepted.counts, counts)
+    if not all(one is not None and np.array_equal(one, other) for one, other in told):
+        return "other routing, labels or counts"
+    if routes.ndim != 2 or not routes.size or not np.isfinite(routes).all():
+        return "routing that is no numbers"
+    in_range = labels.min() >= 0 and labels.max() < len(facts["class_names"])
+    if not in_range or counts.min() < 1 or sum(map(int, counts)) > 2**48 or len(labels) != len(counts):
+        return "a label or a count out of range"
+    return "" if len(set(labels.tolist())) == len(labels) else "a class twice"
 
 
 def _changes(accepted: Payload, folder: Path) -> str:

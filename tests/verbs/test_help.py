@@ -13,7 +13,9 @@ from fglfast.base.errors import UsageError
 from fglfast.client.learn import LearnSettings
 from fglfast.client.privacy import Budget
 from fglfast.client.pseudo_labels import LabelSettings
+from fglfast.client.route import RouteSettings
 from fglfast.distill.distill import DistillSettings
+from fglfast.generator.learning.make_inventory import InventorySettings
 from fglfast.generator.learning.pretrain import PretrainSettings
 from fglfast.lab.bench.measure import BenchSettings
 from fglfast.lab.probe.probe import ProbeSettings
@@ -74,6 +76,8 @@ REPEATED = [
     ],
     ("embed", "learn_steps", LearnSettings, "steps"),
     ("embed", "vectors", LearnSettings, "vectors"),
+    ("embed", "route_steps", RouteSettings, "steps"),
+    *[("inventory", name, InventorySettings, name) for name in ("adapters", "heads", "rank", "images", "steps")],
     *[("probe", name, ProbeSettings, name) for name in ("images", "seed", "prompt_level")],
     *[("bench", name, BenchSettings, name) for name in ("rounds", "longest_round", "arch")],
     *[("distill", name, DistillSettings, name) for name in ("method", "steps", "blocks", "pairs_per_class")],

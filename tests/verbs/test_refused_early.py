@@ -44,6 +44,7 @@ def arguments(verb, folder, out, payloads="ann.safetensors"):
         "place-steps": drawing,
         "train": [folder],
         "pretrain": ["--data", "fashion:test"],
+        "inventory": ["fashion:test"],
         "demo": [],
         "run": ["fashion"],
         "audit": ["nowhere"],
@@ -53,7 +54,7 @@ def arguments(verb, folder, out, payloads="ann.safetensors"):
 
 
 DRAWING = ("synthesize", "dry run", "distill", "tune", "place-steps")
-FILES = ("embed", "place-steps", "bench")
+FILES = ("embed", "place-steps", "bench", "inventory")
 FOLDERS = ("synthesize", "dry run", "distill", "tune", "train", "pretrain", "demo", "run", "audit")
 
 

@@ -108,12 +108,34 @@ def invert(
         Text embeddings [K,L,D].
     """
     scale = float(text.vectors.detach().square().mean().sqrt())
-    scaled = settings.model_copy(update={"learning_rate": settings.learning_rate * scale})
-    fit = Fit("learn", nn.ModuleDict({"text": text}), scaled, state)
-    fit.run(lambda size, draws: loss(generator, task, text, examples, size, draws), on_grid=lambda _: None)
+    fit_text(
+        generator,
+        task,
+        examples,
+        text,
+        settings.model_copy(update={"learning_rate": settings.learning_rate * scale}),
+        state,
+    )
     with torch.no_grad():
         learned_KLD: Tensor = text(torch.arange(len(text.vectors)))
     return learned_KLD
+
+
+def fit_text(
+    generator: Generator, task: Task, examples: Examples, text: nn.Module, settings: FitSettings, state: Path
+) -> None:
+    """Learn whatever a module makes text embeddings by, in place, from images of those texts; resumes from `state`.
+
+    Args:
+        generator: frozen.
+        task: what its UNet was trained to predict.
+        examples: of K classes.
+        text: the text embeddings [U,L,D] of some classes [U], by parameters that are learned.
+        settings: how long and how fast.
+        state: folder of the checkpoint and the logged loss.
+    """
+    fit = Fit("learn", nn.ModuleDict({"text": text}), settings, state)
+    fit.run(lambda size, draws: loss(generator, task, text, examples, size, draws), on_grid=lambda _: None)
 
 
 def loss(

@@ -81,7 +81,10 @@ def _open_payload(files: Files) -> Payload | None:
     """The upload, refused before anything is attacked if another text encoder made it: all read from it were wrong."""
     if files.payload is None:
         return None
-    return load_payload(files.payload, text_encoder=text_fingerprint(files.generator))
+    payload = load_payload(files.payload, text_encoder=text_fingerprint(files.generator))
+    if payload.routes is not None:
+        raise BadInputError(f"{files.payload}: routing, which no audit reads", "leave out --payload")
+    return payload
 
 
 def _inversions(files: Files, payload: Payload | None) -> list[Inversion]:

@@ -1,0 +1,153 @@
+"""A client's images to a payload of routing: what mixes the server's adapters, and which classes the client holds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from fglfast.base.config import Settings, first_problem
+from fglfast.base.console import note
+from fglfast.base.errors import BadInputError, UsageError
+from fglfast.base.files import claim, sole
+from fglfast.client.learn import read_examples
+from fglfast.client.privacy import Budget
+from fglfast.client.private_route import private_route
+from fglfast.client.prompts import class_level_prompts
+from fglfast.generator.blocks import load_blocks
+from fglfast.generator.inventory import Inventory, load_inventory
+from fglfast.generator.learning.invert import Examples, check_generator, judge
+from fglfast.generator.learning.routing import CLIENT_FIT, Learner
+from fglfast.generator.learning.student import Task
+from fglfast.generator.load import load_generator, read_shapes, weights_fingerprint
+from fglfast.generator.text import load_prompts, native_image_size, text_fingerprint
+from fglfast.generator.text_encoder import TextEncoder
+from fglfast.images.labelled import LabelledImages
+from fglfast.payload import Payload, PayloadHeader, Privacy
+from fglfast.payload.header import ROUTED_VERSION
+
+
+class RouteSettings(Settings):
+    """How routing is learned.
+
+    Attributes:
+        steps: of the optimisation, for all classes together.
+    """
+
+    steps: int = Field(CLIENT_FIT.steps, ge=1)
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What came out.
+
+    Attributes:
+        payload: a row a class.
+        class_level: the generator's loss on the client's images under their class prompts; None under a budget, which
+            it is not part of.
+        routed: the same, and for the same draws, under what was learned.
+    """
+
+    payload: Payload
+    class_level: float | None
+    routed: float | None
+
+
+def route(
+    dataset: LabelledImages,
+    client: str,
+    model: Path,
+    inventory: Path,
+    state: Path,
+    settings: RouteSettings = RouteSettings(),  # noqa: B008 (frozen)
+    domain: str | None = None,
+    budget: Budget | None = None,
+) -> Routed:
+    """Learn which mixture of the server's adapters fits a client's images; killed, it goes on from its last checkpoint.
+
+    Args:
+        dataset: the client's private images.
+        client: its name.
+        model: the generator's diffusers directory.
+        inventory: the server's file of adapters.
+        state: folder of the checkpoint and the logged loss; nothing is kept under a budget.
+        settings: how.
+        domain: a word for all images; it stands in the prompts that are changed and in the header.
+        budget: of differential privacy; None adds no noise.
+
+    Raises:
+        UsageError: the client's name or the domain is refused, or the model is SDXL or a blockwise student.
+        BadInputError: the inventory cannot be used or is another generator's, or `state` was begun with other images,
+            another inventory or other settings.
+        MissingExtraError: there is a budget, and dp-accounting is not installed.
+    """
+    if load_blocks(model).boundaries:
+        raise UsageError("no routing can be learned for a blockwise student", "use its teacher")
+    size, encoded = native_image_size(model), text_fingerprint(model)
+    check_generator(read_shapes(model, size), 1)
+    adapters = load_inventory(inventory, encoded)
+    if adapters.description.model != weights_fingerprint(model):
+        raise BadInputError(f"{inventory}: learned through another generator", "use the server's model")
+    header = _header(client, dataset.class_names, encoded, domain, adapters)
+    learner = _learner(model, adapters, dataset.class_names, domain)
+    counts_K = dataset.counts()
+    fit = CLIENT_FIT.model_copy(update={"steps": settings.steps})
+    if budget:
+        examples, _ = read_examples(learner.generator, dataset, np.arange(len(counts_K)), size)
+        found = private_route(learner, examples, counts_K, fit, budget)
+        return Routed(_payload(header, found.logits, found.counts, found.privacy), None, None)
+    with sole(state):
+        held = np.flatnonzero(counts_K)  # the prompts of these alone are learned under
+        learner = Learner(learner.generator, learner.task, learner.inventory, learner.prompts[held])
+        examples, images = read_examples(learner.generator, dataset, held, size)
+        begun = {"images": images, "inventory": header.inventory, "domain": domain}
+        claim(state / "learn.json", begun, "routing of other images, of another inventory or another domain")
+        logits_RH = learner.learn(examples, fit, state)
+    before, after = _judged(learner, logits_RH, examples, fit.batch_size)
+    note(f"loss {before:.4f} with the class prompts, {after:.4f} with what was learned")
+    return Routed(_payload(header, logits_RH, counts_K, None), before, after)
+
+
+def _header(
+    client: str, class_names: tuple[str, ...], text_encoder: str, domain: str | None, inventory: Inventory
+) -> PayloadHeader:
+    try:
+        return PayloadHeader(
+            format_version=ROUTED_VERSION,
+            client=client,
+            class_names=class_names,
+            prompt_level="routed",
+            text_encoder=text_encoder,
+            domain=domain,
+            inventory=inventory.fingerprint(),
+        )
+    except ValidationError as error:
+        raise UsageError(f"a payload cannot say this: {first_problem(error)}", "give another name or domain") from error
+
+
+def _learner(model: Path, inventory: Inventory, class_names: tuple[str, ...], domain: str | None) -> Learner:
+    """The frozen generator and the prompts of all classes, as the server words them."""
+    generator = load_generator(model, "cuda" if torch.cuda.is_available() else "cpu")
+    device, encoder = generator.projection.linear.weight.device, TextEncoder.load(model)
+    rows = class_level_prompts(class_names, [1] * len(class_names), load_prompts(model, domain).class_level)
+    prompts_KLD = torch.from_numpy(encoder.encode(encoder.tokenize([row.prompt for row in rows]))).to(device)
+    return Learner(generator, Task.of_model(model), inventory.to(device), prompts_KLD)
+
+
+def _judged(learner: Learner, logits_RH: torch.Tensor, examples: Examples, batch_size: int) -> tuple[float, float]:
+    """The loss under the class prompts, and under a routing."""
+    both = (each.__getitem__ for each in (learner.prompts, learner.texts(logits_RH)))
+    before, after = (judge(learner.generator, learner.task, each, examples, batch_size) for each in both)
+    return before, after
+
+
+def _payload(
+    header: PayloadHeader, logits_RH: torch.Tensor, counts_K: NDArray[np.int64], privacy: Privacy | None
+) -> Payload:
+    """A row for each class that there are images of."""
+    labels = np.flatnonzero(counts_K)
+    routes = logits_RH.cpu().numpy().astype(np.float16)
+    stated = header.model_copy(update={"privacy": privacy})
+    return Payload(stated, None, None, labels.astype(np.int64), counts_K[labels].astype(np.int64), routes=routes)
