@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from functools import partial
 
 # Before PyTorch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores
@@ -74,6 +75,14 @@ def _save_random_mini(folder):
     (folder / "prompts.json").write_text(
         '{"class_level": "{label}", "instance_level": "{label}, {caption}", "negative": ""}'
     )
+
+
+@pytest.fixture(scope="session")
+def idle(random_mini):
+    """Make an engine that computes nothing: (decoder, rows of a pass, name) -> Engine."""
+    from idle_engine import idle_engine
+
+    return partial(idle_engine, random_mini)
 
 
 @pytest.fixture
