@@ -8,6 +8,7 @@ import typer
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
 from fglfast.base.wording import duration, size
+from fglfast.pipeline.settings import PILOT_IMAGES
 from fglfast.verbs.command import SERVER, tell, verb
 from fglfast.verbs.opening import asked_recipe, open_engine, open_judge
 from fglfast.verbs.options import (
@@ -34,6 +35,7 @@ from fglfast.verbs.options import (
 )
 from fglfast.verbs.publishing import Private, PushToHub, pushed, repository
 from fglfast.verbs.run_file import PrintConfig, changed_by_file, print_settings, run_file
+from fglfast.verbs.until import PilotImages, UntilGain, Validation, stop_rule
 
 
 @verb(SERVER)
@@ -110,6 +112,9 @@ def synthesize(
     allow_same_prompt: AllowSamePrompt = False,
     push_to_hub: PushToHub = None,
     private: Private = False,
+    until_gain: UntilGain = None,
+    validation: Validation = None,
+    pilot_images: PilotImages = PILOT_IMAGES,
     update: Annotated[
         bool,
         typer.Option(
@@ -141,6 +146,7 @@ def synthesize(
     from fglfast.synthesis.settings import SynthesisSettings
 
     _check_keep(keep, judge)
+    rule = stop_rule(until_gain, validation, images_per_class, pilot_images, update, rank.world_size, out)
     merged = read_payloads(embeddings, allow)
     check_merged(merged, allow_same_prompt, trusted_counts, max_share_per_client)
     there = not dry_run or Path(judge or "").is_dir()  # a dry run fetches none
@@ -158,6 +164,7 @@ def synthesize(
     if print_config:
         words = {"recipe": recipe, "model": model, "backend": backend, "precision": precision, "format": format}
         more = {"image_size": image_size, "batch_size": batch_size, "allow_same_prompt": allow_same_prompt}
+        more |= {"until_gain": until_gain, "validation": validation, "pilot_images": pilot_images if rule else None}
         of_clients = {"trusted_counts": trusted_counts or None}
         print_settings(
             settings.model_copy(update={"judge": None}), **words, **more, **of_clients, judge=judge, keep=keep
@@ -172,14 +179,24 @@ def synthesize(
         return
 
     def check(folder: Path, image_size: int) -> None:
-        stage.check_work(merged, settings, out, folder, image_size, update)
+        stage.check_work(merged, settings, out, folder, image_size, update or rule is not None)
         prove_payloads(embeddings, folder)
 
     hub = repository(push_to_hub, private, "dataset") if not rank.number else None
     engine = open_engine(asked, engines, batch_size, check=check)
-    done = stage.synthesize(engine, merged, settings, out, rank.number, rank.world_size, update, judging)
+    stopped = None
+    if rule:
+        done, stopped = rule.synthesize(engine, merged, settings, out, judging)
+    else:
+        done = stage.synthesize(engine, merged, settings, out, rank.number, rank.world_size, update, judging)
     _finish(out, merged.class_names, done, keep, format)
     pushed(None if done.missing else hub, out, ("imagefolder/*", "parquet/*"))
+    result, line = _drawn(out, engine.key, done, rank)
+    tell(result | ({"stopping": stopped} if stopped else {}), as_json, line)
+
+
+def _drawn(out: Path, engine: str, done: Any, rank: Any) -> tuple[dict[str, Any], str]:
+    """What was drawn, as JSON and in words."""
     rate = done.images / done.seconds if done.seconds else 0.0
     result = {
         "folder": str(out),
@@ -189,7 +206,7 @@ def synthesize(
         "images_per_second": round(rate, 2),
         "network_share": round(done.network_share, 4),
         "bytes": done.bytes,
-        "engine": engine.key,
+        "engine": engine,
         "rank": rank.number,
         "world_size": rank.world_size,
         "missing_shards": done.missing,
@@ -204,7 +221,7 @@ def synthesize(
     again = f"; {done.redrawn} came out blank and were redrawn" if done.redrawn else ""
     left = f"; {done.missing} of {done.shards} shards are not there"
     whole = "; the data set is complete" if rank.world_size > 1 else ""
-    tell(result, as_json, line + again + (left if done.missing else whole))
+    return result, line + again + (left if done.missing else whole)
 
 
 def _planned(planned: dict[str, Any]) -> str:
