@@ -25,8 +25,9 @@ from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages
 from fglfast.images.partition import partition_dirichlet
 from fglfast.payload.merge import merge_payloads
-from fglfast.pipeline.pilots import PILOT, Judges, Pool, right, run_pilots
+from fglfast.pipeline.pilots import PILOT, Judges, Pool, one_more, right, run_pilots
 from fglfast.pipeline.scaling import POINTS, Law, Pilot
+from fglfast.pipeline.stopping import Stopping, Until
 from fglfast.synthesis.settings import SynthesisSettings
 from fglfast.synthesis.synthesize import synthesize
 
@@ -84,27 +85,35 @@ def measure(
     judge, tests = (
         Judges.of(images, names, present, case.side, most) for images, most in ((judges, 1000), (test, 5000))
     )
-    pilots = case.kept("pilots", lambda: _pilots(case, judge))
-    law = Law.of([Pilot(**pilot) for pilot in pilots["pilots"]])
-    chosen = min(MOST, max(POOL, law.until(gain, len(names))))
+    first = case.kept("pilots", lambda: _pilots(case, judge))
+    pilots, spent = tuple(Pilot(**pilot) for pilot in first["pilots"]), first["seconds"]
+    foretold = Law.of(pilots).at(MOST)
+    asked = {"plan": "", "judges": "", "judged_by": "", "most": MOST, "pilot_images": POOL, "classes": len(names)}
+    record = Stopping(until=Until(points=gain), **asked).after(pilots, None)
+    while not record.decided:
+        block = record.images_per_class
+        more = case.kept(f"pilot-{block}", partial(_one_more, case, block, judge))
+        spent += more["seconds"]
+        record = record.after((*record.pilots, Pilot(**more["pilot"])), None)
+    chosen = record.images_per_class
     whole = case.kept(f"at-{MOST}", lambda: _trained(case, MOST, judge, tests))
     stopped = case.kept(f"at-{chosen}", lambda: _trained(case, chosen, judge, tests))
     image = drawing["seconds"] / drawing["images"] * len(names)  # of each class
-    seconds = {"all": MOST * image + whole["seconds"], "pilots": pilots["seconds"]}
-    seconds["stopped"] = chosen * image + stopped["seconds"] + pilots["seconds"]
+    seconds = {"all": MOST * image + whole["seconds"], "pilots": spent}
+    seconds["stopped"] = chosen * image + stopped["seconds"] + spent
     return {
         "level": case.level,
         "seed": case.seed,
         "side": case.side,
-        "foretold": law.at(MOST).model_dump(),
+        "foretold": foretold.model_dump(),
         "measured": whole["judged"],
-        "error": round(POINTS * (law.at(MOST).accuracy - whole["judged"]), 2),
+        "error": round(POINTS * (foretold.accuracy - whole["judged"]), 2),
         "chosen": chosen,
         "tested": {"all": whole["tested"], "stopped": stopped["tested"]},
         "lost": round(POINTS * (whole["tested"] - stopped["tested"]), 2),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "saved": round(1 - seconds["stopped"] / seconds["all"], 4),
-        "pilots": pilots["pilots"],
+        "pilots": [pilot.model_dump() for pilot in record.pilots],
     }
 
 
@@ -135,6 +144,11 @@ def _pilots(case: Case, judge: Judges) -> dict[str, Any]:
     pool = Pool.of(case.data, POOL, case.side)
     found = run_pilots(pool, judge, PILOT.model_copy(update={"seed": 100 * case.seed}))
     return {"pilots": [pilot.model_dump() for pilot in found]}
+
+
+def _one_more(case: Case, images_per_class: int, judge: Judges) -> dict[str, Any]:
+    pool = Pool.of(case.data, images_per_class, case.side)
+    return {"pilot": one_more(pool, judge, PILOT.model_copy(update={"seed": 100 * case.seed})).model_dump()}
 
 
 def _trained(case: Case, images_per_class: int, judge: Judges, tests: Judges) -> dict[str, Any]:

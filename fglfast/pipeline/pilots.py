@@ -26,6 +26,7 @@ from fglfast.training.settings import TrainSettings
 
 SIDE = 32  # pixels at most that a pilot sees
 PILOT = TrainSettings(arch="resnet10-tiny", epochs=15, batch_size=32)
+LEAST_STEPS = 300  # of a pilot: of one that has not learned what it could, more images say nothing
 PARTS = (1, 2, 4)  # the whole, its halves, its quarters
 HELD_OUT = 5  # without real images, of so many synthetic ones of a class one judges
 MOST_JUDGES = 2000
@@ -114,13 +115,18 @@ class Pool:
         """The images that are held out."""
         return Judges(self.pixels_N3SS[self.held_out], self.labels_N[self.held_out], real=False)
 
+    def taught(self, rows: Rows, judges: Judges) -> Rows:
+        """Those of some rows that a classifier may learn from."""
+        return rows if judges.real else np.setdiff1d(rows, self.held_out)
+
     def train(self, rows: Rows, settings: TrainSettings) -> Any:
-        """A classifier trained on some rows."""
+        """A classifier trained on some rows, to its end: a few images are seen more often."""
         batch = min(settings.batch_size, len(rows))
+        epochs = max(settings.epochs, -(-LEAST_STEPS // (len(rows) // batch)))
         data = TrainingData(
             self.pixels_N3SS, torch.from_numpy(self.labels_N), self.pixels_N3SS.shape[-1], rows, rows[:0]
         )
-        return trained(data, self.class_names, settings.model_copy(update={"batch_size": batch}))
+        return trained(data, self.class_names, settings.model_copy(update={"batch_size": batch, "epochs": epochs}))
 
 
 def run_pilots(pool: Pool, judges: Judges, settings: TrainSettings = PILOT) -> list[Pilot]:
@@ -133,8 +139,7 @@ def run_pilots(pool: Pool, judges: Judges, settings: TrainSettings = PILOT) -> l
     pilots = []
     with Progress("pilots", len(jobs), unit="pilot") as progress:
         for number, (size, part) in enumerate(jobs):
-            rows = pool.part(size, part)
-            taught = rows if judges.real else np.setdiff1d(rows, pool.held_out)
+            taught = pool.taught(pool.part(size, part), judges)
             model = pool.train(taught, settings.model_copy(update={"seed": settings.seed + number}))
             if whole is None:
                 whole = _Seen(model, pool, judges)
@@ -143,6 +148,12 @@ def run_pilots(pool: Pool, judges: Judges, settings: TrainSettings = PILOT) -> l
             pilots.append(Pilot(images_per_class=size, part=part, accuracy=accuracy, distance=distance))
             progress.advance(1)
     return pilots
+
+
+def one_more(pool: Pool, judges: Judges, settings: TrainSettings = PILOT) -> Pilot:
+    """Train on the whole alone; its distance is not measured, as it sees images otherwise than the pilots before."""
+    model = pool.train(pool.taught(pool.part(pool.images_per_class, 0), judges), settings)
+    return Pilot(images_per_class=pool.images_per_class, part=0, accuracy=right(model, judges))
 
 
 def right(model: Any, judges: Judges) -> float:

@@ -31,13 +31,13 @@ class Pilot(Settings):
         images_per_class: how many it saw.
         part: which of the parts of that size.
         accuracy: on the images that judge.
-        distance: by optimal transport, of its images from those.
+        distance: by optimal transport, of its images from those; None where it was not measured.
     """
 
     images_per_class: int
     part: int
     accuracy: float
-    distance: float
+    distance: float | None = None
 
 
 class Predicted(Settings):
@@ -54,7 +54,7 @@ class Law:
     """Accuracy = level + slope ln(n / middle) + pull (distance - what is usual at n), n images a class.
 
     At the distance that is usual the last term is none: what distances explain of the pilots' differences is taken out
-    of the interval, and moves nothing.
+    of the interval, and moves nothing. The interval is that of independent pilots; parts of one another are less so.
 
     Attributes:
         middle: geometric mean of the pilots' images a class.
@@ -89,7 +89,7 @@ class Law:
         size_P2 = np.stack([np.ones(len(pilots)), logs_P - logs_P.mean()], axis=1)
         (level, slope), left_P = _least_squares(size_P2, right_P)
         free, pull = len(pilots) - 2, 0.0
-        _, odd_P = _least_squares(size_P2, np.array([pilot.distance for pilot in pilots]))
+        odd_P = _oddness(size_P2, pilots)
         if by_distance and free > 1 and (odd_P**2).sum() > 1e-18:
             (pull,), rest_P = _least_squares(odd_P[:, None], left_P)
             if _noise(rest_P, free - 1) < _noise(left_P, free):
@@ -141,6 +141,15 @@ def transport_distance(
 def _spread(features_NF: Floats, count: int) -> Floats:
     """So many rows, evenly: some left out, or all equally often but for one."""
     return features_NF[np.arange(count) * len(features_NF) // count]
+
+
+def _oddness(size_P2: Floats, pilots: Sequence[Pilot]) -> Floats:
+    """How much farther each pilot's images are than is usual at their number [P]; 0 where that was not measured."""
+    far_P = np.array([np.nan if pilot.distance is None else pilot.distance for pilot in pilots])
+    known_P, odd_P = np.isfinite(far_P), np.zeros(len(pilots))
+    if known_P.any():
+        odd_P[known_P] = _least_squares(size_P2[known_P], far_P[known_P])[1]
+    return odd_P
 
 
 def _least_squares(design_PK: Floats, right_P: Floats) -> tuple[Floats, Floats]:

@@ -1,12 +1,13 @@
 """The stop rule: pilots on the first images foretell what more would bring, and no more are drawn than pay.
 
 First `pilot_images` of each class are drawn, and pilots trained on them, on their halves and quarters. The scaling law
-through those says from which number on a thousand more images (or a minute more of drawing) gain too little; the data
-set is then drawn up to there. It is the one that `synthesize` makes of that number. What was asked, the pilots and the
-decision are in `stopping.json`, so that a run that was killed decides as it would have, and once.
+through those says from which number on a thousand more images (or a minute more of drawing) gain too little. Is that
+more than twice what is there, so much is drawn first, and one more pilot trained on it; else what is left. The data set
+is then the one that `synthesize` makes of that number. What was asked, the pilots and the decision are in
+`stopping.json`, so that a run that was killed decides as it would have, and once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,7 +23,7 @@ from fglfast.base.wording import differences
 from fglfast.engine.build import Engine
 from fglfast.images.labelled import LabelledImages
 from fglfast.payload.merge import Merged
-from fglfast.pipeline.pilots import SIDE, Judges, Pool, run_pilots
+from fglfast.pipeline.pilots import SIDE, Judges, Pool, one_more, run_pilots
 from fglfast.pipeline.scaling import THOUSAND, Law, Pilot, Predicted
 from fglfast.shards.description import FACTS
 from fglfast.synthesis.foresight import seconds_per_image
@@ -75,14 +76,14 @@ class Stopping(Settings):
     Attributes:
         plan: of the data set with all images that may be drawn.
         most: images a class that it has.
-        pilot_images: images a class that the pilots learn from.
+        pilot_images: images a class that the first pilots learn from.
         until: where drawing stops.
         judges: the real images that judge, by name; empty where held-out synthetic ones do.
         judged_by: digest of those real images.
         classes: how many are drawn.
-        pilots: none until they are trained.
+        pilots: those that are trained.
         seconds_per_image: of drawing; None where it is not asked for.
-        images_per_class: what was decided; 0 until then.
+        images_per_class: what is to be drawn by the pilots so far; 0 before them.
         curve: accuracy by images a class, as the law foretells it.
     """
 
@@ -99,17 +100,40 @@ class Stopping(Settings):
     curve: tuple[Predicted, ...] = ()
 
     @property
+    def decided(self) -> bool:
+        """Whether no more pilots are to come: what is to be drawn is not more than twice what the last one saw."""
+        seen = max((pilot.images_per_class for pilot in self.pilots), default=0)
+        return bool(seen) and self.images_per_class == self.wanted
+
+    @property
+    def wanted(self) -> int:
+        """Images a class, by the pilots so far; no fewer than they saw."""
+        gain = self.until.points
+        if self.seconds_per_image is not None:
+            gain *= self.seconds_per_image * THOUSAND / MINUTE  # points for a thousand images
+        seen = max(pilot.images_per_class for pilot in self.pilots)
+        return min(self.most, max(seen, Law.of(self.pilots).until(gain, self.classes)))
+
+    def after(self, pilots: tuple[Pilot, ...], seconds_per_image: float | None) -> "Stopping":
+        """With the pilots of one more block: what is wanted by them, but no more than twice what is there."""
+        known = self.model_copy(update={"pilots": pilots, "seconds_per_image": seconds_per_image})
+        law, sizes = Law.of(pilots), [pilot.images_per_class for pilot in pilots]
+        block = {"images_per_class": min(known.wanted, 2 * max(sizes)), "curve": curve(law, min(sizes), self.most)}
+        return known.model_copy(update=block)
+
+    @property
     def words(self) -> tuple[str, str]:
         """What is foretold, and what was decided, for people."""
         law = Law.of(self.pilots)
-        here, most = law.at(self.images_per_class), law.at(self.most)
+        here, most = law.at(self.wanted), law.at(self.most)
         by = self.judges or "held-out synthetic images (real ones are harder: --validation judges by those)"
         foretold = (
-            f"{self.images_per_class:,} images a class are foretold {here.accuracy:.1%} ({here.low:.1%} to "
+            f"{self.wanted:,} images a class are foretold {here.accuracy:.1%} ({here.low:.1%} to "
             f"{here.high:.1%}), {self.most:,} {most.accuracy:.1%} ({most.low:.1%} to {most.high:.1%}), by {by}"
         )
-        enough = self.images_per_class < self.most
-        why = f"{'less' if enough else 'no less'} than {self.until.words} is to be gained beyond"
+        if not self.decided:
+            return foretold, f"{self.images_per_class:,} images a class are drawn first, for one more pilot"
+        why = f"{'less' if self.wanted < self.most else 'no less'} than {self.until.words} is to be gained beyond"
         return foretold, f"{self.images_per_class:,} images a class are drawn: {why}"
 
 
@@ -158,18 +182,27 @@ def synthesize_until(
         sized = settings.model_copy(update={"images_per_class": images_per_class})
         return synthesize(engine, merged, sized, out, update=True, judge=judge)
 
-    made = None
-    if not record.images_per_class:
-        made = draw(pilot_images)
-        pool = Pool.of(out, pilot_images, side)
-        pilots = run_pilots(pool, judges or pool.judges())
-        seconds = seconds_per_image(engine, settings.sampling) if until.per == "minute" else None
-        record = decided(record, pilots, seconds)
+    done = None
+    while True:
+        made = draw(record.images_per_class or pilot_images)
+        done = _both(done, made) if done else made
+        if record.decided:
+            break
+        pool = Pool.of(out, record.images_per_class or pilot_images, side)
+        record = _learned(record, pool, judges or pool.judges(), lambda: seconds_per_image(engine, settings.sampling))
         write_atomic(out / RECORD, record.model_dump_json(indent=2) + "\n")
-    for line in record.words:
-        note(line)
-    done = draw(record.images_per_class)
-    return (_both(made, done) if made else done), record
+        for line in record.words:
+            note(line)
+    return done, record
+
+
+def _learned(record: Stopping, pool: Pool, judges: Judges, seconds: Callable[[], float]) -> Stopping:
+    """The record with what a block's pilots say."""
+    pilots = (*record.pilots, one_more(pool, judges)) if record.pilots else tuple(run_pilots(pool, judges))
+    took = record.seconds_per_image
+    if took is None and record.until.per == "minute":
+        took = seconds()
+    return record.after(pilots, took)
 
 
 def check_asked(most: int, pilot_images: int) -> None:
@@ -198,27 +231,6 @@ def check_folder(out: Path) -> None:
             f"{out} holds a data set that was drawn without --until-gain",
             "choose another --out, or leave --until-gain out",
         )
-
-
-def decided(record: Stopping, pilots: Sequence[Pilot], seconds: float | None) -> Stopping:
-    """The record with what its pilots decide.
-
-    Args:
-        record: what was asked.
-        pilots: what was measured.
-        seconds: that an image takes, where the bound is one of minutes.
-    """
-    law, gain = Law.of(pilots), record.until.points
-    if seconds is not None:
-        gain *= seconds * THOUSAND / MINUTE  # points for a thousand images
-    enough = law.until(gain, record.classes)
-    changes = {
-        "pilots": tuple(pilots),
-        "seconds_per_image": seconds,
-        "images_per_class": min(record.most, max(record.pilot_images, enough)),
-        "curve": curve(law, min(pilot.images_per_class for pilot in pilots), record.most),
-    }
-    return record.model_copy(update=changes)
 
 
 def curve(law: Law, least: int, most: int) -> tuple[Predicted, ...]:

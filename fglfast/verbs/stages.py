@@ -146,9 +146,11 @@ def synthesize(
     from fglfast.synthesis.settings import SynthesisSettings
 
     _check_keep(keep, judge)
-    rule = stop_rule(until_gain, validation, images_per_class, pilot_images, update, rank.world_size, out)
     merged = read_payloads(embeddings, allow)
     check_merged(merged, allow_same_prompt, trusted_counts, max_share_per_client)
+    rule = stop_rule(
+        until_gain, validation, (images_per_class, pilot_images), update, rank.world_size, out, merged.class_names
+    )
     there = not dry_run or Path(judge or "").is_dir()  # a dry run fetches none
     judging = open_judge(judge, merged.class_names) if there else None
     asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)

@@ -49,13 +49,28 @@ class StopRule:
 
 
 def stop_rule(
-    until_gain: str | None, validation: str | None, most: int, pilot_images: int, update: bool, ranks: int, out: Path
+    until_gain: str | None,
+    validation: str | None,
+    sizes: tuple[int, int],
+    update: bool,
+    ranks: int,
+    out: Path,
+    class_names: tuple[str, ...],
 ) -> StopRule | None:
-    """The rule of `--until-gain`, if it is given; what does not go with it is refused before anything is opened.
+    """The rule of `--until-gain`, if it is given; what does not go with it is refused before an engine is opened.
+
+    Args:
+        until_gain: the option, as the two after it.
+        validation: likewise.
+        sizes: images a class that may be drawn, and that pilots learn from.
+        update: whether a data set that is there shall become this one.
+        ranks: how many processes draw.
+        out: the folder.
+        class_names: of the clients.
 
     Raises:
         UsageError: options that do not go together, or a folder with a data set drawn otherwise.
-        BadInputError: the validation images cannot be read.
+        BadInputError: the validation images cannot be read, or have classes that no client knows.
     """
     if until_gain is None:
         if validation is not None:
@@ -70,6 +85,9 @@ def stop_rule(
     if ranks > 1:
         hint = "decide with one process; then all draw the number that it names, with --images-per-class and --update"
         raise UsageError(f"--until-gain decides in one process, and these are {ranks}", hint)
-    check_asked(most, pilot_images)
+    check_asked(*sizes)
     check_folder(out)
-    return StopRule(until, pilot_images, read_dataset(validation) if validation else None)
+    judges = read_dataset(validation) if validation else None
+    if judges:
+        judges.named(class_names)
+    return StopRule(until, sizes[1], judges)

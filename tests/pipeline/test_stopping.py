@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from fglfast.base.errors import BadInputError, UsageError
 from fglfast.generator.load import model_fingerprint
 from fglfast.images.dataset import read_dataset
 from fglfast.payload import save_payload
-from fglfast.pipeline import stopping
+from fglfast.pipeline import pilots, stopping
 from fglfast.pipeline.pilots import Judges, Pool, right, run_pilots
 from fglfast.pipeline.scaling import Law, Pilot
 from fglfast.pipeline.stopping import RECORD, Stopping, Until, synthesize_until
@@ -29,19 +30,27 @@ CLASSES = 3  # that ann and bob hold
 SLOPE = 0.01
 
 
+def accuracy(size, slope=SLOPE):
+    return 0.5 + slope * math.log(size)
+
+
 def lawful(pool, judges, slope=SLOPE):
     """Pilots whose accuracy follows a law exactly."""
     sizes = [(pool.images_per_class // parts, part) for parts in (1, 2, 4) for part in range(parts)]
     return [
-        Pilot(images_per_class=size, part=part, accuracy=0.5 + slope * math.log(size), distance=0.0)
-        for size, part in sizes
+        Pilot(images_per_class=size, part=part, accuracy=accuracy(size, slope), distance=0.0) for size, part in sizes
     ]
+
+
+def one_more(pool, judges):
+    return lawful(pool, judges)[0]
 
 
 @pytest.fixture
 def until(idle, merged, tmp_path, monkeypatch):
     """Draw into a folder until a thousand images bring less than some points."""
     monkeypatch.setattr(stopping, "run_pilots", lawful)
+    monkeypatch.setattr(stopping, "one_more", one_more)
 
     def run(points=8.0, per="images", settings=MOST, out="out", pilot_images=20, **more):
         bound = Until(points=points, per=per)
@@ -64,17 +73,34 @@ def test_the_data_set_is_the_one_of_the_number_that_was_chosen(until, idle, merg
     assert Stopping.model_validate_json(drawn.pop(RECORD)) == record
     assert drawn == content(tmp_path / "fresh")
     assert (record.curve[0].images_per_class, record.curve[-1].images_per_class) == (5, 60)
-    assert record.curve[-1].accuracy == pytest.approx(0.5 + SLOPE * math.log(60), abs=1e-6)
+    assert record.curve[-1].accuracy == pytest.approx(accuracy(60), abs=1e-6)
 
 
 def test_no_more_than_may_be_and_no_less_than_the_pilots_have(until):
-    assert until(points=0.1, out="all")[1].images_per_class == 60
+    whole, record = until(points=0.1, out="all")
+    assert record.images_per_class == 60 and len(record.pilots) == 8 and whole.images == 60 * CLASSES
     assert until(points=99.0, out="few")[1].images_per_class == 20
 
 
 def test_a_minute_is_worth_what_is_drawn_in_it(until, monkeypatch):
     monkeypatch.setattr(stopping, "seconds_per_image", lambda engine, sampling: 0.5)  # 120 images a minute
     assert until(points=8.0 * 120 / 1000, per="minute")[1].images_per_class == 42
+
+
+def test_a_block_is_twice_the_one_before_and_its_pilot_may_end_it(until, monkeypatch):
+    """What the first pilots promise is far; the one on forty images a class sees that it does not come."""
+    monkeypatch.setattr(stopping, "run_pilots", partial(lawful, slope=0.05))
+    blocks = []
+
+    def flat(pool, judges):
+        blocks.append(pool.images_per_class)
+        return Pilot(images_per_class=pool.images_per_class, part=0, accuracy=0.2)
+
+    monkeypatch.setattr(stopping, "one_more", flat)
+    large = MOST.model_copy(update={"images_per_class": 400})
+    made, record = until(points=4.0, settings=large)
+    assert blocks == [40] and record.decided and record.images_per_class == 40 and made.images == 40 * CLASSES
+    assert [pilot.images_per_class for pilot in record.pilots][-2:] == [5, 40]
 
 
 def test_killed_anywhere_and_run_again_it_ends_the_same(until, tmp_path, monkeypatch):
@@ -84,7 +110,7 @@ def test_killed_anywhere_and_run_again_it_ends_the_same(until, tmp_path, monkeyp
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    def pilots(*given):
+    def counted(*given):
         asked.append(given)
         return lawful(*given)
 
@@ -95,8 +121,8 @@ def test_killed_anywhere_and_run_again_it_ends_the_same(until, tmp_path, monkeyp
     monkeypatch.setattr(stopping, "run_pilots", stop)
     with pytest.raises(KeyboardInterrupt):
         until()  # while pilots were trained
-    monkeypatch.setattr(stopping, "run_pilots", pilots)
-    monkeypatch.setattr(stopping, "synthesize", lambda *a, **k: real(*a, **k) if not asked else stop())
+    monkeypatch.setattr(stopping, "run_pilots", counted)
+    monkeypatch.setattr(stopping, "synthesize", lambda *a, **k: stop() if asked else real(*a, **k))
     with pytest.raises(KeyboardInterrupt):
         until()  # once it was decided
     monkeypatch.setattr(stopping, "synthesize", real)
@@ -140,6 +166,12 @@ def pool_of(images_per_class, seed=0):
     noise_N3SS = np.random.default_rng(seed).integers(0, 40, (len(labels_N), 3, 16, 16))
     pixels_N3SS = torch.from_numpy((noise_N3SS + 100 * labels_N[:, None, None, None]).astype(np.uint8))
     return Pool(pixels_N3SS, labels_N.astype(np.int64), ("dark", "light"), images_per_class)
+
+
+def test_the_whole_alone_is_learned_as_among_its_parts(tiny_arch):
+    pool, settings = pool_of(20), TrainSettings(arch=tiny_arch, epochs=1, batch_size=8)
+    alone = pilots.one_more(pool, pool.judges(), settings)
+    assert alone.accuracy == run_pilots(pool, pool.judges(), settings)[0].accuracy and alone.distance is None
 
 
 def test_pilots_learn_what_is_there_and_come_out_alike(tiny_arch):
@@ -235,6 +267,7 @@ def test_the_verb_decides_says_so_and_goes_on(call, tmp_path):
         (["--validation", "fashion:test"], 2),
         (["--until-gain", "1", "--pilot-images", "20", "--validation", "nowhere"], 4),
         (["--until-gain", "1", "--pilot-images", "20", "--validation", "fashion:none"], 4),
+        (["--until-gain", "1", "--pilot-images", "20", "--validation", "fashion:test"], 4),  # of other classes
     ],
 )
 def test_bad_options_get_one_line_and_the_exit_code(call, tmp_path, options, code):
