@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import adapt_columns, columns, few_step_columns, label_columns, unlabelled_columns
+from benchmarks import adapt_columns, columns, few_step_columns, label_columns, stopping_columns, unlabelled_columns
 from benchmarks.cells import Table
 
 
@@ -214,6 +214,14 @@ SECTIONS = {
         "Robust aggregation",
         "The same runs, aggregated in several ways, under attacks that no form of a reply shows.",
         columns.strategies,
+    ),
+    "stopping": Section(
+        "When to stop drawing",
+        "Pilots of at most 100 images a class (their seconds are counted) foretell what the same classifier reaches at "
+        "500, on real images that judge; the rule then stops where a thousand more images bring less than the bound. "
+        "Lost are points on test images against 500 a class. `mini-few` draws from class- and instance-level prompts "
+        "of five clients; `resnet10-tiny`, 15 epochs, seconds of a processor's core.",
+        stopping_columns.stopping,
     ),
     "living": Section(
         "Clients that come and go",

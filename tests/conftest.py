@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from functools import partial
 
 # Before PyTorch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores
@@ -100,6 +101,14 @@ def adapters(random_mini, tmp_path_factory):
     path = tmp_path_factory.mktemp("inventory") / "adapters.safetensors"
     save_inventory(made, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def idle(random_mini):
+    """Make an engine that computes nothing: (decoder, rows of a pass, name) -> Engine."""
+    from idle_engine import idle_engine
+
+    return partial(idle_engine, random_mini)
 
 
 @pytest.fixture

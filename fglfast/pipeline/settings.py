@@ -8,6 +8,8 @@ from fglfast.base.config import Settings
 from fglfast.engine.choices import PrecisionName
 from fglfast.training.settings import TrainSettings
 
+PILOT_IMAGES = 100  # of a class, that pilots learn from
+
 
 class OneShot(Settings):
     """What a server does with its clients' prompts.

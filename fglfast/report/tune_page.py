@@ -31,6 +31,7 @@ def write_page(tuned: Tuned, command: str, out: Path) -> None:
         "tuned": tuned,
         "command": command,
         "curve": svg(partial(draw, tuned)),
+        "foretold": svg(partial(draw_curve, tuned)) if tuned.curve else "",
         "error": math.sqrt(accuracy * (1 - accuracy) / tuned.validation_images),
     }
     write_atomic(out / "tune.html", render("tune_page.html.j2", view))
@@ -59,6 +60,27 @@ def draw(tuned: Tuned) -> Figure:
     axis.set_xlabel("server-seconds of synthesis and training")
     axis.set_ylabel("accuracy, validation images, %")
     axis.margins(x=0.08, y=0.15)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+def draw_curve(tuned: Tuned) -> Figure:
+    """Accuracy against images a class: the pilots, the law through them, and its interval."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    axis = figure.subplots()
+    numbers = [one.images_per_class for one in tuned.curve]
+    low, high = ([100 * getattr(one, end) for one in tuned.curve] for end in ("low", "high"))
+    axis.fill_between(numbers, low, high, color=BLUE, alpha=0.15, linewidth=0, label="nine times in ten")
+    axis.plot(numbers, [100 * one.accuracy for one in tuned.curve], color=BLUE, label="foretold")
+    trained = [pilot.images_per_class for pilot in tuned.pilots]
+    axis.scatter(trained, [100 * pilot.accuracy for pilot in tuned.pilots], color=GREY, s=22, label="a pilot", zorder=3)
+    axis.set_xscale("log")
+    ticks = sorted({*trained, numbers[-1]})
+    axis.set_xticks(ticks, [f"{number:,}" for number in ticks])
+    axis.minorticks_off()
+    axis.set_xlabel("synthetic images of a class")
+    axis.set_ylabel("pilots' accuracy, validation images, %")
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure

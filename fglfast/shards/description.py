@@ -19,8 +19,8 @@ FACTS, LOCKS = "dataset.json", ".locks"
 IMAGES, PARQUET = "imagefolder", "parquet"  # other forms of the same images
 UPDATE = ".update"  # a data set that is to take the place of the one around it, while it is made
 SWAP = ".swap"  # a data set that is taking the place of the one around it
-FORMAT_VERSION = 2  # since it, images are named by what their row holds, and rows tell their clients
-VERSIONS = (1, 2)
+FORMAT_VERSION = 3  # since it, rows take turns; since 2, images are named by what their row holds
+VERSIONS = (1, 2, 3)
 MOST_FACTS = 64 << 20  # bytes: a hundred thousand rows of two hundred
 MOST_CLIENTS, MOST_VALUES = 100_000, 3_000_000
 AGAIN = "make the data set again with this version's synthesize"
@@ -83,7 +83,7 @@ def read_as(kind: type[D], folder: Path) -> D:
     try:
         version = json_object(content, MOST_CLIENTS, most_values=MOST_VALUES).get("format_version")
         if version not in VERSIONS:
-            known = " and ".join(map(str, VERSIONS))
+            known = f"{VERSIONS[0]} to {VERSIONS[-1]}"
             raise BadInputError(f"{path}: format version {version!r}, this program reads {known}", AGAIN)
         return kind.model_validate_json(content, strict=True)
     except ValidationError as error:

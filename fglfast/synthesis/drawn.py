@@ -1,6 +1,7 @@
 """What `dataset.json` says of a data set that `synthesize` drew."""
 
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from fglfast.synthesis.settings import SynthesisSettings, facts_of, plan_of
 
 NAME_BYTES = 200  # of an engine's name that is told
 BY_CONTENT = 2  # the first version in which an image is named by what its row holds
+IN_TURN = 3  # the first in which the rows of a class take turns
 # What an image is, whatever else a plan holds. The others say which images there are, and in which shards.
 FIXED = ("weights", "image_size", "seed", "image_format", "sampling", "judge")
 Names = Annotated[tuple[str, ...], FailFast()]
@@ -83,6 +85,11 @@ class Drawn(Description, SynthesisSettings):
         """Whether its images are named by what their rows hold; older ones by a place among the payloads' rows."""
         return self.format_version >= BY_CONTENT
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether the rows of a class take turns; in older ones the images of one follow those of the other."""
+        return self.format_version >= IN_TURN
+
     def _contradiction(self) -> str:
         """How the rows contradict the other facts; empty if they do not."""
         keys = [(row.label, row.row) for row in self.rows]
@@ -104,7 +111,8 @@ class Drawn(Description, SynthesisSettings):
     def layout(self) -> Plan:
         """The data set's plan, as far as it is known without payloads: everything but where the rows' content is."""
         facts = facts_of(self.weights, self.image_size, self)
-        return Plan(self.class_names, self.images_per_class, self.seed, self.shard_size, self.rows, (), facts)
+        shape = (self.class_names, self.images_per_class, self.seed, self.shard_size)
+        return Plan(*shape, self.rows, (), facts, self.in_turn)
 
     @cached_property
     def senders(self) -> frozenset[tuple[str, str]]:
@@ -121,8 +129,8 @@ class Drawn(Description, SynthesisSettings):
         return self.model_copy(update=aside) == other.model_copy(update=aside)
 
     def chosen(self) -> dict[str, Any]:
-        """What a person chose of it, the payloads by name."""
-        names = {*SynthesisSettings.model_fields, *FIXED, "class_names"}
+        """What tells it from another set of the same generator and noise, the payloads by name."""
+        names = {*SynthesisSettings.model_fields, *FIXED, "class_names", "format_version"}
         return self.model_dump(mode="json", include=names) | by_client(self.clients, self.payloads)
 
     def plan_with(self, merged: Merged) -> Plan:
@@ -131,7 +139,7 @@ class Drawn(Description, SynthesisSettings):
         Raises:
             BadInputError: they are others.
         """
-        plan = plan_of(self.weights, self.image_size, merged, self)
+        plan = replace(plan_of(self.weights, self.image_size, merged, self), in_turn=self.in_turn)
         if plan.rows != self.rows or plan.class_names != self.class_names:
             there, here = by_client(self.clients, self.payloads), by_client(merged.clients, merged.digests)
             differing = differences(there, here)

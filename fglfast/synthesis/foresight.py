@@ -16,7 +16,7 @@ from fglfast.generator.load import model_fingerprint, read_shapes
 from fglfast.generator.parts import part
 from fglfast.generator.weights import weight_files
 from fglfast.payload.merge import Merged
-from fglfast.sampler.schedule import Schedule
+from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.shards.description import FACTS
 from fglfast.synthesis.conditioning import check_rows
 from fglfast.synthesis.drawn import Drawn
@@ -73,7 +73,15 @@ def estimate(
     """As `foreseen`, by an engine that is there, with the seconds that it takes."""
     key = engine.manifest.key
     found = _foreseen(key.build, key.weights, engine.model, merged, settings, out, world_size, update)
-    return found | {"seconds": _seconds(engine, found["passes"], found["decodes"])}
+    return found | {"seconds": round(_seconds(engine, found["passes"], found["decodes"]), 1)}
+
+
+def seconds_per_image(engine: Engine, sampling: Sampling) -> float:
+    """What an engine takes for an image of a full batch, measured anew at each call."""
+    build = engine.manifest.key.build
+    rows = [rows for _, rows in Schedule.of_model(engine.model, sampling).rows()]
+    passes, decodes = passes_of(build.unet_batch, rows, build.unet_batch, build.vae_batch)
+    return _seconds(engine, passes, decodes) / build.unet_batch
 
 
 def _foreseen(
@@ -134,7 +142,7 @@ def _seconds(engine: Engine, passes: int, decodes: int) -> float:
         },
         ROUNDS,
     )
-    return round(passes * timed["denoise"].seconds + decodes * timed["decode"].seconds, 1)
+    return passes * timed["denoise"].seconds + decodes * timed["decode"].seconds
 
 
 def planned_change(out: Path, to_be: Drawn) -> Change | None:

@@ -2,7 +2,8 @@
 
 A plan is arithmetic, not a list: a million images cost no more than their rows. An image is named by what it is made
 of: its class's name, the digest of its row, its ordinal. Nothing that another client sends changes that, nor does an
-order of clients, files or classes.
+order of clients, files or classes. Classes alternate, and so do the rows of a class: any first part of a data set is a
+fair sample of all clients.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.payload.merge import Merged, row_digests
 from fglfast.shards.tar import shard_name
 from fglfast.synthesis.allot import Ints, allot_rows
+from fglfast.synthesis.order import InTurn, Order, RowByRow
 
 MOST_A_CLASS = 10_000_000  # images
 
@@ -79,6 +81,7 @@ class Plan:
         rows: ascending by label, then digest; those of a class have `images_per_class` images together.
         places: for each row, one of the merged payloads that holds it; without payloads, nothing.
         settings: what else decides the images (model weights, steps, guidance, format); must be JSON.
+        in_turn: whether the rows of a class take turns; up to format 2 of a data set, one followed the other.
     """
 
     class_names: tuple[str, ...]
@@ -88,17 +91,25 @@ class Plan:
     rows: tuple[Row, ...]
     places: tuple[int, ...]
     settings: Mapping[str, object]
+    in_turn: bool = True
 
     @cached_property
     def present(self) -> Ints:
         """Classes that some client has a row for, ascending [P]."""
         return np.unique(np.array([row.label for row in self.rows], dtype=np.int64))
 
+    def _order(self, slot: int) -> Order:
+        """How the images of a present class stand; worked out when it is first asked for."""
+        if slot not in self._orders:
+            start = int(self._first[slot])
+            end = int(self._first[slot + 1]) if slot + 1 < len(self._first) else len(self.rows)
+            images = np.array([row.images for row in self.rows[start:end]], dtype=np.int64)
+            self._orders[slot] = (InTurn if self.in_turn else RowByRow)(images)
+        return self._orders[slot]
+
     @cached_property
-    def until_row(self) -> tuple[Ints, ...]:
-        """For each present class, at what count within the class each of its rows ends."""
-        images = np.array([row.images for row in self.rows], dtype=np.int64)
-        return tuple(np.cumsum(own) for own in np.split(images, self._first[1:]))
+    def _orders(self) -> dict[int, Order]:
+        return {}
 
     @cached_property
     def _first(self) -> Ints:
@@ -131,21 +142,18 @@ class Plan:
     def item(self, index: int) -> Item:
         """The identity of the image at a position of the plan."""
         within, slot = divmod(index, len(self.present))
-        until = self.until_row[slot]
-        position = int(np.searchsorted(until, within, side="right"))
+        position, ordinal = self._order(slot).at(within)
         number = int(self._first[slot]) + position
         row = self.rows[number]
-        ordinal = within - (int(until[position]) - row.images)
         place = self.places[number] if self.places else -1
         return Item(index, row.label, place, ordinal, self.class_names[row.label], row.row)
 
     def index_of(self, item: Item) -> int | None:
         """Where the image of this identity stands in this plan; None if it holds no such image."""
         slot, position = self._spots.get((item.name, item.digest), (0, -1))
-        if position < 0 or item.ordinal >= (row := self.rows[int(self._first[slot]) + position]).images:
+        if position < 0 or item.ordinal >= self.rows[int(self._first[slot]) + position].images:
             return None
-        within = int(self.until_row[slot][position]) - row.images + item.ordinal
-        return within * len(self.present) + slot
+        return self._order(slot).place(position, item.ordinal) * len(self.present) + slot
 
     @cached_property
     def _spots(self) -> Mapping[tuple[str, str], tuple[int, int]]:
@@ -165,6 +173,7 @@ class Plan:
             self.shard_size,
             self.settings,
             [(row.label, row.row, row.images) for row in self.rows],
+            *(["rows in turn"] if self.in_turn else []),
         ]
         return hashlib.sha256(json.dumps(facts, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 

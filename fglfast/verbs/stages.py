@@ -9,6 +9,7 @@ import typer
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
 from fglfast.base.wording import duration, size
+from fglfast.pipeline.settings import PILOT_IMAGES
 from fglfast.verbs.command import SERVER, tell, verb
 from fglfast.verbs.opening import asked_recipe, judge_is_here, open_engine, open_judge
 from fglfast.verbs.options import (
@@ -36,6 +37,7 @@ from fglfast.verbs.options import (
 )
 from fglfast.verbs.publishing import Private, PushToHub, pushed, repository
 from fglfast.verbs.run_file import PrintConfig, changed_by_file, print_settings, run_file
+from fglfast.verbs.until import PilotImages, UntilGain, Validation, stop_rule
 
 
 @verb(SERVER)
@@ -113,6 +115,9 @@ def synthesize(
     allow_same_prompt: AllowSamePrompt = False,
     push_to_hub: PushToHub = None,
     private: Private = False,
+    until_gain: UntilGain = None,
+    validation: Validation = None,
+    pilot_images: PilotImages = PILOT_IMAGES,
     update: Annotated[
         bool,
         typer.Option(
@@ -136,8 +141,7 @@ def synthesize(
     Under torchrun or srun each process draws shards that no other has claimed, on a GPU of its own. With --update, the
     images that stay are not drawn again, and the result is that of a fresh run.
     """
-    rank = join_ranks()  # before PyTorch is imported
-    if dry_run and rank.number:
+    if (rank := join_ranks()).number and dry_run:  # joined before PyTorch is imported
         return
     from fglfast.synthesis import synthesize as stage
     from fglfast.synthesis.foresight import foreseen
@@ -148,9 +152,12 @@ def synthesize(
     asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
     merged = read_payloads(embeddings, allow, inventory, asked)
     check_merged(merged, allow_same_prompt, trusted_counts, max_share_per_client)
+    rule = stop_rule(
+        until_gain, validation, (images_per_class, pilot_images), update, rank.world_size, out, merged.class_names
+    )
 
     def check(folder: Path, image_size: int) -> None:
-        stage.check_work(merged, settings, out, folder, image_size, update)
+        stage.check_work(merged, settings, out, folder, image_size, update or rule is not None)
         prove_payloads(embeddings, folder)
 
     drawing = LazyEngine(asked, engines, partial(open_engine, asked, engines, batch_size, check=check))
@@ -167,24 +174,33 @@ def synthesize(
     )
     if print_config:
         words = {"recipe": recipe, "model": model, "backend": backend, "precision": precision, "format": format}
-        more = {"image_size": image_size, "batch_size": batch_size, "allow_same_prompt": allow_same_prompt}
+        stops = {"until_gain": until_gain, "validation": validation, "pilot_images": pilot_images if rule else None}
+        more = {"image_size": image_size, "batch_size": batch_size, "allow_same_prompt": allow_same_prompt, **stops}
         of_clients = {"trusted_counts": trusted_counts or None, "inventory": inventory and str(inventory)}
-        print_settings(
-            settings.model_copy(update={"judge": None}), **words, **more, **of_clients, judge=judge, keep=keep
-        )
+        plain = settings.model_copy(update={"judge": None})
+        print_settings(plain, **words, **more, **of_clients, judge=judge, keep=keep)
         return
     if dry_run:
         planned = foreseen(asked, merged, settings, out, engines, rank.world_size, update)
         if planned["plan"]:  # the model's weights are here
             prove_payloads(embeddings, asked.model_folder())
         stage.note_room(planned["bytes_at_most"], planned["bytes_free"], out)
-        tell(planned, as_json, _planned(planned))
-        return
+        return tell(planned, as_json, _planned(planned))
 
     hub = repository(push_to_hub, private, "dataset") if not rank.number else None
-    done = stage.synthesize(drawing.engine, merged, settings, out, rank.number, rank.world_size, update, judging)
+    if rule:
+        done, stopped = rule.synthesize(drawing.engine, merged, settings, out, judging)
+    else:
+        done = stage.synthesize(drawing.engine, merged, settings, out, rank.number, rank.world_size, update, judging)
+        stopped = {}
     _finish(out, merged.class_names, done, keep, format)
     pushed(None if done.missing else hub, out, ("imagefolder/*", "parquet/*"))
+    result, line = _drawn(out, drawing.engine.key, done, rank)
+    tell(result | stopped, as_json, line)
+
+
+def _drawn(out: Path, engine: str, done: Any, rank: Any) -> tuple[dict[str, Any], str]:
+    """What was drawn, as JSON and in words."""
     rate = done.images / done.seconds if done.seconds else 0.0
     result = {
         "folder": str(out),
@@ -194,7 +210,7 @@ def synthesize(
         "images_per_second": round(rate, 2),
         "network_share": round(done.network_share, 4),
         "bytes": done.bytes,
-        "engine": drawing.engine.key,
+        "engine": engine,
         "rank": rank.number,
         "world_size": rank.world_size,
         "missing_shards": done.missing,
@@ -209,7 +225,7 @@ def synthesize(
     again = f"; {done.redrawn} came out blank and were redrawn" if done.redrawn else ""
     left = f"; {done.missing} of {done.shards} shards are not there"
     whole = "; the data set is complete" if rank.world_size > 1 else ""
-    tell(result, as_json, line + again + (left if done.missing else whole))
+    return result, line + again + (left if done.missing else whole)
 
 
 def _planned(planned: dict[str, Any]) -> str:

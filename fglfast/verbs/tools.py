@@ -123,6 +123,10 @@ def tune(
     epochs: Annotated[int, option(TrainSettings, "epochs")] = 20,
     image_size: Annotated[int, option(TrainSettings, "image_size")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Seed of synthesis and of training.")] = 0,
+    curve: Annotated[
+        bool,
+        typer.Option("--curve", help="Also train pilots, and show what other numbers of images are foretold to bring."),
+    ] = False,
     allow: Allow = None,
     allow_same_prompt: AllowSamePrompt = False,
     trusted_counts: TrustedCounts = None,
@@ -146,7 +150,7 @@ def tune(
     grid = Grid.parse(steps, guidance, interval, images_per_class)
     check_arch(arch)
     train = TrainSettings(arch=arch, epochs=epochs, image_size=image_size, seed=seed)
-    asked = TuneSettings(grid=grid, budget=budget, train=train)
+    asked = TuneSettings(grid=grid, budget=budget, train=train, curve=curve)
     merged = read_payloads(embeddings, allow)
     check_merged(merged, allow_same_prompt, trusted_counts)
     judges = read_dataset(validation)

@@ -233,7 +233,7 @@ CHECKSUMS: tuple[tuple[bytes, Expected], ...] = (
 
 def _sound() -> dict[str, bytes]:
     facts = {
-        **{"format_version": 2, "plan": "cd" * 32, "class_names": list(CLASSES), "images": IMAGES, "shards": 2},
+        **{"format_version": 3, "plan": "cd" * 32, "class_names": list(CLASSES), "images": IMAGES, "shards": 2},
         **{"image_size": SIDE, "model": "mini", "weights": "ef" * 32, "clients": [CLIENT], "payloads": [PAYLOAD]},
         **{"images_per_class": 2, "seed": SEED, "shard_size": SHARD, "image_format": "png"},
         "max_share_per_client": 1.0,

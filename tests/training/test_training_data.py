@@ -61,7 +61,7 @@ def test_surplus_shard_is_refused(make_synthetic: Make) -> None:
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        ({"format_version": 3}, "format version 3"),
+        ({"format_version": 4}, "format version 4"),
         ({"images": 119}, "holds 120 images"),
         ({"class_names": ["a", "a", "b"]}, "is there twice"),
         ({"class_names": ["a", "b"]}, "there are 2 classes"),

@@ -8,8 +8,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from fglfast.training.augment import normalise
 from fglfast.training.batches import TrainingData
-from fglfast.training.fit import PlainEngine, fit, optimizer_of, schedule_of
-from fglfast.training.model import build_model
+from fglfast.training.in_memory import trained
 from fglfast.training.predict import features, predict
 from fglfast.training.settings import TrainSettings
 
@@ -41,14 +40,9 @@ class Classifier:
             erasing=0.0,
             channels_last=False,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            self.model = build_model(settings.arch, [str(label) for label in range(classes)])
         rows = np.arange(len(labels_N))
         data = TrainingData(_seen(pixels_NSS3), torch.from_numpy(labels_N), SIDE, train=rows, held_out=rows[:0])
-        optimizer = optimizer_of(self.model, settings)
-        schedule = schedule_of(optimizer, settings, settings.epochs * steps)
-        fit(PlainEngine(self.model, optimizer, schedule), data, settings, name=name)
+        self.model = trained(data, [str(label) for label in range(classes)], settings, name)
 
     def features(self, pixels_NSS3: NDArray[np.uint8]) -> NDArray[np.float32]:
         """What it tells classes apart by, [N,D]."""

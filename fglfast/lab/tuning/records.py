@@ -8,6 +8,7 @@ from fglfast.base.config import Settings, first_problem
 from fglfast.base.errors import BadInputError
 from fglfast.engine.recipe import Recipe
 from fglfast.lab.tuning.candidates import Candidate, Grid
+from fglfast.pipeline.scaling import Pilot, Predicted
 from fglfast.training.settings import TrainSettings
 
 
@@ -18,11 +19,13 @@ class TuneSettings(Settings):
         grid: what is tried.
         budget: seconds of synthesis and training that the winner may take.
         train: how each global model is trained; its seed is the synthesis plan's too.
+        curve: whether pilots foretell what other numbers of images would bring.
     """
 
     grid: Grid
     budget: float = Field(gt=0)
     train: TrainSettings
+    curve: bool = False
 
 
 class Measured(Settings):
@@ -98,6 +101,8 @@ class Tuned(Settings):
         winner: name of the most accurate eligible candidate; its accuracy is optimistic, as the choice was made on it.
         machine: in words.
         versions: of the packages that decide a figure.
+        pilots: small classifiers trained on a part of the winner's images; none where no curve is asked for.
+        curve: their accuracy by images a class, as the law through them foretells it.
     """
 
     settings: TuneSettings
@@ -110,6 +115,8 @@ class Tuned(Settings):
     winner: str
     machine: dict[str, str]
     versions: dict[str, str]
+    pilots: tuple[Pilot, ...] = ()
+    curve: tuple[Predicted, ...] = ()
 
     @property
     def best(self) -> Trial:

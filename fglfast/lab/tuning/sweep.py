@@ -26,6 +26,7 @@ from fglfast.images.labelled import LabelledImages
 from fglfast.lab.tuning.candidates import Candidate, candidates
 from fglfast.lab.tuning.costs import predict
 from fglfast.lab.tuning.drawing import DataSets
+from fglfast.lab.tuning.foretold import foretold
 from fglfast.lab.tuning.front import best_within, pareto_front
 from fglfast.lab.tuning.records import Measured, Trial, Tuned, TuneSettings, read_trials
 from fglfast.payload.merge import Merged, by_client
@@ -66,6 +67,9 @@ def tune(
         sweep = _Sweep(engine, merged, validation, recipe, settings, out)
         sweep.run()
         tuned = sweep.tuned()
+        if settings.curve:
+            tuned = foretold(tuned, engine, merged, validation, sweep.data, out / "pilots")
+        shutil.rmtree(out / "work", ignore_errors=True)
     write_atomic(out / "tune.json", tuned.model_dump_json(indent=2) + "\n")
     write_atomic(out / "recipe.toml", tuned.tuned_recipe().to_toml())
     return tuned
@@ -149,7 +153,6 @@ class _Sweep:
             self.done[candidate.name] = trial = trial.model_copy(update={"measured": measured})
             write_atomic(self.finished / f"{candidate.name}.json", trial.model_dump_json(indent=2) + "\n")
             note(f"{candidate.words}: accuracy {measured.accuracy:.1%}, {measured.server_seconds:.1f} s")
-        shutil.rmtree(self.out / "work", ignore_errors=True)
         for trial in self._open():
             note(f"{trial.candidate.words}: not run: its {trial.seconds:.0f} s or so are more than the budget leaves")
 

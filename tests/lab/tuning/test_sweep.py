@@ -11,9 +11,10 @@ from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.files import exclusive
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.images.labelled import LabelledImages
-from fglfast.lab.tuning import sweep
+from fglfast.lab.tuning import foretold, sweep
 from fglfast.lab.tuning.candidates import Grid
 from fglfast.lab.tuning.records import Tuned, TuneSettings
+from fglfast.pipeline.scaling import Pilot
 from fglfast.report.tune_page import write_page
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.training.settings import TrainSettings
@@ -51,7 +52,8 @@ def stages(monkeypatch):
             asked.append(candidate.name)
             passes = Schedule.of_model(self.model, candidate.sampling).passes()
             seconds = 3 * candidate.images_per_class * passes * ROW
-            return SimpleNamespace(folder=candidate, seconds=seconds, drawn_with=None)
+            plan = SimpleNamespace(present=np.arange(len(NAMES)))
+            return SimpleNamespace(folder=candidate, plan=plan, seconds=seconds, drawn_with=None)
 
     def train(candidate, out, settings, processes):
         score = 0.5 + candidate.images_per_class / 1000 + candidate.sampling.steps / 100
@@ -66,8 +68,8 @@ def stages(monkeypatch):
 
 @pytest.fixture
 def tune(engine, merged, stages, tmp_path):
-    def run(budget=2.0, grid=GRID, judges=None, recipe=RECIPE, **training):
-        settings = TuneSettings(grid=grid, budget=budget, train=TrainSettings(**(TRAINING | training)))
+    def run(budget=2.0, grid=GRID, judges=None, recipe=RECIPE, curve=False, **training):
+        settings = TuneSettings(grid=grid, budget=budget, train=TrainSettings(**(TRAINING | training)), curve=curve)
         return sweep.tune(engine, merged, judges or images(), recipe, settings, tmp_path / "out")
 
     return run
@@ -168,3 +170,31 @@ def test_the_page_shows_winner_budget_and_caveat_and_is_the_same_again(tune, tmp
     assert "optimistic" in page and page.count("not run</td>") == 4 and plot.startswith(b"\x89PNG")
     write_page(tuned, "fglfast synthesize --out <synth>", tmp_path)
     assert (tmp_path / "tune.html").read_text() == page and (tmp_path / "pareto.png").read_bytes() == plot
+
+
+def test_a_curve_is_of_pilots_of_the_winner_and_they_are_trained_once(tune, tmp_path, monkeypatch):
+    trained = []
+
+    def run_pilots(pool, judges):
+        trained.append(pool)
+        accuracies = {100: (0.7,), 50: (0.6, 0.64), 25: (0.5, 0.53, 0.55, 0.51)}
+        named = [(size, part, right) for size, all_of in accuracies.items() for part, right in enumerate(all_of)]
+        return [Pilot(images_per_class=size, part=part, accuracy=right, distance=1.0) for size, part, right in named]
+
+    monkeypatch.setattr(foretold, "run_pilots", run_pilots)
+    monkeypatch.setattr(foretold.Pool, "of", lambda candidate, images, side: candidate)
+    plain = tune()
+    write_page(plain, "", tmp_path)
+    assert not plain.curve and "foretold" not in (tmp_path / "tune.html").read_text()
+    tuned = tune(curve=True)
+    assert [one.images_per_class for one in trained] == [100] and trained[0].sampling == tuned.best.candidate.sampling
+    assert (tuned.curve[0].images_per_class, tuned.curve[-1].images_per_class) == (25, 500)
+    last = tuned.curve[-1]
+    assert 0.7 < last.accuracy < 1 and last.low < last.accuracy < last.high
+    assert tune(curve=True) == tuned and len(trained) == 1 and len(tuned.pilots) == 7
+    write_page(tuned, "", tmp_path)
+    page = (tmp_path / "tune.html").read_text()
+    assert page.count('<img class="curve"') == 2 and "500 a class are foretold" in page
+    next((tmp_path / "out" / "pilots").iterdir()).write_text("{}")
+    with pytest.raises(BadInputError, match="steps4-guidance1-images10"):
+        tune(curve=True)

@@ -1,0 +1,32 @@
+"""A classifier trained in memory, in seconds: no folder, no checkpoint, no DeepSpeed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fglfast.training.batches import TrainingData
+from fglfast.training.fit import PlainEngine, fit, optimizer_of, schedule_of
+from fglfast.training.model import build_model
+from fglfast.training.settings import TrainSettings
+
+
+def trained(data: TrainingData, class_names: Sequence[str], settings: TrainSettings, name: str = "") -> Any:
+    """Train by the optimiser and schedule of the global model; the same data and settings give the same weights.
+
+    Args:
+        data: what it learns from, at least a batch.
+        class_names: in the order of the labels.
+        settings: how.
+        name: of the progress that is shown; none without.
+
+    Returns:
+        The classifier, on the CPU.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = build_model(settings.arch, class_names)
+    optimizer = optimizer_of(model, settings)
+    steps = settings.epochs * (len(data.train) // settings.batch_size)
+    fit(PlainEngine(model, optimizer, schedule_of(optimizer, settings, steps)), data, settings, name=name)
+    return model
