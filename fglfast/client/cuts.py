@@ -25,7 +25,7 @@ def tell_cuts(rows: Sequence[PromptRow], kept: Sequence[str], class_names: Seque
         def filled(part: str, name: str = name, row: PromptRow = row) -> int:
             return len(_letters(part.format(label=name, caption=row.caption)))
 
-        if text != row.prompt and left < filled(f"{name_from}{{label}}"):
+        if name_from is not None and text != row.prompt and left < filled(f"{name_from}{{label}}"):
             names[name] = text
         if row.caption and (caption_from is None or (text != row.prompt and left <= filled(caption_from))):
             bare += row.count

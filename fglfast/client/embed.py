@@ -17,7 +17,7 @@ from fglfast.client.cuts import tell_cuts
 from fglfast.client.privacy import Budget
 from fglfast.client.private_prompts import private_counts, private_instances, public_prompts
 from fglfast.client.prompts import PromptRow, class_level_prompts, instance_level_prompts
-from fglfast.generator.parts import part
+from fglfast.generator.parts import name_of, part
 from fglfast.generator.text import Prompts, load_prompts, native_image_size, text_fingerprint, with_domain
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.generator.tokens import Tokenizer, load_tokenizer
@@ -119,7 +119,7 @@ def find_templates(model: Path, template: str | None, domain: str | None) -> Pro
     """The model's prompt templates for a domain, or the user's own in place of both."""
     prompts = load_prompts(model, domain)
     if domain and prompts.domains and domain not in prompts.domains:
-        note(f"{model.name} has no prompts for domain {domain!r}, only for {', '.join(sorted(prompts.domains))}")
+        note(f"{name_of(model)} has no prompts for domain {domain!r}, only for {', '.join(sorted(prompts.domains))}")
     own = with_domain(template, domain) if template else None
     return prompts.model_copy(update={"class_level": own, "instance_level": own} if own else {})
 

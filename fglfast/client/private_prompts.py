@@ -83,6 +83,9 @@ def private_instances(
         MissingExtraError: dp-accounting is not installed.
     """
     check_template(template, {"label", "caption"})
+    if "{label}" not in template:
+        problem = f"prompt template {template!r} says no class, so the public prompts of all classes are the same"
+        raise UsageError(problem, "add --template '{label}, {caption}', or send class-level prompts")
     noise, clip = noise_scale(budget, INSTANCE_SENSITIVITY), budget.clip or _spread(class_names, template, encoder)
     by_class = [Counter[str]() for _ in class_names]
     for label, caption in zip(labels, captions, strict=True):

@@ -77,14 +77,16 @@ def check_template(template: str, known: set[str]) -> None:
     """Check the fields of a template; none may have a format: one can ask for a gigabyte of spaces.
 
     Raises:
-        UsageError: {label} is not among them, or another than those `known`, or one with a format.
+        UsageError: neither {label} nor, where it is known, {caption} is among them; or another than those `known`, or
+            one with a format.
     """
     try:
         parts = [part for part in Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise UsageError(f"prompt template {template!r}: {error}", "write it like '{label}, a photograph'") from error
     fields = {f"{field}{'!' if conversion else ''}{':' if form else ''}" for _, field, form, conversion in parts}
-    if "label" not in fields or fields - known:
-        raise UsageError(
-            f"prompt template {template!r} has fields {sorted(fields)}", f"use {{label}}, and of {sorted(known)} only"
-        )
+    telling = known & {"label", "caption"}
+    if not fields & telling or fields - known:
+        use = " or ".join(f"{{{field}}}" for field in sorted(telling, reverse=True))
+        hint = f"use {use}, and of {sorted(known)} only"
+        raise UsageError(f"prompt template {template!r} has fields {sorted(fields)}", hint)

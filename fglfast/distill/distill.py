@@ -24,7 +24,7 @@ from fglfast.generator.learning.solvers import Bend, bend, uniform
 from fglfast.generator.learning.student import HeldPairs, Method, Task, check_method, fit_student
 from fglfast.generator.learning.transport import fit_transport, networks_asked
 from fglfast.generator.load import read_network, read_shapes
-from fglfast.generator.parts import BLOCK, BLOCKS, part, places
+from fglfast.generator.parts import BLOCK, BLOCKS, name_of, part, places
 from fglfast.payload.merge import Merged, by_client
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import check_fit, negative_text
@@ -271,7 +271,7 @@ def _save(teacher: Path, unets: Sequence[UNet2DConditionModel], blocks: Blocks, 
         if blocks.boundaries:
             write_atomic(unfinished / BLOCKS, blocks.model_dump_json() + "\n")
         for folder, unet in zip(blocks.folders(unfinished), unets, strict=True):
-            unet.register_to_config(_name_or_path=teacher.name)  # not where it lay
+            unet.register_to_config(_name_or_path=name_of(teacher))  # not where it lay
             unet.half().save_pretrained(folder / "unet", safe_serialization=True)
             if folder != unfinished:
                 shutil.copyfile(unfinished / INDEX, folder / INDEX)

@@ -10,6 +10,7 @@ from fglfast.engine.manifest import Key
 from fglfast.engine.quantize import save_calibration
 from fglfast.engine.recipe import Build
 from fglfast.engine.trajectory import Reference
+from fglfast.generator.parts import name_of
 
 
 def export_folder(key: Key, engines: Path) -> Path:
@@ -34,6 +35,6 @@ def export_once(reference: Reference, route: Route, folder: Path) -> None:
     """Export a model's networks into a folder, unless they are there; of several processes one does it, others wait."""
     with exclusive(lock_of(folder)):
         if not folder.exists():
-            note(f"exporting {reference.model.name}: {route}")
+            note(f"exporting {name_of(reference.model)}: {route}")
             with finished_folder(folder) as temporary:
                 export(reference.generator(), reference.shapes, temporary, route)

@@ -18,6 +18,7 @@ from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.method_names import Method
 from fglfast.federation.methods import Contest, Result
+from fglfast.generator.parts import name_of
 from fglfast.generator.text import taught_by
 
 
@@ -28,6 +29,7 @@ class Arena(Settings):
         experiment: what was run.
         class_names: names of the classes.
         clients: names of the clients, with their domain where they have one.
+        generator: its name; empty in a record of before.
         taught_by: what the generator is known to have learned from.
         images: by seed and client, images of each class.
         results: one a method and seed.
@@ -38,6 +40,7 @@ class Arena(Settings):
     experiment: Experiment
     class_names: tuple[str, ...]
     clients: tuple[str, ...]
+    generator: str = ""
     taught_by: str = ""
     images: dict[int, tuple[tuple[int, ...], ...]]
     results: tuple[Result, ...]
@@ -86,11 +89,13 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
         for method in experiment.compared:
             note(f"seed {seed}: {method}")
             results.append(contest.run(method))
+    model = find_recipe(experiment.recipe).model_folder()
     arena = Arena(
         experiment=experiment,
         class_names=class_names,
         clients=names,
-        taught_by=taught_by(find_recipe(experiment.recipe).model_folder()),
+        generator=name_of(model),
+        taught_by=taught_by(model),
         images=images,
         results=tuple(results),
         machine=machine_facts(device_name()),

@@ -155,7 +155,15 @@ def simulated(experiment: str, seed: int) -> tuple[Client, ...]:
     found = find_experiment(experiment)
     model, held = _generator(found), _held(found, seed)
     return tuple(
-        Client(f"client{number:03d}", number, dataset, model, domain=domain, budget=found.privacy)
+        Client(
+            f"client{number:03d}",
+            number,
+            dataset,
+            model,
+            domain=domain or found.domain or None,
+            captions=found.captions,
+            budget=found.privacy,
+        )
         for number, (domain, dataset) in enumerate(held)
     )
 

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from fglfast.base.config import Settings
 from fglfast.base.errors import BadInputError
+from fglfast.client.captions import ATTRIBUTES
 from fglfast.client.learn import LearnSettings
 from fglfast.client.privacy import Budget
 from fglfast.federation.method_names import METHODS, TRAINED, Method
@@ -173,7 +174,11 @@ class Experiment(OneShot):
         public: labelled images that the server has itself, PATH[:SPLIT]; empty where it has none.
         partition: of the private images over the clients.
         validation_share: of each client's images, held out for every choice and curve.
+        public_epochs: passes over those; None is `train.epochs`, which are few where the images are.
         prompt_level: of the clients' prompts.
+        captions: of simulated clients' instance-level prompts: measured words (`attributes`), a captioning model, or a
+            file of captions by row or file of `data`.
+        domain: a word for all simulated clients' images; folders of domains have words of their own.
         privacy: budget of each client's upload; None adds no noise. A real federation's clients have their own.
         learn: how embeddings are learned, where that is the level.
         allow: the server's file of clients and their keys (see `AllowList`); simulated clients have none.
@@ -197,10 +202,13 @@ class Experiment(OneShot):
     data: str = "fashion:private"
     test: str = "fashion:test"
     public: str = ""
+    public_epochs: int | None = Field(None, ge=1)
     partition: Partition = Partition()
     validation_share: float = Field(0.1, gt=0, le=0.5)
     privacy: Budget | None = None
     prompt_level: PromptLevel = "class"
+    captions: str = ATTRIBUTES
+    domain: str = ""
     learn: LearnSettings = LearnSettings()
     allow: Path | None = None
     templates: tuple[str, ...] = ()
@@ -237,6 +245,11 @@ class Experiment(OneShot):
         own = self.chosen.get(method, Choice()).model_dump(exclude_none=True)
         rounds = self.rounds.model_copy(update={key: own.pop(key) for key in ("proximal_mu",) if key in own})
         return self.model_copy(update={"rounds": rounds, "local": self.local.model_copy(update=own)})
+
+    @property
+    def public_training(self) -> TrainSettings:
+        """How the server trains on its public images."""
+        return self.train.model_copy(update={"epochs": self.public_epochs or self.train.epochs})
 
     @property
     def compared(self) -> tuple[Method, ...]:

@@ -196,7 +196,7 @@ class Contest:
         experiment, stages = self.experiment, Stages(folder)
         if method == "public-only":
             public = read_dataset(experiment.public).named(self.class_names)
-            trained = public_only(public, experiment.train, self.seed, folder, stages)
+            trained = public_only(public, experiment.public_training, self.seed, folder, stages)
         else:
             trained = server_only(experiment, self.class_names, self.seed, folder, self.engines, stages)
         weights = load_file(trained.model / WEIGHTS)

@@ -17,6 +17,17 @@ def bundled(name: str) -> Path:
     return ASSETS / name
 
 
+def name_of(model: Path) -> str:
+    """What a generator is called: as its folder is.
+
+    `pretrain` and `distill` write `NAME/model`, and the hub's cache keeps `models--OWNER--NAME/snapshots/REVISION`.
+    """
+    folder = model.absolute()
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return folder.parent.name if folder.name == "model" and folder.parent.name else folder.name
+
+
 def is_bundled(folder: Path) -> bool:
     """Whether a folder is that of a bundled model, however it is written."""
     return folder.resolve() in [bundled(name).resolve() for name in BUNDLED]

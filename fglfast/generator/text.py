@@ -42,7 +42,7 @@ class Prompts(Settings):
 
     Attributes:
         class_level: takes {label}, and {domain} if it likes.
-        instance_level: takes {caption} too.
+        instance_level: takes {caption} too, which may stand alone: of a generator that learned no class.
         negative: what images are guided away from.
         domains: templates of domains that have their own.
     """
@@ -135,14 +135,16 @@ def load_prompts(folder: Path, domain: str | None = None) -> Prompts:
 
 
 def with_domain(template: str, domain: str | None) -> str:
-    """A template with the domain's word in its place: that of {domain}, or else after the label."""
+    """A template with the domain's word in its place: that of {domain}, or else after the label or a lone caption."""
     return _filled(_named(template, domain), domain)
 
 
 def _named(template: str, domain: str | None) -> str:
     """A template that names the domain, if there is one."""
-    silent = domain is not None and "{domain}" not in template
-    return template.replace("{label}", "{label}, {domain}", 1) if silent else template
+    if domain is None or "{domain}" in template:
+        return template
+    named = "{label}" if "{label}" in template else "{caption}"
+    return template.replace(named, f"{named}, {{domain}}", 1)
 
 
 def _filled(template: str, domain: str | None) -> str:

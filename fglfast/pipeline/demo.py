@@ -8,6 +8,7 @@ from fglfast.base.machine import machine_facts, package_versions
 from fglfast.client.embed import embed
 from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import find_recipe
+from fglfast.generator.parts import name_of
 from fglfast.generator.text import taught_by
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages
@@ -79,6 +80,7 @@ def _record(
         versions=package_versions(),
         settings=asked.model_dump(mode="json"),
         class_names=private.class_names,
+        generator=name_of(shot.engine.model),
         taught_by=taught_by(shot.engine.model),
         private_source=asked.private,
         test_source=asked.test,

@@ -47,6 +47,7 @@ class RunRecord(Settings):
     versions: dict[str, str]
     settings: dict[str, Any]
     class_names: tuple[str, ...]
+    generator: str = ""
     taught_by: str = ""
     private_source: str
     test_source: str

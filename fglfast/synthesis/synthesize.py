@@ -13,6 +13,7 @@ from fglfast.base.files import existing, usable_folder
 from fglfast.base.wording import size
 from fglfast.engine.build import Engine
 from fglfast.generator.load import model_fingerprint, read_shapes
+from fglfast.generator.parts import name_of
 from fglfast.payload.merge import Merged
 from fglfast.shards.locks import Claim, locked
 from fglfast.shards.tar import link_shard, shard_name
@@ -125,7 +126,7 @@ def synthesize(
         FglError: the disk refused, or an image came out blank however often it was drawn.
     """
     plan, key = plan_synthesis(engine, merged, settings), engine.manifest.key
-    to_be = Drawn.to_be(plan, key.weights, key.build.image_size, engine.model.name, merged, settings)
+    to_be = Drawn.to_be(plan, key.weights, key.build.image_size, name_of(engine.model), merged, settings)
     check_judge(settings.judge, judge)
     to_be = accounted(to_be, merged, engine.model)
     if not rank:

@@ -24,10 +24,12 @@ def kit(
 ) -> None:
     """Write a client kit: tokenizer, prompts and fingerprint of a generator, so that clients need no model."""
     from fglfast.generator.kit import write_kit
+    from fglfast.generator.parts import name_of
     from fglfast.generator.text import resolve_text, text_fingerprint
 
     asked = asked_recipe(recipe, model)
-    name, folder = Path(asked.model).name, resolve_text(asked.model, asked.revision, asked.mirror)
+    folder = resolve_text(asked.model, asked.revision, asked.mirror)
+    name = name_of(folder)
     written = write_kit(folder, out, name, asked.image_size, weights)
     result = {"folder": str(out), "bytes": written, "model": name, "text_encoder": text_fingerprint(out)}
     use = "embeddings or tokens" if weights else "tokens"

@@ -96,6 +96,26 @@ def run(
             help="Labelled images of the server's own, for the method public-only: PATH[:SPLIT].", show_default=False
         ),
     ] = None,
+    captions: Annotated[
+        str | None,
+        typer.Option(
+            help="Captions of the private images, instead of the experiment's: attributes, a model or a file.",
+            show_default=False,
+        ),
+    ] = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            help="A word for the style of the private images, instead of the experiment's.", show_default=False
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Recipe of the generator, instead of the experiment's: a shipped one's name or a .toml file.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of all its runs; runs/NAME unless given.", show_default=False)
     ] = None,
@@ -109,7 +129,8 @@ def run(
     from fglfast.federation.summary import gains, gains_table, table
     from fglfast.report.arena_page import write_page
 
-    changes = {key: value for key, value in (("data", data), ("test", test), ("public", public)) if value}
+    asked_for = {"data": data, "test": test, "public": public, "captions": captions, "domain": domain, "recipe": recipe}
+    changes = {key: value for key, value in asked_for.items() if value}
     folder = out or Path("runs") / Path(experiment).stem
     asked, page = find_experiment(experiment).model_copy(update=changes), folder / "arena.html"
     with sole(folder):

@@ -162,3 +162,8 @@ def test_token_ids_and_templates_without_captions_are_refused(few, random_mini):
         embed(few, "ann", random_mini, "instance", "tokens", budget=Budget(epsilon=1.0))
     with pytest.raises(UsageError, match="the same for all captions"):
         embed(few, "ann", random_mini, "instance", template="{label}", budget=Budget(epsilon=1.0))
+
+
+def test_prompts_without_a_class_cannot_carry_noise():
+    with pytest.raises(UsageError, match="says no class"):
+        private_instances(["a"], [0], NAMES, "{caption}, sketch", Encoder, Budget(epsilon=1.0))

@@ -28,6 +28,13 @@ def test_nearly_identical_prompts_become_one_row_worded_as_most_are():
     ]
 
 
+def test_a_caption_may_stand_alone():
+    rows = instance_level_prompts(["pear", "tie"], [0, 1], ("food", "things"), "{caption}, sketch")
+    assert [(row.label, row.prompt) for row in rows] == [(0, "pear, sketch"), (1, "tie, sketch")]
+    with pytest.raises(UsageError, match="has fields"):
+        instance_level_prompts(["pear"], [0], ("food",), "sketch")
+
+
 @given(st.text())
 def test_the_essence_of_a_prompt_is_its_own(text):
     assert essence(essence(text)) == essence(text) == essence(f" {text}!")

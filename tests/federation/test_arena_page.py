@@ -25,6 +25,7 @@ def arena(clients, classes, rounds=3):
         experiment=Experiment(methods=("fedavg",)),
         class_names=tuple(f"class {k}" for k in range(classes)),
         clients=tuple(f"client{k:03d}, sketch" for k in range(clients)),
+        generator="satellites",
         images={0: ((3,) * classes,) * clients},
         results=(Result(method="fedavg", seed=0, test_accuracy=0.2, rows=rows, model_bytes=10),),
         machine={"device": "none"},
@@ -35,6 +36,7 @@ def arena(clients, classes, rounds=3):
 def test_clients_have_their_names_and_what_is_left_out_is_said(tmp_path):
     write_page(arena(150, 60), tmp_path / "a.html")
     page = (tmp_path / "a.html").read_text()
+    assert "images drawn by satellites" in page
     assert "client099, sketch" in page and "client100, sketch" not in page
     assert "first 100 of 150 clients" in page and "first 40 of 60 classes" in page and 'title="class 59: 3"' in page
     write_page(arena(3, 4), tmp_path / "b.html")

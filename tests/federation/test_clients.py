@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from PIL import Image
 from small_federation import CLASSES, write_images
 
 from fglfast.base.errors import BadInputError, UsageError
+from fglfast.client.embed import embed
 from fglfast.client.learn import LearnSettings
 from fglfast.client.privacy import Budget
 from fglfast.federation import wire
@@ -71,6 +74,19 @@ def test_simulated_clients_are_the_partition(experiment, private, file):
     assert open_client(context({"partition-id": 1}, run)) is clients[1]
     assert len(open_client(context({"partition-id": "all"}, run)).dataset) == len(read_dataset(private))
     assert everything(file).dataset.class_names == CLASSES
+
+
+def test_simulated_clients_have_the_experiments_captions_and_domain(experiment, private, random_mini, tmp_path):
+    told = [{"index": row, "caption": f"n{row}"} for row in range(len(read_dataset(private)))]
+    (tmp_path / "names.json").write_text(json.dumps(told))
+    named = {"captions": str(tmp_path / "names.json"), "domain": "sketch", "prompt_level": "instance"}
+    path = tmp_path / "named.toml"
+    path.write_text(experiment.model_copy(update=named).to_toml())
+    clients = simulated(str(path), 0)
+    assert {client.domain for client in clients} == {"sketch"}
+    client = clients[0]
+    sent = embed(client.dataset, "ann", random_mini, "instance", captions=client.captions, domain=client.domain)
+    assert len(sent.labels) > 10 and sent.header.domain == "sketch"
 
 
 def test_a_standing_client_reads_what_its_own_configuration_names(private, random_mini, tmp_path):

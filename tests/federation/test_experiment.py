@@ -23,6 +23,12 @@ def test_the_papers_settings_are_there():
     assert (paper.rounds.fedavg, paper.rounds.fgl, paper.local.epochs, paper.train.epochs) == (200, 5, 5, 120)
 
 
+def test_public_images_are_trained_on_as_long_as_is_asked():
+    asked = find_experiment("names")
+    assert asked.public_training.epochs == asked.public_epochs == 600
+    assert find_experiment("fashion").public_training == find_experiment("fashion").train
+
+
 def test_a_method_has_of_its_own_what_was_chosen_for_it_and_no_other_has(tmp_path):
     import tomli_w
 

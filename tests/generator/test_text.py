@@ -83,4 +83,5 @@ def test_prompts_may_begin_with_a_byte_order_mark(tmp_path):
 
 
 def test_a_domain_is_a_word_and_no_template():
+    assert with_domain("{caption}", "sketch") == "{caption}, sketch", "of a generator that learned no class"
     assert with_domain("a {domain} of {label}", "{label}").format(label="dog") == "a {label} of dog"

@@ -1,3 +1,4 @@
+from html import escape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -24,6 +25,7 @@ def record(classes=2, epochs=2):
         versions=package_versions(),
         settings={"seed": 0, "train": {"epochs": epochs}},
         class_names=names,
+        generator=EVIL,
         private_source="a",
         test_source="b",
         clients=(ClientRecord(name=EVIL, images_by_class=(3,) * classes, rows=2, upload_bytes=100),),
@@ -66,6 +68,7 @@ def test_the_page_is_whole_safe_and_reproducible(tmp_path, classes, epochs):
         write_report(record(classes, epochs), images, {}, tmp_path / name)
         pages.append((tmp_path / name).read_text())
     assert pages[0] == pages[1] and "50.0%" in pages[0] and "1/4,000" in pages[0]
+    assert f"synthetic images by {escape(EVIL)}" in pages[0].replace("&#34;", "&quot;")
     tags = Tags()
     tags.feed(pages[0])
     assert not [tag for tag, _ in tags.seen if tag in {"script", "iframe", "link"}]

@@ -5,9 +5,7 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -34,16 +32,17 @@ from fglfast.generator.learning.fitting import Fit, FitSettings
 from fglfast.generator.learning.flow import TIMESTEPS, lesson
 from fglfast.generator.learning.label_flow import FIT as LABEL_FIT
 from fglfast.generator.learning.label_flow import LabelFlow, LabelledLatents, save_label_flow, train_label_flow
-from fglfast.generator.learning.prompting import fitting, prompts_of
+from fglfast.generator.learning.prompting import CAPTIONS, CLASSES, fitting, prompts_of
 from fglfast.generator.learning.solvers import euler, guided, uniform
+from fglfast.generator.learning.taught import Taught, held_apart, tell_small
+from fglfast.generator.parts import name_of
 from fglfast.images.attributes import describe
 from fglfast.images.labelled import LabelledImages
 
 UNCONDITIONAL_SHARE = 0.10
 CLASS_LEVEL_SHARE = 0.45  # of the rest, the instance-level prompt
-HELD_OUT_SHARE, MOST_HELD_OUT, JUDGED = 0.05, 512, 64  # of the images; as many at once
-MOST_SHOWN = 20  # classes of the grid
-PROMPTS = {"class_level": "{label}", "instance_level": "{label}, {caption}", "negative": ""}
+JUDGED = 64  # held-out images at once
+MOST_SHOWN = 20  # prompts of the grid
 
 
 class PretrainSettings(Settings):
@@ -55,6 +54,7 @@ class PretrainSettings(Settings):
         flow: the second.
         labels: the third, a flow of labels beside the second's of images; None is none.
         coupling: which noise goes with which image.
+        classes: whether prompts say the class; without, they are the captions alone.
         seed: of weights and draws.
         device: where it computes; in bfloat16 where that is native.
     """
@@ -64,6 +64,7 @@ class PretrainSettings(Settings):
     flow: FitSettings = FitSettings(steps=10_000, batch_size=64, learning_rate=1.5e-3, seed=2)
     labels: FitSettings | None = None
     coupling: CouplingName = "independent"
+    classes: bool = True
     seed: int = 0
     device: str = "cpu"
 
@@ -108,59 +109,41 @@ def pretrain(
 
     Raises:
         BadInputError: `out` holds checkpoints of other images or another model.
-        UsageError: the device is not there.
+        UsageError: the device is not there, or there are neither classes nor captions to learn.
     """
+    if not settings.classes and captions is None:
+        raise UsageError("without classes there is nothing to learn but captions", "give --captions, a file or a model")
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("no CUDA device is visible to torch", "use --device cpu, or install the CUDA build of torch")
     state, grids = out / "state", out / "grids"
     state.mkdir(parents=True, exist_ok=True)
     grids.mkdir(exist_ok=True)
     size = settings.model.image_size
+    tell_small(dataset, size)
     images_NHWC = np.stack([dataset.pixels(index, size) for index in range(len(dataset))])
-    texts = prompts_of(dataset, captions or [describe(image) for image in images_NHWC])
+    texts = prompts_of(dataset, captions or [describe(image) for image in images_NHWC], settings.classes)
     tokenizer, model = fitting(texts, settings.model)
     settings = settings.model_copy(update={"model": model})
     _check_same_run(state / "run.json", images_NHWC, texts, settings)
     torch.manual_seed(settings.seed)
     pixels_NCHW = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2)
-    learned, held_out = _split(len(dataset), settings.seed)
+    learned, held_out = held_apart(len(dataset), settings.seed)
     vae = train_vae(pixels_NCHW[learned], settings.model, settings.vae, settings.device, state, grids)
     moments_N2CHW = encode_all(vae, pixels_NCHW, state / "latents.safetensors")
     tokens_NPL = torch.stack([_tokens(tokenizer, list(level)) for level in zip(*texts, strict=True)], dim=1)
     taught = Taught(moments_N2CHW, tokens_NPL, learned, held_out)
-    networks = _train_flow(taught, dataset.class_names, tokenizer, vae, settings, state, grids)
+    wording, alone = (CLASSES, ()) if settings.classes else (CAPTIONS, [texts[row][1] for row in held_out.tolist()])
+    shown = alone or dataset.class_names
+    networks = _train_flow(taught, shown, tokenizer, vae, settings, state, grids)
     labels = _train_labels(taught, dataset, vae, settings, state)
     with finished_folder(out / "model") as unfinished:
         save_pipeline(unfinished, vae, *networks, tokenizer)
         if labels:
             save_label_flow(labels, dataset.class_names, moments_N2CHW.shape[2:], unfinished)
-        write_atomic(unfinished / "prompts.json", json.dumps(PROMPTS, indent=2) + "\n")
-        write_atomic(unfinished / "README.md", model_card(dataset, size, captions is None, state, labels is not None))
+        write_atomic(unfinished / "prompts.json", json.dumps(wording, indent=2) + "\n")
+        card = model_card(name_of(out / "model"), dataset, size, captions is None, alone, state, labels is not None)
+        write_atomic(unfinished / "README.md", card)
     return out / "model"
-
-
-@dataclass(frozen=True)
-class Taught:
-    """What the flow is taught with.
-
-    Attributes:
-        moments_N2CHW: posterior mean and deviation of every image's latents.
-        tokens_NPL: its class-level and its instance-level prompt.
-        learned: rows to learn from.
-        held_out: rows to judge with.
-    """
-
-    moments_N2CHW: Tensor
-    tokens_NPL: Tensor
-    learned: Tensor
-    held_out: Tensor
-
-
-def _split(images: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows to learn from, and rows to judge with; of a single image both are that one."""
-    order = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
-    count = min(MOST_HELD_OUT, math.ceil(HELD_OUT_SHARE * images))
-    return (order[count:] if count < images else order).sort().values, order[:count].sort().values
 
 
 def _check_same_run(
@@ -176,7 +159,7 @@ def _check_same_run(
 
 def _train_flow(
     taught: Taught,
-    class_names: Sequence[str],
+    shown: Sequence[str],
     tokenizer: CLIPTokenizer,
     vae: AutoencoderKL,
     settings: PretrainSettings,
@@ -224,7 +207,7 @@ def _train_flow(
 
     @torch.no_grad()
     def grid(step: int, guidance: float = 2.0, columns: int = 8) -> None:
-        tokens_BL = _tokens(tokenizer, [name for name in class_names[:MOST_SHOWN] for _ in range(columns)])
+        tokens_BL = _tokens(tokenizer, [prompt for prompt in shown[:MOST_SHOWN] for _ in range(columns)])
         noise_BCHW = torch.randn(
             (len(tokens_BL), *taught.moments_N2CHW.shape[2:]), generator=torch.Generator().manual_seed(step)
         ).to(device)

@@ -9,10 +9,16 @@ from fglfast.generator.architecture import MiniSettings, build_tokenizer
 from fglfast.images.labelled import LabelledImages
 
 LONGEST = 77  # tokens, as CLIP's
+# What a model's folder says of its prompts: whether it learned class names, or captions alone.
+
+CLASSES = {"class_level": "{label}", "instance_level": "{label}, {caption}", "negative": ""}
+CAPTIONS = {"class_level": "{label}", "instance_level": "{caption}", "negative": ""}
 
 
-def prompts_of(dataset: LabelledImages, captions: Sequence[str]) -> list[tuple[str, str]]:
-    """The class-level and the instance-level prompt of each image."""
+def prompts_of(dataset: LabelledImages, captions: Sequence[str], classes: bool = True) -> list[tuple[str, str]]:
+    """The class-level and the instance-level prompt of each image; where classes are not said, both are its caption."""
+    if not classes:
+        return [(caption, caption) for caption in captions]
     names = [dataset.class_names[label] for label in dataset.labels]
     return [(name, f"{name}, {caption}") for name, caption in zip(names, captions, strict=True)]
 

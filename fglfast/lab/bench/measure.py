@@ -18,6 +18,7 @@ from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.manifest import device_name
 from fglfast.engine.passes import decoder_pass, unet_pass
 from fglfast.engine.recipe import Recipe
+from fglfast.generator.parts import name_of
 from fglfast.lab.bench import work
 from fglfast.lab.bench.operations import count_operations
 from fglfast.lab.bench.records import (
@@ -117,7 +118,7 @@ def bench(recipes: Sequence[Recipe], model: Path, engines: Path, settings: Bench
     side = recipes[0].image_size
     training = _training(min(side, settings.train_side), ceilings[_training_dtype()], settings, left_out)
     return BenchRecord(
-        model=model.name,
+        model=name_of(model),
         image_size=side,
         batch=recipes[0].unet_batch,
         sampling=sampling,

@@ -7,7 +7,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
-from fglfast.base.errors import BadInputError
+from fglfast.base.errors import BadInputError, UsageError
 from fglfast.generator.architecture import MiniSettings, build_tokenizer, build_unet, build_vae
 from fglfast.generator.learning.couplings import COUPLINGS
 from fglfast.generator.learning.fitting import Fit, FitSettings
@@ -15,7 +15,7 @@ from fglfast.generator.learning.flow import lesson
 from fglfast.generator.learning.pretrain import PretrainSettings, pretrain
 from fglfast.generator.load import load_generator, read_shapes
 from fglfast.generator.parts import BUNDLED
-from fglfast.generator.text import native_image_size, resolve_model
+from fglfast.generator.text import load_prompts, native_image_size, resolve_model
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages
@@ -74,6 +74,26 @@ def test_colour_images_of_another_size_with_captions_of_their_own(tmp_path, caps
     assert "what came with the image" in (folder / "README.md").read_text()
     with pytest.raises(BadInputError, match="captions"):
         pretrain(data, tmp_path, SMALL.model_copy(update={"model": model, "seed": 3}), captions[::-1])
+
+
+def test_captions_alone_are_learned_without_a_class(tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+    openers = tuple(lambda image=image: Image.fromarray(image) for image in pixels)
+    data = LabelledImages(("food", "things"), np.arange(12) % 2, openers, (), "made")
+    captions = [f"thing{row}, sketch" for row in range(12)]
+    alone = SMALL.model_copy(update={"classes": False})
+    folder = pretrain(data, tmp_path / "drawings", alone, captions)
+    assert "12 of 12 images looked at are smaller than 32 pixels" in capsys.readouterr().err
+    assert load_prompts(folder, "sketch").instance_level == "{caption}, sketch"
+    encoder = TextEncoder.load(folder)
+    known, unknown = encoder.tokenizer.sizes(["thing3, sketch", "food, sketch"])
+    assert known < unknown, "a class name is in no prompt, so its word is no token of its own"
+    card = (folder / "README.md").read_text()
+    assert "# drawings:" in card and "captions and no class" in card and "labelled" not in card
+    last = json.loads((tmp_path / "drawings" / "state" / "flow-metrics.jsonl").read_text().splitlines()[-1])
+    assert f"{last['held_out']:.4f} |" in card
+    with pytest.raises(UsageError, match="nothing to learn"):
+        pretrain(data, tmp_path / "none", alone)
 
 
 @pytest.mark.parametrize("side", [32, 64, 96, 128])

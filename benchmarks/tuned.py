@@ -1,0 +1,41 @@
+"""What FedAvg and the like have of their own, chosen by the clients' held-out images: never by a test image."""
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rates import choose
+from fglfast.federation.arena import run_experiment
+from fglfast.federation.experiment import Choice, Experiment
+from fglfast.federation.method_names import Method
+from fglfast.federation.methods import Result
+
+AXES: dict[str, tuple[Any, ...]] = {"learning_rate": (0.03, 0.01, 0.1), "statistics": ("batch", "fixed")}
+
+
+def tuned(experiment: Experiment, method: Method, work: Path, engines: Path) -> Experiment:
+    """An experiment of one method, with the local rate and statistics that are best for it at the first of its seeds.
+
+    Its payloads are class-level: they only say who is in.
+
+    Args:
+        experiment: what is run.
+        method: which trains at its clients.
+        work: folder of the tries; finished ones are read.
+        engines: folder of compiled engines.
+    """
+    plain = {"methods": (method,), "prompt_level": "class", "captions": "attributes"}
+    asked = experiment.model_copy(update=plain)
+    first = asked.model_copy(update={"seeds": asked.seeds[:1]})
+
+    def judge(choice: Choice) -> float:
+        own = choice.model_dump(exclude_none=True)
+        name = "-".join([method, *(f"{key}={value}" for key, value in own.items())])
+        tried = first.model_copy(update={"chosen": {method: choice}})
+        return held_out(run_experiment(tried, work / name, engines).results)
+
+    return asked.model_copy(update={"chosen": {method: choose(AXES, judge)[0]}})
+
+
+def held_out(results: tuple[Result, ...]) -> float:
+    """Accuracy of the first of some results on the images that its clients hold out."""
+    return results[0].rows[-1].accuracy or 0.0
