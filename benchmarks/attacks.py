@@ -129,13 +129,14 @@ class Arena:
 
 
 def _blamed(names: Sequence[str], said: str) -> list[str]:
-    """Clients that the operator reads to have failed, or to be left out."""
+    """Clients that the operator reads to have failed, to be left out, or to claim more images than all others."""
     return [
         who
         for number, who in enumerate(names)
         if any(f"{word} {who}" in said for word in ("left out", "late", "dead"))
         or f"{who} is left out" in said
         or f"left out node {number + 2}:" in said
+        or f"{who!r} claims" in said
     ]
 
 

@@ -202,13 +202,13 @@ def attacks(result: dict[str, Any]) -> Table:
     """What each attack of one client came to."""
 
     def outcome(row: dict[str, Any]) -> str:
-        words = "refused, named" if row["named"] else "not noticed"
+        words = "named" if row["named"] else "not noticed"
         return f"{words}; honest blamed: {', '.join(row['honest_blamed'])}" if row["honest_blamed"] else words
 
     rows = [("none, all honest", "–", f"{result['honest']['accuracy']:.1%}", "–")]
     rows += [("that client never comes", "–", f"{result['absent']['accuracy']:.1%}", "–")]
     rows += [
-        (row["attack"], outcome(row), f"{row['accuracy']:.1%}", f"{-100 * row['lost']:+.1f}")
+        (row["attack"], outcome(row), f"{row['accuracy']:.1%}", f"{0 - 100 * row['lost']:+.1f}")
         for row in result["attacks"]
     ]
     return ("one client in five", "outcome", f"accuracy, {_seeds(result)}", "points, against its absence"), rows

@@ -236,8 +236,8 @@ SECTIONS = {
     "attacks": Section(
         "Hostile clients",
         "Ten rounds of FedAvg on the bundled sample (five clients, beta 0.5); the last client is "
-        "hostile in one way at a time. Named: the operator reads its name and why, and it is left out of that round or "
-        "the run.",
+        "hostile in one way at a time. Named: the operator reads its name and why; it is left out of that round or the "
+        "run, or counts as an ordinary client where it claims a billion images.",
         columns.attacks,
     ),
     "attacks-strategies": Section(
