@@ -120,7 +120,7 @@ def _cell(bench: Bench, cell: str, seeds: int, choices: dict[str, Any], learn: L
     if cell.startswith("public"):
         split = "public" if cell == "public-few" else cell
         seen = bench.base.train.epochs * bench.base.images_per_class * len(bench.held.read("test").class_names)
-        epochs = round(seen / len(bench.held.read(split)))
+        epochs = max(1, round(seen / len(bench.held.read(split))))
         public = {"public": f"{bench.held.folder}:{split}", "public_epochs": epochs, "methods": ("public-only",)}
         return bench.run(cell, seeds, **plain, **public)
     if cell in UNDRAWN:
