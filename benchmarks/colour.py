@@ -172,7 +172,7 @@ def _save(bench: Bench, made: dict[str, tuple[Result, ...]], choices: dict[str, 
                 {
                     "title": TITLES[cell],
                     "test": median(result.test_accuracy for result in results),
-                    "uploaded": sum(row.bytes_up for row in results[0].rows),
+                    "uploaded": results[0].rows[-1].bytes_up,
                     "runs": [{"seed": result.seed, "test": result.test_accuracy} for result in results],
                 }
                 for cell, results in made.items()
