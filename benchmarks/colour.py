@@ -120,7 +120,7 @@ def _cell(bench: Bench, cell: str, seeds: int, choices: dict[str, Any], learn: L
     if cell.startswith("public"):
         split = "public" if cell == "public-few" else cell
         seen = bench.base.train.epochs * bench.base.images_per_class * len(bench.held.read("test").class_names)
-        epochs = round(seen / len(bench.held.read(split)))
+        epochs = max(1, round(seen / len(bench.held.read(split))))
         public = {"public": f"{bench.held.folder}:{split}", "public_epochs": epochs, "methods": ("public-only",)}
         return bench.run(cell, seeds, **plain, **public)
     if cell in UNDRAWN:
@@ -172,7 +172,7 @@ def _save(bench: Bench, made: dict[str, tuple[Result, ...]], choices: dict[str, 
                 {
                     "title": TITLES[cell],
                     "test": median(result.test_accuracy for result in results),
-                    "uploaded": sum(row.bytes_up for row in results[0].rows),
+                    "uploaded": results[0].rows[-1].bytes_up,
                     "runs": [{"seed": result.seed, "test": result.test_accuracy} for result in results],
                 }
                 for cell, results in made.items()

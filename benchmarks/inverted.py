@@ -80,7 +80,7 @@ def _save(base: Experiment, made: dict[Method, tuple[Result, ...]]) -> None:
         {
             "method": method,
             "test": median(result.test_accuracy for result in results),
-            "uploaded": sum(row.bytes_up for row in results[0].rows),
+            "uploaded": results[0].rows[-1].bytes_up,
             "runs": [{"seed": result.seed, "test": result.test_accuracy} for result in results],
         }
         for method, results in made.items()
