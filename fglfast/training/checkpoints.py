@@ -56,13 +56,12 @@ class Checkpoints:
     def save(self, at: Position) -> None:
         """Write the engine's state and the position under a temporary tag, then make it the latest."""
         tag = f"epoch{at.epoch:05d}-step{at.step:07d}"
-        if self.world.leads:
-            self.folder.write_history(at.history)
         self.engine.save_checkpoint(
             str(self.folder.checkpoints), tag=f"{tag}.tmp", client_state={"position": vars(at)}, save_latest=False
         )
         if self.world.leads:
             self.folder.publish(f"{tag}.tmp", tag)
+            self.folder.write_history(at.history)  # last: what a kill could take back is not told
         self.world.wait()
         self.saved = time.monotonic()
 

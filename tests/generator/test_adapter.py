@@ -131,7 +131,7 @@ FITTING = {f"{LAYER}.lora_A.weight": torch.ones(RANK, 32), f"{LAYER}.lora_B.weig
         ({"unet.none.lora_A.weight": torch.ones(2, 2), "unet.none.lora_B.weight": torch.ones(2, 2)}, {}, "none"),
         ({"vae.decoder.conv_in.weight": torch.ones(2)}, {}, "conv_in"),
         ({}, {"unet.use_rslora": True, "unet.r": 2}, "use_rslora"),
-        (None, {}, "nothing of the UNet"),
+        (None, {}, "no weight of the UNet"),
     ],
 )
 def test_what_is_no_adapter_of_this_model_is_refused(tensors, facts, word, shallow_sd, tmp_path, kept):

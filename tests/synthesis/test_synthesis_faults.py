@@ -182,7 +182,7 @@ main()
 
 def test_signals_to_real_processes(arguments, random_mini, call, whole, tmp_path):
     """SIGTERM and SIGINT: exit code 130, one clear line, what is finished is kept, the same command goes on."""
-    command = [sys.executable, "-c", SLOW, str(Path(__file__).parent), str(random_mini), *arguments[:-1]]
+    command = [sys.executable, "-c", SLOW, str(Path(__file__).parents[1]), str(random_mini), *arguments[:-1]]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     outs = {number: tmp_path / number.name for number in (signal.SIGTERM, signal.SIGINT)}
     running = {number: subprocess.Popen([*command, str(out)], **pipes) for number, out in outs.items()}

@@ -22,7 +22,7 @@ def test_every_verb_that_opens_an_engine_takes_precision_and_image_size(verb):
 
 def test_no_other_verb_takes_a_recipe():
     taking = {verb for verb, command in VERBS.items() if "recipe" in {parameter.name for parameter in command.params}}
-    assert taking - {"tune-steps"} == {*OPEN, "kit"}, "a kit is of a recipe's model"
+    assert taking - {"tune-steps"} == {*OPEN, "kit", "run"}, "of a recipe's model, or an experiment's"
 
 
 def test_what_is_asked_for_takes_the_place_of_the_recipes():
