@@ -23,7 +23,7 @@ from fglfast.generator.text_encoder import TextEncoder
 from fglfast.generator.tokens import Tokenizer, load_tokenizer
 from fglfast.images.labelled import LabelledImages
 from fglfast.payload import Form, Payload, PayloadHeader, eight_bits, merge_equal, tensor_bytes
-from fglfast.payload.header import PromptLevel
+from fglfast.payload.header import FORMAT_VERSION, ROUTED_VERSION, PromptLevel
 from fglfast.payload.merge import merge_payloads, same_prompts, same_words
 
 WordsLevel = Literal["class", "instance"]
@@ -100,16 +100,27 @@ def class_list(class_names: tuple[str, ...]) -> LabelledImages:
 
 
 def make_header(
-    client: str, class_names: tuple[str, ...], level: PromptLevel, text_encoder: str, domain: str | None
+    client: str,
+    class_names: tuple[str, ...],
+    level: PromptLevel,
+    text_encoder: str,
+    domain: str | None,
+    inventory: str | None = None,
 ) -> PayloadHeader:
-    """The header of a client's payload.
+    """The header of a client's payload; of a routed one with the fingerprint of the inventory.
 
     Raises:
         UsageError: the client's name or the domain is refused.
     """
     try:
         return PayloadHeader(
-            client=client, class_names=class_names, prompt_level=level, text_encoder=text_encoder, domain=domain
+            format_version=ROUTED_VERSION if level == "routed" else FORMAT_VERSION,
+            client=client,
+            class_names=class_names,
+            prompt_level=level,
+            text_encoder=text_encoder,
+            domain=domain,
+            inventory=inventory,
         )
     except ValidationError as error:
         raise UsageError(f"a payload cannot say this: {first_problem(error)}", "give another name or domain") from error

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from torch import Tensor
 
 from fglfast.base.config import Settings
 from fglfast.base.console import Progress, note
@@ -108,11 +109,26 @@ def learn(
         begun = {"images": images, "prompts": prompts, "model": weights_fingerprint(model), "vectors": settings.vectors}
         claim(state / "learn.json", begun, "embeddings of other images, another model or other settings")
         learned_KLD = invert(generator, task, examples, text, fit, state)
-    both = (each.__getitem__ for each in (prompts_KLD, learned_KLD))
-    before, after = (judge(generator, task, each, examples, fit.batch_size) for each in both)
-    note(f"loss {before:.4f} with the class prompts, {after:.4f} with what was learned")
+    losses = told_losses(generator, task, (prompts_KLD, learned_KLD), examples, fit.batch_size)
     payload = Payload(header, learned_KLD.cpu().numpy().astype(np.float16), None, labels, counts)
-    return Learned(eight_bits(payload) if send == "int8" else payload, before, after)
+    return Learned(eight_bits(payload) if send == "int8" else payload, *losses)
+
+
+def told_losses(
+    generator: Generator, task: Task, texts: tuple[Tensor, Tensor], examples: Examples, batch_size: int
+) -> tuple[float, float]:
+    """The generator's loss on a client's images under the class prompts and under what was learned; both are said.
+
+    Args:
+        generator: frozen.
+        task: what its UNet was trained to predict.
+        texts: the embeddings [K,L,D] of both.
+        examples: the images.
+        batch_size: images of a pass.
+    """
+    before, after = (judge(generator, task, each.__getitem__, examples, batch_size) for each in texts)
+    note(f"loss {before:.4f} with the class prompts, {after:.4f} with what was learned")
+    return before, after
 
 
 def read_examples(

@@ -7,6 +7,7 @@ other image, and Gaussian noise. Whatever is computed from a release, by the cli
 
 import math
 import os
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,13 +80,23 @@ def noise_scale(budget: Budget, sensitivity: float) -> float:
     Raises:
         MissingExtraError: dp-accounting is not installed.
     """
+    sigma = float(accounting().get_sigma_gaussian(budget.epsilon, budget.delta))
+    return sensitivity * math.sqrt(budget.uploads) * sigma
+
+
+def accounting() -> Any:
+    """The package that finds the noise.
+
+    Raises:
+        MissingExtraError: dp-accounting is not installed.
+    """
     try:
-        from dp_accounting import get_sigma_gaussian
+        import dp_accounting
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             "--epsilon needs dp-accounting, which finds the noise", "pip install 'fglfast[privacy]'"
         ) from error
-    return sensitivity * math.sqrt(budget.uploads) * float(get_sigma_gaussian(budget.epsilon, budget.delta))
+    return dp_accounting
 
 
 def gaussian(*shape: int) -> Floats:

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fglfast.base.console import Progress
-from fglfast.base.errors import MissingExtraError, UsageError
-from fglfast.client.privacy import Budget, gaussian
+from fglfast.base.errors import UsageError
+from fglfast.client.privacy import Budget, accounting, gaussian
 from fglfast.client.private_prompts import private_counts
 from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.invert import Examples, squared_errors
@@ -92,13 +92,7 @@ def noise_multiplier(epsilon: float, delta: float, share: float, steps: int) -> 
         MissingExtraError: dp-accounting is not installed.
         UsageError: no noise is enough.
     """
-    try:
-        import dp_accounting as dp
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "--epsilon needs dp-accounting, which finds the noise", "pip install 'fglfast[privacy]'"
-        ) from error
-    half = epsilon / 2
+    dp, half = accounting(), epsilon / 2
     try:
         found = dp.calibrate_dp_mechanism(
             partial(dp.rdp.RdpAccountant, ORDERS, dp.NeighboringRelation.ADD_OR_REMOVE_ONE),

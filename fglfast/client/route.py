@@ -6,19 +6,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from fglfast.base.config import Settings, first_problem
-from fglfast.base.console import note
+from fglfast.base.config import Settings
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.files import claim, sole
-from fglfast.client.learn import read_examples
+from fglfast.client.embed import make_header
+from fglfast.client.learn import read_examples, told_losses
 from fglfast.client.privacy import Budget
 from fglfast.client.private_route import private_route
 from fglfast.client.prompts import class_level_prompts
 from fglfast.generator.blocks import load_blocks
 from fglfast.generator.inventory import Inventory, load_inventory
-from fglfast.generator.learning.invert import Examples, check_generator, judge
+from fglfast.generator.learning.invert import check_generator
 from fglfast.generator.learning.routing import CLIENT_FIT, Learner
 from fglfast.generator.learning.student import Task
 from fglfast.generator.load import load_generator, read_shapes, weights_fingerprint
@@ -26,7 +26,6 @@ from fglfast.generator.text import load_prompts, native_image_size, text_fingerp
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.labelled import LabelledImages
 from fglfast.payload import Payload, PayloadHeader, Privacy
-from fglfast.payload.header import ROUTED_VERSION
 
 
 class RouteSettings(Settings):
@@ -90,7 +89,7 @@ def route(
     adapters = load_inventory(inventory, encoded)
     if adapters.description.model != weights_fingerprint(model):
         raise BadInputError(f"{inventory}: learned through another generator", "use the server's model")
-    header = _header(client, dataset.class_names, encoded, domain, adapters)
+    header = make_header(client, dataset.class_names, "routed", encoded, domain, adapters.fingerprint())
     learner = _learner(model, adapters, dataset.class_names, domain)
     counts_K = dataset.counts()
     fit = CLIENT_FIT.model_copy(update={"steps": settings.steps})
@@ -105,26 +104,10 @@ def route(
         begun = {"images": images, "inventory": header.inventory, "domain": domain}
         claim(state / "learn.json", begun, "routing of other images, of another inventory or another domain")
         logits_RH = learner.learn(examples, fit, state)
-    before, after = _judged(learner, logits_RH, examples, fit.batch_size)
-    note(f"loss {before:.4f} with the class prompts, {after:.4f} with what was learned")
-    return Routed(_payload(header, logits_RH, counts_K, None), before, after)
-
-
-def _header(
-    client: str, class_names: tuple[str, ...], text_encoder: str, domain: str | None, inventory: Inventory
-) -> PayloadHeader:
-    try:
-        return PayloadHeader(
-            format_version=ROUTED_VERSION,
-            client=client,
-            class_names=class_names,
-            prompt_level="routed",
-            text_encoder=text_encoder,
-            domain=domain,
-            inventory=inventory.fingerprint(),
-        )
-    except ValidationError as error:
-        raise UsageError(f"a payload cannot say this: {first_problem(error)}", "give another name or domain") from error
+    losses = told_losses(
+        learner.generator, learner.task, (learner.prompts, learner.texts(logits_RH)), examples, fit.batch_size
+    )
+    return Routed(_payload(header, logits_RH, counts_K, None), *losses)
 
 
 def _learner(model: Path, inventory: Inventory, class_names: tuple[str, ...], domain: str | None) -> Learner:
@@ -134,13 +117,6 @@ def _learner(model: Path, inventory: Inventory, class_names: tuple[str, ...], do
     rows = class_level_prompts(class_names, [1] * len(class_names), load_prompts(model, domain).class_level)
     prompts_KLD = torch.from_numpy(encoder.encode(encoder.tokenize([row.prompt for row in rows]))).to(device)
     return Learner(generator, Task.of_model(model), inventory.to(device), prompts_KLD)
-
-
-def _judged(learner: Learner, logits_RH: torch.Tensor, examples: Examples, batch_size: int) -> tuple[float, float]:
-    """The loss under the class prompts, and under a routing."""
-    both = (each.__getitem__ for each in (learner.prompts, learner.texts(logits_RH)))
-    before, after = (judge(learner.generator, learner.task, each, examples, batch_size) for each in both)
-    return before, after
 
 
 def _payload(

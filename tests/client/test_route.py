@@ -18,15 +18,6 @@ from fglfast.verbs.app import app
 FEW = RouteSettings(steps=2)
 
 
-@pytest.fixture
-def private(tmp_path):
-    """Three classes, one of which this client has no image of."""
-    images = np.random.default_rng(0).integers(0, 255, (9, 16, 16), dtype=np.uint8)
-    path = tmp_path / "private.npz"
-    np.savez(path, images=images, labels=np.array([2, 0] * 4 + [2]), class_names=np.array(["bag", "t-shirt", "boot"]))
-    return path
-
-
 def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 

@@ -108,14 +108,8 @@ def invert(
         Text embeddings [K,L,D].
     """
     scale = float(text.vectors.detach().square().mean().sqrt())
-    fit_text(
-        generator,
-        task,
-        examples,
-        text,
-        settings.model_copy(update={"learning_rate": settings.learning_rate * scale}),
-        state,
-    )
+    scaled = settings.model_copy(update={"learning_rate": settings.learning_rate * scale})
+    fit_text(generator, task, examples, text, scaled, state)
     with torch.no_grad():
         learned_KLD: Tensor = text(torch.arange(len(text.vectors)))
     return learned_KLD

@@ -10,7 +10,6 @@ from fglfast.images.labelled import LabelledImages
 
 LONGEST = 77  # tokens, as CLIP's
 # What a model's folder says of its prompts: whether it learned class names, or captions alone.
-
 CLASSES = {"class_level": "{label}", "instance_level": "{label}, {caption}", "negative": ""}
 CAPTIONS = {"class_level": "{label}", "instance_level": "{caption}", "negative": ""}
 
