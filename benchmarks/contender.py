@@ -60,7 +60,8 @@ def fglfast(ask: Ask, backend: str) -> Draw:
     from fglfast.sampler.sample import sample
     from fglfast.sampler.schedule import Sampling, Schedule
 
-    recipe = Recipe(image_size=ask["image_size"], unet_batch=ask["batch"], vae_batch=ask["vae_batch"])
+    rows = ask["batch"] * (2 if ask["guidance"] > 1 else 1)  # of a pass, as the peers' pipelines have them
+    recipe = Recipe(image_size=ask["image_size"], unet_batch=rows, vae_batch=ask["vae_batch"])
     model = Path(ask["model"])
     engine = build_engine(contenders(recipe, [backend])[0], model, engines)
     kernels = engine.folder / "attention.json"
@@ -165,6 +166,8 @@ def main() -> None:
         + "\n"
     )
     _rest()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # of drawing: an engine that was built here was judged in float32 too
     for _ in sys.stdin:
         try:
             draw()

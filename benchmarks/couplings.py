@@ -90,7 +90,7 @@ def curve(case: Case, coupling: CouplingName, seed: int) -> list[dict[str, float
         return answer
 
     def learn(rows: Tensor, name: CouplingName, generator: torch.Generator) -> tuple[Lesson, Tensor]:
-        given = lesson(case.data[rows], case.condition[rows], COUPLINGS[name], generator)
+        given = lesson(case.data[rows], case.condition[rows], COUPLINGS[name](), generator)
         return given, ask(given.x, given.t, case.condition[rows])
 
     def loss_function(batch_size: int, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 on an NVIDIA GPU: every engine, training, two ranks, beside diffusers. Never run on one so far.
+"""Stable Diffusion 1.5 on an NVIDIA GPU: every engine, training, two ranks, beside diffusers.
 
 512x512, 25 guided steps, random weights. All of it takes longer than one call may: what a call has finished the next
 one finds, row by row, in the folder of engines and in PyTorch's own cache, until one comes to the table.
@@ -6,7 +6,7 @@ one finds, row by row, in the folder of engines and in PyTorch's own cache, unti
 
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -68,8 +68,9 @@ def main(
         if sizes is None:
             raise FglError(f"no batch works: {rows.failed.popitem()[1]}", "give --batch, or see `fglfast doctor`")
         found = found.model_copy(update={key: sizes[key] for key in ("unet_batch", "vae_batch")})
-        result = measured(rows, found, folder, engines, rounds, ours, peers, arch, images)
-    show(result, save_result(name, result))
+        for result in measured(rows, found, folder, engines, rounds, ours, peers, arch, images):
+            path = save_result(name, result)  # after each part: what is cut short leaves a table of what is there
+    show(result, path)
     for line in verdicts(result):
         typer.echo(line)
 
@@ -91,8 +92,8 @@ def measured(
     peers: str,
     arch: str,
     images: int,
-) -> dict[str, Any]:
-    """Every row, and the fastest engine beside the peers."""
+) -> Iterator[dict[str, Any]]:
+    """The fastest engine beside the peers with every engine's row, then also training, then also two ranks."""
 
     def beside(names: Sequence[str]) -> Row:
         return compare(recipe, folder, dict.fromkeys(names, sys.executable), PRECISION, rounds, engines)
@@ -104,29 +105,35 @@ def measured(
         return made["contenders"][0] | {"ceiling_tflops": made["ceiling_tflops"]}  # type: ignore[no-any-return]
 
     names = [OURS + each for each in (ours.split(",") if ours else engines_here())]
-    tried = {name: rows.get(name, lambda name=name: alone(name)) for name in names}  # type: ignore[misc]
-    drawn = sorted((row for row in tried.values() if row), key=lambda row: -row["images_per_second"])
-    if not drawn:
-        raise FglError(f"no engine draws here: {'; '.join(rows.failed.values())}", "see `fglfast doctor`")
-    ceiling, batch = drawn[0]["ceiling_tflops"], recipe.unet_batch
-    side = min(SIDE, recipe.image_size)
-    fastest = [drawn[0]["name"], *peers.split(",")]
+    drawn: list[Row] = []
+    if len(names) > 1:  # the only one is measured beside the peers alone
+        tried = {name: rows.get(name, lambda name=name: alone(name)) for name in names}  # type: ignore[misc]
+        drawn = sorted((row for row in tried.values() if row), key=lambda row: -row["images_per_second"])
+        if not drawn:
+            raise FglError(f"no engine draws here: {'; '.join(rows.failed.values())}", "see `fglfast doctor`")
+    fastest = [drawn[0]["name"] if drawn else names[0], *peers.split(",")]
     result = rows.get("side by side", lambda: beside(fastest))
-    trained = rows.get(
-        f"training {arch}", lambda: training_rate(arch, side, 4 * batch, 2, ceiling).model_dump(mode="json")
-    )
-    ranks = rows.get("two ranks", lambda: two_ranks(recipe, folder, engines, images))
     if result is None:
         raise FglError(f"nothing was compared: {rows.failed['side by side']}", "see `fglfast doctor`")
-    return result | {
+    drawn = drawn or [row for row in result["contenders"] if row["name"].startswith(OURS)]
+    ceiling, side = result["ceiling_tflops"], min(SIDE, recipe.image_size)
+    result |= {
         "vae_batch": recipe.vae_batch,
         "engines": drawn,
-        "training": trained,
-        "two_ranks": ranks,
+        "training": None,
+        "two_ranks": None,
         "failed": rows.failed,
         "targets": targets(result["contenders"]),
         "attention": attention(drawn),
     }
+    yield result
+    trained = rows.get(
+        f"training {arch}",
+        lambda: training_rate(arch, side, 4 * recipe.unet_batch, 2, ceiling).model_dump(mode="json"),
+    )
+    yield result | {"training": trained}
+    ranks = rows.get("two ranks", lambda: two_ranks(recipe, folder, engines, images))
+    yield result | {"training": trained, "two_ranks": ranks}
 
 
 def batches(recipe: Recipe, folder: Path, engines: Path, batch: int | None) -> Row:

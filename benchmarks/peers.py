@@ -8,9 +8,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Timer
 from typing import Annotated, Any
 
 import numpy as np
@@ -44,6 +46,7 @@ PEERS = (
 REFERENCE = "diffusers eager"
 PAUSE = 0.3  # seconds for the threads of the contender before to go to sleep
 LAST_WORDS = 5.0  # seconds
+PATIENCE = 400.0  # seconds until a contender must have drawn once; tuning a compiler's kernels can take all day
 REFUSED = Path(".venv-peers/refused.txt")  # what pip said of the peers that it would not install
 
 
@@ -70,8 +73,13 @@ class Contender:
         self.told: dict[str, Any] = {}
 
     def load(self, ask: dict[str, Any]) -> None:
-        """Load, and draw the first round."""
+        """Load, and draw the first round; who is not ready when `PATIENCE` ends is ended."""
+        began, timer = time.monotonic(), Timer(PATIENCE, self.process.kill)
+        timer.start()
         self.told = self._ask(ask)
+        timer.cancel()
+        if "error" in self.told and time.monotonic() - began > PATIENCE:
+            self.told = {"error": f"it was not ready after {PATIENCE:.0f} s"}
 
     def draw(self) -> None:
         """One round; returns when the pixels are there."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fglfast.base.console import hushed
+from fglfast.base.errors import UsageError
 from fglfast.base.ranks import find_rank, ranks_here
 
 
@@ -103,9 +104,18 @@ def alone() -> Iterator[World]:
 
 @contextmanager
 def launched() -> Iterator[World]:
-    """The process group of all workers, as torchrun or another launcher describes it in the environment."""
+    """The process group of all workers, as torchrun or another launcher describes it in the environment.
+
+    Raises:
+        UsageError: two of them compute on one GPU, which NCCL refuses.
+    """
     with environment(**_local_rank()), _accelerator(processes=ranks_here()):
-        yield join_world()
+        try:
+            yield join_world()
+        except torch.distributed.DistBackendError as error:
+            if "Duplicate GPU" in str(error):
+                raise UsageError("two training processes share one GPU", "start one process for each GPU") from error
+            raise
         _leave_world()  # not after an error: it would wait for peers that are gone
 
 

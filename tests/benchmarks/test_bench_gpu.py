@@ -10,7 +10,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from benchmarks import gpu, gpu_rows, results_file
+from benchmarks import gpu, gpu_rows, peers, results_file
 from benchmarks.contender import WITHOUT
 from benchmarks.gpu import COMPILED, attention, main, targets, verdicts
 from benchmarks.limit import limited
@@ -82,10 +82,10 @@ def calls(shallow, tmp_path, monkeypatch):
 
     def call(**asked):
         done.clear()
+        asked.setdefault("ours", "torch:bfloat16,torch:int8")
         main(
             model=str(shallow("sd15")),
             recipe=str(tmp_path / "small.toml"),
-            ours="torch:bfloat16,torch:int8",
             peers=f"{REFERENCE},{COMPILED}",
             limit=3000,  # its end is the end of this process
             engines=tmp_path / "engines",
@@ -109,6 +109,34 @@ def test_every_row_is_kept_and_only_what_failed_is_tried_again(calls, tmp_path, 
     assert calls() == ["fglfast torch:int8"]
     assert json.loads((tmp_path / "gpu.json").read_text())["two_ranks"] == result["two_ranks"]
     assert calls(steps=3) == first  # another question
+
+
+def test_the_only_engine_is_measured_beside_the_peers_and_what_is_cut_short_leaves_a_table(
+    calls, tmp_path, capsys, monkeypatch
+):
+    whole = gpu.two_ranks
+
+    def cut_short(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu, "two_ranks", cut_short)
+    with pytest.raises((typer.Exit, KeyboardInterrupt)):
+        calls(ours="torch:bfloat16")
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert result["training"]["images_per_second"] == 900.0 and result["two_ranks"] is None
+    assert [engine["name"] for engine in result["engines"]] == [EAGER] and result["targets"][0]["found"] == 12.0
+    monkeypatch.setattr(gpu, "two_ranks", whole)
+    assert calls(ours="torch:bfloat16") == ["two ranks, 3"]
+
+
+def test_a_contender_that_takes_too_long_is_left_out(monkeypatch, tmp_path):
+    monkeypatch.setattr(peers, "PATIENCE", 0.5)
+    monkeypatch.setattr(peers, "WORKER", tmp_path / "slow.py")
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(60)\n")
+    slow = peers.Contender(sys.executable)
+    slow.load({})
+    slow.close()
+    assert slow.told == {"error": "it was not ready after 0 s"}
 
 
 def test_two_ranks_share_the_work_and_draw_what_one_draws(random_mini, tiny_recipe, tmp_path, monkeypatch):

@@ -1,8 +1,11 @@
 """What a training process computes on: its GPU's number, its precision. Stand-ins for GPUs, of PyTorch's own calls."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
+from fglfast.base.errors import UsageError
 from fglfast.training import worker, world
 
 
@@ -25,6 +28,16 @@ def test_a_worker_takes_a_gpu_of_those_it_sees(seen: int, number: str, gpus, mon
     assert world._local_rank() == {"LOCAL_RANK": number}
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "3")
     assert set(world._local_rank().values()) == {number}
+
+
+@pytest.mark.parametrize("said", ["Last error: Duplicate GPU detected : rank 1 and rank 0", "unhandled system error"])
+def test_two_processes_of_one_gpu_are_told_so(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "_accelerator", lambda processes: nullcontext())
+    monkeypatch.setattr(world, "join_world", world.World)
+    known = "Duplicate" in said
+    with pytest.raises(UsageError if known else torch.distributed.DistBackendError) as told, world.launched():
+        raise torch.distributed.DistBackendError(said)
+    assert str(told.value) == ("two training processes share one GPU" if known else said)
 
 
 @pytest.mark.parametrize(("capability", "native"), [((7, 5), False), ((8, 0), True), ((9, 0), True), ((12, 0), True)])

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import ot
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -58,7 +57,11 @@ def sparse_ot(partners: int = 2, strength: float = 0.1) -> Coupling:
     Args:
         partners: most noises of a row.
         strength: of the quadratic regularisation, in units of the mean cost.
+
+    Raises:
+        ModuleNotFoundError: POT is not installed, which no other coupling needs.
     """
+    import ot
 
     def couple(x0: Tensor, noise: Tensor, condition_B: Tensor, generator: torch.Generator) -> Paired:
         def draw(cost: Tensor) -> Tensor:
@@ -107,13 +110,14 @@ def immiscible(candidates: int = 4) -> Coupling:
     return couple
 
 
-COUPLINGS: dict[CouplingName, Coupling] = {
-    "independent": independent,
-    "ot": minibatch_ot,
-    "sparse-ot": sparse_ot(),
-    "w-cfm": weighted(),
-    "immiscible": immiscible(),
+COUPLINGS: dict[CouplingName, Callable[[], Coupling]] = {
+    "independent": lambda: independent,
+    "ot": lambda: minibatch_ot,
+    "sparse-ot": sparse_ot,
+    "w-cfm": weighted,
+    "immiscible": immiscible,
 }
+"""How each is made; `sparse-ot` alone needs the extra `pretrain`."""
 
 
 def _within(x0: Tensor, noise: Tensor, condition_B: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:

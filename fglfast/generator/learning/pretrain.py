@@ -27,7 +27,7 @@ from fglfast.generator.architecture import (
 )
 from fglfast.generator.learning.autoencoder import encode_all, narrow, save_grid, train_vae
 from fglfast.generator.learning.card import model_card
-from fglfast.generator.learning.couplings import COUPLINGS, Coupling, CouplingName
+from fglfast.generator.learning.couplings import COUPLINGS, Coupling, CouplingName, independent
 from fglfast.generator.learning.fitting import Fit, FitSettings
 from fglfast.generator.learning.flow import TIMESTEPS, lesson
 from fglfast.generator.learning.label_flow import FIT as LABEL_FIT
@@ -115,6 +115,7 @@ def pretrain(
         raise UsageError("without classes there is nothing to learn but captions", "give --captions, a file or a model")
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("no CUDA device is visible to torch", "use --device cpu, or install the CUDA build of torch")
+    coupling = COUPLINGS[settings.coupling]()  # one of them needs a package: said before anything is trained
     state, grids = out / "state", out / "grids"
     state.mkdir(parents=True, exist_ok=True)
     grids.mkdir(exist_ok=True)
@@ -134,7 +135,7 @@ def pretrain(
     taught = Taught(moments_N2CHW, tokens_NPL, learned, held_out)
     wording, alone = (CLASSES, ()) if settings.classes else (CAPTIONS, [texts[row][1] for row in held_out.tolist()])
     shown = alone or dataset.class_names
-    networks = _train_flow(taught, shown, tokenizer, vae, settings, state, grids)
+    networks = _train_flow(taught, shown, tokenizer, vae, settings, coupling, state, grids)
     labels = _train_labels(taught, dataset, vae, settings, state)
     with finished_folder(out / "model") as unfinished:
         save_pipeline(unfinished, vae, *networks, tokenizer)
@@ -163,6 +164,7 @@ def _train_flow(
     tokenizer: CLIPTokenizer,
     vae: AutoencoderKL,
     settings: PretrainSettings,
+    coupling: Coupling,
     state: Path,
     grids: Path,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
@@ -180,7 +182,7 @@ def _train_flow(
             velocity_BCHW: Tensor = unet(x_BCHW, TIMESTEPS * t_B, text_BLD, return_dict=False)[0]
         return velocity_BCHW.float()
 
-    def lesson_loss(rows: Tensor, coupling: Coupling, generator: torch.Generator) -> Tensor:
+    def lesson_loss(rows: Tensor, coupled: Coupling, generator: torch.Generator) -> Tensor:
         mean_BCHW, std_BCHW = taught.moments_N2CHW[rows].unbind(dim=1)
         x0_BCHW = scale * (mean_BCHW + std_BCHW * torch.randn(mean_BCHW.shape, generator=generator)).to(device)
         share_B = torch.rand(len(rows), generator=generator)
@@ -188,20 +190,20 @@ def _train_flow(
         tokens_BL = taught.tokens_NPL[rows, level_B]
         tokens_BL[share_B < UNCONDITIONAL_SHARE] = empty_L
         _, condition_B = tokens_BL.unique(dim=0, return_inverse=True)
-        given = lesson(x0_BCHW, condition_B, coupling, generator)
+        given = lesson(x0_BCHW, condition_B, coupled, generator)
         fit.noted["effective"] = round(given.effective, 4)
         return given.loss(velocity(given.x, given.t, tokens_BL))
 
     def loss_function(batch_size: int, generator: torch.Generator) -> Tensor:
         rows = taught.learned[torch.randint(len(taught.learned), (batch_size,), generator=generator)]
-        return lesson_loss(rows, COUPLINGS[settings.coupling], generator)
+        return lesson_loss(rows, coupling, generator)
 
     @torch.no_grad()
     def held_out() -> float:
         """The same draws each time; a batch counts as its rows do."""
         generator, parts = torch.Generator().manual_seed(settings.seed), taught.held_out.split(JUDGED)
         effective = fit.noted.get("effective", 1.0)
-        losses = [len(rows) * float(lesson_loss(rows, COUPLINGS["independent"], generator)) for rows in parts]
+        losses = [len(rows) * float(lesson_loss(rows, independent, generator)) for rows in parts]
         fit.noted["effective"] = effective  # of what is learned from
         return sum(losses) / len(taught.held_out)
 

@@ -1,4 +1,6 @@
 import itertools
+import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -47,6 +49,13 @@ def test_ot_without_conditions_would_bias_the_noise():
 
 
 @pytest.mark.parametrize("name", COUPLINGS)
+def test_one_coupling_alone_needs_a_package(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ot", None)
+    with pytest.raises(ModuleNotFoundError) if name == "sparse-ot" else nullcontext():
+        COUPLINGS[name]()
+
+
+@pytest.mark.parametrize("name", COUPLINGS)
 def test_every_coupling_is_unbiased_in_its_condition(name):
     """Over many batches the mean noise of a condition is zero, wherever its data lie at the centre."""
     sums, count = torch.zeros(2), 0
@@ -54,7 +63,7 @@ def test_every_coupling_is_unbiased_in_its_condition(name):
         draw = torch.Generator().manual_seed(seed)
         condition = torch.arange(32) % 2
         x0, noise = torch.randn(32, 2, generator=draw), torch.randn(32, 2, generator=draw)
-        paired = COUPLINGS[name](x0, noise, condition, draw)
+        paired = COUPLINGS[name]()(x0, noise, condition, draw)
         mine = condition == 1
         sums += (paired.weight[mine, None] * paired.noise[mine]).sum(0)
         count += int(mine.sum())
@@ -64,7 +73,7 @@ def test_every_coupling_is_unbiased_in_its_condition(name):
 @pytest.mark.parametrize("name", COUPLINGS)
 def test_pairs_are_no_farther_than_independent_ones(name):
     x0, noise, condition = batch(count=96)
-    paired = COUPLINGS[name](x0, noise, condition, generator())
+    paired = COUPLINGS[name]()(x0, noise, condition, generator())
     mean = (paired.weight * cost(x0, paired.noise)).mean()
     assert mean <= cost(x0, noise).mean() * (1.0 if name == "independent" else 0.99)
     assert paired.weight.mean() == pytest.approx(1.0) and 0 < paired.effective <= 1.0 + 1e-6

@@ -152,7 +152,7 @@ def test_the_rate_warms_up_stays_and_decays():
 
 def test_a_lesson_lies_on_the_path_and_weighs_its_rows():
     x0, condition = torch.randn(64, 2, 3, 3), torch.zeros(64)
-    taught = lesson(x0, condition, COUPLINGS["w-cfm"], torch.Generator().manual_seed(0))
+    taught = lesson(x0, condition, COUPLINGS["w-cfm"](), torch.Generator().manual_seed(0))
     t = taught.t.view(-1, 1, 1, 1)
     assert torch.allclose(taught.x, x0 + t * taught.target, atol=1e-5) and bool(((t > 0) & (t < 1)).all())
     error = (torch.zeros_like(x0) - taught.target).square().flatten(1).mean(1)
