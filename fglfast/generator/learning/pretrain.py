@@ -56,7 +56,7 @@ class PretrainSettings(Settings):
         coupling: which noise goes with which image.
         classes: whether prompts say the class; without, they are the captions alone.
         seed: of weights and draws.
-        device: where it computes; in bfloat16 where that is native.
+        device: where it computes, in bfloat16 where that is native; auto is a GPU where there is one.
     """
 
     model: MiniSettings = MiniSettings()
@@ -66,7 +66,7 @@ class PretrainSettings(Settings):
     coupling: CouplingName = "independent"
     classes: bool = True
     seed: int = 0
-    device: str = "cpu"
+    device: str = "auto"
 
     @classmethod
     def budget(
@@ -115,6 +115,8 @@ def pretrain(
         raise UsageError("without classes there is nothing to learn but captions", "give --captions, a file or a model")
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("no CUDA device is visible to torch", "use --device cpu, or install the CUDA build of torch")
+    if settings.device == "auto":
+        settings = settings.model_copy(update={"device": "cuda" if torch.cuda.is_available() else "cpu"})
     coupling = COUPLINGS[settings.coupling]()  # one of them needs a package: said before anything is trained
     state, grids = out / "state", out / "grids"
     state.mkdir(parents=True, exist_ok=True)
