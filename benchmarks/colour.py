@@ -11,7 +11,7 @@ has a setting of its own has it by the clients' held-out images: the generator's
 statistics. A cell that is finished is read, not run; the table is saved after each seed.
 """
 
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -157,8 +157,8 @@ def _save(bench: Bench, made: dict[str, tuple[Result, ...]], choices: dict[str, 
     held = bench.held
     test, shown = held.read("test"), read_dataset(str(held.generator))
     splits = {name: len(held.read(name)) for name in ("private", "test", "public", "public-all")}
-    state = bench.model.parent / "state" / "flow-metrics.jsonl"
-    trained = json.loads(state.read_text().splitlines()[-1])["step"] if state.exists() else None
+    card = (bench.model / "README.md").read_text(encoding="utf-8")
+    trained = {name: int(steps.replace(",", "")) for name, steps in re.findall(r"\n\| (vae|flow) \| ([\d,]+)", card)}
     save_result(
         "colour",
         {

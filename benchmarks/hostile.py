@@ -218,7 +218,7 @@ UPDATES = (
     Attack("the step reversed, 1,000 times", wire.TRAIN, on_parameters(lambda own, sent: sent - 1000 * (own - sent))),
     Attack("the step scaled 30 times, reversed", wire.TRAIN, on_parameters(lambda own, sent: sent - 30 * (own - sent))),
     Attack("negative variances", wire.TRAIN, on_floats(lambda own, sent: -own.abs())),
-    Attack("a step reversed", wire.TRAIN, on_parameters(lambda own, sent: sent - (own - sent)), "harmless"),
+    Attack("a step reversed", wire.TRAIN, on_parameters(lambda own, sent: sent - (own - sent))),
     Attack("nothing learned", wire.TRAIN, on_weights(lambda own, sent: sent), "harmless"),
     Attack("a weight missing", wire.TRAIN, on_weights(lambda own, sent: dict(list(own.items())[1:]))),
     Attack("a weight too many", wire.TRAIN, on_weights(lambda own, sent: {**own, "more": torch.zeros(3)})),

@@ -4,6 +4,10 @@ Until something is learned that can be lost, no step counts more than a few usua
 lost most of what was learned is not kept. Who is blamed has to stand out twice: its weights moved much
 further than those of most, and without it the round is good. Clients whose classes differ pull an average apart too,
 and none of them is to blame for that: there the last good weights stay.
+
+A step as long as the others' but away from all of them loses a little in every round, which no judge sees. Honest
+clients agree on what to look at, however much their classes differ: of the layers below the last one, some other step
+always leads the same way (`benchmarks/LOG.md` has the cosines).
 """
 
 import math
@@ -21,6 +25,7 @@ FAR = 3.0  # times the usual step
 FLOOR = 0.01  # of the weights' own size: a step below that counts as that
 LOST = 0.25  # of what was known above chance: a round that leaves less is bad
 KNOWN = 0.1  # above chance, before it can be lost
+AWAY = -0.05  # cosine to the most similar of the others' steps; of honest clients it was never below -0.02
 MOST_TRIED = 20  # clients that are left out one after the other
 Judge = Callable[[Weights], float | None]
 Averaging = Callable[[Sequence[str]], Weights]
@@ -87,6 +92,27 @@ def absurd(ratios: Mapping[str, float]) -> dict[str, str]:
         for who, ratio in ratios.items()
         if not ratio <= ABSURD
     }
+
+
+def away(before: Weights, updates: Mapping[str, Weights], body: Sequence[str]) -> tuple[str, ...]:
+    """Clients whose step leads away from each of the others': fewer than half of them, else nobody can tell.
+
+    Args:
+        before: the weights that all began with.
+        updates: by client.
+        body: names of the parameters below the last layer, which clients with other classes pull apart by right.
+    """
+    if len(updates) < 3 or not body:
+        return ()
+    products_KK = torch.zeros(len(updates), len(updates), dtype=torch.float64)
+    for name in body:  # one after the other: all at once would be every client's weights again
+        steps_KP = torch.stack([(own[name] - before[name]).flatten() for own in updates.values()]).double()
+        products_KK += steps_KP @ steps_KP.T
+    lengths_K = products_KK.diagonal().sqrt().clamp(min=1e-30)
+    cosines_KK = products_KK / lengths_K / lengths_K[:, None]
+    nearest_K = cosines_KK.fill_diagonal_(-1.0).amax(1)
+    found = tuple(who for who, cosine in zip(updates, nearest_K.tolist(), strict=True) if cosine < AWAY)
+    return found if 2 * len(found) < len(updates) else ()
 
 
 def bounded(before: Weights, updates: Mapping[str, Weights], parameters: Sequence[str]) -> dict[str, Weights]:

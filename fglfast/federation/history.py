@@ -32,6 +32,7 @@ class Row(Settings):
         clients: how many trained; in round 0, how many there are.
         kept: whether the round's average was kept; if not, the weights are those of the row before.
         left_out: names of clients that were found to have ruined a round, this one or an earlier one.
+        away: names of clients whose last step led away from all others'; a second one in a row, and they are left out.
     """
 
     round: int
@@ -48,6 +49,7 @@ class Row(Settings):
     clients: int = 0
     kept: bool = True
     left_out: tuple[str, ...] = ()
+    away: tuple[str, ...] = ()
 
 
 class Adapted(Settings):

@@ -31,7 +31,8 @@ from fglfast.federation.history import Adapted, Row
 from fglfast.federation.method_names import ALONE, METHODS, Method
 from fglfast.federation.moments import fill_head
 from fglfast.federation.own_images import own_images
-from fglfast.federation.rounds import Federation, Plan
+from fglfast.federation.plan import Plan
+from fglfast.federation.rounds import Federation
 from fglfast.federation.wire import Weights
 from fglfast.images.dataset import read_dataset
 from fglfast.pipeline.one_shot import one_shot

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,33 +16,15 @@ from fglfast.federation.grid import Answers, CountedGrid, Meter
 from fglfast.federation.history import Adapted, Row, restore_round, save_round
 from fglfast.federation.members import Member, Members, median
 from fglfast.federation.moments import empty
+from fglfast.federation.plan import Plan
 from fglfast.federation.strategies import Aggregator
 from fglfast.federation.wire import Weights
 from fglfast.training.batches import generator
-from fglfast.training.model import head_of
+from fglfast.training.model import body_of, head_of
 from fglfast.training.prototypes import Prototypes
 from fglfast.training.settings import AdaptSettings
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What distinguishes one federated method from another.
-
-    Attributes:
-        name: of the method.
-        rounds: how many.
-        proximal_mu: FedProx's; 0 for FedAvg.
-        fine_tune: what the server does with the average before it is sent again.
-        asks: whether clients train; if not, what the server does is all that a round is.
-    """
-
-    name: str
-    rounds: int
-    proximal_mu: float = 0.0
-    fine_tune: Callable[[Weights, int], Weights] | None = None
-    asks: bool = True
 
 
 class Federation:
@@ -73,7 +54,7 @@ class Federation:
     ) -> None:
         self.grid, self.experiment, self.seed, self.class_names = grid, experiment, seed, class_names
         self.model, self.test, self.check = model, test, check
-        self.parameters = [name for name, _ in model.named_parameters()]
+        self.parameters, self.body = [name for name, _ in model.named_parameters()], body_of(model)
         self._all = members
         self.members = self._without(())
 
@@ -106,7 +87,7 @@ class Federation:
             checked=self.check(self._with(weights)) if self.check else median(said),
             test_accuracy=self.test(self._with(weights)) if milestone else None,
             clients=len(self.members.inside),
-            left_out=tuple(member.name for member in self._all if member not in self.members.inside),
+            left_out=self._outside(),
         )
 
     def moments(self, weights: Weights) -> list[Weights]:
@@ -173,6 +154,11 @@ class Federation:
             what, nodes = f"{plan.name}, round {number}", self._drawn(number)
             updates = self.updates(what, weights, number, proximal_mu=plan.proximal_mu, nodes=nodes)
         asked, answered = meter.read(), time.monotonic()
+        away = guard.away(weights, updates, self.body)
+        for name in away:
+            self._turned(name, number, again=name in last.away)
+        turned = tuple({*away, *(name for name in last.away if name not in updates)})
+        updates = {name: own for name, own in updates.items() if name not in away}
         if updates and not self._bar(last).known:
             updates = guard.bounded(weights, updates, self.parameters)
         moments = aggregate.moments()
@@ -190,6 +176,7 @@ class Federation:
             "client_seconds": round(last.client_seconds + asked["client_seconds"], 3),
             "server_seconds": round(last.server_seconds + server_seconds, 3),
             "clients": len(updates),
+            "away": tuple(sorted(turned)),
         }
         return averaged, row.model_copy(update=spent)
 
@@ -229,7 +216,7 @@ class Federation:
             )
         for name, why in verdict.blamed.items():
             note(f"{name} is left out from round {number} on: {why}")
-        self.members = self._without((*last.left_out, *verdict.blamed))
+        self.members = self._without((*self._outside(), *verdict.blamed))
         if verdict.names:
             if verdict.doubted:
                 note(f"round {number} is good without {', '.join(verdict.doubted)}: kept without it")
@@ -251,6 +238,17 @@ class Federation:
                 answers.refused[node] = ruinous[name]
                 del answers.good[node]
         return {name: updates[name] for name in sorted(updates) if name not in ruinous}
+
+    def _turned(self, name: str, number: int, again: bool) -> None:
+        """What follows a step away from all others: the first may be chance, the second in a row is not."""
+        if again:
+            note(f"{name} is left out from round {number} on: twice its step led away from every other client's")
+            self.members = self._without((*self._outside(), name))
+        else:
+            note(f"round {number} is without {name}: its step led away from every other client's")
+
+    def _outside(self) -> tuple[str, ...]:
+        return tuple(member.name for member in self._all if member not in self.members.inside)
 
     def _drawn(self, number: int) -> dict[int, str]:
         """Which members are asked in a round."""

@@ -105,6 +105,13 @@ def has_linear_head(model: PreTrainedModel) -> bool:
     return _last_linear(model) is not None
 
 
+def body_of(model: PreTrainedModel) -> list[str]:
+    """Names of the parameters below the last layer; all of them if that is not linear."""
+    head = _last_linear(model)
+    ends = {id(parameter) for parameter in head.parameters()} if head else set()
+    return [name for name, parameter in model.named_parameters() if id(parameter) not in ends]
+
+
 def _last_linear(model: PreTrainedModel) -> nn.Linear | None:
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
     fits = last and last[0].out_features == model.config.num_labels and last[0].bias is not None

@@ -13,11 +13,12 @@ GOOD, CHANCE = 0.9, 0.34
 
 
 def small_steps(number, weights):
-    """Weights moved a little, as training does; each client in a direction of its own."""
-    draw = torch.Generator().manual_seed(number)
+    """Weights moved a little, as training does: each client in a direction of its own, and all a bit in one."""
+    draw, common = (torch.Generator().manual_seed(seed) for seed in (number, 1000))
     moved = {}
     for name, tensor in weights.items():
-        step = 0.01 * torch.randn(tensor.shape, generator=draw) if tensor.is_floating_point() else 1
+        own, alike = (torch.randn(tensor.shape, generator=each) for each in (draw, common))
+        step = 0.01 * (0.8 * own + 0.6 * alike) if tensor.is_floating_point() else 1
         moved[name] = (tensor + step).abs() if name.endswith("running_var") else tensor + step
     return moved
 

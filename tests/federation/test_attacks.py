@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from playing_clients import GOOD, grid_of, members_of, near, playing_app
+from playing_clients import GOOD, grid_of, members_of, near, playing_app, small_steps
 from small_federation import CLASSES
 
 from benchmarks.hostile import JUDGEMENTS, PAYLOADS, UPDATES, HostileApp
@@ -13,7 +13,8 @@ from fglfast.federation.client_app import app
 from fglfast.federation.collect import collect_payloads
 from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
-from fglfast.federation.rounds import Federation, Plan
+from fglfast.federation.plan import Plan
+from fglfast.federation.rounds import Federation
 from fglfast.training.model import build_model
 
 HOSTILE = 3  # its number among four
@@ -99,11 +100,32 @@ def test_a_member_that_is_left_out_gets_no_model_and_is_not_asked_again(experime
     hostile = HostileApp(playing_app(judge=near(start), asked=asked), attack, HOSTILE)
     made = Federation(grid_of(hostile, 4), members_of((9, 9, 9, 9)), experiment, 0, CLASSES, model, lambda _: 0.5)
     weights, rows = made.run(Plan("fedavg", 3), start, tmp_path)
-    assert [row.left_out for row in rows] == [(), *[("client003",)] * 3]
-    assert [client for client, told in asked if told["server-round"] > 1].count(HOSTILE) == 0
+    assert [row.left_out for row in rows] == [(), (), *[("client003",)] * 2]  # it turned away twice
+    assert [row.away for row in rows[1:]] == [("client003",)] * 3 and [row.clients for row in rows[1:]] == [3] * 3
+    assert [client for client, told in asked if told["server-round"] > 2].count(HOSTILE) == 0
     asked.clear()
     assert made.deliver(weights, rows[-1].left_out) == 3
     assert {client for client, _ in asked} == {0, 1, 2}
+
+
+def test_one_step_away_from_the_others_is_forgiven(experiment, tiny_arch, tmp_path, capsys):
+    """The hostile client reverses its first step alone: that round is without it, and then it counts again."""
+    torch.manual_seed(0)
+    model = build_model(tiny_arch, CLASSES)
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def once(number, weights):
+        moved = small_steps(number, weights)
+        first = all(torch.equal(weights[name], start[name]) for name in start)
+        turned = {name: 2 * weights[name] - own for name, own in moved.items() if name.endswith("weight")}
+        return {**moved, **turned} if number == HOSTILE and first else moved
+
+    grid, members = grid_of(playing_app(once, near(start)), 4), members_of((9, 9, 9, 9))
+    made = Federation(grid, members, experiment, 0, CLASSES, model, lambda _: 0.5)
+    _, rows = made.run(Plan("fedavg", 3), start, tmp_path)
+    assert [row.away for row in rows] == [(), ("client003",), (), ()] and rows[-1].left_out == ()
+    assert [row.clients for row in rows[1:]] == [3, 4, 4]
+    assert "round 1 is without client003" in capsys.readouterr().err
 
 
 def test_honest_clients_that_pull_an_average_apart_are_not_blamed(experiment, tiny_arch, tmp_path, capsys):

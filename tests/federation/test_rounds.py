@@ -10,7 +10,8 @@ from small_federation import CLASSES
 
 from fglfast.base.errors import IncompleteError
 from fglfast.federation import guard, wire
-from fglfast.federation.rounds import Federation, Plan
+from fglfast.federation.plan import Plan
+from fglfast.federation.rounds import Federation
 from fglfast.training.model import build_model
 
 SIZES = {0: 1, 1: 3, 2: 6}  # images of each client

@@ -20,7 +20,8 @@ from fglfast.federation.experiment import Experiment
 from fglfast.federation.grid import Answers, CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.members import Member
-from fglfast.federation.rounds import Federation, Plan
+from fglfast.federation.plan import Plan
+from fglfast.federation.rounds import Federation
 from fglfast.lab.audit.members import Clients, Pool
 from fglfast.lab.audit.outputs import Floats, confidences
 from fglfast.training.evaluate import open_classifier
