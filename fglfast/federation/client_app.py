@@ -17,6 +17,7 @@ from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, FglError
 from fglfast.client.embed import embed
 from fglfast.client.learn import LearnSettings, learn
+from fglfast.client.route import RouteSettings, route
 from fglfast.federation import wire
 from fglfast.federation.clients import Client, open_client
 from fglfast.federation.experiment import LocalSettings
@@ -173,6 +174,8 @@ def _made(client: Client, asked: dict[str, Any], state: Path) -> Payload:
         settings = LearnSettings.model_validate_json(asked["learn"])
         shown = client.training_images(class_names, asked["validation-share"])
         return learn(shown, client.name, client.model, state, settings, domain=client.domain).payload
+    if level == "routed":
+        return _routed(client, asked, state)
     return embed(
         client.dataset.named(class_names),
         client.name,
@@ -182,6 +185,15 @@ def _made(client: Client, asked: dict[str, Any], state: Path) -> Payload:
         domain=client.domain,
         budget=client.budget,
     )
+
+
+def _routed(client: Client, asked: dict[str, Any], state: Path) -> Payload:
+    """Routing by the adapters that the server sent."""
+    inventory = state.with_name("inventory.safetensors")
+    inventory.write_bytes(asked["inventory"])
+    settings = RouteSettings.model_validate_json(asked["route"])
+    shown = client.training_images(tuple(asked["class-names"]), asked["validation-share"])
+    return route(shown, client.name, client.model, inventory, state, settings, client.domain, client.budget).payload
 
 
 def _sent(payload: bytes) -> RecordDict:

@@ -40,7 +40,8 @@ EVERYTHING = "all"  # the partition of the one client of centralized training
 WORDS = {"shade": 0, "texture": 1, "proportions": 2}
 DESCRIBED_SIZE = 32
 SPLIT_SEED = 0  # of what a client holds out
-ANSWERS = ("payload:class", "payload:instance", "payload:learned", "train", "evaluate", "moments", "deliver")
+PAYLOADS = ("payload:class", "payload:instance", "payload:learned", "payload:routed")
+ANSWERS = (*PAYLOADS, "train", "evaluate", "moments", "deliver")
 USUAL = ("payload:class", "deliver")  # without a word: which classes it holds and how many of each, and nothing else
 
 

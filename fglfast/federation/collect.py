@@ -1,9 +1,10 @@
 """How the server collects the clients' payloads, and so settles who is in the federation."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fglfast.base.config import Settings
 from fglfast.base.console import note
@@ -22,6 +23,7 @@ from fglfast.payload.claims import HONEST, excessive
 from fglfast.payload.merge import Merged, check_prompts, fingerprint, looks, merge_payloads
 from fglfast.payload.read import load_signed
 from fglfast.synthesis.class_rows import ClassRows
+from fglfast.synthesis.routed import Router
 
 
 class Collected(Settings):
@@ -39,8 +41,8 @@ def merged_payloads(folder: Path, experiment: Experiment) -> Merged:
     Raises:
         BadInputError: classes send the same prompt.
     """
-    allowed = experiment.allowed()
-    merged = merge_payloads(load_payload(path, allowed=allowed) for path in _files(folder))
+    allowed, rows_of = experiment.allowed(), _embeddings(experiment)
+    merged = merge_payloads(rows_of(load_payload(path, allowed=allowed)) for path in _files(folder))
     check_prompts(merged, experiment.allow_same_prompt, "allow_same_prompt = true in the experiment")
     return merged
 
@@ -61,16 +63,9 @@ def collect_payloads(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     meter = Meter(grid)
-    asked = wire.config(
-        **{
-            "prompt-level": experiment.prompt_level,
-            "class-names": list(class_names),
-            "learn": experiment.learn.model_dump_json(),
-            "validation-share": experiment.validation_share,
-        }
-    )
-    answers = grid.ask(wire.PAYLOAD, asked, wire.payload_of, dict.fromkeys(grid.nodes(), ""))
     door = _Door(experiment, class_names, folder)
+    asked = wire.config(**_question(experiment, class_names))
+    answers = grid.ask(wire.PAYLOAD, asked, wire.payload_of, dict.fromkeys(grid.nodes(), ""))
     for node, content in sorted(answers.good.items()):
         try:
             door.admit(node, content)
@@ -125,6 +120,30 @@ def collect_again(grid: CountedGrid, experiment: Experiment, class_names: tuple[
     return None
 
 
+def _question(experiment: Experiment, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """What a client is asked for its payload."""
+    asked = {
+        "prompt-level": experiment.prompt_level,
+        "class-names": list(class_names),
+        "learn": experiment.learn.model_dump_json(),
+        "validation-share": experiment.validation_share,
+    }
+    if experiment.inventory is None:
+        return asked
+    return asked | {"route": experiment.route.model_dump_json(), "inventory": experiment.inventory.read_bytes()}
+
+
+def _embeddings(experiment: Experiment) -> Callable[[Payload], Payload]:
+    """What makes the embeddings of a payload that is routed.
+
+    Raises:
+        BadInputError: the inventory cannot be read, or is another model's.
+    """
+    if experiment.inventory is None:
+        return lambda payload: payload
+    return Router(find_recipe(experiment.recipe).model_folder(), experiment.inventory).rows
+
+
 @dataclass
 class _Door:
     """Who comes in: one payload after the other, read as what a stranger wrote.
@@ -151,7 +170,7 @@ class _Door:
         shapes = read_shapes(model, recipe.image_size)
         self.encoder, self.allowed = text_fingerprint(model), self.experiment.allowed()
         self.shape = (shapes.text_length, shapes.text_width)
-        self.rows = ClassRows(model, self.experiment.templates)
+        self.rows, self.embeddings = ClassRows(model, self.experiment.templates), _embeddings(self.experiment)
 
     def admit(self, node: int, content: bytes) -> None:
         """Keep a client's payload and make it a member.
@@ -176,7 +195,7 @@ class _Door:
         if self.experiment.max_share_per_client < 1 or all(member.images <= HONEST for member in self.members):
             return []
         paths = [self.folder / file_name(member.node) for member in self.members]
-        merged = merge_payloads(load_payload(path, allowed=self.allowed) for path in paths)
+        merged = merge_payloads(self.embeddings(load_payload(path, allowed=self.allowed)) for path in paths)
         found = excessive(merged, self.experiment.trusted_counts)
         out = [member for member in self.members if member.name in found]
         for member in out:
@@ -186,7 +205,7 @@ class _Door:
 
     def _admit(self, node: int, path: Path) -> None:
         payload, signature = load_signed(path, text_encoder=self.encoder, allowed=self.allowed)
-        self._check(payload)
+        payload = self._checked(payload)
         name, own = payload.header.client, fingerprint(payload)
         if (first := self.names.get(looks(name))) is not None:
             hint = "each client needs a name of its own"
@@ -199,10 +218,11 @@ class _Door:
         key = signature.key if signature and self.allowed else None
         self.members.append(Member(name=name, node=node, images=int(payload.counts.sum()), key=key))
 
-    def _check(self, payload: Payload) -> None:
-        """What would stop all others if it were merged, or draw what its labels do not say."""
-        if payload.routes is not None:
+    def _checked(self, payload: Payload) -> Payload:
+        """With its embeddings; refused is what would stop all others if merged, or draw what its labels do not say."""
+        if payload.routes is not None and self.experiment.inventory is None:
             raise BadInputError("routing, and this federation has no inventory of adapters", "embed without --route")
+        payload = self.embeddings(payload)
         if payload.embeddings is None or payload.embeddings.shape[1:] != self.shape:
             found = list(payload.prompts().shape[1:])
             raise BadInputError(f"rows of {found}, not embeddings of {list(self.shape)}", "embed again")
@@ -211,7 +231,7 @@ class _Door:
         if payload.header.prompt_level != self.experiment.prompt_level:
             level = payload.header.prompt_level
             raise BadInputError(f"prompts of level {level}, not {self.experiment.prompt_level}", "embed again")
-        self.rows.check(payload)
+        return self.rows.check(payload)
 
 
 def file_name(node: int) -> str:

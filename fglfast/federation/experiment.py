@@ -11,6 +11,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.client.captions import ATTRIBUTES
 from fglfast.client.learn import LearnSettings
 from fglfast.client.privacy import Budget
+from fglfast.client.route import RouteSettings
 from fglfast.federation.method_names import METHODS, TRAINED, Method
 from fglfast.images.partition import MIN_IMAGES
 from fglfast.payload import AllowList
@@ -181,6 +182,9 @@ class Experiment(OneShot):
         domain: a word for all simulated clients' images; folders of domains have words of their own.
         privacy: budget of each client's upload; None adds no noise. A real federation's clients have their own.
         learn: how embeddings are learned, where that is the level.
+        route: how routing is, where that is the level.
+        inventory: the adapters that routing mixes, a file that `fglfast inventory` made; sent with the question for a
+            payload.
         allow: the server's file of clients and their keys (see `AllowList`); simulated clients have none.
         templates: prompt templates of clients' own that class-level payloads may be embedded with, beside the model's.
         trusted_counts: names of clients whose claimed images are believed, even if they are more than all others hold
@@ -210,6 +214,8 @@ class Experiment(OneShot):
     captions: str = ATTRIBUTES
     domain: str = ""
     learn: LearnSettings = LearnSettings()
+    route: RouteSettings = RouteSettings()
+    inventory: Path | None = None
     allow: Path | None = None
     templates: tuple[str, ...] = ()
     trusted_counts: tuple[str, ...] = ()
@@ -233,8 +239,8 @@ class Experiment(OneShot):
             raise ValueError("give at least one seed and one method")
         if self.privacy and self.prompt_level == "learned":
             raise ValueError("learned embeddings carry no noise: leave out privacy, or choose another prompt_level")
-        if self.prompt_level == "routed":
-            raise ValueError("no inventory goes to a federation's clients: choose another prompt_level")
+        if (self.prompt_level == "routed") != (self.inventory is not None):
+            raise ValueError("inventory: routed prompts need one, a file that fglfast inventory made, and no others do")
         for method, choice in self.chosen.items():
             if method not in TRAINED or (choice.proximal_mu and method != "fedprox"):
                 raise ValueError(f"chosen: no client of {method} trains with that; choose for {', '.join(TRAINED)}")

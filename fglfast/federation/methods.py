@@ -166,7 +166,7 @@ class Contest:
         """Who is in, asked once for all methods."""
         if alone is None:
             return collect_payloads(grid, self.experiment, self.class_names, self.shot / "clients")
-        plain = self.experiment.model_copy(update={"prompt_level": "class"})
+        plain = self.experiment.model_copy(update={"prompt_level": "class", "inventory": None})
         return collect_payloads(grid, plain, self.class_names, alone / "clients")
 
     def _one(self, method: Method, grid: CountedGrid, folder: Path) -> tuple[Weights, list[Row]]:

@@ -11,6 +11,7 @@ from fglfast.base.errors import BadInputError, UsageError
 from fglfast.client.embed import embed
 from fglfast.client.learn import LearnSettings
 from fglfast.client.privacy import Budget
+from fglfast.client.route import RouteSettings
 from fglfast.federation import wire
 from fglfast.federation.client_app import app
 from fglfast.federation.clients import domains, everything, open_client, simulated, split_over_clients
@@ -123,13 +124,14 @@ def final(model):
     [
         (wire.PAYLOAD, {"prompt-level": "instance"}, "payload:instance"),
         (wire.PAYLOAD, {"prompt-level": "learned"}, "payload:learned"),
+        (wire.PAYLOAD, {"prompt-level": "routed"}, "payload:routed"),
         (wire.TRAIN, {}, "train"),
         (wire.EVALUATE, {}, "evaluate"),
         (wire.ADAPT, {"adapt": AdaptSettings(shots=2).model_dump_json()}, "evaluate"),
     ],
 )
 def test_a_client_answers_what_its_own_configuration_names_and_refuses_the_rest_by_name(
-    message_type, asked, word, private, random_mini, experiment, tiny_arch
+    message_type, asked, word, private, random_mini, experiment, tiny_arch, adapters
 ):
     torch.manual_seed(0)
     model = build_model(tiny_arch, CLASSES)
@@ -139,6 +141,8 @@ def test_a_client_answers_what_its_own_configuration_names_and_refuses_the_rest_
         "validation-share": 0.1,
         "local": experiment.local.model_dump_json(),
         "learn": LearnSettings(steps=1, vectors=1).model_dump_json(),
+        "route": RouteSettings(steps=1).model_dump_json(),
+        "inventory": adapters.read_bytes(),
         "seed": 0,
         "server-round": 1,
         "proximal-mu": 0.0,

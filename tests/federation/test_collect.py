@@ -13,6 +13,7 @@ from small_federation import CLASSES, write_images
 from fglfast.base.errors import BadInputError, FglError
 from fglfast.client.embed import embed
 from fglfast.client.learn import LearnSettings
+from fglfast.client.route import RouteSettings
 from fglfast.federation import client_app, wire
 from fglfast.federation.collect import collect_payloads, merged_payloads
 from fglfast.federation.experiment import Experiment
@@ -134,6 +135,30 @@ def test_clients_learn_where_the_experiment_says_so(experiment, tmp_path):
     assert len(payloads) == 3 and {payload.header.prompt_level for payload in payloads} == {"learned"}
     rows = [row.tobytes() for payload in payloads for row in payload.embeddings]
     assert len(set(rows)) == len(rows), "each client learns from its own images"
+
+
+def test_clients_route_by_the_adapters_that_the_server_sends(experiment, adapters, tmp_path):
+    routed = {"prompt_level": "routed", "route": RouteSettings(steps=2), "inventory": adapters}
+    asked = experiment.model_copy(update=routed)
+    (tmp_path / "routed.toml").write_text(asked.to_toml())
+    run = {"experiment": str(tmp_path / "routed.toml"), "seed": 0}
+    grid = CountedGrid(LoopbackGrid(client_app.app, [0, 1, 2], run), timeout=60, least=2)
+    took = collect_payloads(grid, asked, CLASSES, tmp_path / "kept")
+    sizes = [path.stat().st_size for path in (tmp_path / "kept").glob("*.safetensors")]
+    assert len(took.members) == 3 and max(sizes) < 2000 and took.bytes_down > 3 * adapters.stat().st_size
+    merged = merged_payloads(tmp_path / "kept", asked)
+    rows = {row.tobytes() for row in merged.embeddings}
+    assert len(rows) == len(merged.labels), "each client's classes are drawn in its own way"
+    with pytest.raises(BadInputError, match="without its adapters"):
+        merged_payloads(tmp_path / "kept", experiment)
+
+
+def test_an_inventory_that_cannot_be_used_is_said_before_anybody_is_asked(payload_bytes, experiment, tmp_path):
+    grid, calls = grid_of(payload_bytes("ann"), payload_bytes("bob"))
+    asked = experiment.model_copy(update={"prompt_level": "routed", "inventory": tmp_path / "none.safetensors"})
+    with pytest.raises(BadInputError, match=r"none\.safetensors"):
+        collect(grid, asked, tmp_path / "kept")
+    assert not calls
 
 
 def test_too_few_sound_payloads_end_the_run(payload_bytes, experiment, tmp_path):
