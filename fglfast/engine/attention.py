@@ -7,6 +7,7 @@ head is copied into a batch. diffusers' own choice does not reach these networks
 Shape letters: B batch, M query rows, N key rows, H heads, K channels a head, C channels.
 """
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from fglfast.base.timing import Run, interleaved, wait_for_device
+from fglfast.base.timing import Run, interleaved
 from fglfast.generator.text_projection import Columns
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -27,6 +28,7 @@ Shape = tuple[int, int, int, int, torch.dtype]  # M, N, H, K
 Seconds = dict[str, dict[str, float]]
 
 ROUNDS = 5
+LONG_ENOUGH, MOST_CALLS = 2e-3, 50  # seconds of a round, in which a short kernel runs often: launching it costs as much
 
 
 def sdpa(q_BMHK: Tensor, k_BNHK: Tensor, v_BNHK: Tensor) -> Tensor:
@@ -122,23 +124,31 @@ def measure(among: Mapping[str, Kernel], q_BMHK: Tensor, k_BNHK: Tensor, v_BNHK:
         torch.OutOfMemoryError: no kernel worked, and memory was the reason: fewer rows may do.
     """
     working: dict[str, Run] = {}
+    calls: dict[str, int] = {}
     full: torch.OutOfMemoryError | None = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch explains at length why a kernel is not for these tensors
         for name, kernel in among.items():
+            once = partial(kernel, q_BMHK, k_BNHK, v_BNHK)
             try:
-                kernel(q_BMHK, k_BNHK, v_BNHK)
-                wait_for_device()
+                once()
+                seconds = interleaved({name: once}, rounds=1, warmup=0)[name].seconds
             except torch.OutOfMemoryError as error:
                 full = error
             except Exception:  # whatever it is, the kernel is not for this shape, or not installed
                 continue
             else:
-                working[name] = partial(kernel, q_BMHK, k_BNHK, v_BNHK)
+                calls[name] = min(MOST_CALLS, math.ceil(LONG_ENOUGH / seconds))
+                working[name] = partial(_times, calls[name], once)
         if full and not working:
             raise full
         taken = interleaved(working, ROUNDS if len(working) > 1 else 1, warmup=0)
-    return {name: timing.fastest for name, timing in taken.items()}
+    return {name: float(f"{timing.fastest / calls[name]:.4g}") for name, timing in taken.items()}
+
+
+def _times(count: int, run: Run) -> None:
+    for _ in range(count):
+        run()
 
 
 class BMHKProcessor:

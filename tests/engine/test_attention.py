@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import time
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 
 from fglfast.engine.attention import (
+    ROUNDS,
     BMHKProcessor,
     Kernels,
     candidates,
@@ -107,6 +109,22 @@ def test_memory_that_runs_out_is_no_verdict_on_a_kernel():
     with pytest.raises(torch.OutOfMemoryError):
         kernels(*tensors())
     assert kernels.seconds == {} and set(measure({"math": full, "flash": sdpa}, *tensors())) == {"flash"}
+
+
+def test_a_short_kernel_is_timed_over_many_calls_and_a_long_one_alone():
+    calls = {"short": 0, "long": 0}
+
+    def of(name, seconds):
+        def kernel(*qkv):
+            calls[name] += 1
+            time.sleep(seconds)
+            return sdpa(*qkv)
+
+        return kernel
+
+    found = measure({"short": of("short", 0.0), "long": of("long", 0.02)}, *tensors())
+    assert calls["long"] == 2 + ROUNDS and calls["short"] > 3 * ROUNDS
+    assert 0 < found["short"] < 0.01 < found["long"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
