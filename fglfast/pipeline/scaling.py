@@ -1,8 +1,9 @@
 """Accuracy at numbers of images that nobody trained on, from small pilots: a scaling law, and how far to trust it.
 
-As in projektor (Kang et al., arXiv 2307.02460), in two stages. At the pilots' sizes accuracy is regressed on the
-optimal-transport distance between a pilot's images and those that judge; then it is carried on to other sizes, linear
-in the logarithm of their number. Knows no generator and no file.
+As in projektor (Kang et al., arXiv 2307.02460), in two stages. At the pilots' sizes the error is regressed on the
+optimal-transport distance between a pilot's images and those that judge; then it is carried on to other sizes: it falls
+as a power of their number (Hestness et al., arXiv 1712.00409). projektor has accuracy linear in the logarithm, which
+foretells too much (benchmarks/LOG.md). Knows no generator and no file.
 """
 
 import math
@@ -22,6 +23,8 @@ LEVEL = 0.9  # of an interval
 MOST_MOVED = 200  # images of a class that a distance looks at
 POINTS = 100  # of accuracy in 1
 THOUSAND = 1000  # images
+LEAST = 1e-3  # error that has a logarithm
+MOST_LOG = 40.0  # of a number of images
 
 
 class Pilot(Settings):
@@ -51,17 +54,17 @@ class Predicted(Settings):
 
 @dataclass(frozen=True)
 class Law:
-    """Accuracy = level + slope ln(n / middle) + pull (distance - what is usual at n), n images a class.
+    """ln(1 - accuracy) = level + slope ln(n / middle) + pull (distance - what is usual at n), n images a class.
 
     At the distance that is usual the last term is none: what distances explain of the pilots' differences is taken out
     of the interval, and moves nothing. The interval is that of independent pilots; parts of one another are less so.
 
     Attributes:
         middle: geometric mean of the pilots' images a class.
-        level: accuracy there.
-        slope: what e times the images bring.
+        level: logarithm of the error there.
+        slope: the power; negative where more images bring more.
         pull: what a distance of 1 more brings; 0 where distances are left out.
-        noise: standard deviation of a pilot beside the law.
+        noise: standard deviation of a pilot's logarithm beside the law.
         free: degrees of freedom that it was reckoned from.
         pilots: how many.
         spread: sum of the squares of ln(n / middle).
@@ -85,9 +88,9 @@ class Law:
             by_distance: whether their distances are looked at; four pilots are needed for that.
         """
         logs_P = np.log([pilot.images_per_class for pilot in pilots])
-        right_P = np.array([pilot.accuracy for pilot in pilots])
+        wrong_P = np.log([max(1 - pilot.accuracy, LEAST) for pilot in pilots])
         size_P2 = np.stack([np.ones(len(pilots)), logs_P - logs_P.mean()], axis=1)
-        (level, slope), left_P = _least_squares(size_P2, right_P)
+        (level, slope), left_P = _least_squares(size_P2, wrong_P)
         free, pull = len(pilots) - 2, 0.0
         odd_P = _oddness(size_P2, pilots)
         if by_distance and free > 1 and (odd_P**2).sum() > 1e-18:
@@ -104,21 +107,23 @@ class Law:
     def at(self, images_per_class: int) -> Predicted:
         """What one more classifier would reach with so many images a class, and the interval of that."""
         log = math.log(images_per_class / self.middle)
-        accuracy = self.level + self.slope * log
-        error = self.noise * math.sqrt(1 + 1 / self.pilots + log**2 / self.spread)
-        reach = error * float(student.ppf((1 + LEVEL) / 2, self.free))
-        accuracy, low, high = (
-            round(min(1.0, max(0.0, end)), 6) for end in (accuracy, accuracy - reach, accuracy + reach)
-        )
+        error = self.level + self.slope * log
+        spread = self.noise * math.sqrt(1 + 1 / self.pilots + log**2 / self.spread)
+        reach = spread * float(student.ppf((1 + LEVEL) / 2, self.free))
+        accuracy, low, high = (round(max(0.0, 1 - math.exp(end)), 6) for end in (error, error + reach, error - reach))
         return Predicted(images_per_class=images_per_class, accuracy=accuracy, low=low, high=high)
 
     def gain(self, images_per_class: int, classes: int) -> float:
         """Points of accuracy that a thousand more images bring, of all classes together, at the rate of the first."""
-        return POINTS * self.slope / images_per_class * THOUSAND / classes
+        error = math.exp(self.level + self.slope * math.log(images_per_class / self.middle))
+        return POINTS * -self.slope * error / images_per_class * THOUSAND / classes
 
     def until(self, gain: float, classes: int) -> int:
         """Images a class from which on a thousand more bring less than `gain` points; 0 if they never bring so much."""
-        return max(0, round(POINTS * self.slope * THOUSAND / (classes * gain)))
+        if self.slope >= 0:
+            return 0
+        log = math.log(self.gain(1, classes) / gain) / (1 - self.slope)
+        return round(math.exp(min(log, MOST_LOG)))
 
 
 def transport_distance(
