@@ -185,7 +185,7 @@ def synthesize(
         if planned["plan"]:  # the model's weights are here
             prove_payloads(embeddings, asked.model_folder())
         stage.note_room(planned["bytes_at_most"], planned["bytes_free"], out)
-        return tell(planned, as_json, _planned(planned))
+        return tell(planned, as_json, _planned(planned, judge))
 
     hub = repository(push_to_hub, private, "dataset") if not rank.number else None
     if rule:
@@ -228,10 +228,11 @@ def _drawn(out: Path, engine: str, done: Any, rank: Any) -> tuple[dict[str, Any]
     return result, line + again + (left if done.missing else whole)
 
 
-def _planned(planned: dict[str, Any]) -> str:
+def _planned(planned: dict[str, Any], judge: str | None) -> str:
     """What a dry run found, a line each."""
     seconds = planned["seconds"]
     time = "not known until the engine is built" if seconds is None else f"about {duration(seconds)}"
+    time += ", the judge's not counted" if judge else ""
     lines = {
         "plan": planned["plan"] or "not known until the model's weights are here",
         "classes": f"{planned['classes']:,}",

@@ -221,3 +221,5 @@ def test_a_dry_run_counts_the_judge_and_opens_nothing(random_mini, tmp_path, mon
     planned = [CliRunner().invoke(app, [*asked, *more]) for more in ([], ["--judge", "generator"])]
     assert [done.exit_code for done in planned] == [0, 0], planned[0].output
     assert len({json.loads(done.stdout)["plan"] for done in planned}) == 2
+    told = CliRunner().invoke(app, [*asked[:-1], "--judge", "generator"])
+    assert "the judge's not counted" in told.stdout
