@@ -18,8 +18,10 @@ from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.method_names import Method
 from fglfast.federation.methods import Contest, Result
+from fglfast.generator.inventory import load_inventory
+from fglfast.generator.load import weights_fingerprint
 from fglfast.generator.parts import name_of
-from fglfast.generator.text import taught_by
+from fglfast.generator.text import taught_by, text_fingerprint
 
 
 class Arena(Settings):
@@ -70,6 +72,8 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
         raise UsageError("allow: the clients of a comparison are simulated and sign nothing", "leave out allow")
     if not experiment.compared:
         raise UsageError("public-only needs public images of the server", "give --public PATH[:SPLIT]")
+    if experiment.inventory:
+        _check_inventory(experiment.inventory, find_recipe(experiment.recipe).model_folder())
     if experiment.compared != experiment.methods:
         note("public-only is left out: no public images are named (--public PATH[:SPLIT])")
     file = _claim(out, experiment)
@@ -103,6 +107,13 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
     )
     write_atomic(out / "arena.json", arena.model_dump_json(indent=1) + "\n")
     return arena
+
+
+def _check_inventory(file: Path, model: Path) -> None:
+    """Simulated clients route by the generator that draws; a real federation's may have its teacher."""
+    if load_inventory(file, text_fingerprint(model)).description.model != weights_fingerprint(model):
+        hint = "make it with fglfast inventory --model, of the recipe's generator"
+        raise UsageError(f"{file}: learned through another generator than {name_of(model)}", hint)
 
 
 class _Grids:

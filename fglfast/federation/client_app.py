@@ -193,7 +193,10 @@ def _routed(client: Client, asked: dict[str, Any], state: Path) -> Payload:
     inventory.write_bytes(asked["inventory"])
     settings = RouteSettings.model_validate_json(asked["route"])
     shown = client.training_images(tuple(asked["class-names"]), asked["validation-share"])
-    return route(shown, client.name, client.model, inventory, state, settings, client.domain, client.budget).payload
+    try:
+        return route(shown, client.name, client.model, inventory, state, settings, client.domain, client.budget).payload
+    except BadInputError as error:  # whose file has no place that anybody knows
+        raise BadInputError(error.message.replace(str(inventory), "the server's adapters"), error.hint) from error
 
 
 def _sent(payload: bytes) -> RecordDict:

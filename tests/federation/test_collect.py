@@ -10,15 +10,17 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from small_federation import CLASSES, write_images
 
-from fglfast.base.errors import BadInputError, FglError
+from fglfast.base.errors import BadInputError, FglError, IncompleteError, UsageError
 from fglfast.client.embed import embed
 from fglfast.client.learn import LearnSettings
 from fglfast.client.route import RouteSettings
 from fglfast.federation import client_app, wire
+from fglfast.federation.arena import run_experiment
 from fglfast.federation.collect import collect_payloads, merged_payloads
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
+from fglfast.generator.inventory import load_inventory, save_inventory
 from fglfast.images.dataset import read_dataset
 from fglfast.payload import load_payload, save_payload
 from fglfast.payload.keys import find_or_make_key
@@ -151,6 +153,22 @@ def test_clients_route_by_the_adapters_that_the_server_sends(experiment, adapter
     assert len(rows) == len(merged.labels), "each client's classes are drawn in its own way"
     with pytest.raises(BadInputError, match="without its adapters"):
         merged_payloads(tmp_path / "kept", experiment)
+
+
+def test_adapters_of_another_generator_are_named_without_a_path(experiment, adapters, tmp_path, capsys):
+    other = load_inventory(adapters)
+    other.description = other.description.model_copy(update={"model": "0" * 64})
+    save_inventory(other, tmp_path / "other.safetensors")
+    routed = {"prompt_level": "routed", "route": RouteSettings(steps=1), "inventory": tmp_path / "other.safetensors"}
+    asked = experiment.model_copy(update=routed)
+    (tmp_path / "routed.toml").write_text(asked.to_toml())
+    run = {"experiment": str(tmp_path / "routed.toml"), "seed": 0}
+    grid = CountedGrid(LoopbackGrid(client_app.app, [0, 1, 2], run), timeout=60, least=2)
+    with pytest.raises(IncompleteError):
+        collect_payloads(grid, asked, CLASSES, tmp_path / "kept")
+    assert "left out node 2: the server's adapters: learned through another generator" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"other\.safetensors: learned through another generator than"):
+        run_experiment(asked, tmp_path / "out", tmp_path / "engines")
 
 
 def test_an_inventory_that_cannot_be_used_is_said_before_anybody_is_asked(payload_bytes, experiment, tmp_path):
