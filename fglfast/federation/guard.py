@@ -5,9 +5,10 @@ lost most of what was learned is not kept. Who is blamed has to stand out twice:
 further than those of most, and without it the round is good. Clients whose classes differ pull an average apart too,
 and none of them is to blame for that: there the last good weights stay.
 
-A step as long as the others' but away from all of them loses a little in every round, which no judge sees. Honest
-clients agree on what to look at, however much their classes differ: of the layers below the last one, some other step
-always leads the same way (`benchmarks/LOG.md` has the cosines).
+A step as long as the others' but away from all of them loses a little in every round, which no judge sees. Below the
+last layer, honest clients mostly learn to look at the same things; where they do, a step that leads the other way is
+told from theirs. Clients that share no class may be away from each other by right: then nobody is (`benchmarks/LOG.md`
+has the cosines).
 """
 
 import math
@@ -25,7 +26,9 @@ FAR = 3.0  # times the usual step
 FLOOR = 0.01  # of the weights' own size: a step below that counts as that
 LOST = 0.25  # of what was known above chance: a round that leaves less is bad
 KNOWN = 0.1  # above chance, before it can be lost
-AWAY = -0.05  # cosine to the most similar of the others' steps; of honest clients it was never below -0.02
+# Cosine of a step to the most similar of the others': of one that leads away, and of the rest on average, else nobody
+# can tell; the former is as large as a share of the latter. Honest clients without a class of the others come to -0.06.
+AWAY, TOGETHER, OPPOSED, FEWEST = -0.08, 0.05, 0.4, 4
 MOST_TRIED = 20  # clients that are left out one after the other
 Judge = Callable[[Weights], float | None]
 Averaging = Callable[[Sequence[str]], Weights]
@@ -95,14 +98,16 @@ def absurd(ratios: Mapping[str, float]) -> dict[str, str]:
 
 
 def away(before: Weights, updates: Mapping[str, Weights], body: Sequence[str]) -> tuple[str, ...]:
-    """Clients whose step leads away from each of the others': fewer than half of them, else nobody can tell.
+    """Clients whose step leads away from each of the others', which lead the same way.
+
+    Nobody where there are fewer than `FEWEST`, or half of them would be.
 
     Args:
         before: the weights that all began with.
         updates: by client.
         body: names of the parameters below the last layer, which clients with other classes pull apart by right.
     """
-    if len(updates) < 3 or not body:
+    if len(updates) < FEWEST or not body:
         return ()
     products_KK = torch.zeros(len(updates), len(updates), dtype=torch.float64)
     for name in body:  # one after the other: all at once would be every client's weights again
@@ -111,8 +116,11 @@ def away(before: Weights, updates: Mapping[str, Weights], body: Sequence[str]) -
     lengths_K = products_KK.diagonal().sqrt().clamp(min=1e-30)
     cosines_KK = products_KK / lengths_K / lengths_K[:, None]
     nearest_K = cosines_KK.fill_diagonal_(-1.0).amax(1)
-    found = tuple(who for who, cosine in zip(updates, nearest_K.tolist(), strict=True) if cosine < AWAY)
-    return found if 2 * len(found) < len(updates) else ()
+    away_K = nearest_K < AWAY
+    if 2 * int(away_K.sum()) >= len(updates) or (together := float(nearest_K[~away_K].mean())) < TOGETHER:
+        return ()
+    away_K &= nearest_K < -OPPOSED * together
+    return tuple(who for who, turned in zip(updates, away_K.tolist(), strict=True) if turned)
 
 
 def bounded(before: Weights, updates: Mapping[str, Weights], parameters: Sequence[str]) -> dict[str, Weights]:

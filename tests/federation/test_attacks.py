@@ -150,6 +150,7 @@ def test_honest_clients_that_pull_an_average_apart_are_not_blamed(experiment, ti
 
 
 @pytest.mark.fuzz
+@pytest.mark.timeout(7200)
 def test_no_random_reply_ends_a_run(experiment, tiny_arch, tmp_path):
     """2,000 rounds; every reply of the hostile client is spoilt in a way drawn anew."""
     torch.manual_seed(0)
