@@ -120,7 +120,7 @@ class Arena:
         blamed = _blamed(names, said.getvalue())
         found = {
             "accuracy": result.test_accuracy,
-            "named": names[hostile] in blamed,
+            "named": names[hostile] in blamed or f"{names[hostile]!r} claims" in said.getvalue(),
             "honest_blamed": [who for who in blamed if who != names[hostile]],
             "rounds": result.rows[-1].round,
         }
@@ -129,14 +129,16 @@ class Arena:
 
 
 def _blamed(names: Sequence[str], said: str) -> list[str]:
-    """Clients that the operator reads to have failed, to be left out, or to claim more images than all others."""
+    """Clients that the operator reads to have failed or to be left out.
+
+    One that claims more images than all others is asked about, which is no blame: an honest one may hold so many.
+    """
     return [
         who
         for number, who in enumerate(names)
         if any(f"{word} {who}" in said for word in ("left out", "late", "dead"))
         or f"{who} is left out" in said
         or f"left out node {number + 2}:" in said
-        or f"{who!r} claims" in said
     ]
 
 
