@@ -21,7 +21,7 @@ import torch
 from fglfast.base.console import note
 from fglfast.federation.wire import Weights, is_finite
 
-ABSURD = 1e3  # times the usual step, and of weights ten times their own size: never an honest one
+ABSURD = 300.0  # times the usual step, and of weights three times their own size: never an honest one
 FAR = 3.0  # times the usual step
 FLOOR = 0.01  # of the weights' own size: a step below that counts as that
 LOST = 0.25  # of what was known above chance: a round that leaves less is bad
