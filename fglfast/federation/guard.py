@@ -26,9 +26,9 @@ FAR = 3.0  # times the usual step
 FLOOR = 0.01  # of the weights' own size: a step below that counts as that
 LOST = 0.25  # of what was known above chance: a round that leaves less is bad
 KNOWN = 0.1  # above chance, before it can be lost
-# Cosine of a step to the most similar of the others': of one that leads away, and of the rest on average, else nobody
-# can tell; the former is as large as a share of the latter. Honest clients without a class of the others come to -0.06.
-AWAY, TOGETHER, OPPOSED, FEWEST = -0.08, 0.05, 0.4, 4
+# Mean cosine of a step to the others', which is below zero for each: of one that leads away, and of the rest among
+# themselves, else nobody can tell. Honest clients without a class of the others come to -0.07, reversed ones to -0.14.
+AWAY, TOGETHER, FEWEST = -0.1, 0.03, 4
 MOST_TRIED = 20  # clients that are left out one after the other
 Judge = Callable[[Weights], float | None]
 Averaging = Callable[[Sequence[str]], Weights]
@@ -116,10 +116,14 @@ def away(before: Weights, updates: Mapping[str, Weights], body: Sequence[str]) -
     lengths_K = products_KK.diagonal().sqrt().clamp(min=1e-30)
     cosines_KK = products_KK / lengths_K / lengths_K[:, None]
     nearest_K = cosines_KK.fill_diagonal_(-1.0).amax(1)
-    away_K = nearest_K < AWAY
-    if 2 * int(away_K.sum()) >= len(updates) or (together := float(nearest_K[~away_K].mean())) < TOGETHER:
+    mean_K = cosines_KK.fill_diagonal_(0.0).sum(1) / (len(updates) - 1)
+    away_K = (mean_K < AWAY) & (nearest_K < 0)
+    rest = int((~away_K).sum())
+    if 2 * rest <= len(updates):
         return ()
-    away_K &= nearest_K < -OPPOSED * together
+    together = float(cosines_KK[~away_K][:, ~away_K].sum()) / (rest * (rest - 1))
+    if together < TOGETHER:
+        return ()
     return tuple(who for who, turned in zip(updates, away_K.tolist(), strict=True) if turned)
 
 
