@@ -17,7 +17,8 @@ from pydantic import TypeAdapter
 from benchmarks import results_file
 from benchmarks.global_model import public_split
 from benchmarks.results_file import save_result
-from fglfast.base.errors import UsageError
+from fglfast.base.console import note
+from fglfast.base.errors import IncompleteError, UsageError
 from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import Choice, Experiment, find_experiment
 from fglfast.federation.method_names import Method
@@ -97,7 +98,11 @@ def _judged(experiment: Experiment, method: Method, choice: Choice, folder: Path
     if method.startswith("fgl"):
         _share_one_shot(experiment, folder, folder / name, engines)
     asked = experiment.model_copy(update={"methods": (method,), "chosen": {method: choice}})
-    results = run_experiment(asked, folder / name, engines).results
+    try:
+        results = run_experiment(asked, folder / name, engines).results
+    except IncompleteError as error:  # it diverged: no client has sound weights to send
+        note(f"{name}: {error.message}")
+        return 0.0
     return sum(result.test_accuracy for result in results) / len(results)
 
 

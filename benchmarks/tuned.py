@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rates import choose
+from fglfast.base.console import note
+from fglfast.base.errors import IncompleteError
 from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import Choice, Experiment
 from fglfast.federation.method_names import Method
@@ -31,7 +33,11 @@ def tuned(experiment: Experiment, method: Method, work: Path, engines: Path) -> 
         own = choice.model_dump(exclude_none=True)
         name = "-".join([method, *(f"{key}={value}" for key, value in own.items())])
         tried = first.model_copy(update={"chosen": {method: choice}})
-        return held_out(run_experiment(tried, work / name, engines).results)
+        try:
+            return held_out(run_experiment(tried, work / name, engines).results)
+        except IncompleteError as error:  # it diverged: no client has sound weights to send
+            note(f"{name}: {error.message}")
+            return 0.0
 
     return asked.model_copy(update={"chosen": {method: choose(AXES, judge)[0]}})
 
