@@ -242,7 +242,8 @@ SECTIONS = {
     ),
     "attacks-strategies": Section(
         "Robust aggregation",
-        "The same runs, aggregated in several ways, under attacks that no form of a reply shows.",
+        "The same runs, aggregated in several ways, under attacks that no form of a reply shows. Those of one seed are "
+        "from before a step that leads away from all others' was left out of its round.",
         columns.strategies,
     ),
     "stopping": Section(
