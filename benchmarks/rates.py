@@ -22,6 +22,7 @@ from fglfast.base.errors import IncompleteError, UsageError
 from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import Choice, Experiment, find_experiment
 from fglfast.federation.method_names import Method
+from fglfast.federation.methods import Result
 from fglfast.images.dataset import read_dataset
 from fglfast.lab.audit.shadows import write_parquet
 from fglfast.training.batches import split
@@ -93,17 +94,28 @@ def choose(axes: Mapping[str, Sequence[Any]], judge: Callable[[Choice], float]) 
 
 def _judged(experiment: Experiment, method: Method, choice: Choice, folder: Path, engines: Path) -> float:
     """Accuracy of a method with a choice on the images that judge: the mean over the seeds."""
-    own = choice.model_dump(exclude_none=True)
-    name = "-".join([method, *(f"{key}={value}" for key, value in own.items())])
     if method.startswith("fgl"):
-        _share_one_shot(experiment, folder, folder / name, engines)
+        _share_one_shot(experiment, folder, folder / _trial(method, choice), engines)
+    results = run_choice(experiment, method, choice, folder, engines)
+    return sum(result.test_accuracy for result in results) / len(results) if results else 0.0
+
+
+def run_choice(
+    experiment: Experiment, method: Method, choice: Choice, folder: Path, engines: Path
+) -> tuple[Result, ...]:
+    """A method's results with a choice, in a folder of its own; none where it diverges."""
+    name = _trial(method, choice)
     asked = experiment.model_copy(update={"methods": (method,), "chosen": {method: choice}})
     try:
-        results = run_experiment(asked, folder / name, engines).results
-    except IncompleteError as error:  # it diverged: no client has sound weights to send
+        return run_experiment(asked, folder / name, engines).results
+    except IncompleteError as error:  # no client has sound weights to send
         note(f"{name}: {error.message}")
-        return 0.0
-    return sum(result.test_accuracy for result in results) / len(results)
+        return ()
+
+
+def _trial(method: Method, choice: Choice) -> str:
+    own = choice.model_dump(exclude_none=True)
+    return "-".join([method, *(f"{key}={value}" for key, value in own.items())])
 
 
 def _share_one_shot(experiment: Experiment, folder: Path, run: Path, engines: Path) -> None:

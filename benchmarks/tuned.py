@@ -3,10 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rates import choose
-from fglfast.base.console import note
-from fglfast.base.errors import IncompleteError
-from fglfast.federation.arena import run_experiment
+from benchmarks.rates import choose, run_choice
 from fglfast.federation.experiment import Choice, Experiment
 from fglfast.federation.method_names import Method
 from fglfast.federation.methods import Result
@@ -30,14 +27,8 @@ def tuned(experiment: Experiment, method: Method, work: Path, engines: Path) -> 
     first = asked.model_copy(update={"seeds": asked.seeds[:1]})
 
     def judge(choice: Choice) -> float:
-        own = choice.model_dump(exclude_none=True)
-        name = "-".join([method, *(f"{key}={value}" for key, value in own.items())])
-        tried = first.model_copy(update={"chosen": {method: choice}})
-        try:
-            return held_out(run_experiment(tried, work / name, engines).results)
-        except IncompleteError as error:  # it diverged: no client has sound weights to send
-            note(f"{name}: {error.message}")
-            return 0.0
+        results = run_choice(first, method, choice, work, engines)
+        return held_out(results) if results else 0.0
 
     return asked.model_copy(update={"chosen": {method: choose(AXES, judge)[0]}})
 

@@ -126,6 +126,15 @@ def hub(random_mini, tmp_path, monkeypatch):
     return FakeHub(tmp_path / "hub", tmp_path / "cache").install(monkeypatch)
 
 
+@pytest.fixture
+def of_three_classes(tmp_path):
+    """A file of nine grey images of three classes, of which one has none."""
+    images = np.random.default_rng(0).integers(0, 255, (9, 16, 16), dtype=np.uint8)
+    path = tmp_path / "images.npz"
+    np.savez(path, images=images, labels=np.array([2, 0] * 4 + [2]), class_names=np.array(["bag", "t-shirt", "boot"]))
+    return path
+
+
 @pytest.fixture(scope="session")
 def narrow(tmp_path_factory):
     """Make the model folder of a Stable Diffusion family, narrow, with random weights."""

@@ -155,9 +155,12 @@ class Federation:
             updates = self.updates(what, weights, number, proximal_mu=plan.proximal_mu, nodes=nodes)
         asked, answered = meter.read(), time.monotonic()
         away = guard.away(weights, updates, self.body)
+        again = {name: "twice its step led away from every other client's" for name in away if name in last.away}
         for name in away:
-            self._turned(name, number, again=name in last.away)
-        turned = tuple({*away, *(name for name in last.away if name not in updates)})
+            if name not in again:  # once may be chance
+                note(f"round {number} is without {name}: its step led away from every other client's")
+        self._leave_out(again, number)
+        turned = {*away, *(name for name in last.away if name not in updates)}
         updates = {name: own for name, own in updates.items() if name not in away}
         if updates and not self._bar(last).known:
             updates = guard.bounded(weights, updates, self.parameters)
@@ -214,9 +217,7 @@ class Federation:
                 lambda found: self._checked(found, number),
                 self._bar(last),
             )
-        for name, why in verdict.blamed.items():
-            note(f"{name} is left out from round {number} on: {why}")
-        self.members = self._without((*self._outside(), *verdict.blamed))
+        self._leave_out(verdict.blamed, number)
         if verdict.names:
             if verdict.doubted:
                 note(f"round {number} is good without {', '.join(verdict.doubted)}: kept without it")
@@ -239,13 +240,11 @@ class Federation:
                 del answers.good[node]
         return {name: updates[name] for name in sorted(updates) if name not in ruinous}
 
-    def _turned(self, name: str, number: int, again: bool) -> None:
-        """What follows a step away from all others: the first may be chance, the second in a row is not."""
-        if again:
-            note(f"{name} is left out from round {number} on: twice its step led away from every other client's")
-            self.members = self._without((*self._outside(), name))
-        else:
-            note(f"round {number} is without {name}: its step led away from every other client's")
+    def _leave_out(self, blamed: Mapping[str, str], number: int) -> None:
+        """From a round on, each with the reason."""
+        for name, why in blamed.items():
+            note(f"{name} is left out from round {number} on: {why}")
+        self.members = self._without((*self._outside(), *blamed))
 
     def _outside(self) -> tuple[str, ...]:
         return tuple(member.name for member in self._all if member not in self.members.inside)

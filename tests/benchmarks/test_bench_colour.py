@@ -9,9 +9,10 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from benchmarks import tuned
+from benchmarks import rates, tuned
 from benchmarks.client_columns import colour
 from benchmarks.colour_parties import ALIKE, nearest, parties
+from fglfast.base.errors import IncompleteError
 from fglfast.federation.experiment import Choice, Experiment
 from fglfast.federation.history import Row
 from fglfast.federation.methods import Result
@@ -84,9 +85,20 @@ def test_a_rate_is_chosen_by_the_clients_held_out_images(tmp_path, monkeypatch):
         result = Result(method="fedavg", seed=3, test_accuracy=-good, rows=(row,), model_bytes=1)
         return type("Arena", (), {"results": (result,)})
 
-    monkeypatch.setattr(tuned, "run_experiment", run)
+    monkeypatch.setattr(rates, "run_experiment", run)
     found = tuned.tuned(Experiment(seeds=(3, 4), prompt_level="learned"), "fedavg", tmp_path, tmp_path)
     assert found.chosen == {"fedavg": Choice(learning_rate=0.1, statistics="fixed")} and found.seeds == (3, 4)
+
+
+def test_a_rate_at_which_training_diverges_is_not_chosen(tmp_path, monkeypatch, capsys):
+    def run(experiment, out, engines):
+        raise IncompleteError("0 clients sent sound weights, 2 are needed", "")
+
+    monkeypatch.setattr(rates, "run_experiment", run)
+    assert rates.run_choice(Experiment(), "fedavg", Choice(learning_rate=0.1), tmp_path, tmp_path) == ()
+    assert "fedavg-learning_rate=0.1: 0 clients sent sound weights" in capsys.readouterr().err
+    found = tuned.tuned(Experiment(), "fedavg", tmp_path, tmp_path)
+    assert found.chosen == {"fedavg": Choice(learning_rate=0.03, statistics="batch")}  # the first of all that failed
 
 
 def test_the_table_has_a_line_a_method():

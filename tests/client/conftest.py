@@ -1,6 +1,5 @@
 """A kit of the bundled generator, as its server writes it; a client's few images."""
 
-import numpy as np
 import pytest
 
 from fglfast.generator.kit import write_kit
@@ -15,9 +14,6 @@ def mini_kit(tmp_path_factory):
 
 
 @pytest.fixture
-def private(tmp_path):
-    """Three classes, one of which this client has no image of."""
-    images = np.random.default_rng(0).integers(0, 255, (9, 16, 16), dtype=np.uint8)
-    path = tmp_path / "private.npz"
-    np.savez(path, images=images, labels=np.array([2, 0] * 4 + [2]), class_names=np.array(["bag", "t-shirt", "boot"]))
-    return path
+def private(of_three_classes):
+    """One of the classes is held by another client."""
+    return of_three_classes

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -17,12 +16,8 @@ FEW = InventorySettings(adapters=2, heads=2, rank=1, images=2, steps=2, transfor
 
 
 @pytest.fixture
-def public(tmp_path):
-    """Grey images of three classes, of which one has none."""
-    images = np.random.default_rng(0).integers(0, 255, (9, 16, 16), dtype=np.uint8)
-    path = tmp_path / "public.npz"
-    np.savez(path, images=images, labels=np.array([2, 0] * 4 + [2]), class_names=np.array(["bag", "t-shirt", "boot"]))
-    return path
+def public(of_three_classes):
+    return of_three_classes
 
 
 def run(*arguments):
