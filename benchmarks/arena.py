@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.global_model import public_split
 from benchmarks.rates import choices
 from benchmarks.results_file import RESULTS, save_result
 from fglfast.federation.arena import Arena, run_experiment
@@ -18,9 +17,10 @@ PICTURED = "fashion-skewed"  # the preset whose curves the README shows
 
 def main(
     preset: Annotated[str, typer.Argument(help="fashion-skewed, fashion-mild, fashion-iid, ...")],
-    data: Annotated[
-        str, typer.Option(help="Holds the splits private and test, and public if there is one.")
-    ] = "fashion",
+    public: Annotated[
+        str, typer.Option(help="The server's labelled images, PATH[:SPLIT]; without them no `public-only`.")
+    ] = "",
+    data: Annotated[str, typer.Option(help="Holds the splits private and test.")] = "fashion",
     work: Annotated[Path, typer.Option(help="Folder of the runs; a second call redoes nothing.")] = Path("runs"),
     engines: Path = Path("engines/build"),
 ) -> None:
@@ -28,7 +28,7 @@ def main(
 
     Each method has the rates that `benchmarks.rates` chose for it at this preset, if it ever did.
     """
-    changes: dict[str, Any] = {"data": f"{data}:private", "test": f"{data}:test", "public": public_split(data)}
+    changes: dict[str, Any] = {"data": f"{data}:private", "test": f"{data}:test", "public": public}
     changes["chosen"] = choices(preset)
     arena = run_experiment(find_experiment(preset).model_copy(update=changes), work / preset, engines)
     write_page(arena, work / preset / "arena.html")
@@ -47,7 +47,7 @@ def _shown(arena: Arena) -> dict[str, Any]:
         {
             "method": result.method,
             "seed": result.seed,
-            "accuracy": [round(row.accuracy, 4) for row in result.rows],
+            "accuracy": [None if row.accuracy is None else round(row.accuracy, 4) for row in result.rows],
             "last_by_client": result.rows[-1].by_client,
         }
         for result in arena.results

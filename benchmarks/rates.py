@@ -1,13 +1,14 @@
 """The rates that each method of the arena gets at each skew, chosen on public images and never on a test image.
 
-The server's public images are dealt to clients as the preset deals the private ones, but for a share of each class,
-which judges. What a method has of its own (`chosen` in an experiment) is found one key after the other, each at the
-best of those before. `benchmarks.arena` reads what is found here.
+As many public images as the preset has private ones are dealt to clients in its way, since a rate goes with the number
+of steps in a round; others judge. What a method has of its own (`chosen` in an experiment) is found one key after the
+other, each at the best of those before. `benchmarks.arena` reads what is found here.
 """
 
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,51 +16,58 @@ import typer
 from pydantic import TypeAdapter
 
 from benchmarks import results_file
-from benchmarks.global_model import public_split
 from benchmarks.results_file import save_result
 from fglfast.base.console import note
-from fglfast.base.errors import IncompleteError, UsageError
+from fglfast.base.errors import IncompleteError
 from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import Choice, Experiment, find_experiment
 from fglfast.federation.method_names import Method
 from fglfast.federation.methods import Result
 from fglfast.images.dataset import read_dataset
+from fglfast.images.labelled import LabelledImages
 from fglfast.lab.audit.shadows import write_parquet
 from fglfast.training.batches import split
 
-TUNED = "fedavg,fedprox,fgl-rounds,fgl-rounds-finetune,ensemble"
-# Of each key, what is tried; the first wins a tie.
+TUNED: tuple[Method, ...] = ("fedavg", "fgl-rounds", "ensemble")
+# Of each key, what is tried, None for what the preset says; the first wins a tie.
 AXES: dict[str, tuple[Any, ...]] = {
     "learning_rate": (0.03, 0.01, 0.003, 0.1),
-    "rate_decay": (1.0, 0.95, 0.9),
-    "statistics": ("batch", "fixed"),
-    "proximal_mu": (0.01, 0.001, 0.1, 1.0),
+    "rate_decay": (None, 0.95, 0.9),
+    "statistics": (None, "fixed"),
 }
-JUDGES = 0.2  # of the public images
+# Whose clients train as those of another: they have what that one has, and FedProx its mu.
+ALIKE: dict[Method, Method] = {"fedprox": "fedavg", "fgl-rounds-finetune": "fgl-rounds", "local": "ensemble"}
+NOTHING = Choice()
+MU = {"proximal_mu": (0.01, 0.001, 0.1, 1.0)}
+MOST, JUDGES = 0.8, 5000  # at most that share of the public images is dealt, and so many judge
 
 
 def main(
     preset: Annotated[str, typer.Argument(help="fashion-skewed, fashion-mild, fashion-iid, ...: each has its own")],
-    data: Annotated[str, typer.Option(help="Holds the split public.")] = "fashion_mnist.npz",
-    methods: Annotated[str, typer.Option(help="With commas.")] = TUNED,
+    public: Annotated[str, typer.Option(help="The server's labelled images.")] = "fashion_mnist.npz:public",
+    data: Annotated[str, typer.Option(help="The arena's: its split private says how many are dealt.")] = "fashion",
     seeds: Annotated[int, typer.Option(help="A choice is judged by the mean over them.")] = 1,
     work: Annotated[Path, typer.Option(help="Folder of the runs; a second call redoes nothing.")] = Path("runs/rates"),
     engines: Path = Path("engines/build"),
 ) -> None:
     """Choose for each method, and save `benchmarks/results/rates-NAME.json`. Hours on two cores."""
     folder = work / Path(preset).stem
-    dealt, judging = _parts(data, folder)
+    dealt, judging = _parts(read_dataset(public), len(read_dataset(f"{data}:private")), folder)
     changes = {"data": dealt, "test": judging, "public": "", "seeds": tuple(range(seeds)), "chosen": {}}
     asked = find_experiment(preset).model_copy(update=changes)
-    found: dict[str, Any] = {"chosen": {}, "tried": []}
-    for method in TypeAdapter(tuple[Method, ...]).validate_python(methods.split(",")):
-        axes = {key: values for key, values in AXES.items() if key != "proximal_mu" or method == "fedprox"}
-        best, tried = choose(axes, lambda choice, name=method: _judged(asked, name, choice, folder, engines))
-        found["chosen"][method] = best.model_dump(exclude_none=True)
-        found["tried"] += [{"method": method, **row} for row in tried]
-        typer.echo(f"{method}: {best.model_dump_json(exclude_none=True)}")
+    chosen: dict[Method, Choice] = {}
+    tried: list[dict[str, Any]] = []
+    for method in (*TUNED, *ALIKE):
+        axes = AXES if method in TUNED else MU if method == "fedprox" else {}
+        begun = chosen.get(ALIKE.get(method, method), Choice())
+        judge = partial(_judged, asked, method, folder, engines)
+        chosen[method], rows = choose(axes, judge, begun)
+        tried += [{"method": method, **row} for row in rows]
+        typer.echo(f"{method}: {chosen[method].model_dump_json(exclude_none=True)}")
     shown = asked.model_dump(mode="json", exclude={"data", "test", "public", "chosen", "methods"})
-    save_result(result_name(preset), {"data": Path(data).name, "judges": JUDGES, "experiment": shown} | found)
+    found = {method: choice.model_dump(exclude_none=True) for method, choice in chosen.items()}
+    facts = {"public": Path(public).name, "images": len(read_dataset(dealt)), "judges": len(read_dataset(judging))}
+    save_result(result_name(preset), facts | {"experiment": shown, "chosen": found, "tried": tried})
 
 
 def result_name(preset: str) -> str:
@@ -77,9 +85,11 @@ def choices(preset: str) -> dict[Method, Choice]:
     return TypeAdapter(dict[Method, Choice]).validate_python(chosen)
 
 
-def choose(axes: Mapping[str, Sequence[Any]], judge: Callable[[Choice], float]) -> tuple[Choice, list[dict[str, Any]]]:
-    """The best of what is tried, one key after the other, and the accuracy of each."""
-    best, known = Choice(), dict[str, float]()
+def choose(
+    axes: Mapping[str, Sequence[Any]], judge: Callable[[Choice], float], begun: Choice = NOTHING
+) -> tuple[Choice, list[dict[str, Any]]]:
+    """The best of what is tried, one key after the other from where it is begun, and the accuracy of each."""
+    best, known = begun, dict[str, float]()
 
     def accuracy(choice: Choice) -> float:
         text = choice.model_dump_json(exclude_none=True)
@@ -92,7 +102,7 @@ def choose(axes: Mapping[str, Sequence[Any]], judge: Callable[[Choice], float]) 
     return best, [{**json.loads(text), "accuracy": found} for text, found in known.items()]
 
 
-def _judged(experiment: Experiment, method: Method, choice: Choice, folder: Path, engines: Path) -> float:
+def _judged(experiment: Experiment, method: Method, folder: Path, engines: Path, choice: Choice) -> float:
     """Accuracy of a method with a choice on the images that judge: the mean over the seeds."""
     if method.startswith("fgl"):
         _share_one_shot(experiment, folder, folder / _trial(method, choice), engines)
@@ -130,15 +140,13 @@ def _share_one_shot(experiment: Experiment, folder: Path, run: Path, engines: Pa
             half.rename(place)
 
 
-def _parts(data: str, folder: Path) -> tuple[str, str]:
-    """The public images as two files: what clients are dealt, and what judges."""
-    source = public_split(data)
-    if not source:
-        raise UsageError(f"{data} has no public images", "give --data, a file with the splits public, private and test")
-    public = read_dataset(source)
+def _parts(public: LabelledImages, count: int, folder: Path) -> tuple[str, str]:
+    """Public images as two files: what clients are dealt, so many if there are some left to judge, and what judges."""
+    rest, dealt = split(public.labels, min(count / len(public), MOST), seed=0)
+    judging = rest[split(public.labels[rest], min(1.0, JUDGES / len(rest)), seed=1)[1]]
     files = folder / "dealt.parquet", folder / "judging.parquet"
     folder.mkdir(parents=True, exist_ok=True)
-    for file, rows in zip(files, split(public.labels, JUDGES, seed=0), strict=True):
+    for file, rows in zip(files, (dealt, judging), strict=True):
         if not file.exists():
             write_parquet(public.select(rows), file)
     return str(files[0]), str(files[1])

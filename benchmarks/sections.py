@@ -242,8 +242,7 @@ SECTIONS = {
     ),
     "attacks-strategies": Section(
         "Robust aggregation",
-        "The same runs, aggregated in several ways, under attacks that no form of a reply shows. Those of one seed are "
-        "from before a step that leads away from all others' was left out of its round.",
+        "The same runs, aggregated in several ways, under attacks that no form of a reply shows.",
         columns.strategies,
     ),
     "stopping": Section(

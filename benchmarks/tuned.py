@@ -8,7 +8,7 @@ from fglfast.federation.experiment import Choice, Experiment
 from fglfast.federation.method_names import Method
 from fglfast.federation.methods import Result
 
-AXES: dict[str, tuple[Any, ...]] = {"learning_rate": (0.03, 0.01, 0.1), "statistics": ("batch", "fixed")}
+AXES: dict[str, tuple[Any, ...]] = {"learning_rate": (0.03, 0.01, 0.1), "statistics": (None, "fixed")}
 
 
 def tuned(experiment: Experiment, method: Method, work: Path, engines: Path) -> Experiment:

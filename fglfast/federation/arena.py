@@ -83,8 +83,11 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
     names: tuple[str, ...] = ()
     for seed in experiment.seeds:
         clients = simulated(file, seed)
-        known = {"trusted_counts": tuple(client.name for client in clients)}  # they were dealt out here
-        dealt = experiment.model_copy(update=known)
+        names_dealt = tuple(
+            client.name for client in clients
+        )  # by ourselves: they are honest unless asked to be judged
+        server = experiment.server.model_copy(update={"guard": experiment.server.guard or False})
+        dealt = experiment.model_copy(update={"trusted_counts": names_dealt, "server": server})
         contest = Contest(dealt, seed, out / f"seed{seed}", engines, _Grids(file, seed, experiment))
         class_names = contest.class_names
         names = tuple(f"{client.name}, {client.domain}" if client.domain else client.name for client in clients)

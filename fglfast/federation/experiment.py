@@ -91,6 +91,8 @@ class Aggregation(Settings):
         tau: how adaptive those three are.
         trim: share that `trimmed-mean` cuts off at either end.
         hostile: clients that `krum` and `multi-krum` expect to be hostile.
+        guard: whether an average is judged before it is kept, and clients that ruin one are left out. None: in a
+            federation it is; in a comparison, whose simulated clients are honest, FedAvg is plain FedAvg.
     """
 
     strategy: Strategy = "fedavg"
@@ -100,6 +102,7 @@ class Aggregation(Settings):
     tau: float = Field(1e-3, gt=0)
     trim: float = Field(0.2, ge=0, lt=0.5)
     hostile: int = Field(1, ge=0)
+    guard: bool | None = None
 
 
 class Rounds(Settings):

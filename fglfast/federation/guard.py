@@ -1,9 +1,10 @@
 """Whether a round's average is kept, and which client ruined it.
 
 Until something is learned that can be lost, no step counts more than a few usual ones. From then on, an average that
-lost most of what was learned is not kept. Who is blamed has to stand out twice: its weights moved much
-further than those of most, and without it the round is good. Clients whose classes differ pull an average apart too,
-and none of them is to blame for that: there the last good weights stay.
+lost most of what was learned is not kept. Who is blamed has to stand out twice: its weights moved much further than
+those of most and than its images explain, and without it the round is good. Clients whose classes differ pull an
+average apart too, one of them perhaps further than most, and none is to blame for that: there a round goes on without
+the one that it is good without, or the last good weights stay.
 
 A step as long as the others' but away from all of them loses a little in every round, which no judge sees. Below the
 last layer, honest clients mostly learn to look at the same things; where they do, a step that leads the other way is
@@ -12,7 +13,7 @@ has the cosines).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -22,7 +23,7 @@ from fglfast.base.console import note
 from fglfast.federation.wire import Weights, is_finite
 
 ABSURD = 300.0  # times the usual step, and of weights three times their own size: never an honest one
-FAR = 3.0  # times the usual step
+FAR, TOO_FAR = 3.0, 10.0  # times the usual step: honest clients without a class of the others come to some 3
 FLOOR = 0.01  # of the weights' own size: a step below that counts as that
 LOST = 0.25  # of what was known above chance: a round that leaves less is bad
 KNOWN = 0.1  # above chance, before it can be lost
@@ -74,18 +75,29 @@ class Verdict:
     doubted: tuple[str, ...] = ()
 
 
-def steps(before: Weights, updates: Mapping[str, Weights], parameters: Sequence[str]) -> dict[str, float]:
-    """How far each client moved the weights, in usual steps: of parameters or of statistics, whichever is more."""
+def steps(
+    before: Weights, updates: Mapping[str, Weights], parameters: Sequence[str], images: Mapping[str, int] | None = None
+) -> dict[str, float]:
+    """How far each client moved the weights, in usual steps: of parameters or of statistics, whichever is more.
+
+    Args:
+        before: the weights that all began with.
+        updates: by client.
+        parameters: names of those that are learned; the others are statistics.
+        images: of each client; who has twice as many as most makes twice as many steps, and may go as far.
+    """
     moved = [name for name in before if name in set(parameters)]
     rest = [name for name in before if name not in set(parameters) and before[name].is_floating_point()]
     ratios = dict.fromkeys(updates, 0.0)
     for names in filter(None, (moved, rest)):
         size = _norm([before[name] for name in names])
         norms = {who: _norm([own[name] - before[name] for name in names]) for who, own in updates.items()}
-        middle = sorted(norms.values())[(len(norms) - 1) // 2]
-        usual = max(middle, FLOOR * size) or max(norms.values()) or 1.0
+        usual = max(_middle(norms.values()), FLOOR * size) or max(norms.values()) or 1.0
         ratios = {who: max(ratios[who], norms[who] / usual) for who in updates}
-    return ratios
+    if images is None:
+        return ratios
+    many = _middle(images[who] for who in updates)
+    return {who: ratio / max(1.0, images[who] / many) for who, ratio in ratios.items()}
 
 
 def absurd(ratios: Mapping[str, float]) -> dict[str, str]:
@@ -127,13 +139,13 @@ def away(before: Weights, updates: Mapping[str, Weights], body: Sequence[str]) -
     return tuple(who for who, turned in zip(updates, away_K.tolist(), strict=True) if turned)
 
 
-def bounded(before: Weights, updates: Mapping[str, Weights], parameters: Sequence[str]) -> dict[str, Weights]:
+def bounded(before: Weights, updates: Mapping[str, Weights], ratios: Mapping[str, float]) -> dict[str, Weights]:
     """The updates, none with a step of more than `FAR` times the usual one (Sun et al., arXiv 1911.07963).
 
     For rounds in which there is nothing to lose yet, so that no judge could tell that a step ruined everything.
     """
     kept = dict(updates)
-    for who, ratio in steps(before, updates, parameters).items():
+    for who, ratio in ratios.items():
         if ratio > FAR:
             shorter = {name: before[name] + (own - before[name]) * (FAR / ratio) for name, own in _floats(updates[who])}
             kept[who] = {**updates[who], **shorter}
@@ -149,7 +161,7 @@ def find_cause(ratios: Mapping[str, float], average: Averaging, judge: Judge, ba
     """Which clients ruined a round, by leaving them out.
 
     Args:
-        ratios: of all clients of the round; see `steps`.
+        ratios: of all clients of the round, see `steps`.
         average: of some of them, by name.
         judge: accuracy of weights; None if nobody judges.
         bar: what a good average reaches.
@@ -167,12 +179,19 @@ def find_cause(ratios: Mapping[str, float], average: Averaging, judge: Judge, ba
         kept = tuple(who for who in names if who not in cause)
         words = "its weights moved {:.0f} times as far as usual, and the average without them is good"
         if cause:
-            return Verdict(kept, {who: words.format(ratios[who]) for who in cause})
+            blamed = {who: words.format(ratios[who]) for who in cause if ratios[who] > TOO_FAR}
+            return Verdict(kept, blamed, tuple(who for who in cause if who not in blamed))
     if 2 < len(names) <= MOST_TRIED:
         healing = [some for some in combinations(names, len(names) - 1) if is_good(some)]
         if len(healing) == 1:
             return Verdict(healing[0], doubted=tuple(set(names) - set(healing[0])))
     return Verdict(())
+
+
+def _middle(values: Iterable[float]) -> float:
+    """The median, the lower of two."""
+    ordered = sorted(values)
+    return ordered[(len(ordered) - 1) // 2]
 
 
 def _norm(tensors: Sequence[torch.Tensor]) -> float:

@@ -54,6 +54,7 @@ class Federation:
     ) -> None:
         self.grid, self.experiment, self.seed, self.class_names = grid, experiment, seed, class_names
         self.model, self.test, self.check = model, test, check
+        self.guarded = experiment.server.guard is not False
         self.parameters, self.body = [name for name, _ in model.named_parameters()], body_of(model)
         self._all = members
         self.members = self._without(())
@@ -154,16 +155,9 @@ class Federation:
             what, nodes = f"{plan.name}, round {number}", self._drawn(number)
             updates = self.updates(what, weights, number, proximal_mu=plan.proximal_mu, nodes=nodes)
         asked, answered = meter.read(), time.monotonic()
-        away = guard.away(weights, updates, self.body)
-        again = {name: "twice its step led away from every other client's" for name in away if name in last.away}
-        for name in away:
-            if name not in again:  # once may be chance
-                note(f"round {number} is without {name}: its step led away from every other client's")
-        self._leave_out(again, number)
-        turned = {*away, *(name for name in last.away if name not in updates)}
-        updates = {name: own for name, own in updates.items() if name not in away}
-        if updates and not self._bar(last).known:
-            updates = guard.bounded(weights, updates, self.parameters)
+        turned: set[str] = set()
+        if self.guarded and updates:
+            updates, turned = self._guarded(weights, updates, last, number)
         moments = aggregate.moments()
         averaged = self._averaged(plan, aggregate, weights, updates, number)
         server_seconds = time.monotonic() - answered
@@ -182,6 +176,20 @@ class Federation:
             "away": tuple(sorted(turned)),
         }
         return averaged, row.model_copy(update=spent)
+
+    def _guarded(
+        self, weights: Weights, updates: Mapping[str, Weights], last: Row, number: int
+    ) -> tuple[dict[str, Weights], set[str]]:
+        """The updates that may be averaged, and whose last step led away from all others'."""
+        away = guard.away(weights, updates, self.body)
+        again = {name: "twice its step led away from every other client's" for name in away if name in last.away}
+        for name in away:
+            if name not in again:  # once may be chance
+                note(f"round {number} is without {name}: its step led away from every other client's")
+        self._leave_out(again, number)
+        turned = {*away, *(name for name in last.away if name not in updates)}
+        kept = {name: own for name, own in updates.items() if name not in away}
+        return kept if self._bar(last).known else guard.bounded(weights, kept, self._steps(weights, kept)), turned
 
     def _averaged(
         self, plan: Plan, aggregate: Aggregator, weights: Weights, updates: Mapping[str, Weights], number: int
@@ -212,7 +220,7 @@ class Federation:
         images, verdict = self.members.images, guard.Verdict(())
         if updates:
             verdict = guard.find_cause(
-                guard.steps(weights, updates, self.parameters),
+                self._steps(weights, updates),
                 lambda names: aggregate.plain(weights, [(updates[name], images[name]) for name in names]),
                 lambda found: self._checked(found, number),
                 self._bar(last),
@@ -233,7 +241,8 @@ class Federation:
     def _sound(self, answers: Answers[Weights], weights: Weights) -> dict[str, Weights]:
         """The weights of those who answered, by name, without those that nobody need average to know."""
         updates = {answers.names[node]: own for node, own in answers.good.items()}
-        ruinous = guard.absurd(guard.steps(weights, updates, self.parameters)) if len(updates) > 1 else {}
+        several = self.guarded and len(updates) > 1
+        ruinous = guard.absurd(guard.steps(weights, updates, self.parameters)) if several else {}
         for node, name in answers.names.items():
             if name in ruinous:
                 answers.refused[node] = ruinous[name]
@@ -257,7 +266,10 @@ class Federation:
         return {node: nodes[node] for place, node in enumerate(nodes) if place in set(chosen.tolist())}
 
     def _bar(self, last: Row) -> guard.Bar:
-        return guard.Bar(last.checked, 1 / len(self.class_names))
+        return guard.Bar(last.checked if self.guarded else None, 1 / len(self.class_names))
+
+    def _steps(self, weights: Weights, updates: Mapping[str, Weights]) -> dict[str, float]:
+        return guard.steps(weights, updates, self.parameters, self.members.images)
 
     def _judged(self, weights: Weights, number: int) -> dict[str, float]:
         answers = self._ask(wire.EVALUATE, weights, wire.share_of, {"server-round": number})

@@ -148,6 +148,22 @@ def test_baselines_begin_with_the_same_weights(arena):
     assert rows(arena, "fedavg")[0] == rows(arena, "fedprox")[0]
 
 
+@pytest.mark.parametrize(("asked", "guarded"), [(None, False), (True, True)])
+def test_fedavg_among_honest_clients_is_plain_unless_it_shall_be_guarded(
+    experiment, tmp_path, monkeypatch, asked, guarded
+):
+    seen = []
+    monkeypatch.setattr("fglfast.federation.arena.Contest", lambda dealt, *rest: seen.append(dealt) or _stop())
+    server = experiment.server.model_copy(update={"guard": asked})
+    with pytest.raises(InterruptedError):
+        run_experiment(experiment.model_copy(update={"server": server}), tmp_path / "run", tmp_path / "engines")
+    assert seen[0].server.guard is guarded
+
+
+def _stop():
+    raise InterruptedError
+
+
 def test_local_is_the_mean_over_models_with_the_worst_beside(arena):
     local = next(result for result in arena.results if result.method == "local")
     assert local.worst_test is not None and local.worst_test <= local.test_accuracy

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fglfast.federation.guard import away
+from fglfast.federation.guard import Bar, away, find_cause, steps
 
 BODY = ("conv", "norm")
 
@@ -63,3 +63,25 @@ def test_the_last_layer_does_not_count_and_nothing_learned_is_no_direction():
     updates["client1"] = before
     assert away(before, updates, BODY) == ()
     assert away(before, updates, ()) == ()
+
+
+def test_who_has_more_images_may_go_further():
+    before = {"w": torch.ones(4), "mean": torch.ones(2)}
+    lengths = {"ann": 1.0, "bob": 1.2, "eve": 8.0}
+    updates = {who: {"w": before["w"] + length, "mean": before["mean"]} for who, length in lengths.items()}
+    assert steps(before, updates, ["w"])["eve"] == pytest.approx(8 / 1.2)
+    images = {"ann": 100, "bob": 80, "eve": 1000}
+    assert steps(before, updates, ["w"], images) == pytest.approx({"ann": 1 / 1.2, "bob": 1.0, "eve": 8 / 1.2 / 10})
+
+
+@pytest.mark.parametrize(("ratio", "blamed"), [(2.5, False), (4.0, False), (30.0, True)])
+def test_a_round_may_be_good_without_a_client_that_is_not_to_blame(ratio, blamed):
+    """Of honest clients without a class of the others one may go a few times as far as most."""
+    ratios = {"ann": 1.0, "bob": 1.2, "cas": 0.8, "eve": ratio}
+
+    def average(names):
+        return {"w": torch.tensor(float("eve" in names))}
+
+    verdict = find_cause(ratios, average, lambda weights: 0.1 if weights["w"] else 0.6, Bar(0.6, 0.1))
+    assert verdict.names == ("ann", "bob", "cas")
+    assert (tuple(verdict.blamed), verdict.doubted) == ((("eve",), ()) if blamed else ((), ("eve",)))

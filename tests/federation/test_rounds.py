@@ -73,11 +73,18 @@ def test_while_nothing_can_be_lost_no_step_counts_more_than_a_few_usual_ones(cap
     before = {"w": torch.ones(4), "seen": torch.tensor(3)}
     steps = {"ann": 1.0, "bob": -1.0, "eve": -990.0}
     updates = {who: {"w": before["w"] + step, "seen": torch.tensor(4)} for who, step in steps.items()}
-    kept = guard.bounded(before, updates, ["w"])
+    kept = guard.bounded(before, updates, guard.steps(before, updates, ["w"]))
     assert kept["ann"] is updates["ann"] and kept["bob"] is updates["bob"]
     assert torch.allclose(kept["eve"]["w"], torch.full((4,), 1 - guard.FAR)) and kept["eve"]["seen"] == 4
     assert "eve moved 990 times as far as usual: it counts as 3" in capsys.readouterr().err
     assert guard.Bar(None, 0.1).known == guard.Bar(0.15, 0.1).known == 0 and guard.Bar(0.5, 0.1).known == 0.4
+
+
+def test_among_honest_clients_that_nobody_guards_every_step_counts_whole(federation, tmp_path, experiment):
+    far = adding_app(spoil=lambda number, own: own if number < 2 else {name: w + 2000 for name, w in own.items()})
+    plain = experiment.server.model_copy(update={"guard": False})
+    weights, _ = run(federation(far, server=plain), tmp_path, Plan("fedavg", 1))
+    assert all(torch.allclose(tensor, torch.tensor((3 + 6 * 2002) / 10)) for tensor in weights.values())
 
 
 def test_what_counts_batches_stays_whole(federation, tmp_path):
