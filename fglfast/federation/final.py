@@ -5,8 +5,8 @@ from pathlib import Path
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from fglfast.federation.federation import Federation
 from fglfast.federation.history import Adapted
-from fglfast.federation.rounds import Federation
 from fglfast.federation.wire import Weights
 from fglfast.training.model import WEIGHTS, has_linear_head, save_model
 from fglfast.training.prototypes import Prototypes, load_prototypes, save_prototypes, synthetic_prototypes

@@ -25,6 +25,7 @@ from fglfast.federation.collect import Collected, collect_again, collect_payload
 from fglfast.federation.dense import distill_ensemble
 from fglfast.federation.ensemble import Ensemble, uploaded_models
 from fglfast.federation.experiment import Experiment
+from fglfast.federation.federation import Federation
 from fglfast.federation.final import Final
 from fglfast.federation.grid import CountedGrid, Meter
 from fglfast.federation.history import Adapted, Row
@@ -32,7 +33,7 @@ from fglfast.federation.method_names import ALONE, METHODS, Method
 from fglfast.federation.moments import fill_head
 from fglfast.federation.own_images import own_images
 from fglfast.federation.plan import Plan
-from fglfast.federation.rounds import Federation
+from fglfast.federation.rounds import Rounds
 from fglfast.federation.wire import Weights
 from fglfast.images.dataset import read_dataset
 from fglfast.pipeline.one_shot import one_shot
@@ -184,13 +185,13 @@ class Contest:
         if not method.startswith("fgl"):
             alone = folder if method in ("centralized", "local") else None
             plan = Plan(method, rounds.fedavg, rounds.proximal_mu if method == "fedprox" else 0.0)
-            return self._federation(grid, method, alone).run(plan, self.fresh, folder)
+            return Rounds(self._federation(grid, method, alone), plan).run(self.fresh, folder)
         weights, first = self._first_shot(grid)
         if method == "fgl":
             return weights, [first]
         tune = None if method == "fgl-rounds" else partial(self._tuned, folder)
         plan = Plan(method, rounds.fgl, fine_tune=tune, asks=method != "fgl-longer")
-        return self._federation(grid, method).run(plan, weights, folder, first)
+        return Rounds(self._federation(grid, method), plan).run(weights, folder, first)
 
     def _alone(self, federation: Federation, method: Method, folder: Path) -> tuple[Weights, list[Row]]:
         """What needs no client; those only say how well it does on the images that they hold out."""

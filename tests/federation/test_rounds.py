@@ -10,8 +10,9 @@ from small_federation import CLASSES
 
 from fglfast.base.errors import IncompleteError
 from fglfast.federation import guard, wire
+from fglfast.federation.federation import Federation
 from fglfast.federation.plan import Plan
-from fglfast.federation.rounds import Federation
+from fglfast.federation.rounds import Rounds
 from fglfast.training.model import build_model
 
 SIZES = {0: 1, 1: 3, 2: 6}  # images of each client
@@ -51,7 +52,7 @@ def start(made):
 
 
 def run(made, folder, plan=Plan("fedavg", 3)):  # noqa: B008 (a frozen plan)
-    return made.run(plan, start(made), folder)
+    return Rounds(made, plan).run(start(made), folder)
 
 
 def test_clients_count_by_the_images_that_their_payloads_claim(federation, tmp_path):
@@ -90,7 +91,7 @@ def test_among_honest_clients_that_nobody_guards_every_step_counts_whole(federat
 def test_what_counts_batches_stays_whole(federation, tmp_path):
     made = federation(adding_app())
     fresh = {name: torch.zeros_like(tensor) for name, tensor in made.model.state_dict().items()}
-    weights, _ = made.run(Plan("fedavg", 2), fresh, tmp_path)
+    weights, _ = Rounds(made, Plan("fedavg", 2)).run(fresh, tmp_path)
     assert {name: tensor.dtype for name, tensor in weights.items()} == {name: t.dtype for name, t in fresh.items()}
 
 
@@ -224,7 +225,7 @@ def test_a_stranger_is_not_asked(federation, tmp_path):
     asked = []
     made = federation(adding_app(asked))
     made._all = made._all[:2]
-    made.members = made._without(())
+    made.only_without(())
     weights, _ = run(made, tmp_path, Plan("fedavg", 1))
     assert {number for number, _ in asked} == {0, 1}
     assert all(torch.allclose(tensor, torch.tensor(3 / 4)) for tensor in weights.values())

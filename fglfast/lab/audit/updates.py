@@ -17,11 +17,12 @@ from fglfast.federation import wire
 from fglfast.federation.client_app import app
 from fglfast.federation.clients import simulated
 from fglfast.federation.experiment import Experiment
+from fglfast.federation.federation import Federation
 from fglfast.federation.grid import Answers, CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.members import Member
 from fglfast.federation.plan import Plan
-from fglfast.federation.rounds import Federation
+from fglfast.federation.rounds import Rounds
 from fglfast.lab.audit.members import Clients, Pool
 from fglfast.lab.audit.outputs import Floats, confidences
 from fglfast.training.evaluate import open_classifier
@@ -70,7 +71,7 @@ def updates_seen(
     known = experiment.model_copy(update={"trusted_counts": tuple(member.name for member in members)})
     federation = Federation(grid, members, known, seed, class_names, network, test=lambda _: 0.0)
     with tempfile.TemporaryDirectory() as folder:
-        federation.run(Plan("watched rounds", WATCHED, proximal_mu), weights, Path(folder))
+        Rounds(federation, Plan("watched rounds", WATCHED, proximal_mu)).run(weights, Path(folder))
     for client in clients:
         for label in range(len(class_names)):
             alike_N = (asked_N == client) & (pool.images.labels == label)
