@@ -53,7 +53,8 @@ def main(
     """Choose for each method, and save `benchmarks/results/rates-NAME.json`. Hours on two cores."""
     folder = work / Path(preset).stem
     dealt, judging = _parts(read_dataset(public), len(read_dataset(f"{data}:private")), folder)
-    changes = {"data": dealt, "test": judging, "public": "", "seeds": tuple(range(seeds)), "chosen": {}}
+    changes: dict[str, Any] = {"data": dealt, "test": judging, "public": "", "public_epochs": None, "chosen": {}}
+    changes["seeds"] = tuple(range(seeds))
     asked = find_experiment(preset).model_copy(update=changes)
     chosen: dict[Method, Choice] = {}
     tried: list[dict[str, Any]] = []
