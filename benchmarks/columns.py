@@ -1,20 +1,18 @@
 """What each measured table shows of its results. Knows no file but the results it compares with."""
 
-import json
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
 from benchmarks.cells import Table, number, spread
-from benchmarks.results_file import RESULTS
+from benchmarks.results_file import measured
 from fglfast.base.wording import size
-from fglfast.federation.summary import Summary
 
 
 def accuracy(result: dict[str, Any]) -> Table:
     """The headline: medians over the seeds, by engine; then what the server reaches alone, where it was measured."""
     rows: list[Sequence[str]] = []
-    for found in (result, *_measured("accuracy-int8")):
+    for found in (result, *measured("accuracy-int8")):
         runs, asked = found["runs"], found["settings"]
         upload = max(run["largest_upload_bytes"] for run in runs)
         rows.append(
@@ -26,7 +24,7 @@ def accuracy(result: dict[str, Any]) -> Table:
                 f"{median(sum(run['seconds'].values()) for run in runs):.0f} s",
             )
         )
-    for found in _measured("accuracy-server-only", "accuracy-public-only"):
+    for found in measured("accuracy-server-only", "accuracy-public-only"):
         asked, runs = found["settings"], found["runs"]
         if any(asked[key] != result["settings"][key] for key in ("arch", "image_size", "test")):
             continue
@@ -46,12 +44,6 @@ def _judged(found: dict[str, Any], bold: bool = False) -> tuple[str, str]:
     """The median accuracy of a result, and where its seeds lie."""
     mark, seeds = "**" if bold else "", [run["accuracy"] for run in found["runs"]]
     return f"{mark}{found['accuracy']:.1%}{mark}", f"{min(seeds):.1%} to {max(seeds):.1%}"
-
-
-def _measured(*names: str) -> list[dict[str, Any]]:
-    """The results of these names that are there."""
-    files = [RESULTS / f"{name}.json" for name in names]
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
 
 
 def peers(result: dict[str, Any]) -> Table:
@@ -288,73 +280,6 @@ FUZZED = {
     "manifest": "engine manifests",
     "recipe": "recipes",
 }
-SKEWS = {"arena-skewed": "beta 0.01", "arena-mild": "beta 0.5", "arena-iid": "iid"}
-
-
-def arenas(result: dict[str, Any]) -> Table:
-    """Every method by skew: accuracy and its spread over the seeds; what it uploads, what it costs the server.
-
-    A skew that was measured with other settings is no column of this table.
-    """
-    others = {name: found for name in SKEWS for found in _measured(name) if _settings(found) == _settings(result)}
-    found = {name: {_place(line): line.spread for line in _summaries(other)} for name, other in others.items()}
-    rows: list[Sequence[str]] = []
-    for line in _summaries(result):
-        same = [lines.get(_place(line), "") for lines in found.values()]
-        rows.append((line.title, str(line.rounds), *same, _uploaded(line), _server(line)))
-    mine = SKEWS["arena-skewed"]  # whose bytes and seconds are shown
-    spent = (f"uploaded by all clients, {mine}", f"server s, {mine}")
-    return ("method", "rounds", *(SKEWS[name] for name in found), *spent), rows
-
-
-def arena(result: dict[str, Any]) -> Table:
-    """One experiment on its own: accuracy, and the worst client's."""
-    rows: list[Sequence[str]] = [
-        (line.title, str(line.rounds), line.spread, _share(line.worst_client), _uploaded(line), _server(line))
-        for line in _summaries(result)
-    ]
-    return (
-        "method",
-        "rounds",
-        "accuracy",
-        "worst client, held-out images",
-        "uploaded by all clients",
-        "server s",
-    ), rows
-
-
-def shades(result: dict[str, Any]) -> Table:
-    """Feature skew: class-level prompts, then instance-level ones."""
-    instance = json.loads((RESULTS / "arena-shades-instance.json").read_text(encoding="utf-8"))
-    head, rows = arena(result)
-    levels = {"class-level": rows, "instance-level": arena(instance)[1]}
-    shown = [(title, level, *cells) for level, found in levels.items() for title, *cells in found]
-    return (head[0], "prompts", *head[1:]), shown
-
-
-def _summaries(result: dict[str, Any]) -> list[Summary]:
-    return [Summary.model_validate(line) for line in result["summaries"]]
-
-
-def _settings(result: dict[str, Any]) -> list[Any]:
-    """What two experiments have in common that differ in the skew alone."""
-    return [result["experiment"][key] for key in ("recipe", "images_per_class", "train", "local", "rounds", "test")]
-
-
-def _place(line: Summary) -> tuple[str, int]:
-    return line.method, line.rounds
-
-
-def _uploaded(line: Summary) -> str:
-    return f"{line.bytes_up:,.0f} B" if line.served else ""
-
-
-def _share(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}"
-
-
-def _server(line: Summary) -> str:
-    return f"{line.server_seconds:,.0f}" if line.served else ""
 
 
 def _rates(entry: dict[str, Any], rate: str) -> tuple[str, str, str]:

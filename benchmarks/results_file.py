@@ -14,11 +14,17 @@ from fglfast.engine.manifest import device_name
 RESULTS = Path(__file__).parent / "results"
 
 
-def save_result(name: str, measured: dict[str, Any]) -> Path:
+def save_result(name: str, found: dict[str, Any]) -> Path:
     """Write `benchmarks/results/NAME.json`: what was measured, and the circumstances unless it holds older ones."""
     path = RESULTS / f"{name}.json"
-    write_atomic(path, json.dumps(circumstances() | measured, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(circumstances() | found, indent=2, ensure_ascii=False) + "\n")
     return path
+
+
+def measured(*names: str) -> list[dict[str, Any]]:
+    """The results of these names that are there."""
+    files = [RESULTS / f"{name}.json" for name in names]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
 
 
 def circumstances() -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import columns
+from benchmarks import arena_columns, columns, results_file
 from benchmarks.global_model import public_split
 
 RESULTS = Path(columns.__file__).parent / "results"
@@ -14,7 +14,7 @@ RESULTS = Path(columns.__file__).parent / "results"
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    monkeypatch.setattr(columns, "RESULTS", tmp_path)
+    monkeypatch.setattr(results_file, "RESULTS", tmp_path)
 
     def write(name, found):
         (tmp_path / f"{name}.json").write_text(json.dumps(found))
@@ -53,9 +53,20 @@ def test_a_skew_that_was_measured_with_other_settings_is_no_column(results):
     results("arena-skewed", skewed)
     results("arena-mild", skewed | {"summaries": skewed["summaries"][:1]})
     results("arena-iid", skewed | {"experiment": skewed["experiment"] | {"images_per_class": 1}})
-    head, rows = columns.arenas(skewed)
+    head, rows = arena_columns.arenas(skewed)
     assert "beta 0.5" in head and "iid" not in head
     assert [bool(row[head.index("beta 0.5")]) for row in rows] == [True] + [False] * (len(rows) - 1)
+
+
+def test_what_each_method_got_is_said_by_skew(results):
+    chosen = {"learning_rate": 0.1, "rate_decay": 0.9, "statistics": "fixed", "proximal_mu": 0.001}
+    skewed = {"chosen": {"fedavg": {"learning_rate": 0.03}, "fedprox": chosen}}
+    results("rates-skewed", skewed)
+    results("rates-iid", {"chosen": {"fedavg": {}}})
+    head, rows = arena_columns.rates(skewed)
+    assert head == ("method", "beta 0.01", "iid")
+    said = "rate 0.1, times 0.9 a round, mu 0.001, fixed statistics"
+    assert rows == [("FedAvg", "rate 0.03", ""), ("FedProx", said, "")]
 
 
 def test_only_data_with_a_public_split_has_one(tmp_path):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from benchmarks.arena_columns import shades
 from benchmarks.cells import spread
-from benchmarks.columns import shades
 from benchmarks.couplings import gaussians, verdict
 from benchmarks.few_step_columns import couplings, few_steps, first_reached
 from benchmarks.few_steps import STUDENTS, of_student, on_the_linear_path, renewed, summed
