@@ -46,8 +46,8 @@ LOUD = {
 # They warn of CUDA libraries that are not there, and of each other's versions.
 CHATTY = ("torchao", "torch.utils._pytree", "xformers")
 
-stderr = Console(stderr=True, highlight=False)
-stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False, emoji=False)  # DATA:train: is no tram
+stdout = Console(highlight=False, emoji=False)
 
 
 def set_level(level: Level) -> None:

@@ -10,6 +10,7 @@ from fglfast.base.folders import is_system, leads_out, subfolders
 from fglfast.images.decoding import named_like_an_image
 from fglfast.images.folder_names import read_names
 from fglfast.images.labelled import UNLABELLED, LabelledImages, Skipped
+from fglfast.images.listed import metadata, read_listed, tables
 from fglfast.images.splits import chosen, like_a_split
 from fglfast.images.trial import Candidate, file_opener, verified
 
@@ -17,12 +18,16 @@ SHOWN = 3  # files that a note names
 
 
 def read_class_folders(path: Path, split: str | None, source: str) -> LabelledImages:
-    """Read a folder of class folders, or one split of it.
+    """Read a folder of class folders, or one split of it; a table of metadata there says the labels instead.
 
     Raises:
         BadInputError: it has no such split, or several and none is named.
     """
-    folder = _split_folder(path, split, source)
+    table = metadata(path)
+    folder = path if table else _split_folder(path, split, source)
+    if table or (table := metadata(folder)):
+        note(f"{table}: says the labels")
+        return read_listed(table, split if folder == path else None, source)
     classes = subfolders(folder)
     names = read_names(folder, [entry.name for entry in classes])
     labels = {name: label for label, name in enumerate(names)}
@@ -35,6 +40,10 @@ def read_class_folders(path: Path, split: str | None, source: str) -> LabelledIm
     if candidates and all(len(Path(name).parts) > 2 for name, _, _ in candidates):
         below = folder / Path(candidates[0][0]).parts[0]
         note(f"{source}: its classes hold no images but folders; if those are the classes, give {below}")
+    if len(classes) < 2 and (unread := tables(folder)):
+        note(
+            f"{source}: {len(classes)} class folders; if {unread[0]} says the classes, give that in place of the folder"
+        )
     images = verified(tuple(names.values()), candidates, source)
     return replace(images, skipped=(*outside, *_damaged(images.skipped)))
 
@@ -107,7 +116,8 @@ def _splits(path: Path, labelled: bool) -> list[str]:
         if leads_out(folder, path):
             continue
         folders, images = bool(subfolders(folder)), _holds_images(folder)
-        if like_a_split(folder.name) and ((folders and not images) if labelled else (folders or images)):
+        whole = ((folders and not images) or metadata(folder)) if labelled else (folders or images)
+        if like_a_split(folder.name) and whole:
             splits.append(folder.name)
         elif folders or images:
             return []

@@ -1,7 +1,7 @@
 """A user's labelled images, whatever they are stored in.
 
-A data set is named `PATH[:SPLIT]`: a folder of class folders, an npz, a parquet file or folder, a folder
-saved by Hugging Face `datasets`, or `fashion` for the bundled sample.
+A data set is named `PATH[:SPLIT]`: a folder of class folders, a table that lists images, an npz, a parquet file or
+folder, a folder saved by Hugging Face `datasets`, or `fashion` for the bundled sample.
 """
 
 from dataclasses import replace
@@ -15,6 +15,7 @@ from fglfast.base.names import MAX_CLASS_NAME, unfit
 from fglfast.base.wording import some
 from fglfast.images.class_folders import read_class_folders, read_image_folder
 from fglfast.images.labelled import LabelledImages
+from fglfast.images.listed import TABLES, read_listed
 from fglfast.images.npz import read_npz
 from fglfast.images.saved import MARKS, read_saved
 from fglfast.images.tables import holds_parquet, read_parquet
@@ -46,8 +47,11 @@ def read_dataset(source: str, labelled: bool = True) -> LabelledImages:
         found = read_saved(path, split, name, labelled)
     elif path.is_dir():
         found = read_class_folders(path, split, name) if labelled else read_image_folder(path, split, name)
+    elif path.suffix.lower() in TABLES:
+        found = read_listed(path, split, name, labelled)
     else:
-        raise BadInputError(f"{path}: not a kind of data set that is known", "give class folders, npz or parquet")
+        hint = "give class folders, npz, parquet, or a CSV of file_name,label"
+        raise BadInputError(f"{path}: not a kind of data set that is known", hint)
     return _checked(replace(found, source=source))
 
 

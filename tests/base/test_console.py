@@ -28,6 +28,14 @@ def test_a_long_table_says_how_many_rows_are_left_out(capsys):
     assert "more" not in capsys.readouterr().out
 
 
+def test_a_split_is_no_emoji(capsys):
+    console.complain("photos:train: no such data set")
+    console.print_table(Table("split"), [(":train:",)])
+    console.stdout.print(":train:")
+    said = capsys.readouterr()
+    assert said.err.startswith("photos:train: no") and said.out.count(":train:") == 2
+
+
 @pytest.fixture
 def speaker(monkeypatch):
     """A speaker of its own, and an environment that is put back."""

@@ -1,0 +1,173 @@
+"""Files that list images and say something of each: JSON lines, JSON, or columns of text."""
+
+import csv
+import json
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from fglfast.base.errors import BadInputError
+from fglfast.base.untrusted import distinct_keys
+from fglfast.base.wording import some
+
+MORE = "more columns than names"
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+Entry = tuple[str, Mapping[str, Any]]  # where it stands, for people; what is there by column or key
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is read of each image.
+
+    Attributes:
+        names: columns or keys that name the image; one of them is there.
+        facts: columns or keys of what is said of it; likewise.
+        hint: how to write such a file.
+    """
+
+    names: tuple[str, ...]
+    facts: tuple[str, ...]
+    hint: str
+
+    def fits(self, columns: Mapping[str, Any] | list[str]) -> bool:
+        """Whether what is needed is among some columns."""
+        return all(set(wanted) & set(columns) for wanted in (self.names, self.facts))
+
+
+def read_entries(path: Path, form: Form) -> Iterator[Entry]:
+    """The entries of a file and where they are; what begins as JSON is JSON, whatever it is called.
+
+    Args:
+        path: JSON lines, a JSON list of the same objects, a JSON object of facts by file name, or lines of columns that
+            commas, semicolons or tabs separate, under a line of their names.
+        form: what has to be there.
+
+    Raises:
+        BadInputError: it cannot be read, or no column is named so.
+    """
+    text = _text(path)
+    if _is_json(text, path):
+        return _json_entries(text, path, form)
+    return _table_entries(text, path, form)
+
+
+def declares(path: Path, form: Form) -> bool:
+    """Whether a file's first line names what is needed; not where it cannot be read."""
+    try:
+        text = _text(path)
+        if _is_json(text, path):
+            return form.fits(next(_json_entries(text, path, form))[1])
+        return _delimiter(text, form)[0] is not None
+    except (BadInputError, StopIteration):
+        return False
+
+
+def plain_name(name: str) -> str:
+    """A file's name, or path inside the data set, in one way of writing it."""
+    return unicodedata.normalize("NFC", name).replace("\\", "/").removeprefix("./")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")  # spreadsheets begin with a byte order mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(
+            f"{path}: cannot be read as UTF-8 text ({error})", "check the path and its encoding"
+        ) from error
+
+
+def _is_json(text: str, path: Path) -> bool:
+    return text.lstrip()[:1] in ("{", "[") or path.suffix.lower() in (".json", ".jsonl")
+
+
+def _table_entries(text: str, path: Path, form: Form) -> Iterator[Entry]:
+    """Lines of columns, the first of their names.
+
+    Read as a stream, quoted words may hold line ends; `str.splitlines` would also end a line at U+2028 and others.
+    """
+    delimiter, found = _delimiter(text, form)
+    if delimiter is None:
+        raise _lacking(path, found, form)
+    reader = csv.DictReader(
+        StringIO(text, newline=""), delimiter=delimiter, restkey=MORE, skipinitialspace=True, strict=True
+    )
+    try:
+        for line in reader:
+            where = f"line {reader.line_num}"
+            if any(line.pop(MORE, ())):
+                problem = f"more columns than the {len(line)} that the first line names"
+                hint = f"put quotes around a {form.facts[0]} that has {DELIMITERS[delimiter]}"
+                raise BadInputError(f"{path}: {where}: {problem}", hint)
+            if any(line.values()):  # spreadsheets end with empty lines
+                yield where, line
+    except csv.Error as error:
+        raise BadInputError(f"{path}: line {reader.line_num}: not CSV ({error})", form.hint) from error
+
+
+def _delimiter(text: str, form: Form) -> tuple[str | None, dict[str, list[str]]]:
+    """What separates the columns, if the first line then names those that are needed; its columns by each."""
+    columns: dict[str, list[str]] = {}
+    for delimiter in DELIMITERS:
+        try:
+            columns[delimiter] = next(
+                csv.reader(StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+            )
+        except (csv.Error, StopIteration):
+            columns[delimiter] = []
+        if form.fits(columns[delimiter]):
+            return delimiter, columns
+    return None, columns
+
+
+def _lacking(path: Path, columns: Mapping[str, list[str]], form: Form) -> BadInputError:
+    likely = max(columns, key=lambda delimiter: len(columns[delimiter]))
+    found = columns[likely]
+    missing = " and ".join(wanted[0] for wanted in (form.names, form.facts) if not set(wanted) & set(found))
+    parted = f", separated by {DELIMITERS[likely]}" if len(found) > 1 else ""
+    named = some([repr(name[:80]) for name in found]) or "none"
+    hint = f"begin with a line such as {form.names[0]},{form.facts[0]}"
+    return BadInputError(f"{path}: line 1: no column {missing}; it names {named}{parted}", hint)
+
+
+def _json_entries(text: str, path: Path, form: Form) -> Iterator[Entry]:
+    """JSON lines, or one JSON value for all: a list of entries, or facts by file name."""
+    try:
+        whole = json.loads(text, object_pairs_hook=distinct_keys)
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":  # after the first line, which is whole then
+            raise BadInputError(f"{path}: line {error.lineno}: not a JSON object ({error.msg})", form.hint) from error
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{path}: not JSON that can be read ({error})", form.hint) from error
+    else:
+        yield from _of_whole(whole, path, form)
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"line {number}", _object(line, f"{path}: line {number}", form)
+
+
+def _of_whole(value: Any, path: Path, form: Form) -> Iterator[Entry]:
+    if isinstance(value, dict) and not set(form.names) & set(value):
+        if not all(isinstance(fact, str | int) for fact in value.values()):
+            what = f"one JSON object of {some([repr(key) for key in value])}, not of {form.facts[0]}s by file name"
+            raise BadInputError(f"{path}: {what}", form.hint)
+        value = [{form.names[0]: name, form.facts[0]: fact} for name, fact in value.items()]
+    what, entries = ("entry", value) if isinstance(value, list) else ("line", [value])
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict):
+            raise BadInputError(f"{path}: {what} {number}: not a JSON object", form.hint)
+        yield f"{what} {number}", entry
+
+
+def _object(line: str, where: str, form: Form) -> dict[str, Any]:
+    try:
+        entry = json.loads(line, object_pairs_hook=distinct_keys)
+    except (ValueError, RecursionError):
+        entry = None
+    if not isinstance(entry, dict):
+        raise BadInputError(f"{where}: not a JSON object", form.hint)
+    return entry

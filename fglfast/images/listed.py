@@ -1,0 +1,138 @@
+"""Images that a table lists, with the label of each: `metadata.csv` or `.jsonl`, as the Hub has them, or any such file.
+
+The table lies in the folder of the images, or above it; what it does not list is no image of the data set.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fglfast.base.console import note
+from fglfast.base.errors import BadInputError
+from fglfast.base.folders import is_system, leads_out
+from fglfast.base.wording import some
+from fglfast.images.columns import numbered
+from fglfast.images.decoding import named_like_an_image
+from fglfast.images.entries import Form, declares, plain_name, read_entries
+from fglfast.images.labelled import UNLABELLED, LabelledImages, Skipped
+from fglfast.images.splits import chosen, like_a_split
+from fglfast.images.trial import Candidate, file_opener, verified
+
+TABLES = (".csv", ".tsv", ".jsonl", ".json")
+METADATA = ("metadata.csv", "metadata.jsonl")  # beside images: https://huggingface.co/docs/datasets/image_dataset
+FORM = Form(
+    ("file_name",), ("label",), "give each line file_name, the path from the table's folder, and label; also split"
+)
+SHOWN = 3  # files that a note names
+WHOLE = re.compile(r"-?\d{1,18}(\.0+)?")  # a number of a class; tables of numbers with gaps have 1.0 for 1
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One image as its table has it.
+
+    Attributes:
+        name: path from the table's folder.
+        label: the name of its class, or its number.
+        split: that it belongs to; empty where no column says so.
+    """
+
+    name: str
+    label: str | int
+    split: str
+
+
+def metadata(folder: Path) -> Path | None:
+    """The table in a folder that says the labels of its images, if there is one."""
+    found = (folder / name for name in METADATA)
+    return next((path for path in found if path.is_file() and declares(path, FORM)), None)
+
+
+def tables(folder: Path) -> list[Path]:
+    """The spreadsheets of a folder, which may say the labels of its images."""
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() in TABLES[:2] and not is_system(path.name))
+
+
+def read_listed(path: Path, split: str | None, source: str, labelled: bool = True) -> LabelledImages:
+    """Read the images that a table lists, or one split of them.
+
+    The splits are those of a column `split`, else of the folders that hold all images, where those are named like that.
+
+    Raises:
+        BadInputError: the table is refused, has no such split or several and none is named, or lists no file.
+    """
+    every = _listed(path, labelled)
+    splits = defaultdict[str, list[Listed]](list)
+    for one in every:
+        splits[one.split].append(one)
+    listed = splits[chosen(source, list(splits), split)]
+    plain = [_label(one.label) for one in listed]
+    whole = all(isinstance(label, int) for label in plain)
+    names, labels = numbered([(plain if whole else [str(one.label) for one in listed], None)], path)
+    there = _files(path.parent)
+    candidates, lost = _candidates(listed, labels, path.parent, there)
+    if lost and not candidates:
+        what = f"{path}: lists {len(lost)} images, none of them a file of its folder, the first {lost[0].name[:80]!r}"
+        raise BadInputError(what, FORM.hint)
+    others = [name for name in there.keys() - {one.name for one in every} if named_like_an_image(name)]
+    if others:
+        note(f"{len(others)} images beside {path} are in no line of it, and left out: {some(sorted(others), SHOWN)}")
+    images = verified(names, candidates, source)
+    return replace(images, skipped=(*lost, *images.skipped))
+
+
+def _listed(path: Path, labelled: bool) -> list[Listed]:
+    form = FORM if labelled else replace(FORM, facts=FORM.names)
+    found = dict[str, Listed]()
+    entries = [(where, entry, _name(entry, f"{path}: {where}")) for where, entry in read_entries(path, form)]
+    folders = {PurePosixPath(name).parts[0] for _, _, name in entries}
+    by_folder = all("/" in name for _, _, name in entries) and all(map(like_a_split, folders))
+    for where, entry, name in entries:
+        if name in found:
+            raise BadInputError(f"{path}: {where}: {name} is there twice", "keep one line an image")
+        label = entry.get("label") if labelled else UNLABELLED
+        if label is None or not isinstance(label, str | int) or not str(label).strip():
+            raise BadInputError(f"{path}: {where}: {name} has no label", FORM.hint)
+        own = PurePosixPath(name).parts[0] if by_folder else ""
+        found[name] = Listed(name, label, str(entry.get("split") or own))
+    return list(found.values())
+
+
+def _name(entry: Mapping[str, Any], where: str) -> str:
+    name = entry.get("file_name")
+    if not isinstance(name, str) or not PurePosixPath(name).name:
+        raise BadInputError(f"{where}: names no image", FORM.hint)
+    return plain_name(name)
+
+
+def _label(label: str | int) -> str | int:
+    """A number of a class where it is one, written as people and their libraries do."""
+    if isinstance(label, str) and WHOLE.fullmatch(label.strip()):
+        return int(label.strip().partition(".")[0])
+    return label
+
+
+def _candidates(
+    listed: Sequence[Listed], labels: Sequence[int], folder: Path, there: Mapping[str, Path]
+) -> tuple[list[Candidate], list[Skipped]]:
+    """The files that are listed, and the lines whose file is not there."""
+    candidates, lost = list[Candidate](), list[Skipped]()
+    for one, label in zip(listed, labels, strict=True):
+        file = there.get(one.name)
+        if file is None:
+            lost.append(Skipped(one.name, "listed, and no file of the table's folder"))
+        elif leads_out(file, folder):
+            lost.append(Skipped(one.name, "a link that leads out of the data set"))
+        else:
+            candidates.append((one.name, label, file_opener(file)))
+    return candidates, lost
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The files below a folder by their path in it, in the way of writing that tables are read in."""
+    files = (path for path in sorted(folder.rglob("*")) if not path.is_dir())
+    inside = ((path.relative_to(folder), path) for path in files)
+    return {plain_name(str(place)): path for place, path in inside if not any(map(is_system, place.parts))}

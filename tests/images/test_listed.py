@@ -1,0 +1,136 @@
+"""Images that a table lists: labels, splits, what is not there, what leads elsewhere."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fglfast.base.errors import BadInputError
+from fglfast.images.dataset import read_dataset
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six images in two folders that are no classes; each is of one shade, ten times its number."""
+    for number in range(6):
+        place = tmp_path / "images" / ("a" if number < 3 else "b")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), 10 * number, np.uint8)).save(place / f"{number}.png")
+    return tmp_path
+
+
+def lines(labels, head="file_name,label", more=lambda number: ""):
+    named = (f"images/{'a' if k < 3 else 'b'}/{k}.png,{label}{more(k)}" for k, label in enumerate(labels))
+    return "\n".join([head, *named]) + "\n"
+
+
+def read(source):
+    """Class and shade of each image."""
+    found = read_dataset(str(source))
+    shades = [int(np.asarray(found.image(row))[0, 0, 0]) for row in range(len(found))]
+    return [(found.class_names[label], shade) for label, shade in zip(found.labels, shades, strict=True)]
+
+
+@pytest.mark.parametrize("given", ["labels.csv", "metadata.csv", "", "metadata.jsonl"])
+def test_a_tables_labels_are_those_of_the_images_and_its_folders_are_no_classes(folder, given, capsys):
+    file = folder / (given or "metadata.csv")
+    labels = ["fox", "cat", "fox", "cat", "dog", "dog"]
+    rows = [{"file_name": f"images/{'a' if k < 3 else 'b'}/{k}.png", "label": label} for k, label in enumerate(labels)]
+    file.write_text("\n".join(map(json.dumps, rows)) if file.suffix == ".jsonl" else lines(labels))
+    source = folder if given == "" or file.suffix == ".jsonl" else file
+    assert read(source) == [(label, 10 * k) for k, label in enumerate(labels)]
+    assert ("says the labels" in capsys.readouterr().err) == (source == folder)
+
+
+def test_without_a_label_column_metadata_says_no_labels(folder):
+    (folder / "images" / "metadata.csv").write_text("file_name,text\na/0.png,a fox\n")
+    assert {name for name, _ in read(folder / "images")} == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["0", "2", "10", "0", "2", "10"], tuple(map(str, range(11)))),
+        (["1.0", "0.0", "1.0", "0", "1", "1.0"], ("0", "1")),
+        (["1", "b", "1", "b", "1", "b"], ("1", "b")),
+        (["01", "b 2", '"c,3"', "01", "01", "01"], ("01", "b 2", "c,3")),
+    ],
+)
+def test_numbers_are_classes_in_their_order(folder, labels, names):
+    (folder / "labels.csv").write_text(lines(labels))
+    assert read_dataset(str(folder / "labels.csv")).class_names == names
+
+
+def test_a_column_or_the_folders_say_the_splits(folder):
+    several = folder / "several.csv"
+    several.write_text(lines("abcabc", "file_name,label,split", lambda number: ",train" if number < 4 else ",test"))
+    assert read(f"{several}:test") == [("b", 40), ("c", 50)]
+    with pytest.raises(BadInputError, match="holds 2 splits and none is named"):
+        read(several)
+    with pytest.raises(BadInputError, match="no split named 'val'"):
+        read(f"{several}:val")
+    for own, name in (("a", "train"), ("b", "test")):
+        (folder / "images" / own).rename(folder / "images" / name)
+    named = [f"train/{k}.png,x" for k in range(3)] + [f"test/{k}.png,y" for k in range(3, 6)]
+    (folder / "images" / "metadata.csv").write_text("\n".join(["file_name,label", *named]))
+    assert read(f"{folder / 'images'}:train") == [("x", 0), ("x", 10), ("x", 20)]
+    with pytest.raises(BadInputError, match="holds 2 splits"):
+        read(folder / "images")
+
+
+def test_each_split_may_have_a_table_of_its_own(folder):
+    for own, name in (("a", "train"), ("b", "test")):
+        place = (folder / "images" / own).rename(folder / "images" / name)
+        rows = [f"{path.name},{'odd' if int(path.stem) % 2 else 'even'}" for path in sorted(place.glob("*.png"))]
+        (place / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+    assert read(f"{folder / 'images'}:test") == [("odd", 30), ("even", 40), ("odd", 50)]
+    with pytest.raises(BadInputError, match="holds 2 splits"):
+        read(folder / "images")
+
+
+def test_what_is_not_there_or_not_listed_is_said(folder, capsys):
+    (folder / "labels.csv").write_text(lines("ab") + "images/none.png,a\n../outside.png,b\n/etc/passwd,b\n")
+    assert read(folder / "labels.csv") == [("a", 0), ("b", 10)]
+    said = capsys.readouterr().err
+    assert "skipped 3 of 5" in said and "images/none.png" in said and "4 images beside" in said
+    (folder / "labels.csv").write_text("file_name,label\nnone.png,a\n")
+    with pytest.raises(BadInputError, match="lists 1 images, none of them"):
+        read(folder / "labels.csv")
+
+
+def test_without_labels_the_list_alone_is_read(folder):
+    (folder / "some.csv").write_text("file_name\nimages/a/1.png\nimages/b/5.png\n")
+    found = read_dataset(str(folder / "some.csv"), labelled=False)
+    assert found.names == ("images/a/1.png", "images/b/5.png") and len(found.class_names) == 1
+
+
+def test_a_link_that_leads_out_is_not_followed(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "secret.png"
+    Image.new("L", (4, 4)).save(elsewhere)
+    (folder / "link.png").symlink_to(elsewhere)
+    (folder / "labels.csv").write_text(lines("ab") + "link.png,b\n")
+    [skipped] = read_dataset(str(folder / "labels.csv")).skipped
+    assert (skipped.name, "leads out" in skipped.reason) == ("link.png", True)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("image_id,diagnosis\n1,a\n", "no column file_name and label"),
+        ("file_name,label\nimages/a/0.png,\n", "has no label"),
+        ("file_name,label\nimages/a/0.png,a\nimages/a/0.png,b\n", "is there twice"),
+        ("file_name,label\n,a\n", "names no image"),
+        ('{"images/a/0.png": ["a"]}', "not of labels by file name"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(folder, content, words):
+    (folder / "labels.csv").write_text(content)
+    with pytest.raises(BadInputError, match=words):
+        read(folder / "labels.csv")
+
+
+def test_a_lone_folder_beside_a_table_is_no_class_without_a_word(folder, capsys):
+    (folder / "train.csv").write_text("id,diagnosis\n1,a\n")
+    read(folder)
+    assert "train.csv says the classes" in capsys.readouterr().err
