@@ -1,16 +1,20 @@
 """Frozen, checked settings, read from TOML or JSON."""
 
+import math
 from codecs import BOM_UTF8
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import MOST_KEYS, json_object, read_bytes, toml_table
 
 M = TypeVar("M", bound=BaseModel)
+MOST_SEED = (1 << 63) - 1  # of PyTorch
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 MOST_BYTES = 64 << 10  # of a TOML file
 
 
@@ -35,6 +39,8 @@ class Settings(BaseModel):
         Raises:
             BadInputError: a key is unknown or out of range; the message names file and key.
         """
+        if key := not_finite(table):
+            raise BadInputError(f"{path}: {key}: not a finite number", "correct the key that it names")
         try:
             return cls.model_validate(table)
         except ValidationError as error:
@@ -95,6 +101,16 @@ def checked_json(kind: type[M], text: bytes, most_keys: int = MOST_KEYS, strict:
         return kind.model_validate_json(text, strict=strict)
     except ValidationError as error:
         raise ValueError(first_problem(error)) from error
+
+
+def not_finite(table: Mapping[str, Any]) -> str:
+    """The first key whose number is infinite or none, in tables within it too; empty if there is no such."""
+    for key, value in table.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            return key
+        if isinstance(value, Mapping) and (inner := not_finite(value)):
+            return f"{key}.{inner}"
+    return ""
 
 
 def first_problem(error: ValidationError) -> str:

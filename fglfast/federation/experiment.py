@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from fglfast.base.config import Settings
+from fglfast.base.config import Seed, Settings
 from fglfast.base.errors import BadInputError
 from fglfast.client.captions import ATTRIBUTES
 from fglfast.client.learn import LearnSettings
@@ -230,7 +230,7 @@ class Experiment(OneShot):
     server: Aggregation = Aggregation()
     adapt: AdaptSettings | None = None
     methods: tuple[Method, ...] = tuple(method for method in METHODS if method != "dense")
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     min_clients: int = Field(2, ge=1)
     timeout: float = Field(3600.0, gt=0)
 

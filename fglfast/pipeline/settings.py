@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fglfast.base.config import Settings
+from fglfast.base.config import Seed, Settings
 from fglfast.engine.choices import PrecisionName
 from fglfast.training.settings import TrainSettings
 
@@ -51,4 +51,4 @@ class Demo(OneShot):
     clients: int = Field(5, ge=1)
     beta: float = Field(0.01, ge=1e-4)
     prompt_level: Literal["class", "instance"] = "class"
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from fglfast.base.config import Settings
+from fglfast.base.config import Seed, Settings
 from fglfast.payload.merge import Merged
 from fglfast.sampler.schedule import Sampling
 from fglfast.shards.tar import ImageFormat
@@ -26,7 +26,7 @@ class SynthesisSettings(Settings):
     """
 
     images_per_class: int = Field(default=500, ge=1, le=10_000_000)
-    seed: int = Field(default=0, ge=0, lt=1 << 64)
+    seed: Seed = 0
     shard_size: int = Field(default=512, ge=1, le=100_000)
     image_format: ImageFormat = "png"
     sampling: Sampling = Sampling()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fglfast.base.config import Settings
+from fglfast.base.config import Seed, Settings
 from fglfast.base.errors import UsageError
 from fglfast.base.wording import some
 
@@ -93,7 +93,7 @@ class TrainSettings(Settings):
     weight_decay: float = Field(0.05, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     warmup_share: float = Field(0.1, ge=0, lt=1)
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     validation_share: float = Field(0.05, ge=0, le=0.5)
     image_size: int | None = Field(None, ge=8, le=4096)
     crop_padding: int | None = Field(None, ge=0)
@@ -122,7 +122,7 @@ class AdaptSettings(Settings):
     """
 
     shots: int = Field(5, ge=1)
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
 
 class Job(Settings):

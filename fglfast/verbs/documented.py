@@ -11,7 +11,7 @@ import typer
 from annotated_types import Ge, Le
 from pydantic import ValidationError
 
-from fglfast.base.config import Settings, first_problem
+from fglfast.base.config import Settings, first_problem, not_finite
 from fglfast.base.errors import UsageError
 
 S = TypeVar("S", bound=Settings)
@@ -38,6 +38,8 @@ def checked(settings: type[S], **asked: Any) -> S:
     Raises:
         UsageError: a value is out of range; it names the option.
     """
+    if key := not_finite(asked):
+        raise UsageError(f"--{key.replace('_', '-')}: not a finite number", "see --help for what it may be")
     try:
         return settings(**asked)
     except ValidationError as error:

@@ -7,6 +7,7 @@ import typer
 
 from fglfast.base.errors import UsageError
 from fglfast.verbs.command import CLIENTS, tell, verb
+from fglfast.verbs.documented import checked
 from fglfast.verbs.options import AsJson, Domain, ModelName, PromptLevel, Template
 from fglfast.verbs.unlabelled import check_unlabelled, open_images
 
@@ -193,7 +194,7 @@ def _learned(
     """A payload of learned embeddings, and the generator's loss before and after."""
     from fglfast.client.learn import LearnSettings, learn
 
-    settings = LearnSettings(steps=steps, vectors=vectors)
+    settings = checked(LearnSettings, steps=steps, vectors=vectors)
     found = learn(dataset, name, model, out.with_suffix(".learning"), settings, *others)
     return found.payload, {"class_level_loss": found.class_level, "learned_loss": found.learned}
 
@@ -204,7 +205,8 @@ def _routed(
     """A payload of routing, and the generator's loss before and after, which is not measured under a budget."""
     from fglfast.client.route import RouteSettings, route
 
-    found = route(dataset, name, model, inventory, out.with_suffix(".learning"), RouteSettings(steps=steps), *others)
+    settings = checked(RouteSettings, steps=steps)
+    found = route(dataset, name, model, inventory, out.with_suffix(".learning"), settings, *others)
     losses = {"class_level_loss": found.class_level, "routed_loss": found.routed}
     return found.payload, {key: loss for key, loss in losses.items() if loss is not None}
 

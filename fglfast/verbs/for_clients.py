@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fglfast.base.config import MOST_SEED
 from fglfast.base.console import emit_json, print_table, stdout
 from fglfast.base.errors import UsageError
 from fglfast.verbs.command import CLIENTS, LOST, tell, verb
+from fglfast.verbs.documented import checked
 from fglfast.verbs.opening import asked_recipe, open_engine
 from fglfast.verbs.options import (
     AsJson,
@@ -50,7 +52,7 @@ def adapt(
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of which images are the shots.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of which images are the shots.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Fit a global model to your own images by a few labelled ones, where that names more; nothing is sent."""
@@ -59,7 +61,7 @@ def adapt(
     from fglfast.training.settings import AdaptSettings
 
     others = read_dataset(unlabelled) if unlabelled else None
-    found = fit(model, read_dataset(data), out, AdaptSettings(shots=shots, seed=seed), others, prototypes)
+    found = fit(model, read_dataset(data), out, checked(AdaptSettings, shots=shots, seed=seed), others, prototypes)
     tell(found.model_dump(mode="json"), as_json, _adapted(found))
 
 
@@ -90,7 +92,9 @@ def probe(
     images: Annotated[
         int, typer.Option(min=16, help="Images drawn of each class, and compared with as many private ones.")
     ] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of images, and of the noise.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Seed of the choice of images, and of the noise.")
+    ] = 0,
     picture: Annotated[
         Path | None, typer.Option(help="Picture to write (.png): private images beside drawn ones.", show_default=False)
     ] = None,
@@ -114,7 +118,8 @@ def probe(
     from fglfast.lab.probe.probe import probe as run
 
     dataset, settings = read_dataset(data), asked_recipe(recipe, model, backend, precision, image_size)
-    asked = ProbeSettings(
+    asked = checked(
+        ProbeSettings,
         images=images,
         prompt_level=prompt_level,
         template=template,

@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fglfast.base.config import MOST_SEED
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
 from fglfast.base.wording import duration, size
 from fglfast.pipeline.settings import PILOT_IMAGES
 from fglfast.verbs.command import SERVER, tell, verb
+from fglfast.verbs.documented import checked
 from fglfast.verbs.opening import asked_recipe, judge_is_here, open_engine, open_judge
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
@@ -84,7 +86,9 @@ def synthesize(
     steps: OtherSteps = None,
     guidance: OtherGuidance = None,
     batch_size: BatchSize = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the plan: it decides every image's noise.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Seed of the plan: it decides every image's noise.")
+    ] = 0,
     shard_size: Annotated[int, typer.Option(min=1, help="Images of one tar shard.")] = 512,
     image_format: Annotated[Literal["png", "webp"], typer.Option(help="Encoding of the images in the shards.")] = "png",
     format: Annotated[
@@ -163,7 +167,8 @@ def synthesize(
     drawing = LazyEngine(asked, engines, partial(open_engine, asked, engines, batch_size, check=check))
     fetched = dry_run and not judge_is_here(judge, asked.model)  # a dry run fetches none
     judging = open_judge(None if fetched else judge, merged.class_names, drawing)
-    settings = SynthesisSettings(
+    settings = checked(
+        SynthesisSettings,
         images_per_class=images_per_class,
         seed=seed,
         shard_size=shard_size,

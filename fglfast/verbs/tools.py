@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
+from fglfast.base.config import MOST_SEED
 from fglfast.base.console import emit_json, stdout
 from fglfast.base.errors import MissingExtraError, UsageError
 from fglfast.training.settings import TrainSettings, check_arch
 from fglfast.verbs.command import LOST, MACHINE, SERVER, tell, verb
-from fglfast.verbs.documented import option
+from fglfast.verbs.documented import checked, option
 from fglfast.verbs.opening import asked_recipe, find_model, open_engine
 from fglfast.verbs.options import (
     DEFAULT_ENGINES,
@@ -79,7 +80,7 @@ def bench(
     settings = asked_recipe(recipe, model, precision=precision, image_size=image_size)
     settings = settings.model_copy(update={"sampling": settings.sampling.changed(steps, guidance)})
     recipes = contenders(settings, backend or (), batch_size)
-    asked = BenchSettings(rounds=rounds, longest_round=longest_round, arch=arch)
+    asked = checked(BenchSettings, rounds=rounds, longest_round=longest_round, arch=arch)
     record = run(recipes, find_model(settings, engines, random_weights), engines, asked)
     for file in filter(None, (out, report)):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +123,7 @@ def tune(
     arch: Annotated[str, option(TrainSettings, "arch")] = "resnet18-narrow",
     epochs: Annotated[int, option(TrainSettings, "epochs")] = 20,
     image_size: Annotated[int, option(TrainSettings, "image_size")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of synthesis and of training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of synthesis and of training.")] = 0,
     curve: Annotated[
         bool,
         typer.Option("--curve", help="Also train pilots, and show what other numbers of images are foretold to bring."),
@@ -149,8 +150,8 @@ def tune(
 
     grid = Grid.parse(steps, guidance, interval, images_per_class)
     check_arch(arch)
-    train = TrainSettings(arch=arch, epochs=epochs, image_size=image_size, seed=seed)
-    asked = TuneSettings(grid=grid, budget=budget, train=train, curve=curve)
+    train = checked(TrainSettings, arch=arch, epochs=epochs, image_size=image_size, seed=seed)
+    asked = checked(TuneSettings, grid=grid, budget=budget, train=train, curve=curve)
     merged = read_payloads(embeddings, allow)
     check_merged(merged, allow_same_prompt, trusted_counts)
     judges = read_dataset(validation)

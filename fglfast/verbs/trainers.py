@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from fglfast.base.config import MOST_SEED
 from fglfast.base.errors import UsageError
 from fglfast.verbs.command import GENERATORS, renamed, tell, verb
 from fglfast.verbs.documented import checked
@@ -73,7 +74,7 @@ def pretrain(
         Literal["independent", "ot", "sparse-ot", "w-cfm", "immiscible"],
         typer.Option(help="How noise is paired with images in flow matching."),
     ] = "independent",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of weights and draws.")] = 0,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="Device to train on: auto is a GPU where there is one.")
     ] = "auto",
@@ -197,7 +198,8 @@ def distill(
     from fglfast.distill.distill import distill as run
 
     asked = asked_recipe(recipe, teacher, precision=precision, image_size=image_size)
-    settings = DistillSettings(
+    settings = checked(
+        DistillSettings,
         method=method,
         steps=steps,
         blocks=blocks,

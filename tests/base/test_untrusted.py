@@ -115,6 +115,17 @@ class Plain(Settings):
     name: str
 
 
+class Outer(Settings):
+    inner: dict[str, float]
+
+
 def test_toml_may_begin_with_a_byte_order_mark(tmp_path):
     (tmp_path / "r.toml").write_bytes(b'\xef\xbb\xbfname = "x"\n')
     assert Plain.from_toml(tmp_path / "r.toml").name == "x"
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_toml_may_hold_numbers_that_are_none_and_settings_do_not(tmp_path, value):
+    (tmp_path / "r.toml").write_text(f"[inner]\nrate = {value}\n")
+    with pytest.raises(BadInputError, match=r"r\.toml: inner\.rate: not a finite number"):
+        Outer.from_toml(tmp_path / "r.toml")

@@ -2,12 +2,14 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import typer
 from pydantic import Field
 from typer.testing import CliRunner
 
+import fglfast
 from fglfast.base.config import Settings
 from fglfast.base.errors import UsageError
 from fglfast.client.learn import LearnSettings
@@ -146,8 +148,24 @@ def test_a_value_out_of_range_names_its_option():
     assert checked(Some, size=2).size == 2
     with pytest.raises(UsageError, match=r"--bare: .*1"):
         checked(Some, bare=1)
-    done = CliRunner().invoke(app, ["train", "nowhere", "--out", "x", "--learning-rate", "0"])
-    assert done.exit_code == 2 and "--learning-rate" in done.stderr and "bug" not in done.stderr
+    for value in ("0", "inf", "nan"):
+        done = CliRunner().invoke(app, ["train", "nowhere", "--out", "x", "--learning-rate", value])
+        assert done.exit_code == 2 and "--learning-rate" in done.stderr and "bug" not in done.stderr
+
+
+def test_settings_come_from_a_command_line_through_what_names_the_option():
+    """Any other way, a value beyond the bounds of a class looks like a bug."""
+    bare = re.compile(r"\b\w*Settings\((?=\s*\w)")
+    files = list((Path(fglfast.__file__).parent / "verbs").glob("*.py"))
+    assert files and [f"{file.name}: {found}" for file in files for found in bare.findall(file.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    "verb", [verb for verb, parameter in PARAMETERS if parameter.name == "seed" and verb != "audit"]
+)
+def test_a_seed_that_pytorch_cannot_take_is_refused_at_once(verb):
+    done = CliRunner().invoke(app, [verb, "--seed", str(1 << 63)])
+    assert done.exit_code == 2 and "bug" not in done.stderr
 
 
 def test_report_draws_the_page_of_a_demo_and_of_a_run(tmp_path, monkeypatch):

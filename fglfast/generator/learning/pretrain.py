@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from fglfast.base.config import Settings
+from fglfast.base.config import Seed, Settings
 from fglfast.base.errors import UsageError
 from fglfast.base.files import claim, finished_folder, write_atomic
 from fglfast.generator.architecture import (
@@ -65,7 +65,7 @@ class PretrainSettings(Settings):
     labels: FitSettings | None = None
     coupling: CouplingName = "independent"
     classes: bool = True
-    seed: int = 0
+    seed: Seed = 0
     device: str = "auto"
 
     @classmethod

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import adaptive_avg_pool2d
 
-from fglfast.base.config import Settings
+from fglfast.base.config import Seed, Settings
 from fglfast.base.console import Progress
 from fglfast.base.errors import BadInputError
 from fglfast.client.captions import ATTRIBUTES
@@ -45,7 +45,7 @@ class ProbeSettings(Settings):
     template: str | None = None
     captions: str = ATTRIBUTES
     domain: str | None = None
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
