@@ -10,20 +10,23 @@ import numpy as np
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import read_bytes
-from fglfast.base.wording import first_line
+from fglfast.base.wording import first_line, some
 from fglfast.images.decoding import MOST_BYTES, decoded
 from fglfast.images.labelled import LabelledImages, Opener, Skipped
 from fglfast.images.pixels import deepest, to_rgb, white_of
 
 Candidate = tuple[str, int, Opener]
+WHOLE = {"MPO", "PSD"}  # their first frame is the picture: a phone's photo before its depth, layers put together
+SHOWN = 3  # images that a note names
 KINDS = {"I;16": "16-bit", "I": "32-bit", "F": "float"}
 
 
 @dataclass(frozen=True)
 class Tried:
-    """What decoding an image showed: why it cannot be used, or of a deep grey one its kind and largest value."""
+    """What decoding an image showed: why it cannot be used; frames; of a deep grey one its kind and largest value."""
 
     reason: str = ""
+    frames: int = 1
     kind: str = ""
     peak: float = 0.0
 
@@ -46,6 +49,8 @@ def verified(names: tuple[str, ...], candidates: Sequence[Candidate], source: st
         tried = list(pool.map(lambda candidate: _try(candidate[2]), candidates))
     whites = {kind: _white(kind, candidates, tried, source) for kind in {one.kind for one in tried if one.kind}}
     pairs = list(zip(candidates, tried, strict=True))
+    if several := [f"{name} ({one.frames})" for (name, _, _), one in pairs if one.frames > 1]:
+        note(f"{source}: of images with several frames or pages the first alone is used: {some(several, SHOWN)}")
     kept = [(name, label, opener, one) for (name, label, opener), one in pairs if not one.reason]
     return LabelledImages(
         names,
@@ -73,9 +78,10 @@ def _try(opener: Opener) -> Tried:
         deep = deepest(image)
         if deep is None:
             to_rgb(image)
+        frames = 1 if image.format in WHOLE else getattr(image, "n_frames", 1)
     except Exception as error:  # PIL raises what each of its decoders raises
         return Tried(first_line(error))
-    return Tried("", *deep) if deep else Tried()
+    return Tried("", frames, *deep) if deep else Tried("", frames)
 
 
 def _white(kind: str, candidates: Sequence[Candidate], tried: Sequence[Tried], source: str) -> float:

@@ -171,3 +171,13 @@ def test_a_data_set_of_no_known_range_is_refused_with_its_image(tmp_path):
     (tmp_path / "cat" / "one.tif").write_bytes(encoded((RAMP * 300).astype(np.float32)))
     with pytest.raises(BadInputError, match=r"cat/one\.tif.*300"):
         read_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize(("form", "said"), [("TIFF", True), ("GIF", True), ("WEBP", True), ("MPO", False)])
+def test_of_several_frames_the_first_is_used_and_that_is_said(tmp_path, capsys, form, said):
+    (tmp_path / "fox").mkdir()
+    shades = [Image.new("RGB", (8, 8), (shade,) * 3) for shade in (40, 200, 120)]
+    shades[0].save(tmp_path / "fox" / "stack", form, save_all=True, append_images=shades[1:])
+    found = read_dataset(str(tmp_path))
+    assert abs(int(np.asarray(found.image(0))[4, 4, 0]) - 40) < 4
+    assert ("the first alone is used: fox/stack (3)" in capsys.readouterr().err) is said
