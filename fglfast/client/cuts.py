@@ -1,4 +1,4 @@
-"""What the text encoder's length cuts off prompts, said to the client."""
+"""What prompts do not say, said to the client: what the text encoder's length cuts off, and names that are none."""
 
 from collections.abc import Sequence
 
@@ -34,6 +34,13 @@ def tell_cuts(rows: Sequence[PromptRow], kept: Sequence[str], class_names: Seque
         note(f"{len(names):,} class names are cut off: {told}")
     if bare:
         note(f"of {bare:,} of {sum(row.count for row in rows):,} images no word of the caption is left")
+
+
+def tell_numbers(class_names: Sequence[str], prompt: str) -> None:
+    """Note classes that have numbers for names, as tables of labels without names have: no generator knows those."""
+    if all(name.strip().isdecimal() for name in class_names):
+        told = f"the classes have numbers for names ({some(class_names)}), and prompts say no more: {prompt!r}"
+        note(f"{told}; if they have names, give those (class_names of an npz, names in the label column)")
 
 
 def _letters(text: str) -> str:

@@ -13,7 +13,7 @@ from fglfast.base.config import first_problem
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
 from fglfast.client.captions import ATTRIBUTES, caption_all, find_captioner
-from fglfast.client.cuts import tell_cuts
+from fglfast.client.cuts import tell_cuts, tell_numbers
 from fglfast.client.privacy import Budget
 from fglfast.client.private_prompts import private_counts, private_instances, public_prompts
 from fglfast.client.prompts import PromptRow, class_level_prompts, instance_level_prompts
@@ -153,6 +153,7 @@ def _tokens(header: PayloadHeader, rows: Sequence[PromptRow], template: str, tok
     """The prompts' token ids; what the text encoder's length cuts off, and what is one prompt then, is said."""
     kept = tokenizer.fit([row.prompt for row in rows])
     tell_cuts(rows, kept, header.class_names, template)
+    tell_numbers(header.class_names, kept[0] if kept else "")
     labels, counts = (np.array([getattr(row, key) for row in rows], dtype=np.int64) for key in ("label", "count"))
     tokens = merge_equal(Payload(header, None, tokenizer.tokenize(kept), labels, counts))
     if len(tokens.labels) < len(rows):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -118,6 +120,12 @@ def test_what_fits_is_not_said_to_be_cut(dataset, random_mini, capsys):
         embed(dataset, "ann", random_mini, level)
     said = capsys.readouterr().err
     assert "2 prompts: " in said and "cut" not in said and "no word" not in said and "same prompt" not in said
+
+
+@pytest.mark.parametrize(("names", "said"), [(("0", "1", "2"), True), (("0", "bag", "2"), False)])
+def test_numbers_for_names_are_said(dataset, random_mini, capsys, names, said):
+    embed(replace(dataset, class_names=names), "ann", random_mini, send="tokens")
+    assert ("numbers for names (0, 1, 2)" in " ".join(capsys.readouterr().err.split())) is said
 
 
 def test_with_noise_the_public_prompts_are_what_may_coincide(alike, random_mini, capsys):
