@@ -21,6 +21,7 @@ def main(
         str, typer.Option(help="The server's labelled images, PATH[:SPLIT]; without them no `public-only`.")
     ] = "",
     data: Annotated[str, typer.Option(help="Holds the splits private and test.")] = "fashion",
+    dense: Annotated[bool, typer.Option("--dense", help="DENSE too, which takes longest.")] = False,
     work: Annotated[Path, typer.Option(help="Folder of the runs; a second call redoes nothing.")] = Path("runs"),
     engines: Path = Path("engines/build"),
 ) -> None:
@@ -30,7 +31,9 @@ def main(
     """
     changes: dict[str, Any] = {"data": f"{data}:private", "test": f"{data}:test", "public": public}
     changes["chosen"] = choices(preset)
-    arena = run_experiment(find_experiment(preset).model_copy(update=changes), work / preset, engines)
+    asked = find_experiment(preset)
+    changes["methods"] = (*asked.methods, "dense") if dense else asked.methods
+    arena = run_experiment(asked.model_copy(update=changes), work / preset, engines)
     write_page(arena, work / preset / "arena.html")
     name = preset.replace("fashion", "arena")
     save_result(name, _shown(arena))

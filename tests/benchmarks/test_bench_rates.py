@@ -86,8 +86,8 @@ def test_rates_are_chosen_on_public_images_and_read_by_the_arena(results, preset
 
     monkeypatch.setattr(arena, "run_experiment", lambda experiment, *_: asked.append(experiment) or _refuse())
     with pytest.raises(AssertionError):
-        arena.main(preset, f"{data}:public", data, work, tmp_path / "engines")
-    assert asked[0].chosen_for("fedprox").rounds.proximal_mu == 0.1
+        arena.main(preset, f"{data}:public", data, True, work, tmp_path / "engines")
+    assert asked[0].chosen_for("fedprox").rounds.proximal_mu == 0.1 and asked[0].methods[-1] == "dense"
     assert rates.choices("fashion-skewed") == {}
 
 
