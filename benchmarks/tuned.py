@@ -22,7 +22,7 @@ def tuned(experiment: Experiment, method: Method, work: Path, engines: Path) -> 
         work: folder of the tries; finished ones are read.
         engines: folder of compiled engines.
     """
-    plain = {"methods": (method,), "prompt_level": "class", "captions": "attributes"}
+    plain = {"methods": (method,), "prompt_level": "class", "captions": "attributes", "inventory": None}
     asked = experiment.model_copy(update=plain)
     first = asked.model_copy(update={"seeds": asked.seeds[:1]})
 

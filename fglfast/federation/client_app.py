@@ -27,7 +27,7 @@ from fglfast.images.decoding import MOST_SIDE
 from fglfast.payload import Payload, save_payload
 from fglfast.training.adapt import adapt_model, draw_shots
 from fglfast.training.batches import TrainingData
-from fglfast.training.model import model_of, save_model
+from fglfast.training.model import model_of, placed, save_model
 from fglfast.training.predict import count_right
 from fglfast.training.prototypes import Prototypes, checked_prototypes, save_prototypes
 from fglfast.training.settings import AdaptSettings
@@ -208,7 +208,8 @@ def _asked(content: RecordDict) -> dict[str, Any]:
 
 
 def _global_model(asked: dict[str, Any], content: RecordDict) -> PreTrainedModel:
-    return model_of(asked["model"], wire.weights(content.array_records[wire.ARRAYS]))
+    found: PreTrainedModel = placed(model_of(asked["model"], wire.weights(content.array_records[wire.ARRAYS])))
+    return found
 
 
 def _images(client: Client, asked: dict[str, Any]) -> TrainingData:

@@ -66,7 +66,7 @@ def distill_ensemble(
 
     Args:
         models: the ensemble, with batch statistics of their own if they have such layers; they stay as they are.
-        student: what learns, on the CPU.
+        student: what learns, where they all are.
         classes: how many.
         augment: of the images that are drawn; its size is theirs.
         settings: how.
@@ -76,7 +76,9 @@ def distill_ensemble(
         model.eval().requires_grad_(False)
     optimizer = torch.optim.SGD(student.parameters(), settings.learning_rate, momentum=0.9)
     drawn: list[Tensor] = []
-    with torch.random.fork_rng(devices=[]), Progress("dense", settings.epochs, unit="epoch") as progress:
+    device = next(student.parameters()).device
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with forked, Progress("dense", settings.epochs, unit="epoch") as progress:
         for epoch in range(settings.epochs):
             torch.manual_seed(step_seed(seed, epoch, FIT, 0))
             drawn.append(_draw(models, student, classes, augment, settings, step_seed(seed, epoch, CROP, 0)))
@@ -94,9 +96,10 @@ def _draw(
     seed: int,
 ) -> Tensor:
     """A batch of images [B,3,S,S] by a generator that is fitted for them."""
-    labels_B = torch.randint(classes, (settings.batch_size,))
-    noise_BZ = torch.randn(settings.batch_size, NOISE, requires_grad=True)
-    drawer = Drawer(augment.image_size, settings.width)
+    device = next(student.parameters()).device  # what is drawn is the same on any
+    labels_B = torch.randint(classes, (settings.batch_size,)).to(device)
+    noise_BZ = torch.randn(settings.batch_size, NOISE).to(device).requires_grad_()
+    drawer = Drawer(augment.image_size, settings.width).to(device)
     optimizer = torch.optim.Adam([*drawer.parameters(), noise_BZ], settings.generator_rate, betas=(0.5, 0.999))
     student.eval().requires_grad_(False)
     best_B3SS, lowest = torch.empty(0), float("inf")

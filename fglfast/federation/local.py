@@ -28,7 +28,7 @@ def train_locally(
     """Train a model in place for one round; returns the mean loss of its last epoch, NaN if it saw no image.
 
     Args:
-        model: the global model, on the CPU or where its weights are.
+        model: the global model, where it computes.
         images: the client's; those that are held out are not looked at.
         settings: how.
         seed: of order and augmentation.

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from transformers import PreTrainedModel
 
 from fglfast.base.config import Settings
 from fglfast.base.console import note
@@ -41,7 +42,7 @@ from fglfast.pipeline.stages import Stages
 from fglfast.training.augment import Augmentation
 from fglfast.training.batches import TrainingData
 from fglfast.training.launch import train
-from fglfast.training.model import WEIGHTS, build_model, write_weights
+from fglfast.training.model import WEIGHTS, build_model, placed, write_weights
 from fglfast.training.predict import count_right
 
 Grids = Callable[[Method], list[CountedGrid]]
@@ -87,8 +88,9 @@ class Contest:
         self.class_names = test.class_names
         self.test_images = TrainingData.of(test, experiment.image_size, 0.0, seed=0)
         torch.manual_seed(seed)
-        self.model = build_model(experiment.train.arch, self.class_names)
-        self.fresh: Weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        fresh = build_model(experiment.train.arch, self.class_names)
+        self.fresh = _weights_of(fresh)
+        self.model: PreTrainedModel = placed(fresh)
 
     def run(self, method: Method) -> Result:
         """One method, or what is left of it; a finished one is read."""
@@ -214,7 +216,7 @@ class Contest:
         asked, answered = meter.read(), time.monotonic()
         self.model.load_state_dict(weights)
         fill_head(self.model, moments)
-        made = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        made = _weights_of(self.model)
         spent = {**asked, "server_seconds": round(before.server_seconds + time.monotonic() - answered, 3)}
         return made, [federation.judge(made, 0, milestone=True).model_copy(update=spent)]
 
@@ -228,7 +230,7 @@ class Contest:
         training = self.experiment.train
         augment = Augmentation(self.experiment.image_size, training.crop_padding, training.flip, erasing=0.0)
         distill_ensemble(teachers, self.model, len(self.class_names), augment, self.experiment.dense, self.seed)
-        made = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        made = _weights_of(self.model)
         kept = ("bytes_down", "bytes_up", "client_seconds", "clients")
         spent = {"server_seconds": round(time.monotonic() - begun, 3), **row.model_dump(include=set(kept))}
         return made, [self._federation(grid, "dense").judge(made, 0, milestone=True).model_copy(update=spent)]
@@ -291,6 +293,10 @@ def _together(rows: tuple[Row, ...]) -> Row:
         client_seconds=round(sum(row.client_seconds for row in rows), 3),
         clients=len(rows),
     )
+
+
+def _weights_of(model: nn.Module) -> Weights:
+    return {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def _accuracy(images: TrainingData, model: nn.Module) -> float:

@@ -12,7 +12,7 @@ from fglfast.generator.configs import read_config
 from fglfast.images.decoding import MOST_SIDE
 from fglfast.images.labelled import LabelledImages
 from fglfast.training.batches import DecodedImages
-from fglfast.training.model import load_model
+from fglfast.training.model import load_model, placed
 from fglfast.training.predict import predict
 from fglfast.training.results import ClassResult, Evaluation
 
@@ -73,9 +73,7 @@ def open_classifier(model_dir: Path) -> tuple[Any, tuple[str, ...], int]:
     """
     size = _image_size(model_dir)
     model, names = load_model(model_dir)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    placed: Any = model
-    return placed.to(device, memory_format=torch.channels_last), names, size
+    return placed(model).to(memory_format=torch.channels_last), names, size
 
 
 def _image_size(model_dir: Path) -> int:

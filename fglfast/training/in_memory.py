@@ -7,7 +7,7 @@ import torch
 
 from fglfast.training.batches import TrainingData
 from fglfast.training.fit import PlainEngine, fit, optimizer_of, schedule_of
-from fglfast.training.model import build_model
+from fglfast.training.model import build_model, placed
 from fglfast.training.settings import TrainSettings
 
 
@@ -21,11 +21,11 @@ def trained(data: TrainingData, class_names: Sequence[str], settings: TrainSetti
         name: of the progress that is shown; none without.
 
     Returns:
-        The classifier, on the CPU.
+        The classifier, where it computes.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = build_model(settings.arch, class_names)
+        model = placed(build_model(settings.arch, class_names))
     optimizer = optimizer_of(model, settings)
     steps = settings.epochs * (len(data.train) // settings.batch_size)
     fit(PlainEngine(model, optimizer, schedule_of(optimizer, settings, steps)), data, settings, name=name)

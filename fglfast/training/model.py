@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
@@ -48,6 +49,14 @@ def build_model(arch: str, class_names: Sequence[str]) -> PreTrainedModel:
     except Exception as error:  # whatever the config's own model raises at sizes that do not fit together
         raise UsageError(f"no image classifier can be built from {arch}: {first_line(error)}") from error
     return model
+
+
+def placed(model: nn.Module) -> Any:
+    """A model where this process computes: on its GPU, if PyTorch sees one, with channels last; else as it was."""
+    if not torch.cuda.is_available():
+        return model
+    anywhere: Any = model
+    return anywhere.to(f"cuda:{torch.cuda.current_device()}", memory_format=torch.channels_last)
 
 
 def model_of(text: str, weights: Mapping[str, Tensor]) -> PreTrainedModel:
