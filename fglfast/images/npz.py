@@ -38,6 +38,7 @@ def read_npz(path: Path, split: str | None, source: str, labelled: bool = True) 
         labels, names = np.zeros(len(images), dtype=np.int64), np.array([UNLABELLED])
     if labels is None:
         raise BadInputError(f"{path}: no array named {prefix}labels", "add it: one integer an image")
+    labels = labels[:, 0] if labels.shape == (len(images), 1) else labels  # MedMNIST's
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         raise BadInputError(
             f"{path}: {prefix}labels is {labels.dtype} {list(labels.shape)}", f"need {len(images)} integers"

@@ -36,9 +36,18 @@ def test_a_split_alone_is_taken(tmp_path):
         read_dataset(f"{tmp_path / 'none.npz'}:train")
 
 
+def test_medmnist_is_read(tmp_path):
+    """Its labels are a column, and have no names."""
+    arrays = {"train_images": np.zeros((3, 28, 28, 3), np.uint8), "train_labels": np.array([[1], [0], [2]], np.uint8)}
+    np.savez(tmp_path / "bloodmnist.npz", **arrays)
+    found = read_dataset(f"{tmp_path / 'bloodmnist.npz'}:train")
+    assert found.labels.tolist() == [1, 0, 2] and found.class_names == ("0", "1", "2")
+
+
 @pytest.mark.parametrize(
     "arrays",
     [
+        {"images": np.zeros((2, 5, 5), np.uint8), "labels": np.array([[0, 1], [1, 0]])},
         {"images": np.zeros((2, 5, 5), np.float32), "labels": np.array([0, 1])},
         {"images": np.zeros((2, 5), np.uint8), "labels": np.array([0, 1])},
         {"images": np.zeros((2, 5, 5), np.uint8), "labels": np.array([0])},
