@@ -36,7 +36,7 @@ class Recipe(Settings):
         lora_weight: what it is multiplied by.
         embedded_guidance: of a latent consistency model, whose UNet is told the guidance scale: 1 is none.
         family: the architecture that `--random-weights` draws.
-        backend: who runs it; "auto" measures those installed.
+        backend: who runs it; "auto" measures those installed, but those that are known to be behind.
         precision: of weights and arithmetic; "auto" is a GPU's own 16 bits where the backend has them, else float32.
         image_size: side in pixels.
         unet_batch: rows of one UNet pass.

@@ -51,11 +51,11 @@ def test_sdxl_in_float16_decodes_in_float32(narrow, eager, tmp_path):
 
 
 def test_a_precision_that_a_backend_has_not_is_refused_before_any_work(random_mini, recipe, tmp_path):
-    with pytest.raises(UsageError, match="openvino has no precision bfloat16") as refused:
-        build_engine(recipe.model_copy(update={"precision": "bfloat16"}), random_mini, tmp_path / "engines")
-    assert refused.value.hint == "choose one of: torch, torch-compile, torch-autotune, tensorrt"
+    with pytest.raises(UsageError, match="openvino has no precision float16") as refused:
+        build_engine(recipe.model_copy(update={"precision": "float16"}), random_mini, tmp_path / "engines")
+    assert refused.value.hint == "choose one of: torch, torch-compile, torch-autotune, onnxruntime, tensorrt"
     assert not (tmp_path / "engines").exists()
-    assert "torch" in backends.chosen("auto", "bfloat16") and "openvino" not in backends.chosen("auto", "bfloat16")
+    assert "torch" in backends.chosen("auto", "bfloat16") and "openvino" not in backends.chosen("auto", "float16")
     own = tmp_path / "own.toml"
     own.write_text('model = "./none"\nbackend = "onnxruntime"\nprecision = "float16"\nimage_size = 32')
     result = CliRunner().invoke(app, ["build-engine", "--recipe", str(own)])

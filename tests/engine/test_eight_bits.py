@@ -185,6 +185,17 @@ def test_auto_leaves_out_what_lacks_its_package_or_is_slow(absent, gpu):
         backends.chosen("auto", "int8")
 
 
+def test_auto_exports_for_onnx_runtime_only_where_it_may_win(absent, gpu, monkeypatch):
+    for machine, tried in (("x86_64", False), ("AMD64", False), ("aarch64", True)):
+        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
+        gpu(None)
+        assert ("onnxruntime" in backends.chosen("auto", "float32")) is tried
+        assert "onnxruntime" in backends.worth_measuring(), "a benchmark shows how far behind it is"
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    absent("openvino")
+    assert "onnxruntime" in backends.chosen("auto", "float32")
+
+
 @pytest.mark.parametrize(("precision", "on_cpu", "on_gpu"), [("int8", "float32", "bfloat16"), ("float16",) * 3])
 def test_eight_bits_are_held_against_the_floats_beside_them(precision, on_cpu, on_gpu, gpu):
     build = SimpleNamespace(precision=precision)

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from fglfast.base.errors import BadInputError, FglError, MissingExtraError, UsageError
-from fglfast.base.machine import native_int8
+from fglfast.base.machine import native_bfloat16, native_int8
 from fglfast.engine import backends, choice, making, parity
-from fglfast.engine.backends import eager, ort
+from fglfast.engine.backends import eager, ort, ov
 from fglfast.engine.build import build_engine
-from fglfast.engine.export import DECODER, Route, example_inputs, export_one
+from fglfast.engine.export import DECODER, TEXT, UNET, Route, example_inputs, export_one
 from fglfast.engine.manifest import FILE, check_files, read_manifest
 from fglfast.engine.networks import in_chunks
 from fglfast.engine.parity import Parity, allowances, measure, require
@@ -38,6 +38,22 @@ def test_every_backend_passes_the_gate_and_takes_any_number_of_rows(backend, ran
     assert built.networks.decode(latents).shape == (rows, 3, 32, 32)
     found = build_engine(recipe.model_copy(update={"backend": backend}), random_mini, engines)
     assert found.cached and found.key == built.key
+
+
+def test_bfloat16_by_openvino_passes_the_gate(random_mini, recipe, engines):
+    half = recipe.model_copy(update={"backend": "openvino", "precision": "bfloat16"})
+    if not native_bfloat16():
+        with pytest.raises(UsageError, match="AVX-512 BF16"):
+            build_engine(half, random_mini, engines)
+        return
+    measured = build_engine(half, random_mini, engines).manifest.parity
+    assert measured.problem() == "" and measured.unet > 1e-4 > measured.text_encoder
+
+
+def test_openvino_is_asked_for_bfloat16_where_images_are_made(monkeypatch):
+    hints = {name: ov._properties(name, "bfloat16", 1)["INFERENCE_PRECISION_HINT"] for name in (TEXT, UNET, DECODER)}
+    assert hints == {TEXT: "f32", UNET: "bf16", DECODER: "bf16"}
+    assert ov._properties(UNET, "int8", 2)["INFERENCE_PRECISION_HINT"] == "f32"
 
 
 def test_eight_bits_by_openvino_pass_the_gate(random_mini, recipe, engines):
@@ -91,7 +107,7 @@ def test_auto_measures_once_and_stays(random_mini, recipe, engines, capsys):
     assert [path.parent for path in engines.glob("*/manifest.json")] == [first.folder], "the others are not kept"
     choice.write_text(json.dumps(dict.fromkeys(seconds, 2.0) | {"torch:float32": 1.0}))
     assert build_engine(auto, random_mini, engines).manifest.key.build.backend == "torch"
-    assert "fastest of those installed" in capsys.readouterr().err
+    assert "fastest of those tried" in capsys.readouterr().err
 
 
 def broken(*_):

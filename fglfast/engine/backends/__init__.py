@@ -1,5 +1,6 @@
 """The backends by name, and why one is missing. Each is one small file with a `Backend` in it."""
 
+import platform
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -29,6 +30,7 @@ DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
 }
+X86 = ("x86_64", "amd64")
 HINT = "choose another precision in the recipe"
 
 
@@ -104,7 +106,7 @@ def chosen(name: str, precision: str) -> list[str]:
     """
     if name == "auto":
         having = [other for other in installed() if resolved(other, precision) in _backend(other).precisions]
-        having = [other for other in having if not _slow(other, precision)]
+        having = [other for other in having if not _slow(other, precision) and not _behind(other, precision)]
     elif resolved(name, precision) in find_backend(name).precisions:
         having = [name]
     else:
@@ -194,10 +196,14 @@ def installed() -> list[str]:
 
 
 def worth_measuring() -> list[str]:
-    """What a benchmark measures unless told otherwise: every backend that "auto" tries, and its int8, as NAME:int8."""
-    eight_bits = [name for name in installed() if "int8" in _backend(name).precisions and not _slow(name, "int8")]
-    able = [f"{name}:int8" for name in eight_bits if _unable(name, "int8") is None]
-    return [*chosen("auto", "float32"), *able]
+    """What a benchmark measures unless told otherwise: backends that are not slow to try, and int8, as NAME:int8."""
+    able = [
+        (name, precision)
+        for precision in ("float32", "int8")
+        for name in installed()
+        if precision in _backend(name).precisions and not _slow(name, precision) and _unable(name, precision) is None
+    ]
+    return [name if precision == "float32" else f"{name}:{precision}" for name, precision in able]
 
 
 def versions(backend: Backend, precision: str = "float32") -> dict[str, str]:
@@ -218,6 +224,15 @@ def _slow(name: str, precision: str) -> bool:
     if torch.cuda.is_available():
         return name == "torch-autotune" or not _backend(name).uses_gpu()
     return name == "torch-compile" or (name == "torch" and precision == "int8")
+
+
+def _behind(name: str, precision: str) -> bool:
+    """Whether another backend is known to be faster than one here, so that "auto" saves the half minute of exporting.
+
+    On x86 processors a UNet pass takes ONNX Runtime 1.4 to 2.1 times as long as OpenVINO (`benchmarks/RESULTS.md`).
+    """
+    ahead = platform.machine().lower() in X86 and precision in ("auto", *_backend("openvino").precisions)
+    return name == "onnxruntime" and not torch.cuda.is_available() and ahead and missing("openvino") is None
 
 
 def _backend(name: str) -> Backend:

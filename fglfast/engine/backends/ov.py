@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: static shapes, one stream a core, float32 or int8.
+"""OpenVINO on the CPU: static shapes, one stream a core, float32, bfloat16 or int8.
 
 A batch is cut into one chunk a stream and the chunks run side by side, each on a core of its own:
 on two cores that is a quarter faster than both cores working on one batch together.
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fglfast.base.machine import native_int8
+from fglfast.base.machine import native_bfloat16, native_int8
 from fglfast.base.ranks import ranks_here
 from fglfast.engine.backends import Backend
 from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs
@@ -37,7 +37,7 @@ class OpenVinoBackend(Backend):
     optional: tuple[str, ...] = ()
     extra = "cpu"
     needs_export = True
-    precisions: tuple[str, ...] = ("float32", "int8")
+    precisions: tuple[str, ...] = ("float32", "bfloat16", "int8")
     needs: Mapping[str, str] = MappingProxyType({"int8": "nncf"})
 
     def compile(self, build: Build, shapes: Shapes, exported: Path, engine: Path) -> None:
@@ -50,7 +50,7 @@ class OpenVinoBackend(Backend):
             if build.precision == "int8" and name not in (TEXT, PROJECTION):
                 model = quantized(model, name, exported, INT8_ERROR)
             model.reshape({key: list(tensor.shape) for key, tensor in example_inputs(shapes, batch)[name].items()})
-            compiled = core.compile_model(model, "CPU", _properties(ranks=1))
+            compiled = core.compile_model(model, "CPU", _properties(name, build.precision, ranks=1))
             (engine / _blob(name)).write_bytes(compiled.export_model().getvalue())
 
     def load(self, build: Build, shapes: Shapes, model: Path, engine: Path) -> Networks:
@@ -61,7 +61,8 @@ class OpenVinoBackend(Backend):
         runs: dict[str, Callable[..., Tensor]] = {}
         for name, batch in _batches(build).items():
             blob = BytesIO((engine / _blob(name)).read_bytes())
-            runs[name] = _runner(core.import_model(blob, "CPU", _properties(ranks_here())), batch)
+            properties = _properties(name, build.precision, ranks_here())
+            runs[name] = _runner(core.import_model(blob, "CPU", properties), batch)
         return Networks(runs[TEXT], runs[PROJECTION], runs[UNET], runs[DECODER])
 
     def route(self, precision: str) -> Route:
@@ -73,7 +74,12 @@ class OpenVinoBackend(Backend):
         return False
 
     def refusal(self, precision: str) -> str:
-        """Whether the processor lacks what eight bits need: sums that overflow leave no layer that keeps the bound."""
+        """Whether the processor lacks what a precision needs.
+
+        Sums of eight bits that overflow leave no layer that keeps the bound; bfloat16 would be float32 after all.
+        """
+        if precision == "bfloat16" and not native_bfloat16():
+            return "this processor does not compute in bfloat16 (AVX-512 BF16 or AMX)"
         lacks = precision == "int8" and not native_int8()
         return "this processor has no instructions for int8 (VNNI or AMX)" if lacks else ""
 
@@ -97,12 +103,13 @@ def _runner(compiled: Any, batch: int) -> Callable[..., Tensor]:
     return run
 
 
-def _properties(ranks: int) -> dict[str, Any]:
-    """Properties of one rank of several on this machine; pinned, they would all sit on the first cores."""
+def _properties(network: str, precision: str, ranks: int) -> dict[str, Any]:
+    """Properties of a network in one rank of several on this machine; pinned, they would all sit on the first cores."""
+    half = precision == "bfloat16" and network not in (TEXT, PROJECTION)  # those run once a prompt
     properties = {
         "NUM_STREAMS": max(1, _streams() // ranks),
         "INFERENCE_NUM_THREADS": max(1, _cores() // ranks),
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
     }
     return properties if ranks == 1 else properties | {"ENABLE_CPU_PINNING": False}
 
