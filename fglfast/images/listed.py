@@ -27,7 +27,8 @@ FORM = Form(
     ("file_name",), ("label",), "give each line file_name, the path from the table's folder, and label; also split"
 )
 SHOWN = 3  # files that a note names
-WHOLE = re.compile(r"-?\d{1,18}(\.0+)?")  # a number of a class; tables of numbers with gaps have 1.0 for 1
+# A number of a class: 007 is a name, and tables of numbers with gaps have 1.0 for 1.
+WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})(\.0+)?")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ def _listed(path: Path, labelled: bool) -> list[Listed]:
             raise BadInputError(f"{path}: {where}: {name} has no label", FORM.hint)
         own = PurePosixPath(name).parts[0] if by_folder else ""
         found[name] = Listed(name, label, str(entry.get("split") or own))
+    if not found:
+        raise BadInputError(f"{path}: lists no image", FORM.hint)
     return list(found.values())
 
 

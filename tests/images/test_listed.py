@@ -54,6 +54,7 @@ def test_without_a_label_column_metadata_says_no_labels(folder):
         (["0", "2", "10", "0", "2", "10"], tuple(map(str, range(11)))),
         (["1.0", "0.0", "1.0", "0", "1", "1.0"], ("0", "1")),
         (["1", "b", "1", "b", "1", "b"], ("1", "b")),
+        (["01", "02", "01", "02", "01", "02"], ("01", "02")),
         (["01", "b 2", '"c,3"', "01", "01", "01"], ("01", "b 2", "c,3")),
     ],
 )
@@ -121,6 +122,8 @@ def test_a_link_that_leads_out_is_not_followed(folder, tmp_path_factory):
         ("file_name,label\nimages/a/0.png,\n", "has no label"),
         ("file_name,label\nimages/a/0.png,a\nimages/a/0.png,b\n", "is there twice"),
         ("file_name,label\n,a\n", "names no image"),
+        ("file_name,label\n", "lists no image"),
+        ("[]", "lists no image"),
         ('{"images/a/0.png": ["a"]}', "not of labels by file name"),
     ],
 )
