@@ -98,7 +98,8 @@ def _listed(path: Path, labelled: bool) -> list[Listed]:
         if label is None or not isinstance(label, str | int) or not str(label).strip():
             raise BadInputError(f"{path}: {where}: {name} has no label", FORM.hint)
         own = PurePosixPath(name).parts[0] if by_folder else ""
-        found[name] = Listed(name, label, str(entry.get("split") or own))
+        said = label.strip() if isinstance(label, str) else label
+        found[name] = Listed(name, said, str(entry.get("split") or own).strip())
     if not found:
         raise BadInputError(f"{path}: lists no image", FORM.hint)
     return list(found.values())
@@ -113,8 +114,8 @@ def _name(entry: Mapping[str, Any], where: str) -> str:
 
 def _label(label: str | int) -> str | int:
     """A number of a class where it is one, written as people and their libraries do."""
-    if isinstance(label, str) and WHOLE.fullmatch(label.strip()):
-        return int(label.strip().partition(".")[0])
+    if isinstance(label, str) and WHOLE.fullmatch(label):
+        return int(label.partition(".")[0])
     return label
 
 
