@@ -15,6 +15,7 @@ from fglfast.images.splits import chosen, like_a_split
 from fglfast.images.trial import Candidate, file_opener, verified
 
 SHOWN = 3  # files that a note names
+SCANS = (".dcm", ".nii", ".nii.gz")
 
 
 def read_class_folders(path: Path, split: str | None, source: str) -> LabelledImages:
@@ -65,7 +66,9 @@ def _damaged(skipped: tuple[Skipped, ...]) -> tuple[Skipped, ...]:
     others = [entry.name for entry in skipped if not named_like_an_image(entry.name)]
     if others:
         more = ", ..." if len(others) > SHOWN else ""
-        note(f"files left out, as they are no images: {len(others)} ({', '.join(others[:SHOWN])}{more})")
+        scans = any(name.lower().endswith(SCANS) for name in others)
+        advice = "; save DICOM and NIfTI as PNG or TIFF first, 16 bits are kept" if scans else ""
+        note(f"files left out, as they are no images: {len(others)} ({', '.join(others[:SHOWN])}{more}){advice}")
     return tuple(entry for entry in skipped if named_like_an_image(entry.name))
 
 

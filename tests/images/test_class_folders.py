@@ -45,7 +45,10 @@ def test_files_that_are_no_images_are_told_apart_from_damaged_ones(folder, capsy
     found = read_dataset(str(folder))
     assert len(found) == 5 and not found.skipped
     said = capsys.readouterr().err
-    assert "no images: 3 (" in said and "kočka/notes.txt" in said and "skipped" not in said
+    assert "no images: 3 (" in said and "kočka/notes.txt" in said and "skipped" not in said and "DICOM" not in said
+    (folder / "kočka" / "scan.DCM").write_bytes(bytes(128) + b"DICM")
+    read_dataset(str(folder))
+    assert "save DICOM and NIfTI as PNG or TIFF" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["__MACOSX", ".git", "System Volume Information", "$RECYCLE.BIN", "@eaDir"])
