@@ -15,6 +15,7 @@ from fglfast.images.splits import chosen, like_a_split
 from fglfast.images.trial import Candidate, file_opener, verified
 
 SHOWN = 3  # files that a note names
+ANYTHING = {"images", "image", "imgs", "img", "pictures", "photos", "data", "raw", "all", "files", "jpg", "jpeg", "png"}
 SCANS = (".dcm", ".nii", ".nii.gz")
 
 
@@ -59,6 +60,15 @@ def read_image_folder(path: Path, split: str | None, source: str) -> LabelledIma
     candidates, outside = _candidates(folder, 0, folder)
     images = verified((UNLABELLED,), candidates, source)
     return replace(images, skipped=(*outside, *_damaged(images.skipped)))
+
+
+def _doubt(folder: Path, names: list[str], source: str) -> None:
+    """Say of a folder with one class or none what it may be instead."""
+    if unread := tables(folder):
+        note(f"{source}: {len(names)} class folders; if {unread[0]} says the classes, give that file")
+    elif names and names[0].casefold() in ANYTHING:
+        advice = "give each class a folder of its own, or list the images in a CSV of file_name,label"
+        note(f"{source}: its only class is called {names[0]!r}; if that is no class, {advice}")
 
 
 def _damaged(skipped: tuple[Skipped, ...]) -> tuple[Skipped, ...]:

@@ -134,6 +134,14 @@ def test_what_is_missing_is_said_in_one_line(folder, content, words):
         read(folder / "labels.csv")
 
 
+@pytest.mark.parametrize(("name", "said"), [("images", True), ("JPG", True), ("pneumonia", False)])
+def test_a_lone_folder_that_is_called_like_any_is_doubted(tmp_path, capsys, name, said):
+    (tmp_path / name).mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / name / "1.png")
+    read_dataset(str(tmp_path))
+    assert ("its only class is called" in capsys.readouterr().err) is said
+
+
 def test_a_lone_folder_beside_a_table_is_no_class_without_a_word(folder, capsys):
     (folder / "train.csv").write_text("id,diagnosis\n1,a\n")
     read(folder)
