@@ -42,10 +42,8 @@ def read_class_folders(path: Path, split: str | None, source: str) -> LabelledIm
     if candidates and all(len(Path(name).parts) > 2 for name, _, _ in candidates):
         below = folder / Path(candidates[0][0]).parts[0]
         note(f"{source}: its classes hold no images but folders; if those are the classes, give {below}")
-    if len(classes) < 2 and (unread := tables(folder)):
-        note(
-            f"{source}: {len(classes)} class folders; if {unread[0]} says the classes, give that in place of the folder"
-        )
+    if len(classes) < 2:
+        _doubt(folder, list(names.values()), source)
     images = verified(tuple(names.values()), candidates, source)
     return replace(images, skipped=(*outside, *_damaged(images.skipped)))
 
