@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fglfast.base.console import note
 from fglfast.base.errors import UsageError
 from fglfast.base.files import write_atomic
 from fglfast.base.machine import native_bfloat16
@@ -49,6 +50,9 @@ def run_job(job: Job, join: Callable[[], AbstractContextManager[World]]) -> Trai
     with join() as world, folder.locked() if world.leads else nullcontext():
         if world.leads:
             folder.write_record(run, None)
+            present = torch.unique(data.labels[data.train]).tolist()
+            if len(present) == 1:
+                note(f"all images are of {description.class_names[present[0]]!r}: the model will call anything that")
         data = replace(data, pixels=share_decoded(images, world, job.out))
         with environment(**offline(job)):
             engine = start_engine(job, description.class_names, data, world)

@@ -24,7 +24,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure, record
-from training_samples import CLASSES, picture, write_synthetic, write_tar
+from training_samples import CLASSES, encoded, picture, write_synthetic, write_tar
 from transformers import pipeline
 
 from fglfast.base.errors import BadInputError, ExitCode, FglError, UsageError
@@ -92,6 +92,17 @@ def test_the_models_card_says_what_it_learned_from(reference: TrainResult) -> No
     words = " ".join(card.text.split())
     assert "synthetic images alone" in words and "114 of 16x16 pixels" in words and "`tiny.json`" in words
     assert all(name in words for name in CLASSES) and f"{reference.val_accuracy:.1%} of 6 synthetic images" in words
+
+
+def test_one_class_alone_is_said(tmp_path: Path, tiny_arch: str, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_synthetic(tmp_path / "data", shards=1, images=16)
+    members = []
+    for key in range(16):
+        content = {"png": encoded(picture(1, key)), "cls": b"1", "json": b"{}"}
+        members += [(f"{key:09d}.{kind}", own) for kind, own in content.items()]
+    write_tar(data / "train-000000.tar", members)
+    train(data, tmp_path / "model", settings_for(tiny_arch))
+    assert "all images are of 'green bars'" in capsys.readouterr().err
 
 
 def test_finished_run_is_not_run_again(reference: TrainResult, synthetic: Path, tiny_arch: str) -> None:
