@@ -4,7 +4,7 @@ Until something is learned that can be lost, no step counts more than a few usua
 lost most of what was learned is not kept. Who is blamed has to stand out twice: its weights moved much further than
 those of most and than its images explain, and without it the round is good. Clients whose classes differ pull an
 average apart too, one of them perhaps further than most, and none is to blame for that: there a round goes on without
-the one that it is good without, or the last good weights stay.
+the one that it is good without, or the last good weights stay, once; of clients that differ so, every round looks bad.
 
 A step as long as the others' but away from all of them loses a little in every round, which no judge sees. Below the
 last layer, honest clients mostly learn to look at the same things; where they do, a step that leads the other way is

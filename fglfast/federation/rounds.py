@@ -119,10 +119,18 @@ class Rounds:
             if (row := self._judged(averaged, last, number)) is not None:
                 return averaged, row
             self.aggregate.put(moments)
-        note(f"round {number} lost what was learned, and no client stands out: the last good weights stay")
-        return weights, self.federation.judge(weights, number, self._milestone(number)).model_copy(
-            update={"kept": False}
-        )
+        return self._unexplained(weights, updates, last, number)
+
+    def _unexplained(
+        self, weights: Weights, updates: Mapping[str, Weights], last: Row, number: int
+    ) -> tuple[Weights, Row]:
+        """The last good weights, once; a second bad round in a row counts: then it is all clients that differ."""
+        said, milestone = f"round {number} lost what was learned, and no client stands out", self._milestone(number)
+        if not last.kept and wire.is_finite(averaged := self._averaged(weights, updates, number)):
+            note(f"{said}: it counts, as the round before did not")
+            return averaged, self.federation.judge(averaged, number, milestone)
+        note(f"{said}: the last good weights stay")
+        return weights, self.federation.judge(weights, number, milestone).model_copy(update={"kept": False})
 
     def _milestone(self, number: int) -> bool:
         return number == self.plan.rounds or number in self.federation.experiment.rounds.milestones
