@@ -96,7 +96,7 @@ def steps(
         ratios = {who: max(ratios[who], norms[who] / usual) for who in updates}
     if images is None:
         return ratios
-    many = _middle(images[who] for who in updates)
+    many = max(1.0, _middle(images[who] for who in updates))  # noise may leave a client none
     return {who: ratio / max(1.0, images[who] / many) for who, ratio in ratios.items()}
 
 

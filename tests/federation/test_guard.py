@@ -85,3 +85,9 @@ def test_a_round_may_be_good_without_a_client_that_is_not_to_blame(ratio, blamed
     verdict = find_cause(ratios, average, lambda weights: 0.1 if weights["w"] else 0.6, Bar(0.6, 0.1))
     assert verdict.names == ("ann", "bob", "cas")
     assert (tuple(verdict.blamed), verdict.doubted) == ((("eve",), ()) if blamed else ((), ("eve",)))
+
+
+def test_clients_of_whom_noise_leaves_no_image_are_compared_too():
+    before = {"w": torch.ones(4)}
+    updates = {who: {"w": before["w"] + 1.0} for who in ("ann", "bob")}
+    assert steps(before, updates, ["w"], {"ann": 0, "bob": 0}) == {"ann": 1.0, "bob": 1.0}
