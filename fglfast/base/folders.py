@@ -27,6 +27,12 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(entry for entry in entries if entry.is_dir() and not is_system(entry.name))
 
 
+def files_below(entry: Path, folder: Path) -> list[Path]:
+    """The files at any depth below a folder, sorted, without those whose path in `folder` is hidden or a system's."""
+    files = [path for path in sorted(entry.rglob("*")) if not path.is_dir()]
+    return [path for path in files if not any(map(is_system, path.relative_to(folder).parts))]
+
+
 def numbered(folder: Path, name: Callable[[int], str], count: int) -> tuple[set[str], set[str]]:
     """Which files numbered 0 to `count` - 1 a folder holds, and which others of that kind.
 

@@ -21,7 +21,7 @@ from fglfast.generator.blocks import load_blocks
 from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.invert import Examples, LearnedText, check_generator, encode_images, invert, judge
 from fglfast.generator.learning.student import Task
-from fglfast.generator.load import Generator, load_generator, read_shapes, weights_fingerprint
+from fglfast.generator.load import Generator, load_generator, own_device, read_shapes, weights_fingerprint
 from fglfast.generator.text import native_image_size, text_fingerprint
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.labelled import LabelledImages
@@ -97,7 +97,7 @@ def learn(
     wording = find_templates(model, template, domain).class_level
     rows = class_level_prompts(dataset.class_names, dataset.counts().tolist(), wording)
     labels, counts = (np.array([getattr(row, key) for row in rows], dtype=np.int64) for key in ("label", "count"))
-    generator, task = load_generator(model, "cuda" if torch.cuda.is_available() else "cpu"), Task.of_model(model)
+    generator, task = load_generator(model, own_device()), Task.of_model(model)
     prompts = [row.prompt for row in rows]
     encoder = TextEncoder.load(model)  # as `embed` has it: what is not learned is equal to the last bit
     prompts_KLD = torch.from_numpy(encoder.encode(encoder.tokenize(prompts))).to(

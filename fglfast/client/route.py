@@ -21,7 +21,7 @@ from fglfast.generator.inventory import Inventory, load_inventory
 from fglfast.generator.learning.invert import check_generator
 from fglfast.generator.learning.routing import CLIENT_FIT, Learner
 from fglfast.generator.learning.student import Task
-from fglfast.generator.load import load_generator, read_shapes, weights_fingerprint
+from fglfast.generator.load import load_generator, own_device, read_shapes, weights_fingerprint
 from fglfast.generator.text import load_prompts, native_image_size, text_fingerprint
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.labelled import LabelledImages
@@ -112,7 +112,7 @@ def route(
 
 def _learner(model: Path, inventory: Inventory, class_names: tuple[str, ...], domain: str | None) -> Learner:
     """The frozen generator and the prompts of all classes, as the server words them."""
-    generator = load_generator(model, "cuda" if torch.cuda.is_available() else "cpu")
+    generator = load_generator(model, own_device())
     device, encoder = generator.projection.linear.weight.device, TextEncoder.load(model)
     rows = class_level_prompts(class_names, [1] * len(class_names), load_prompts(model, domain).class_level)
     prompts_KLD = torch.from_numpy(encoder.encode(encoder.tokenize([row.prompt for row in rows]))).to(device)

@@ -23,7 +23,7 @@ from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.solvers import Bend, bend, uniform
 from fglfast.generator.learning.student import HeldPairs, Method, Task, check_method, fit_student
 from fglfast.generator.learning.transport import fit_transport, networks_asked
-from fglfast.generator.load import read_network, read_shapes
+from fglfast.generator.load import own_device, read_network, read_shapes
 from fglfast.generator.parts import BLOCK, BLOCKS, name_of, part, places
 from fglfast.payload.merge import Merged, by_client
 from fglfast.sampler.schedule import Sampling, Schedule
@@ -202,7 +202,7 @@ def _check_method(settings: DistillSettings, model: Path, config: Mapping[str, A
 
 def _unet(folder: Path) -> UNet2DConditionModel:
     unet: UNet2DConditionModel = read_network(UNet2DConditionModel, folder)
-    return unet.to(_device(), memory_format=torch.channels_last)
+    return unet.to(own_device(), memory_format=torch.channels_last)
 
 
 def _student(folder: Path, channels: tuple[int, ...] | None) -> UNet2DConditionModel:
@@ -212,14 +212,9 @@ def _student(folder: Path, channels: tuple[int, ...] | None) -> UNet2DConditionM
     torch.manual_seed(0)
     config = UNet2DConditionModel.load_config(folder) | {"block_out_channels": channels}
     try:
-        return UNet2DConditionModel.from_config(config).to(_device(), memory_format=torch.channels_last)
+        return UNet2DConditionModel.from_config(config).to(own_device(), memory_format=torch.channels_last)
     except ValueError as error:
         raise UsageError(f"--channels: {error}", f"give multiples of {config['norm_num_groups']}") from error
-
-
-def _device() -> str:
-    """Where students learn."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def few_steps(task: Task, steps: int) -> Sampling:
@@ -255,7 +250,7 @@ def _bend(
 ) -> Bend | None:
     if task.kind != "velocity":
         return None
-    noise_BCHW, _, text_BLD = (tensor.to(_device()) for tensor in pairs.batch(torch.arange(min(JUDGED, len(pairs)))))
+    noise_BCHW, _, text_BLD = (tensor.to(own_device()) for tensor in pairs.batch(torch.arange(min(JUDGED, len(pairs)))))
 
     with Progress(name, steps, unit="step") as progress:
 

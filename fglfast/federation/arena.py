@@ -83,11 +83,10 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
     names: tuple[str, ...] = ()
     for seed in experiment.seeds:
         clients = simulated(file, seed)
-        names_dealt = tuple(
-            client.name for client in clients
-        )  # by ourselves: they are honest unless asked to be judged
+        # They were dealt out here: their counts are known, and they are honest.
         server = experiment.server.model_copy(update={"guard": experiment.server.guard or False})
-        dealt = experiment.model_copy(update={"trusted_counts": names_dealt, "server": server})
+        known = {"trusted_counts": tuple(client.name for client in clients), "server": server}
+        dealt = experiment.model_copy(update=known)
         contest = Contest(dealt, seed, out / f"seed{seed}", engines, _Grids(file, seed, experiment))
         class_names = contest.class_names
         names = tuple(f"{client.name}, {client.domain}" if client.domain else client.name for client in clients)

@@ -208,8 +208,7 @@ def _asked(content: RecordDict) -> dict[str, Any]:
 
 
 def _global_model(asked: dict[str, Any], content: RecordDict) -> PreTrainedModel:
-    found: PreTrainedModel = placed(model_of(asked["model"], wire.weights(content.array_records[wire.ARRAYS])))
-    return found
+    return placed(model_of(asked["model"], wire.weights(content.array_records[wire.ARRAYS])))
 
 
 def _images(client: Client, asked: dict[str, Any]) -> TrainingData:

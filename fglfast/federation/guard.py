@@ -13,9 +13,10 @@ has the cosines).
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from statistics import median_low
 
 import torch
 
@@ -92,11 +93,11 @@ def steps(
     for names in filter(None, (moved, rest)):
         size = _norm([before[name] for name in names])
         norms = {who: _norm([own[name] - before[name] for name in names]) for who, own in updates.items()}
-        usual = max(_middle(norms.values()), FLOOR * size) or max(norms.values()) or 1.0
+        usual = max(median_low(norms.values()), FLOOR * size) or max(norms.values()) or 1.0
         ratios = {who: max(ratios[who], norms[who] / usual) for who in updates}
     if images is None:
         return ratios
-    many = max(1.0, _middle(images[who] for who in updates))  # noise may leave a client none
+    many = max(1.0, median_low(images[who] for who in updates))  # noise may leave a client none
     return {who: ratio / max(1.0, images[who] / many) for who, ratio in ratios.items()}
 
 
@@ -186,12 +187,6 @@ def find_cause(ratios: Mapping[str, float], average: Averaging, judge: Judge, ba
         if len(healing) == 1:
             return Verdict(healing[0], doubted=tuple(set(names) - set(healing[0])))
     return Verdict(())
-
-
-def _middle(values: Iterable[float]) -> float:
-    """The median, the lower of two."""
-    ordered = sorted(values)
-    return ordered[(len(ordered) - 1) // 2]
 
 
 def _norm(tensors: Sequence[torch.Tensor]) -> float:

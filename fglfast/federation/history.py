@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 from safetensors.torch import load_file
 
 from fglfast.base.config import Settings
@@ -88,3 +89,30 @@ def restore_round(folder: Path, aggregate: Aggregator) -> tuple[list[Row], Weigh
     if (moments := folder / f"server-{number}.safetensors").exists():
         aggregate.put(load_file(moments))
     return rows, load_file(folder / f"weights-{number}.safetensors")
+
+
+def together(runs: list[list[Row]]) -> tuple[Row, ...]:
+    """The rows of several models side by side as one: means over them, sums of bytes and time."""
+    return tuple(runs[0]) if len(runs) == 1 else tuple(_together(rows) for rows in zip(*runs, strict=True))
+
+
+def _together(rows: tuple[Row, ...]) -> Row:
+    worst = [row.worst_client for row in rows if row.worst_client is not None]
+    return Row(
+        round=rows[0].round,
+        accuracy=_mean([row.accuracy for row in rows]),
+        median=_mean([row.median for row in rows]),
+        worst_client=min(worst, default=None),
+        by_client=tuple(share for row in rows for share in row.by_client),
+        test_accuracy=_mean([row.test_accuracy for row in rows]),
+        bytes_down=sum(row.bytes_down for row in rows),
+        bytes_up=sum(row.bytes_up for row in rows),
+        server_seconds=round(sum(row.server_seconds for row in rows), 3),
+        client_seconds=round(sum(row.client_seconds for row in rows), 3),
+        clients=len(rows),
+    )
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

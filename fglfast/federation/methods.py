@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import PreTrainedModel
 
 from fglfast.base.config import Settings
 from fglfast.base.console import note
@@ -29,12 +28,12 @@ from fglfast.federation.experiment import Experiment
 from fglfast.federation.federation import Federation
 from fglfast.federation.final import Final
 from fglfast.federation.grid import CountedGrid, Meter
-from fglfast.federation.history import Adapted, Row
+from fglfast.federation.history import Adapted, Row, together
 from fglfast.federation.method_names import ALONE, METHODS, Method
 from fglfast.federation.moments import fill_head
 from fglfast.federation.own_images import own_images
 from fglfast.federation.plan import Plan
-from fglfast.federation.rounds import Rounds
+from fglfast.federation.rounds import PlannedRounds
 from fglfast.federation.wire import Weights
 from fglfast.images.dataset import read_dataset
 from fglfast.pipeline.one_shot import one_shot
@@ -90,7 +89,7 @@ class Contest:
         torch.manual_seed(seed)
         fresh = build_model(experiment.train.arch, self.class_names)
         self.fresh = _weights_of(fresh)
-        self.model: PreTrainedModel = placed(fresh)
+        self.model = placed(fresh)
 
     def run(self, method: Method) -> Result:
         """One method, or what is left of it; a finished one is read."""
@@ -187,13 +186,13 @@ class Contest:
         if not method.startswith("fgl"):
             alone = folder if method in ("centralized", "local") else None
             plan = Plan(method, rounds.fedavg, rounds.proximal_mu if method == "fedprox" else 0.0)
-            return Rounds(self._federation(grid, method, alone), plan).run(self.fresh, folder)
+            return PlannedRounds(self._federation(grid, method, alone), plan).run(self.fresh, folder)
         weights, first = self._first_shot(grid)
         if method == "fgl":
             return weights, [first]
         tune = None if method == "fgl-rounds" else partial(self._tuned, folder)
         plan = Plan(method, rounds.fgl, fine_tune=tune, asks=method != "fgl-longer")
-        return Rounds(self._federation(grid, method), plan).run(weights, folder, first)
+        return PlannedRounds(self._federation(grid, method), plan).run(weights, folder, first)
 
     def _alone(self, federation: Federation, method: Method, folder: Path) -> tuple[Weights, list[Row]]:
         """What needs no client; those only say how well it does on the images that they hold out."""
@@ -273,36 +272,9 @@ def fine_tune(weights: Weights, synthetic: Path, experiment: Experiment, seed: i
     return tuned
 
 
-def together(runs: list[list[Row]]) -> tuple[Row, ...]:
-    """The rows of several models side by side as one: means over them, sums of bytes and time."""
-    return tuple(runs[0]) if len(runs) == 1 else tuple(_together(rows) for rows in zip(*runs, strict=True))
-
-
-def _together(rows: tuple[Row, ...]) -> Row:
-    worst = [row.worst_client for row in rows if row.worst_client is not None]
-    return Row(
-        round=rows[0].round,
-        accuracy=_mean([row.accuracy for row in rows]),
-        median=_mean([row.median for row in rows]),
-        worst_client=min(worst, default=None),
-        by_client=tuple(share for row in rows for share in row.by_client),
-        test_accuracy=_mean([row.test_accuracy for row in rows]),
-        bytes_down=sum(row.bytes_down for row in rows),
-        bytes_up=sum(row.bytes_up for row in rows),
-        server_seconds=round(sum(row.server_seconds for row in rows), 3),
-        client_seconds=round(sum(row.client_seconds for row in rows), 3),
-        clients=len(rows),
-    )
-
-
 def _weights_of(model: nn.Module) -> Weights:
     return {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def _accuracy(images: TrainingData, model: nn.Module) -> float:
     return count_right(model, images, images.train) / len(images.labels)
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None

@@ -14,7 +14,7 @@ from fglfast.federation.strategies import Aggregator
 from fglfast.federation.wire import Weights
 
 
-class Rounds:
+class PlannedRounds:
     """The rounds of a plan with the members of a federation.
 
     Args:

@@ -99,6 +99,11 @@ class Generator:
     decoder: DecoderPart
 
 
+def own_device() -> str:
+    """Where this process computes: on its GPU, if PyTorch sees one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_generator(folder: Path, device: str = "cpu") -> Generator:
     """Load text encoder (or both), UNet and VAE decoder; safetensors only.
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
-from fglfast.base.folders import is_system, leads_out, subfolders
+from fglfast.base.folders import files_below, is_system, leads_out, subfolders
 from fglfast.images.decoding import named_like_an_image
 from fglfast.images.folder_names import read_names
 from fglfast.images.labelled import UNLABELLED, LabelledImages, Skipped
-from fglfast.images.listed import metadata, read_listed, tables
+from fglfast.images.listed import metadata, read_metadata, tables
 from fglfast.images.splits import chosen, like_a_split
-from fglfast.images.trial import Candidate, file_opener, verified
+from fglfast.images.trial import Candidate, offered, verified
 
 SHOWN = 3  # files that a note names
 ANYTHING = {"images", "image", "imgs", "img", "pictures", "photos", "data", "raw", "all", "files", "jpg", "jpeg", "png"}
@@ -25,11 +25,11 @@ def read_class_folders(path: Path, split: str | None, source: str) -> LabelledIm
     Raises:
         BadInputError: it has no such split, or several and none is named.
     """
-    table = metadata(path)
-    folder = path if table else _split_folder(path, split, source)
-    if table or (table := metadata(folder)):
-        note(f"{table}: says the labels")
-        return read_listed(table, split if folder == path else None, source)
+    if (listed := read_metadata(path, split, source)) is not None:
+        return listed
+    folder = _split_folder(path, split, source)
+    if folder != path and (listed := read_metadata(folder, None, source)) is not None:
+        return listed
     classes = subfolders(folder)
     names = read_names(folder, [entry.name for entry in classes])
     labels = {name: label for label, name in enumerate(names)}
@@ -82,22 +82,14 @@ def _damaged(skipped: tuple[Skipped, ...]) -> tuple[Skipped, ...]:
 
 def _candidates(entry: Path, label: int, folder: Path) -> tuple[list[Candidate], list[Skipped]]:
     """What may be an image of a class, and the links that lead out of the data set."""
-    candidates, outside = [], []
-    for file in _files(entry, folder):
-        name = str(file.relative_to(folder))
-        if leads_out(file, folder):
-            outside.append(Skipped(name, "a link that leads out of the data set"))
-        else:
-            candidates.append((name, label, file_opener(file)))
-    return candidates, outside
+    return offered(((str(file.relative_to(folder)), label, file) for file in _files(entry, folder)), folder)
 
 
 def _files(entry: Path, folder: Path) -> list[Path]:
     """The files of a class that somebody put there; of a class that is a link to elsewhere, the link alone."""
     if leads_out(entry, folder):
         return [entry]
-    files = [path for path in sorted(entry.rglob("*")) if not path.is_dir()]
-    return [path for path in files if not any(map(is_system, path.relative_to(folder).parts))]
+    return files_below(entry, folder)
 
 
 def _split_folder(path: Path, split: str | None, source: str, labelled: bool = True) -> Path:

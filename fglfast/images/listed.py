@@ -5,21 +5,21 @@ The table lies in the folder of the images, or above it; what it does not list i
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
-from fglfast.base.folders import is_system, leads_out
+from fglfast.base.folders import files_below, is_system
 from fglfast.base.wording import some
 from fglfast.images.columns import numbered
 from fglfast.images.decoding import named_like_an_image
 from fglfast.images.entries import Form, declares, plain_name, read_entries
 from fglfast.images.labelled import UNLABELLED, LabelledImages, Skipped
 from fglfast.images.splits import chosen, like_a_split
-from fglfast.images.trial import Candidate, file_opener, verified
+from fglfast.images.trial import offered, verified
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
 METADATA = ("metadata.csv", "metadata.jsonl")  # beside images: https://huggingface.co/docs/datasets/image_dataset
@@ -57,6 +57,15 @@ def tables(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.suffix.lower() in TABLES[:2] and not is_system(path.name))
 
 
+def read_metadata(folder: Path, split: str | None, source: str) -> LabelledImages | None:
+    """Read the images of a folder by its table of metadata; None if it has none that says labels."""
+    table = metadata(folder)
+    if table is None:
+        return None
+    note(f"{table}: says the labels")
+    return read_listed(table, split, source)
+
+
 def read_listed(path: Path, split: str | None, source: str, labelled: bool = True) -> LabelledImages:
     """Read the images that a table lists, or one split of them.
 
@@ -74,7 +83,11 @@ def read_listed(path: Path, split: str | None, source: str, labelled: bool = Tru
     whole = all(isinstance(label, int) for label in plain)
     names, labels = numbered([(plain if whole else [str(one.label) for one in listed], None)], path)
     there = _files(path.parent)
-    candidates, lost = _candidates(listed, labels, path.parent, there)
+    lost = [Skipped(one.name, "listed, and no file of the table's folder") for one in listed if one.name not in there]
+    found = zip(listed, labels, strict=True)
+    files = ((one.name, label, there[one.name]) for one, label in found if one.name in there)
+    candidates, outside = offered(files, path.parent)
+    lost += outside
     if lost and not candidates:
         what = f"{path}: lists {len(lost)} images, none of them a file of its folder, the first {lost[0].name[:80]!r}"
         raise BadInputError(what, FORM.hint)
@@ -119,24 +132,6 @@ def _label(label: str | int) -> str | int:
     return label
 
 
-def _candidates(
-    listed: Sequence[Listed], labels: Sequence[int], folder: Path, there: Mapping[str, Path]
-) -> tuple[list[Candidate], list[Skipped]]:
-    """The files that are listed, and the lines whose file is not there."""
-    candidates, lost = list[Candidate](), list[Skipped]()
-    for one, label in zip(listed, labels, strict=True):
-        file = there.get(one.name)
-        if file is None:
-            lost.append(Skipped(one.name, "listed, and no file of the table's folder"))
-        elif leads_out(file, folder):
-            lost.append(Skipped(one.name, "a link that leads out of the data set"))
-        else:
-            candidates.append((one.name, label, file_opener(file)))
-    return candidates, lost
-
-
 def _files(folder: Path) -> dict[str, Path]:
     """The files below a folder by their path in it, in the way of writing that tables are read in."""
-    files = (path for path in sorted(folder.rglob("*")) if not path.is_dir())
-    inside = ((path.relative_to(folder), path) for path in files)
-    return {plain_name(str(place)): path for place, path in inside if not any(map(is_system, place.parts))}
+    return {plain_name(str(path.relative_to(folder))): path for path in files_below(folder, folder)}

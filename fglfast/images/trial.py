@@ -1,6 +1,6 @@
 """Every image of a data set decoded once, so that none fails later."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ import numpy as np
 
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
+from fglfast.base.folders import leads_out
 from fglfast.base.untrusted import read_bytes
 from fglfast.base.wording import first_line, some
 from fglfast.images.decoding import MOST_BYTES, decoded
@@ -60,6 +61,22 @@ def verified(names: tuple[str, ...], candidates: Sequence[Candidate], source: st
         source,
         tuple(name for name, _, _, _ in kept),
     )
+
+
+def offered(files: Iterable[tuple[str, int, Path]], folder: Path) -> tuple[list[Candidate], list[Skipped]]:
+    """What may be an image of a data set, and the links that lead out of it.
+
+    Args:
+        files: name, label and place of each.
+        folder: of the data set.
+    """
+    candidates, outside = list[Candidate](), list[Skipped]()
+    for name, label, file in files:
+        if leads_out(file, folder):
+            outside.append(Skipped(name, "a link that leads out of the data set"))
+        else:
+            candidates.append((name, label, file_opener(file)))
+    return candidates, outside
 
 
 def file_opener(path: Path) -> Opener:

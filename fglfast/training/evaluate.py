@@ -73,7 +73,8 @@ def open_classifier(model_dir: Path) -> tuple[Any, tuple[str, ...], int]:
     """
     size = _image_size(model_dir)
     model, names = load_model(model_dir)
-    return placed(model).to(memory_format=torch.channels_last), names, size
+    ours: Any = placed(model)
+    return ours.to(memory_format=torch.channels_last), names, size
 
 
 def _image_size(model_dir: Path) -> int:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -21,6 +21,7 @@ from fglfast.generator.configs import MOST_LABELS, Announced, announced, check_c
 from fglfast.generator.outline import outlined
 from fglfast.training.settings import ARCHITECTURES, check_arch
 
+M = TypeVar("M", bound=nn.Module)
 WEIGHTS = "model.safetensors"
 
 
@@ -51,12 +52,13 @@ def build_model(arch: str, class_names: Sequence[str]) -> PreTrainedModel:
     return model
 
 
-def placed(model: nn.Module) -> Any:
+def placed(model: M) -> M:
     """A model where this process computes: on its GPU, if PyTorch sees one, with channels last; else as it was."""
     if not torch.cuda.is_available():
         return model
     anywhere: Any = model
-    return anywhere.to(f"cuda:{torch.cuda.current_device()}", memory_format=torch.channels_last)
+    moved: M = anywhere.to(f"cuda:{torch.cuda.current_device()}", memory_format=torch.channels_last)
+    return moved
 
 
 def model_of(text: str, weights: Mapping[str, Tensor]) -> PreTrainedModel:

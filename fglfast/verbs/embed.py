@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 
 @verb(CLIENTS, extra="embed")
 def embed(
-    data: Annotated[
-        str,
-        typer.Argument(help="Private images: PATH[:SPLIT] (class folders, CSV, parquet, npz)."),
-    ],
+    data: Annotated[str, typer.Argument(help="Private images: PATH[:SPLIT] (class folders, CSV, parquet, npz).")],
     out: Annotated[Path, typer.Option(help="The payload file to write (.safetensors).")],
     model: ModelName = "mini",
     kit: Annotated[

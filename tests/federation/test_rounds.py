@@ -12,7 +12,7 @@ from fglfast.base.errors import IncompleteError
 from fglfast.federation import guard, wire
 from fglfast.federation.federation import Federation
 from fglfast.federation.plan import Plan
-from fglfast.federation.rounds import Rounds
+from fglfast.federation.rounds import PlannedRounds
 from fglfast.training.model import build_model
 
 SIZES = {0: 1, 1: 3, 2: 6}  # images of each client
@@ -52,7 +52,7 @@ def start(made):
 
 
 def run(made, folder, plan=Plan("fedavg", 3)):  # noqa: B008 (a frozen plan)
-    return Rounds(made, plan).run(start(made), folder)
+    return PlannedRounds(made, plan).run(start(made), folder)
 
 
 def test_clients_count_by_the_images_that_their_payloads_claim(federation, tmp_path):
@@ -91,7 +91,7 @@ def test_among_honest_clients_that_nobody_guards_every_step_counts_whole(federat
 def test_what_counts_batches_stays_whole(federation, tmp_path):
     made = federation(adding_app())
     fresh = {name: torch.zeros_like(tensor) for name, tensor in made.model.state_dict().items()}
-    weights, _ = Rounds(made, Plan("fedavg", 2)).run(fresh, tmp_path)
+    weights, _ = PlannedRounds(made, Plan("fedavg", 2)).run(fresh, tmp_path)
     assert {name: tensor.dtype for name, tensor in weights.items()} == {name: t.dtype for name, t in fresh.items()}
 
 

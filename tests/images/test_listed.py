@@ -101,6 +101,13 @@ def test_what_is_not_there_or_not_listed_is_said(folder, capsys):
         read(folder / "labels.csv")
 
 
+def test_a_table_whose_images_are_all_damaged_is_no_folder_of_classes(folder):
+    (folder / "broken.png").write_bytes(b"no image")
+    (folder / "metadata.csv").write_text("file_name,label\nbroken.png,a\n")
+    with pytest.raises(BadInputError, match="no image can be read"):
+        read(folder)
+
+
 def test_without_labels_the_list_alone_is_read(folder):
     (folder / "some.csv").write_text("file_name\nimages/a/1.png\nimages/b/5.png\n")
     found = read_dataset(str(folder / "some.csv"), labelled=False)

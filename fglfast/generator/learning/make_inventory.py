@@ -20,7 +20,7 @@ from fglfast.generator.inventory import Description, Inventory, InventorySizes
 from fglfast.generator.learning.invert import Examples, check_generator, encode_images
 from fglfast.generator.learning.routing import SERVER_FIT, learn_inventory
 from fglfast.generator.learning.student import Task
-from fglfast.generator.load import Generator, Shapes, load_generator, read_shapes, weights_fingerprint
+from fglfast.generator.load import Generator, Shapes, load_generator, own_device, read_shapes, weights_fingerprint
 from fglfast.generator.text import load_prompts, native_image_size, text_fingerprint
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.labelled import LabelledImages
@@ -71,7 +71,7 @@ def make_inventory(dataset: LabelledImages, model: Path, state: Path, settings: 
     shapes = read_shapes(model, size)
     check_generator(shapes, 1)
     inventory = Inventory(_description(model, shapes, settings))
-    generator = load_generator(model, "cuda" if torch.cuda.is_available() else "cpu")
+    generator = load_generator(model, own_device())
     chosen = _chosen(dataset, settings.images)
     held = np.unique(chosen.labels)
     with sole(state):

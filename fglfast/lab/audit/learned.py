@@ -18,7 +18,7 @@ from fglfast.base.console import Progress
 from fglfast.client.prompts import class_level_prompts
 from fglfast.generator.learning.invert import encode_images, squared_errors
 from fglfast.generator.learning.student import Task
-from fglfast.generator.load import load_generator
+from fglfast.generator.load import load_generator, own_device
 from fglfast.generator.text import load_prompts, native_image_size
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.lab.audit.members import Pool
@@ -55,7 +55,7 @@ class _Reader:
 
     def __init__(self, model: Path, pool: Pool) -> None:
         self.task = Task.of_model(model)
-        self.generator = load_generator(model, "cuda" if torch.cuda.is_available() else "cpu")
+        self.generator = load_generator(model, own_device())
         images, size = pool.images, native_image_size(model)
         self.latents_NCHW = encode_images(
             self.generator,

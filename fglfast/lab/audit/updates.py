@@ -22,7 +22,7 @@ from fglfast.federation.grid import Answers, CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.members import Member
 from fglfast.federation.plan import Plan
-from fglfast.federation.rounds import Rounds
+from fglfast.federation.rounds import PlannedRounds
 from fglfast.lab.audit.members import Clients, Pool
 from fglfast.lab.audit.outputs import Floats, confidences
 from fglfast.training.evaluate import open_classifier
@@ -71,7 +71,7 @@ def updates_seen(
     known = experiment.model_copy(update={"trusted_counts": tuple(member.name for member in members)})
     federation = Federation(grid, members, known, seed, class_names, network, test=lambda _: 0.0)
     with tempfile.TemporaryDirectory() as folder:
-        Rounds(federation, Plan("watched rounds", WATCHED, proximal_mu)).run(weights, Path(folder))
+        PlannedRounds(federation, Plan("watched rounds", WATCHED, proximal_mu)).run(weights, Path(folder))
     for client in clients:
         for label in range(len(class_names)):
             alike_N = (asked_N == client) & (pool.images.labels == label)
