@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.rates import choices
-from benchmarks.results_file import RESULTS, save_result
+from benchmarks.results_file import RESULTS, circumstances, measured, save_result
 from fglfast.federation.arena import Arena, run_experiment
 from fglfast.federation.experiment import find_experiment
+from fglfast.federation.method_names import METHODS
 from fglfast.federation.summary import summarise
 from fglfast.report.arena_page import AXES, draw, write_page
 
@@ -22,6 +23,7 @@ def main(
     ] = "",
     data: Annotated[str, typer.Option(help="Holds the splits private and test.")] = "fashion",
     dense: Annotated[bool, typer.Option("--dense", help="DENSE too, which takes longest.")] = False,
+    only: Annotated[str, typer.Option(help="Methods, with commas: the others stay as they were measured.")] = "",
     work: Annotated[Path, typer.Option(help="Folder of the runs; a second call redoes nothing.")] = Path("runs"),
     engines: Path = Path("engines/build"),
 ) -> None:
@@ -33,11 +35,13 @@ def main(
     changes["chosen"] = choices(preset)
     asked = find_experiment(preset)
     changes["methods"] = (*asked.methods, "dense") if dense else asked.methods
+    if only:
+        changes["methods"] = tuple(only.split(","))
     arena = run_experiment(asked.model_copy(update=changes), work / preset, engines)
     write_page(arena, work / preset / "arena.html")
-    name = preset.replace("fashion", "arena")
-    save_result(name, _shown(arena))
-    if preset == PICTURED:
+    name, shown = preset.replace("fashion", "arena"), _shown(arena)
+    save_result(name, renewed(measured(name)[0], shown, only) if only else shown)
+    if preset == PICTURED and not only:
         draw(arena, *AXES[1]).savefig(RESULTS / f"{name}.png", dpi=110, metadata={"Software": None})
 
 
@@ -61,6 +65,21 @@ def _shown(arena: Arena) -> dict[str, Any]:
         "summaries": [line.model_dump(mode="json") for line in summarise(arena)],
         "rounds": rounds,
         "images_by_client": arena.images,
+    }
+
+
+def renewed(old: dict[str, Any], new: dict[str, Any], only: str) -> dict[str, Any]:
+    """A result with some methods measured again or added; it says under "renewed" in which circumstances."""
+    methods = {line["method"] for line in new["summaries"]}
+
+    def joined(key: str) -> list[dict[str, Any]]:
+        kept = [line for line in old[key] if line["method"] not in methods]
+        return sorted([*kept, *new[key]], key=lambda line: METHODS.index(line["method"]))
+
+    return old | {
+        "summaries": joined("summaries"),
+        "rounds": joined("rounds"),
+        "renewed": [*old.get("renewed", []), {"only": only, **circumstances()}],
     }
 
 

@@ -52,6 +52,7 @@ def peers(result: dict[str, Any]) -> Table:
     rows: list[Sequence[str]] = [
         (
             row["name"],
+            row.get("precision", result["settings"]["dtype"]),
             number(row["images_per_second"]),
             f"{row['images_per_second'] / eager:.2f}x" if eager else "",
             f"{row['share']:.0%}",
@@ -59,7 +60,7 @@ def peers(result: dict[str, Any]) -> Table:
         )
         for row in result["contenders"]
     ]
-    return ("pipeline", "images/s", "diffusers eager = 1", "share of the ceiling", "peak memory"), rows
+    return ("pipeline", "computed in", "images/s", "diffusers eager = 1", "share of the ceiling", "peak memory"), rows
 
 
 def engines(result: dict[str, Any]) -> Table:
@@ -74,9 +75,23 @@ def engines(result: dict[str, Any]) -> Table:
         rows.append((told, number(entry["images_per_second"]), "", ""))
     step = result["training"]
     if step:
-        told = f"training step, {step['arch']} at {step['side']}x{step['side']}"
+        told = f"training step, {step['arch']} at {step['side']}x{step['side']}, {step['precision']}"
         rows.append((told, *_rates(step, "images_per_second")))
+    for ceiling in result["ceilings"]:
+        rows.append((f"ceiling in {ceiling['precision']}: {ceiling['by']}", "", number(ceiling["tflops"]), "100%"))
+        if ceiling["by_the_book"]:
+            told = f"the processor's own figure in {ceiling['precision']}, at the clock that the system names"
+            rows.append((told, "", number(ceiling["by_the_book"]), ""))
     return ("measured", "images/s", "TFLOP/s", "share of the ceiling"), rows
+
+
+def training(result: dict[str, Any]) -> Table:
+    """A training step by loop, and what the parts of one cost."""
+    rows: list[Sequence[str]] = [
+        (name, number(result["images_per_second"][name]) if name in result["images_per_second"] else "", f"{taken:.1f}")
+        for name, taken in result["milliseconds"].items()
+    ]
+    return ("loop or part", "images/s", "milliseconds a step"), rows
 
 
 def sampling(result: dict[str, Any]) -> Table:

@@ -16,7 +16,7 @@ import typer
 from benchmarks.contender import WITHOUT
 from benchmarks.gpu_rows import XFORMERS, Row, Rows, engines_here, two_ranks
 from benchmarks.limit import limited
-from benchmarks.peers import REFERENCE, compare, show
+from benchmarks.peers import OURS, REFERENCE, compare, show
 from benchmarks.results_file import RESULTS, save_result
 from fglfast.base.console import note
 from fglfast.base.errors import FglError, MissingExtraError
@@ -24,11 +24,10 @@ from fglfast.engine.batch_search import search_batches
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.generator.families import random_model
 from fglfast.generator.text import resolve_model
-from fglfast.lab.bench.training import training_rate
+from fglfast.lab.bench.training import training_rate, training_work
 from fglfast.verbs.command import exits
 
 COMPILED = "diffusers torch.compile max-autotune"
-OURS = "fglfast "
 PRECISION = "bfloat16"  # of the peers and of the largest matrix product
 LARGEST = 32  # images drawn together: the peers decode them in one pass, and all contenders share the memory
 SIDE = 224  # of a training image
@@ -102,7 +101,7 @@ def measured(
         made = beside([name])
         if name in made["left_out"]:
             raise FglError(made["left_out"][name], "use another backend or precision")
-        return made["contenders"][0] | {"ceiling_tflops": made["ceiling_tflops"]}  # type: ignore[no-any-return]
+        return made["contenders"][0] | {"ceilings_tflops": made["ceilings_tflops"]}  # type: ignore[no-any-return]
 
     names = [OURS + each for each in (ours.split(",") if ours else engines_here())]
     drawn: list[Row] = []
@@ -116,7 +115,7 @@ def measured(
     if result is None:
         raise FglError(f"nothing was compared: {rows.failed['side by side']}", "see `fglfast doctor`")
     drawn = drawn or [row for row in result["contenders"] if row["name"].startswith(OURS)]
-    ceiling, side = result["ceiling_tflops"], min(SIDE, recipe.image_size)
+    ceiling, side = result["ceilings_tflops"][PRECISION], min(SIDE, recipe.image_size)
     result |= {
         "vae_batch": recipe.vae_batch,
         "engines": drawn,
@@ -129,7 +128,9 @@ def measured(
     yield result
     trained = rows.get(
         f"training {arch}",
-        lambda: training_rate(arch, side, 4 * recipe.unet_batch, 2, ceiling).model_dump(mode="json"),
+        lambda: training_rate(arch, side, training_work(arch, side, 4 * recipe.unet_batch, 2), ceiling).model_dump(
+            mode="json"
+        ),
     )
     yield result | {"training": trained}
     ranks = rows.get("two ranks", lambda: two_ranks(recipe, folder, engines, images))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Timer
@@ -20,9 +20,11 @@ import torch
 import typer
 from numpy.typing import NDArray
 
+from benchmarks.contender import WITHOUT
 from benchmarks.results_file import save_result
 from fglfast.base.console import note
 from fglfast.base.errors import FglError, UsageError
+from fglfast.base.machine import native_bfloat16
 from fglfast.base.timing import Timing, interleaved
 from fglfast.engine.backends import worth_measuring
 from fglfast.engine.recipe import Recipe, find_recipe
@@ -40,10 +42,13 @@ PEERS = (
     "diffusers channels_last",
     "diffusers torch.compile",
     "optimum-intel",
+    "optimum-intel float32",
     "optimum-intel static",
+    "optimum-intel static float32",
     "optimum-onnx",
 )
 REFERENCE = "diffusers eager"
+OURS = "fglfast "
 PAUSE = 0.3  # seconds for the threads of the contender before to go to sleep
 LAST_WORDS = 5.0  # seconds
 PATIENCE = 400.0  # seconds until a contender must have drawn once; tuning a compiler's kernels can take all day
@@ -56,6 +61,7 @@ class Contender:
     Attributes:
         told: what the worker said when it was ready, or `{"error": ...}`.
         peak_memory: bytes, after the last round.
+        ceilings: of the one that measures them, TFLOP/s by precision.
     """
 
     def __init__(self, python: str) -> None:
@@ -70,6 +76,7 @@ class Contender:
             env=environment,
         )
         self.peak_memory = 0
+        self.ceilings: dict[str, float] = {}
         self.told: dict[str, Any] = {}
 
     def load(self, ask: dict[str, Any]) -> None:
@@ -86,7 +93,7 @@ class Contender:
         answer = self._ask({})
         if "error" in answer:
             raise RuntimeError(answer["error"])
-        self.peak_memory = answer["peak_memory_bytes"]
+        self.peak_memory, self.ceilings = answer["peak_memory_bytes"], answer["ceilings"] or {}
 
     def close(self) -> None:
         """End the worker, in the middle of its work if need be."""
@@ -118,7 +125,7 @@ def main(
     batch: int = 64,
     steps: int = 20,
     guidance: float = 2.0,
-    dtype: Annotated[str, typer.Option(help="Of the PyTorch peers and of the ceiling.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="Of the PyTorch peers.")] = "float32",
     rounds: int = 7,
     engines: Path = Path("engines/build"),
     name: Annotated[str, typer.Option(help="Name of the result.")] = "peers",
@@ -127,7 +134,7 @@ def main(
     found = find_recipe(recipe)
     sampling = Sampling(steps=steps, guidance_scale=guidance, scheduler=found.sampling.scheduler)
     found = found.model_copy(update={"sampling": sampling, "unet_batch": batch, "vae_batch": batch})
-    names = {f"fglfast {backend}": sys.executable for backend in (ours.split(",") if ours else worth_measuring())}
+    names = {f"{OURS}{backend}": sys.executable for backend in (ours.split(",") if ours else worth_measuring())}
     names |= {peer: str(python) for peer in peers.split(",")}
     result = compare(found, resolve_model(model), names, dtype, rounds, engines)
     show(result, save_result(name, result))
@@ -142,7 +149,7 @@ def compare(
         recipe: image size, solver, steps, guidance; `unet_batch` images are drawn together, `vae_batch` only ours see.
         folder: the model.
         names: contenders, each with the interpreter that has its packages.
-        dtype: of the PyTorch peers and of the ceiling.
+        dtype: of the PyTorch peers.
         rounds: timed rounds; two more warm up, the first of them alone on the machine.
         engines: folder of our compiled engines.
     """
@@ -170,6 +177,7 @@ def compare(
             "solver": (schedule.scheduler, schedule.config),
             "engines": str(engines),
             "inputs": str(_inputs(folder, shapes.latent, batch, work)),
+            "precisions": precisions(names, dtype),
         }
         workers, left_out = _start({"ceiling": sys.executable, **names}, ask, work, started)
         if "ceiling" in left_out:
@@ -177,25 +185,36 @@ def compare(
         note(f"{rounds} rounds of {', '.join(workers)}")
         timings = interleaved({each: worker.draw for each, worker in workers.items()}, rounds, 0, pause=PAUSE)
         operations = count_operations(folder, shapes, schedule).image
-        ceiling = workers["ceiling"].told["operations"] / timings["ceiling"].seconds / 1e12
-        rows = [
-            _row(each, worker, timings[each], batch, operations, ceiling, work)
-            for each, worker in workers.items()
-            if each != "ceiling"
-        ]
+        ceilings = workers.pop("ceiling").ceilings
+        rows = [_row(each, worker, timings[each], batch, operations, work) for each, worker in workers.items()]
+    for row in rows:  # who is faster than all that was tried is the ceiling
+        ceilings[row["precision"]] = max(ceilings[row["precision"]], row["tflops"])
     return {
         "settings": settings,
-        "ceiling_tflops": round(ceiling, 4),
+        "ceilings_tflops": {precision: round(tflops, 4) for precision, tflops in ceilings.items()},
         "tflop_per_image": round(operations / 1e12, 6),
-        "contenders": sorted(rows, key=lambda row: -row["images_per_second"]),
+        "contenders": [
+            row | {"share": round(row["tflops"] / ceilings[row["precision"]], 4)}
+            for row in sorted(rows, key=lambda row: -row["images_per_second"])
+        ],
         "left_out": left_out,
     }
+
+
+def precisions(names: Iterable[str], dtype: str) -> list[str]:
+    """What the contenders may compute in, so what a ceiling is measured for; OpenVINO may take bfloat16 by itself."""
+    ours = {name.partition(WITHOUT)[0].partition(":")[2] or "float32" for name in names if name.startswith(OURS)}
+    peers = (
+        {"float32", *(["bfloat16"] if native_bfloat16() else [])} if any("optimum" in name for name in names) else set()
+    )
+    return sorted({dtype} | ours | peers)
 
 
 def show(result: dict[str, Any], path: Path) -> None:
     """A line for each contender, fastest first."""
     for row in result["contenders"]:
-        typer.echo(f"{row['images_per_second']:8.2f} images/s  {row['share']:6.1%} of the ceiling  {row['name']}")
+        share = f"{row['share']:6.1%} of the ceiling in {row['precision']}"
+        typer.echo(f"{row['images_per_second']:8.2f} images/s  {share}  {row['name']}")
     typer.echo(f"{path}; left out: {', '.join(result['left_out']) or 'none'}")
 
 
@@ -239,15 +258,12 @@ def _refusal(name: str) -> str:
     return f"not installable beside the other peers: {'; '.join(said[:1] + said[-1:])}" if said else ""
 
 
-def _row(
-    name: str, worker: Contender, timing: Timing, batch: int, operations: int, ceiling: float, work: Path
-) -> dict[str, Any]:
-    tflops = batch * operations / timing.seconds / 1e12
+def _row(name: str, worker: Contender, timing: Timing, batch: int, operations: int, work: Path) -> dict[str, Any]:
     return {
         "name": name,
+        "precision": worker.told["precision"],
         "images_per_second": round(batch / timing.seconds, 3),
-        "tflops": round(tflops, 4),
-        "share": round(tflops / ceiling, 4),
+        "tflops": round(batch * operations / timing.seconds / 1e12, 4),
         "timing": timing.model_dump(),
         "peak_memory_bytes": worker.peak_memory,
         "against_eager": _difference(_pixels(work, name), _pixels(work, REFERENCE)),

@@ -37,9 +37,8 @@ class Section:
 
 
 SHARE = (
-    "The share is of the machine's float32 matrix product as PyTorch computes it, measured in the same run. It is no "
-    "upper limit: OpenVINO's kernels are faster than that product on this processor, and eight-bit engines are held "
-    "against it too."
+    "The share is of the ceiling in the precision that computed: the most multiply-adds a second that anything reached "
+    "in it in the same run, products and convolutions of PyTorch's and OpenVINO's."
 )
 SECTIONS = {
     "accuracy": Section(
@@ -207,8 +206,8 @@ SECTIONS = {
     ),
     "peers": Section(
         "Whole pipelines, ours and others",
-        f"`mini`, 20 guided steps, batch 64: every pipeline draws from the same model folder, in turn in one run, in "
-        f"float32 unless it says int8. {SHARE}",
+        f"`mini`, 20 guided steps, batch 64: every pipeline draws from the same model folder, in turn in one run. "
+        f"optimum-intel computes as it comes in what OpenVINO chooses, or in float32. {SHARE}",
         columns.peers,
         picture="throughput.png",
     ),
@@ -227,6 +226,13 @@ SECTIONS = {
         f"The full architecture with random weights, 512x512, two guided images at once; it takes a quarter of an hour "
         f"and 20 GiB of memory. {SHARE}",
         columns.engines,
+    ),
+    "training": Section(
+        "A training step",
+        "`resnet18-narrow` at 64x64, batch 128, on images in memory, each loop in turn: as `fglfast train` does it "
+        "with DeepSpeed, the same loop without DeepSpeed, and what one would write by hand in PyTorch with kornia's "
+        "augmentation and without any.",
+        columns.training,
     ),
     "gpu": Section(
         "Stable Diffusion 1.5 on a GPU",

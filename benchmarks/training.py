@@ -14,12 +14,13 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.results_file import save_result
 from fglfast.base.timing import Run, interleaved
+from fglfast.lab.bench.training import training_precision
 from fglfast.training.augment import Augmentation, normalise
 from fglfast.training.batches import TrainingData, epoch_rows
 from fglfast.training.fit import PlainEngine, fit, optimizer_of, schedule_of
 from fglfast.training.model import build_model
 from fglfast.training.settings import Job, TrainSettings
-from fglfast.training.worker import native_half, start_engine
+from fglfast.training.worker import start_engine
 from fglfast.training.world import World, alone
 
 CLASSES = tuple("abcdefghij")
@@ -122,8 +123,7 @@ class _Plain:
 
 
 def _half(settings: TrainSettings) -> bool:
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    return settings.precision == "bfloat16" or (settings.precision == "auto" and native_half(device))
+    return settings.precision == "bfloat16" or (settings.precision == "auto" and training_precision() == "bfloat16")
 
 
 if __name__ == "__main__":

@@ -28,14 +28,12 @@ def write_page(record: BenchRecord, command: str, out: Path) -> None:
 
 def _view(record: BenchRecord, command: str) -> dict[str, Any]:
     parts = [(title, unit, ranked) for part, title, unit in PARTS if (ranked := _fastest_first(record.engines, part))]
-    shares = [rate.share for _, _, ranked in parts for _, rate in ranked]
     title, unit, ranked = parts[0]  # end to end, or the UNet where that took too long
     return {
         "record": record,
         "command": command,
         "parts": parts,
         "best": {"title": title, "unit": unit, "engine": ranked[0][0], "rate": ranked[0][1]},
-        "widest": max(1.0, *shares, record.training.share if record.training else 0.0),
         "encode": sorted(record.encode, key=lambda encode: -encode.images_per_second),
         "figure": number,
     }

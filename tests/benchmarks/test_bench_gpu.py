@@ -18,7 +18,7 @@ from benchmarks.peers import REFERENCE, compare
 from fglfast.base.timing import Timing
 from fglfast.engine import attention as attention_kernels
 from fglfast.engine.recipe import Recipe, find_recipe
-from fglfast.lab.bench.records import TrainingRate
+from fglfast.lab.bench.ceiling import Work
 from fglfast.verbs.app import app
 
 SHAPE = "4096x4096x8x40 bfloat16"
@@ -63,21 +63,23 @@ def calls(shallow, tmp_path, monkeypatch):
         done.append(" + ".join(names))
         broken = [name for name in names if "int8" in name]
         rates = {name: 12.0 - 3 * place for place, name in enumerate(names) if name not in broken}
-        told = {"share": 0.5, "peak_memory_bytes": 2**30, "load_seconds": 1.0}
+        told = {"precision": "bfloat16", "share": 0.5, "peak_memory_bytes": 2**30, "load_seconds": 1.0}
         contenders = [row(name, rate, **told) for name, rate in rates.items()]
-        return {"contenders": contenders, "left_out": dict.fromkeys(broken, "no kernel"), "ceiling_tflops": 700.0}
+        return {
+            "contenders": contenders,
+            "left_out": dict.fromkeys(broken, "no kernel"),
+            "ceilings_tflops": {"bfloat16": 700.0},
+        }
 
-    def trained(arch, side, batch, rounds, ceiling):
-        done.append(f"training at {side} in batches of {batch}, {ceiling}")
-        timing = Timing.of([1.0])
-        figures = {"images_per_second": 900.0, "tflops": 10.0, "share": 0.1, "timing": timing}
-        return TrainingRate(arch=arch, side=side, batch=batch, **figures)
+    def trained(arch, side, batch, rounds):
+        done.append(f"training at {side} in batches of {batch}")
+        return Work(batch, 10**12, Timing.of([batch / 900]))
 
     def ranks(recipe, folder, engines, images):
         done.append(f"two ranks, {images}")
         return {"seconds_alone": 4.0, "seconds_by_two": 3.0, "shards": 2, "equal": True}
 
-    for name, stand_in in (("compare", compared), ("training_rate", trained), ("two_ranks", ranks)):
+    for name, stand_in in (("compare", compared), ("training_work", trained), ("two_ranks", ranks)):
         monkeypatch.setattr(gpu, name, stand_in)
 
     def call(**asked):
@@ -99,7 +101,7 @@ def calls(shallow, tmp_path, monkeypatch):
 
 def test_every_row_is_kept_and_only_what_failed_is_tried_again(calls, tmp_path, capsys):
     beside = f"{EAGER} + {REFERENCE} + {COMPILED}"
-    first = [EAGER, "fglfast torch:int8", beside, "training at 64 in batches of 8, 700.0", "two ranks, 3"]
+    first = [EAGER, "fglfast torch:int8", beside, "training at 64 in batches of 8", "two ranks, 3"]
     assert calls() == first
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert result["training"]["images_per_second"] == 900.0 and result["two_ranks"]["equal"]

@@ -1,7 +1,6 @@
 """Eight-bit layers in the torch backends, the packages that a precision needs, and the devices that have it."""
 
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from fglfast.engine.export import UNET, example_inputs
 from fglfast.engine.parity import CAPS
 from fglfast.engine.recipe import find_recipe
 from fglfast.generator.load import load_generator, read_shapes
-from fglfast.lab.bench.measure import ceiling_dtype, contenders
+from fglfast.lab.bench.measure import contenders
 from fglfast.verbs.app import app
 
 
@@ -194,13 +193,3 @@ def test_auto_exports_for_onnx_runtime_only_where_it_may_win(absent, gpu, monkey
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     absent("openvino")
     assert "onnxruntime" in backends.chosen("auto", "float32")
-
-
-@pytest.mark.parametrize(("precision", "on_cpu", "on_gpu"), [("int8", "float32", "bfloat16"), ("float16",) * 3])
-def test_eight_bits_are_held_against_the_floats_beside_them(precision, on_cpu, on_gpu, gpu):
-    build = SimpleNamespace(precision=precision)
-    engine = SimpleNamespace(manifest=SimpleNamespace(key=SimpleNamespace(build=build)))
-    gpu(None)
-    assert ceiling_dtype(engine) == on_cpu
-    gpu((9, 0))
-    assert ceiling_dtype(engine) == on_gpu

@@ -1,7 +1,9 @@
 import json
 import shutil
 
+import numpy as np
 import onnxruntime
+import openvino
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from fglfast.base.errors import BadInputError, FglError, MissingExtraError, Usag
 from fglfast.base.machine import native_bfloat16, native_int8
 from fglfast.engine import backends, choice, making, parity
 from fglfast.engine.backends import eager, ort, ov
+from fglfast.engine.backends.ov_graph import without_sinusoids
 from fglfast.engine.build import build_engine
 from fglfast.engine.export import DECODER, TEXT, UNET, Route, example_inputs, export_one
 from fglfast.engine.manifest import FILE, check_files, read_manifest
@@ -50,10 +53,32 @@ def test_bfloat16_by_openvino_passes_the_gate(random_mini, recipe, engines):
     assert measured.problem() == "" and measured.unet > 1e-4 > measured.text_encoder
 
 
+def test_a_timestep_is_not_rounded(random_mini, recipe, engines):
+    """bfloat16 has no 999: OpenVINO would compute the sinusoids of 1000, or of 868 for 870.3."""
+    exact = build_engine(recipe.model_copy(update={"backend": "openvino"}), random_mini, engines)
+    network = next(engines.glob("exported-*/unet.xml"))
+    core = openvino.Core()
+    whole, cut = core.read_model(network), core.read_model(network)
+    inputs = {name: tensor.numpy() for name, tensor in example_inputs(exact.shapes, 2)[UNET].items()}
+    for model in (whole, cut):
+        model.reshape({name: list(array.shape) for name, array in inputs.items()})
+    sinusoids, cut = without_sinusoids(cut)
+    assert [one.get_any_name() for one in cut.inputs] == ["latents", "sinusoids", "text"]
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}
+    expected, first, then = (core.compile_model(model, "CPU", hint) for model in (whole, sinusoids, cut))
+    for timestep in (999.0, 870.3):
+        inputs["timestep"] = np.full(2, timestep, np.float32)
+        made = first([inputs["timestep"]])[0]
+        for wave in (np.sin(timestep), np.cos(timestep)):  # of the highest frequency, 1
+            assert np.abs(made[0] - wave).min() < 1e-4
+        given = [inputs["latents"], made, inputs["text"]]
+        np.testing.assert_allclose(then(given)[0], expected(list(inputs.values()))[0], atol=1e-5)
+
+
 def test_openvino_is_asked_for_bfloat16_where_images_are_made(monkeypatch):
-    hints = {name: ov._properties(name, "bfloat16", 1)["INFERENCE_PRECISION_HINT"] for name in (TEXT, UNET, DECODER)}
+    hints = {name: ov.properties(name, "bfloat16", 1)["INFERENCE_PRECISION_HINT"] for name in (TEXT, UNET, DECODER)}
     assert hints == {TEXT: "f32", UNET: "bf16", DECODER: "bf16"}
-    assert ov._properties(UNET, "int8", 2)["INFERENCE_PRECISION_HINT"] == "f32"
+    assert ov.properties(UNET, "int8", 2)["INFERENCE_PRECISION_HINT"] == "f32"
 
 
 def test_eight_bits_by_openvino_pass_the_gate(random_mini, recipe, engines):

@@ -20,12 +20,14 @@ from torch import Tensor
 from fglfast.base.machine import native_bfloat16, native_int8
 from fglfast.base.ranks import ranks_here
 from fglfast.engine.backends import Backend
+from fglfast.engine.backends.ov_graph import without_sinusoids
 from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs
 from fglfast.engine.networks import Networks, chunks
 from fglfast.engine.quantize import quantized
 from fglfast.engine.recipe import Build
 from fglfast.generator.load import Shapes
 
+SINUSOIDS = "sinusoids.onnx"  # of the timestep
 MAX_STREAMS = 16
 INT8_ERROR = 0.08  # relative; half of what the gate allows, which looks at other prompts than the calibration
 
@@ -50,19 +52,27 @@ class OpenVinoBackend(Backend):
             if build.precision == "int8" and name not in (TEXT, PROJECTION):
                 model = quantized(model, name, exported, INT8_ERROR)
             model.reshape({key: list(tensor.shape) for key, tensor in example_inputs(shapes, batch)[name].items()})
-            compiled = core.compile_model(model, "CPU", _properties(name, build.precision, ranks=1))
-            (engine / _blob(name)).write_bytes(compiled.export_model().getvalue())
+            parts = {name: model}
+            if name == UNET and build.precision == "bfloat16":
+                parts[SINUSOIDS], parts[UNET] = without_sinusoids(model)
+            for part, graph in parts.items():
+                compiled = core.compile_model(graph, "CPU", properties(part, build.precision, ranks=1))
+                (engine / _blob(part)).write_bytes(compiled.export_model().getvalue())
 
     def load(self, build: Build, shapes: Shapes, model: Path, engine: Path) -> Networks:
         """Open the blobs."""
         import openvino
 
-        core = openvino.Core()
+        core, batches = openvino.Core(), _batches(build)
+        if build.precision == "bfloat16":
+            batches[SINUSOIDS] = batches[UNET]
         runs: dict[str, Callable[..., Tensor]] = {}
-        for name, batch in _batches(build).items():
+        for name, batch in batches.items():
             blob = BytesIO((engine / _blob(name)).read_bytes())
-            properties = _properties(name, build.precision, ranks_here())
-            runs[name] = _runner(core.import_model(blob, "CPU", properties), batch)
+            asked = properties(name, build.precision, ranks_here())
+            runs[name] = runner(core.import_model(blob, "CPU", asked), batch)
+        if build.precision == "bfloat16":
+            runs[UNET] = _after_sinusoids(runs[UNET], runs[SINUSOIDS])
         return Networks(runs[TEXT], runs[PROJECTION], runs[UNET], runs[DECODER])
 
     def route(self, precision: str) -> Route:
@@ -84,7 +94,8 @@ class OpenVinoBackend(Backend):
         return "this processor has no instructions for int8 (VNNI or AMX)" if lacks else ""
 
 
-def _runner(compiled: Any, batch: int) -> Callable[..., Tensor]:
+def runner(compiled: Any, batch: int) -> Callable[..., Tensor]:
+    """A compiled network as a function of any number of rows: chunks of a batch, side by side."""
     requests: list[Any] = []
 
     def run(*inputs: Tensor) -> Tensor:
@@ -103,24 +114,28 @@ def _runner(compiled: Any, batch: int) -> Callable[..., Tensor]:
     return run
 
 
-def _properties(network: str, precision: str, ranks: int) -> dict[str, Any]:
+def _after_sinusoids(unet: Callable[..., Tensor], sinusoids: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda latents_BCHW, timestep_B, text_BLE: unet(latents_BCHW, sinusoids(timestep_B), text_BLE)
+
+
+def properties(network: str, precision: str, ranks: int) -> dict[str, Any]:
     """Properties of a network in one rank of several on this machine; pinned, they would all sit on the first cores."""
-    half = precision == "bfloat16" and network not in (TEXT, PROJECTION)  # those run once a prompt
-    properties = {
-        "NUM_STREAMS": max(1, _streams() // ranks),
+    half = precision == "bfloat16" and network in (UNET, DECODER)  # the others run once a prompt, or must be exact
+    asked = {
+        "NUM_STREAMS": max(1, streams() // ranks),
         "INFERENCE_NUM_THREADS": max(1, _cores() // ranks),
         "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
     }
-    return properties if ranks == 1 else properties | {"ENABLE_CPU_PINNING": False}
+    return asked if ranks == 1 else asked | {"ENABLE_CPU_PINNING": False}
 
 
 def _batches(build: Build) -> dict[str, int]:
-    streams = _streams()
-    unet, decoder = (max(1, batch // streams) for batch in (build.unet_batch, build.vae_batch))
+    unet, decoder = (max(1, batch // streams()) for batch in (build.unet_batch, build.vae_batch))
     return {TEXT: 1, PROJECTION: 1, UNET: unet, DECODER: decoder}
 
 
-def _streams() -> int:
+def streams() -> int:
+    """How many chunks run side by side: one a core."""
     return min(MAX_STREAMS, _cores())
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from fglfast.base.config import Settings, first_problem
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
-from fglfast.base.machine import machine_facts, native_bfloat16, package_versions
+from fglfast.base.machine import machine_facts, package_versions
 from fglfast.base.timing import Run, Timing, interleaved
 from fglfast.engine.backends import NAMES, chosen
 from fglfast.engine.build import Engine, build_engine
@@ -20,27 +20,18 @@ from fglfast.engine.passes import decoder_pass, unet_pass
 from fglfast.engine.recipe import Recipe
 from fglfast.generator.parts import name_of
 from fglfast.lab.bench import work
+from fglfast.lab.bench.ceiling import Probe, Work, highest, probes
 from fglfast.lab.bench.operations import count_operations
-from fglfast.lab.bench.records import (
-    BenchRecord,
-    Ceiling,
-    EncodeRate,
-    EndToEnd,
-    EngineBench,
-    Operations,
-    Rate,
-    TrainingRate,
-)
-from fglfast.lab.bench.training import training_rate, training_seconds
+from fglfast.lab.bench.records import BenchRecord, Ceiling, EncodeRate, EndToEnd, EngineBench, Operations, Rate
+from fglfast.lab.bench.training import training_precision, training_rate, training_seconds, training_work
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.writer import ENCODERS
 from fglfast.training.settings import check_arch
-from fglfast.training.worker import native_half
 
 BATCHES = 2  # of an end-to-end round: one is encoded while the other is drawn
 LARGE_SIDE = 512
-PRODUCTS = 4
 PAUSE = 0.2
+PARTS = (" unet", " decoder", "")  # of what is timed of an engine, after its name
 
 
 class BenchSettings(Settings):
@@ -52,7 +43,6 @@ class BenchSettings(Settings):
         train_batch: images a training step.
         train_side: largest side of a training image, in pixels.
         encode_images: images of one round of encoding.
-        product_side: rows and columns of the matrices whose product is the ceiling; None for the device's default.
         longest_round: seconds; a part whose round would take longer is left out, and the record says so.
     """
 
@@ -61,7 +51,6 @@ class BenchSettings(Settings):
     train_batch: int = Field(128, ge=2)
     train_side: int = Field(224, ge=8)
     encode_images: int = Field(32, ge=1)
-    product_side: int | None = Field(None, ge=1)
     longest_round: float = Field(300.0, gt=0)
 
 
@@ -112,11 +101,16 @@ def bench(recipes: Sequence[Recipe], model: Path, engines: Path, settings: Bench
     schedule = Schedule.of_model(model, sampling)
     opened = _open(recipes, model, engines)
     operations = count_operations(model, next(iter(opened.values())).shapes, schedule)
-    ceilings, passes = _passes(opened, operations, settings)
+    tried, works = _passes(opened, operations, settings)
     left_out: list[str] = []
-    full = _end_to_end(opened, sampling, operations, passes, ceilings, settings, left_out)
+    full, shares = _end_to_end(opened, sampling, operations, works, settings, left_out)
     side = recipes[0].image_size
-    training = _training(min(side, settings.train_side), ceilings[_training_dtype()], settings, left_out)
+    trained = _training(min(side, settings.train_side), tried, settings, left_out)
+    ceilings = _ceilings(opened, tried, works | full, trained)
+
+    def rate(done: Work, name: str) -> Rate:
+        return _rate(done, ceilings[precision_of(opened[name])])
+
     return BenchRecord(
         model=name_of(model),
         image_size=side,
@@ -130,34 +124,28 @@ def bench(recipes: Sequence[Recipe], model: Path, engines: Path, settings: Bench
             EngineBench(
                 name=name,
                 key=engine.key,
-                ceiling=ceiling_dtype(engine),
-                unet=passes[f"{name} unet"],
-                decoder=passes[f"{name} decoder"],
-                end_to_end=full.get(name),
+                ceiling=precision_of(engine),
+                unet=rate(works[f"{name} unet"], name),
+                decoder=rate(works[f"{name} decoder"], name),
+                end_to_end=EndToEnd(**rate(full[name], name).model_dump(), network_share=shares[name])
+                if name in full
+                else None,
             )
             for name, engine in opened.items()
         ),
         encode=_encode(side, settings),
-        training=training,
+        training=trained
+        and training_rate(
+            settings.arch, min(side, settings.train_side), trained, ceilings[training_precision()].tflops
+        ),
         peak_memory_bytes=peak_memory(),
         left_out=tuple(left_out),
     )
 
 
-def ceiling_dtype(engine: Engine) -> str:
-    """The dtype whose matrix product an engine is held against: its own, or for eight bits what stays of floats."""
-    precision = engine.manifest.key.build.precision
-    if precision in ("int8", "float8"):
-        return "bfloat16" if torch.cuda.is_available() else "float32"
-    return precision
-
-
-def measure_ceiling(dtype: str, side: int | None) -> tuple[Run, int]:
-    """The matrix product that is a dtype's ceiling, and its operations."""
-    if side is None:
-        slow = dtype != "float32" and not native_bfloat16()
-        side = 8192 if torch.cuda.is_available() else 512 if slow else 2048
-    return work.matrix_product(getattr(torch, dtype), side, PRODUCTS), 2 * side**3 * PRODUCTS
+def precision_of(engine: Engine) -> str:
+    """The precision that an engine computes most of a UNet in."""
+    return engine.manifest.key.build.precision
 
 
 def peak_memory() -> int:
@@ -177,67 +165,76 @@ def _open(recipes: Sequence[Recipe], model: Path, engines: Path) -> dict[str, En
     return opened
 
 
+Tried = dict[str, dict[str, tuple[Probe, Timing]]]  # by precision and probe
+
+
 def _passes(
     opened: dict[str, Engine], operations: Operations, settings: BenchSettings
-) -> tuple[dict[str, Ceiling], dict[str, Rate]]:
-    """Ceilings, UNet and decoder of all engines, in turn."""
-    dtypes = sorted({ceiling_dtype(engine) for engine in opened.values()} | {_training_dtype()})
-    products = {dtype: measure_ceiling(dtype, settings.product_side) for dtype in dtypes}
-    runs: dict[str, Run] = {f"ceiling {dtype}": run for dtype, (run, _) in products.items()}
+) -> tuple[Tried, dict[str, Work]]:
+    """What finds the ceilings, UNet and decoder of all engines, in turn."""
+    precisions = sorted({precision_of(engine) for engine in opened.values()} | {training_precision()})
+    sought = {precision: probes(precision) for precision in precisions}
+    runs: dict[str, Run] = {
+        f"{name}, {precision}": probe.run for precision, found in sought.items() for name, probe in found.items()
+    }
+    parts: dict[str, tuple[int, int]] = {}
     for name, engine in opened.items():
         build = engine.manifest.key.build
         runs |= {
             f"{name} unet": unet_pass(engine.networks, engine.shapes, build.unet_batch),
             f"{name} decoder": decoder_pass(engine.networks, engine.shapes, build.vae_batch),
         }
+        parts |= {
+            f"{name} unet": (build.unet_batch, operations.unet),
+            f"{name} decoder": (build.vae_batch, operations.decoder),
+        }
     note(f"passes: {settings.rounds} rounds of {', '.join(opened)}")
     timings = interleaved(runs, settings.rounds, pause=PAUSE)
-    ceilings = {
-        dtype: Ceiling(
-            dtype=dtype,
-            threads=torch.get_num_threads(),
-            side=round((products[dtype][1] / (2 * PRODUCTS)) ** (1 / 3)),
-            tflops=products[dtype][1] / timings[f"ceiling {dtype}"].seconds / 1e12,
-            timing=timings[f"ceiling {dtype}"],
-        )
-        for dtype in dtypes
+    tried = {
+        precision: {name: (probe, timings[f"{name}, {precision}"]) for name, probe in found.items()}
+        for precision, found in sought.items()
     }
-    rates = {}
-    for name, engine in opened.items():
-        build, ceiling = engine.manifest.key.build, ceilings[ceiling_dtype(engine)]
-        for part, rows, each in (
-            ("unet", build.unet_batch, operations.unet),
-            ("decoder", build.vae_batch, operations.decoder),
-        ):
-            rates[f"{name} {part}"] = _rate(rows, each, timings[f"{name} {part}"], ceiling)
-    return ceilings, rates
+    return tried, {name: Work(*part, timings[name]) for name, part in parts.items()}
+
+
+def _ceilings(
+    opened: dict[str, Engine], tried: Tried, works: dict[str, Work], trained: Work | None
+) -> dict[str, Ceiling]:
+    """The ceiling of each precision: of the probes, and of all that was done in it."""
+    ceilings = {}
+    for precision, found in tried.items():
+        mine = [name for name, engine in opened.items() if precision_of(engine) == precision]
+        held = {f"{name}{part}": works[f"{name}{part}"] for name in mine for part in PARTS if f"{name}{part}" in works}
+        if trained and precision == training_precision():
+            held["training"] = trained
+        ceilings[precision] = highest(precision, found, held)
+    return ceilings
 
 
 def _end_to_end(
     opened: dict[str, Engine],
     sampling: Sampling,
     operations: Operations,
-    passes: dict[str, Rate],
-    ceilings: dict[str, Ceiling],
+    works: dict[str, Work],
     settings: BenchSettings,
     left_out: list[str],
-) -> dict[str, EndToEnd]:
+) -> tuple[dict[str, Work], dict[str, float]]:
+    """Whole synthesis by each engine, and which share of its time is spent in the networks."""
     runs = {}
     for name, engine in opened.items():
         images = BATCHES * engine.manifest.key.build.unet_batch
-        seconds = images * operations.image / (1e12 * passes[f"{name} unet"].tflops)
+        seconds = images * operations.image / (1e12 * works[f"{name} unet"].tflops)
         if seconds > settings.longest_round:
             left_out.append(f"{name} end to end: a round of {images} images would take about {_time(seconds)}")
         else:
             runs[name] = work.Synthesis(engine, sampling, images)
     note(f"end to end: {settings.rounds} rounds of {', '.join(runs) or 'nothing'}")
-    found = {}
-    for name, timing in interleaved(runs, settings.rounds, pause=PAUSE).items():
-        shares = [result.network_share for result in runs[name].results[-settings.rounds :]]
-        images, ceiling = BATCHES * opened[name].manifest.key.build.unet_batch, ceilings[ceiling_dtype(opened[name])]
-        rate = _rate(images, operations.image, timing, ceiling)
-        found[name] = EndToEnd(**rate.model_dump(), network_share=statistics.median(shares))
-    return found
+    timings = interleaved(runs, settings.rounds, pause=PAUSE)
+    shares = {
+        name: statistics.median(result.network_share for result in run.results[-settings.rounds :])
+        for name, run in runs.items()
+    }
+    return {name: Work(run.images, operations.image, timings[name]) for name, run in runs.items()}, shares
 
 
 def _encode(side: int, settings: BenchSettings) -> tuple[EncodeRate, ...]:
@@ -261,24 +258,24 @@ def _encode(side: int, settings: BenchSettings) -> tuple[EncodeRate, ...]:
     )
 
 
-def _training(side: int, ceiling: Ceiling, settings: BenchSettings, left_out: list[str]) -> TrainingRate | None:
-    seconds = training_seconds(settings.arch, side, settings.train_batch, ceiling.tflops)
+def _training(side: int, tried: Tried, settings: BenchSettings, left_out: list[str]) -> Work | None:
+    precision = training_precision()
+    fastest = highest(precision, tried[precision], {}).tflops
+    seconds = training_seconds(settings.arch, side, settings.train_batch, fastest)
     if seconds > settings.longest_round:
         left_out.append(f"training step: a round would take more than {_time(seconds)}")
         return None
     note(f"training step: {settings.rounds} rounds of {settings.arch} at {side}x{side}")
-    return training_rate(settings.arch, side, settings.train_batch, settings.rounds, ceiling.tflops)
+    return training_work(settings.arch, side, settings.train_batch, settings.rounds)
 
 
-def _training_dtype() -> str:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return "bfloat16" if native_half(device) else "float32"
-
-
-def _rate(rows: int, operations: int, timing: Timing, ceiling: Ceiling) -> Rate:
-    tflops = rows * operations / timing.seconds / 1e12
+def _rate(done: Work, ceiling: Ceiling) -> Rate:
     return Rate(
-        rows=rows, per_second=rows / timing.seconds, tflops=tflops, share=tflops / ceiling.tflops, timing=timing
+        rows=done.rows,
+        per_second=done.rows / done.timing.seconds,
+        tflops=done.tflops,
+        share=done.tflops / ceiling.tflops,
+        timing=done.timing,
     )
 
 

@@ -1,6 +1,6 @@
 """What a measurement found, frozen and ready for JSON.
 
-Throughout, `share` is the rate of the counted operations over the measured rate of a large matrix product.
+Throughout, `share` is the rate of the counted operations over that of the ceiling in the precision that computed them.
 """
 
 from fglfast.base.config import Settings
@@ -9,20 +9,22 @@ from fglfast.sampler.schedule import Sampling
 
 
 class Ceiling(Settings):
-    """The rate of a large square matrix product, the most a network can be expected to reach.
+    """The most multiply-adds a second in a precision that anything here reached, the engines themselves included.
 
     Attributes:
-        dtype: of the product; an eight-bit engine is held against what stays of floats in it.
-        threads: threads of the product on a CPU.
-        side: rows and columns of the matrices.
-        tflops: TFLOP/s.
-        timing: of one product.
+        precision: of the factors.
+        threads: threads of PyTorch on a CPU.
+        by: what reached it.
+        tflops: TFLOP/s, of eight-bit integers TOP/s.
+        by_the_book: what the processor's own description comes to; None where it says too little, or on a GPU.
+        timing: of one round of it.
     """
 
-    dtype: str
+    precision: str
     threads: int
-    side: int
+    by: str
     tflops: Figure
+    by_the_book: Figure | None
     timing: Timing
 
 
@@ -70,7 +72,7 @@ class EngineBench(Settings):
     Attributes:
         name: backend, and the precision if it is not float32.
         key: the engine's key.
-        ceiling: dtype of the ceiling that shares refer to.
+        ceiling: precision of the ceiling that shares refer to.
         unet: one UNet pass.
         decoder: one pass of the VAE decoder.
         end_to_end: `synthesize` into an empty folder; None if it was left out.
@@ -111,15 +113,17 @@ class TrainingRate(Settings):
         arch: of the global model.
         side: of an image, in pixels.
         batch: images a step.
+        precision: of products and convolutions.
         images_per_second: images trained on.
         tflops: TFLOP/s of forward and backward.
-        share: of the float32 ceiling, on a GPU of the bfloat16 one.
+        share: of the ceiling in the precision that it trains in.
         timing: of one step.
     """
 
     arch: str
     side: int
     batch: int
+    precision: str
     images_per_second: Figure
     tflops: Figure
     share: Figure
@@ -136,7 +140,7 @@ class BenchRecord(Settings):
         sampling: how an image is sampled.
         machine: in words.
         versions: of the packages that decide a figure.
-        ceilings: one for each dtype that is held against it.
+        ceilings: one for each precision that is held against it.
         operations: of the float32 model.
         engines: the engines, measured in turn.
         encode: encoding and writing.
@@ -159,6 +163,6 @@ class BenchRecord(Settings):
     peak_memory_bytes: int
     left_out: tuple[str, ...]
 
-    def ceiling(self, dtype: str) -> Ceiling:
-        """The ceiling of a dtype."""
-        return next(ceiling for ceiling in self.ceilings if ceiling.dtype == dtype)
+    def ceiling(self, precision: str) -> Ceiling:
+        """The ceiling of a precision."""
+        return next(ceiling for ceiling in self.ceilings if ceiling.precision == precision)

@@ -40,10 +40,10 @@ def table(record: BenchRecord) -> RenderableType:
 
 
 def _lines(record: BenchRecord) -> list[str]:
-    lines = [
-        f"ceiling: {number(each.tflops)} TFLOP/s, {each.dtype} product of {each.side} x {each.side} matrices"
-        for each in record.ceilings
-    ]
+    lines = [f"ceiling in {each.precision}: {number(each.tflops)} TFLOP/s, {each.by}" for each in record.ceilings]
+    book = [f"{each.precision} {number(each.by_the_book)}" for each in record.ceilings if each.by_the_book]
+    if book:
+        lines.append(f"the processor's own figures, at the clock that the system names: {', '.join(book)} TFLOP/s")
     sampling, image = record.sampling, record.operations.image / 1e12
     lines.append(f"an image: {image:.3g} TFLOP in {sampling.steps} steps at guidance {sampling.guidance_scale:g}")
     for engine in record.engines:

@@ -3,7 +3,10 @@
 import tempfile
 from pathlib import Path
 
+import torch
+
 from fglfast.base.timing import Timing
+from fglfast.lab.bench.ceiling import Work
 from fglfast.lab.bench.operations import count_training
 from fglfast.lab.bench.records import TrainingRate
 from fglfast.lab.bench.work import CLASSES, photograph_like, quiet
@@ -11,12 +14,13 @@ from fglfast.shards.description import Description, write_description
 from fglfast.shards.tar import Sample, encode_image, shard_name, write_shard
 from fglfast.training.launch import train
 from fglfast.training.settings import TrainSettings
+from fglfast.training.worker import native_half
 
 STEPS = 4  # of one epoch, which is one round
 NEVER = 1e9
 
 
-def training_rate(arch: str, side: int, batch: int, rounds: int, ceiling_tflops: float) -> TrainingRate:
+def training_work(arch: str, side: int, batch: int, rounds: int) -> Work:
     """Train for a few short epochs as `train` does; the first epoch warms up.
 
     Args:
@@ -24,7 +28,6 @@ def training_rate(arch: str, side: int, batch: int, rounds: int, ceiling_tflops:
         side: of an image, in pixels.
         batch: images a step.
         rounds: epochs that count.
-        ceiling_tflops: what the share refers to, TFLOP/s.
     """
     settings = TrainSettings(
         arch=arch, epochs=rounds + 1, batch_size=batch, validation_share=0.0, checkpoint_seconds=NEVER
@@ -34,21 +37,31 @@ def training_rate(arch: str, side: int, batch: int, rounds: int, ceiling_tflops:
         write_images(images, STEPS * batch, side)
         history = train(images, Path(folder) / "model", settings, 1).history
     timing = Timing.of([epoch["seconds"] / STEPS for epoch in history[1:]])
-    rate = batch / timing.seconds
-    tflops = rate * count_training(arch, side, len(CLASSES)) / 1e12
+    return Work(batch, count_training(arch, side, len(CLASSES)), timing)
+
+
+def training_rate(arch: str, side: int, step: Work, ceiling_tflops: float) -> TrainingRate:
+    """What a step comes to, held against a ceiling in TFLOP/s."""
     return TrainingRate(
         arch=arch,
         side=side,
-        batch=batch,
-        images_per_second=rate,
-        tflops=tflops,
-        share=tflops / ceiling_tflops,
-        timing=timing,
+        batch=step.rows,
+        precision=training_precision(),
+        images_per_second=step.rows / step.timing.seconds,
+        tflops=step.tflops,
+        share=step.tflops / ceiling_tflops,
+        timing=step.timing,
     )
 
 
+def training_precision() -> str:
+    """What `train` multiplies in here, unless told otherwise."""
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    return "bfloat16" if native_half(device) else "float32"
+
+
 def training_seconds(arch: str, side: int, batch: int, ceiling_tflops: float) -> float:
-    """Seconds of one round of `training_rate` if it ran at the ceiling: it takes at least that long."""
+    """Seconds of one round of `training_work` if it ran at the ceiling: it takes at least that long."""
     return STEPS * batch * count_training(arch, side, len(CLASSES)) / (1e12 * ceiling_tflops)
 
 

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from fglfast.base.console import stderr
-from fglfast.base.timing import Run
 from fglfast.engine.build import Engine
 from fglfast.generator.text import load_prompts, text_fingerprint
 from fglfast.generator.tokens import load_tokenizer
@@ -30,19 +29,6 @@ ENCODED_BATCH = 8
 FALL, COLOUR = 1.5, 0.1
 
 
-def matrix_product(dtype: torch.dtype, side: int, repeats: int) -> Run:
-    """Some products of two square matrices, on the GPU if there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    left, right = (torch.randn(side, side, dtype=dtype, device=device) for _ in range(2))
-    out = torch.empty_like(left)
-
-    def run() -> None:
-        for _ in range(repeats):
-            torch.mm(left, right, out=out)
-
-    return run
-
-
 class Synthesis:
     """`synthesize` into an empty temporary folder: text rows to written shards.
 
@@ -52,11 +38,12 @@ class Synthesis:
         images: images of a round, a multiple of the number of classes.
 
     Attributes:
+        images: of a round.
         results: what each round answered.
     """
 
     def __init__(self, engine: Engine, sampling: Sampling, images: int) -> None:
-        self.engine, self.merged = engine, payload_rows(engine)
+        self.engine, self.images, self.merged = engine, images, payload_rows(engine)
         self.settings = SynthesisSettings(images_per_class=images // len(CLASSES), shard_size=images, sampling=sampling)
         self.results: list[SynthesisResult] = []
 
