@@ -92,6 +92,7 @@ def _figures(record: RunRecord) -> dict[str, Any]:
         "images_per_second": record.images_per_second,
         "network_share": record.network_share,
         "backend": record.engine.backend,
+        "precision": record.engine.precision,
         "largest_upload_bytes": upload,
         "model_bytes": record.model_bytes,
         "model_over_upload": round(record.model_bytes / upload, 1),

@@ -46,54 +46,6 @@ def _judged(found: dict[str, Any], bold: bool = False) -> tuple[str, str]:
     return f"{mark}{found['accuracy']:.1%}{mark}", f"{min(seeds):.1%} to {max(seeds):.1%}"
 
 
-def peers(result: dict[str, Any]) -> Table:
-    """Ours and the peers, fastest first."""
-    eager = next((r["images_per_second"] for r in result["contenders"] if r["name"] == "diffusers eager"), None)
-    rows: list[Sequence[str]] = [
-        (
-            row["name"],
-            row.get("precision", result["settings"]["dtype"]),
-            number(row["images_per_second"]),
-            f"{row['images_per_second'] / eager:.2f}x" if eager else "",
-            f"{row['share']:.0%}",
-            f"{row['peak_memory_bytes'] / 2**30:.2f} GiB",
-        )
-        for row in result["contenders"]
-    ]
-    return ("pipeline", "computed in", "images/s", "diffusers eager = 1", "share of the ceiling", "peak memory"), rows
-
-
-def engines(result: dict[str, Any]) -> Table:
-    """The parts of a generator by backend, then encoding and training."""
-    rows: list[Sequence[str]] = []
-    for part, told in (("unet", "UNet pass"), ("decoder", "VAE decoder"), ("end_to_end", "end to end")):
-        for engine in result["engines"]:
-            if engine[part]:
-                rows.append((f"{told}, {engine['name']}", *_rates(engine[part], "per_second")))
-    for entry in result["encode"]:
-        told = f"{entry['image_format']} {entry['side']}x{entry['side']}, {entry['threads']} threads"
-        rows.append((told, number(entry["images_per_second"]), "", ""))
-    step = result["training"]
-    if step:
-        told = f"training step, {step['arch']} at {step['side']}x{step['side']}, {step['precision']}"
-        rows.append((told, *_rates(step, "images_per_second")))
-    for ceiling in result["ceilings"]:
-        rows.append((f"ceiling in {ceiling['precision']}: {ceiling['by']}", "", number(ceiling["tflops"]), "100%"))
-        if ceiling["by_the_book"]:
-            told = f"the processor's own figure in {ceiling['precision']}, at the clock that the system names"
-            rows.append((told, "", number(ceiling["by_the_book"]), ""))
-    return ("measured", "images/s", "TFLOP/s", "share of the ceiling"), rows
-
-
-def training(result: dict[str, Any]) -> Table:
-    """A training step by loop, and what the parts of one cost."""
-    rows: list[Sequence[str]] = [
-        (name, number(result["images_per_second"][name]) if name in result["images_per_second"] else "", f"{taken:.1f}")
-        for name, taken in result["milliseconds"].items()
-    ]
-    return ("loop or part", "images/s", "milliseconds a step"), rows
-
-
 def sampling(result: dict[str, Any]) -> Table:
     """Accuracy and rate by steps and guidance."""
     rows: list[Sequence[str]] = [
@@ -167,26 +119,6 @@ def forms(result: dict[str, Any]) -> Table:
         for row in result["rows"]
     ]
     return ("form", "uploaded by all clients", "accuracy"), rows
-
-
-def scale(result: dict[str, Any]) -> Table:
-    """What bookkeeping costs when payloads, classes and images are many."""
-    row = (
-        *(f"{result[key]:,}" for key in ("clients", "classes", "images", "rows")),
-        f"{result['load_and_merge_seconds']:.1f} s",
-        f"{1000 * result['plan_seconds']:.0f} ms",
-        f"{1000 * result['resume_seconds']:.0f} ms",
-        f"{result['bookkeeping_microseconds_per_image']:.1f} µs",
-    )
-    head = ("clients", "classes", "images", "payload rows", "read and merge", "plan", "resume", "an image")
-    return head, [row]
-
-
-def shard_sizes(result: dict[str, Any]) -> Table:
-    """Images a second by shard size: medians of rounds in turn."""
-    rates = result["images_per_second"]
-    rows = [(size, f"{rate:.1f}", f"{rate / rates['512']:.0%}") for size, rate in rates.items()]
-    return ("images a shard", "images/s", "of 512's"), rows
 
 
 def living(result: dict[str, Any]) -> Table:
@@ -295,10 +227,6 @@ FUZZED = {
     "manifest": "engine manifests",
     "recipe": "recipes",
 }
-
-
-def _rates(entry: dict[str, Any], rate: str) -> tuple[str, str, str]:
-    return number(entry[rate]), number(entry["tflops"]), f"{entry['share']:.0%}"
 
 
 def _interval(found: dict[str, float] | None) -> str:

@@ -41,7 +41,7 @@ def main(
 
     Without --backends: every backend that auto tries, and int8.
     """
-    recipe, model = _generator(case, engines)
+    recipe, model = generator(case, engines)
     recipes = contenders(recipe, [backends or ",".join(worth_measuring())], batch or BATCH[case])
     record = bench(recipes, model, engines, BenchSettings(rounds=rounds, longest_round=LONGEST_ROUND[case]))
     stdout.print(table(record), markup=False)
@@ -49,7 +49,8 @@ def main(
     save_result(f"engines-{case.value}", measured)
 
 
-def _generator(case: Case, engines: Path) -> tuple[Recipe, Path]:
+def generator(case: Case, engines: Path) -> tuple[Recipe, Path]:
+    """Whose networks are measured, and its recipe."""
     if case is Case.SD15:
         return find_recipe("sd15"), random_model("sd15", engines / "random-sd15")
     guided = Sampling(steps=20, guidance_scale=2.0)

@@ -11,6 +11,7 @@ from benchmarks import (
     columns,
     few_step_columns,
     label_columns,
+    speed_columns,
     stopping_columns,
     unlabelled_columns,
 )
@@ -208,47 +209,59 @@ SECTIONS = {
         "Whole pipelines, ours and others",
         f"`mini`, 20 guided steps, batch 64: every pipeline draws from the same model folder, in turn in one run. "
         f"optimum-intel computes as it comes in what OpenVINO chooses, or in float32. {SHARE}",
-        columns.peers,
+        speed_columns.peers,
         picture="throughput.png",
     ),
     "engines-mini": Section(
         "Engines of `mini`",
         f"UNet, VAE decoder, whole synthesis, image encoding and a training step, by backend. {SHARE}",
-        columns.engines,
+        speed_columns.engines,
     ),
     "engines-unet-35m": Section(
         "Engines of a larger UNet",
         f"The same for a UNet of 35 million weights at 16x16 latents, batch 16. {SHARE}",
-        columns.engines,
+        speed_columns.engines,
     ),
     "engines-sd15": Section(
         "Stable Diffusion 1.5 on a CPU",
         f"The full architecture with random weights, 512x512, two guided images at once; it takes a quarter of an hour "
         f"and 20 GiB of memory. {SHARE}",
-        columns.engines,
+        speed_columns.engines,
+    ),
+    "layers-unet-35m": Section(
+        "Where a pass of the larger UNet goes",
+        "OpenVINO's own counters on one core: kinds of layers that take a hundredth of the time or more.",
+        speed_columns.layers,
+    ),
+    "server-seconds": Section(
+        "A server's seconds",
+        "`fglfast demo` from nothing: engines exported and compiled, 300 images a class drawn by `mini-few`, 20 epochs "
+        "of `resnet18-narrow` at 64x64, judged on 5,000 real test images; then `embed`, `inspect` and `evaluate` of "
+        "100 images. Versions in turn; what was before runs once.",
+        speed_columns.server_seconds,
     ),
     "training": Section(
         "A training step",
         "`resnet18-narrow` at 64x64, batch 128, on images in memory, each loop in turn: as `fglfast train` does it "
         "with DeepSpeed, the same loop without DeepSpeed, and what one would write by hand in PyTorch with kornia's "
         "augmentation and without any.",
-        columns.training,
+        speed_columns.training,
     ),
     "gpu": Section(
         "Stable Diffusion 1.5 on a GPU",
         "512x512, bfloat16, 25 guided steps, random weights, beside diffusers; the share is of the GPU's own matrix "
         "product in that precision.",
-        columns.peers,
+        speed_columns.peers,
     ),
     "scale": Section(
         "Planning at scale",
         "Payloads of many clients merged into one plan, without drawing an image.",
-        columns.scale,
+        speed_columns.scale,
     ),
     "shard-sizes": Section(
         "Small shards",
         "The same 1,000 images drawn by `mini-few` into shards of each size: passes are filled across shards.",
-        columns.shard_sizes,
+        speed_columns.shard_sizes,
     ),
     "attacks": Section(
         "Hostile clients",

@@ -37,7 +37,7 @@ class Recipe(Settings):
         embedded_guidance: of a latent consistency model, whose UNet is told the guidance scale: 1 is none.
         family: the architecture that `--random-weights` draws.
         backend: who runs it; "auto" measures those installed, but those that are known to be behind.
-        precision: of weights and arithmetic; "auto" is a GPU's own 16 bits where the backend has them, else float32.
+        precision: of weights and arithmetic; "auto" is the device's own 16 bits if the backend has them, else float32.
         image_size: side in pixels.
         unet_batch: rows of one UNet pass.
         vae_batch: latents of one decoder pass.

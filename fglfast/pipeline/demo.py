@@ -73,6 +73,7 @@ def _record(
     stages: Stages,
 ) -> RunRecord:
     parity, made, trained = shot.engine.manifest.parity, shot.made, shot.trained
+    build = shot.engine.manifest.key.build
     return RunRecord(
         command="fglfast demo",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -87,7 +88,8 @@ def _record(
         clients=tuple(clients),
         engine=EngineRecord(
             key=shot.engine.key,
-            backend=shot.engine.manifest.key.build.backend,
+            backend=build.backend,
+            precision=build.precision,
             cached=shot.engine.cached,
             relative_error=max(parity.text_encoder, parity.unet, parity.vae_decoder),
             psnr=parity.psnr,

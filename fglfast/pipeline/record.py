@@ -33,6 +33,7 @@ class EngineRecord(Settings):
 
     key: str
     backend: str
+    precision: str = "float32"  # of a record of before
     cached: bool
     relative_error: float
     psnr: float

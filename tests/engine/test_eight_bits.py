@@ -126,23 +126,59 @@ def test_float8_needs_a_gpu_that_has_it(backend, capability, reason, gpu):
         backends.chosen(backend, "float8")
 
 
+@pytest.fixture
+def processor(monkeypatch):
+    """One that does, or does not, multiply in bfloat16."""
+
+    def of(native):
+        monkeypatch.setattr(backends, "native_bfloat16", lambda: native)
+        monkeypatch.setattr(ov, "native_bfloat16", lambda: native)
+
+    return of
+
+
 @pytest.mark.parametrize(
-    ("capability", "expected"),
-    [(None, "float32"), ((6, 1), "float32"), ((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")],
+    ("capability", "native", "expected"),
+    [
+        (None, False, "float32"),
+        (None, True, "bfloat16"),
+        ((6, 1), True, "float32"),
+        ((7, 5), True, "float16"),
+        ((8, 0), False, "bfloat16"),
+        ((9, 0), False, "bfloat16"),
+    ],
 )
-def test_auto_is_what_the_device_multiplies_itself(capability, expected, gpu, recipe):
+def test_auto_is_what_the_device_multiplies_itself(capability, native, expected, gpu, processor):
     gpu(capability)
+    processor(native)
     assert backends.resolved("torch", "auto") == expected
-    assert backends.resolved("openvino", "auto") == "float32" and backends.resolved("torch", "float16") == "float16"
+    assert backends.resolved("openvino", "auto") == ("bfloat16" if native else "float32")
+    assert backends.resolved("onnxruntime", "auto") == "float32" or capability
+    assert backends.resolved("torch", "float16") == "float16"
     assert "torch" in backends.chosen("auto", "auto") and backends.chosen("torch", "auto") == ["torch"]
 
 
-@pytest.mark.parametrize("name", ["sd15", "sd21-base", "sdxl"])
-def test_large_models_compute_in_16_bits_where_a_gpu_does(name, gpu):
-    gpu((8, 0))
-    assert backends.resolved("torch", find_recipe(name).precision) == "bfloat16"
+@pytest.mark.parametrize("name", ["mini", "mini-few", "sd15", "sd21-base", "sdxl"])
+def test_recipes_compute_in_16_bits_where_the_device_does(name, gpu, processor):
+    for capability, native, expected in (
+        ((8, 0), False, "bfloat16"),
+        (None, True, "bfloat16"),
+        (None, False, "float32"),
+    ):
+        gpu(capability)
+        processor(native)
+        assert backends.resolved("torch", find_recipe(name).precision) == expected
+
+
+def test_a_benchmark_measures_bfloat16_where_the_processor_has_it(gpu, processor):
     gpu(None)
-    assert backends.resolved("torch", find_recipe(name).precision) == "float32"
+    for native in (True, False):
+        processor(native)
+        assert ("openvino:bfloat16" in backends.worth_measuring()) is native
+        assert (
+            "openvino:float32" in backends.worth_measuring()
+            and "onnxruntime:bfloat16" not in backends.worth_measuring()
+        )
 
 
 def test_openvinos_int8_needs_a_processor_that_has_it(eight_bits, gpu):
@@ -189,7 +225,7 @@ def test_auto_exports_for_onnx_runtime_only_where_it_may_win(absent, gpu, monkey
         monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
         gpu(None)
         assert ("onnxruntime" in backends.chosen("auto", "float32")) is tried
-        assert "onnxruntime" in backends.worth_measuring(), "a benchmark shows how far behind it is"
+        assert "onnxruntime:float32" in backends.worth_measuring(), "a benchmark shows how far behind it is"
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     absent("openvino")
     assert "onnxruntime" in backends.chosen("auto", "float32")

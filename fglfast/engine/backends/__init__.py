@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 
 from fglfast.base.errors import FglError, MissingExtraError, UsageError
+from fglfast.base.machine import native_bfloat16
 from fglfast.engine.export import Route
 from fglfast.engine.networks import Networks
 from fglfast.engine.recipe import Build
@@ -139,15 +140,17 @@ def pairs(name: str, precision: str) -> list[tuple[str, str]]:
 def resolved(name: str, precision: str) -> str:
     """What "auto" is to a backend here; any other precision is itself.
 
-    A GPU multiplies bfloat16 from compute capability 8.0 on, float16 from 7.0; others emulate them.
+    A GPU multiplies bfloat16 from compute capability 8.0 on, float16 from 7.0; a CPU with AVX-512 BF16 or AMX bfloat16.
+    Others emulate them.
     """
     if precision != "auto":
         return precision
     backend = find_backend(name)
-    if not torch.cuda.is_available() or not backend.uses_gpu():
-        return "float32"
-    major = torch.cuda.get_device_capability()[0]
-    native = [half for half, least in (("bfloat16", 8), ("float16", 7)) if major >= least]
+    if torch.cuda.is_available() and backend.uses_gpu():
+        major = torch.cuda.get_device_capability()[0]
+        native = [half for half, least in (("bfloat16", 8), ("float16", 7)) if major >= least]
+    else:
+        native = ["bfloat16"] if native_bfloat16() else []
     able = (half for half in native if half in backend.precisions and not backend.refusal(half))
     return next(able, "float32")
 
@@ -196,14 +199,19 @@ def installed() -> list[str]:
 
 
 def worth_measuring() -> list[str]:
-    """What a benchmark measures unless told otherwise: backends that are not slow to try, and int8, as NAME:int8."""
-    able = [
-        (name, precision)
-        for precision in ("float32", "int8")
+    """What a benchmark measures unless told otherwise, as NAME:PRECISION: backends that are not slow to try.
+
+    In float32, in the device's own 16 bits, and in int8.
+    """
+    return [
+        f"{name}:{precision}"
+        for precision in ("float32", "bfloat16", "float16", "int8")
         for name in installed()
-        if precision in _backend(name).precisions and not _slow(name, precision) and _unable(name, precision) is None
+        if precision in _backend(name).precisions
+        and precision in ("float32", "int8", resolved(name, "auto"))
+        and not _slow(name, precision)
+        and _unable(name, precision) is None
     ]
-    return [name if precision == "float32" else f"{name}:{precision}" for name, precision in able]
 
 
 def versions(backend: Backend, precision: str = "float32") -> dict[str, str]:

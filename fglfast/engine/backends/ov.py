@@ -57,7 +57,7 @@ class OpenVinoBackend(Backend):
                 parts[SINUSOIDS], parts[UNET] = without_sinusoids(model)
             for part, graph in parts.items():
                 compiled = core.compile_model(graph, "CPU", properties(part, build.precision, ranks=1))
-                (engine / _blob(part)).write_bytes(compiled.export_model().getvalue())
+                (engine / blob_of(part)).write_bytes(compiled.export_model().getvalue())
 
     def load(self, build: Build, shapes: Shapes, model: Path, engine: Path) -> Networks:
         """Open the blobs."""
@@ -68,7 +68,7 @@ class OpenVinoBackend(Backend):
             batches[SINUSOIDS] = batches[UNET]
         runs: dict[str, Callable[..., Tensor]] = {}
         for name, batch in batches.items():
-            blob = BytesIO((engine / _blob(name)).read_bytes())
+            blob = BytesIO((engine / blob_of(name)).read_bytes())
             asked = properties(name, build.precision, ranks_here())
             runs[name] = runner(core.import_model(blob, "CPU", asked), batch)
         if build.precision == "bfloat16":
@@ -143,7 +143,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _blob(name: str) -> str:
+def blob_of(name: str) -> str:
+    """The file of a compiled network, by the name that it is exported under."""
     return Path(name).with_suffix(".blob").name
 
 

@@ -9,9 +9,9 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
-from benchmarks.columns import engines
 from benchmarks.results_file import RESULTS
 from benchmarks.sections import SECTIONS
+from benchmarks.speed_columns import engines
 from benchmarks.table import PAGE, README, markdown, page, renewed
 from fglfast.base.errors import MissingExtraError, UsageError
 from fglfast.base.timing import Timing, interleaved
