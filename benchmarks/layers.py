@@ -20,7 +20,7 @@ PRODUCTS = ("Convolution", "FullyConnected", "FullyConnectedQuantizedLegacy", "M
 
 
 def main(
-    case: Case = Case.UNET_35M,
+    case: Annotated[Case, typer.Argument()] = Case.UNET_35M,
     precisions: Annotated[str, typer.Option(help="Of OpenVINO's engines, with commas.")] = "float32,bfloat16,int8",
     engines: Path = Path("engines/build"),
 ) -> None:
