@@ -237,7 +237,8 @@ def _slow(name: str, precision: str) -> bool:
 def _behind(name: str, precision: str) -> bool:
     """Whether another backend is known to be faster than one here, so that "auto" saves the half minute of exporting.
 
-    On x86 processors a UNet pass takes ONNX Runtime 1.4 to 2.1 times as long as OpenVINO (`benchmarks/RESULTS.md`).
+    On x86 processors a UNet pass takes ONNX Runtime 1.3 times as long as OpenVINO in float32, and twice as long as
+    OpenVINO's in bfloat16 (`benchmarks/RESULTS.md`).
     """
     ahead = platform.machine().lower() in X86 and precision in ("auto", *_backend("openvino").precisions)
     return name == "onnxruntime" and not torch.cuda.is_available() and ahead and missing("openvino") is None
