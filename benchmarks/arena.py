@@ -23,9 +23,9 @@ def main(
     ] = "",
     data: Annotated[str, typer.Option(help="Holds the splits private and test.")] = "fashion",
     dense: Annotated[bool, typer.Option("--dense", help="DENSE too, which takes longest.")] = False,
-    only: Annotated[str, typer.Option(help="Methods, with commas: the others stay as they were measured.")] = "",
     work: Annotated[Path, typer.Option(help="Folder of the runs; a second call redoes nothing.")] = Path("runs"),
     engines: Path = Path("engines/build"),
+    only: Annotated[str, typer.Option(help="Methods, with commas: the others stay as they were measured.")] = "",
 ) -> None:
     """Run all methods and seeds, draw the page, and save `benchmarks/results/arena-NAME.json`; of one a picture too.
 

@@ -15,9 +15,10 @@ def accuracy(result: dict[str, Any]) -> Table:
     for found in (result, *measured("accuracy-int8")):
         runs, asked = found["runs"], found["settings"]
         upload = max(run["largest_upload_bytes"] for run in runs)
+        precision = runs[0].get("precision", "int8" if "int8" in asked["recipe"] else "float32")  # of before
         rows.append(
             (
-                f"one-shot FGL, {asked['prompt_level']}-level, `{asked['recipe']}`",
+                f"one-shot FGL, {asked['prompt_level']}-level, `{asked['recipe']}` in {precision}",
                 *_judged(found, bold=True),
                 f"{upload:,} bytes, 1/{runs[0]['model_bytes'] // upload:,} of the model",
                 number(median(run["images_per_second"] for run in runs)),

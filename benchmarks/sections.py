@@ -240,6 +240,12 @@ SECTIONS = {
         "100 images. Versions in turn; what was before runs once.",
         speed_columns.server_seconds,
     ),
+    "half": Section(
+        "What bfloat16 costs",
+        "Three data sets of `fglfast demo`, drawn in float32 and again in bfloat16 from the same prompts and noise, "
+        "teach three small classifiers each (`resnet10-tiny`, 28x28), which are judged on 30,000 real images.",
+        speed_columns.half,
+    ),
     "training": Section(
         "A training step",
         "`resnet18-narrow` at 64x64, batch 128, on images in memory, each loop in turn: as `fglfast train` does it "

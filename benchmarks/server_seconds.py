@@ -65,7 +65,9 @@ def run(code: Path, out: Path, asked: list[str], seed: int) -> dict[str, Any]:
         environment = os.environ | {"PYTHONPATH": str(code.resolve())}
         done = subprocess.run(command, cwd=code, env=environment, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            raise FglError(f"{code}: {done.stderr.strip().splitlines()[-1]}", "run it there by hand")
+            said = done.stderr.strip().splitlines()
+            reason = next((line for line in said if line.startswith("error")), said[-1])
+            raise FglError(f"{code}: {reason}", "run it there by hand")
     record = json.loads((out / "run.json").read_bytes())
     seconds = {name: stage["seconds"] for stage in record["stages"] for name in [STAGES.get(stage["name"])] if name}
     whole = round(sum(stage["seconds"] for stage in record["stages"]), 2)

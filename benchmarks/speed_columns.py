@@ -84,6 +84,14 @@ def server_seconds(result: dict[str, Any]) -> Table:
     return ("", "accuracy", *stages[:3], "whole run", *(f"`{verb}`" for verb in verbs)), rows
 
 
+def half(result: dict[str, Any]) -> Table:
+    """What bfloat16 costs the global model."""
+    pairs = len(result["rows"])
+    means = (f"{result[precision]:.2%}" for precision in ("float32", "bfloat16"))
+    gap = f"{result['points']:+.2f} points ({result['least']:+.2f} to {result['most']:+.2f})"
+    return ("pairs", "float32, mean", "bfloat16, mean", "difference, mean and range"), [(str(pairs), *means, gap)]
+
+
 def scale(result: dict[str, Any]) -> Table:
     """What bookkeeping costs when payloads, classes and images are many."""
     row = (

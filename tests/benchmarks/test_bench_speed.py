@@ -8,9 +8,7 @@ from benchmarks import server_seconds, speed_columns
 from benchmarks.layers import layers, multiplies
 from fglfast.base.errors import FglError
 from fglfast.engine.backends.ov import blob_of
-from fglfast.engine.build import build_engine
 from fglfast.engine.export import UNET
-from fglfast.engine.recipe import Recipe
 
 
 def record(accuracy, **seconds):
@@ -68,12 +66,7 @@ def test_the_table_tells_versions_apart():
     assert rows[0][-3:] == ("1.0 s", "2.0 s", "3.0 s") and rows[1][-1] == ""
 
 
-def test_layers_are_counted_by_kind_the_longest_first(random_mini, recipe, exported):
-    from fglfast.engine.export import Route
-
-    engines = exported(Route(openvino=True))
-    asked: Recipe = recipe.model_copy(update={"backend": "openvino", "precision": "float32"})
-    engine = build_engine(asked, random_mini, engines)
+def test_layers_are_counted_by_kind_the_longest_first(engine):
     taken = layers(engine.folder / blob_of(UNET), "float32")
     assert list(taken.values()) == sorted(taken.values(), reverse=True) and min(taken.values()) >= 0
     assert any(map(multiplies, taken)) and not all(map(multiplies, taken))

@@ -135,7 +135,7 @@ def test_what_is_not_finite_is_named(changed, random_mini):
 def test_a_model_whose_own_scheduler_draws_noise_passes_the_gate(changed, random_mini, tmp_path):
     model, recipe = changed(random_mini, scheduler={"_class_name": "DDPMScheduler"}), tmp_path / "r.toml"
     recipe.write_text(
-        f'model = "{model}"\nbackend = "torch"\nimage_size = 32\nunet_batch = 4\nvae_batch = 4\n'
+        f'model = "{model}"\nbackend = "torch"\nprecision = "float32"\nimage_size = 32\nunet_batch = 4\nvae_batch = 4\n'
         "[sampling]\nsteps = 12\n"
     )
     ended = CliRunner().invoke(app, ["build-engine", "--recipe", str(recipe), "--engines", str(tmp_path / "engines")])

@@ -173,7 +173,7 @@ from idle_engine import decode, idle_engine
 from fglfast.__main__ import main
 from fglfast.verbs import stages
 def slow(latents):
-    time.sleep(0.5)
+    time.sleep(1)  # a shard is seen and its signal sent before the last is drawn, however slow the disk
     return decode(latents)
 stages.open_engine = lambda *_, **__: idle_engine(Path(model), slow)
 main()
