@@ -5,6 +5,7 @@ import openvino
 import pytest
 import torch
 
+from fglfast.base.machine import native_int8
 from fglfast.base.timing import Timing
 from fglfast.lab.bench import ceiling
 from fglfast.lab.bench.ceiling import Probe, Work, by_the_book, highest, probes
@@ -54,6 +55,7 @@ def test_every_probe_runs_and_counts_what_it_does(precision, monkeypatch):
     assert chunks == int(chunks) >= 1, "a chunk a core"
 
 
+@pytest.mark.skipif(not native_int8(), reason="OpenVINO may do as it likes without such instructions")
 def test_eight_bits_are_multiplied_in_eight_bits(monkeypatch):
     """OpenVINO's own report of a layer says in which type it ran."""
     compiled = []
