@@ -74,7 +74,8 @@ def _source(name: str) -> str:
     result = _result(name)
     machine, day = result["machine"], result["created"][:10]
     where = f"{machine['device']}, {machine['memory']}, Python {machine['python']}"
-    return f"- `{result['command']}`: {where}, {day} ([{name}.json](results/{name}.json))"
+    later = "".join(f"; in part again by `{each['command']}`" for each in result.get("renewed", ()))
+    return f"- `{result['command']}`: {where}, {day} ([{name}.json](results/{name}.json)){later}"
 
 
 def _result(name: str) -> dict[str, Any]:
