@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.rates import choices
-from benchmarks.results_file import RESULTS, circumstances, measured, save_result
+from benchmarks.results_file import RESULTS, measured, renewals, save_result
 from fglfast.federation.arena import Arena, run_experiment
 from fglfast.federation.experiment import find_experiment
 from fglfast.federation.method_names import METHODS
@@ -79,7 +79,7 @@ def renewed(old: dict[str, Any], new: dict[str, Any], only: str) -> dict[str, An
     return old | {
         "summaries": joined("summaries"),
         "rounds": joined("rounds"),
-        "renewed": [*old.get("renewed", []), {"only": only, **circumstances()}],
+        "renewed": renewals(old, only),
     }
 
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.global_model import SMALL
-from benchmarks.results_file import RESULTS, circumstances, save_result
+from benchmarks.results_file import RESULTS, renewals, save_result
 from fglfast.client.embed import embed
 from fglfast.distill.distill import FIT, DistillSettings, distill
 from fglfast.distill.steps import place
@@ -235,7 +235,7 @@ def renewed(old: dict[str, Any], new: dict[str, Any], only: str) -> dict[str, An
     return old | {
         **{key: old.get(key, {}) | new[key] for key in ("students", "bends", "cost")},
         "rows": [row | again.get(_which(row), {}) for row in old["rows"]],
-        "renewed": [*old.get("renewed", []), {"only": only, **circumstances()}],
+        "renewed": renewals(old, only),
     }
 
 

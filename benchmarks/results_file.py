@@ -27,6 +27,11 @@ def measured(*names: str) -> list[dict[str, Any]]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
 
 
+def renewals(old: dict[str, Any], only: str) -> list[dict[str, Any]]:
+    """What a result that is measured again in part says under "renewed": every time, what of it and in which ones."""
+    return [*old.get("renewed", []), {"only": only, **circumstances()}]
+
+
 def circumstances() -> dict[str, Any]:
     """Command, time, machine and versions; of absolute paths on the command line, only the last part is kept."""
     arguments = [Path(argument).name if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from fglfast.base.timing import Timing
+from fglfast.generator.load import own_device
 from fglfast.lab.bench.ceiling import Work
 from fglfast.lab.bench.operations import count_training
 from fglfast.lab.bench.records import TrainingRate
@@ -56,8 +57,7 @@ def training_rate(arch: str, side: int, step: Work, ceiling_tflops: float) -> Tr
 
 def training_precision() -> str:
     """What `train` multiplies in here, unless told otherwise."""
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    return "bfloat16" if native_half(device) else "float32"
+    return "bfloat16" if native_half(torch.device(own_device())) else "float32"
 
 
 def training_seconds(arch: str, side: int, batch: int, ceiling_tflops: float) -> float:
