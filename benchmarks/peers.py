@@ -26,7 +26,7 @@ from fglfast.base.console import note
 from fglfast.base.errors import FglError, UsageError
 from fglfast.base.machine import native_bfloat16
 from fglfast.base.timing import Timing, interleaved
-from fglfast.engine.backends import worth_measuring
+from fglfast.engine.backends import resolved, worth_measuring
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.generator.load import read_shapes
 from fglfast.generator.text import load_prompts, resolve_model
@@ -203,11 +203,14 @@ def compare(
 
 def precisions(names: Iterable[str], dtype: str) -> list[str]:
     """What the contenders may compute in, so what a ceiling is measured for; OpenVINO may take bfloat16 by itself."""
-    ours = {name.partition(WITHOUT)[0].partition(":")[2] or "float32" for name in names if name.startswith(OURS)}
-    peers = (
-        {"float32", *(["bfloat16"] if native_bfloat16() else [])} if any("optimum" in name for name in names) else set()
-    )
-    return sorted({dtype} | ours | peers)
+    found = {dtype}
+    for name in names:
+        if name.startswith(OURS):
+            backend, _, precision = name.removeprefix(OURS).partition(WITHOUT)[0].partition(":")
+            found.add(resolved(backend, precision or "auto"))
+        elif "optimum" in name:
+            found |= {"float32", *(["bfloat16"] if native_bfloat16() else [])}
+    return sorted(found)
 
 
 def show(result: dict[str, Any], path: Path) -> None:

@@ -61,13 +61,7 @@ def run(code: Path, out: Path, asked: list[str], seed: int) -> dict[str, Any]:
     """Seconds by stage and the accuracy of one run; one that is finished is read."""
     if not (out / "run.json").exists():
         shutil.rmtree(out, ignore_errors=True)
-        command = [sys.executable, "-m", "fglfast", "demo", "--out", str(out.resolve()), *asked, "--seed", str(seed)]
-        environment = os.environ | {"PYTHONPATH": str(code.resolve())}
-        done = subprocess.run(command, cwd=code, env=environment, stderr=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            said = done.stderr.strip().splitlines()
-            reason = next((line for line in said if line.startswith("error")), said[-1])
-            raise FglError(f"{code}: {reason}", "run it there by hand")
+        _command(code, ["demo", "--out", str(out.resolve()), *asked, "--seed", str(seed)])
     record = json.loads((out / "run.json").read_bytes())
     seconds = {name: stage["seconds"] for stage in record["stages"] for name in [STAGES.get(stage["name"])] if name}
     whole = round(sum(stage["seconds"] for stage in record["stages"]), 2)
@@ -105,11 +99,14 @@ def _write_photos(folder: Path) -> None:
 
 
 def _command(code: Path, asked: list[str]) -> None:
+    """Run a verb of the fglfast that lies there."""
     environment = os.environ | {"PYTHONPATH": str(code.resolve())}
     command = [sys.executable, "-m", "fglfast", *asked]
     done = subprocess.run(command, cwd=code, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise FglError(f"{code}: {' '.join(asked)}: {done.stderr.strip()}", "run it there by hand")
+        said = done.stderr.strip().splitlines()
+        reason = next((line for line in said if line.startswith("error")), said[-1])
+        raise FglError(f"{code}: {asked[0]}: {reason}", "run it there by hand")
 
 
 def _checkout(commit: str, folder: Path) -> Path:

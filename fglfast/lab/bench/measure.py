@@ -105,7 +105,8 @@ def bench(recipes: Sequence[Recipe], model: Path, engines: Path, settings: Bench
     left_out: list[str] = []
     full, shares = _end_to_end(opened, sampling, operations, works, settings, left_out)
     side = recipes[0].image_size
-    trained = _training(min(side, settings.train_side), tried, settings, left_out)
+    train_side = min(side, settings.train_side)
+    trained = _training(train_side, tried, settings, left_out)
     ceilings = _ceilings(opened, tried, works | full, trained)
 
     def rate(done: Work, name: str) -> Rate:
@@ -134,10 +135,7 @@ def bench(recipes: Sequence[Recipe], model: Path, engines: Path, settings: Bench
             for name, engine in opened.items()
         ),
         encode=_encode(side, settings),
-        training=trained
-        and training_rate(
-            settings.arch, min(side, settings.train_side), trained, ceilings[training_precision()].tflops
-        ),
+        training=trained and training_rate(settings.arch, train_side, trained, ceilings[training_precision()].tflops),
         peak_memory_bytes=peak_memory(),
         left_out=tuple(left_out),
     )
