@@ -177,9 +177,9 @@ SECTIONS = {
     "epsilon": Section(
         "Accuracy against epsilon",
         "30,000 images at five clients (beta 0.01), delta 1e-5, 60 images a class drawn by `mini-few`, three seeds; "
-        "epsilon is that of one client's one upload. Instance-level captions are the measured words, which are the "
-        "public prompts themselves: the case in which noise costs least. The last row adds noise to an embedding of "
-        "each image, the textbook's way.",
+        "epsilon is that of one client's one upload. Instance-level captions are free words made from each image "
+        "(`free_captions.py`), 6,454 different ones, none of them a public prompt. The last row adds noise to an "
+        "embedding of each image, the textbook's way.",
         columns.epsilon,
         picture="epsilon.png",
     ),
