@@ -27,8 +27,8 @@ from fglfast.images.decoding import MOST_SIDE
 from fglfast.payload import Payload, save_payload
 from fglfast.training.adapt import adapt_model, draw_shots
 from fglfast.training.batches import TrainingData
-from fglfast.training.model import model_of, placed, save_model
-from fglfast.training.predict import count_right
+from fglfast.training.model import model_of, save_model
+from fglfast.training.predict import count_right, placed
 from fglfast.training.prototypes import Prototypes, checked_prototypes, save_prototypes
 from fglfast.training.settings import AdaptSettings
 

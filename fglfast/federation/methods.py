@@ -41,8 +41,9 @@ from fglfast.pipeline.stages import Stages
 from fglfast.training.augment import Augmentation
 from fglfast.training.batches import TrainingData
 from fglfast.training.launch import train
-from fglfast.training.model import WEIGHTS, build_model, placed, write_weights
-from fglfast.training.predict import count_right
+from fglfast.training.model import build_model, write_weights
+from fglfast.training.predict import count_right, placed
+from fglfast.training.resnet import WEIGHTS
 
 Grids = Callable[[Method], list[CountedGrid]]
 

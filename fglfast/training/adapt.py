@@ -23,7 +23,7 @@ from fglfast.shards.index import Rows
 from fglfast.training.batches import DecodedImages, Pixels, generator
 from fglfast.training.card import CARD, fitted_card
 from fglfast.training.evaluate import open_classifier
-from fglfast.training.model import WEIGHTS, head_of, save_model
+from fglfast.training.model import head_of, save_model
 from fglfast.training.opta import Delivered, Head, Seen, by_shots, by_transport
 from fglfast.training.prototypes import (
     Prototypes,
@@ -32,6 +32,7 @@ from fglfast.training.prototypes import (
     save_prototypes,
     synthetic_prototypes,
 )
+from fglfast.training.resnet import WEIGHTS
 from fglfast.training.results import AdaptResult
 from fglfast.training.settings import AdaptSettings
 

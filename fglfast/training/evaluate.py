@@ -12,8 +12,8 @@ from fglfast.generator.configs import read_config
 from fglfast.images.decoding import MOST_SIDE
 from fglfast.images.labelled import LabelledImages
 from fglfast.training.batches import DecodedImages
-from fglfast.training.model import load_model, placed
-from fglfast.training.predict import predict
+from fglfast.training.predict import placed, predict
+from fglfast.training.resnet import read_resnet
 from fglfast.training.results import ClassResult, Evaluation
 
 BINS = 15  # of confidence
@@ -34,9 +34,10 @@ def evaluate(model_dir: Path, dataset: LabelledImages, batch_size: int = 256) ->
     """
     if len(dataset) == 0:
         raise BadInputError("there are no images to evaluate on", "name a data set with labelled images")
-    model, names, size = open_classifier(model_dir)
+    size = _image_size(model_dir)
+    model, names = read_resnet(model_dir) or _by_transformers(model_dir)
     labels = torch.from_numpy(dataset.named(names).labels)
-    logits = predict(model, DecodedImages(dataset, size), batch_size=batch_size, name="evaluate")
+    logits = predict(_ready(model), DecodedImages(dataset, size), batch_size=batch_size, name="evaluate")
     cells = labels * len(names) + logits.argmax(1)
     confusion = torch.bincount(cells, minlength=len(names) ** 2).reshape(len(names), len(names))
     rights, totals = confusion.diagonal().tolist(), confusion.sum(1).tolist()
@@ -72,9 +73,18 @@ def open_classifier(model_dir: Path) -> tuple[Any, tuple[str, ...], int]:
         BadInputError: the folder holds no such model, or the model expects another normalisation.
     """
     size = _image_size(model_dir)
-    model, names = load_model(model_dir)
-    ours: Any = placed(model)
-    return ours.to(memory_format=torch.channels_last), names, size
+    model, names = _by_transformers(model_dir)
+    return _ready(model), names, size
+
+
+def _by_transformers(model_dir: Path) -> tuple[Any, tuple[str, ...]]:
+    from fglfast.training.model import load_model
+
+    return load_model(model_dir)
+
+
+def _ready(model: Any) -> Any:
+    return placed(model).to(memory_format=torch.channels_last)
 
 
 def _image_size(model_dir: Path) -> int:

@@ -7,7 +7,8 @@ import torch
 
 from fglfast.training.batches import TrainingData
 from fglfast.training.fit import PlainEngine, fit, optimizer_of, schedule_of
-from fglfast.training.model import build_model, placed
+from fglfast.training.model import build_model
+from fglfast.training.predict import placed
 from fglfast.training.settings import TrainSettings
 
 

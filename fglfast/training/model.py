@@ -3,10 +3,9 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import safetensors.torch
-import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
@@ -19,10 +18,8 @@ from fglfast.base.untrusted import json_object, loading
 from fglfast.base.wording import first_line
 from fglfast.generator.configs import MOST_LABELS, Announced, announced, check_config, check_folder
 from fglfast.generator.outline import outlined
+from fglfast.training.resnet import WEIGHTS
 from fglfast.training.settings import ARCHITECTURES, check_arch
-
-M = TypeVar("M", bound=nn.Module)
-WEIGHTS = "model.safetensors"
 
 
 def build_model(arch: str, class_names: Sequence[str]) -> PreTrainedModel:
@@ -50,15 +47,6 @@ def build_model(arch: str, class_names: Sequence[str]) -> PreTrainedModel:
     except Exception as error:  # whatever the config's own model raises at sizes that do not fit together
         raise UsageError(f"no image classifier can be built from {arch}: {first_line(error)}") from error
     return model
-
-
-def placed(model: M) -> M:
-    """A model where this process computes: on its GPU, if PyTorch sees one, with channels last; else as it was."""
-    if not torch.cuda.is_available():
-        return model
-    anywhere: Any = model
-    moved: M = anywhere.to(f"cuda:{torch.cuda.current_device()}", memory_format=torch.channels_last)
-    return moved
 
 
 def model_of(text: str, weights: Mapping[str, Tensor]) -> PreTrainedModel:

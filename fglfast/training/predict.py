@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fglfast.base.console import Progress
@@ -14,7 +14,17 @@ from fglfast.shards.index import Rows
 from fglfast.training.augment import normalise
 from fglfast.training.batches import Pixels, TrainingData, batches
 
+M = TypeVar("M", bound=nn.Module)
 PASS = 256  # images of one pass
+
+
+def placed(model: M) -> M:
+    """A model where this process computes: on its GPU, if PyTorch sees one, with channels last; else as it was."""
+    if not torch.cuda.is_available():
+        return model
+    anywhere: Any = model
+    moved: M = anywhere.to(f"cuda:{torch.cuda.current_device()}", memory_format=torch.channels_last)
+    return moved
 
 
 def logits_of(output: Any) -> Tensor:

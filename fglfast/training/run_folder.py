@@ -23,7 +23,7 @@ from fglfast.base.untrusted import read_bytes
 from fglfast.base.wording import differences
 from fglfast.shards.description import Description
 from fglfast.shards.keep import LEFT_OUT
-from fglfast.training.model import WEIGHTS
+from fglfast.training.resnet import WEIGHTS
 from fglfast.training.results import TrainResult
 from fglfast.training.settings import Job
 

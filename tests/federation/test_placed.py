@@ -12,8 +12,8 @@ from fglfast.federation.local import train_locally
 from fglfast.federation.moments import moments_of
 from fglfast.training import in_memory
 from fglfast.training.batches import TrainingData
-from fglfast.training.model import build_model, placed
-from fglfast.training.predict import count_right
+from fglfast.training.model import build_model
+from fglfast.training.predict import count_right, placed
 from fglfast.training.settings import TrainSettings
 
 CLASSES = ("fox", "cat", "dog")

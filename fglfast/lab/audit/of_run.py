@@ -33,7 +33,7 @@ from fglfast.lab.audit.uploads import describe_sender, read_uploads
 from fglfast.payload import load_payload
 from fglfast.training.batches import read_pixels
 from fglfast.training.evaluate import open_classifier
-from fglfast.training.model import WEIGHTS
+from fglfast.training.resnet import WEIGHTS
 
 USUAL: tuple[Method, ...] = ("fgl", "fedavg")
 SINGLE: tuple[Method, ...] = ("fgl", "fgl-rounds", "fgl-rounds-finetune", "fedavg", "fedprox", "centralized")
