@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.cells import Table
 from benchmarks.results_file import measured
-from fglfast.federation.method_names import TITLES
+from fglfast.federation.method_names import ALONE, TITLES
 from fglfast.federation.summary import Summary
 
 SKEWS = {"arena-skewed": "beta 0.01", "arena-mild": "beta 0.5", "arena-iid": "iid"}
@@ -44,11 +44,14 @@ def arena(result: dict[str, Any]) -> Table:
 
 
 def shades(result: dict[str, Any]) -> Table:
-    """Feature skew: class-level prompts, then instance-level ones."""
+    """Feature skew: what needs no client, class-level prompts, then instance-level ones."""
     [instance] = measured("arena-shades-instance")
+    alone = {TITLES[method] for method in ALONE}
     head, rows = arena(result)
-    levels = {"class-level": rows, "instance-level": arena(instance)[1]}
-    shown = [(title, level, *cells) for level, found in levels.items() for title, *cells in found]
+    levels = {"class-level": rows, "instance-level": [row for row in arena(instance)[1] if row[0] not in alone]}
+    shown = [
+        (title, "" if title in alone else level, *cells) for level, found in levels.items() for title, *cells in found
+    ]
     return (head[0], "prompts", *head[1:]), shown
 
 

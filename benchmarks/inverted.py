@@ -9,7 +9,7 @@ FedAvg's local rate and statistics are chosen by the clients' held-out images. T
 
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,15 +45,17 @@ def main(
     for count in range(1, seeds + 1):
         base = base.model_copy(update={"seeds": tuple(range(count))})
         made: dict[Method, tuple[Result, ...]] = {}
+        choices: dict[str, Any] = {}
         for method in METHODS:
             asked = base.model_copy(update={"methods": (method,)})
             if method in ("fedavg", "centralized"):
                 asked = tuned(asked, method, work / "choices", engines)
+                choices[method] = asked.chosen[method].model_dump(exclude_none=True)
             elif method != "fgl":
                 asked = asked.model_copy(update={"prompt_level": "class"})
             made[method] = run_experiment(asked, work / method, engines).results
             typer.echo(f"{method}, seed {count - 1}: {made[method][-1].test_accuracy:.1%}")
-        _save(base, made)
+        _save(base, made, choices)
 
 
 def _on_files(public: str, folder: Path) -> Experiment:
@@ -74,7 +76,7 @@ def _some(source: str) -> LabelledImages:
     return images.select(split(images.labels, IMAGES / len(images), seed=0)[1])
 
 
-def _save(base: Experiment, made: dict[Method, tuple[Result, ...]]) -> None:
+def _save(base: Experiment, made: dict[Method, tuple[Result, ...]], choices: dict[str, Any]) -> None:
     images = {key: len(read_dataset(getattr(base, key))) for key in ("data", "test", "public")}
     rows = [
         {
@@ -86,7 +88,7 @@ def _save(base: Experiment, made: dict[Method, tuple[Result, ...]]) -> None:
         for method, results in made.items()
     ]
     shown = base.model_dump(mode="json", exclude={"data", "test", "public", "seeds"})
-    save_result("inverted", {"images": images, "experiment": shown, "rows": rows})
+    save_result("inverted", {"images": images, "experiment": shown, "choices": choices, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class Description(Settings):
         images: how many there are.
         shards: in so many files.
         image_size: side in pixels.
+        model: the name of the generator that drew them; empty if none did.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -46,6 +47,7 @@ class Description(Settings):
     images: int = Field(ge=1)
     shards: int = Field(ge=1)
     image_size: int = Field(ge=1, le=MOST_SIDE)
+    model: str = ""
 
 
 D = TypeVar("D", bound=Description)

@@ -46,16 +46,17 @@ dataset_info:
 
 {drawn.images} images of {drawn.image_size}x{drawn.image_size} pixels, {drawn.images_per_class} a class,
 in {drawn.shards} WebDataset shards (`KEY.{drawn.image_format}`, `KEY.cls`, `KEY.json`).
-**No image is a photograph**: each was drawn by a diffusion model from a prompt embedding that a federated client sent
-(Federated Generative Learning, arXiv 2306.16064).
+**No image is a photograph**: each was drawn by a diffusion model from a row of the payloads below (Federated Generative
+Learning, arXiv 2306.16064).
 
 - generator: `{plain(drawn.model)}`, weights `{drawn.weights[:16]}`
 - sampling: {sampling}, plan seed {drawn.seed}
 - clients: {len(drawn.clients)}; plan `{drawn.plan[:16]}`
 
 Every `KEY.json` names the image's class, embedding row (by the digest of its content), ordinal, seed and engine, from
-which it can be drawn again; `dataset.json` says which clients sent the row. Labels are the prompts' classes, unchecked:
-expect some noise. The images inherit the generator's biases and licence.
+which it can be drawn again; `dataset.json` says which clients sent the row. Labels are the prompts' classes,
+{"and the score says how well the image fits its own" if drawn.judge else "unchecked"}: expect some noise. The images
+inherit the generator's biases and licence.
 
 ## Classes
 {names}

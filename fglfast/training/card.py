@@ -13,12 +13,11 @@ CARD = "README.md"
 TEXT = """---
 library_name: transformers
 pipeline_tag: image-classification
-tags: [federated-generative-learning, synthetic]
+tags: [{tags}]
 ---
 # An image classifier by fglfast
 
-It learned from **synthetic images alone**: {images:,} of {size}x{size} pixels, drawn by a diffusion model from what
-federated clients sent (Federated Generative Learning, arXiv 2306.16064), data set plan `{plan}`.
+It learned from {source}, data set plan `{plan}`.
 
 - {classes:,} classes: {names}
 - architecture `{arch}`, {parameters:,} weights; {epochs} epochs in batches of {batch}, seed {seed}
@@ -31,9 +30,13 @@ pipeline("image-classification", FOLDER)("photo.jpg")
 ```
 
 How well it names real images is not in here: test it on your own, `fglfast evaluate FOLDER PATH[:SPLIT]`. Where your
-images look otherwise, `fglfast adapt FOLDER PATH[:SPLIT] --out FITTED` fits it to them. It inherits the biases of the
-generator, and its licence may bind too.
+images look otherwise, `fglfast adapt FOLDER PATH[:SPLIT] --out FITTED` fits it to them. It inherits the biases of what
+it learned from{licence}.
 """
+
+DRAWN = """**synthetic images alone**: {images:,} of {size}x{size} pixels, drawn by the diffusion model `{model}` from
+prompts (Federated Generative Learning, arXiv 2306.16064)"""
+PACKED = "{images:,} labelled images of {size}x{size} pixels, none of them drawn by fglfast"
 
 FITTED = """---
 library_name: transformers
@@ -55,13 +58,14 @@ def card(result: TrainResult, settings: TrainSettings, description: Description,
         description: of the data set.
         size: side of the images as they were learned, in pixels.
     """
-    held_out = "no image was held out"
+    held_out, model = "no image was held out", plain(description.model)
     if result.val_accuracy is not None:
-        of = f"{result.validation_images:,} synthetic images that were held out"
-        held_out = f"{result.val_accuracy:.1%} of {of}: that says little of real ones"
+        of = f"{result.validation_images:,} {'synthetic ' if model else ''}images that were held out"
+        held_out = f"{result.val_accuracy:.1%} of {of}{': that says little of real ones' if model else ''}"
     return TEXT.format(
-        images=result.images,
-        size=size,
+        tags="federated-generative-learning, synthetic" if model else "image-classification",
+        source=(DRAWN if model else PACKED).format(images=result.images, size=size, model=model),
+        licence=", and the generator's licence may bind too" if model else "",
         plan=plain(description.plan[:16]),
         classes=len(description.class_names),
         names=some([plain(name) for name in description.class_names], NAMED),

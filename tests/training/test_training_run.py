@@ -29,8 +29,10 @@ from transformers import pipeline
 
 from fglfast.base.errors import BadInputError, ExitCode, FglError, UsageError
 from fglfast.images.labelled import LabelledImages
+from fglfast.shards.description import Description
 from fglfast.training import launch, worker
 from fglfast.training.__main__ import work
+from fglfast.training.card import card
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
 from fglfast.training.results import TrainResult
@@ -92,6 +94,12 @@ def test_the_models_card_says_what_it_learned_from(reference: TrainResult) -> No
     words = " ".join(card.text.split())
     assert "synthetic images alone" in words and "114 of 16x16 pixels" in words and "`tiny.json`" in words
     assert all(name in words for name in CLASSES) and f"{reference.val_accuracy:.1%} of 6 synthetic images" in words
+
+
+def test_a_model_of_real_images_has_no_card_of_synthetic_ones(reference: TrainResult, tiny_arch: str) -> None:
+    real = Description(plan="abc", class_names=CLASSES, images=120, shards=1, image_size=16)
+    words = " ".join(card(reference, settings_for(tiny_arch), real, 16).split())
+    assert "114 labelled images of 16x16 pixels" in words and "synthetic" not in words and "generator" not in words
 
 
 def test_one_class_alone_is_said(tmp_path: Path, tiny_arch: str, capsys: pytest.CaptureFixture[str]) -> None:
