@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
@@ -15,6 +16,13 @@ from filelock import FileLock, Timeout
 from fglfast.base.errors import BadInputError, FglError, UsageError
 from fglfast.base.wording import differences
 
+# How files begin that a command may write over.
+BEGINNINGS = {
+    "safetensors file": re.compile(rb".{8}\{", re.DOTALL),
+    "recipe": re.compile(rb"(\s|#[^\n]*\n)*(\[|[A-Za-z_][\w.-]*\s*=)"),
+    "JSON file": re.compile(rb"\s*[{\[]"),
+    "HTML page": re.compile(rb"\s*<"),
+}
 PATIENCE = 2.0  # seconds; asking takes a thousandth of that
 
 
@@ -74,15 +82,26 @@ def usable_folder(out: Path) -> None:
     _check_place(out, existing(out))
 
 
-def usable_file(out: Path) -> None:
-    """As `usable_folder`, for a file, which may be there already.
+def usable_file(out: Path, kind: str) -> None:
+    """As `usable_folder`, for a file; one that is there already is replaced by its own kind alone.
+
+    Args:
+        out: the file.
+        kind: one of `BEGINNINGS`.
 
     Raises:
-        UsageError: a folder is there, or it cannot be written.
+        UsageError: a folder or a file of another kind is there, or it cannot be written.
     """
     if out.is_dir():
         raise UsageError(f"{out}: a folder is there", "give the name of a file")
     _check_place(out, existing(out.absolute().parent))
+    if out.is_file() and (beginning := _beginning(out)) and not BEGINNINGS[kind].match(beginning):
+        raise UsageError(f"{out}: is there, and is no {kind}", "choose another --out, so that it stays, or delete it")
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(64)
 
 
 def _check_place(out: Path, place: Path) -> None:

@@ -1,12 +1,14 @@
 """Images in folders: named by their class, PATH/CLASS/... or PATH/SPLIT/CLASS/...; or in any, without labels."""
 
 import unicodedata
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.folders import files_below, is_system, leads_out, subfolders
+from fglfast.base.wording import some
 from fglfast.images.decoding import named_like_an_image
 from fglfast.images.folder_names import read_names
 from fglfast.images.labelled import UNLABELLED, LabelledImages, Skipped
@@ -16,7 +18,10 @@ from fglfast.images.trial import Candidate, offered, verified
 
 SHOWN = 3  # files that a note names
 ANYTHING = {"images", "image", "imgs", "img", "pictures", "photos", "data", "raw", "all", "files", "jpg", "jpeg", "png"}
-SCANS = (".dcm", ".nii", ".nii.gz")
+UNREAD = {
+    (".dcm", ".nii", ".nii.gz"): "; save DICOM and NIfTI as PNG or TIFF first, 16 bits are kept",
+    (".heic", ".heif", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".svg"): "; save HEIC, raw and SVG as JPEG or PNG first",
+}
 
 
 def read_class_folders(path: Path, split: str | None, source: str) -> LabelledImages:
@@ -39,12 +44,8 @@ def read_class_folders(path: Path, split: str | None, source: str) -> LabelledIm
         found, led_out = _candidates(entry, labels[unicodedata.normalize("NFC", entry.name)], folder)
         candidates += found
         outside += led_out
-    if candidates and all(len(Path(name).parts) > 2 for name, _, _ in candidates):
-        below = folder / Path(candidates[0][0]).parts[0]
-        note(f"{source}: its classes hold no images but folders; if those are the classes, give {below}")
-    if len(classes) < 2:
-        _doubt(folder, list(names.values()), source)
     images = verified(tuple(names.values()), candidates, source)
+    _doubt(folder, images, source)
     return replace(images, skipped=(*outside, *_damaged(images.skipped)))
 
 
@@ -60,23 +61,46 @@ def read_image_folder(path: Path, split: str | None, source: str) -> LabelledIma
     return replace(images, skipped=(*outside, *_damaged(images.skipped)))
 
 
-def _doubt(folder: Path, names: list[str], source: str) -> None:
-    """Say of a folder with one class or none what it may be instead."""
-    if unread := tables(folder):
+def _doubt(folder: Path, images: LabelledImages, source: str) -> None:
+    """Say what a folder may be instead, where its classes may be none, and what of it was not read."""
+    names = images.class_names
+    advice = "give each class a folder of its own, or list the images in a CSV of file_name,label"
+    if below := _folders_alone(folder, images):
+        note(f"{source}: {below.name!r} holds no images but folders; if those are the classes, give {below}")
+    if (unread := tables(folder)) and (len(names) < 2 or all(map(like_a_split, names))):
         note(f"{source}: {len(names)} class folders; if {unread[0]} says the classes, give that file")
-    elif names and names[0].casefold() in ANYTHING:
-        advice = "give each class a folder of its own, or list the images in a CSV of file_name,label"
+    elif names and all(map(like_a_split, names)):
+        note(f"{source}: its classes are called {some(names)}; if those are its splits, {advice}, in each of them")
+    elif len(names) == 1 and names[0].casefold() in ANYTHING:
         note(f"{source}: its only class is called {names[0]!r}; if that is no class, {advice}")
+    if loose := _loose(folder):
+        note(f"{source}: {len(loose)} images beside the class folders are left out: {some(loose, SHOWN)}")
+
+
+def _folders_alone(folder: Path, images: LabelledImages) -> Path | None:
+    """The class folder that seems to hold the classes: all hold nothing but folders, or it does and is like a split."""
+    flat, deep = set[str](), dict[str, None]()
+    for name in images.names:
+        own, *between = Path(name).parts[:-1]
+        if between:
+            deep[own] = None
+        else:
+            flat.add(own)
+    found = [own for own in deep if own not in flat and (not flat or like_a_split(own))]
+    return folder / found[0] if found else None
+
+
+def _loose(folder: Path) -> list[str]:
+    names = (entry.name for entry in folder.iterdir() if entry.is_file() and not is_system(entry.name))
+    return sorted(name for name in names if named_like_an_image(name))
 
 
 def _damaged(skipped: tuple[Skipped, ...]) -> tuple[Skipped, ...]:
     """Of files that cannot be read as images, those that are named like one; a note tells the others."""
     others = [entry.name for entry in skipped if not named_like_an_image(entry.name)]
     if others:
-        more = ", ..." if len(others) > SHOWN else ""
-        scans = any(name.lower().endswith(SCANS) for name in others)
-        advice = "; save DICOM and NIfTI as PNG or TIFF first, 16 bits are kept" if scans else ""
-        note(f"files left out, as they are no images: {len(others)} ({', '.join(others[:SHOWN])}{more}){advice}")
+        advice = "".join(words for ends, words in UNREAD.items() if any(name.lower().endswith(ends) for name in others))
+        note(f"files left out, as they are no images: {len(others)} ({some(others, SHOWN)}){advice}")
     return tuple(entry for entry in skipped if named_like_an_image(entry.name))
 
 
@@ -94,10 +118,11 @@ def _files(entry: Path, folder: Path) -> list[Path]:
 
 def _split_folder(path: Path, split: str | None, source: str, labelled: bool = True) -> Path:
     """The folder whose folders are the classes; a split may lie within another, as unpacked archives have it."""
-    splits = _splits(path, labelled)
+    splits = _class_splits(path) if labelled else _image_splits(path)
     if split is None and not splits:
         return path
     if split is None or not split or not (path / split).is_dir():
+        _refer(path, split)
         split = chosen(source, splits, split)
     if leads_out(path / split, path):
         raise BadInputError(
@@ -106,25 +131,45 @@ def _split_folder(path: Path, split: str | None, source: str, labelled: bool = T
     return _split_folder(path / split, None, f"{source}/{split}", labelled)
 
 
-def _splits(path: Path, labelled: bool) -> list[str]:
-    """The folders of a folder if they are its splits: named like that, and holding folders, no images.
-
-    A class may be called `test`, or hold folders: it is no split where any folder beside it is none. Without classes a
-    split may hold images, and a folder that holds some itself has no splits.
-    """
-    splits: list[str] = []
-    if not labelled and _holds_images(path):
-        return splits
+def _refer(path: Path, split: str | None) -> None:
+    """Refuse a split that lies a folder deeper, as in an archive unpacked into a folder of its own."""
     for folder in subfolders(path):
-        if leads_out(folder, path):
-            continue
-        folders, images = bool(subfolders(folder)), _holds_images(folder)
-        whole = ((folders and not images) or metadata(folder)) if labelled else (folders or images)
-        if like_a_split(folder.name) and whole:
-            splits.append(folder.name)
-        elif folders or images:
-            return []
-    return splits
+        if split and split in _class_splits(folder):
+            raise BadInputError(f"{path}: no split named {split!r}", f"give {folder}:{split}")
+
+
+def _class_splits(path: Path) -> list[str]:
+    """The folders of a folder if they are its splits: named like that, with folders of images in some of them.
+
+    A class may be called `test`, or hold folders: it is no split where a folder beside it is none, unless two are named
+    like splits and hold folders of one name.
+    """
+    inner = {
+        folder.name: {entry.name for entry in subfolders(folder) if _any_image(entry)}
+        for folder in subfolders(path)
+        if not leads_out(folder, path) and (_any_image(folder) or metadata(folder))
+    }
+    like = [name for name in inner if like_a_split(name)]
+    whole = [name for name in like if inner[name] or metadata(path / name)]
+    shared = Counter(name for split in whole for name in inner[split])
+    sure = len(like) == len(inner) or max(shared.values(), default=0) > 1
+    return like if whole and sure else []
+
+
+def _image_splits(path: Path) -> list[str]:
+    """As `_class_splits`, where no folder is a class: a folder that holds images itself has no splits."""
+    if _holds_images(path):
+        return []
+    holding = [folder.name for folder in subfolders(path) if not leads_out(folder, path) and _any_image(folder)]
+    return holding if all(map(like_a_split, holding)) else []
+
+
+def _any_image(folder: Path) -> bool:
+    """Whether an image lies in a folder, however deep."""
+    return any(
+        named_like_an_image(path.name) and not any(map(is_system, path.relative_to(folder).parts))
+        for path in folder.rglob("*")
+    )
 
 
 def _holds_images(folder: Path) -> bool:

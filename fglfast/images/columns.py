@@ -96,7 +96,8 @@ def _called(values: Sequence[Any], names: Sequence[str], path: Path) -> list[str
     """The names of the classes of labels."""
     wrong = [value for value in values if not isinstance(value, str) and not 0 <= value < len(names)]
     if wrong:
-        raise BadInputError(f"{path}: label {wrong[0]}, but there are {len(names)} classes", "correct the labels")
+        hint = "leave out the rows without a label" if wrong[0] == -1 else "correct the labels"
+        raise BadInputError(f"{path}: label {wrong[0]}, but there are {len(names)} classes", hint)
     return [value if isinstance(value, str) else names[value] for value in values]
 
 
@@ -108,6 +109,7 @@ def counted(classes: int, path: Path) -> tuple[str, ...]:
     """
     if classes > MAX_CLASSES:
         raise BadInputError(
-            f"{path}: label {classes - 1}: at most {MAX_CLASSES} classes are read", "correct the labels"
+            f"{path}: label {classes - 1}: at most {MAX_CLASSES} classes are read, numbered from 0",
+            "if the labels are codes, write them as text: they are names then",
         )
     return tuple(map(str, range(classes)))

@@ -21,6 +21,7 @@ from fglfast.images.saved import MARKS, read_saved
 from fglfast.images.tables import holds_parquet, read_parquet
 
 BUNDLED = "fashion"
+FACTS = "dataset.json"  # of a data set of shards
 NAMED = 3  # skipped images that a note names
 
 
@@ -39,11 +40,16 @@ def read_dataset(source: str, labelled: bool = True) -> LabelledImages:
         MissingExtraError: the folder needs the `datasets` package.
     """
     name, path, split = _locate(source)
+    if path.is_dir() and (path / FACTS).is_file() and any(path.glob("train-*.tar")):
+        raise BadInputError(
+            f"{path}: a data set of shards, as synthesize writes them",
+            f"train reads it; for other commands draw it with --format imagefolder, and give {path / 'imagefolder'}",
+        )
     if path.suffix == ".npz":
         found = read_npz(path, split, name, labelled)
     elif path.suffix == ".parquet" or holds_parquet(path):
         found = read_parquet(path, split, name, labelled)
-    elif any((path / mark).exists() for mark in MARKS):
+    elif any((path / mark).is_file() for mark in MARKS):
         found = read_saved(path, split, name, labelled)
     elif path.is_dir():
         found = read_class_folders(path, split, name) if labelled else read_image_folder(path, split, name)
@@ -58,7 +64,11 @@ def read_dataset(source: str, labelled: bool = True) -> LabelledImages:
 def _locate(source: str) -> tuple[str, Path, str | None]:
     """The data set as it is named without its split, where it lies, and the split."""
     name, colon, split = source.rpartition(":")
+    if not source:
+        raise BadInputError("no data set is named: the name is empty", "give PATH[:SPLIT]")
     if BUNDLED in (source, name):
+        if Path(BUNDLED).exists():
+            note(f"{BUNDLED} is the bundled sample; your own is ./{BUNDLED}")
         return BUNDLED, Path(str(files("fglfast") / "assets" / "fashion.npz")), split if colon else None
     if Path(source).exists():
         return source, Path(source), None

@@ -9,6 +9,9 @@ from PIL import Image, UnidentifiedImageError
 MOST_SIDE = 4096  # pixels, of an image of a data set or of what a model takes
 MOST_BYTES = 256 << 20  # of a file that is tried as an image
 PROGRAMS = {"EPS"}  # formats that Pillow hands to another program, here Ghostscript
+DEEP, COLOURS = ";16", ("RGB", "RGBA", "LA")  # how Pillow calls samples of 16 bits; where it keeps the upper eight
+NARROWED = "narrowed"  # of an image's info: it was so
+OTHERS = {"MPEG", "HDF5", "BUFR", "GRIB", "WMF"}  # that it only recognises
 
 
 def decoded(content: bytes) -> Image.Image:
@@ -20,7 +23,10 @@ def decoded(content: bytes) -> Image.Image:
     if not content:
         raise ValueError("zero bytes")
     image = opened(content, _formats())
+    deep = any(DEEP in str(tile[3]) for tile in getattr(image, "tile", ()))
     image.load()
+    if deep and image.mode in COLOURS:
+        image.info[NARROWED] = True
     return image
 
 
@@ -38,12 +44,13 @@ def opened(content: bytes, formats: tuple[str, ...]) -> Image.Image:
 
 
 def named_like_an_image(name: str) -> bool:
-    """Whether a file's name ends as those of a format of images do."""
+    """Whether a file's name ends as those of a format of images do, and not of films or tables."""
     Image.init()
-    return PurePath(name).suffix.lower() in Image.EXTENSION
+    kind = Image.EXTENSION.get(PurePath(name).suffix.lower())
+    return kind == "MPO" or kind in set(Image.ID) - OTHERS
 
 
 @cache
 def _formats() -> tuple[str, ...]:
     Image.init()
-    return tuple(name for name in Image.ID if name not in PROGRAMS)
+    return tuple(name for name in Image.ID if name not in PROGRAMS | OTHERS)

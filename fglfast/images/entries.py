@@ -95,6 +95,8 @@ def _table_entries(text: str, path: Path, form: Form) -> Iterator[Entry]:
     reader = csv.DictReader(
         StringIO(text, newline=""), delimiter=delimiter, restkey=MORE, skipinitialspace=True, strict=True
     )
+    reader.fieldnames = found[delimiter]  # the first line, in small letters
+    next(reader.reader)
     try:
         for line in reader:
             where = f"line {reader.line_num}"
@@ -113,9 +115,8 @@ def _delimiter(text: str, form: Form) -> tuple[str | None, dict[str, list[str]]]
     columns: dict[str, list[str]] = {}
     for delimiter in DELIMITERS:
         try:
-            columns[delimiter] = next(
-                csv.reader(StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-            )
+            first = next(csv.reader(StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True))
+            columns[delimiter] = [name.strip().lower() for name in first]
         except (csv.Error, StopIteration):
             columns[delimiter] = []
         if form.fits(columns[delimiter]):

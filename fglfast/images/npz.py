@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fglfast.base.errors import BadInputError
+from fglfast.base.wording import some
 from fglfast.images.arrays import read_arrays
 from fglfast.images.columns import counted
 from fglfast.images.labelled import UNLABELLED, LabelledImages, Opener
@@ -44,15 +45,26 @@ def read_npz(path: Path, split: str | None, source: str, labelled: bool = True) 
             f"{path}: {prefix}labels is {labels.dtype} {list(labels.shape)}", f"need {len(images)} integers"
         )
     labels = labels.astype(np.int64)
-    called_by = counted(int(labels.max(initial=-1)) + 1, path) if names is None else tuple(map(str, names.ravel()))
+    called_by = counted(int(labels.max(initial=-1)) + 1, path) if names is None else _texts(names, path)
     images = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
     called = tuple(f"row {row}" for row in range(len(images)))
     return LabelledImages(called_by, labels, tuple(map(_opener, images)), (), source, called)
 
 
+def _texts(names: NDArray[np.generic], path: Path) -> tuple[str, ...]:
+    """Class names as text; h5py and TensorFlow save them as bytes."""
+    try:
+        return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.ravel().tolist())
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{path}: class_names are bytes that are no UTF-8", "save them as text") from error
+
+
 def _prefix(present: list[str], split: str | None, source: str) -> str:
     """How the names of the wanted arrays begin; those without a prefix are what no split names."""
     splits = [name.removesuffix("_images") for name in present if name.endswith("_images")]
+    if split is None and splits and "images" in present:
+        hint = f"name one: {some([f'{source}:{name}' for name in splits])}; or save images as train_images"
+        raise BadInputError(f"{source}: holds images and {splits[0]}_images, and no split is named", hint)
     if split is None and ("images" in present or not splits):
         return ""
     return f"{chosen(source, splits, split)}_"

@@ -11,14 +11,22 @@ from collections.abc import Sequence
 from fglfast.base.errors import BadInputError
 
 WORD = re.compile(
-    r"(?<![a-z])(train(ing)?|test(ing)?|val(id(ation)?)?|dev|eval(uation)?|holdout|fold|private|public)(?![a-z])", re.I
+    r"(?<![a-z])(train(ing)?|test(ing)?|val(id(ation)?)?|dev|eval(uation)?|holdout|fold|private|public)"
+    r"(set|data|images|imgs)?(?![a-z])",
+    re.I,
 )
+FOLD = re.compile(r"(?<![a-z])fold", re.I)
 SHOWN = 20  # splits that a hint lists
 
 
 def like_a_split(name: str) -> bool:
     """Whether one of a name's words is a usual name of a split, as in `train`, `Test2017` or `validation_set`."""
     return bool(WORD.search(name))
+
+
+def is_fold(name: str) -> bool:
+    """Whether a name is that of one of several folds, whose number is no part's."""
+    return bool(FOLD.search(name))
 
 
 def chosen(source: str, splits: Sequence[str], asked: str | None) -> str:

@@ -1,24 +1,29 @@
 """Images of parquet files with columns `image` and `label`, as `datasets` and the Hub write them."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, MissingExtraError
-from fglfast.base.folders import is_system
+from fglfast.base.folders import is_system, subfolders
 from fglfast.base.limits import check_memory
 from fglfast.base.untrusted import json_object, loading
+from fglfast.base.wording import some
 from fglfast.images.columns import COLUMNS, image_openers, numbered
 from fglfast.images.decoding import named_like_an_image
 from fglfast.images.labelled import UNLABELLED, LabelledImages
-from fglfast.images.splits import chosen, like_a_split
+from fglfast.images.splits import chosen, is_fold, like_a_split
 from fglfast.images.trial import verified
 
 ROWS = 256  # read at once
 DEPTHS = ("*.parquet", "*/*.parquet", "*/*/*.parquet")  # the Hub's: none, data/, CONFIG/ or CONFIG/SPLIT/
-HUB_NAME = re.compile(r"(.+)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
-PART = re.compile(r"[-_.]\d+$")
+HUB_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(-[0-9a-f]+)?")
+PART = re.compile(r"[-_.](?!(?:19|20)\d\d$)\d+$")  # a number that is no year
+METADATA = "metadata.parquet"  # beside images: https://huggingface.co/docs/datasets/image_dataset
+
+SHOWN = 3  # missing parts that a message names
 
 Column = list[Any]
 
@@ -26,7 +31,11 @@ Column = list[Any]
 def parquet_files(folder: Path) -> list[Path]:
     """The parquet files of a folder as the Hub lays them out, by name."""
     found = sorted(path for pattern in DEPTHS for path in folder.glob(pattern))
-    return [path for path in found if not any(map(is_system, path.relative_to(folder).parts))]
+    return [
+        path
+        for path in found
+        if path.is_file() and path.name != METADATA and not any(map(is_system, path.relative_to(folder).parts))
+    ]
 
 
 def holds_parquet(folder: Path) -> bool:
@@ -45,6 +54,9 @@ def read_parquet(path: Path, split: str | None, source: str, labelled: bool = Tr
     """
     splits = _splits([path], path.parent) if path.is_file() else _splits(parquet_files(path), path)
     paths = splits[chosen(source, list(splits), split)]
+    _check_parts(paths, source)
+    if path.is_dir() and (beside := _folders_beside(path, paths)):
+        note(f"{source}: read from {paths[0]}; the images of {some(beside)} are left out")
     tables = [_read(part, labelled) for part in paths]
     openers = [
         opener
@@ -55,6 +67,31 @@ def read_parquet(path: Path, split: str | None, source: str, labelled: bool = Tr
     rows = zip(labels, openers, strict=True)
     candidates = [(f"row {row}", label, opener) for row, (label, opener) in enumerate(rows)]
     return verified(names, candidates, source)
+
+
+def _check_parts(files: list[Path], source: str) -> None:
+    """Refuse parts that are not as many as their names say: an unfinished download."""
+    names = [found for file in files if (found := HUB_NAME.fullmatch(file.stem))]
+    for count in {int(name[3]) for name in names}:
+        there = Counter(int(name[2]) for name in names if int(name[3]) == count)
+        missing, twice = sorted(set(range(count)) - there.keys()), [part for part, times in there.items() if times > 1]
+        if twice:
+            raise BadInputError(f"{source}: part {twice[0]} of {count} is there twice", "delete the older one")
+        if missing:
+            raise BadInputError(
+                f"{source}: of {count} parts {len(missing)} are missing ({some(missing, SHOWN)})",
+                "fetch them; to do without them, name the others without `-of-`",
+            )
+
+
+def _folders_beside(folder: Path, files: list[Path]) -> list[str]:
+    """Folders of images that no parquet file lies in."""
+    used = {file.relative_to(folder).parts[0] for file in files}
+    return [
+        entry.name
+        for entry in subfolders(folder)
+        if entry.name not in used and any(named_like_an_image(path.name) for path in entry.rglob("*"))
+    ]
 
 
 def _read(path: Path, labelled: bool) -> tuple[Column, Column, list[str] | None]:
@@ -107,6 +144,6 @@ def _named(file: Path) -> tuple[str, str]:
     if hub := HUB_NAME.fullmatch(file.stem):
         return "/".join(folders), hub[1]
     if like_a_split(file.stem):
-        return "/".join(folders), PART.sub("", file.stem)
-    split = folders.pop() if folders and like_a_split(folders[-1]) else ""
+        return "/".join(folders), file.stem if is_fold(file.stem) else PART.sub("", file.stem)
+    split = folders.pop().removesuffix(".parquet") if folders and like_a_split(folders[-1]) else ""
     return "/".join(folders), split

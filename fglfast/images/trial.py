@@ -6,30 +6,41 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.folders import leads_out
 from fglfast.base.untrusted import read_bytes
 from fglfast.base.wording import first_line, some
-from fglfast.images.decoding import MOST_BYTES, decoded
+from fglfast.images.decoding import MOST_BYTES, NARROWED, decoded
 from fglfast.images.labelled import LabelledImages, Opener, Skipped
 from fglfast.images.pixels import deepest, to_rgb, white_of
 
 Candidate = tuple[str, int, Opener]
 WHOLE = {"MPO", "PSD"}  # their first frame is the picture: a phone's photo before its depth, layers put together
 SHOWN = 3  # images that a note names
+TWELVE, DARK = 4095, 16  # the largest value of 12 bits; of the upper eight bits of 16, what 12 bits do not reach
 KINDS = {"I;16": "16-bit", "I": "32-bit", "F": "float"}
 
 
 @dataclass(frozen=True)
 class Tried:
-    """What decoding an image showed: why it cannot be used; frames; of a deep grey one its kind and largest value."""
+    """What decoding an image showed.
+
+    Attributes:
+        reason: why it cannot be used.
+        frames: how many there are.
+        kind: of a deep grey one.
+        peak: its largest value.
+        dark: whether it is of 16 bits a colour, of which the upper eight say next to nothing.
+    """
 
     reason: str = ""
     frames: int = 1
     kind: str = ""
     peak: float = 0.0
+    dark: bool = False
 
 
 def verified(names: tuple[str, ...], candidates: Sequence[Candidate], source: str) -> LabelledImages:
@@ -52,6 +63,9 @@ def verified(names: tuple[str, ...], candidates: Sequence[Candidate], source: st
     pairs = list(zip(candidates, tried, strict=True))
     if several := [f"{name} ({one.frames})" for (name, _, _), one in pairs if one.frames > 1]:
         note(f"{source}: of images with several frames or pages the first alone is used: {some(several, SHOWN)}")
+    if dark := [name for (name, _, _), one in pairs if one.dark]:
+        advice = "they seem to hold fewer bits than their files say; save them with 8"
+        note(f"{source}: images of 16 bits a colour are read as nearly black: {some(dark, SHOWN)}; {advice}")
     kept = [(name, label, opener, one) for (name, label, opener), one in pairs if not one.reason]
     return LabelledImages(
         names,
@@ -93,12 +107,17 @@ def _try(opener: Opener) -> Tried:
     try:
         image = opener()
         deep = deepest(image)
-        if deep is None:
-            to_rgb(image)
+        dark = deep is None and _nearly_black(to_rgb(image), image)
         frames = 1 if image.format in WHOLE else getattr(image, "n_frames", 1)
     except Exception as error:  # PIL raises what each of its decoders raises
         return Tried(first_line(error))
-    return Tried("", frames, *deep) if deep else Tried("", frames)
+    return Tried("", frames, *deep) if deep else Tried("", frames, dark=dark)
+
+
+def _nearly_black(seen: Image.Image, image: Image.Image) -> bool:
+    """Of samples of 16 bits, whose lower eight are dropped: 12 bits leave four of the upper ones, at most."""
+    highest = max(extreme for _, extreme in seen.getextrema())  # type: ignore[misc]
+    return bool(image.info.get(NARROWED)) and 0 < highest < DARK
 
 
 def _white(kind: str, candidates: Sequence[Candidate], tried: Sequence[Tried], source: str) -> float:
@@ -109,6 +128,12 @@ def _white(kind: str, candidates: Sequence[Candidate], tried: Sequence[Tried], s
         white = white_of(kind, peak)
     except ValueError as error:
         raise BadInputError(f"{source}: {KINDS[kind]} image {name}: {error}", "save it with 8 or 16 bits") from error
+    narrow = sum(1 for one, _ in of_kind if one <= TWELVE)
+    if (kind, white) == ("I;16", 65535) and 2 * narrow > len(of_kind):
+        note(
+            f"{source}: {narrow:,} of {len(of_kind):,} 16-bit grey images hold no value over {TWELVE}, and are nearly "
+            f"black beside {name}, with {peak:.0f}; if all are of 12 bits, leave out or mend those with more"
+        )
     if (kind, white) != ("I;16", 65535):
         scale = f"read as 0 (black) to {white:.0f} (white)"
         note(f"{source}: {KINDS[kind]} grey images hold values up to {peak:.9g}: {scale}")

@@ -75,8 +75,9 @@ def bench(
     from fglfast.lab.bench.table import table
     from fglfast.report.bench_page import write_page
 
-    for file in filter(None, (out, report)):
-        usable_file(file)
+    for file, kind in ((out, "JSON file"), (report, "HTML page")):
+        if file:
+            usable_file(file, kind)
     settings = asked_recipe(recipe, model, precision=precision, image_size=image_size)
     settings = settings.model_copy(update={"sampling": settings.sampling.changed(steps, guidance)})
     recipes = contenders(settings, backend or (), batch_size)

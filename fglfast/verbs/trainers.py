@@ -140,7 +140,7 @@ def inventory(
     from fglfast.generator.text import resolve_model
     from fglfast.images.dataset import read_dataset
 
-    usable_file(out)
+    usable_file(out, "safetensors file")
     asked = {"adapters": adapters, "heads": heads, "rank": rank, "images": images, "steps": steps}
     named = {"transformations": tuple(transformations.split(","))} if transformations else {}
     settings = checked(InventorySettings, **asked, **named)
@@ -244,7 +244,7 @@ def place_steps(
     from fglfast.generator.load import read_shapes
     from fglfast.synthesis.conditioning import check_fit
 
-    usable_file(out)
+    usable_file(out, "recipe")
     merged = read_payloads(embeddings, allow)
     asked = asked_recipe(recipe, model, precision=precision, image_size=image_size)
 

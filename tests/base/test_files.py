@@ -1,7 +1,7 @@
 import pytest
 
 from fglfast.base.errors import UsageError
-from fglfast.base.files import replacing, sole, temporary_name, write_atomic, write_new
+from fglfast.base.files import replacing, sole, temporary_name, usable_file, write_atomic, write_new
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -39,3 +39,23 @@ def test_a_new_file_is_its_owners_alone_and_takes_no_others_place(tmp_path):
     with pytest.raises(FileExistsError):
         write_new(tmp_path / "key", b"another")
     assert (tmp_path / "key").read_bytes() == b"secret" and [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_command_writes_over_its_own_kind_alone(tmp_path):
+    photo, table, payload = tmp_path / "0.png", tmp_path / "labels.csv", tmp_path / "a.safetensors"
+    photo.write_bytes(b"\x89PNG\r\n\x1a\n")
+    table.write_text("file_name,label\na.png,cat\n")
+    payload.write_bytes(b"\2\0\0\0\0\0\0\0{}")
+    recipe, page = tmp_path / "r.toml", tmp_path / "b.html"
+    recipe.write_text("# placed\n\nsteps = 4\n")
+    page.write_text("<!doctype html>")
+    kinds = {"safetensors file": payload, "recipe": recipe, "HTML page": page}
+    for kind, own in kinds.items():
+        usable_file(own, kind)
+        usable_file(tmp_path / "new", kind)
+        for other in {photo, table, payload, recipe, page} - {own}:
+            with pytest.raises(UsageError, match=f"no {kind}"):
+                usable_file(other, kind)
+    empty = tmp_path / "empty"
+    empty.touch()
+    usable_file(empty, "recipe")

@@ -34,6 +34,27 @@ def test_the_bundled_sample():
         assert "fashion:private, fashion:test" in refused.value.hint and "/" not in refused.value.hint
 
 
+def test_ones_own_folder_called_like_the_sample_is_said_not_to_be_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fashion").mkdir()
+    read_dataset("fashion:test")
+    assert "./fashion" in capsys.readouterr().err
+
+
+def test_an_empty_name_is_not_the_folder_that_one_is_in(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(BadInputError, match="empty"):
+        read_dataset("")
+
+
+def test_shards_are_no_class_folders(folder):
+    (folder / "dataset.json").write_text("{}")
+    (folder / "train-000000.tar").touch()
+    with pytest.raises(BadInputError) as refused:
+        read_dataset(str(folder))
+    assert str(folder / "imagefolder") in refused.value.hint
+
+
 def test_labels_follow_another_order_of_the_classes(folder):
     found = read_dataset(str(folder)).named(("pes 犬", "mýval", "kočka"))
     assert found.labels.tolist() == [2, 2, 0, 0] and found.counts().tolist() == [2, 0, 2]

@@ -81,6 +81,14 @@ def test_a_column_or_the_folders_say_the_splits(folder):
         read(folder / "images")
 
 
+def test_the_names_of_columns_may_have_capitals(folder):
+    several = folder / "several.csv"
+    several.write_text(lines("abcabc", "File_Name,Label,Split", lambda number: ",train" if number < 4 else ",test"))
+    assert read(f"{several}:test") == [("b", 40), ("c", 50)]
+    with pytest.raises(BadInputError, match="holds 2 splits and none is named"):
+        read(several)
+
+
 def test_each_split_may_have_a_table_of_its_own(folder):
     for own, name in (("a", "train"), ("b", "test")):
         place = (folder / "images" / own).rename(folder / "images" / name)

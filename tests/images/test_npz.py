@@ -103,3 +103,20 @@ def test_a_label_of_a_billion_names_no_billion_classes(tmp_path):
     np.savez(tmp_path / "x.npz", images=np.zeros((1, 4, 4), np.uint8), labels=np.array([1 << 40]))
     with pytest.raises(BadInputError, match="at most 100000 classes"):
         read_dataset(str(tmp_path / "x.npz"))
+
+
+def test_images_beside_those_of_a_split_are_refused_unless_one_is_named(tmp_path):
+    save(tmp_path / "x.npz", "", "test_")
+    with pytest.raises(BadInputError) as refused:
+        read_dataset(f"{tmp_path}/x.npz")
+    assert f"{tmp_path}/x.npz:test" in refused.value.hint
+    assert len(read_dataset(f"{tmp_path}/x.npz:test")) == 3
+
+
+def test_class_names_of_bytes_are_text(tmp_path):
+    arrays = {"images": np.zeros((2, 5, 5), np.uint8), "labels": np.arange(2)}
+    np.savez(tmp_path / "x.npz", **arrays, class_names=np.array(["é".encode(), b"dog"]))
+    assert read_dataset(f"{tmp_path}/x.npz").class_names == ("é", "dog")
+    np.savez(tmp_path / "y.npz", **arrays, class_names=np.array([b"\xff", b"dog"]))
+    with pytest.raises(BadInputError, match="UTF-8"):
+        read_dataset(f"{tmp_path}/y.npz")

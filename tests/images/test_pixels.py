@@ -3,6 +3,7 @@
 import io
 import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -164,6 +165,30 @@ def test_the_largest_value_of_a_data_set_says_what_is_white(tmp_path, capsys):
         "cat/bright.png": round(4000 / 4095 * 255),
     }
     assert "4095" in capsys.readouterr().err
+
+
+def test_one_image_that_is_brighter_than_its_bits_is_said_to_darken_the_others(tmp_path, capsys):
+    (tmp_path / "cat").mkdir()
+    for name, value in (("a", 3000), ("b", 4000), ("marker", 65535)):
+        (tmp_path / "cat" / f"{name}.png").write_bytes(encoded(np.full((8, 8), value, np.uint16), "PNG"))
+    read_dataset(str(tmp_path))
+    said = capsys.readouterr().err
+    assert "2 of 3 16-bit grey images" in said and "cat/marker.png" in said
+
+
+@pytest.mark.parametrize(("value", "said"), [(4000, True), (60000, False)])
+def test_colours_of_16_bits_that_hold_fewer_are_said_to_be_nearly_black(tmp_path, capsys, value, said):
+    def chunk(kind, content):
+        crc = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + struct.pack(">12H", *[value] * 12) for _ in range(4))
+    (tmp_path / "cat").mkdir()
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "cat" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    assert len(read_dataset(str(tmp_path))) == 1
+    assert ("nearly black: cat/a.png" in capsys.readouterr().err) is said
 
 
 def test_a_data_set_of_no_known_range_is_refused_with_its_image(tmp_path):

@@ -61,7 +61,10 @@ def test_the_layout_of_the_hub(tmp_path, inner):
         (["train", "test", "extra"], {"train": 1, "test": 1, "extra": 1}),
         (["data/train-00000-of-00001-0123456789abcdef", "data/test-00000-of-00001-fedcba9876543210"], {"train": 1}),
         (["big/train-00000-of-00001", "small/train-00000-of-00001"], {"big/train": 1, "small/train": 1}),
-        (["train.2016", "train.2017", ".hidden/test"], {"train": 2}),
+        (["train.0", "train-1", ".hidden/test"], {"train": 2}),
+        (["train.2016", "train.2017"], {"train.2016": 1, "train.2017": 1}),  # years are no parts
+        (["fold_0", "fold_1", "fold_2"], {"fold_0": 1, "fold_1": 1, "fold_2": 1}),
+        (["train.parquet/part-00000-ab.snappy", "test.parquet/part-00000-ab.snappy"], {"train": 1, "test": 1}),  # Spark
     ],
 )
 def test_splits_by_the_names_of_files_and_folders(tmp_path, paths, splits):
@@ -168,3 +171,31 @@ def test_parquet_without_pyarrow_names_the_command_that_brings_it(tmp_path, monk
     with pytest.raises(MissingExtraError) as missing:
         read_dataset(str(tmp_path / "a.parquet"))
     assert missing.value.hint == "pip install pyarrow" and missing.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "word"),
+    [
+        (["data/train-00001-of-00003"], "missing (0, 2)"),
+        (["train-00000-of-00001-aaaa", "train-00000-of-00001-bbbb"], "twice"),
+    ],
+)
+def test_parts_that_are_not_all_there_are_refused(tmp_path, files, word):
+    for file in files:
+        write(tmp_path / f"{file}.parquet", cells(1), [0])
+    with pytest.raises(BadInputError) as refused:
+        read_dataset(str(tmp_path))
+    assert word in str(refused.value)
+
+
+def test_folders_of_images_beside_parquet_are_said_to_be_left_out(tmp_path, capsys):
+    write(tmp_path / "data" / "x.parquet", cells(1), [0])
+    lay_out(tmp_path, "cat/0.png")
+    assert len(read_dataset(str(tmp_path))) == 1
+    assert "cat are left out" in capsys.readouterr().err
+
+
+def test_folders_called_like_files_of_tables_are_folders(tmp_path):
+    lay_out(tmp_path, "cat.parquet/0.png", "dataset_info.json/0.png")
+    (tmp_path / "metadata.parquet").write_bytes(b"of something else")
+    assert read_dataset(str(tmp_path)).class_names == ("cat.parquet", "dataset_info.json")
