@@ -32,9 +32,10 @@ def image_openers(cells: Sequence[Any], path: Path, folder: Path | None) -> list
     lost = [place for cell, opener in zip(cells, openers, strict=True) if not opener and (place := _place(cell))]
     if lost and not any(openers):
         raise BadInputError(
-            f"{path}: holds paths instead of images, the first {lost[0][:80]!r}, and none is a file of the data set",
-            "write the table with embed_external_files=True; or put the files under these paths into one folder with "
-            "it, and give that folder",
+            f"{path}: holds paths or other text instead of images, the first {lost[0][:80]!r}, and none a file of the "
+            "data set",
+            "if those are paths, write the table with embed_external_files=True, or put the files under them into one "
+            "folder with it, and give that folder; if they are base64, decode them to bytes",
         )
     return [opener or _missing(_place(cell)) for cell, opener in zip(cells, openers, strict=True)]
 
@@ -79,7 +80,14 @@ def numbered(
     texts = {value for values, _ in parts for value in values if isinstance(value, str)}
     bare = [value for values, names in parts if not names for value in values if not isinstance(value, str)]
     if not all(isinstance(value, int) for values, _ in parts for value in values if not isinstance(value, str)):
-        raise BadInputError(f"{path}: column label is neither integers nor strings", "mend the column")
+        row, kind = next(
+            (row, type(value).__name__)
+            for values, _ in parts
+            for row, value in enumerate(values)
+            if not isinstance(value, str | int)
+        )
+        what = "has no label" if kind == "NoneType" else f"has a label of type {kind}"
+        raise BadInputError(f"{path}: row {row} {what}; labels are integers or text", "leave the row out, or mend it")
     if any(names and len(set(names)) < len(names) for _, names in parts):
         raise BadInputError(f"{path}: two classes have one name", "rename one of them")
     declared = dict.fromkeys(name for _, names in parts for name in names or ())

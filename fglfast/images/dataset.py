@@ -22,6 +22,7 @@ from fglfast.images.tables import holds_parquet, read_parquet
 
 BUNDLED = "fashion"
 FACTS = "dataset.json"  # of a data set of shards
+PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 NAMED = 3  # skipped images that a note names
 
 
@@ -45,18 +46,20 @@ def read_dataset(source: str, labelled: bool = True) -> LabelledImages:
             f"{path}: a data set of shards, as synthesize writes them",
             f"train reads it; for other commands draw it with --format imagefolder, and give {path / 'imagefolder'}",
         )
-    if path.suffix == ".npz":
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
         found = read_npz(path, split, name, labelled)
-    elif path.suffix == ".parquet" or holds_parquet(path):
+    elif suffix == ".parquet" or holds_parquet(path):
         found = read_parquet(path, split, name, labelled)
     elif any((path / mark).is_file() for mark in MARKS):
         found = read_saved(path, split, name, labelled)
     elif path.is_dir():
         found = read_class_folders(path, split, name) if labelled else read_image_folder(path, split, name)
-    elif path.suffix.lower() in TABLES:
+    elif suffix in TABLES:
         found = read_listed(path, split, name, labelled)
     else:
-        hint = "give class folders, npz, parquet, or a CSV of file_name,label"
+        packed = suffix in PACKED
+        hint = "unpack it first" if packed else "give class folders, npz, parquet, or a CSV of file_name,label"
         raise BadInputError(f"{path}: not a kind of data set that is known", hint)
     return _checked(replace(found, source=source))
 

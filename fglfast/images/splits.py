@@ -43,6 +43,8 @@ def chosen(source: str, splits: Sequence[str], asked: str | None) -> str:
     named = [f"{source}:{split}" for split in sorted(splits) if split]
     more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
     choice = f"name one: {', '.join(named[:SHOWN])}{more}" if named else f"it has no splits, give {source} alone"
+    if named and "" in splits:
+        choice += "; what names no split cannot be chosen"
     if asked is not None and asked not in splits:
         raise BadInputError(f"{source}: no split named {asked!r}", choice)
     if asked is None and len(splits) > 1:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -68,3 +69,13 @@ def test_data_sets_are_joined_by_the_names_of_their_classes(folder):
     both = concatenate([first, second])
     assert both.class_names == ("kočka", "pes 犬", "mýval") and both.counts().tolist() == [4, 4, 0]
     assert both.image(5).size == first.image(1).size
+
+
+def test_endings_may_have_capitals_and_archives_are_to_be_unpacked(tmp_path):
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 5, 5), np.uint8), labels=np.arange(2))
+    (tmp_path / "x.npz").rename(tmp_path / "X.NPZ")
+    assert len(read_dataset(str(tmp_path / "X.NPZ"))) == 2
+    (tmp_path / "photos.zip").touch()
+    with pytest.raises(BadInputError) as refused:
+        read_dataset(str(tmp_path / "photos.zip"))
+    assert "unpack" in refused.value.hint

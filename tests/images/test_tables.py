@@ -199,3 +199,9 @@ def test_folders_called_like_files_of_tables_are_folders(tmp_path):
     lay_out(tmp_path, "cat.parquet/0.png", "dataset_info.json/0.png")
     (tmp_path / "metadata.parquet").write_bytes(b"of something else")
     assert read_dataset(str(tmp_path)).class_names == ("cat.parquet", "dataset_info.json")
+
+
+def test_a_row_without_a_label_is_named(tmp_path):
+    write(tmp_path / "x.parquet", cells(1, 2, 3), ["a", None, "b"])
+    with pytest.raises(BadInputError, match="row 1 has no label"):
+        read_dataset(str(tmp_path / "x.parquet"))
