@@ -192,8 +192,8 @@ SECTIONS = {
         "Ten models of each recipe from random halves of 2,000 images (five clients, beta 0.5, 20 rounds of FedAvg, "
         "`resnet10-tiny`), each attacked with the others as shadows; learned embeddings are one client's, of half of "
         "200 images, each seen fifty times, and are attacked as uploaded too. Ten are few, and the likelihood ratio "
-        "(LiRA) with them is weak: `--models 64` adds to them. Chance is an area of 50%, and 1% and 0.1% found. Intervals are "
-        "95%, of a bootstrap over models and images.",
+        "(LiRA) with them is weak: `--models 64` adds to them. Chance is an area of 50%, and 1% and 0.1% found. "
+        "Intervals are 95%, of a bootstrap over models and images.",
         columns.membership,
         picture="membership.png",
     ),
