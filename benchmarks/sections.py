@@ -48,7 +48,7 @@ SECTIONS = {
         "class train a narrow ResNet-18 (2.8 million weights, 64x64), which is tested on 5,000 real images that "
         "neither `mini` nor the clients saw.",
         columns.accuracy,
-        ("accuracy-int8",),
+        ("accuracy-int8", "accuracy-server-only", "accuracy-public-only"),
     ),
     "few-steps": Section(
         "Fewer steps",
