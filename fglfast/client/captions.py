@@ -11,7 +11,13 @@ from fglfast.images.attributes import describe
 from fglfast.images.labelled import LabelledImages
 
 ATTRIBUTES = "attributes"
-FILES = (".jsonl", ".json", ".csv", ".tsv", ".txt")
+FILES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".txt")
+# What people keep captions in beside these: no name of a model ends so.
+SHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".numbers")
+TABLES = (".parquet", ".feather", ".arrow", ".npz", ".npy", ".pkl", ".pickle", ".h5", ".hdf5", ".sqlite", ".db", ".sql")
+TEXTS = (".xml", ".yaml", ".yml", ".toml", ".html", ".htm", ".md", ".rtf", ".doc", ".docx", ".odt", ".pdf")
+PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".tar", ".tgz", ".7z")
+UNREAD = SHEETS + TABLES + TEXTS + PACKED
 
 
 class Captioner(Protocol):
@@ -50,6 +56,7 @@ def find_captioner(name: str, size: int, alone: bool = False) -> Captioner:
     """
     if name == ATTRIBUTES:
         return MeasuredAttributes(size)
+    _check_ending(Path(name))
     if Path(name).suffix.lower() in FILES or Path(name).is_file():
         from fglfast.client.caption_file import CaptionFile
 
@@ -59,6 +66,23 @@ def find_captioner(name: str, size: int, alone: bool = False) -> Captioner:
     from fglfast.client.caption_model import CaptionModel
 
     return CaptionModel(name, 1) if alone else CaptionModel(name)
+
+
+def _check_ending(path: Path) -> None:
+    """Refuse what ends like a file that is not read: it is no captioning model either.
+
+    Raises:
+        BadInputError: it does.
+    """
+    ending = path.suffix.lower()
+    if ending not in UNREAD or path.is_dir():
+        return
+    if not path.exists():
+        raise BadInputError(f"captions: {path}: no such file", f"check the path; read are {', '.join(FILES)}")
+    way = "unpack it" if ending in PACKED else "save it as CSV in UTF-8, with columns file_name and caption"
+    raise BadInputError(
+        f"captions: {path}: files that end in {ending} are not read", f"{way}; read are {', '.join(FILES)}"
+    )
 
 
 def caption_all(dataset: LabelledImages, captioner: Captioner) -> list[str]:

@@ -16,7 +16,7 @@ from fglfast.client.captions import ATTRIBUTES, caption_all, find_captioner
 from fglfast.client.cuts import tell_cuts, tell_numbers
 from fglfast.client.privacy import Budget
 from fglfast.client.private_prompts import private_counts, private_instances, public_prompts
-from fglfast.client.prompts import PromptRow, class_level_prompts, instance_level_prompts
+from fglfast.client.prompts import PromptRow, check_own, class_level_prompts, instance_level_prompts
 from fglfast.generator.parts import name_of, part
 from fglfast.generator.text import Prompts, load_prompts, native_image_size, text_fingerprint, with_domain
 from fglfast.generator.text_encoder import TextEncoder
@@ -65,10 +65,11 @@ def embed(
         raise UsageError(f"no prompts of level {prompt_level!r} are made of words", "choose class or instance")
     if budget and prompt_level == "instance" and send == "tokens":
         raise UsageError("token ids cannot carry noise", "send embeddings or int8, or class-level prompts")
+    templates, counts = find_templates(model, template, domain), dataset.counts() if counts is None else counts
     encoder = None if send == "tokens" else _open_encoder(model)
     tokenizer = encoder.tokenizer if encoder else load_tokenizer(model)
-    header = make_header(client, dataset.class_names, prompt_level, text_fingerprint(model), domain)
-    templates, counts = find_templates(model, template, domain), dataset.counts() if counts is None else counts
+    stated = template if prompt_level == "class" else None  # the header carries it
+    header = make_header(client, dataset.class_names, prompt_level, text_fingerprint(model), domain, template=stated)
     if prompt_level == "instance":
         size = native_image_size(model) if captions == ATTRIBUTES else 0  # only these are measured, at that size
         described = caption_all(dataset, find_captioner(captions, size, alone=budget is not None))
@@ -82,7 +83,6 @@ def embed(
             counts, privacy = private_counts(counts, budget)
             header = header.model_copy(update={"privacy": privacy})
         rows = class_level_prompts(dataset.class_names, counts.tolist(), templates.class_level)
-        header = header.model_copy(update={"template": template})
     wording = templates.instance_level if prompt_level == "instance" else templates.class_level
     tokens = _tokens(header, rows, wording, tokenizer)
     if encoder is None:
@@ -106,11 +106,12 @@ def make_header(
     text_encoder: str,
     domain: str | None,
     inventory: str | None = None,
+    template: str | None = None,
 ) -> PayloadHeader:
     """The header of a client's payload; of a routed one with the fingerprint of the inventory.
 
     Raises:
-        UsageError: the client's name or the domain is refused.
+        UsageError: the client's name, the domain or the template is refused.
     """
     try:
         return PayloadHeader(
@@ -121,13 +122,21 @@ def make_header(
             text_encoder=text_encoder,
             domain=domain,
             inventory=inventory,
+            template=template,
         )
     except ValidationError as error:
-        raise UsageError(f"a payload cannot say this: {first_problem(error)}", "give another name or domain") from error
+        hint = "give another name, domain or template"
+        raise UsageError(f"a payload cannot say this: {first_problem(error)}", hint) from error
 
 
 def find_templates(model: Path, template: str | None, domain: str | None) -> Prompts:
-    """The model's prompt templates for a domain, or the user's own in place of both."""
+    """The model's prompt templates for a domain, or the user's own in place of both.
+
+    Raises:
+        UsageError: the user's own is refused.
+    """
+    if template is not None:
+        check_own(template)
     prompts = load_prompts(model, domain)
     if domain and prompts.domains and domain not in prompts.domains:
         note(f"{name_of(model)} has no prompts for domain {domain!r}, only for {', '.join(sorted(prompts.domains))}")

@@ -73,6 +73,27 @@ def essence(prompt: str) -> str:
     return " ".join("".join(" " if unicodedata.category(letter)[0] == "P" else letter for letter in folded).split())
 
 
+def encodable(text: str) -> bool:
+    """Whether a text is Unicode throughout: JSON escapes and arguments in another encoding may bring half a letter."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_own(template: str) -> None:
+    """Check the template that a user gives in place of the model's, before any work is done with it.
+
+    Raises:
+        UsageError: it is empty, or no Unicode.
+    """
+    problem = "" if encodable(template) else "not UTF-8 text"
+    if problem := problem if template.strip() else "empty":
+        hint = "write it like '{label}, a photograph', or leave it out for the model's own"
+        raise UsageError(f"--template {template!r}: {problem}", hint)
+
+
 def check_template(template: str, known: set[str]) -> None:
     """Check the fields of a template; none may have a format: one can ask for a gigabyte of spaces.
 

@@ -5,6 +5,7 @@
 
 import json
 import unicodedata
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,7 +91,8 @@ def read_names(folder: Path, folders: Sequence[str]) -> dict[str, str]:
             f"{path}: a link that leads out of the data set", "put the file itself there, or delete the link"
         )
     try:
-        said = json_object(read_bytes(path, MOST_BYTES), MAX_CLASSES)
+        text = read_bytes(path, MOST_BYTES).removeprefix(BOM_UTF8)  # editors on Windows begin with it
+        said = json_object(text, MAX_CLASSES)
     except (OSError, ValueError):
         said = {}
     if not said or not all(isinstance(name, str) for name in said.values()):

@@ -217,7 +217,7 @@ def _check_routing(
         "--kit, which has no generator to learn through": kit,
         "--prompt-level instance": prompt_level != "class",
         f"--send {send}, as routing is sent": send != "embeddings",
-        "--template, as the server words the prompts": template,
+        "--template, as the server words the prompts": template is not None,
         "--clip, as what an image adds to a step of learning has length 1": clip,
     }
     for words, given in others.items():

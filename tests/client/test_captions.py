@@ -116,6 +116,18 @@ def test_captions_as_people_have_them(folder, tmp_path, name, content, mark):
         ("c.json", '{"bag/1.png": "a", "bag/1.png": "b"}', "twice"),
         ("c.json", '[{"file_name": "bag/1.png"}]', "entry 1: bag/1.png has no caption"),
         ("c.jsonl", '{"file_name"', "line 1: not a JSON object"),
+        (
+            "c.json",
+            '[{"file_name": "bag/1.png", "caption": ["a", "b"]}]',
+            "entry 1: the caption of bag/1.png is a list",
+        ),
+        ("c.jsonl", '{"file_name": "bag/1.png", "caption": " ", "text": null}', "line 1: bag/1.png has no caption"),
+        ("c.csv", f"index,caption\n{'9' * 5000},a\n", "line 2: names no image"),
+        (
+            "c.jsonl",
+            '{"file_name": "bag/1.png", "caption": "a"}\n{"file_name": "2.png", "caption": "bad \\ud83d"}',
+            "c.jsonl: line 2: the caption of 2.png holds half a letter",
+        ),
     ],
 )
 def test_what_is_missing_is_said_in_one_line(folder, tmp_path, name, content, words):
@@ -132,6 +144,61 @@ def test_captions_that_are_nowhere_are_not_looked_for_on_the_hub(name, tmp_path,
     with pytest.raises(BadInputError) as refused:
         find_captioner(name, 32)
     assert name in refused.value.message and "repo" not in refused.value.message.lower()
+
+
+@pytest.mark.parametrize("name", ["caps.xlsx", "caps/cap.XLSX", "caps.parquet", "a/caps.ods", "caps.csv.gz"])
+def test_a_file_of_an_ending_that_is_not_read_is_refused_without_the_hub(name, tmp_path, monkeypatch):
+    def asked(model):
+        raise AssertionError(f"the hub was asked for {model}")
+
+    monkeypatch.setattr("fglfast.client.captions.is_hub_id", asked)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInputError, match="no such file") as refused:
+        find_captioner(name, 32)
+    assert name in refused.value.message and ".csv" in refused.value.hint
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"PK\x03\x04\xff")
+    with pytest.raises(BadInputError, match="are not read") as refused:
+        find_captioner(name, 32)
+    assert name in refused.value.message and ".csv" in refused.value.hint
+
+
+@pytest.mark.parametrize("name", ["blip-2.7b", "Salesforce/blip2-opt-2.7b", "org/model.v1", "owner/git.base"])
+def test_a_hub_id_may_have_dots(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fglfast.client.captions.is_hub_id", lambda name: False)
+    with pytest.raises(BadInputError, match="no such file or folder"):
+        find_captioner(name, 32)
+
+
+def test_the_column_that_has_words_is_taken(folder, tmp_path):
+    (tmp_path / "c.csv").write_text("file_name,caption,text\nbag/1.png,,a\n2.png,b,\nshoe/1.png,c,other\n")
+    assert caption_all(folder, find_captioner(str(tmp_path / "c.csv"), 32)) == ["a", "b", "c"]
+
+
+def test_images_that_are_files_go_by_file_name_and_rows_by_index(folder, tmp_path):
+    """As pandas writes a table after `reset_index`: the index counts the lines, or what was left of them."""
+    (tmp_path / "c.csv").write_text("index,file_name,caption\n2,bag/1.png,a\n0,bag/2.png,b\n0,shoe/1.png,c\n")
+    assert caption_all(folder, find_captioner(str(tmp_path / "c.csv"), 32)) == ["a", "b", "c"]
+    rows = LabelledImages(("x",), np.zeros(2, np.int64), (), (), "t", ("row 0", "row 2"))
+    (tmp_path / "r.csv").write_text("index,file_name,caption\n2,image.png,a\n0,image.png,b\n")
+    assert caption_all(rows, find_captioner(str(tmp_path / "r.csv"), 32)) == ["b", "a"]
+    with pytest.raises(BadInputError, match=r"line 4: row 0 is there twice"):
+        caption_all(rows, find_captioner(str(tmp_path / "c.csv"), 32))
+
+
+def test_captions_that_belong_to_no_image_are_counted(folder, tmp_path, capsys):
+    lines = ["bag/1.png,a", "2.png,b", "shoe/1.png,c", *(f"cat/{number}.png,d" for number in range(50))]
+    (tmp_path / "c.csv").write_text("\n".join(["file_name,caption", *lines]))
+    caption_all(folder, find_captioner(str(tmp_path / "c.csv"), 32))
+    said = [line for line in capsys.readouterr().err.splitlines() if "belong" in line]
+    assert len(said) == 1 and "c.csv: 50 of its 53 captions belong to none of the 3 images: cat/0.png" in said[0]
+
+
+def test_nothing_is_said_where_every_caption_belongs(folder, tmp_path, capsys):
+    (tmp_path / "c.csv").write_text("file_name,caption\nbag/1.png,a\n2.png,b\nshoe/1.png,c\n")
+    caption_all(folder, find_captioner(str(tmp_path / "c.csv"), 32))
+    assert "belong" not in capsys.readouterr().err
 
 
 @given(content=st.binary(max_size=80), kind=st.sampled_from(["c.csv", "c.json"]))

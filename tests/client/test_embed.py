@@ -63,6 +63,20 @@ def test_a_name_that_a_payload_cannot_carry_is_a_usage_error(dataset, random_min
         embed(dataset, "ann", random_mini, domain=" ")
 
 
+@pytest.mark.parametrize("template", ["", " ", "{label} \udcff"])
+@pytest.mark.parametrize("level", ["class", "instance"])
+def test_a_template_that_says_nothing_or_is_no_text_is_refused_at_once(dataset, random_mini, level, template):
+    with pytest.raises(UsageError) as refused:
+        embed(replace(dataset, openers=()), "ann", random_mini, level, template=template)
+    assert f"--template {template!r}" in refused.value.message and refused.value.hint
+
+
+@pytest.mark.parametrize("template", ["{label} " + "wide " * 40, "{label}\x01"])
+def test_a_template_that_a_header_cannot_carry_is_refused_before_the_payload_is_written(dataset, random_mini, template):
+    with pytest.raises(UsageError, match="template"):
+        embed(dataset, "ann", random_mini, template=template)
+
+
 def test_instance_level_merges_equal_captions(dataset, random_mini):
     sent = embed(dataset, "ann", random_mini, "instance", send="tokens")
     assert sent.embeddings is None and sent.counts.tolist() == [2, 1, 1]

@@ -4,7 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fglfast.base.errors import UsageError
-from fglfast.client.prompts import PromptRow, before, class_level_prompts, essence, instance_level_prompts
+from fglfast.client.prompts import (
+    PromptRow,
+    before,
+    check_own,
+    class_level_prompts,
+    encodable,
+    essence,
+    instance_level_prompts,
+)
 from fglfast.images.attributes import describe
 
 
@@ -44,6 +52,18 @@ def test_the_essence_of_a_prompt_is_its_own(text):
 def test_bad_templates_are_refused(template):
     with pytest.raises(UsageError):
         class_level_prompts(("cat",), [1], template)
+
+
+@pytest.mark.parametrize(("template", "reason"), [("", "empty"), (" ", "empty"), ("{label} \udcff", "not UTF-8")])
+def test_a_users_own_template_that_is_refused_is_named(template, reason):
+    with pytest.raises(UsageError, match="--template") as refused:
+        check_own(template)
+    assert repr(template) in refused.value.message and reason in refused.value.message
+    check_own("{label}, é 犬 \U0001f600")
+
+
+def test_half_a_letter_cannot_be_encoded():
+    assert encodable("\U0001f600") and not encodable("bad \ud83d")
 
 
 def box(height, width, shade, stripes=False):

@@ -1,3 +1,6 @@
+import json
+from codecs import BOM_UTF8
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,3 +61,9 @@ def test_the_names_and_their_order_come_back(tmp_path_factory, names):
     renamed = write_names(folder, folders, names)
     assert tuple(read_names(folder, folders).items()) == tuple(zip(folders, names, strict=True))
     assert (folder / FILE).exists() == (renamed > 0 or names != sorted(names))
+
+
+def test_names_that_an_editor_began_with_a_byte_order_mark_are_read(tmp_path, capsys):
+    (tmp_path / FILE).write_bytes(BOM_UTF8 + json.dumps({"b": "bear", "a": "ant"}).encode())
+    assert list(read_names(tmp_path, ["a", "b"]).items()) == [("b", "bear"), ("a", "ant")]
+    assert "not used" not in capsys.readouterr().err
