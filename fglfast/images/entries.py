@@ -153,6 +153,10 @@ def _json_entries(text: str, path: Path, form: Form) -> Iterator[Entry]:
 
 def _of_whole(value: Any, path: Path, form: Form) -> Iterator[Entry]:
     if isinstance(value, dict) and not set(form.names) & set(value):
+        if value and all(
+            isinstance(fact, list) and all(isinstance(one, str) for one in fact) for fact in value.values()
+        ):
+            raise BadInputError(f"{path}: its {form.facts[0]}s are lists", f"write one {form.facts[0]} an image")
         if not all(isinstance(fact, str | int) for fact in value.values()):
             what = f"one JSON object of {some([repr(key) for key in value])}, not of {form.facts[0]}s by file name"
             raise BadInputError(f"{path}: {what}", form.hint)

@@ -122,6 +122,7 @@ def test_captions_as_people_have_them(folder, tmp_path, name, content, mark):
             "entry 1: the caption of bag/1.png is a list",
         ),
         ("c.jsonl", '{"file_name": "bag/1.png", "caption": " ", "text": null}', "line 1: bag/1.png has no caption"),
+        ("c.json", '{"bag/1.png": ["a", "b"], "2.png": ["c"]}', "its captions are lists"),
         ("c.csv", f"index,caption\n{'9' * 5000},a\n", "line 2: names no image"),
         (
             "c.jsonl",
