@@ -23,6 +23,7 @@ BEGINNINGS = {
     "JSON file": re.compile(rb"\s*[{\[]"),
     "HTML page": re.compile(rb"\s*<"),
 }
+CARD, OURS, MOST_CARD = "README.md", b" by fglfast", 1 << 16  # what each card's title ends in; bytes that are read
 PATIENCE = 2.0  # seconds; asking takes a thousandth of that
 
 
@@ -80,6 +81,17 @@ def usable_folder(out: Path) -> None:
     if os.path.lexists(out) and not out.is_dir():
         raise UsageError(f"{out}: a file is there", "give the name of a folder")
     _check_place(out, existing(out))
+
+
+def check_card(folder: Path) -> None:
+    """Refuse a folder whose README.md is somebody's own, where a card of ours would take its place.
+
+    Raises:
+        UsageError: it is.
+    """
+    path = folder / CARD
+    if path.is_file() and OURS not in path.read_bytes()[:MOST_CARD]:
+        raise UsageError(f"{folder}: holds a {CARD} of its own", "choose another --out, so that it stays")
 
 
 def usable_file(out: Path, kind: str) -> None:

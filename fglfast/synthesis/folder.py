@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from fglfast.base.errors import UsageError
-from fglfast.base.files import exclusive, write_atomic
+from fglfast.base.files import CARD, check_card, exclusive, write_atomic
 from fglfast.base.wording import differences
 from fglfast.shards.description import FACTS, LOCKS, SWAP, UPDATE, refuse_links, write_description
 from fglfast.synthesis.card import card
@@ -64,6 +64,7 @@ def refuse_another(out: Path, drawn: Drawn, update: bool = False) -> bool:
     if not (out / FACTS).exists():
         if any(out.glob("*.tar")):
             raise UsageError(f"{out} holds tar files but no {FACTS}", "choose another --out")
+        check_card(out)
         return False
     there = Drawn.of(out)
     if not there.by_content:
@@ -101,5 +102,5 @@ def _staged(stage: Path, drawn: Drawn) -> Path:
 
 
 def _describe(folder: Path, drawn: Drawn) -> None:
-    write_atomic(folder / "README.md", card(drawn))
+    write_atomic(folder / CARD, card(drawn))
     write_description(folder, drawn)

@@ -26,7 +26,7 @@ from fglfast.synthesis.conditioning import Conditioning
 from fglfast.synthesis.drawn import Drawn
 from fglfast.synthesis.foresight import estimate
 from fglfast.synthesis.settings import SynthesisSettings
-from fglfast.synthesis.synthesize import synthesize
+from fglfast.synthesis.synthesize import check_work, synthesize
 from fglfast.verbs.app import app
 
 SETTINGS = SynthesisSettings(images_per_class=7, shard_size=8, sampling=Sampling(steps=2, guidance_scale=2.0))
@@ -105,6 +105,15 @@ def test_token_payloads_are_drawn_from_the_text_of_their_embeddings(engine, payl
 def test_another_plan_in_the_folder_is_refused(whole, engine, merged):
     with pytest.raises(UsageError, match="another data set: seed 0 there, 1 here"):
         synthesize(engine, merged, SETTINGS.model_copy(update={"seed": 1}), whole)
+
+
+def test_a_readme_of_ones_own_is_not_written_over(engine, merged, tmp_path):
+    (tmp_path / "README.md").write_text("my photos")
+    with pytest.raises(UsageError, match=r"README\.md of its own"):
+        synthesize(engine, merged, SETTINGS, tmp_path)
+    with pytest.raises(UsageError, match=r"README\.md of its own"):  # as a dry run does
+        check_work(merged, SETTINGS, tmp_path, engine.model, engine.manifest.key.build.image_size)
+    assert (tmp_path / "README.md").read_text() == "my photos"
 
 
 def test_two_runs_in_one_folder_are_refused(whole, engine, merged):
