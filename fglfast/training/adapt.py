@@ -17,11 +17,11 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from fglfast.base.errors import BadInputError, UsageError
-from fglfast.base.files import usable_folder, write_atomic
+from fglfast.base.files import CARD, usable_folder, write_atomic
 from fglfast.images.labelled import LabelledImages
 from fglfast.shards.index import Rows
 from fglfast.training.batches import DecodedImages, Pixels, generator
-from fglfast.training.card import CARD, fitted_card
+from fglfast.training.card import fitted_card
 from fglfast.training.evaluate import open_classifier
 from fglfast.training.model import head_of, save_model
 from fglfast.training.opta import Delivered, Head, Seen, by_shots, by_transport

@@ -9,7 +9,6 @@ from fglfast.training.settings import TrainSettings
 
 NAMED = 50  # classes; config.json has all
 
-CARD = "README.md"
 TEXT = """---
 library_name: transformers
 pipeline_tag: image-classification

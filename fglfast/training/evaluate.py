@@ -1,5 +1,6 @@
 """The global model judged on labelled images."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from fglfast.training.results import ClassResult, Evaluation
 
 BINS = 15  # of confidence
 MODEL_HINT = "name a folder written by train"
+# Steps of an image processor that are ours, as `train` writes them; one that is absent or null is the processor's own.
+STEPS = {"do_resize": True, "do_center_crop": False, "do_rescale": True, "do_normalize": True, "resample": 3}
 
 
 def evaluate(model_dir: Path, dataset: LabelledImages, batch_size: int = 256) -> Evaluation:
@@ -104,4 +107,15 @@ def _image_size(model_dir: Path) -> int:
         raise BadInputError(
             f"{path}: the model does not take pixels from -1 to 1, as those that train writes do", MODEL_HINT
         )
+    _check_steps(content, path)
     return height
+
+
+def _check_steps(content: dict[str, Any], path: Path) -> None:
+    """Refuse a processor that makes of an image what we do not: it would be judged on other pixels than it learned."""
+    for key, ours in STEPS.items():
+        if (said := content.get(key)) not in (None, ours):
+            raise BadInputError(f"{path}: {key} is {said!r}, and images are prepared with {ours!r}", MODEL_HINT)
+    factor = content.get("rescale_factor")
+    if factor is not None and not (isinstance(factor, int | float) and math.isclose(factor, 1 / 255, rel_tol=1e-4)):
+        raise BadInputError(f"{path}: rescale_factor is {factor!r}, and pixels are divided by 255", MODEL_HINT)

@@ -10,6 +10,7 @@ from fglfast.training.fit import PlainEngine, fit, optimizer_of, schedule_of
 from fglfast.training.model import build_model
 from fglfast.training.predict import placed
 from fglfast.training.settings import TrainSettings
+from fglfast.training.trial import check_takes
 
 
 def trained(data: TrainingData, class_names: Sequence[str], settings: TrainSettings, name: str = "") -> Any:
@@ -23,7 +24,11 @@ def trained(data: TrainingData, class_names: Sequence[str], settings: TrainSetti
 
     Returns:
         The classifier, where it computes.
+
+    Raises:
+        UsageError: the architecture cannot be built, or cannot take the images.
     """
+    check_takes(settings.arch, class_names, data.size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = placed(build_model(settings.arch, class_names))

@@ -3,23 +3,31 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import safetensors.torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
 from fglfast.base.console import no_loading_bars
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.files import write_atomic
+from fglfast.base.limits import as_limit
 from fglfast.base.names import ClassNames
 from fglfast.base.untrusted import json_object, loading
-from fglfast.base.wording import first_line
+from fglfast.base.wording import first_line, some
 from fglfast.generator.configs import MOST_LABELS, Announced, announced, check_config, check_folder
 from fglfast.generator.outline import outlined
 from fglfast.training.resnet import WEIGHTS
 from fglfast.training.settings import ARCHITECTURES, check_arch
+
+NOT_TAKEN = ("auto_map", "num_labels", "dtype", "torch_dtype")  # of a file: code, and what is ours to say
+
+CONFIG_HINT = "use a transformers config.json of a classifier"
+MOST_SAID = 300  # letters of an error: transformers lists all its models
 
 
 def build_model(arch: str, class_names: Sequence[str]) -> PreTrainedModel:
@@ -33,20 +41,44 @@ def build_model(arch: str, class_names: Sequence[str]) -> PreTrainedModel:
     Raises:
         UsageError: the name is unknown, or the file is not a usable config.
     """
+    return classifier_of(config_of(arch, class_names), arch)
+
+
+def config_of(arch: str, class_names: Sequence[str]) -> Any:
+    """The config of an architecture for some classes, in the order of their labels.
+
+    Raises:
+        UsageError: the name is unknown, or the file is not a usable config.
+    """
     labels: dict[str, Any] = {
         "id2label": dict(enumerate(class_names)),
         "label2id": {name: i for i, name in enumerate(class_names)},
     }
     check_arch(arch)
     if arch in ARCHITECTURES:
-        config = AutoConfig.for_model(**{"model_type": "resnet", **ARCHITECTURES[arch]}, **labels)
-    else:
-        config = _config_from_file(Path(arch), labels)
+        return AutoConfig.for_model(**{"model_type": "resnet", **ARCHITECTURES[arch]}, **labels)
+    return _config_from_file(Path(arch), labels)
+
+
+def classifier_of(config: Any, arch: str) -> PreTrainedModel:
+    """Build the classifier of a config with fresh weights; `arch` is what people call it.
+
+    Raises:
+        UsageError: the config is of no image classifier, of several kinds, or its sizes do not fit together.
+    """
+    kinds: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(config), None)
+    if isinstance(kinds, tuple) and not config.architectures:  # transformers fails over a config that names none
+        names = " or ".join(f'"architectures": ["{kind.__name__}"]' for kind in kinds)
+        raise UsageError(
+            f"{arch} does not say which classifier of {config.model_type} it is: it has no architectures",
+            f"add {names}",
+        )
     try:
-        model = _from_config(config)
+        return _from_config(config)
     except Exception as error:  # whatever the config's own model raises at sizes that do not fit together
-        raise UsageError(f"no image classifier can be built from {arch}: {first_line(error)}") from error
-    return model
+        if as_limit(error):
+            raise
+        raise UsageError(f"no image classifier can be built from {arch}: {first_line(error)}", CONFIG_HINT) from error
 
 
 def model_of(text: str, weights: Mapping[str, Tensor]) -> PreTrainedModel:
@@ -74,18 +106,52 @@ def load_model(folder: Path) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """A saved classifier and its classes, in the order of their labels; whoever saved it, safetensors only.
 
     Raises:
-        BadInputError: the folder holds no classifier, or one whose config asks for more than its weights fill.
+        BadInputError: the folder holds no classifier, its labels are not numbered from 0, or its weights are not those
+            of its config: some are missing, of other shapes, or fewer than it asks for.
     """
     check_folder(folder)
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    told = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
     load: Any = AutoModelForImageClassification.from_pretrained
     with loading(folder), no_loading_bars():
         config = AutoConfig.from_pretrained(str(folder), **options)
+        _check_config(config, folder)
         with outlined(announced(folder), folder):
             _from_config(config)
-        model = load(str(folder), use_safetensors=True, **options)
+        model, found = load(str(folder), **told, **options)
+        _check_filled(found, folder)
         names = [model.config.id2label[label] for label in range(model.config.num_labels)]
         return model, TypeAdapter(ClassNames).validate_python(names)
+
+
+def _check_config(config: Any, folder: Path) -> None:
+    labels, path = config.id2label, folder / "config.json"
+    if (lacking := next((label for label in range(len(labels)) if label not in labels), None)) is not None:
+        raise BadInputError(
+            f"{path}: the {len(labels)} labels in id2label are not numbered 0 to {len(labels) - 1}: it lacks {lacking}",
+            "number them in the order of the last layer's outputs",
+        )
+    if (channels := getattr(config, "num_channels", 3)) != 3:
+        raise BadInputError(f"{path}: takes {channels} channels", "images are RGB: use another model")
+
+
+def _check_filled(found: Mapping[str, Any], folder: Path) -> None:
+    """Refuse weights that transformers drew at random, in the place of what is missing or of another shape.
+
+    Args:
+        found: what it tells of the weights that it loaded.
+        folder: where they are.
+    """
+    hint = "take weights and config.json from one and the same model"
+    if shapes := sorted(found["mismatched_keys"]):
+        name, there, wanted = shapes[0]
+        raise BadInputError(
+            f"{folder}: its weights do not have the shapes of its config.json: {name} is {list(there)}, not "
+            f"{list(wanted)}",
+            hint,
+        )
+    if missing := sorted(name for name in found["missing_keys"] if not name.endswith(".num_batches_tracked")):
+        raise BadInputError(f"{folder}: its weights lack {some(missing, most=2)}", hint)
 
 
 def head_of(model: PreTrainedModel) -> nn.Linear:
@@ -185,12 +251,14 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 def _config_from_file(path: Path, labels: dict[str, Any]) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-        content = {key: value for key, value in content.items() if key not in ("auto_map", "num_labels", *labels)}
+        content = {key: value for key, value in content.items() if key not in (*NOT_TAKEN, *labels)}
         config = AutoConfig.for_model(content.pop("model_type"), **content, **labels)
     except KeyError as error:
-        raise UsageError(f"{path} has no model_type", "use a transformers config.json of a classifier") from error
+        raise UsageError(f"{path} has no model_type", CONFIG_HINT) from error
     except Exception as error:  # transformers validates each config in its own way
-        raise UsageError(f"{path} is not a model config: {error}", "use a transformers config.json") from error
+        raise UsageError(
+            f"{path} is not a model config: {shorten(str(error), MOST_SAID)}", "use a transformers config.json"
+        ) from error
     if getattr(config, "num_channels", 3) != 3:
         raise UsageError(f"{path} asks for {config.num_channels} channels", "images are RGB: set num_channels to 3")
     return config

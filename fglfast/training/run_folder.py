@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fglfast.base.errors import BadInputError, FglError, UsageError
-from fglfast.base.files import exclusive, sync_folder, write_atomic
+from fglfast.base.files import check_card, exclusive, sync_folder, write_atomic
 from fglfast.base.folders import leads_out
 from fglfast.base.untrusted import read_bytes
 from fglfast.base.wording import differences
@@ -65,6 +65,7 @@ class RunFolder:
         if not self.record.exists():
             if any((self.path / name).exists() for name in MODEL_FILES):
                 raise UsageError(f"{self.path} already holds a model of unknown origin", "choose another folder")
+            check_card(self.path)
             return None
         try:
             record = json.loads(self.record.read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ from pydantic import Field
 from fglfast.base.config import Seed, Settings
 from fglfast.base.errors import UsageError
 from fglfast.base.wording import some
+from fglfast.training.sections import HALF, check_sections, fitted
 
 WIDTHS = (64, 128, 256, 512)
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -48,7 +49,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "num_groups": 8,
     },
 }
-HALF = ("bf16", "fp16", "amp")  # DeepSpeed's sections
 ACCUMULATION = "gradient_accumulation_steps"
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu")
@@ -167,8 +167,9 @@ def deepspeed_config(settings: TrainSettings, processes: int, bf16: bool) -> dic
         bf16: whether the device computes in bfloat16.
 
     Raises:
-        UsageError: the file is no JSON object, its batch sizes contradict ours, it leaves to us what we do not know, or
-            it asks for what an image classifier cannot use: ZeRO stage 3, half-precision weights.
+        UsageError: the file is no JSON object, a section of it has a wrong type, its batch sizes contradict ours, it
+            leaves to us what we do not know, or it asks for what an image classifier cannot use: ZeRO stage 3,
+            half-precision weights.
     """
     config: dict[str, Any] = {"zero_optimization": {"stage": 0}}
     config["timers"] = {"throughput": {"enabled": False}}  # it stops the device twice a step
@@ -178,7 +179,7 @@ def deepspeed_config(settings: TrainSettings, processes: int, bf16: bool) -> dic
         theirs = read_json_object(settings.deepspeed, "DeepSpeed configuration")
         config |= _filled_in(theirs, _known(settings, bf16))
         _check_filled_in(config)
-    _check_sections(config)
+    check_sections(config)
     accumulation = _accumulation(config)
     if settings.batch_size % (processes * accumulation):
         parts = f"{processes} processes x {accumulation} accumulation steps" if accumulation > 1 else str(processes)
@@ -193,12 +194,7 @@ def deepspeed_config(settings: TrainSettings, processes: int, bf16: bool) -> dic
                 f"remove {key} from {settings.deepspeed}, or set batch_size to match",
             )
         config[key] = value
-    # A torch optimiser under ZeRO 1-2 is fine here; DeepSpeed's own compiled Adam would need a compiler.
-    config.setdefault("zero_allow_untested_optimizer", True)
-    optimizer = config.get("optimizer", {})
-    if str(optimizer.get("type", "")).lower() in ("adam", "adamw"):
-        config["optimizer"] = {**optimizer, "params": {"torch_adam": True, **optimizer.get("params", {})}}
-    return config
+    return fitted(config)
 
 
 def divisible(settings: TrainSettings, processes: int) -> TrainSettings:
@@ -249,23 +245,6 @@ def _autos(value: Any, key: str = "") -> set[str]:
         return {found for name, inner in value.items() for found in _autos(inner, f"{key}.{name}" if key else name)}
     own = key.startswith("zero_optimization.") and key != "zero_optimization.stage"
     return {key} if value == "auto" and not own else set()
-
-
-def _check_sections(config: dict[str, Any]) -> None:
-    for name in ("zero_optimization", "optimizer", "scheduler", "bf16", "fp16", "amp"):
-        if name in config and not isinstance(config[name], dict):
-            raise UsageError(f"the DeepSpeed configuration's {name} is not an object", "it must look like {...}")
-    half = [name for name in HALF if config.get(name, {}).get("enabled")]
-    if half:
-        raise UsageError(
-            f"the DeepSpeed configuration enables {half[0]}, which casts batch normalisation too",
-            'Use {"torch_autocast": {"enabled": true, "dtype": "bfloat16"}}, the default on a GPU.',
-        )
-    if config["zero_optimization"].get("stage", 0) not in (0, 1, 2):
-        raise UsageError(
-            f"the DeepSpeed configuration asks for ZeRO stage {config['zero_optimization']['stage']!r}",
-            "use stage 0, 1 or 2: an image classifier fits every device, sharding its weights only costs time",
-        )
 
 
 def _accumulation(config: dict[str, Any]) -> int:

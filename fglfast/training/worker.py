@@ -4,29 +4,35 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
+from fglfast.base.config import first_problem
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
-from fglfast.base.files import write_atomic
-from fglfast.base.machine import native_bfloat16
+from fglfast.base.files import CARD, write_atomic
+from fglfast.base.limits import as_limit
+from fglfast.base.wording import first_line
 from fglfast.shards.description import Description, read_description
 from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.shards.keep import places_left_out
 from fglfast.training.batches import TrainingData, split
-from fglfast.training.card import CARD, card
+from fglfast.training.card import card
 from fglfast.training.checkpoints import Checkpoints
 from fglfast.training.decoded import share_decoded
 from fglfast.training.fit import fit, optimizer_of, schedule_of
+from fglfast.training.half import computes_half
 from fglfast.training.model import build_model, has_linear_head, load_weights, save_model
 from fglfast.training.prototypes import prototypes_of, save_prototypes
 from fglfast.training.results import TrainResult
 from fglfast.training.run_folder import RunFolder, identity
 from fglfast.training.settings import Job, deepspeed_config
 from fglfast.training.tracking import monitor_section, offline, tracked
+from fglfast.training.trial import check_takes
 from fglfast.training.world import World, environment
 
 
@@ -38,7 +44,8 @@ def run_job(job: Job, join: Callable[[], AbstractContextManager[World]]) -> Trai
         join: enters this process among those of the run.
 
     Raises:
-        UsageError: the folder belongs to another run, or the settings contradict each other.
+        UsageError: the folder belongs to another run, the settings contradict each other, or the architecture cannot
+            take the images.
         BadInputError, IncompleteError: the synthetic data set cannot be used as it is.
     """
     description = read_description(job.synthetic)
@@ -47,15 +54,14 @@ def run_job(job: Job, join: Callable[[], AbstractContextManager[World]]) -> Trai
     if done:
         return done
     images, data = load_data(job, description)
+    check_takes(job.settings.arch, description.class_names, data.size)
     with join() as world, folder.locked() if world.leads else nullcontext():
-        if world.leads:
-            folder.write_record(run, None)
-            present = torch.unique(data.labels[data.train]).tolist()
-            if len(present) == 1:
-                note(f"all images are of {description.class_names[present[0]]!r}: the model will call anything that")
-        data = replace(data, pixels=share_decoded(images, world, job.out))
         with environment(**offline(job)):
             engine = start_engine(job, description.class_names, data, world)
+            if world.leads:
+                folder.write_record(run, None)  # now: a file that was refused may be mended and given again
+                _tell_one_class(data, description)
+            data = replace(data, pixels=share_decoded(images, world, job.out))
             checkpoints = Checkpoints(engine, folder, world, job.settings.checkpoint_seconds)
             with tracked(job, engine) if world.leads else nullcontext() as tell:
                 history = fit(engine, data, job.settings, world, checkpoints, tell=tell, name=("train" if tell else ""))
@@ -93,22 +99,18 @@ def load_data(job: Job, description: Description) -> tuple[SyntheticImages, Trai
 
 
 def start_engine(job: Job, class_names: tuple[str, ...], data: TrainingData, world: World) -> Any:
-    """Build the model and hand it to DeepSpeed with its optimiser and schedule."""
-    import deepspeed
+    """Build the model and hand it to DeepSpeed with its optimiser and schedule.
 
+    Raises:
+        UsageError: DeepSpeed refuses what the user's file says.
+    """
     settings = job.settings
     with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         model: Any = build_model(settings.arch, class_names)
     if settings.initial is not None:
         load_weights(model, settings.initial)
-    wanted = getattr(model.config, "image_size", None)
-    if isinstance(wanted, int) and wanted != data.size:
-        raise UsageError(
-            f"{settings.arch} takes images of {wanted} pixels, not {data.size}",
-            f"set image_size to {wanted}, or change the config",
-        )
-    bf16 = settings.precision == "bfloat16" or (settings.precision == "auto" and native_half(world.device))
+    bf16 = computes_half(settings, model, data.size, world.device)
     config = monitor_section(job.track, job.out) | deepspeed_config(settings, world.size, bf16)
     ours: dict[str, Any] = {"model_parameters": model.parameters()}
     if "optimizer" not in config:
@@ -116,17 +118,39 @@ def start_engine(job: Job, class_names: tuple[str, ...], data: TrainingData, wor
     if "scheduler" not in config:
         steps = settings.epochs * (len(data.train) // settings.batch_size)
         ours["lr_scheduler"] = partial(schedule_of, settings=settings, steps=steps)
-    engine, *_ = deepspeed.initialize(model=model, config=config, **ours)
+    engine = _initialized(settings.deepspeed, model=model, config=config, **ours)
     if world.size == 1 and not config["zero_optimization"].get("stage"):
         engine.enable_backward_allreduce = False  # it copies all gradients twice, to sum them over one process
     return engine
 
 
-def native_half(device: torch.device) -> bool:
-    """Whether a device multiplies in bfloat16 itself: a GPU from compute capability 8.0 on; older ones emulate it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    return native_bfloat16()
+def _initialized(theirs: Path | None, **given: Any) -> Any:
+    """DeepSpeed's engine; what it raises of a user's file blames the file."""
+    import deepspeed
+
+    try:
+        engine, *_ = deepspeed.initialize(**given)
+    except Exception as error:  # each of its sections raises its own kind
+        if theirs is None or as_limit(error) or _of_machine(error):
+            raise
+        reason = first_problem(error) if isinstance(error, ValidationError) else first_line(error)
+        raise UsageError(
+            f"{theirs}: DeepSpeed cannot use it ({reason})",
+            "correct the section that this is about, or leave it out: https://www.deepspeed.ai/docs/config-json",
+        ) from error
+    return engine
+
+
+def _of_machine(error: Exception) -> bool:
+    """Whether an error comes from a device or from another process, which may be gone."""
+    kinds = (torch.AcceleratorError, torch.distributed.DistError, ConnectionError)
+    return isinstance(error, kinds) or any(word in str(error) for word in ("gloo", "NCCL", "Connection"))
+
+
+def _tell_one_class(data: TrainingData, description: Description) -> None:
+    present = torch.unique(data.labels[data.train]).tolist()
+    if len(present) == 1:
+        note(f"all images are of {description.class_names[present[0]]!r}: the model will call anything that")
 
 
 def _result(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError
@@ -15,7 +16,8 @@ from fglfast.images.folder_names import folder_names, write_names
 from fglfast.images.labelled import LabelledImages
 from fglfast.training import evaluate as module
 from fglfast.training.evaluate import evaluate
-from fglfast.training.model import build_model, save_model
+from fglfast.training.model import build_model, save_model, write_weights
+from fglfast.training.resnet import WEIGHTS
 from fglfast.verbs.app import app
 
 
@@ -121,9 +123,71 @@ def test_no_model(tmp_path: Path, model_dir: Path) -> None:
         evaluate(model_dir, data)
 
 
+def changed(path: Path, change: dict) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
 @pytest.mark.parametrize("change", [{"size": {"height": 16, "width": 8}}, {"image_mean": [0.4, 0.4, 0.4]}])
 def test_other_preprocessing_is_refused(model_dir: Path, change: dict) -> None:
-    path = model_dir / "preprocessor_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    changed(model_dir / "preprocessor_config.json", change)
     with pytest.raises(BadInputError, match="preprocessor_config"):
         evaluate(model_dir, images(("ant",), [0]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("do_resize", False),
+        ("do_center_crop", True),
+        ("do_rescale", False),
+        ("rescale_factor", 1 / 127.5),
+        ("rescale_factor", "a"),
+        ("do_normalize", False),
+        ("resample", 2),
+    ],
+)
+def test_steps_of_preprocessing_that_are_not_ours_are_named(model_dir: Path, key: str, value: object) -> None:
+    changed(model_dir / "preprocessor_config.json", {key: value})
+    with pytest.raises(BadInputError, match=rf"preprocessor_config\.json: {key} is"):
+        evaluate(model_dir, images(("ant",), [0]))
+
+
+def test_steps_of_preprocessing_that_are_not_told_are_ours(model_dir: Path) -> None:
+    data = images(("ant", "bee", "cow"), [0, 1, 2])
+    told = evaluate(model_dir, data)
+    path = model_dir / "preprocessor_config.json"
+    scaling = {"size": {"height": 16, "width": 16}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    path.write_text(json.dumps(scaling | {"do_center_crop": None, "rescale_factor": 0.00392157}))
+    assert evaluate(model_dir, data) == told
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"id2label": {"0": "ant", "1": "bee", "7": "cow"}},
+            "3 labels in id2label are not numbered 0 to 2: it lacks 2",
+        ),
+        ({"id2label": {"0": "ant", "1": "bee"}}, r"config\.json: classifier\.1\.bias is \[3\], not \[2\]"),
+        ({"num_channels": 1}, r"config\.json: takes 1 channels"),
+        ({"hidden_sizes": [16, 24]}, r"shapes of its config\.json: classifier\.1\.weight is \[3, 32\], not \[3, 24\]"),
+    ],
+)
+def test_a_config_of_other_weights_is_one_line(model_dir: Path, change: dict, words: str) -> None:
+    changed(model_dir / "config.json", change)
+    with pytest.raises(BadInputError, match=words) as caught:
+        evaluate(model_dir, images(("ant",), [0]))
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("arch", ["tiny", "bit14-tiny"])
+def test_a_missing_weight_is_not_drawn_at_random(tmp_path: Path, tiny_arch: str, arch: str) -> None:
+    names = ("ant", "bee", "cow")
+    save_model(build_model(tiny_arch if arch == "tiny" else arch, names), tmp_path, 32)
+    weights = load_file(tmp_path / WEIGHTS)
+    counts = {name for name in weights if name.endswith("num_batches_tracked")}
+    write_weights({name: tensor for name, tensor in weights.items() if name not in counts}, tmp_path / WEIGHTS)
+    assert evaluate(tmp_path, images(names, [0, 1, 2])).n == 3  # counts decide nothing; old files lack them
+    write_weights({name: value for name, value in weights.items() if name != "classifier.1.weight"}, tmp_path / WEIGHTS)
+    with pytest.raises(BadInputError, match=r"its weights lack classifier\.1\.weight"):
+        evaluate(tmp_path, images(names, [0]))

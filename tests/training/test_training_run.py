@@ -344,6 +344,13 @@ def test_workers_error_keeps_its_kind(synthetic: Path, tiny_arch: str, tmp_path:
     assert caught.value.exit_code == ExitCode.BAD_INPUT
 
 
+def test_a_readme_of_ones_own_stays(synthetic: Path, tiny_arch: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("my notes")
+    with pytest.raises(UsageError, match=r"README\.md of its own"):
+        train(synthetic, tmp_path, settings_for(tiny_arch), 1)
+    assert (tmp_path / "README.md").read_text() == "my notes"
+
+
 def test_what_is_known_to_be_wrong_starts_nothing(
     synthetic: Path, tiny_arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

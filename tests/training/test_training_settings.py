@@ -91,6 +91,15 @@ def test_what_is_auto_and_unknown_is_named(tmp_path: Path, theirs: object, key: 
         ({"gradient_accumulation_steps": 5}, "cannot be divided into 2 processes x 5"),
         ({"zero_optimization": {"stage": 3}}, "ZeRO stage 3"),
         ({"optimizer": "adam"}, "optimizer is not an object"),
+        ({"optimizer": {"type": "AdamW", "params": [1]}}, r"optimizer\.params is not an object"),
+        ({"optimizer": {"params": {"lr": 0.1}}}, "optimizer has no type"),
+        ({"optimizer": {"type": "AdamW", "params": {"lr": "1e-3"}}}, r"optimizer\.params\.lr is '1e-3'"),
+        ({"scheduler": {"type": None}}, "scheduler has no type"),
+        ({"torch_autocast": True}, "torch_autocast is not an object"),
+        ({"timers": {"throughput": False}}, r"timers\.throughput is not an object"),
+        ({"gradient_clipping": "1"}, "gradient_clipping is '1'"),
+        ({"gradient_clipping": True}, "gradient_clipping is True"),
+        ({"steps_per_print": 0}, "steps_per_print is 0"),
         ({"bf16": {"enabled": True}}, "enables bf16"),
         ([1], "not a JSON object"),
         ("{", "cannot be read"),
@@ -99,6 +108,14 @@ def test_what_is_auto_and_unknown_is_named(tmp_path: Path, theirs: object, key: 
 def test_contradictions_are_refused(tmp_path: Path, theirs: object, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         deepspeed_config(asked(tmp_path, theirs), processes=2, bf16=False)
+
+
+def test_an_offloaded_optimizer_may_be_torchs_own(tmp_path: Path) -> None:
+    theirs: dict[str, object] = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
+    assert deepspeed_config(asked(tmp_path, theirs), 1, bf16=False)["zero_force_ds_cpu_optimizer"] is False
+    theirs["zero_force_ds_cpu_optimizer"] = True
+    assert deepspeed_config(asked(tmp_path, theirs), 1, bf16=False)["zero_force_ds_cpu_optimizer"] is True
+    assert "zero_force_ds_cpu_optimizer" not in deepspeed_config(TrainSettings(), 1, bf16=False)
 
 
 def test_batch_must_divide_among_processes() -> None:
@@ -144,6 +161,24 @@ def test_unusable_config_is_refused(tmp_path: Path, content: str) -> None:
         build_model(str(tmp_path / "arch.json"), ["a", "b"])
     with pytest.raises(UsageError, match="there is no file"):
         build_model(str(tmp_path / "other.json"), ["a", "b"])
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_are_float32_whatever_a_config_says(tmp_path: Path, tiny_arch: str, key: str, dtype: str) -> None:
+    path = tmp_path / "arch.json"
+    path.write_text(json.dumps(json.loads(Path(tiny_arch).read_text()) | {key: dtype}))
+    model = build_model(str(path), ["a", "b"])
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    save_model(model, tmp_path / "model", 16)
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "model").dtype == torch.float32
+
+
+def test_an_unknown_model_type_is_one_short_line(tmp_path: Path) -> None:
+    (tmp_path / "arch.json").write_text('{"model_type": "nothing"}')
+    with pytest.raises(UsageError, match="nothing") as caught:
+        build_model(str(tmp_path / "arch.json"), ["a", "b"])
+    assert len(caught.value.message) < 600 and "\n" not in caught.value.message
 
 
 def test_weight_decay_spares_biases_and_norms(tiny_arch: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fglfast.base.errors import UsageError
-from fglfast.training import worker, world
+from fglfast.training import world
 
 
 @pytest.fixture
@@ -38,15 +38,3 @@ def test_two_processes_of_one_gpu_are_told_so(said: str, monkeypatch: pytest.Mon
     with pytest.raises(UsageError if known else torch.distributed.DistBackendError) as told, world.launched():
         raise torch.distributed.DistBackendError(said)
     assert str(told.value) == ("two training processes share one GPU" if known else said)
-
-
-@pytest.mark.parametrize(("capability", "native"), [((7, 5), False), ((8, 0), True), ((9, 0), True), ((12, 0), True)])
-def test_an_old_gpu_emulates_bfloat16(capability: tuple[int, int], native: bool, gpus) -> None:
-    gpus(1, capability)
-    assert worker.native_half(torch.device("cuda", 0)) == native
-
-
-@pytest.mark.parametrize("native", [False, True])
-def test_a_processor_is_asked_for_its_instructions(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "native_bfloat16", lambda: native)
-    assert worker.native_half(torch.device("cpu")) == native

@@ -13,9 +13,9 @@ from fglfast.lab.bench.records import TrainingRate
 from fglfast.lab.bench.work import CLASSES, photograph_like, quiet
 from fglfast.shards.description import Description, write_description
 from fglfast.shards.tar import Sample, encode_image, shard_name, write_shard
+from fglfast.training.half import native_half
 from fglfast.training.launch import train
 from fglfast.training.settings import TrainSettings
-from fglfast.training.worker import native_half
 
 STEPS = 4  # of one epoch, which is one round
 NEVER = 1e9
