@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from fglfast.base.console import note
 from fglfast.engine import backends
 from fglfast.engine.choice import ROUNDS, choose, seconds_of
 from fglfast.engine.making import Source, find_or_make
@@ -15,6 +16,8 @@ from fglfast.engine.recipe import Recipe
 from fglfast.engine.sketch import sketch
 from fglfast.generator.blocks import Blocks, load_blocks
 from fglfast.generator.load import Shapes, read_shapes, weights_fingerprint
+from fglfast.generator.text_encoder import unknown_to_clients
+from fglfast.generator.text_part import check_text_part
 from fglfast.sampler.schedule import Sampling, Schedule
 
 SAMPLING = Sampling()
@@ -102,7 +105,10 @@ def _joined(engines: list[Engine], blocks: Blocks) -> Engine:
 
 
 def _build_block(recipe: Recipe, model: Path, engines: Path) -> Engine:
-    Schedule.of_model(model, recipe.sampling)  # refused before anything is exported
+    Schedule.of_model(model, recipe.sampling)  # refused before anything is loaded
+    check_text_part(model)
+    for path, activation in unknown_to_clients(model).items():
+        note(f"{path}: clients' text encoder knows no hidden_act {activation!r}: they have to embed with --send tokens")
     keys = keys_of(recipe, model)
     source = Source(model, read_shapes(model, recipe.image_size), recipe.sampling, engines)
     made = find_or_make(keys[0], source) if len(keys) == 1 else choose(keys, source)

@@ -8,13 +8,13 @@ from fglfast.engine.recipe import Recipe, find_recipe, shipped_recipes
 from fglfast.generator.configs import read_config
 from fglfast.generator.kinds import XL, pipeline_name
 from fglfast.generator.parts import part
+from fglfast.generator.scheduler import own_clock, scheduler_config
 from fglfast.generator.text import native_image_size, resolve_model
-from fglfast.sampler.schedule import CONFIG
 
 SD2_TEXT = 1024  # channels of Stable Diffusion 2's text embeddings; 1.x has 768
 # Solvers of models that are made for a few unguided steps.
 CONSISTENCY, TURBO = ("LCMScheduler", "TCDScheduler"), ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
-FEW = {"scheduler": "model", "steps": 4, "guidance_scale": 1.0}
+FEW: dict[str, Any] = {"scheduler": "model", "steps": 4, "guidance_scale": 1.0}
 
 
 def recipe_for(model: str) -> Recipe:
@@ -33,17 +33,24 @@ def recipe_for(model: str) -> Recipe:
     else:
         folder = resolve_model(model, need="configs")
         name, few = family_of(folder), takes_few_steps(folder)
-        recipe = find_recipe(name).of_model(model).model_copy(update={"image_size": native_image_size(folder)})
-    if few:
-        recipe = recipe.model_copy(update={"sampling": recipe.sampling.model_copy(update=FEW)})
+        recipe = find_recipe(name).of_model(model)
+        sampling = recipe.sampling.model_copy(update=_own_sampling(folder, few))
+        recipe = recipe.model_copy(update={"image_size": native_image_size(folder), "sampling": sampling})
     how = f"{recipe.sampling.steps} steps{', as its scheduler is made for few' if few else ''}"
     note(f"{model}: drawn by recipe {name}, {recipe.image_size} pixels, {how}; --recipe names another")
     return recipe
 
 
+def _own_sampling(folder: Path, few: bool) -> dict[str, Any]:
+    """What a model's scheduler asks of how it is sampled, and its family's recipe does not know."""
+    if few:
+        return FEW
+    return {"scheduler": "model", "spacing": "model"} if own_clock(scheduler_config(folder)) else {}
+
+
 def family_of(folder: Path) -> str:
     """Name of the shipped recipe that a model folder is nearest to."""
-    scheduler = read_config(part(folder, CONFIG))
+    scheduler = scheduler_config(folder)
     if scheduler.get("prediction_type") == "flow_prediction" or str(scheduler.get("_class_name")).startswith("Flow"):
         return "mini"
     if pipeline_name(folder) == XL:
@@ -58,7 +65,7 @@ def takes_few_steps(folder: Path) -> bool:
 
     Models of zero terminal SNR have the same spacing, and take as many steps as others.
     """
-    config: dict[str, Any] = read_config(part(folder, CONFIG))
+    config = scheduler_config(folder)
     name, trailing = config.get("_class_name"), config.get("timestep_spacing") == "trailing"
     noise = config.get("prediction_type", "epsilon") == "epsilon" and not config.get("rescale_betas_zero_snr")
     return name in CONSISTENCY or (name in TURBO and trailing and noise)

@@ -8,8 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from fglfast.engine.networks import Networks, sent
-from fglfast.generator.configs import read_config
-from fglfast.generator.kinds import INDEX
+from fglfast.generator.kinds import zeros_for_empty
 from fglfast.generator.load import Shapes
 from fglfast.generator.text import load_prompts
 from fglfast.generator.tokens import load_tokenizer
@@ -42,7 +41,7 @@ def negative_embedding(networks: Networks, shapes: Shapes, model: Path, prompt: 
 
     Zeros for an empty one where the model was trained so (SDXL).
     """
-    if not prompt and read_config(model / INDEX).get("force_zeros_for_empty_prompt"):
+    if not prompt and zeros_for_empty(model):
         return torch.zeros(shapes.text_length, shapes.text_width, device=networks.device)
     tokens_1T = torch.from_numpy(load_tokenizer(model).tokenize([prompt])).long()
     return networks.encode(sent(tokens_1T, networks.device)).squeeze(0)

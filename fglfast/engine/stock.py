@@ -7,12 +7,11 @@ import diffusers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
-from fglfast.generator.configs import read_config
 from fglfast.generator.kinds import XL, pipeline_name
 from fglfast.generator.latents import LatentSpace
 from fglfast.generator.load import pooled_width, vae_factor
-from fglfast.generator.parts import part
-from fglfast.sampler.schedule import CONFIG, Sampling, Schedule
+from fglfast.generator.scheduler import scheduler_config
+from fglfast.sampler.schedule import Sampling, Schedule
 
 if TYPE_CHECKING:  # a second to import, and not every model is sampled by one
     from diffusers import DiffusionPipeline
@@ -41,7 +40,7 @@ def stock_pipeline(
     if not steps_alone or not _decodes(name, vae):
         return None
     if sampling.scheduler == "model":
-        scheduler = getattr(diffusers, schedule.scheduler).from_config(read_config(part(model, CONFIG)))
+        scheduler = getattr(diffusers, schedule.scheduler).from_config(scheduler_config(model))
     parts: dict[str, Any] = {"unet": unet, "vae": vae, "scheduler": scheduler}
     parts |= dict.fromkeys(("text_encoder", "tokenizer", "feature_extractor"))
     if name == XL:

@@ -6,7 +6,7 @@ there is left out.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from fglfast.generator.text import is_hub_id
 FILE = "pytorch_lora_weights.safetensors"  # as diffusers and its trainers name it
 HINT = "use a LoRA adapter of this model's family, as diffusers or kohya's trainers save it"
 OTHER_KINDS = ("dora_scale", "lora_magnitude_vector", "hada_w", "lokr_w")
+FACTORS = (("lora_down.", "lora_up."), ("lora.down.", "lora.up."), ("lora_A.", "lora_B."))
 PAIR = re.compile(r"(.+)\.lora_(A|B)\.weight")
 
 
@@ -83,16 +84,34 @@ def find_adapter(name: str) -> Path:
 
 
 def _fused(model: Path, path: Path, weight: float) -> UNet2DConditionModel:
-    refused = next((key for key in read_header(path) if any(kind in key for kind in OTHER_KINDS)), None)
+    names = read_header(path).keys()
+    refused = next((key for key in names if any(kind in key for kind in OTHER_KINDS)), None)
     if refused:
         raise BadInputError(f"{path}: {refused} is of another kind of adapter than LoRA", HINT)
+    _check_pairs(path, names)
     blank_networks(model)  # refuses configs that ask for more memory than the weights fill
     with loading(path, HINT), torch.no_grad():
         unet: UNet2DConditionModel = read_network(UNet2DConditionModel, part(model, "unet"))
         for name, change in _changes(path, unet):
-            module = unet.get_submodule(name)
-            module.weight += weight * change.reshape(module.weight.shape)
+            layer = unet.get_submodule(name).weight
+            _check_sizes(path, name, change.shape, layer.flatten(1).shape)
+            layer += weight * change.reshape(layer.shape)
     return unet
+
+
+def _check_sizes(path: Path, name: str, found: torch.Size, wanted: torch.Size) -> None:
+    if found != wanted:
+        sizes = " by ".join(map(str, found)), " by ".join(map(str, wanted))
+        raise BadInputError(f"{path}: {name} is {sizes[0]}, and this UNet's is {sizes[1]}", HINT)
+
+
+def _check_pairs(path: Path, names: Collection[str]) -> None:
+    """Refuse an adapter that has one factor of a layer alone, by the names in its file, whoever wrote it."""
+    both = [*FACTORS, *((up, down) for down, up in FACTORS)]
+    halves = ((name, name.replace(there, other)) for name in names for there, other in both if there in name)
+    for name, other in halves:
+        if other not in names and not name.startswith("text_encoder"):
+            raise BadInputError(f"{path}: {name} is there without {other}", HINT)
 
 
 def _changes(path: Path, unet: UNet2DConditionModel) -> Iterator[tuple[str, Tensor]]:
@@ -111,6 +130,8 @@ def _changes(path: Path, unet: UNet2DConditionModel) -> Iterator[tuple[str, Tens
     layers, scales = _layers(path, tensors), _scales(path, alphas or {}, facts or {})
     for name, pair in layers.items():
         down, up = pair["A"].float().flatten(1), pair["B"].float().flatten(1)
+        if len(down) != up.shape[1]:
+            raise BadInputError(f"{path}: {name} has factors of ranks {len(down)} and {up.shape[1]}", HINT)
         change = scales.get(name, scales.get("", float(len(down)))) / len(down) * up @ down
         if not change.isfinite().all():
             raise BadInputError(f"{path}: {name} is not a number everywhere", HINT)

@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler, SchedulerMixin
 from diffusers.loaders.single_file_utils import (
     convert_ldm_clip_checkpoint,
     convert_ldm_unet_checkpoint,
@@ -31,11 +32,11 @@ from fglfast.generator.configs import read_config, read_header
 from fglfast.generator.families import NOISE, TOKENS, Family, padded_with, write_configs
 from fglfast.generator.kinds import check_kind
 from fglfast.generator.made import made_once
+from fglfast.generator.scheduler import CONFIG, own_clock
 from fglfast.generator.tokens import BOS, EOS
 
 WORDS = "openai/clip-vit-large-patch14"  # whose tokenizer all of Stable Diffusion's are
 WORD_FILES = ("vocab.json", "merges.txt")
-SCHEDULER = "scheduler/scheduler_config.json"
 UNET, VAE = "model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.decoder.conv_in.weight"
 TEXTS = ("cond_stage_model.", "conditioner.embedders.")
 OPEN_CLIP = {"text_encoder": "cond_stage_model.model.", "text_encoder_2": "conditioner.embedders.1.model."}
@@ -74,7 +75,7 @@ def as_folder(path: Path) -> Path:
     Raises:
         BadInputError: it is no checkpoint of a kind that can be used, lacks a network, or its tokenizer cannot be had.
     """
-    known, words, scheduler = _kind(path), _words(path.parent), path.parent / SCHEDULER
+    known, words, scheduler = _kind(path), _words(path.parent), path.parent / CONFIG
     of = [path, *words, *([scheduler] if scheduler.is_file() else [])]
     what = f"the model folder of checkpoint {path.name}, of {known.family}'s kind"
     return made_once(path.stem, what, of, partial(_convert, path, known, words, scheduler))
@@ -174,10 +175,12 @@ def _tokenizer(words: tuple[Path, ...]) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, **ends, model_max_length=TOKENS)
 
 
-def _solver(scheduler: Path, names: Collection[str], known: Known) -> DPMSolverMultistepScheduler:
+def _solver(scheduler: Path, names: Collection[str], known: Known) -> SchedulerMixin:
     """A solver on the noise that the model was trained on: what the file says, or marks among the tensors, or usual."""
     if scheduler.is_file():
-        return DPMSolverMultistepScheduler.from_config(read_config(scheduler))
+        config = read_config(scheduler)
+        kind = getattr(diffusers, config["_class_name"]) if own_clock(config) else DPMSolverMultistepScheduler
+        return kind.from_config(config)
     usual = {**NOISE, "steps_offset": 1, "prediction_type": known.prediction}
     if VELOCITY in names:
         usual |= {"prediction_type": "v_prediction", "rescale_betas_zero_snr": ZERO_SNR in names}

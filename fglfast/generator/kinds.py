@@ -46,6 +46,8 @@ def check_kind(folder: Path) -> None:
     vae = _check_vae(part(folder, "vae") / "config.json")
     width = sum(_text_width(part(folder, name) / "config.json") for name in PIPELINES[pipeline])
     _check_unet(part(folder, "unet") / "config.json", pipeline, vae.get("latent_channels", 4), width)
+    if pipeline == XL:
+        _check_pooled(part(folder, "unet") / "config.json", part(folder, "text_encoder_2") / "config.json")
 
 
 def check_needed(folder: Path, need: Need) -> None:
@@ -61,6 +63,12 @@ def check_needed(folder: Path, need: Need) -> None:
 def embedded_guidance(folder: Path) -> bool:
     """Whether a model's UNet asks for the guidance scale, as latent consistency models do: see `with_guidance`."""
     return read_config(part(folder, "unet") / "config.json").get("time_cond_proj_dim") is not None
+
+
+def zeros_for_empty(folder: Path) -> bool:
+    """Whether a model's empty prompt is embedded as zeros: XL's is, unless its index says no."""
+    index = read_config(folder / INDEX)
+    return index.get("_class_name") == XL and bool(index.get("force_zeros_for_empty_prompt", True))
 
 
 def pipeline_name(folder: Path) -> str:
@@ -109,6 +117,17 @@ def _check_unet(path: Path, pipeline: str, channels: int, width: int) -> None:
     _require(found == width, path, "cross_attention_dim", found, f"and the text has {width} channels")
 
 
+def _check_pooled(path: Path, text: Path) -> None:
+    """Refuse an XL whose UNet takes a pooled text, beside six numbers of sizes, of other channels than the text has."""
+    config, pooled = read_config(path), read_config(text).get("projection_dim", 512)
+    for key in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
+        _require(isinstance(config.get(key), int), path, key, config.get(key), "not a number of channels")
+    _require(isinstance(pooled, int), text, "projection_dim", pooled, "not a number of channels")
+    key, each = "projection_class_embeddings_input_dim", config["addition_time_embed_dim"]
+    why = f"and projection_dim of {text.parent.name} + 6 * addition_time_embed_dim is {pooled} + 6 * {each}"
+    _require(config[key] == pooled + 6 * each, path, key, config[key], why)
+
+
 def _check_vae(path: Path) -> dict[str, Any]:
     """The config of a VAE whose images have three channels and whose latents are described by numbers."""
     config = read_config(path)
@@ -130,7 +149,9 @@ def _check_vae(path: Path) -> dict[str, Any]:
 
 
 def _text_width(path: Path) -> int:
-    width = read_config(path).get("hidden_size")
+    config = read_config(path)
+    width, end = config.get("hidden_size"), config.get("eos_token_id", 0)
+    _require(isinstance(end, int), path, "eos_token_id", end, "not a token's number")
     _require(isinstance(width, int), path, "hidden_size", width, "not a number of channels")
     assert isinstance(width, int)
     return width

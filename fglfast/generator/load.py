@@ -22,6 +22,7 @@ from fglfast.generator.text_part import TextPart, load_text_part
 from fglfast.generator.text_projection import TextProjection, take_projection
 from fglfast.generator.tokens import text_positions
 from fglfast.generator.weights import counted_files, variant, weight_files
+from fglfast.generator.whole import require_whole
 
 LARGEST = Announced(
     tensors=4_000, elements=5_000_000_000
@@ -173,16 +174,19 @@ def blank_networks(folder: Path) -> tuple[UNet2DConditionModel, AutoencoderKL]:
 
     Raises:
         BadInputError: a config is missing, describes no such network, or one larger than the weights beside it or than
-            any that is known; or the model is of a kind that cannot be used.
+            any that is known; a weight is missing, or of another shape; or the model is of a kind that cannot be used.
     """
     check_kind(folder)
     return _blank(part(folder, "unet"), UNet2DConditionModel), _blank(part(folder, "vae"), AutoencoderKL)
 
 
 def _blank(folder: Path, kind: Any) -> Any:
-    config = read_config(folder / "config.json")
-    with outlined(announced(folder) if weight_files(folder) else LARGEST, folder):
-        return kind.from_config(config)
+    config, weights = read_config(folder / "config.json"), weight_files(folder)
+    with outlined(announced(folder) if weights else LARGEST, folder):
+        network = kind.from_config(config)
+    if weights:
+        require_whole(network, folder)
+    return network
 
 
 def read_shapes(folder: Path, image_size: int) -> Shapes:

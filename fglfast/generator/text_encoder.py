@@ -12,10 +12,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fglfast.generator.clip_text import ClipText
+from fglfast.generator.clip_text import ACTIVATIONS, ClipText
+from fglfast.generator.configs import read_config
+from fglfast.generator.kinds import networks
 from fglfast.generator.parts import part
 from fglfast.generator.text import text_fingerprint
-from fglfast.generator.tokens import Tokenizer, load_tokenizer, read_tokenizer
+from fglfast.generator.tokens import Tokenizer, load_tokenizer, second_padding
+
+
+def unknown_to_clients(model: Path) -> dict[Path, str]:
+    """The configs of a model's text encoders that PyTorch computes and `TextEncoder` does not, and their activation."""
+    paths = [part(model, name) / "config.json" for name in networks(model, "text")]
+    found = {path: str(read_config(path).get("hidden_act", "quick_gelu")) for path in paths}
+    return {path: activation for path, activation in found.items() if activation not in ACTIVATIONS}
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class TextEncoder:
         if not part(folder, "text_encoder_2").is_dir():
             return cls(tokenizer, first, None, tokenizer.pad, text_fingerprint(folder))
         second = ClipText(part(folder, "text_encoder_2"))
-        return cls(tokenizer, first, second, read_tokenizer(part(folder, "tokenizer_2")).pad, text_fingerprint(folder))
+        return cls(tokenizer, first, second, second_padding(folder, tokenizer), text_fingerprint(folder))
 
     def tokenize(self, prompts: Sequence[str]) -> NDArray[np.int32]:
         """Token ids [N,T] of prompts; see `Tokenizer.tokenize`."""

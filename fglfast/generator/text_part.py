@@ -16,8 +16,11 @@ from fglfast.base.untrusted import loading
 from fglfast.generator.configs import announced
 from fglfast.generator.outline import outlined
 from fglfast.generator.parts import part
-from fglfast.generator.tokens import read_tokenizer
+from fglfast.generator.tokens import read_tokenizer, second_padding
 from fglfast.generator.weights import variant
+from fglfast.generator.whole import require_whole
+
+ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 
 
 class TextPart(nn.Module):
@@ -51,22 +54,41 @@ class TwoTextParts(TextPart):
         return torch.cat([joined_BTD, pooled_B1D], dim=1)
 
 
+def check_text_part(folder: Path) -> None:
+    """Refuse what `load_text_part` would, as far as configs, tokenizers and the headers of weights tell.
+
+    Raises:
+        BadInputError: as `load_text_part`.
+    """
+    for name, kind in ENCODERS.items():
+        if part(folder, name).is_dir():
+            _outline(kind, part(folder, name))
+    if part(folder, "text_encoder_2").is_dir():
+        second_padding(folder, read_tokenizer(part(folder, "tokenizer")))
+
+
 def load_text_part(folder: Path) -> TextPart:
     """The text encoder of a model folder, or both, in float32; safetensors only.
 
     Raises:
-        BadInputError: config and weights are not those of one text encoder.
+        BadInputError: config and weights are not those of one text encoder, or the tokenizers differ in more than
+            padding.
     """
     first = _load(CLIPTextModel, part(folder, "text_encoder"))
     if not part(folder, "text_encoder_2").is_dir():
         return TextPart(first).eval()
     second = _load(CLIPTextModelWithProjection, part(folder, "text_encoder_2"))
-    one, other = (read_tokenizer(part(folder, name)) for name in ("tokenizer", "tokenizer_2"))
-    return TwoTextParts(first, second, one.eos, other.pad).eval()
+    tokenizer = read_tokenizer(part(folder, "tokenizer"))
+    return TwoTextParts(first, second, tokenizer.eos, second_padding(folder, tokenizer)).eval()
+
+
+def _outline(kind: Any, folder: Path) -> None:
+    with outlined(announced(folder), folder):
+        blank = kind(kind.config_class.from_pretrained(folder))
+    require_whole(blank, folder)
 
 
 def _load(kind: Any, folder: Path) -> Any:
-    with outlined(announced(folder), folder):
-        kind(kind.config_class.from_pretrained(folder))
+    _outline(kind, folder)
     with loading(folder), no_loading_bars():
         return kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, variant=variant(folder))

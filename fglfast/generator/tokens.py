@@ -97,6 +97,25 @@ def load_tokenizer(model: Path) -> Tokenizer:
     return tokenizer
 
 
+def second_padding(model: Path, first: Tokenizer) -> int:
+    """What the second tokenizer of an XL pads with; its ids are made of the first one's, so no more may differ.
+
+    Raises:
+        BadInputError: it has other words, other tokens at the ends, or another length.
+    """
+    folder = part(model, "tokenizer_2")
+    second = read_tokenizer(folder)
+    facts = {
+        "vocabulary": (first.bpe.get_vocab(), second.bpe.get_vocab()),
+        "beginning or end of a prompt": (first.bpe.encode("").ids, second.bpe.encode("").ids),
+        "model_max_length": (first.length, second.length),
+    }
+    for name, (one, other) in facts.items():
+        if one != other:
+            raise BadInputError(f"{folder}: another {name} than the first tokenizer has; only padding may differ", HINT)
+    return second.pad
+
+
 def read_tokenizer(folder: Path) -> Tokenizer:
     """A tokenizer's folder: `tokenizer.json`, or `vocab.json` and `merges.txt`, and what names its special tokens.
 

@@ -1,6 +1,7 @@
 """The noise that a stochastic solver adds on its way: given to it, never drawn."""
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import torch
@@ -43,6 +44,11 @@ class Given(TorchFunctionMode):
         return noise_BCHW.to(like.dtype)
 
 
+def options(scheduler: Any) -> dict[str, Any]:
+    """What diffusers' pipelines give every step of a scheduler that takes it: no noise beyond what the solver needs."""
+    return {"eta": 0.0} if "eta" in signature(scheduler.step).parameters else {}
+
+
 def numbered(latents_BCHW: Tensor) -> Fresh:
     """Noise for images that have no identity, such as the gate's: whoever asks, and one for all rows of any batch."""
 
@@ -67,6 +73,6 @@ def draws_ungiven(start: Callable[[], Any]) -> bool:
             for timestep in scheduler.timesteps:
                 scaled = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
                 with given:
-                    x = scheduler.step(0.5 * scaled, timestep, x, return_dict=False)[0]
+                    x = scheduler.step(0.5 * scaled, timestep, x, return_dict=False, **options(scheduler))[0]
             ends.append(x)
     return not torch.allclose(ends[0], ends[1], rtol=0.0, atol=0.0, equal_nan=True)

@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fglfast.sampler.noise import Fresh, Given, numbered
+from fglfast.sampler.noise import Fresh, Given, numbered, options
 from fglfast.sampler.schedule import Schedule
 
 
@@ -48,6 +48,7 @@ def sample(
         Latents [B,C,H,W] as the VAE decoder expects them.
     """
     scheduler, given = schedule.start(), Given(fresh or numbered(noise_BCHW))
+    extra = options(scheduler)
     latents_BCHW: Tensor = noise_BCHW * getattr(scheduler, "init_noise_sigma", 1.0)
     both_2BLE = torch.cat([negative_BLE.expand_as(text_BLE), text_BLE])
     for timestep in scheduler.timesteps:
@@ -62,5 +63,5 @@ def sample(
         else:
             prediction_BCHW = denoiser(input_BCHW, timestep_B, text_BLE)
         with given:
-            latents_BCHW = scheduler.step(prediction_BCHW, timestep, latents_BCHW, return_dict=False)[0]
+            latents_BCHW = scheduler.step(prediction_BCHW, timestep, latents_BCHW, return_dict=False, **extra)[0]
     return latents_BCHW

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,25 +14,15 @@ from fglfast.base.config import Settings, first_problem
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.untrusted import loading
 from fglfast.generator.configs import read_config
-from fglfast.generator.kinds import STABLE_DIFFUSION, pipeline_name
 from fglfast.generator.parts import part
+from fglfast.generator.scheduler import CONFIG, own_clock
 from fglfast.sampler.noise import draws_ungiven
+from fglfast.sampler.solver import SOLVERS, check_steps, find_solver, other_solver, predicts_flow
 from fglfast.sampler.spacing import align_your_steps, trailing
 
-SOLVERS = {
-    "ddim": "DDIMScheduler",
-    "dpmsolver++": "DPMSolverMultistepScheduler",
-    "unipc": "UniPCMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler-ancestral": "EulerAncestralDiscreteScheduler",
-    "lcm": "LCMScheduler",
-    "flow-euler": "FlowMatchEulerDiscreteScheduler",
-}
-SOLVE_FLOW = ("dpmsolver++", "unipc", "flow-euler")
 FLOW_EULER = SOLVERS["flow-euler"]
-CONFIG = "scheduler/scheduler_config.json"
-TAKE_TIMESTEPS = ("DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
-TAKE_TRAILING = ("DDIMScheduler", "EulerAncestralDiscreteScheduler")  # by their config alone
+TAKE_TIMESTEPS = (SOLVERS["dpmsolver++"], SOLVERS["euler"])
+TAKE_TRAILING = (SOLVERS["ddim"], SOLVERS["euler-ancestral"])  # by their config alone
 PLACED = {  # in configs of those two, what else would say where the steps lie
     "use_karras_sigmas": False,
     "use_exponential_sigmas": False,
@@ -45,6 +34,12 @@ EVERYWHERE = (0.0, 1.0)
 
 SchedulerName = Literal["model", "ddim", "dpmsolver++", "unipc", "euler", "euler-ancestral", "lcm", "flow-euler"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _lowest_first(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] > interval[1]:
+        raise ValueError(f"guides no step: give the lower share first, as [{interval[1]:g}, {interval[0]:g}]")
+    return interval
 
 
 class Sampling(Settings):
@@ -67,7 +62,7 @@ class Sampling(Settings):
     spacing: Literal["model", "ays", "trailing"] = "model"
     timesteps: tuple[float, ...] | None = None
     guidance_scale: Annotated[float, Field(ge=0.0, le=50.0), AfterValidator(lambda scale: max(1.0, scale))] = 2.0
-    guidance_interval: tuple[Share, Share] = EVERYWHERE
+    guidance_interval: Annotated[tuple[Share, Share], AfterValidator(_lowest_first)] = EVERYWHERE
 
     @model_validator(mode="after")
     def _one_a_step(self) -> "Sampling":
@@ -127,9 +122,7 @@ class Schedule:
                 draws noise in a way of its own.
             UsageError: the solver, spacing or number of steps does not fit the model.
         """
-        config = _model_config(model)
-        name, config = _solver(config, sampling.scheduler)
-        config = config | _of_pipeline(model, name)
+        name, config = find_solver(model, sampling.scheduler)
         if sampling.spacing == "trailing" and name in TAKE_TRAILING:
             config |= {"timestep_spacing": "trailing"}
         with loading(model / CONFIG):
@@ -142,9 +135,7 @@ class Schedule:
             scheduler = found.start()
         if name in SOLVERS.values():
             _check_taken(name, scheduler, sampling.steps)
-        hint = (
-            f'write scheduler = "{"flow-euler" if _predicts_flow(config) else "ddim"}" under [sampling] in the recipe'
-        )
+        hint = other_solver(config)
         with loading(path, hint):
             unrepeatable = draws_ungiven(found.start)
         if unrepeatable:
@@ -176,11 +167,14 @@ class Schedule:
         """Timesteps of no noise and of the most.
 
         Most schedulers count noise levels. The timesteps of others are functions of the noise, EDM's 0.25 log(sigma)
-        (arXiv 2206.00364, table 1): theirs span what the scheduler was made for.
+        (arXiv 2206.00364, table 1): theirs span what the scheduler lays its steps between.
         """
-        made = getattr(diffusers, self.scheduler).from_config(self.config).timesteps  # all, until steps are set
-        counted = made is None or (made.min() >= 0.0 and made.max() > 1.0)
-        return (0.0, self.levels) if counted else (float(made.min()), float(made.max()))
+        scheduler = getattr(diffusers, self.scheduler).from_config(self.config)
+        made = scheduler.timesteps  # all, until steps are set
+        if made is None or (made.min() >= 0.0 and made.max() > 1.0):
+            return (0.0, self.levels)
+        scheduler.set_timesteps(int(self.levels))  # Euler's, where it has a sigma_max, begin above its table
+        return (float(scheduler.timesteps.min()), float(scheduler.timesteps.max()))
 
     def guides(self, timestep: float) -> bool:
         """Whether the step at this timestep is guided, and so costs two rows an image."""
@@ -200,54 +194,16 @@ class Schedule:
         return sum(rows for _, rows in self.rows())
 
 
-def _model_config(model: Path) -> dict[str, Any]:
-    path = part(model, CONFIG)
-    config = read_config(path)
-    name = str(config.get("_class_name"))
-    kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if not isinstance(kind, type) or not issubclass(kind, diffusers.SchedulerMixin):
-        raise BadInputError(f"{path}: no diffusers scheduler is named {name!r}", "mend _class_name")
-    return config
-
-
-def _solver(config: dict[str, Any], asked: str) -> tuple[str, dict[str, Any]]:
-    """Class and config of the solver; the model's own if "model" is asked for."""
-    if asked == "model":
-        return str(config["_class_name"]), config
-    flow = _predicts_flow(config)
-    if flow and asked not in SOLVE_FLOW:
-        raise UsageError(f"{asked} does not solve a flow-matching model", f"choose one of: {', '.join(SOLVE_FLOW)}")
-    if asked == "flow-euler" and not flow:
-        raise UsageError("flow-euler solves flow-matching models only", "use euler for this one")
-    config = {key: value for key, value in config.items() if not key.startswith("_")}
-    if flow:
-        shift = config.get("flow_shift", config.get("shift", 1.0))
-        config |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift, "shift": shift}
-    if asked in ("ddim", "lcm"):
-        config["clip_sample"] = False  # latents reach beyond [-1,1]
-    cls = getattr(diffusers, SOLVERS[asked])
-    known = set(cls().config)
-    return SOLVERS[asked], {key: value for key, value in config.items() if key in known}
-
-
-def _of_pipeline(model: Path, name: str) -> dict[str, Any]:
-    """What `StableDiffusionPipeline` sets in its scheduler, whatever the folder says; SDXL's leaves it alone."""
-    known = signature(getattr(diffusers, name)).parameters
-    fixed = {"steps_offset": 1, "clip_sample": False} if pipeline_name(model) == STABLE_DIFFUSION else {}
-    return {key: value for key, value in fixed.items() if key in known}
-
-
 def _placed(name: str, config: dict[str, Any], sampling: Sampling, model: Path) -> tuple[float, ...] | None:
     """Where the steps are told to lie; None leaves it to the scheduler."""
     levels = int(config.get("num_train_timesteps", 1000))
-    if not _predicts_flow(config) and sampling.steps > levels:
-        raise UsageError(f"{sampling.steps} steps of a model of {levels} noise levels", f"ask for {levels} at most")
+    check_steps(name, config, sampling.steps)
     if sampling.timesteps:
         _check_timesteps(name, config, sampling.timesteps, levels)
         return sampling.timesteps
     if sampling.spacing == "model" or (sampling.spacing == "trailing" and name in TAKE_TRAILING):
         return None
-    if name not in TAKE_TIMESTEPS or _predicts_flow(config):
+    if name not in TAKE_TIMESTEPS or predicts_flow(config) or own_clock(config):
         hint = "use scheduler dpmsolver++ or euler on a noise model"
         raise UsageError(f"spacing {sampling.spacing!r} does not fit {name} on this model", hint)
     if sampling.spacing == "trailing":
@@ -256,7 +212,7 @@ def _placed(name: str, config: dict[str, Any], sampling: Sampling, model: Path) 
 
 
 def _check_timesteps(name: str, config: dict[str, Any], timesteps: tuple[float, ...], levels: int) -> None:
-    if name not in (*TAKE_TIMESTEPS, FLOW_EULER) or _is_dpm_flow(name, config):
+    if name not in (*TAKE_TIMESTEPS, FLOW_EULER) or _is_dpm_flow(name, config) or own_clock(config):
         raise UsageError(f"{name} does not take timesteps on this model", "use flow-euler on a flow model")
     if name == FLOW_EULER and timesteps[0] != levels:
         what = f"timesteps begin at {timesteps[0]:g}, and what is drawn begins as noise alone"
@@ -274,14 +230,9 @@ def _check_taken(name: str, scheduler: Any, steps: int) -> None:
         raise UsageError(what, "ask for another number of steps")
 
 
-def _predicts_flow(config: dict[str, Any]) -> bool:
-    named = str(config.get("_class_name", "")).startswith("FlowMatch")
-    return named or config.get("prediction_type") == "flow_prediction"
-
-
 def _is_dpm_flow(name: str, config: dict[str, Any]) -> bool:
     """Whether it is a diffusion solver on a flow model, which lays out its steps itself."""
-    return name != FLOW_EULER and _predicts_flow(config)
+    return name != FLOW_EULER and predicts_flow(config)
 
 
 def _is_xl(model: Path) -> bool:

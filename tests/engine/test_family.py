@@ -5,10 +5,13 @@ import shutil
 
 import pytest
 
+from fglfast.base.errors import UsageError
+from fglfast.engine.build import build_engine
 from fglfast.engine.family import recipe_for
 from fglfast.engine.recipe import find_recipe, shipped_recipes
 from fglfast.generator.families import UNETS, random_model
 from fglfast.generator.kinds import INDEX
+from fglfast.sampler.schedule import Schedule
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +30,12 @@ def folders(tmp_path_factory):
 
 def change(path, **keys):
     path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def scheduled(folder, **keys):
+    change(folder / "scheduler" / "scheduler_config.json", **keys)
+    if "_class_name" in keys:
+        change(folder / INDEX, scheduler=["diffusers", keys["_class_name"]])
 
 
 CASES = {
@@ -67,7 +76,7 @@ def test_the_configs_tell_the_family(case, folders, tmp_path, monkeypatch):
     family, scheduler, unet, (name, side, steps, guidance) = CASES[case]
     folder = tmp_path / "model"
     shutil.copytree(folders / family, folder)
-    change(folder / "scheduler" / "scheduler_config.json", **scheduler)
+    scheduled(folder, **scheduler)
     change(folder / "unet" / "config.json", **unet)
     told = []
     monkeypatch.setattr("fglfast.engine.family.note", told.append)
@@ -77,6 +86,29 @@ def test_the_configs_tell_the_family(case, folders, tmp_path, monkeypatch):
     same = {"model": recipe.model, "mirror": None, "image_size": side, "sampling": recipe.sampling}
     assert recipe == find_recipe(name).model_copy(update=same)
     assert len(told) == 1 and f"recipe {name}," in told[0] and str(side) in told[0]
+
+
+OWN_CLOCKS = {
+    "EDM": {"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_data": 0.5},
+    "EDM's Euler": {"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"},
+    "continuous": {
+        "_class_name": "EulerDiscreteScheduler",
+        "timestep_type": "continuous",
+        "prediction_type": "v_prediction",
+    },
+}
+
+
+@pytest.mark.parametrize("case", OWN_CLOCKS)
+def test_a_model_that_is_told_the_noise_itself_keeps_its_scheduler(case, folders, tmp_path):
+    folder = shutil.copytree(folders / "sdxl", tmp_path / "model")
+    scheduled(folder, **OWN_CLOCKS[case])
+    recipe, usual = recipe_for(str(folder)), find_recipe("sdxl").sampling
+    assert recipe.sampling == usual.model_copy(update={"scheduler": "model"}) and usual.scheduler != "model"
+    assert Schedule.of_model(folder, recipe.sampling).scheduler == OWN_CLOCKS[case]["_class_name"]
+    with pytest.raises(UsageError, match=rf"{usual.scheduler[:3]}.* {OWN_CLOCKS[case]['_class_name']}") as refused:
+        build_engine(recipe.model_copy(update={"sampling": usual}), folder, tmp_path / "engines")
+    assert 'scheduler = "model"' in refused.value.hint and not (tmp_path / "engines").exists()
 
 
 def test_a_small_flow_model_of_ones_own_is_minis(random_mini):

@@ -17,6 +17,7 @@ from fglfast.engine.networks import Networks
 from fglfast.engine.parity import measure, require
 from fglfast.engine.trajectory import OURS, Reference
 from fglfast.engine.yardstick import NOTHING
+from fglfast.generator.kinds import INDEX
 from fglfast.generator.latents import LatentSpace
 from fglfast.generator.load import load_generator, read_shapes
 from fglfast.sampler.schedule import Sampling
@@ -42,6 +43,8 @@ def changed(tmp_path):
         config.write_text(json.dumps(json.loads(config.read_text()) | (vae or {})))
         if scheduler:
             (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(NOISE | scheduler))
+            index = json.loads((copy / INDEX).read_text()) | {"scheduler": ["diffusers", scheduler["_class_name"]]}
+            (copy / INDEX).write_text(json.dumps(index))
         return copy
 
     return make
@@ -63,6 +66,7 @@ CASES = {
     "Playground's VAE": (PLAYGROUND, {}, {}, "StableDiffusionXLPipeline"),
     "EDM": ({}, {"_class_name": "EDMDPMSolverMultistepScheduler"}, {}, "StableDiffusionXLPipeline"),
     "the recipe's solver": ({}, {"_class_name": "LCMScheduler"}, {"scheduler": "euler"}, "StableDiffusionXLPipeline"),
+    "TCD": ({}, {"_class_name": "TCDScheduler"}, {}, "StableDiffusionXLPipeline"),
     "a shift that the pipeline ignores": (SHIFT, {}, {}, OURS),
     "timesteps of its own": ({}, {}, {"scheduler": "euler", "timesteps": (900, 500, 20)}, OURS),
     "a flow without initial noise": ({}, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, {}, OURS),

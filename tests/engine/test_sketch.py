@@ -1,6 +1,15 @@
+import json
+import shutil
+
 import numpy as np
+import pytest
 from PIL import Image
 
+from fglfast.engine.build import build_engine
+from fglfast.engine.recipe import Recipe
+from fglfast.engine.sketch import negative_embedding
+from fglfast.generator.kinds import INDEX
+from fglfast.generator.load import read_shapes
 from fglfast.sampler.schedule import Sampling
 
 
@@ -11,3 +20,25 @@ def test_images_of_each_prompt_in_turn_the_same_for_the_same_seed(engine):
     again, other = engine.draw(["bag"], 3, sampling), engine.draw(["bag"], 3, sampling, seed=1)
     assert all(np.array_equal(one, two) for one, two in zip(images, again, strict=False))
     assert not np.array_equal(again[0], other[0]) and not np.array_equal(images[0], images[3])
+
+
+def test_an_empty_prompt_of_an_xl_is_zeros_where_its_index_says_nothing(shallow, engine, tmp_path):
+    folder = shutil.copytree(shallow("sdxl"), tmp_path / "model")
+    index = json.loads((folder / INDEX).read_text())
+    del index["force_zeros_for_empty_prompt"]
+    (folder / INDEX).write_text(json.dumps(index))
+    shapes = read_shapes(folder, 64)
+    negative = negative_embedding(engine.networks, shapes, folder, "")
+    assert negative.shape == (shapes.text_length, shapes.text_width) and not negative.any()
+
+
+def test_an_activation_that_clients_have_not_is_said_before_anything_is_built(random_mini, tmp_path, monkeypatch):
+    folder = shutil.copytree(random_mini, tmp_path / "model")
+    path = folder / "text_encoder" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_act": "gelu_new"}))
+    told = []
+    monkeypatch.setattr("fglfast.engine.build.note", told.append)
+    monkeypatch.setattr("fglfast.engine.build.keys_of", lambda *_: pytest.fail("built"))
+    with pytest.raises(pytest.fail.Exception):
+        build_engine(Recipe(image_size=32), folder, tmp_path / "engines")
+    assert len(told) == 1 and str(path) in told[0] and "gelu_new" in told[0] and "--send tokens" in told[0]

@@ -124,7 +124,15 @@ FITTING = {f"{LAYER}.lora_A.weight": torch.ones(RANK, 32), f"{LAYER}.lora_B.weig
 @pytest.mark.parametrize(
     ("tensors", "facts", "word"),
     [
-        ({f"{LAYER}.lora_A.weight": torch.ones(RANK, 48)}, {}, "cannot be used"),
+        ({f"{LAYER}.lora_A.weight": torch.ones(RANK, 48)}, {}, "attn1.to_q is 32 by 48, and this UNet's is 32 by 32"),
+        (
+            {f"{LAYER}.lora_A.weight": torch.ones(RANK, 64), f"{LAYER}.lora_B.weight": torch.ones(16, RANK)},
+            {},
+            "attn1.to_q is 16 by 64",
+        ),
+        ({f"{LAYER}.lora_B.weight": torch.ones(32, 3)}, {}, "attn1.to_q has factors of ranks 2 and 3"),
+        ({f"{LAYER[:-1]}v.lora_A.weight": torch.ones(RANK, 32)}, {}, "without unet.down_blocks.0"),
+        ({"lora_unet_mid_block_x.lora_up.weight": torch.ones(32, RANK)}, {}, "without lora_unet_mid_block_x.lora_down"),
         ({f"{LAYER}.lora_A.weight": torch.full((RANK, 32), torch.nan)}, {}, "not a number"),
         ({f"{LAYER}.lora_magnitude_vector": torch.ones(32)}, {}, "lora_magnitude_vector"),
         ({"lora_unet_mid_block.hada_w1_a": torch.ones(2)}, {}, "hada_w"),

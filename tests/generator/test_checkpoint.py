@@ -13,10 +13,11 @@ from fglfast.base.errors import BadInputError
 from fglfast.engine.family import family_of
 from fglfast.generator import families
 from fglfast.generator.architecture import build_tokenizer
-from fglfast.generator.checkpoint import KINDS, SCHEDULER, UNET, _weights, _whole
+from fglfast.generator.checkpoint import KINDS, UNET, _weights, _whole
 from fglfast.generator.families import padded_with
 from fglfast.generator.kinds import check_kind
 from fglfast.generator.load import load_generator, read_shapes
+from fglfast.generator.scheduler import CONFIG
 from fglfast.generator.text import native_image_size, resolve_model
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.generator.tokens import load_tokenizer
@@ -184,11 +185,18 @@ def test_it_is_made_once(checkpoint, kept, monkeypatch):
 
 
 def test_the_scheduler_beside_it_says_how_it_was_trained(checkpoint, kept):
-    beside = checkpoint.parent / SCHEDULER
+    beside = checkpoint.parent / CONFIG
     beside.parent.mkdir()
     beside.write_text('{"_class_name": "EulerDiscreteScheduler", "prediction_type": "v_prediction"}')
     folder = resolve_model(str(checkpoint))
     assert Schedule.of_model(folder, Sampling(steps=2)).config["prediction_type"] == "v_prediction"
+
+
+def test_a_scheduler_beside_it_that_has_a_clock_of_its_own_is_kept(checkpoint):
+    (checkpoint.parent / CONFIG).parent.mkdir()
+    (checkpoint.parent / CONFIG).write_text('{"_class_name": "EDMEulerScheduler", "sigma_data": 0.25}')
+    schedule = Schedule.of_model(resolve_model(str(checkpoint)), Sampling(steps=2))
+    assert schedule.scheduler == "EDMEulerScheduler" and schedule.config["sigma_data"] == 0.25
 
 
 def test_without_its_words_it_is_refused_and_both_places_are_named(checkpoint, kept, monkeypatch):

@@ -11,8 +11,10 @@ from torch import nn
 
 from fglfast.base.errors import BadInputError
 from fglfast.generator.configs import Announced, announced, check_folder, read_config
+from fglfast.generator.kinds import INDEX
 from fglfast.generator.load import blank_networks, read_shapes
 from fglfast.generator.outline import outlined
+from fglfast.generator.scheduler import scheduler_config
 from fglfast.generator.text import load_prompts, native_image_size, resolve_model
 from fglfast.generator.text_part import load_text_part
 from fglfast.generator.tokens import load_tokenizer
@@ -124,7 +126,19 @@ def test_a_tokenizer_pads_no_further_than_the_text_encoder_reads(length, copy):
 )
 def test_schedulers_are_those_of_diffusers_and_work(keys, copy):
     change(copy / "scheduler" / "scheduler_config.json", **keys)
+    change(copy / INDEX, scheduler=[None, None])  # the config's own class counts where the index names none
     with pytest.raises(BadInputError, match="scheduler_config"):
+        Schedule.of_model(copy, Sampling(steps=2))
+
+
+def test_the_schedulers_class_is_the_one_that_the_index_names(copy):
+    """As diffusers' pipelines have it."""
+    change(copy / "scheduler" / "scheduler_config.json", _class_name="PNDMScheduler", prediction_type="epsilon")
+    change(copy / INDEX, scheduler=["diffusers", "DDIMScheduler"])
+    assert Schedule.of_model(copy, Sampling(steps=2)).scheduler == scheduler_config(copy)["_class_name"]
+    assert Schedule.of_model(copy, Sampling(steps=2)).scheduler == "DDIMScheduler"
+    change(copy / INDEX, scheduler=["diffusers", "NoScheduler"])
+    with pytest.raises(BadInputError, match=r"model_index.*NoScheduler"):
         Schedule.of_model(copy, Sampling(steps=2))
 
 

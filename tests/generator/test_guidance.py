@@ -26,7 +26,8 @@ def consistent(shallow, tmp_path, monkeypatch):
     torch.manual_seed(1)
     UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
     index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "LatentConsistencyModelPipeline"}))
+    index |= {"_class_name": "LatentConsistencyModelPipeline", "scheduler": ["diffusers", "LCMScheduler"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
     solver = {"_class_name": "LCMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(solver))
     return folder

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError
-from fglfast.generator.kinds import check_kind
+from fglfast.generator.kinds import check_kind, zeros_for_empty
 from fglfast.generator.load import read_shapes
 from fglfast.generator.text import resolve_model
 from fglfast.payload import save_payload
@@ -47,6 +47,7 @@ KINDS = [
     ("vae", {"shift_factor": "some"}),
     ("", {"requires_aesthetics_score": True}),
     ("", {"text_encoder": [None, None]}),
+    ("text_encoder", {"eos_token_id": [49407]}),
 ]
 OTHERS = (
     "StableDiffusionXLImg2ImgPipeline",
@@ -83,6 +84,39 @@ def test_every_network_that_shares_time_is_looked_at(copy):
 @pytest.mark.parametrize("family", ["sd15", "sd21-base", "sdxl"])
 def test_the_families_that_can_be_used_are(family, shallow):
     assert resolve_model(str(shallow(family))) == shallow(family)
+
+
+@pytest.mark.parametrize(
+    ("part", "keys"),
+    [
+        ("unet", {"addition_time_embed_dim": None}),
+        ("unet", {"projection_class_embeddings_input_dim": None}),
+        ("unet", {"projection_class_embeddings_input_dim": 96}),  # 32 + 6 * 8 is what fits
+        ("unet", {"addition_time_embed_dim": 16}),
+        ("text_encoder_2", {"projection_dim": 64}),
+        ("text_encoder_2", {"eos_token_id": [49407]}),
+    ],
+)
+def test_an_xl_whose_pooled_text_does_not_fit_is_refused(part, keys, shallow, tmp_path):
+    folder = shutil.copytree(shallow("sdxl"), tmp_path / "model")
+    change(folder, part, **keys)
+    for look in (check_kind, lambda folder: resolve_model(str(folder)), lambda folder: read_shapes(folder, 64)):
+        with pytest.raises(BadInputError, match=next(iter(keys))) as refused:
+            look(folder)
+        assert refused.value.exit_code == 4 and part in refused.value.message
+
+
+def test_an_xls_empty_prompt_is_zeros_unless_its_index_says_no(shallow, copy, tmp_path):
+    folder = shutil.copytree(shallow("sdxl"), tmp_path / "xl")
+    index = json.loads((folder / "model_index.json").read_text())
+    del index["force_zeros_for_empty_prompt"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert zeros_for_empty(folder)
+    for said in (True, False, None):
+        change(folder, "", force_zeros_for_empty_prompt=said)
+        assert zeros_for_empty(folder) == bool(said)
+    change(copy, "", force_zeros_for_empty_prompt=True)  # which no other pipeline reads
+    assert not zeros_for_empty(copy)
 
 
 def test_a_refiner_has_no_first_text_encoder(shallow, tmp_path):

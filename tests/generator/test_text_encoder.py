@@ -81,6 +81,46 @@ def test_a_config_that_is_not_the_weights_is_refused(keys, words, random_mini, t
         TextEncoder.load(folder)
 
 
+def words(folder, change):
+    """Change the words of a tokenizer, by the file that it is read from."""
+    path = folder / "tokenizer.json"
+    whole = json.loads(path.read_text())
+    change(whole)
+    path.write_text(json.dumps(whole))
+
+
+def another_length(folder):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 70}))
+
+
+def another_end(folder):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token": "!"}))
+
+
+def swapped(whole):
+    vocabulary = whole["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda folder: words(folder, swapped), "vocabulary"),
+        (another_end, "end of a prompt"),
+        (another_length, "model_max_length"),
+    ],
+    ids=["vocabulary", "end", "length"],
+)
+def test_a_second_tokenizer_that_differs_in_more_than_padding_is_refused(change, word, shallow, tmp_path):
+    folder = shutil.copytree(shallow("sdxl"), tmp_path / "copy")
+    change(folder / "tokenizer_2")
+    for load in (TextEncoder.load, load_text_part):
+        with pytest.raises(BadInputError, match=rf"tokenizer_2: another .*{word}"):
+            load(folder)
+
+
 def test_words_that_the_encoder_has_not_are_refused(random_mini):
     encoder = TextEncoder.load(random_mini)
     with pytest.raises(BadInputError, match="ids up to 100000"):

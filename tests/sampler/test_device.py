@@ -5,7 +5,8 @@ import torch
 from fake_gpu import FakeGpu, on_gpu
 
 from fglfast.sampler.sample import sample
-from fglfast.sampler.schedule import EVERYWHERE, SOLVERS, Schedule
+from fglfast.sampler.schedule import EVERYWHERE, Schedule
+from fglfast.sampler.solver import SOLVERS
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 FLOW = {"num_train_timesteps": 1000}

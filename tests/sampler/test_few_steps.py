@@ -8,9 +8,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 from fglfast.generator.load import load_generator, read_shapes
+from fglfast.generator.scheduler import CONFIG
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.sampler.sample import sample
-from fglfast.sampler.schedule import CONFIG, Sampling, Schedule
+from fglfast.sampler.schedule import Sampling, Schedule
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 TRAILING = {"timestep_spacing": "trailing"}
@@ -32,6 +33,8 @@ CASES = {
     "LCM adapters": ({"_class_name": EULER}, {"steps": 4, "scheduler": "lcm"}, {"_class_name": LCM}),
     "zero terminal SNR": ({"_class_name": EULER} | V_ZERO, {"steps": 4}, None),
     "DDPM": ({"_class_name": "DDPMScheduler"}, {"steps": 3}, None),
+    "TCD": ({"_class_name": "TCDScheduler"}, {"steps": 4}, None),
+    "the index's scheduler": ({"_class_name": "PNDMScheduler"}, {"steps": 4}, {"_class_name": "DDIMScheduler"}),
 }
 
 

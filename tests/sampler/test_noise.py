@@ -9,15 +9,16 @@ import torch
 from diffusers import EulerAncestralDiscreteScheduler
 
 from fglfast.base.errors import BadInputError
+from fglfast.generator.kinds import INDEX
+from fglfast.generator.scheduler import CONFIG
 from fglfast.sampler.sample import sample
-from fglfast.sampler.schedule import CONFIG, Sampling, Schedule
+from fglfast.sampler.schedule import Sampling, Schedule
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 DRAW = {
     "EulerAncestralDiscreteScheduler": {},
     "DDPMScheduler": {},
     "LCMScheduler": {},
-    "TCDScheduler": {},
     "DPMSolverMultistepScheduler": {"algorithm_type": "sde-dpmsolver++"},
     "KDPM2AncestralDiscreteScheduler": {},
     "SASolverScheduler": {},
@@ -28,6 +29,7 @@ DO_NOT = (
     "EulerDiscreteScheduler",
     "UniPCMultistepScheduler",
     "HeunDiscreteScheduler",
+    "TCDScheduler",  # as diffusers' pipelines ask it, without noise of its own
 )
 
 
@@ -39,6 +41,8 @@ def model(random_mini, tmp_path):
         folder = tmp_path / "model"
         shutil.copytree(random_mini, folder, dirs_exist_ok=True)
         (folder / CONFIG).write_text(json.dumps({"_class_name": name, **BETAS, **keys}))
+        index = json.loads((folder / INDEX).read_text()) | {"scheduler": ["diffusers", name]}
+        (folder / INDEX).write_text(json.dumps(index))
         return folder
 
     return make
@@ -104,6 +108,16 @@ def test_noise_that_cannot_be_given_is_refused(solver, model, monkeypatch):
 @pytest.mark.parametrize("name", DO_NOT)
 def test_what_draws_none_is_taken(name, model):
     assert Schedule.of_model(model(name), Sampling(steps=4)).scheduler == name
+
+
+@pytest.mark.parametrize("name", ["TCDScheduler", "DDIMScheduler"])
+def test_steps_add_as_little_noise_as_those_of_the_pipelines(name, model):
+    schedule = Schedule.of_model(model(name), Sampling(steps=4, guidance_scale=1.0))
+    x = noise = torch.randn(2, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    scheduler = schedule.start()
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(0.3 * x, timestep, x, eta=0.0, return_dict=False)[0]
+    assert torch.equal(sampled(schedule, noise, lambda _: pytest.fail("noise was asked for")), x)
 
 
 def test_one_step_draws_no_noise(model):

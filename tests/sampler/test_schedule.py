@@ -8,10 +8,13 @@ from itertools import pairwise
 import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
+from diffusers.utils import dummy_torch_and_torchsde_objects
 
 from fglfast.base.errors import BadInputError, UsageError
+from fglfast.generator.scheduler import CONFIG
 from fglfast.sampler.sample import sample
-from fglfast.sampler.schedule import CONFIG, Sampling, Schedule
+from fglfast.sampler.schedule import Sampling, Schedule
+from fglfast.sampler.solver import SOLVERS
 
 POINT = 0.7
 
@@ -141,6 +144,62 @@ def test_what_does_not_fit_a_noise_model_is_refused(noise_model):
         Schedule.of_model(noise_model, Sampling(scheduler="ddim", spacing="ays"))
 
 
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "EulerDiscreteScheduler"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_no_other_solver_asks_a_network_that_is_told_the_noise_itself(name, solver, tmp_path):
+    model = folder_with({"_class_name": name, **UNITS[name]}, tmp_path)
+    with pytest.raises(UsageError, match=rf"{solver.replace('+', '.')} does not solve .*{name}") as refused:
+        Schedule.of_model(model, Sampling(steps=4, scheduler=solver))
+    assert 'scheduler = "model"' in refused.value.hint
+    for asked in ({"spacing": "ays"}, {"spacing": "trailing"}, {"timesteps": (900.0, 500.0, 300.0, 1.0)}):
+        with pytest.raises(UsageError, match=name):
+            Schedule.of_model(model, Sampling(steps=4, **asked))
+    assert Schedule.of_model(model, Sampling(steps=4)).scheduler == name
+
+
+def test_eulers_table_is_any_solvers_where_it_counts_in_it(noise_model, tmp_path):
+    config = json.loads((noise_model / CONFIG).read_text()) | {"_class_name": "EulerDiscreteScheduler"}
+    model = folder_with(config | {"timestep_type": "continuous"}, tmp_path)
+    plain = folder_with(config, tmp_path / "plain")
+    asked = Sampling(steps=4, scheduler="dpmsolver++")
+    one, other = (Schedule.of_model(folder, asked).start().timesteps for folder in (model, plain))
+    assert torch.equal(one, other)
+
+
+def test_a_scheduler_of_a_package_that_is_not_installed_is_no_bar_to_another(noise_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("fglfast.generator.scheduler.find_spec", lambda name: None if name == "torchsde" else name)
+    config = json.loads((noise_model / CONFIG).read_text()) | {"_class_name": "DPMSolverSDEScheduler"}
+    monkeypatch.setattr("diffusers.DPMSolverSDEScheduler", dummy_torch_and_torchsde_objects.DPMSolverSDEScheduler)
+    model = folder_with(config, tmp_path)
+    with pytest.raises(BadInputError, match="DPMSolverSDEScheduler needs torchsde") as refused:
+        Schedule.of_model(model, Sampling(steps=4))
+    assert "scheduler = " in refused.value.hint and "scheduler_config" in refused.value.message
+    assert Schedule.of_model(model, Sampling(steps=4, scheduler="dpmsolver++")).steps == 4
+
+
+@pytest.mark.parametrize(("solver", "own"), [("lcm", "EulerDiscreteScheduler"), ("model", "TCDScheduler")])
+def test_more_steps_than_a_consistency_was_trained_on_are_the_recipes_fault(solver, own, noise_model, tmp_path):
+    config = json.loads((noise_model / CONFIG).read_text()) | {"_class_name": own}
+    model = folder_with(config, tmp_path)
+    assert Schedule.of_model(model, Sampling(steps=50, scheduler=solver)).steps == 50
+    with pytest.raises(UsageError, match=r"60 steps .*50") as refused:
+        Schedule.of_model(model, Sampling(steps=60, scheduler=solver))
+    assert "scheduler_config" not in refused.value.message and "50" in refused.value.hint
+    folder_with(config | {"original_inference_steps": 60}, tmp_path)
+    if solver == "model" or own == "LCMScheduler":
+        assert Schedule.of_model(model, Sampling(steps=60, scheduler=solver)).steps == 60
+
+
+def test_an_interval_that_guides_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"guidance_interval\n.*\[0.2, 0.8\]"):
+        Sampling(guidance_interval=(0.8, 0.2))
+    with pytest.raises(UsageError, match=r"guidance_interval: .*\[0.2, 0.8\]"):
+        Sampling().changed(guidance_interval=(0.8, 0.2))
+    (tmp_path / "r.toml").write_text("guidance_interval = [0.8, 0.2]\n")
+    with pytest.raises(BadInputError, match="guidance_interval"):
+        Sampling.from_toml(tmp_path / "r.toml")
+
+
 def test_a_broken_scheduler_config_is_named(noise_model, tmp_path):
     for content in ("", "[]", json.dumps({"_class_name": "Nothing"})):
         (tmp_path / "scheduler").mkdir(exist_ok=True)
@@ -196,6 +255,19 @@ def test_shares_of_edm_are_of_the_logarithm_of_sigma(tmp_path):
     schedule = Schedule.of_model(model, Sampling(steps=5, guidance_scale=2.0, guidance_interval=(0.25, 0.75)))
     at = {share: 0.25 * math.log(0.002 * (80 / 0.002) ** share) for share in (0.24, 0.26, 0.74, 0.76)}
     assert [schedule.guides(timestep) for timestep in at.values()] == [False, True, True, False]
+
+
+@pytest.mark.parametrize("steps", [1, 5, 25])
+def test_shares_of_continuous_steps_are_of_those_steps(steps, tmp_path):
+    """As in video diffusion, whose noise reaches far beyond what its table would say: sigma to 700, and not to 157."""
+    reach = {"use_karras_sigmas": True, "sigma_min": 0.002, "sigma_max": 700.0}
+    name = "EulerDiscreteScheduler"
+    model = folder_with({"_class_name": name, **UNITS[name], **reach}, tmp_path)
+    schedule = Schedule.of_model(model, Sampling(steps=steps, guidance_scale=2.0, guidance_interval=(0.25, 0.75)))
+    least, most = (0.25 * math.log(sigma) for sigma in (0.002, 700.0))
+    assert schedule.span == pytest.approx((least, most), abs=1e-5)
+    at = [least + share * (most - least) for share in (0.24, 0.26, 0.74, 0.76)]
+    assert [schedule.guides(timestep) for timestep in at] == [False, True, True, False]
 
 
 def test_steps_may_be_placed_one_by_one(random_mini, noise_model):

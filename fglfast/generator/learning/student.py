@@ -15,11 +15,10 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from fglfast.base.errors import BadInputError
-from fglfast.generator.configs import read_config
 from fglfast.generator.learning.fitting import Fit, FitSettings
 from fglfast.generator.learning.flow import TIMESTEPS
 from fglfast.generator.learning.paths import LINEAR, Kind, Path, right_prediction
-from fglfast.generator.parts import part
+from fglfast.generator.scheduler import lacks, own_clock, scheduler_config
 
 KINDS: dict[str, Kind] = {"flow_prediction": "velocity", "epsilon": "noise", "sample": "data", "v_prediction": "v"}
 
@@ -69,7 +68,7 @@ class Task:
         Raises:
             BadInputError: its scheduler's config is missing, or is none.
         """
-        return cls.of_scheduler(read_config(part(folder, "scheduler/scheduler_config.json")))
+        return cls.of_scheduler(scheduler_config(folder))
 
     @classmethod
     def of_scheduler(cls, config: dict[str, Any]) -> "Task":
@@ -81,13 +80,19 @@ class Task:
         name = str(config.get("_class_name", ""))
         if name.startswith("FlowMatch") or config.get("use_flow_sigmas"):
             return cls(LINEAR, "velocity", lambda t: TIMESTEPS * t)
-        if hasattr(diffusers, name) and not hasattr(getattr(diffusers, name)(), "alphas_cumprod"):
+        if own_clock(config) or not _has_table(name):
             raise BadInputError(
                 f"{name}: its noise levels are no table, and no path to train on is known", "use another model"
             )
         path, levels = scheduled_path(config)
         kind = KINDS[str(config.get("prediction_type", "epsilon"))]
         return cls(path, kind, lambda t: (levels * t).floor().clamp(max=levels - 1), levels)
+
+
+def _has_table(name: str) -> bool:
+    """Whether a scheduler counts in a table's noise levels; one that is not known here, or not installed, may."""
+    known = hasattr(diffusers, name) and not lacks(name)
+    return not known or hasattr(getattr(diffusers, name)(), "alphas_cumprod")
 
 
 def scheduled_path(config: dict[str, Any]) -> tuple[Path, int]:

@@ -188,9 +188,25 @@ def test_a_teacher_of_noise_whose_last_timestep_is_noise_alone_is_refused():
     assert check_method("rectified-diffusion", Task.of_scheduler(ZERO_SNR)) is None
 
 
-def test_a_path_that_is_not_known_is_refused():
-    with pytest.raises(BadInputError, match="EDMEulerScheduler"):
-        Task.of_scheduler({"_class_name": "EDMEulerScheduler", "prediction_type": "epsilon"})
+CONTINUOUS = {"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous", **SD}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_class_name": "EDMEulerScheduler", "prediction_type": "epsilon"},
+        CONTINUOUS | {"prediction_type": "v_prediction"},
+    ],
+)
+def test_a_path_that_is_not_known_is_refused(config):
+    with pytest.raises(BadInputError, match=config["_class_name"]):
+        Task.of_scheduler(config)
+
+
+def test_what_diffusers_still_counts_in_a_table_is_taken():
+    """Euler is continuous where v is predicted alone; the solver of a package that is not installed has a table."""
+    assert Task.of_scheduler(CONTINUOUS | {"prediction_type": "epsilon"}).levels == 1000
+    assert Task.of_scheduler(PNDM | {"_class_name": "DPMSolverSDEScheduler"}).levels == 1000
 
 
 def test_a_method_that_does_not_fit_is_refused():

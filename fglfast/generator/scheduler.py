@@ -1,0 +1,60 @@
+"""The scheduler of a model folder: its class in diffusers, its config, and what its network is told of the noise."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import diffusers
+
+from fglfast.base.errors import BadInputError
+from fglfast.generator.configs import read_config
+from fglfast.generator.kinds import INDEX
+from fglfast.generator.parts import part
+
+CONFIG = "scheduler/scheduler_config.json"
+EULER = "EulerDiscreteScheduler"
+# Elucidated diffusion (arXiv 2206.00364): the network stands in a preconditioning, and is told 0.25 log(sigma).
+EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "CosineDPMSolverMultistepScheduler")
+
+
+def scheduler_config(model: Path) -> dict[str, Any]:
+    """A scheduler's config, in it the class that diffusers' pipelines take: the index's, where that names one.
+
+    Raises:
+        BadInputError: the config is missing, or no scheduler of diffusers has that name.
+    """
+    path = part(model, CONFIG)
+    config, index = read_config(path), path.parents[1] / INDEX
+    name, where, key = config.get("_class_name"), path, "_class_name"
+    entry = read_config(index).get("scheduler") if index.exists() else None
+    if isinstance(entry, list) and len(entry) == 2 and entry[0] == "diffusers":
+        name, where, key = entry[1], index, "scheduler"
+    if not _is_scheduler(str(name)):
+        raise BadInputError(f"{where}: no diffusers scheduler is named {str(name)!r}", f"mend {key}")
+    return config | {"_class_name": name}
+
+
+def lacks(name: str) -> list[str]:
+    """The packages that a scheduler of diffusers needs and that are not installed."""
+    return [package for package in getattr(getattr(diffusers, name), "_backends", ()) if find_spec(package) is None]
+
+
+def own_clock(config: dict[str, Any]) -> bool:
+    """Whether a network is told the noise itself, and not its place in a table of noise levels.
+
+    Only the scheduler that it came with knows how to ask it.
+
+    Args:
+        config: of its scheduler, with the class.
+    """
+    name = config.get("_class_name")
+    if name == EULER:  # it takes its table's timesteps for all other predictions
+        return config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction"
+    return name in EDM
+
+
+def _is_scheduler(name: str) -> bool:
+    kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if not isinstance(kind, type):
+        return False
+    return issubclass(kind, diffusers.SchedulerMixin) or bool(lacks(name))
