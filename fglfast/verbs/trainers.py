@@ -242,6 +242,7 @@ def place_steps(
     from fglfast.base.files import usable_file, write_atomic
     from fglfast.distill.steps import place
     from fglfast.generator.load import read_shapes
+    from fglfast.sampler.schedule import Sampling, Schedule
     from fglfast.synthesis.conditioning import check_fit
 
     usable_file(out, "recipe")
@@ -250,6 +251,7 @@ def place_steps(
 
     def check(folder: Path, image_size: int) -> None:
         check_fit(merged, folder, read_shapes(folder, image_size))
+        Schedule.of_model(folder, Sampling(scheduler="flow-euler", steps=steps))
 
     placed = place(open_engine(asked, engines, check=check), merged, asked, steps, grid, trajectories)
     changes = {"scheduler": "flow-euler", "steps": steps, "timesteps": placed.timesteps}

@@ -1,11 +1,12 @@
 """From a compiled teacher to a student that is compiled in its turn."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError
@@ -168,6 +169,20 @@ def test_what_makes_no_student_is_refused_in_one_line(wrong, said, payload, rand
     given += ["--engines", str(tmp_path / "engines"), "--teacher", str(random_mini), "--out", str(tmp_path / "no")]
     refused = CliRunner().invoke(app, ["distill", *given, "--steps", "2", "--pairs-per-class", "1", *wrong])
     assert refused.exit_code == 2 and said in " ".join(refused.output.split()), refused.output
+
+
+def test_steps_of_a_model_of_noise_are_not_placed_and_no_engine_is_built(payload, random_mini, tmp_path):
+    save_payload(payload, tmp_path / "ann.safetensors")
+    noisy = shutil.copytree(random_mini, tmp_path / "noisy")
+    DDIMScheduler().save_pretrained(noisy / "scheduler")
+    index = json.loads((noisy / "model_index.json").read_text()) | {"scheduler": ["diffusers", "DDIMScheduler"]}
+    (noisy / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "tiny.toml").write_text(f'model = "{noisy}"\nbackend = "torch"\nimage_size = 32\n')
+    given = ["--embeddings", str(tmp_path / "ann.safetensors"), "--engines", str(tmp_path / "engines")]
+    given += ["--recipe", str(tmp_path / "tiny.toml"), "--steps", "3", "--out", str(tmp_path / "placed.toml")]
+    refused = CliRunner().invoke(app, ["place-steps", *given])
+    assert refused.exit_code == 2 and "flow-matching models only" in refused.output
+    assert not (tmp_path / "engines").exists()
 
 
 def test_steps_are_placed_no_worse_than_equal_ones_and_the_recipe_draws(payload, random_mini, tmp_path):
