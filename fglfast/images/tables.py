@@ -70,7 +70,7 @@ def read_parquet(path: Path, split: str | None, source: str, labelled: bool = Tr
 
 
 def _check_parts(files: list[Path], source: str) -> None:
-    """Refuse parts that are not as many as their names say: an unfinished download."""
+    """Say which parts are missing, as of an unfinished download; refuse one that is there twice."""
     names = [found for file in files if (found := HUB_NAME.fullmatch(file.stem))]
     for count in {int(name[3]) for name in names}:
         there = Counter(int(name[2]) for name in names if int(name[3]) == count)
@@ -78,9 +78,8 @@ def _check_parts(files: list[Path], source: str) -> None:
         if twice:
             raise BadInputError(f"{source}: part {twice[0]} of {count} is there twice", "delete the older one")
         if missing:
-            raise BadInputError(
-                f"{source}: of {count} parts {len(missing)} are missing ({some(missing, SHOWN)})",
-                "fetch them; to do without them, name the others without `-of-`",
+            note(
+                f"{source}: of {count} parts {len(missing)} are not there ({some(missing, SHOWN)}); the others are read"
             )
 
 
