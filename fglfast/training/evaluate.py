@@ -20,7 +20,7 @@ from fglfast.training.results import ClassResult, Evaluation
 BINS = 15  # of confidence
 MODEL_HINT = "name a folder written by train"
 # Steps of an image processor that are ours, as `train` writes them; one that is absent or null is the processor's own.
-STEPS = {"do_resize": True, "do_center_crop": False, "do_rescale": True, "do_normalize": True, "resample": 3}
+STEPS = {"do_resize": True, "do_center_crop": False, "do_rescale": True, "do_normalize": True}
 
 
 def evaluate(model_dir: Path, dataset: LabelledImages, batch_size: int = 256) -> Evaluation:

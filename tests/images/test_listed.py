@@ -140,7 +140,8 @@ def test_a_link_that_leads_out_is_not_followed(folder, tmp_path_factory):
         ("file_name,label\n,a\n", "names no image"),
         ("file_name,label\n", "lists no image"),
         ("[]", "lists no image"),
-        ('{"images/a/0.png": ["a"]}', "not of labels by file name"),
+        ('{"images/a/0.png": ["a"]}', "its labels are lists"),
+        ('{"images/a/0.png": 0.5}', "not of labels by file name"),
     ],
 )
 def test_what_is_missing_is_said_in_one_line(folder, content, words):

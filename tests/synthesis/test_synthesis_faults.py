@@ -172,8 +172,14 @@ sys.path.insert(0, folder)
 from idle_engine import decode, idle_engine
 from fglfast.__main__ import main
 from fglfast.verbs import stages
+out, drawn = Path(sys.argv[-1]), 0
 def slow(latents):
-    time.sleep(1)  # a shard is seen and its signal sent before the last is drawn, however slow the disk
+    global drawn
+    drawn += len(latents)
+    deadline = time.monotonic() + 100
+    while drawn > 32 and not any(out.glob("*.tar")) and time.monotonic() < deadline:
+        time.sleep(0.01)  # the last shard is drawn when the first is seen, however slow the disk
+    time.sleep(1)  # and when its signal was sent
     return decode(latents)
 stages.open_engine = lambda *_, **__: idle_engine(Path(model), slow)
 main()

@@ -143,7 +143,6 @@ def test_other_preprocessing_is_refused(model_dir: Path, change: dict) -> None:
         ("rescale_factor", 1 / 127.5),
         ("rescale_factor", "a"),
         ("do_normalize", False),
-        ("resample", 2),
     ],
 )
 def test_steps_of_preprocessing_that_are_not_ours_are_named(model_dir: Path, key: str, value: object) -> None:
