@@ -23,6 +23,7 @@ BEGINNINGS = {
     "JSON file": re.compile(rb"\s*[{\[]"),
     "HTML page": re.compile(rb"\s*<"),
 }
+MOST_BEGINNING = 64  # bytes that are looked at
 CARD, OURS, MOST_CARD = "README.md", b" by fglfast", 1 << 16  # what each card's title ends in; bytes that are read
 PATIENCE = 2.0  # seconds; asking takes a thousandth of that
 
@@ -90,7 +91,7 @@ def check_card(folder: Path) -> None:
         UsageError: it is.
     """
     path = folder / CARD
-    if path.is_file() and OURS not in path.read_bytes()[:MOST_CARD]:
+    if path.is_file() and OURS not in _beginning(path, MOST_CARD):
         raise UsageError(f"{folder}: holds a {CARD} of its own", "choose another --out, so that it stays")
 
 
@@ -107,13 +108,13 @@ def usable_file(out: Path, kind: str) -> None:
     if out.is_dir():
         raise UsageError(f"{out}: a folder is there", "give the name of a file")
     _check_place(out, existing(out.absolute().parent))
-    if out.is_file() and (beginning := _beginning(out)) and not BEGINNINGS[kind].match(beginning):
+    if out.is_file() and (beginning := _beginning(out, MOST_BEGINNING)) and not BEGINNINGS[kind].match(beginning):
         raise UsageError(f"{out}: is there, and is no {kind}", "choose another --out, so that it stays, or delete it")
 
 
-def _beginning(path: Path) -> bytes:
+def _beginning(path: Path, most: int) -> bytes:
     with path.open("rb") as stream:
-        return stream.read(64)
+        return stream.read(most)
 
 
 def _check_place(out: Path, place: Path) -> None:

@@ -9,7 +9,7 @@ from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.folders import files_below, is_system, leads_out, subfolders
 from fglfast.base.wording import some
-from fglfast.images.decoding import named_like_an_image
+from fglfast.images.decoding import any_image, named_like_an_image
 from fglfast.images.folder_names import read_names
 from fglfast.images.labelled import UNLABELLED, LabelledImages, Skipped
 from fglfast.images.listed import metadata, read_metadata, tables
@@ -67,7 +67,7 @@ def _doubt(folder: Path, images: LabelledImages, source: str) -> None:
     advice = "give each class a folder of its own, or list the images in a CSV of file_name,label"
     if below := _folders_alone(folder, images):
         note(f"{source}: {below.name!r} holds no images but folders; if those are the classes, give {below}")
-    if (unread := tables(folder)) and (len(names) < 2 or all(map(like_a_split, names))):
+    if (len(names) < 2 or all(map(like_a_split, names))) and (unread := tables(folder)):
         note(f"{source}: {len(names)} class folders; if {unread[0]} says the classes, give that file")
     elif names and all(map(like_a_split, names)):
         note(f"{source}: its classes are called {some(names)}; if those are its splits, {advice}, in each of them")
@@ -118,10 +118,10 @@ def _files(entry: Path, folder: Path) -> list[Path]:
 
 def _split_folder(path: Path, split: str | None, source: str, labelled: bool = True) -> Path:
     """The folder whose folders are the classes; a split may lie within another, as unpacked archives have it."""
-    splits = _class_splits(path) if labelled else _image_splits(path)
-    if split is None and not splits:
-        return path
-    if split is None or not split or not (path / split).is_dir():
+    if not split or not (path / split).is_dir():
+        splits = _class_splits(path) if labelled else _image_splits(path)
+        if split is None and not splits:
+            return path
         _refer(path, split)
         split = chosen(source, splits, split)
     if leads_out(path / split, path):
@@ -144,32 +144,24 @@ def _class_splits(path: Path) -> list[str]:
     A class may be called `test`, or hold folders: it is no split where a folder beside it is none, unless two are named
     like splits and hold folders of one name.
     """
-    inner = {
-        folder.name: {entry.name for entry in subfolders(folder) if _any_image(entry)}
-        for folder in subfolders(path)
-        if not leads_out(folder, path) and (_any_image(folder) or metadata(folder))
-    }
-    like = [name for name in inner if like_a_split(name)]
-    whole = [name for name in like if inner[name] or metadata(path / name)]
-    shared = Counter(name for split in whole for name in inner[split])
-    sure = len(like) == len(inner) or max(shared.values(), default=0) > 1
-    return like if whole and sure else []
+    folders = [folder for folder in subfolders(path) if not leads_out(folder, path)]
+    if not any(like_a_split(folder.name) for folder in folders):
+        return []  # without a look into a thousand classes
+    holding = [folder for folder in folders if any_image(folder) or metadata(folder)]
+    like = [folder for folder in holding if like_a_split(folder.name)]
+    inner = {folder: {entry.name for entry in subfolders(folder) if any_image(entry)} for folder in like}
+    whole = any(inner[folder] or metadata(folder) for folder in like)
+    shared = Counter(name for names in inner.values() for name in names)
+    sure = len(like) == len(holding) or max(shared.values(), default=0) > 1
+    return [folder.name for folder in like] if whole and sure else []
 
 
 def _image_splits(path: Path) -> list[str]:
     """As `_class_splits`, where no folder is a class: a folder that holds images itself has no splits."""
     if _holds_images(path):
         return []
-    holding = [folder.name for folder in subfolders(path) if not leads_out(folder, path) and _any_image(folder)]
+    holding = [folder.name for folder in subfolders(path) if not leads_out(folder, path) and any_image(folder)]
     return holding if all(map(like_a_split, holding)) else []
-
-
-def _any_image(folder: Path) -> bool:
-    """Whether an image lies in a folder, however deep."""
-    return any(
-        named_like_an_image(path.name) and not any(map(is_system, path.relative_to(folder).parts))
-        for path in folder.rglob("*")
-    )
 
 
 def _holds_images(folder: Path) -> bool:

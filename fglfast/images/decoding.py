@@ -2,9 +2,11 @@
 
 import io
 from functools import cache
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from PIL import Image, UnidentifiedImageError
+
+from fglfast.base.folders import is_system
 
 MOST_SIDE = 4096  # pixels, of an image of a data set or of what a model takes
 MOST_BYTES = 256 << 20  # of a file that is tried as an image
@@ -48,6 +50,14 @@ def named_like_an_image(name: str) -> bool:
     Image.init()
     kind = Image.EXTENSION.get(PurePath(name).suffix.lower())
     return kind == "MPO" or kind in set(Image.ID) - OTHERS
+
+
+def any_image(folder: Path) -> bool:
+    """Whether what is named like an image lies in a folder, however deep, and is no system's."""
+    return any(
+        named_like_an_image(path.name) and not any(map(is_system, path.relative_to(folder).parts))
+        for path in folder.rglob("*")
+    )
 
 
 @cache

@@ -12,7 +12,7 @@ from fglfast.base.limits import check_memory
 from fglfast.base.untrusted import json_object, loading
 from fglfast.base.wording import some
 from fglfast.images.columns import COLUMNS, image_openers, numbered
-from fglfast.images.decoding import named_like_an_image
+from fglfast.images.decoding import any_image, named_like_an_image
 from fglfast.images.labelled import UNLABELLED, LabelledImages
 from fglfast.images.splits import chosen, is_fold, like_a_split
 from fglfast.images.trial import verified
@@ -86,11 +86,7 @@ def _check_parts(files: list[Path], source: str) -> None:
 def _folders_beside(folder: Path, files: list[Path]) -> list[str]:
     """Folders of images that no parquet file lies in."""
     used = {file.relative_to(folder).parts[0] for file in files}
-    return [
-        entry.name
-        for entry in subfolders(folder)
-        if entry.name not in used and any(named_like_an_image(path.name) for path in entry.rglob("*"))
-    ]
+    return [entry.name for entry in subfolders(folder) if entry.name not in used and any_image(entry)]
 
 
 def _read(path: Path, labelled: bool) -> tuple[Column, Column, list[str] | None]:
