@@ -11,7 +11,6 @@ from fglfast.base.errors import FglError, UsageError
 from fglfast.engine import attention, backends
 from fglfast.engine.backends import autotuned, compiled
 from fglfast.engine.backends.eager import ATTENTION
-from fglfast.engine.backends.eager import eager as eager_function
 from fglfast.engine.build import build_engine
 from fglfast.engine.networks import in_chunks_that_fit
 from fglfast.generator.load import UNetPart, load_generator
@@ -118,13 +117,6 @@ def test_an_engine_is_built_on_a_gpu_that_is_too_small(random_mini, eager, tmp_p
     built = build_engine(eager, random_mini, tmp_path)
     assert built.networks.denoise(*example(built.shapes, 9)).shape[0] == 9
     assert "unet: out of memory at 8 rows a pass; going on with 4" in capsys.readouterr().err
-
-
-def test_cudnn_tries_its_algorithms_for_these_networks_only():
-    seen = []
-    run = eager_function(lambda values: seen.append(torch.backends.cudnn.benchmark) or values, "cpu", torch.float32)
-    run(torch.zeros(1))
-    assert seen == [True] and not torch.backends.cudnn.benchmark
 
 
 def test_on_a_gpu_the_compiler_keeps_graphs_and_one_backend_tunes_its_kernels(monkeypatch):

@@ -217,6 +217,10 @@ def test_what_onnxruntime_raises_is_said_in_a_line():
     full = onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException("Failed to allocate memory for a buffer of 9")
     with pytest.raises(torch.OutOfMemoryError), backend.told():
         raise full
+    with pytest.raises(torch.OutOfMemoryError), backend.told():  # as a session says it whose tensors are bound
+        raise RuntimeError("Error in execution: Failed to allocate memory for a buffer of 9")
+    with pytest.raises(FglError, match="onnxruntime: Error in execution: Non-zero"), backend.told():
+        raise RuntimeError("Error in execution: Non-zero status code returned while running GroupNorm node.")
     with pytest.raises(KeyError), backend.told():
         raise KeyError
 

@@ -14,6 +14,7 @@ from fglfast.base.errors import FglError
 from fglfast.base.wording import first_line
 from fglfast.engine.backends.eager import TorchBackend, placed
 from fglfast.engine.export import DECODER, UNET, example_inputs
+from fglfast.engine.group_norm import keep_channels_last
 from fglfast.engine.networks import Networks
 from fglfast.engine.recipe import Build
 from fglfast.generator.load import Shapes
@@ -57,6 +58,8 @@ class TorchCompileBackend(TorchBackend):
 
     def function(self, network: nn.Module, device: str, dtype: torch.dtype) -> Callable[..., Tensor]:
         """One network compiled as a function of one chunk; each number of rows is compiled once."""
+        if device == "cuda" and dtype != torch.float32:
+            keep_channels_last(network)
         mode = self.mode if device == "cuda" else "default"
         compiled = torch.compile(network, mode=mode, fullgraph=True, dynamic=False)
         buffers: dict[int, list[Tensor]] = {}

@@ -1,13 +1,11 @@
 """PyTorch eager, channels last, measured attention: the backend that is always there."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.backends import cudnn
 
 from fglfast.base.files import write_atomic
 from fglfast.engine.attention import Kernels, candidates, install
@@ -85,26 +83,18 @@ class TorchBackend(Backend):
 
 
 def eager(network: nn.Module, device: str, dtype: torch.dtype) -> Callable[..., Tensor]:
-    """A network, already on `device` and of `dtype`, as a function: float32 in, float32 out, on the inputs' device."""
+    """A network, already on `device` and of `dtype`, as a function: float32 in, float32 out, on the inputs' device.
+
+    cuDNN chooses its convolutions by rule, not by a race (`cudnn.benchmark`): two processes, or one that goes on, would
+    choose otherwise now and then, and their images would differ in the last bits.
+    """
 
     @torch.inference_mode()
     def run(*inputs: Tensor) -> Tensor:
-        with tried_convolutions():
-            output: Tensor = network(*(placed(tensor, device, dtype) for tensor in inputs))
+        output: Tensor = network(*(placed(tensor, device, dtype) for tensor in inputs))
         return output.to(inputs[0].device, torch.float32).contiguous()
 
     return run
-
-
-@contextmanager
-def tried_convolutions() -> Iterator[None]:
-    """Let cuDNN try its algorithms on the first convolution of each shape, and keep the fastest for the process."""
-    before = cudnn.benchmark
-    cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        cudnn.benchmark = before
 
 
 def projecting(projection: nn.Module, device: str, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

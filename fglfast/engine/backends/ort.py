@@ -26,6 +26,7 @@ from fglfast.generator.load import Shapes
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 DEVICE = "cuda"
+ERRORS = 3  # of what ONNX Runtime prints by itself
 # Which operators each kind of module becomes one of. The CPU has no kernel for a group norm; its convolutions depend on
 # the processor.
 FUSED: dict[str, dict[str, tuple[str, ...]]] = {
@@ -159,8 +160,9 @@ def _loads(provider: str) -> bool:
 def _options() -> Any:
     import onnxruntime
 
+    onnxruntime.set_default_logger_severity(ERRORS)  # it warns of each session that CUDA is no plug-in
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = ERRORS
     if ranks_here() > 1:  # on the same cores
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
@@ -206,7 +208,7 @@ def _tensorrt_session(path: Path, build: Build, shapes: Shapes) -> Any:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Say in one line what ONNX Runtime raises: plain Exceptions of its own.
+    """Say in one line what ONNX Runtime raises: plain Exceptions of its own, bare RuntimeErrors from a bound session.
 
     Raises:
         FglError: what it could not do; for want of memory torch.OutOfMemoryError, which has smaller batches tried.
@@ -214,7 +216,7 @@ def told() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not type(error).__module__.startswith("onnxruntime"):
+        if not type(error).__module__.startswith("onnxruntime") and type(error) is not RuntimeError:
             raise
         reason = first_line(error)
         if "Failed to allocate memory" in reason or "out of memory" in reason:
