@@ -118,8 +118,8 @@ SECTIONS = {
     ),
     "learned": Section(
         "Learned embeddings",
-        "The global model's accuracy on test images that `mini` never saw, inverted (dark clothes on white) or turned by "
-        "a quarter, by what the clients sent: five clients, beta 0.01, 500 images a class, 500 steps, one seed.",
+        "The global model's accuracy on test images that `mini` never saw, inverted (dark clothes on white) or turned "
+        "by a quarter, by what the clients sent: five clients, beta 0.01, 500 images a class, 500 steps, one seed.",
         columns.learned,
     ),
     "adapt": Section(

@@ -8,7 +8,7 @@ import time
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from types import TracebackType
@@ -46,7 +46,20 @@ LOUD = {
 # They warn of CUDA libraries that are not there, and of each other's versions.
 CHATTY = ("torchao", "torch.utils._pytree", "xformers")
 
-stderr = Console(stderr=True, highlight=False, emoji=False)  # DATA:train: is no tram
+if not os.environ.get("COLUMNS", "80").strip("0"):  # nobody knows the width; at 0, rich prints nothing
+    del os.environ["COLUMNS"]
+
+
+class Remarks(Console):
+    """What is said beside the result: one that cannot be written is let go, as the work is worth more."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich has it, but for its errors."""
+        with suppress(OSError):
+            super().print(*objects, **options)
+
+
+stderr = Remarks(stderr=True, highlight=False, emoji=False)  # DATA:train: is no tram
 stdout = Console(highlight=False, emoji=False)
 
 
@@ -97,20 +110,22 @@ def open_streams() -> None:
 
 
 def written_out() -> bool:
-    """Flush the output, and return whether that worked.
+    """Flush the output, and return whether the result is out; remarks that are not do not count.
 
     Nothing is said of a reader that has gone, such as `head`; of a full disk it is. What cannot be written is thrown
     away: else the interpreter would try again as it ends, and complain.
     """
-    for name, stream in (("output", sys.stdout), ("error", sys.stderr)):
+    written = True
+    for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            if not isinstance(error, BrokenPipeError):
-                complain(f"error: standard {name} cannot be written ({error.strerror})")
-            return False
-    return True
+            if stream is sys.stdout:
+                written = False
+                if not isinstance(error, BrokenPipeError):
+                    complain(f"error: standard output cannot be written ({error.strerror})")
+    return written
 
 
 @dataclass
@@ -162,8 +177,12 @@ def complain(text: str) -> None:
 
 
 def emit_json(result: dict[str, Any]) -> None:
-    """Print a command's result as one JSON object, the only output on stdout; what the encoding lacks is escaped."""
-    text = json.dumps(result, ensure_ascii=False)
+    """Print a command's result as one JSON object, the only output on stdout; what the encoding lacks is escaped.
+
+    Raises:
+        ValueError: there is a NaN or an infinity in it, which JSON lacks.
+    """
+    text = json.dumps(result, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(sys.stdout.encoding)
     except UnicodeEncodeError:

@@ -16,14 +16,16 @@ from filelock import FileLock, Timeout
 from fglfast.base.errors import BadInputError, FglError, UsageError
 from fglfast.base.wording import differences
 
-# How files begin that a command may write over.
+# How files begin that a command may write over: its own, as far as their kind has room to say whose they are.
 BEGINNINGS = {
-    "safetensors file": re.compile(rb".{8}\{", re.DOTALL),
-    "recipe": re.compile(rb"(\s|#[^\n]*\n)*(\[|[A-Za-z_][\w.-]*\s*=)"),
+    "payload": re.compile(rb'.{8}\{"__metadata__":\{.*"fglfast"', re.DOTALL),
+    "inventory": re.compile(rb'.{8}\{"__metadata__":\{.*"fglfast-inventory"', re.DOTALL),
+    "recipe of fglfast": re.compile(rb"# Written by fglfast"),
     "JSON file": re.compile(rb"\s*[{\[]"),
-    "HTML page": re.compile(rb"\s*<"),
+    "page of fglfast": re.compile(rb"\s*<!doctype html>.*<title>fglfast", re.DOTALL),
+    "picture of fglfast": re.compile(rb"\x89PNG.*fglfast", re.DOTALL),
 }
-MOST_BEGINNING = 64  # bytes that are looked at
+MOST_BEGINNING = 1 << 12  # bytes that are looked at
 CARD, OURS, MOST_CARD = "README.md", b" by fglfast", 1 << 16  # what each card's title ends in; bytes that are read
 PATIENCE = 2.0  # seconds; asking takes a thousandth of that
 
@@ -109,7 +111,7 @@ def usable_file(out: Path, kind: str) -> None:
         raise UsageError(f"{out}: a folder is there", "give the name of a file")
     _check_place(out, existing(out.absolute().parent))
     if out.is_file() and (beginning := _beginning(out, MOST_BEGINNING)) and not BEGINNINGS[kind].match(beginning):
-        raise UsageError(f"{out}: is there, and is no {kind}", "choose another --out, so that it stays, or delete it")
+        raise UsageError(f"{out}: is there, and is no {kind}", "choose another name, so that it stays, or delete it")
 
 
 def _beginning(path: Path, most: int) -> bytes:

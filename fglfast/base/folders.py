@@ -4,6 +4,9 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
+
+from fglfast.base.errors import BadInputError
 
 NUMBER = re.compile(r"[0-9]{1,18}")
 # Left by macOS (also in every zip it makes), Windows, Synology and Linux; hidden ones begin with a dot.
@@ -28,9 +31,26 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def files_below(entry: Path, folder: Path) -> list[Path]:
-    """The files at any depth below a folder, sorted, without those whose path in `folder` is hidden or a system's."""
-    files = [path for path in sorted(entry.rglob("*")) if not path.is_dir()]
-    return [path for path in files if not any(map(is_system, path.relative_to(folder).parts))]
+    """The files at any depth below a folder, sorted, without those whose path in `folder` is hidden or a system's.
+
+    A link to a folder is one of them: it is not followed.
+
+    Raises:
+        BadInputError: a folder there cannot be read.
+    """
+    if any(map(is_system, entry.relative_to(folder).parts)):
+        return []
+    found = list[Path]()
+    for root, folders, files in os.walk(entry, onerror=_refuse):
+        folders[:] = [name for name in folders if not is_system(name)]  # those left are walked
+        links = [name for name in folders if Path(root, name).is_symlink()]
+        found += [Path(root, name) for name in (*files, *links) if not is_system(name)]
+    return sorted(found)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    reason = f"{error.filename}: this folder cannot be read ({error.strerror})"
+    raise BadInputError(reason, "give yourself the right to read it, or move it out of the data set") from error
 
 
 def numbered(folder: Path, name: Callable[[int], str], count: int) -> tuple[set[str], set[str]]:

@@ -12,6 +12,8 @@ from fglfast.base.limits import check_memory
 from fglfast.client.transport import TABLES, TransportSettings, joins, transport
 from fglfast.images.labelled import LabelledImages
 
+CONTRADICTED = 0.5  # share of the labels; where fewer are the classifier's own first answer, it is said
+
 
 class LabelSettings(TransportSettings):
     """How images without labels get some.
@@ -71,6 +73,21 @@ def labels_of(plan_NK: NDArray[np.float64], asked: LabelSettings) -> PseudoLabel
     counts_K = np.rint(plan_NK[sure_N].sum(axis=0)).astype(np.int64)
     held_K = (counts_K >= asked.least_images) & (np.bincount(labels_N[sure_N], minlength=plan_NK.shape[1]) > 0)
     return PseudoLabels(labels_N, confidences_N, sure_N & held_K[labels_N], np.where(held_K, counts_K, 0))
+
+
+def doubts(found: PseudoLabels, log_P_NK: NDArray[np.float32]) -> str:
+    """A remark where most labels contradict the classifier that they come from; empty where they do not.
+
+    Transport corrects a classifier's answers by what it says of all images. One that is hardly surer of one class than
+    of another leaves it nothing to go by, and all images may end in a class or two.
+    """
+    agreed = (log_P_NK.argmax(axis=1) == found.labels)[found.kept].mean() if found.kept.any() else 1.0
+    if agreed >= CONTRADICTED:
+        return ""
+    return (
+        f"only {agreed:.0%} of these labels are what the classifier itself answers first, at "
+        f"{np.exp(log_P_NK.max(axis=1)).mean():.0%} on average: look at them, or ask the server for a surer classifier"
+    )
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def read_arrays(path: Path, wanted: Iterable[str]) -> tuple[list[str], dict[str,
         needed = 0
         for name, info in chosen.items():
             with archive.open(info) as stream:
-                announced = _announced(stream)
+                announced = _announced(stream, name)
             if announced > info.file_size:
                 raise ValueError(f"{name} announces {announced} bytes and holds {info.file_size}")
             needed += announced
@@ -39,10 +39,12 @@ def read_arrays(path: Path, wanted: Iterable[str]) -> tuple[list[str], dict[str,
     return list(members), found
 
 
-def _announced(stream: IO[bytes]) -> int:
-    """Bytes of the array that a header describes."""
+def _announced(stream: IO[bytes], name: str) -> int:
+    """Bytes of the array that a header describes; one of objects has no size, and only unpickling would read it."""
     version = np.lib.format.read_magic(stream)
     if version not in READERS:
         raise ValueError(f"version {version} of npy")
     shape, _, dtype = READERS[version](stream)
+    if dtype.hasobject:
+        raise ValueError(f"{name} is an array of Python objects, and those are not read")
     return math.prod(shape) * dtype.itemsize

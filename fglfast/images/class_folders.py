@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from fglfast.base.wording import some
 from fglfast.images.decoding import any_image, named_like_an_image
 from fglfast.images.folder_names import read_names
 from fglfast.images.labelled import UNLABELLED, LabelledImages, Skipped
-from fglfast.images.listed import metadata, read_metadata, tables
+from fglfast.images.listed import METADATA, metadata, read_metadata, tables
 from fglfast.images.splits import chosen, like_a_split
 from fglfast.images.trial import Candidate, offered, verified
 
@@ -28,7 +29,7 @@ def read_class_folders(path: Path, split: str | None, source: str) -> LabelledIm
     """Read a folder of class folders, or one split of it; a table of metadata there says the labels instead.
 
     Raises:
-        BadInputError: it has no such split, or several and none is named.
+        BadInputError: it has no such split, or several and none is named, or a table within its folders says labels.
     """
     if (listed := read_metadata(path, split, source)) is not None:
         return listed
@@ -44,6 +45,7 @@ def read_class_folders(path: Path, split: str | None, source: str) -> LabelledIm
         found, led_out = _candidates(entry, labels[unicodedata.normalize("NFC", entry.name)], folder)
         candidates += found
         outside += led_out
+    _refuse_tables(folder, candidates)
     images = verified(tuple(names.values()), candidates, source)
     _doubt(folder, images, source)
     return replace(images, skipped=(*outside, *_damaged(images.skipped)))
@@ -59,6 +61,16 @@ def read_image_folder(path: Path, split: str | None, source: str) -> LabelledIma
     candidates, outside = _candidates(folder, 0, folder)
     images = verified((UNLABELLED,), candidates, source)
     return replace(images, skipped=(*outside, *_damaged(images.skipped)))
+
+
+def _refuse_tables(folder: Path, candidates: Sequence[Candidate]) -> None:
+    """Refuse metadata within the class folders that says labels: theirs are not the classes then."""
+    for parent in dict.fromkeys((folder / name).parent for name, *_ in candidates if name.lower().endswith(METADATA)):
+        if table := metadata(parent):
+            raise BadInputError(
+                f"{table}: says labels, and the folders' names would be the classes",
+                f"give that file, or put one of all images into {folder}; delete it if the folders are the classes",
+            )
 
 
 def _doubt(folder: Path, images: LabelledImages, source: str) -> None:

@@ -1,16 +1,22 @@
 """The columns `image` and `label` of a table."""
 
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
+from types import NoneType
 from typing import Any
 
+from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.folders import is_system, leads_out
 from fglfast.base.names import MAX_CLASSES
+from fglfast.base.wording import some
 from fglfast.images.labelled import Opener
 from fglfast.images.trial import bytes_opener, file_opener
 
+FIELDS = {"bytes", "path"}  # of an image as `datasets` writes it
 COLUMNS = ("image", "label")  # the second, where images have labels
 
 
@@ -26,8 +32,9 @@ def image_openers(cells: Sequence[Any], path: Path, folder: Path | None) -> list
         folder: the data set's folder, if it is one.
 
     Raises:
-        BadInputError: it holds paths alone, and none of them is a file there.
+        BadInputError: it holds paths alone, and none of them is a file there, or what is neither path nor image.
     """
+    _check_cells(cells, path)
     openers = [_opener(cell, path.parent, folder) for cell in cells]
     lost = [place for cell, opener in zip(cells, openers, strict=True) if not opener and (place := _place(cell))]
     if lost and not any(openers):
@@ -38,6 +45,25 @@ def image_openers(cells: Sequence[Any], path: Path, folder: Path | None) -> list
             "folder with it, and give that folder; if they are base64, decode them to bytes",
         )
     return [opener or _missing(_place(cell)) for cell, opener in zip(cells, openers, strict=True)]
+
+
+def _check_cells(cells: Sequence[Any], path: Path) -> None:
+    """Refuse a column of what no image is: arrays, lists of images, numbers."""
+    known = (bytes, str, NoneType)
+    cell = next((cell for cell in cells if not isinstance(cell, known) and not _is_image(cell)), None)
+    if cell is None:
+        return
+    kind = ""
+    while isinstance(cell, list) and cell:
+        kind, cell = f"{kind}list of ", cell[0]
+    kind += "image" if _is_image(cell) else type(cell).__name__
+    hint = "cast it with cast_column('image', datasets.Image()) before to_parquet, or give what save_to_disk leaves"
+    hint = "write one image a row" if _is_image(cell) else hint
+    raise BadInputError(f"{path}: column image is of type {kind[-80:]}, which is not read", hint)
+
+
+def _is_image(cell: Any) -> bool:
+    return isinstance(cell, dict) and not FIELDS.isdisjoint(cell)
 
 
 def _opener(cell: Any, beside: Path, folder: Path | None) -> Opener | None:
@@ -75,37 +101,91 @@ def numbered(
         path: the table, for messages.
 
     Raises:
-        BadInputError: labels are neither integers nor strings, out of range, or named in some parts only.
+        BadInputError: labels are missing, neither integers nor strings, out of range, or named in some parts only; two
+            classes have one name.
     """
-    texts = {value for values, _ in parts for value in values if isinstance(value, str)}
+    _check_kinds([values for values, _ in parts], path)
+    plain = plain_names([names or () for _, names in parts], path)
+    texts = {plain(value) for values, _ in parts for value in values if isinstance(value, str)}
     bare = [value for values, names in parts if not names for value in values if not isinstance(value, str)]
-    if not all(isinstance(value, int) for values, _ in parts for value in values if not isinstance(value, str)):
-        row, kind = next(
-            (row, type(value).__name__)
-            for values, _ in parts
-            for row, value in enumerate(values)
-            if not isinstance(value, str | int)
-        )
-        what = "has no label" if kind == "NoneType" else f"has a label of type {kind}"
-        raise BadInputError(f"{path}: row {row} {what}; labels are integers or text", "leave the row out, or mend it")
-    if any(names and len(set(names)) < len(names) for _, names in parts):
-        raise BadInputError(f"{path}: two classes have one name", "rename one of them")
-    declared = dict.fromkeys(name for _, names in parts for name in names or ())
+    declared = dict.fromkeys(plain(name) for _, names in parts for name in names or ())
     if bare and (texts or declared):
         raise BadInputError(f"{path}: column label names its classes in some parts only", "write it anew in one form")
     if bare:
-        return counted(max(bare) + 1, path), bare
+        own = counted(max(bare) + 1, path)
+        check_range(bare, len(own), path)
+        return own, bare
     order = [*declared, *sorted(texts - declared.keys())]
     places = {name: place for place, name in enumerate(order)}
-    return tuple(order), [places[name] for values, names in parts for name in _called(values, names or (), path)]
+    return tuple(order), [places[plain(name)] for values, names in parts for name in _called(values, names or (), path)]
 
 
-def _called(values: Sequence[Any], names: Sequence[str], path: Path) -> list[str]:
+def plain_names(lists: Sequence[Sequence[str]], path: Path) -> Callable[[str], str]:
+    """How the names of classes are written: as class folders are (NFC), and without spaces around them.
+
+    A file may declare two classes whose names would then be one: those stay as they are, and a note names them.
+
+    Args:
+        lists: names that are declared together.
+        path: what declares them, for messages.
+
+    Raises:
+        BadInputError: a name is declared twice.
+    """
+    if any(len(set(names)) < len(names) for names in lists):
+        raise BadInputError(f"{path}: two classes have one name", "rename one of them")
+    alike = set[str]()
+    for names in lists:
+        often = Counter(map(_plain, names))
+        alike.update(name for name in names if often[_plain(name)] > 1)
+    if alike:
+        named = some([ascii(name) for name in sorted(alike)])
+        note(f"{path}: names of classes that differ only in how they are written stay apart: {named}")
+    return lambda name: name if name in alike else _plain(name)
+
+
+def check_any(labels: Sequence[Any], path: Path) -> None:
+    """Refuse labels that are all missing: the Hub has -1 where those of a test are secret.
+
+    Raises:
+        BadInputError: they are.
+    """
+    if labels and all(label is None or label == -1 for label in labels):
+        raise BadInputError(f"{path}: no image has a label", "give a split that has labels")
+
+
+def check_range(labels: Sequence[int], classes: int, path: Path) -> None:
+    """Refuse a label that is the number of no class.
+
+    Raises:
+        BadInputError: there is one.
+    """
+    wrong = next((label for label in labels if not 0 <= label < classes), None)
+    if wrong is not None:
+        hint = "leave out the rows without a label" if wrong == -1 else "correct the labels"
+        raise BadInputError(f"{path}: label {wrong}, but there are {classes} classes", hint)
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def _check_kinds(parts: Sequence[Sequence[Any]], path: Path) -> None:
+    """Refuse labels that are neither integers nor text."""
+    check_any([value for values in parts for value in values], path)
+    for number, values in enumerate(parts, start=1):
+        odd = next((row for row, value in enumerate(values) if not isinstance(value, str | int)), None)
+        if odd is not None:
+            kind = type(values[odd]).__name__
+            what = "has no label" if kind == "NoneType" else f"has a label of type {kind}"
+            where = f"file {number} of {len(parts)} by name, row {odd}" if len(parts) > 1 else f"row {odd}"
+            hint = "leave the row out, or mend it"
+            raise BadInputError(f"{path}: {where} {what}; labels are integers or text", hint)
+
+
+def _called(values: Sequence[str | int], names: Sequence[str], path: Path) -> list[str]:
     """The names of the classes of labels."""
-    wrong = [value for value in values if not isinstance(value, str) and not 0 <= value < len(names)]
-    if wrong:
-        hint = "leave out the rows without a label" if wrong[0] == -1 else "correct the labels"
-        raise BadInputError(f"{path}: label {wrong[0]}, but there are {len(names)} classes", hint)
+    check_range([value for value in values if isinstance(value, int)], len(names), path)
     return [value if isinstance(value, str) else names[value] for value in values]
 
 

@@ -2,8 +2,9 @@
 
 import csv
 import json
+import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -27,15 +28,26 @@ class Form:
         names: columns or keys that name the image; one of them is there.
         facts: columns or keys of what is said of it; likewise.
         hint: how to write such a file.
+        others: columns or keys that are read where they are there.
     """
 
     names: tuple[str, ...]
     facts: tuple[str, ...]
     hint: str
+    others: tuple[str, ...] = ()
 
-    def fits(self, columns: Mapping[str, Any] | list[str]) -> bool:
+    def fits(self, columns: Iterable[str]) -> bool:
         """Whether what is needed is among some columns."""
-        return all(set(wanted) & set(columns) for wanted in (self.names, self.facts))
+        there = set(columns)
+        return self.names_images(there) and self.says_facts(there)
+
+    def names_images(self, columns: Iterable[str]) -> bool:
+        """Whether a name of images is among some columns."""
+        return not set(self.names).isdisjoint(columns)
+
+    def says_facts(self, columns: Iterable[str]) -> bool:
+        """Whether a fact is among some columns."""
+        return not set(self.facts).isdisjoint(columns)
 
 
 def read_entries(path: Path, form: Form) -> Iterator[Entry]:
@@ -56,19 +68,31 @@ def read_entries(path: Path, form: Form) -> Iterator[Entry]:
 
 
 def declares(path: Path, form: Form) -> bool:
-    """Whether a file's first line names what is needed; not where it cannot be read."""
-    try:
-        text = _text(path)
-        if _is_json(text, path):
-            return form.fits(next(_json_entries(text, path, form))[1])
-        return _delimiter(text, form)[0] is not None
-    except (BadInputError, StopIteration):
+    """Whether a file says facts of images, or is meant to; not where it plainly names images and says other things.
+
+    It may still be one that `read_entries` refuses: its first line says a fact, or nothing, but is no line of columns.
+
+    Raises:
+        BadInputError: it cannot be read.
+    """
+    text = _text(path)
+    if _is_json(text, path):
+        return any(form.says_facts(map(str.lower, entry)) for _, entry in _json_entries(text, path, form))
+    delimiter, columns = _delimiter(text, form)
+    if delimiter is None and any(map(form.names_images, columns.values())):
         return False
+    words = re.findall(r"\w+", text.lstrip().partition("\n")[0].lower())
+    return delimiter is not None or not words or form.says_facts(words)
 
 
 def plain_name(name: str) -> str:
     """A file's name, or path inside the data set, in one way of writing it."""
     return unicodedata.normalize("NFC", name).replace("\\", "/").removeprefix("./")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a float that stands for an integer, as where a column of integers has gaps."""
+    return isinstance(value, float) and value.is_integer()
 
 
 def _text(path: Path) -> str:
@@ -92,6 +116,9 @@ def _table_entries(text: str, path: Path, form: Form) -> Iterator[Entry]:
     delimiter, found = _delimiter(text, form)
     if delimiter is None:
         raise _lacking(path, found, form)
+    for name in (*form.names, *form.facts, *form.others):
+        if found[delimiter].count(name) > 1:
+            raise BadInputError(f"{path}: line 1: column {name} is there twice", "keep one, or rename the other")
     reader = csv.DictReader(
         StringIO(text, newline=""), delimiter=delimiter, restkey=MORE, skipinitialspace=True, strict=True
     )
@@ -157,7 +184,7 @@ def _of_whole(value: Any, path: Path, form: Form) -> Iterator[Entry]:
             isinstance(fact, list) and all(isinstance(one, str) for one in fact) for fact in value.values()
         ):
             raise BadInputError(f"{path}: its {form.facts[0]}s are lists", f"write one {form.facts[0]} an image")
-        if not all(isinstance(fact, str | int) for fact in value.values()):
+        if not all(isinstance(fact, str | int) or is_whole(fact) for fact in value.values()):
             what = f"one JSON object of {some([repr(key) for key in value])}, not of {form.facts[0]}s by file name"
             raise BadInputError(f"{path}: {what}", form.hint)
         value = [{form.names[0]: name, form.facts[0]: fact} for name, fact in value.items()]

@@ -67,19 +67,18 @@ class LabelledImages:
         )
 
     def named(self, class_names: tuple[str, ...]) -> "LabelledImages":
-        """The same images under a longer or otherwise ordered list of classes.
+        """The same images under another list of classes; a class without images need not be in it.
 
         Raises:
             BadInputError: a class of these images is not in the list.
         """
         places = {name: place for place, name in enumerate(class_names)}
-        unknown = [name for name in self.class_names if name not in places]
-        if unknown:
+        held = [name for name, count in zip(self.class_names, self.counts(), strict=True) if count]
+        if unknown := [name for name in held if name not in places]:
             raise BadInputError(
-                f"{self.source}: {len(unknown)} classes are unknown: {some(unknown)}",
-                f"known are {some(class_names, 10)}",
+                f"{self.source}: images of unknown classes: {some(unknown)}", f"known are {some(class_names, 10)}"
             )
-        table = np.array([places[name] for name in self.class_names], dtype=np.int64)
+        table = np.array([places.get(name, -1) for name in self.class_names], dtype=np.int64)
         return replace(self, class_names=class_names, labels=table[self.labels])
 
     def counts(self) -> NDArray[np.int64]:

@@ -3,11 +3,12 @@
 The table lies in the folder of the images, or above it; what it does not list is no image of the data set.
 """
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from fglfast.base.console import note
@@ -16,7 +17,7 @@ from fglfast.base.folders import files_below, is_system
 from fglfast.base.wording import some
 from fglfast.images.columns import numbered
 from fglfast.images.decoding import named_like_an_image
-from fglfast.images.entries import Form, declares, plain_name, read_entries
+from fglfast.images.entries import Form, declares, is_whole, plain_name, read_entries
 from fglfast.images.labelled import UNLABELLED, LabelledImages, Skipped
 from fglfast.images.splits import chosen, like_a_split
 from fglfast.images.trial import offered, verified
@@ -24,7 +25,10 @@ from fglfast.images.trial import offered, verified
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
 METADATA = ("metadata.csv", "metadata.jsonl")  # beside images: https://huggingface.co/docs/datasets/image_dataset
 FORM = Form(
-    ("file_name",), ("label",), "give each line file_name, the path from the table's folder, and label; also split"
+    ("file_name",),
+    ("label",),
+    "give each line file_name, the path from the table's folder, and label; also split",
+    ("split",),
 )
 SHOWN = 3  # files that a note names
 # A number of a class: 007 is a name, and tables of numbers with gaps have 1.0 for 1.
@@ -47,9 +51,14 @@ class Listed:
 
 
 def metadata(folder: Path) -> Path | None:
-    """The table in a folder that says the labels of its images, if there is one."""
-    found = (folder / name for name in METADATA)
-    return next((path for path in found if path.is_file() and declares(path, FORM)), None)
+    """The table in a folder that says the labels of its images, if there is one.
+
+    Raises:
+        BadInputError: one is there that cannot be read.
+    """
+    files = (path for path in sorted(folder.iterdir()) if path.name.lower() in METADATA and path.is_file())
+    there = {path.name.lower(): path for path in files}
+    return next((there[name] for name in METADATA if name in there and declares(there[name], FORM)), None)
 
 
 def tables(folder: Path) -> list[Path]:
@@ -90,7 +99,7 @@ def read_listed(path: Path, split: str | None, source: str, labelled: bool = Tru
     lost += outside
     if lost and not candidates:
         what = f"{path}: lists {len(lost)} images, none of them a file of its folder, the first {lost[0].name[:80]!r}"
-        raise BadInputError(what, FORM.hint)
+        raise BadInputError(what, _astray(lost[0].name, path.parent))
     others = [name for name in there.keys() - {one.name for one in every} if named_like_an_image(name)]
     if others:
         note(f"{len(others)} images beside {path} are in no line of it, and left out: {some(sorted(others), SHOWN)}")
@@ -107,12 +116,11 @@ def _listed(path: Path, labelled: bool) -> list[Listed]:
     for where, entry, name in entries:
         if name in found:
             raise BadInputError(f"{path}: {where}: {name} is there twice", "keep one line an image")
-        label = entry.get("label") if labelled else UNLABELLED
-        if label is None or not isinstance(label, str | int) or not str(label).strip():
-            raise BadInputError(f"{path}: {where}: {name} has no label", FORM.hint)
+        label = _said(entry.get("label"), f"{path}: {where}: {name}") if labelled else UNLABELLED
         own = PurePosixPath(name).parts[0] if by_folder else ""
-        said = label.strip() if isinstance(label, str) else label
-        found[name] = Listed(name, said, str(entry.get("split") or own).strip())
+        split = entry.get("split")
+        said = "" if split is None else str(split).strip()
+        found[name] = Listed(name, label, said or own)
     if not found:
         raise BadInputError(f"{path}: lists no image", FORM.hint)
     return list(found.values())
@@ -125,11 +133,36 @@ def _name(entry: Mapping[str, Any], where: str) -> str:
     return plain_name(name)
 
 
+def _said(label: Any, where: str) -> str | int:
+    """The label of an entry as it stands there; a float that is whole as a table of text has it."""
+    if label is None or (isinstance(label, str) and not label.strip()):
+        raise BadInputError(f"{where} has no label", FORM.hint)
+    if isinstance(label, int):
+        return label
+    if not isinstance(label, str) and not is_whole(label):
+        kind = type(label).__name__
+        raise BadInputError(f"{where} has a label of type {kind}; labels are integers or text", "write one of those")
+    return str(label).strip()
+
+
 def _label(label: str | int) -> str | int:
     """A number of a class where it is one, written as people and their libraries do."""
     if isinstance(label, str) and WHOLE.fullmatch(label):
         return int(label.partition(".")[0])
     return label
+
+
+def _astray(name: str, folder: Path) -> str:
+    """How to mend a name that is none of the files of a table's folder, where it leads to a file all the same."""
+    if not os.path.isfile(folder / name):  # noqa: PTH113 (raises of no odd name)
+        return FORM.hint
+    real, root = Path(os.path.realpath(folder / name)), os.path.realpath(folder)
+    if real.is_relative_to(root):
+        own = real.relative_to(root).as_posix()
+        return FORM.hint if own == name else f"write {own[:80]!r}, the path from the table's folder"
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        return "put the table into a folder that holds its images, and write the paths from there"
+    return "links that lead out of the table's folder are not followed: put the files themselves there"
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -10,7 +10,7 @@ from PIL import Image
 from fglfast.base.errors import BadInputError
 from fglfast.base.wording import some
 from fglfast.images.arrays import read_arrays
-from fglfast.images.columns import counted
+from fglfast.images.columns import check_any, check_range, counted, plain_names
 from fglfast.images.labelled import UNLABELLED, LabelledImages, Opener
 from fglfast.images.splits import chosen
 
@@ -45,7 +45,9 @@ def read_npz(path: Path, split: str | None, source: str, labelled: bool = True) 
             f"{path}: {prefix}labels is {labels.dtype} {list(labels.shape)}", f"need {len(images)} integers"
         )
     labels = labels.astype(np.int64)
+    check_any(labels.tolist(), path)
     called_by = counted(int(labels.max(initial=-1)) + 1, path) if names is None else _texts(names, path)
+    check_range(labels.tolist(), len(called_by), path)
     images = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
     called = tuple(f"row {row}" for row in range(len(images)))
     return LabelledImages(called_by, labels, tuple(map(_opener, images)), (), source, called)
@@ -54,9 +56,10 @@ def read_npz(path: Path, split: str | None, source: str, labelled: bool = True) 
 def _texts(names: NDArray[np.generic], path: Path) -> tuple[str, ...]:
     """Class names as text; h5py and TensorFlow save them as bytes."""
     try:
-        return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.ravel().tolist())
+        texts = [name.decode() if isinstance(name, bytes) else str(name) for name in names.ravel().tolist()]
     except UnicodeDecodeError as error:
         raise BadInputError(f"{path}: class_names are bytes that are no UTF-8", "save them as text") from error
+    return tuple(map(plain_names([texts], path), texts))
 
 
 def _prefix(present: list[str], split: str | None, source: str) -> str:

@@ -1,5 +1,6 @@
 """Every image of a data set decoded once, so that none fails later."""
 
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,12 +16,12 @@ from fglfast.base.untrusted import read_bytes
 from fglfast.base.wording import first_line, some
 from fglfast.images.decoding import MOST_BYTES, NARROWED, decoded
 from fglfast.images.labelled import LabelledImages, Opener, Skipped
-from fglfast.images.pixels import deepest, to_rgb, white_of
+from fglfast.images.pixels import DARKEST, WHITES, deepest, to_rgb, white_of
 
 Candidate = tuple[str, int, Opener]
 WHOLE = {"MPO", "PSD"}  # their first frame is the picture: a phone's photo before its depth, layers put together
 SHOWN = 3  # images that a note names
-TWELVE, DARK = 4095, 16  # the largest value of 12 bits; of the upper eight bits of 16, what 12 bits do not reach
+DARK = 16  # of the upper eight bits of 16, what 12 bits do not reach
 KINDS = {"I;16": "16-bit", "I": "32-bit", "F": "float"}
 
 
@@ -88,6 +89,8 @@ def offered(files: Iterable[tuple[str, int, Path]], folder: Path) -> tuple[list[
     for name, label, file in files:
         if leads_out(file, folder):
             outside.append(Skipped(name, "a link that leads out of the data set"))
+        elif os.path.isdir(file):  # noqa: PTH112 (raises of none that cannot be reached)
+            outside.append(Skipped(name, "a link to another folder of the data set"))
         else:
             candidates.append((name, label, file_opener(file)))
     return candidates, outside
@@ -128,11 +131,12 @@ def _white(kind: str, candidates: Sequence[Candidate], tried: Sequence[Tried], s
         white = white_of(kind, peak)
     except ValueError as error:
         raise BadInputError(f"{source}: {KINDS[kind]} image {name}: {error}", "save it with 8 or 16 bits") from error
-    narrow = sum(1 for one, _ in of_kind if one <= TWELVE)
-    if (kind, white) == ("I;16", 65535) and 2 * narrow > len(of_kind):
+    dark = [one for one, _ in of_kind if one * DARKEST < white]
+    if white > WHITES[kind][0] and 2 * len(dark) > len(of_kind):
         note(
-            f"{source}: {narrow:,} of {len(of_kind):,} 16-bit grey images hold no value over {TWELVE}, and are nearly "
-            f"black beside {name}, with {peak:.0f}; if all are of 12 bits, leave out or mend those with more"
+            f"{source}: {len(dark):,} of {len(of_kind):,} {KINDS[kind]} grey images hold no value over "
+            f"{max(dark):.9g}, and are nearly black beside {name}, with {peak:.9g}; if all are of one range, leave out "
+            "or mend those with more"
         )
     if (kind, white) != ("I;16", 65535):
         scale = f"read as 0 (black) to {white:.0f} (white)"

@@ -49,6 +49,11 @@ class Description(Settings):
     image_size: int = Field(ge=1, le=MOST_SIDE)
     model: str = ""
 
+    @property
+    def by_place(self) -> bool:
+        """Whether images are surely named by their place in the data set: today's synthesize drew them."""
+        return self.format_version == FORMAT_VERSION and bool(self.model)
+
 
 D = TypeVar("D", bound=Description)
 

@@ -20,6 +20,7 @@ from fglfast.base.errors import BadInputError, IncompleteError
 from fglfast.base.folders import leads_out, numbered
 from fglfast.base.ranks import ranks_here
 from fglfast.shards.description import Description
+from fglfast.shards.places import check_place
 from fglfast.shards.tar import UNDECODABLE, decode_image, read_entries, shard_name
 
 RESUME_HINT = "synthesize is not finished: run it again, it goes on where it stopped."
@@ -54,14 +55,16 @@ def read_index(folder: Path, description: Description) -> Index:
 
     Raises:
         IncompleteError: shards are missing.
-        BadInputError: a shard is damaged, holds what it must not, or a label is out of range.
+        BadInputError: a shard is damaged, holds what it must not or lies under another's name, or a label is out of
+            range.
     """
     paths = _shard_paths(folder, description.shards)
-    rows = [
-        (number, entry.image.offset, entry.image.size, entry.label)
-        for number, path in enumerate(paths)
-        for entry in read_entries(path)
-    ]
+    rows: list[tuple[int, int, int, int]] = []
+    for number, path in enumerate(paths):
+        entries = list(read_entries(path))
+        if description.by_place:
+            check_place(path, entries, len(rows))
+        rows += [(number, entry.image.offset, entry.image.size, entry.label) for entry in entries]
     if len(rows) != description.images:
         raise BadInputError(
             f"{folder} holds {len(rows)} images, but dataset.json says {description.images}",

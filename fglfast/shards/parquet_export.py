@@ -4,11 +4,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.files import exclusive, replacing
 from fglfast.base.folders import leads_out
+from fglfast.base.wording import some
 from fglfast.shards import checksums
 from fglfast.shards.description import LOCKS, PARQUET
+from fglfast.shards.places import check_places
 from fglfast.shards.tar import Sample, read_samples, shard_name
 
 ROWS = 256  # written together
@@ -19,16 +22,19 @@ def export_parquet(out: Path, class_names: tuple[str, ...], shards: int) -> Path
     """Write `out/parquet/train-NNNNN-of-NNNNN.parquet`, a file a shard: images as they are encoded, labels with names.
 
     A file that is there and was made of its shard as it is now is left alone; one of another shard is written anew.
+    What was not made here stays, and is said.
 
     Returns:
         The folder; None when another rank is at it.
 
     Raises:
-        BadInputError: a shard is damaged or has a label of no class, or the folder is a link to somewhere else.
+        BadInputError: a shard is damaged, lies under another's name or has a label of no class, or the folder is a link
+            to somewhere else.
     """
     with exclusive(out / LOCKS / PARQUET, wait=False) as free:
         if not free:
             return None
+        check_places(out, shards)
         target = out / PARQUET
         target.mkdir(exist_ok=True)
         if leads_out(target, out):
@@ -36,9 +42,11 @@ def export_parquet(out: Path, class_names: tuple[str, ...], shards: int) -> Path
         names = [f"train-{number:05d}-of-{shards:05d}.parquet" for number in range(shards)]
         for number, name in enumerate(names):
             _export(out / shard_name(number), class_names, target / name)
-        for other in target.glob("*.parquet"):
-            if other.name not in names:
-                other.unlink()
+        others = [path for path in target.glob("*.parquet") if path.name not in names]
+        for path in filter(_made_of, others):
+            path.unlink()
+        if foreign := sorted(path.name for path in others if path.exists()):
+            note(f"{target}: left as they are, not made of this data set: {some(foreign)}")
     return target
 
 
@@ -47,7 +55,7 @@ def _export(shard: Path, class_names: tuple[str, ...], path: Path) -> None:
     from pyarrow import parquet
 
     made_of = checksums.digest_of(shard).encode()
-    if path.exists() and (parquet.read_schema(path).metadata or {}).get(MADE_OF) == made_of:
+    if path.exists() and _made_of(path) == made_of:
         return
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     metadata = {b"huggingface": json.dumps({"info": {"features": _features(class_names)}}), MADE_OF: made_of}
@@ -65,6 +73,17 @@ def _export(shard: Path, class_names: tuple[str, ...], path: Path) -> None:
                 rows.clear()
         if rows:
             writer.write_table(pa.Table.from_pylist(rows, schema))
+
+
+def _made_of(path: Path) -> bytes:
+    """The checksum of the shard that a file was made of; empty if it was not made here, or cannot be read."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        return bytes((parquet.read_schema(path).metadata or {}).get(MADE_OF, b""))
+    except pa.ArrowException:
+        return b""
 
 
 def _row(name: str, sample: Sample) -> dict[str, object]:

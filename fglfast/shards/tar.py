@@ -56,6 +56,15 @@ def shard_name(number: int) -> str:
     return f"train-{number:06d}.tar"
 
 
+def is_cut(shard: Path) -> bool:
+    """Whether a file does not end as shards do, in whole records and two empty blocks; nothing else of it is read."""
+    end = 2 * tarfile.BLOCKSIZE
+    with shard.open("rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(max(0, size - end))
+        return size % tarfile.RECORDSIZE != 0 or stream.read(end) != bytes(end)
+
+
 def encode_image(pixels_HWC: NDArray[np.uint8], image_format: ImageFormat) -> bytes:
     """Encode uint8 RGB pixels; PNG without loss, WebP at quality 90."""
     buffer, image = io.BytesIO(), Image.fromarray(pixels_HWC)

@@ -71,13 +71,14 @@ class Drawn(Description, SynthesisSettings):
         """Read and check it.
 
         Raises:
-            BadInputError: missing or malformed.
+            BadInputError: missing, malformed, or contradicting itself.
             IncompleteError: an update was stopped while it took the data set's place.
         """
         drawn = read_as(cls, out)
         wrong = "shards: not those of its images" if drawn.shards != -(-drawn.images // drawn.shard_size) else ""
         if problem := wrong or (drawn.by_content and drawn._contradiction()):
-            raise BadInputError(f"{out / FACTS}: {problem}", "make the data set again")
+            hint = "put the file back as synthesize wrote it, or make the data set again"
+            raise BadInputError(f"{out / FACTS}: {problem}", hint)
         return drawn
 
     @property
@@ -91,7 +92,7 @@ class Drawn(Description, SynthesisSettings):
         return self.format_version >= IN_TURN
 
     def _contradiction(self) -> str:
-        """How the rows contradict the other facts; empty if they do not."""
+        """How the rows contradict the other facts, or all of them the plan's digest; empty if they do not."""
         keys = [(row.label, row.row) for row in self.rows]
         images = dict.fromkeys((row.label for row in self.rows), 0)
         for row in self.rows:
@@ -105,7 +106,9 @@ class Drawn(Description, SynthesisSettings):
         if strange is not None or len(known) < len(self.clients) or len(self.clients) != len(self.payloads):
             return "rows: claims of other clients"
         told = self.accounts
-        return contradiction(told, self.rows, self.clients, len(self.class_names)) if told else ""
+        if told and (problem := contradiction(told, self.rows, self.clients, len(self.class_names))):
+            return problem
+        return "" if self.layout.digest() == self.plan else "its plan is not that of its facts"
 
     @property
     def layout(self) -> Plan:

@@ -1,12 +1,16 @@
 """Whose the folder of a data set is, and where its images go: into it, or first into `.update` within it."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
-from fglfast.base.errors import UsageError
+from fglfast.base.console import note
+from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.files import CARD, check_card, exclusive, write_atomic
+from fglfast.base.folders import numbered
 from fglfast.base.wording import differences
 from fglfast.shards.description import FACTS, LOCKS, SWAP, UPDATE, refuse_links, write_description
+from fglfast.shards.tar import is_cut, shard_name
 from fglfast.synthesis.card import card
 from fglfast.synthesis.drawn import FIXED, Drawn
 from fglfast.synthesis.older import change
@@ -38,15 +42,20 @@ def begin(out: Path, drawn: Drawn, update: bool = False) -> Path:
 
     Raises:
         UsageError: the folder belongs to another plan; what differs is said.
-        BadInputError: a part of the folder is a link to somewhere else.
+        BadInputError: a part of the folder is a link to somewhere else, or a shard that is there is cut short.
     """
     enter(out)
     with exclusive(out / LOCKS / "claim"):
         if refuse_another(out, drawn, update):
-            return _staged(out / UPDATE, drawn)
-        if not (out / FACTS).exists():
-            _describe(out, drawn)
-        return out
+            folder = _staged(out / UPDATE, drawn)
+        else:
+            folder = out
+            if update:  # to what is here already
+                drop_update(out)
+            if not (out / FACTS).exists():
+                _describe(out, drawn)
+        _refuse_cut(folder, drawn.shards)
+        return folder
 
 
 def finish(out: Path, folder: Path) -> None:
@@ -55,6 +64,13 @@ def finish(out: Path, folder: Path) -> None:
         with exclusive(out / LOCKS / "claim"):
             if folder.is_dir():
                 take_place(out)
+
+
+def drop_update(out: Path) -> None:
+    """Remove what an update that was stopped left, if there is anything: nobody asks for it any more."""
+    if (out / UPDATE).is_dir():
+        shutil.rmtree(out / UPDATE)
+        note(f"{out / UPDATE}: removed, an update that was stopped and is not asked for any more")
 
 
 def refuse_another(out: Path, drawn: Drawn, update: bool = False) -> bool:
@@ -92,13 +108,22 @@ def refuse_another(out: Path, drawn: Drawn, update: bool = False) -> bool:
 
 def _staged(stage: Path, drawn: Drawn) -> Path:
     """The folder of an update, begun or gone on with; what is left of another one goes."""
-    if (stage / FACTS).exists() and Drawn.of(stage).same(drawn):
-        return stage
+    with suppress(BadInputError):
+        if Drawn.of(stage).same(drawn):
+            return stage
     if stage.exists():
         shutil.rmtree(stage)
     stage.mkdir()
     _describe(stage, drawn)
     return stage
+
+
+def _refuse_cut(folder: Path, shards: int) -> None:
+    """Refuse a folder in which a shard, which counts as done, is cut short; other damage is for `verify` to find."""
+    for name in sorted(numbered(folder, shard_name, shards)[0]):
+        if is_cut(folder / name):
+            hint = "delete it and run this again, which draws what is missing; fglfast verify looks for other damage"
+            raise BadInputError(f"{folder / name}: cut short", hint)
 
 
 def _describe(folder: Path, drawn: Drawn) -> None:

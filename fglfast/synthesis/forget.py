@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from fglfast.base.wording import differences, some
 from fglfast.engine.build import Engine
 from fglfast.payload import Payload
 from fglfast.payload.merge import Merged, by_client, merge_payloads
+from fglfast.shards.description import UPDATE
 from fglfast.shards.locks import locked
 from fglfast.synthesis.conditioning import Conditioning
 from fglfast.synthesis.draw import Drawer
 from fglfast.synthesis.drawn import Drawn
-from fglfast.synthesis.folder import enter
+from fglfast.synthesis.folder import drop_update, enter
 from fglfast.synthesis.judge import Judge, check_judge
 from fglfast.synthesis.older import Change, change
 from fglfast.synthesis.repair import refuse_older
@@ -40,7 +42,8 @@ def forget(
 ) -> dict[str, Any]:
     """Make the data set that it would be without a client, as an update does: what others caused too stays.
 
-    Killed at any moment, it goes on when it is called again.
+    Killed at any moment, it goes on when it is called again. An update that was stopped goes too; of a client that is
+    in that alone, nothing else is there.
 
     Args:
         client: who is forgotten.
@@ -61,9 +64,13 @@ def forget(
         there = Drawn.of(out)
         refuse_older(there, out)
         if client not in there.clients:
-            receipt = next((path for path in _receipts(out) if _read(path)["plan_after"] == there.plan), None)
-            if moved and receipt:
-                return _read(receipt)
+            path = next((path for path in _receipts(out) if _read(path)["plan_after"] == there.plan), None)
+            if moved and path:
+                return _read(path)
+            if _was_joining(client, out):
+                receipt = _receipt(there, there, change(there, there, range(there.shards)))
+                _leave(receipt, out)
+                return receipt
             raise BadInputError(f"{out}: no client {client!r}", f"clients: {some(there.clients)}")
         if there.clients == (client,):
             raise BadInputError(f"{out}: all of it comes from {client!r}", "delete the folder")
@@ -73,8 +80,7 @@ def forget(
         to_be = Drawn.to_be(plan, there.weights, there.image_size, there.model, merged, there.of_settings())
         older = sound_images(out)
         changes = change(there, to_be, older.sound)
-        receipt_said = _receipt(there, to_be, changes)
-        path = Path(f"forgotten-{there.plan[:12]}-{to_be.plan[:12]}.json")
+        receipt = _receipt(there, to_be, changes)
         if changes.new:
             check_judge(there.judge, judge)
         engine = open_engine() if changes.new else None
@@ -87,10 +93,22 @@ def forget(
             out,
             update=True,
             older=older,
-            before_swap=lambda folder: write_atomic(folder / path, json.dumps(receipt_said, indent=2) + "\n"),
+            before_swap=partial(_leave, receipt),
             judge=judge,
         )
-    return receipt_said
+    return receipt
+
+
+def _was_joining(client: str, out: Path) -> bool:
+    """Whether a client is in an update that was stopped. It goes then, and where it does not say who is in it."""
+    try:
+        joining = client in Drawn.of(out / UPDATE).clients
+    except BadInputError:
+        drop_update(out)
+        return False
+    if joining:
+        drop_update(out)
+    return joining
 
 
 def _check_others(client: str, there: Drawn, merged: Merged) -> None:
@@ -120,6 +138,12 @@ def _receipt(there: Drawn, to_be: Drawn, changes: Change) -> dict[str, Any]:
         "classes_removed": len({row.label for row in there.rows}) - len({row.label for row in to_be.rows}),
         "remains": REMAINS,
     }
+
+
+def _leave(receipt: dict[str, Any], folder: Path) -> None:
+    """Write the receipt."""
+    name = f"forgotten-{receipt['plan_before'][:12]}-{receipt['plan_after'][:12]}.json"
+    write_atomic(folder / name, json.dumps(receipt, indent=2) + "\n")
 
 
 def _receipts(out: Path) -> list[Path]:

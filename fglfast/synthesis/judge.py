@@ -73,6 +73,7 @@ class ClassifierJudge:
 
     def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
         self.model, names, self.size = open_classifier(folder)
+        self.name = str(folder)
         self.columns = columns_of(folder, names, class_names)
         self.fingerprint = fingerprint(self.model)
 
@@ -81,7 +82,7 @@ class ClassifierJudge:
         shape = (self.size, self.size)
         small = [np.asarray(Image.fromarray(each).resize(shape, Image.Resampling.BICUBIC)) for each in pixels_BSS3]
         logits_BK = predict(self.model, torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2))
-        return own(logits_BK[:, self.columns].double().softmax(1), labels)
+        return own(logits_BK[:, self.columns].double().softmax(1), labels, self.name)
 
 
 class TextJudge:
@@ -101,7 +102,7 @@ class TextJudge:
         self.images, tokenizer, self.model = open_pretrained(
             AutoModelForZeroShotImageClassification, name, "judge", ADVICE
         )
-        self.fingerprint = fingerprint(self.model)
+        self.name, self.fingerprint = name, fingerprint(self.model)
         prompts = [PROMPT.format(label=label) for label in class_names]
         try:
             self.texts_KD = self._texts(tokenizer, prompts)
@@ -114,7 +115,7 @@ class TextJudge:
         pixels_B3HW = self.images(images=list(pixels_BSS3), return_tensors="pt").pixel_values
         images_BD = _directions(self.model.get_image_features(pixels_B3HW.to(self.model.device, self.model.dtype)))
         logits_BK = self.model.logit_scale.exp() * images_BD @ self.texts_KD.T  # a bias is the same for all classes
-        return own(logits_BK.float().cpu().double().softmax(1), labels)
+        return own(logits_BK.float().cpu().double().softmax(1), labels, self.name)
 
     @torch.inference_mode()
     def _texts(self, tokenizer: Any, prompts: list[str]) -> Tensor:
@@ -137,9 +138,15 @@ def _directions(features: Any) -> Tensor:
     return torch.nn.functional.normalize(found, dim=-1)
 
 
-def own(probabilities_BK: Tensor, labels: Sequence[int]) -> NDArray[np.float64]:
-    """The probability of each image's own class [B], rounded."""
+def own(probabilities_BK: Tensor, labels: Sequence[int], judge: str = "the generator") -> NDArray[np.float64]:
+    """The probability of each image's own class [B], rounded.
+
+    Raises:
+        BadInputError: one is no number; the judge is named.
+    """
     own_B = probabilities_BK[torch.arange(len(labels)), torch.tensor(list(labels))]
+    if not own_B.isfinite().all():
+        raise BadInputError(f"judge: the scores of {judge} are not finite", f"its weights are spoiled: {ADVICE}")
     return np.asarray(own_B.numpy().round(DIGITS))
 
 

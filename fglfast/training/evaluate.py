@@ -32,8 +32,8 @@ def evaluate(model_dir: Path, dataset: LabelledImages, batch_size: int = 256) ->
         batch_size: images judged at once.
 
     Raises:
-        BadInputError: the folder holds no such model, the model expects another normalisation, the data has
-            a class the model does not know, or no images.
+        BadInputError: the folder holds no such model, the model expects another normalisation or answers with what is
+            no number, the data has a class the model does not know, or no images.
     """
     if len(dataset) == 0:
         raise BadInputError("there are no images to evaluate on", "name a data set with labelled images")
@@ -41,6 +41,9 @@ def evaluate(model_dir: Path, dataset: LabelledImages, batch_size: int = 256) ->
     model, names = read_resnet(model_dir) or _by_transformers(model_dir)
     labels = torch.from_numpy(dataset.named(names).labels)
     logits = predict(_ready(model), DecodedImages(dataset, size), batch_size=batch_size, name="evaluate")
+    if not logits.isfinite().all():
+        hint = "name another model, or train this one anew at a lower learning rate"
+        raise BadInputError(f"{model_dir}: the model's answers are not finite", hint)
     cells = labels * len(names) + logits.argmax(1)
     confusion = torch.bincount(cells, minlength=len(names) ** 2).reshape(len(names), len(names))
     rights, totals = confusion.diagonal().tolist(), confusion.sum(1).tolist()

@@ -4,6 +4,7 @@ Order, augmentation and dropout of a step depend on (seed, epoch, step, rank) al
 from its checkpoint to the very weights it would have had; bit for bit on a CPU at the same world size.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from fglfast.base.console import Progress, note
+from fglfast.base.errors import FglError
 from fglfast.training.augment import Augmentation
 from fglfast.training.batches import TrainingData, batches, epoch_rows, step_seed
 from fglfast.training.checkpoints import Checkpoints, Position
@@ -82,6 +84,7 @@ def fit(
 
     Raises:
         BadInputError: an image or the checkpoint cannot be read.
+        FglError: the loss is not a number, as of a run whose steps are too long; it is looked at once an epoch.
     """
     world = world or World()
     device = next(engine.parameters()).device
@@ -139,7 +142,7 @@ class _Fit:
 
     def _epoch(self, progress: Progress | None) -> None:
         """The rest of the current epoch, its validation, its row of the history and its checkpoint."""
-        at, settings, world = self.at, self.settings, self.world
+        at, settings = self.at, self.settings
         begun, before = time.monotonic(), at.epoch_seconds
         # Summed on the device: reading a loss at every step would make a GPU wait for it.
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -151,9 +154,8 @@ class _Fit:
                 progress.advance(settings.batch_size, epoch=f"{at.epoch + 1}/{settings.epochs}", **self._last_row())
             if self.checkpoints and at.step < self.epoch_steps and self.checkpoints.due(at.step):
                 at.epoch_seconds = before + time.monotonic() - begun
-                so_far = at.loss_sum + world.sum(loss_sum).item() / world.size
-                self.checkpoints.save(replace(at, loss_sum=so_far))
-        at.loss_sum += world.sum(loss_sum).item() / world.size
+                self.checkpoints.save(replace(at, loss_sum=self._so_far(loss_sum)))
+        at.loss_sum = self._so_far(loss_sum)
         loss, accuracy = self._validate()
         at.epoch_seconds = before + time.monotonic() - begun
         at.history.append(self._row(loss, accuracy))
@@ -162,6 +164,19 @@ class _Fit:
         at.epoch, at.step, at.loss_sum, at.epoch_seconds = at.epoch + 1, 0, 0.0, 0.0
         if self.checkpoints:
             self.checkpoints.save(at)
+
+    def _so_far(self, loss_sum: Tensor) -> float:
+        """The losses of the current epoch's steps, of all processes, in each of them."""
+        return self._number(self.at.loss_sum + self.world.sum(loss_sum).item() / self.world.size)
+
+    def _number(self, loss: float) -> float:
+        """The loss, unless it is none: what comes after it would be none either."""
+        if not math.isfinite(loss):
+            raise FglError(
+                f"the loss is not a number in epoch {self.at.epoch + 1}: training has diverged",
+                "lower the learning rate",
+            )
+        return loss
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """What is left of the current epoch: images as they are kept and their labels, on the device."""
@@ -197,7 +212,7 @@ class _Fit:
         sums = judge_rows(self.engine, self.data, mine, self.settings.batch_size)
         total = self.world.sum(torch.tensor(sums, dtype=torch.float64, device=self.device))
         loss, correct = (total / len(self.data.held_out)).tolist()
-        return round(loss, 6), round(correct, 6)
+        return round(self._number(loss), 6), round(correct, 6)
 
     def _row(self, loss: float | None, accuracy: float | None) -> dict[str, Any]:
         images = self.epoch_steps * self.settings.batch_size

@@ -7,6 +7,7 @@ from textwrap import shorten
 from typing import Any
 
 import safetensors.torch
+import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
@@ -105,6 +106,8 @@ def model_of(text: str, weights: Mapping[str, Tensor]) -> PreTrainedModel:
 def load_model(folder: Path) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """A saved classifier and its classes, in the order of their labels; whoever saved it, safetensors only.
 
+    Its weights are float32, whatever they were saved in: images come so.
+
     Raises:
         BadInputError: the folder holds no classifier, its labels are not numbered from 0, or its weights are not those
             of its config: some are missing, of other shapes, or fewer than it asks for.
@@ -118,7 +121,7 @@ def load_model(folder: Path) -> tuple[PreTrainedModel, tuple[str, ...]]:
         _check_config(config, folder)
         with outlined(announced(folder), folder):
             _from_config(config)
-        model, found = load(str(folder), **told, **options)
+        model, found = load(str(folder), dtype=torch.float32, **told, **options)
         _check_filled(found, folder)
         names = [model.config.id2label[label] for label in range(model.config.num_labels)]
         return model, TypeAdapter(ClassNames).validate_python(names)

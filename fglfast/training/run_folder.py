@@ -19,8 +19,8 @@ from typing import Any
 from fglfast.base.errors import BadInputError, FglError, UsageError
 from fglfast.base.files import check_card, exclusive, sync_folder, write_atomic
 from fglfast.base.folders import leads_out
-from fglfast.base.untrusted import read_bytes
-from fglfast.base.wording import differences
+from fglfast.base.untrusted import json_object, read_bytes
+from fglfast.base.wording import differences, some
 from fglfast.shards.description import Description
 from fglfast.shards.keep import LEFT_OUT
 from fglfast.training.resnet import WEIGHTS
@@ -31,6 +31,7 @@ LOCK_PATIENCE = 10.0  # seconds: a killed run's workers need some to end
 MOST_TAG = 100  # bytes
 TAG = re.compile(r"epoch\d{5,9}-step\d{7,12}", re.ASCII)
 MODEL_FILES = ("config.json", WEIGHTS)
+SAVED = (*MODEL_FILES, "preprocessor_config.json")  # of every finished run
 
 
 def identity(job: Job, description: Description) -> dict[str, Any]:
@@ -60,7 +61,7 @@ class RunFolder:
 
         Raises:
             UsageError: the folder belongs to another run, with the differences shown, or to no run at all.
-            BadInputError: `train.json` cannot be read.
+            BadInputError: `train.json` cannot be read, or the model that it tells of is not there.
         """
         if not self.record.exists():
             if any((self.path / name).exists() for name in MODEL_FILES):
@@ -68,7 +69,7 @@ class RunFolder:
             check_card(self.path)
             return None
         try:
-            record = json.loads(self.record.read_text(encoding="utf-8"))
+            record = json_object(self.record.read_text(encoding="utf-8"))
             result, there = record["result"], _told(record["run"])
             finished = TrainResult(**{**result, "model": self.path, "already_done": True}) if result else None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -77,6 +78,11 @@ class RunFolder:
             raise UsageError(
                 f"{self.path} belongs to another run: {differing}",
                 "choose another folder, or delete this one to start anew",
+            )
+        if finished and (gone := [name for name in SAVED if not (self.path / name).is_file()]):
+            raise BadInputError(
+                f"{self.path}: {self.record.name} tells of a finished model, but the folder lacks {some(gone)}",
+                "put back what is missing, or delete the folder to train anew",
             )
         return finished
 

@@ -139,7 +139,7 @@ def embed(
     from fglfast.generator.text import resolve_model, resolve_text
     from fglfast.payload import open_signer, save_payload
 
-    usable_file(out, "safetensors file")
+    usable_file(out, "payload")
     signer = open_signer(sign, federation)
     budget = asked_budget(epsilon=epsilon, delta=delta, clip=clip, uploads=uploads)
     if learn and budget:

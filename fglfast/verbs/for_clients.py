@@ -111,12 +111,15 @@ def probe(
         raise UsageError("class-level prompts have no captions", "add --prompt-level instance")
     if picture and (picture.suffix != ".png" or not picture.parent.is_dir()):
         raise UsageError(f"--picture {picture}: must be a .png file in an existing folder", "for example probe.png")
+    from fglfast.base.files import usable_file
     from fglfast.client.captions import ATTRIBUTES
     from fglfast.images.dataset import read_dataset
     from fglfast.lab.probe.picture import write_picture
     from fglfast.lab.probe.probe import ProbeSettings
     from fglfast.lab.probe.probe import probe as run
 
+    if picture:
+        usable_file(picture, "picture of fglfast")
     dataset, settings = read_dataset(data), asked_recipe(recipe, model, backend, precision, image_size)
     asked = checked(
         ProbeSettings,

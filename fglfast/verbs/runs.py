@@ -175,11 +175,13 @@ def report(
 
 def _data_page(folder: Path, against: str | None) -> Path:
     """Beside the folder, which may be published as it is."""
+    from fglfast.base.files import usable_file
     from fglfast.images.dataset import read_dataset
     from fglfast.lab.survey.survey import survey
     from fglfast.report.survey_page import write_page
 
     page = folder.resolve().with_name(f"{folder.resolve().name}.html")
+    usable_file(page, "page of fglfast")
     write_page(survey(folder, read_dataset(against) if against else None), page)
     return page
 

@@ -140,7 +140,7 @@ def inventory(
     from fglfast.generator.text import resolve_model
     from fglfast.images.dataset import read_dataset
 
-    usable_file(out, "safetensors file")
+    usable_file(out, "inventory")
     asked = {"adapters": adapters, "heads": heads, "rank": rank, "images": images, "steps": steps}
     named = {"transformations": tuple(transformations.split(","))} if transformations else {}
     settings = checked(InventorySettings, **asked, **named)
@@ -245,7 +245,7 @@ def place_steps(
     from fglfast.sampler.schedule import Sampling, Schedule
     from fglfast.synthesis.conditioning import check_fit
 
-    usable_file(out, "recipe")
+    usable_file(out, "recipe of fglfast")
     merged = read_payloads(embeddings, allow)
     asked = asked_recipe(recipe, model, precision=precision, image_size=image_size)
 
@@ -257,7 +257,7 @@ def place_steps(
     changes = {"scheduler": "flow-euler", "steps": steps, "timesteps": placed.timesteps}
     changed = asked.model_copy(update={"sampling": asked.sampling.model_copy(update=changes)})
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, changed.to_toml())
+    write_atomic(out, f"# Written by fglfast place-steps.\n{changed.to_toml()}")
     result = {"recipe": str(out), **placed.model_dump(mode="json")}
     shown = ", ".join(f"{timestep:g}" for timestep in placed.timesteps)
     tell(result, as_json, f"{out}: steps at {shown}; cost {placed.cost:.3g}, equal steps {placed.uniform_cost:.3g}")

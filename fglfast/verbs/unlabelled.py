@@ -64,7 +64,7 @@ def open_images(
 
     if classifier is None:
         return read_dataset(data), None, {}
-    from fglfast.client.pseudo_labels import LabelSettings, labelled, pseudo_labels
+    from fglfast.client.pseudo_labels import LabelSettings, doubts, labelled, pseudo_labels
     from fglfast.images.class_list import read_class_list
     from fglfast.training.batches import DecodedImages
     from fglfast.training.evaluate import open_classifier
@@ -77,10 +77,13 @@ def open_images(
     asked = LabelSettings.model_validate({name: value for name, value in given.items() if value is not None})
     images = read_dataset(data, labelled=False)
     features_NF, logits_NK = features_and_logits(network, DecodedImages(images, size), "classify")
-    found = pseudo_labels(features_NF.numpy(), logits_NK[:, columns].log_softmax(1).numpy(), asked)
+    log_P_NK = logits_NK[:, columns].log_softmax(1).numpy()
+    found = pseudo_labels(features_NF.numpy(), log_P_NK, asked)
     chosen = labelled(images, found, names, [known[column] for column in columns])
     share = f"{len(chosen.images):,} of {len(images):,} images"
     note(f"labels were found for {share}, of {(chosen.counts > 0).sum():,} classes; {chosen.left_out:,} stay out")
+    if doubt := doubts(found, log_P_NK):
+        note(doubt)
     return chosen.images, chosen.counts, {"left_out": chosen.left_out}
 
 

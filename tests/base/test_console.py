@@ -1,6 +1,10 @@
 """How progress and tables are shown on a pipe and in a terminal."""
 
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from rich.table import Table
@@ -75,3 +79,32 @@ def test_libraries_speak_at_the_last_level_and_bugs_show_their_traceback(speaker
 
     with pytest.raises(RuntimeError, match="a bug"):
         command.exits(broken)()
+
+
+def fglfast(*words, **options):
+    return subprocess.run([sys.executable, "-m", "fglfast", *words], check=False, text=True, **options)
+
+
+@pytest.mark.parametrize("words", [("verify", "nowhere"), ("verify", "--nonsense"), ("--help",)])
+def test_a_width_of_0_is_an_unknown_one(words):
+    said, usual = (fglfast(*words, capture_output=True, env={**os.environ, "COLUMNS": width}) for width in ("0", "80"))
+    assert (said.stdout, said.stderr) == (usual.stdout, usual.stderr) and said.stdout + said.stderr
+
+
+def test_a_remark_that_cannot_be_written_costs_no_result():
+    code = (
+        "import sys; from fglfast import __main__; from fglfast.verbs import app\n"
+        "from fglfast.base.console import emit_json, note\n"
+        "def said(): note('a remark'); emit_json({'a': 1}); raise SystemExit(0)\n"
+        "app.app = said; __main__.main()"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.PIPE, stderr=full)
+    assert done.returncode == 0 and json.loads(done.stdout) == {"a": 1}
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_result_that_is_not_json_is_not_printed(number, capsys):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        console.emit_json({"ece": number})
+    assert capsys.readouterr().out == ""

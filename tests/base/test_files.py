@@ -42,20 +42,31 @@ def test_a_new_file_is_its_owners_alone_and_takes_no_others_place(tmp_path):
 
 
 def test_a_command_writes_over_its_own_kind_alone(tmp_path):
-    photo, table, payload = tmp_path / "0.png", tmp_path / "labels.csv", tmp_path / "a.safetensors"
-    photo.write_bytes(b"\x89PNG\r\n\x1a\n")
-    table.write_text("file_name,label\na.png,cat\n")
-    payload.write_bytes(b"\2\0\0\0\0\0\0\0{}")
-    recipe, page = tmp_path / "r.toml", tmp_path / "b.html"
-    recipe.write_text("# placed\n\nsteps = 4\n")
-    page.write_text("<!doctype html>")
-    kinds = {"safetensors file": payload, "recipe": recipe, "HTML page": page}
-    for kind, own in kinds.items():
-        usable_file(own, kind)
+    def header(text):
+        return len(text).to_bytes(8, "little") + text.encode()
+
+    own = {
+        "payload": header('{"__metadata__":{"signature":"","fglfast":"{}"}}'),
+        "inventory": header('{"__metadata__":{"fglfast-inventory":"{}"}}'),
+        "recipe of fglfast": b"# Written by fglfast place-steps.\nsteps = 4\n",
+        "page of fglfast": b"<!doctype html>\n<html>\n<title>fglfast bench: mini</title>",
+        "picture of fglfast": b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0tEXtSoftware\0fglfast probe",
+    }
+    foreign = {
+        "photo": b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR",
+        "recipe": b"# mine\nsteps = 4\n",
+        "table": b"file_name,label\na.png,cat\n",
+        "weights": header('{"__metadata__":{"format":"pt"},"a":{}}'),
+        "page": b"<!doctype html><title>mine</title>",
+    }
+    for name, content in (own | foreign).items():
+        (tmp_path / name).write_bytes(content)
+    for kind in own:
+        usable_file(tmp_path / kind, kind)
         usable_file(tmp_path / "new", kind)
-        for other in {photo, table, payload, recipe, page} - {own}:
+        for other in (own | foreign).keys() - {kind}:
             with pytest.raises(UsageError, match=f"no {kind}"):
-                usable_file(other, kind)
+                usable_file(tmp_path / other, kind)
     empty = tmp_path / "empty"
     empty.touch()
-    usable_file(empty, "recipe")
+    usable_file(empty, "payload")

@@ -1,6 +1,10 @@
+import os
+from pathlib import Path
+
 import pytest
 
-from fglfast.base.folders import is_system, leads_out, numbered, subfolders
+from fglfast.base.errors import BadInputError
+from fglfast.base.folders import files_below, is_system, leads_out, numbered, subfolders
 from fglfast.shards.tar import shard_name
 
 
@@ -44,3 +48,30 @@ def test_what_systems_leave_is_known(tmp_path, name):
     (tmp_path / "file").touch()
     assert is_system(name) and subfolders(tmp_path) == [tmp_path / "cat"]
     assert subfolders(tmp_path / "file") == subfolders(tmp_path / "none") == []
+
+
+def test_files_below_hold_links_to_folders_and_follow_none(tmp_path):
+    inside = tmp_path / "inside"
+    for path in (inside / "deep" / "b", inside / "a", inside / ".git" / "c", tmp_path / "pool" / "d"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (inside / "deep" / "more").symlink_to(tmp_path / "pool")
+    (inside / "deep" / "round").symlink_to(inside)
+    names = [str(path.relative_to(inside)) for path in files_below(inside, inside)]
+    assert names == ["a", "deep/b", "deep/more", "deep/round"]
+
+
+def test_a_folder_that_cannot_be_read_is_refused_unless_it_is_a_systems(tmp_path, monkeypatch):
+    scandir = os.scandir
+
+    def locked(path):
+        if Path(path).name in {"locked", "lost+found"}:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    (tmp_path / "lost+found").mkdir()
+    monkeypatch.setattr(os, "scandir", locked)
+    assert files_below(tmp_path, tmp_path) == []
+    (tmp_path / "cat" / "locked").mkdir(parents=True)
+    with pytest.raises(BadInputError, match="cat/locked: this folder cannot be read"):
+        files_below(tmp_path, tmp_path)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fglfast.base.errors import BadInputError, FglError
-from fglfast.client.pseudo_labels import LabelSettings, labelled, labels_of, pseudo_labels
+from fglfast.client.pseudo_labels import LabelSettings, doubts, labelled, labels_of, pseudo_labels
 from fglfast.images.labelled import LabelledImages
 
 NAMES = ("ant", "bee", "cat", "dog")
@@ -31,6 +31,16 @@ def test_a_client_of_two_classes_is_found_to_hold_two():
     assert (found.counts > 0).tolist() == [True, False, True, False]
     assert abs(found.counts[0] - 300) <= 30 and abs(found.counts[2] - 60) <= 6
     assert found.counts.dtype == np.int64 and ((found.confidences >= 0) & (found.confidences <= 1 + 1e-6)).all()
+
+
+def test_a_classifier_that_is_hardly_surer_of_one_class_than_of_another_is_said_to_be():
+    """Transport then gives all images to a few classes, and is sure of it."""
+    features, log_P, truth = seen((100,) * 8)
+    unsure = log_P / 20 - np.log(np.exp(log_P / 20).sum(1, keepdims=True))
+    found = pseudo_labels(features, unsure, LabelSettings())
+    assert (found.labels == truth).mean() < 0.5 < (unsure.argmax(1) == truth).mean()
+    assert "classifier itself" in doubts(found, unsure) and "at 1" in doubts(found, unsure)
+    assert not doubts(pseudo_labels(features, log_P, LabelSettings()), log_P)
 
 
 def test_a_client_of_all_classes_keeps_them():

@@ -219,7 +219,7 @@ def test_labels_follow_the_federations_order_of_classes(tmp_path):
 
 
 def test_a_class_that_the_federation_does_not_know_is_refused(tmp_path):
-    with pytest.raises(BadInputError, match="1 classes are unknown: zebra"):
+    with pytest.raises(BadInputError, match="images of unknown classes: zebra"):
         _holder(tmp_path, ("bag", "zebra")).images(CLASSES, 16, 0.1)
 
 

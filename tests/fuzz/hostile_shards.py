@@ -19,6 +19,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.shards.description import read_description
 from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.shards.tar import Sample, encode_image, shard_name, write_shard
+from fglfast.synthesis.drawn import Drawn
 from fglfast.synthesis.verify import verify
 
 SIDE, IMAGES, SHARD, SEED = 8, 6, 3, 7
@@ -31,8 +32,8 @@ IMAGE, CLS, JSON = range(3)  # the members of an image, in their order
 class Shards:
     """Two small shards, read by `verify`, member by member, or as training reads them.
 
-    Training wants the same layout, but reads neither the order of the keys nor what KEY.json says, and stops at the
-    end of the last image.
+    Training wants the same layout and the first key that the shard's place asks for, but reads neither the order of the
+    other keys nor what KEY.json says, and stops at the end of the last image.
 
     Args:
         reader: "verify" or "train".
@@ -113,9 +114,9 @@ def _members(draw: Draw, content: bytes, verifies: bool) -> Made:
         files.insert(draw(st.integers(0, len(files))), files[place])
     elif how == "order":
         files = draw(st.permutations(files))
-        expected = "refused" if _wrong_layout(files) else "accepted"
+        expected = "refused" if _wrong_layout(files) or files[IMAGE][0] != f"{SHARD:09d}.png" else "accepted"
     elif how == "images":
-        files, expected = files[3:] + files[:3], "accepted"
+        files = files[3:] + files[:3]
     elif how == "name":
         files[place] = (draw(one(NAMES)), inside)
     elif how == "label":
@@ -240,6 +241,7 @@ def _sound() -> dict[str, bytes]:
         "rows": [{"label": k, "row": ROW, "images": 2, "claims": {CLIENT: 1}} for k in range(3)],
         "sampling": {"steps": 2, "scheduler": "model", "spacing": "model", "timesteps": None, "guidance_scale": 1.0},
     }
+    facts["plan"] = Drawn.model_validate_json(json.dumps(facts), strict=True).layout.digest()
     files = {FACTS: json.dumps(facts, indent=2).encode()}
     with tempfile.TemporaryDirectory() as folder:
         for name, indices in ((FIRST, range(SHARD)), (SECOND, range(SHARD, IMAGES))):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from image_files import lay_out
 from PIL import Image
 
 from fglfast.base.errors import BadInputError
@@ -59,8 +60,15 @@ def test_shards_are_no_class_folders(folder):
 def test_labels_follow_another_order_of_the_classes(folder):
     found = read_dataset(str(folder)).named(("pes 犬", "mýval", "kočka"))
     assert found.labels.tolist() == [2, 2, 0, 0] and found.counts().tolist() == [2, 0, 2]
-    with pytest.raises(BadInputError, match="1 classes are unknown: kočka"):
+    with pytest.raises(BadInputError, match="images of unknown classes: kočka"):
         read_dataset(str(folder)).named(("pes 犬",))
+
+
+def test_a_class_without_images_need_not_be_known(folder):
+    (folder / "scripts").mkdir()
+    found = read_dataset(str(folder))
+    assert "scripts" in found.class_names
+    assert found.named(("pes 犬", "kočka")).counts().tolist() == [2, 2]
 
 
 def test_data_sets_are_joined_by_the_names_of_their_classes(folder):
@@ -79,3 +87,14 @@ def test_endings_may_have_capitals_and_archives_are_to_be_unpacked(tmp_path):
     with pytest.raises(BadInputError) as refused:
         read_dataset(str(tmp_path / "photos.zip"))
     assert "unpack" in refused.value.hint
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_links_to_folders_are_left_out_and_named(tmp_path, labelled, capsys):
+    data = lay_out(tmp_path / "data", "cat/0.png", "dog/0.png")
+    lay_out(tmp_path, "pool/1.png", "pool/2.png")
+    (data / "cat" / "more").symlink_to(tmp_path / "pool")
+    (data / "dog" / "same").symlink_to(data / "cat")
+    assert read_dataset(str(data), labelled).names == ("cat/0.png", "dog/0.png")
+    said = capsys.readouterr().err
+    assert "skipped 2 of 4 images: cat/more (a link that leads out of the data set), dog/same (a link to an" in said

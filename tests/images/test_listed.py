@@ -1,6 +1,7 @@
 """Images that a table lists: labels, splits, what is not there, what leads elsewhere."""
 
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -46,6 +47,122 @@ def test_a_tables_labels_are_those_of_the_images_and_its_folders_are_no_classes(
 def test_without_a_label_column_metadata_says_no_labels(folder):
     (folder / "images" / "metadata.csv").write_text("file_name,text\na/0.png,a fox\n")
     assert {name for name, _ in read(folder / "images")} == {"a", "b"}
+
+
+CAPTIONS = {"file_name": "a/0.png", "text": "a fox with a label"}
+LABELS = {"file_name": "a/0.png", "label": "fox"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("metadata.csv", "file_name,label\na/0.png,Käfer\n".encode("latin-1"), "cannot be read as UTF-8"),
+        ("metadata.csv", "file_name,label\na/0.png,fox\n".encode("utf-16"), "cannot be read as UTF-8"),
+        ("metadata.csv", b"file_name|label\na/0.png|fox\n", "no column file_name and label"),
+        ("metadata.csv", b"filename,label\na/0.png,fox\n", "no column file_name"),
+        ("metadata.csv", b"", "no column file_name and label"),
+        ("METADATA.CSV", b"file_name,label\nnone.png,fox\n", "lists 1 images, none of them"),
+        ("metadata.jsonl", b'{"file_name": "a/0.png", "label": "fox"', "line 1: not a JSON object"),
+        ("metadata.jsonl", "\n".join(map(json.dumps, [CAPTIONS, LABELS])).encode(), "line 1: a/0.png has no label"),
+        ("metadata.jsonl", b'{"file_name": "a/0.png", "Label": "fox"}', "has no label"),
+    ],
+)
+def test_metadata_that_cannot_be_read_leaves_no_folders_as_classes(folder, name, content, words):
+    file = folder / "images" / name
+    file.write_bytes(content)
+    said = set()
+    for source in (file, file.parent):
+        with pytest.raises(BadInputError, match=words) as refused:
+            read(source)
+        said.add(refused.value.message)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.jsonl", json.dumps(CAPTIONS)),
+        ("metadata.jsonl", "\n".join(map(json.dumps, [CAPTIONS, {**CAPTIONS, "file_name": "a/1.png"}]))),
+        ("metadata.csv", "file_name;text\na/0.png;a label\n"),
+        ("metadata.csv", "file_name|text\na/0.png|a label\n"),
+        ("metadata.csv", "camera,site\nX1,north\n"),
+    ],
+)
+@pytest.mark.parametrize("place", ["", "a"])
+def test_metadata_without_labels_leaves_the_folders_as_classes(folder, place, name, content, capsys):
+    (folder / "images" / place / name).write_text(content)
+    assert {name for name, _ in read(folder / "images")} == {"a", "b"}
+    assert "says the labels" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["file_name,label\n0.png,fox\n", "file_name|label\n0.png|fox\n"])
+@pytest.mark.parametrize("place", ["images/a", "images/a/deeper", "images/train/a"])
+def test_metadata_within_the_folders_is_refused_where_it_says_labels(folder, place, content):
+    if "train" in place:
+        (folder / "moved").mkdir()
+        (folder / "images").rename(folder / "moved" / "train")
+        (folder / "moved").rename(folder / "images")
+    (folder / place).mkdir(exist_ok=True)
+    (folder / place / "metadata.csv").write_text(content)
+    with pytest.raises(BadInputError, match="says labels, and the folders' names would be the classes") as refused:
+        read(folder / "images")
+    assert str(folder / place / "metadata.csv") in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("entry", "name"),
+    [
+        ({"label": unicodedata.normalize("NFD", "Käfer")}, "Käfer"),
+        ({"label": " fox\t"}, "fox"),
+        ({"label": 1.0}, "1"),
+        ({"label": 1}, "1"),
+    ],
+)
+def test_a_label_is_read_in_one_way_from_json_and_csv(folder, entry, name):
+    rows = [{"file_name": "images/a/0.png", **entry}, {"file_name": "images/a/1.png", "label": name}]
+    (folder / "l.json").write_text(json.dumps(rows))
+    (folder / "l.csv").write_text("\n".join(["file_name,label", *(f"{r['file_name']},{r['label']}" for r in rows)]))
+    (folder / "map.json").write_text(json.dumps({row["file_name"]: row["label"] for row in rows}))
+    for file in ("l.json", "l.csv", "map.json"):
+        assert read(folder / file) == [(name, 0), (name, 10)]
+
+
+@pytest.mark.parametrize(("label", "kind"), [(["fox"], "list"), ({"name": "fox"}, "dict"), (0.5, "float")])
+def test_a_label_of_another_type_is_said_to_be_one(folder, label, kind):
+    (folder / "l.json").write_text(json.dumps([{"file_name": "images/a/0.png", "label": label}]))
+    with pytest.raises(BadInputError, match=f"entry 1: images/a/0.png has a label of type {kind}; labels are"):
+        read(folder / "l.json")
+
+
+def test_the_first_of_numbered_folds_is_a_split(folder):
+    rows = [{"file_name": f"images/a/{k}.png", "label": "x", "split": k % 2} for k in range(3)]
+    (folder / "l.json").write_text(json.dumps(rows))
+    assert read(f"{folder / 'l.json'}:0") == [("x", 0), ("x", 20)]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("{folder}/images/a/0.png", "write 'images/a/0.png'"),
+        ("images//a/0.png", "write 'images/a/0.png'"),
+        ("images/../images/a/0.png", "write 'images/a/0.png'"),
+        ("linked/0.png", "not followed"),
+        ("near/0.png", "write 'images/a/0.png'"),
+        ("{elsewhere}/0.png", "put the table into a folder that holds its images"),
+        ("none.png", "the path from the table's folder, and label"),
+        (".hidden.png", "the path from the table's folder, and label"),
+    ],
+)
+def test_names_that_lead_to_a_file_in_another_way_are_told_how_to_be_written(folder, tmp_path_factory, name, hint):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for place in (elsewhere / "0.png", folder / ".hidden.png"):
+        Image.new("L", (4, 4)).save(place)
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "near").symlink_to(folder / "images" / "a")
+    (folder / "labels.csv").write_text(f"file_name,label\n{name.format(folder=folder, elsewhere=elsewhere)},fox\n")
+    with pytest.raises(BadInputError, match="lists 1 images, none of them") as refused:
+        read(folder / "labels.csv")
+    assert hint in refused.value.hint
 
 
 @pytest.mark.parametrize(
@@ -109,6 +226,11 @@ def test_a_table_whose_images_are_all_damaged_is_no_folder_of_classes(folder):
         read(folder)
 
 
+def test_a_column_that_is_not_read_may_be_there_twice(folder):
+    (folder / "labels.csv").write_text("file_name,label,,site,site\nimages/a/0.png,a,,x,y\n")
+    assert read(folder / "labels.csv") == [("a", 0)]
+
+
 def test_without_labels_the_list_alone_is_read(folder):
     (folder / "some.csv").write_text("file_name\nimages/a/1.png\nimages/b/5.png\n")
     found = read_dataset(str(folder / "some.csv"), labelled=False)
@@ -131,6 +253,9 @@ def test_a_link_that_leads_out_is_not_followed(folder, tmp_path_factory):
         ("file_name,label\nimages/a/0.png,\n", "has no label"),
         ("file_name,label\nimages/a/0.png,a\nimages/a/0.png,b\n", "is there twice"),
         ("file_name,label\n,a\n", "names no image"),
+        ("file_name,label,label\nimages/a/0.png,a,b\n", "line 1: column label is there twice"),
+        ("file_name,Label,label\nimages/a/0.png,a,b\n", "line 1: column label is there twice"),
+        ("file_name,label,split,split\nimages/a/0.png,a,x,y\n", "line 1: column split is there twice"),
         ("file_name,label\n", "lists no image"),
         ("[]", "lists no image"),
         ('{"images/a/0.png": ["a"]}', "its labels are lists"),

@@ -1,4 +1,5 @@
 import io
+import unicodedata
 import zipfile
 from types import SimpleNamespace
 
@@ -120,3 +121,30 @@ def test_class_names_of_bytes_are_text(tmp_path):
     np.savez(tmp_path / "y.npz", **arrays, class_names=np.array([b"\xff", b"dog"]))
     with pytest.raises(BadInputError, match="UTF-8"):
         read_dataset(f"{tmp_path}/y.npz")
+
+
+def test_class_names_are_written_in_one_way(tmp_path, capsys):
+    arrays = {"images": np.zeros((2, 5, 5), np.uint8), "labels": np.arange(2)}
+    decomposed = unicodedata.normalize("NFD", "é")
+    np.savez(tmp_path / "x.npz", **arrays, class_names=np.array([f" {decomposed}", "dog"]))
+    assert read_dataset(f"{tmp_path}/x.npz").class_names == ("é", "dog")
+    np.savez(tmp_path / "y.npz", **arrays, class_names=np.array([decomposed, "é"]))
+    assert read_dataset(f"{tmp_path}/y.npz").class_names == (decomposed, "é")
+    assert r"stay apart: 'e\u0301', '\xe9'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("objects", ["images", "labels", "class_names"])
+def test_arrays_of_objects_are_said_to_be_such(tmp_path, objects):
+    arrays = {"images": np.zeros((400, 5, 5), np.uint8), "labels": np.zeros(400, int), "class_names": np.array(["a"])}
+    np.savez(tmp_path / "x.npz", **(arrays | {objects: np.array([None] * 400)}))
+    with pytest.raises(BadInputError, match=f"{objects} is an array of Python objects"):
+        read_dataset(f"{tmp_path}/x.npz")
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"), [([-1, -1], "no image has a label"), ([0, -1], "label -1, but there are 1 classes")]
+)
+def test_labels_that_are_missing_are_said_to_be(tmp_path, labels, said):
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 5, 5), np.uint8), labels=np.array(labels))
+    with pytest.raises(BadInputError, match=said):
+        read_dataset(f"{tmp_path}/x.npz")

@@ -167,13 +167,26 @@ def test_the_largest_value_of_a_data_set_says_what_is_white(tmp_path, capsys):
     assert "4095" in capsys.readouterr().err
 
 
-def test_one_image_that_is_brighter_than_its_bits_is_said_to_darken_the_others(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("kind", "usual", "marker", "said"),
+    [
+        (np.uint16, 4000, 65535, "2 of 3 16-bit grey images hold no value over 4000"),
+        (np.uint16, 255, 4080, "2 of 3 16-bit grey images hold no value over 255"),
+        (np.int32, 65535, 2**31 - 1, "2 of 3 32-bit grey images hold no value over 65535"),
+        (np.float32, 1.0, 255, "2 of 3 float grey images hold no value over 1,"),
+        (np.float32, 0.01, 1, ""),  # no narrower range: they are dark
+        (np.float32, 16, 255, ""),
+    ],
+)
+def test_one_image_that_is_brighter_than_its_range_is_said_to_darken_the_others(
+    tmp_path, capsys, kind, usual, marker, said
+):
     (tmp_path / "cat").mkdir()
-    for name, value in (("a", 3000), ("b", 4000), ("marker", 65535)):
-        (tmp_path / "cat" / f"{name}.png").write_bytes(encoded(np.full((8, 8), value, np.uint16), "PNG"))
+    for name, value in (("a", usual * 0.75), ("b", usual), ("marker", marker)):
+        (tmp_path / "cat" / f"{name}.tif").write_bytes(encoded(np.full((8, 8), value, kind)))
     read_dataset(str(tmp_path))
-    said = capsys.readouterr().err
-    assert "2 of 3 16-bit grey images" in said and "cat/marker.png" in said
+    heard = capsys.readouterr().err
+    assert f"{said}" in heard and ("black beside cat/marker.tif" in heard) is bool(said)
 
 
 @pytest.mark.parametrize(("value", "said"), [(4000, True), (60000, False)])

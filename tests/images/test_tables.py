@@ -1,5 +1,6 @@
 import json
 import sys
+import unicodedata
 
 import pyarrow
 import pyarrow.parquet
@@ -203,3 +204,59 @@ def test_a_row_without_a_label_is_named(tmp_path):
     write(tmp_path / "x.parquet", cells(1, 2, 3), ["a", None, "b"])
     with pytest.raises(BadInputError, match="row 1 has no label"):
         read_dataset(str(tmp_path / "x.parquet"))
+
+
+def test_a_row_without_a_label_is_named_in_its_part(tmp_path):
+    write(tmp_path / "a.parquet", cells(1, 2), ["a", "b"])
+    write(tmp_path / "b.parquet", cells(3, 4), ["a", None])
+    with pytest.raises(BadInputError, match="file 2 of 2 by name, row 1 has no label"):
+        read_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("names", [None, ["cat", "dog"]])
+@pytest.mark.parametrize("missing", [-1, None])
+def test_a_split_without_labels_is_said_to_have_none(tmp_path, names, missing):
+    labels = pyarrow.array([missing] * 2, pyarrow.int64())
+    write(tmp_path / "x.parquet", cells(1, 2), labels, names)
+    with pytest.raises(BadInputError, match="no image has a label") as refused:
+        read_dataset(str(tmp_path / "x.parquet"))
+    assert "split" in refused.value.hint
+
+
+@pytest.mark.parametrize("names", [None, ["cat"]])
+def test_some_rows_without_a_label_are_to_be_left_out(tmp_path, names):
+    write(tmp_path / "x.parquet", cells(1, 2), [0, -1], names)
+    with pytest.raises(BadInputError, match="label -1, but there are 1 classes") as refused:
+        read_dataset(str(tmp_path / "x.parquet"))
+    assert refused.value.hint == "leave out the rows without a label"
+
+
+def test_names_of_classes_are_written_in_one_way(tmp_path):
+    decomposed = unicodedata.normalize("NFD", "é")
+    write(tmp_path / "text.parquet", cells(1, 2, 3), ["é", f"{decomposed} ", "b"])
+    write(tmp_path / "declared.parquet", cells(4), [0], [decomposed])
+    assert by_name(read_dataset(str(tmp_path / "text.parquet"))) == [("é", 1), ("é", 2), ("b", 3)]
+    assert read_dataset(str(tmp_path / "declared.parquet")).class_names == ("é",)
+
+
+def test_declared_names_that_differ_only_in_how_they_are_written_stay_apart(tmp_path, capsys):
+    decomposed = unicodedata.normalize("NFD", "é")
+    write(tmp_path / "a.parquet", cells(1, 2), [0, 1], ["é", decomposed])
+    write(tmp_path / "b.parquet", cells(3), [0], [decomposed])
+    assert by_name(read_dataset(str(tmp_path))) == [("é", 1), (decomposed, 2), (decomposed, 3)]
+    assert r"stay apart: 'e\u0301', '\xe9'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("images", "kind", "hint"),
+    [
+        ([[[1, 2], [3, 4]]], "list of list of int", "save_to_disk"),
+        ([cells(1)], "list of image", "one image a row"),
+        ([None, 3], "int", "save_to_disk"),
+    ],
+)
+def test_a_column_of_what_no_image_is_is_named(tmp_path, images, kind, hint):
+    write(tmp_path / "x.parquet", images, ["a"] * len(images))
+    with pytest.raises(BadInputError, match=f"is of type {kind}, which is not read") as refused:
+        read_dataset(str(tmp_path / "x.parquet"))
+    assert hint in refused.value.hint

@@ -1,5 +1,7 @@
 """A data set as others open it: unpacked into class folders, and by stock `datasets`. Nothing is drawn."""
 
+import shutil
+
 import numpy as np
 import pytest
 import yaml
@@ -7,6 +9,7 @@ import yaml
 from fglfast.base.errors import BadInputError
 from fglfast.images.dataset import read_dataset
 from fglfast.shards.imagefolder import export_imagefolder
+from fglfast.shards.parquet_export import export_parquet
 from fglfast.shards.tar import Sample, encode_image, shard_name, write_shard
 from fglfast.synthesis.drawn import Drawn
 from fglfast.synthesis.folder import begin
@@ -43,6 +46,27 @@ def test_class_names_and_their_order_come_back(synthetic, capsys):
     assert bright == {index * 10: index % 4 for index in range(IMAGES)}
     assert export_imagefolder(synthetic, CLASSES, SHARDS) == made  # again: nothing changes
     assert len(read_dataset(str(made))) == IMAGES
+
+
+def test_files_of_other_bytes_are_written_anew_and_others_are_said(synthetic, capsys):
+    made = export_imagefolder(synthetic, CLASSES, SHARDS)
+    first, second, *_ = sorted((made / "Zoo").iterdir())
+    image, kept = first.read_bytes(), second.stat().st_ino
+    first.write_bytes(image[:-1] + b"x")
+    assert "left as they are" not in capsys.readouterr().err
+    (made / "Zoo" / "mine.png").write_bytes(image)
+    export_imagefolder(synthetic, CLASSES, SHARDS)
+    assert first.read_bytes() == image and second.stat().st_ino == kept and (made / "Zoo" / "mine.png").exists()
+    assert "that hold no image of this data set are left as they are: 1 in Zoo" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("export", [export_imagefolder, export_parquet])
+def test_a_shard_under_anothers_name_is_refused(export, synthetic):
+    shutil.copy(synthetic / shard_name(0), synthetic / shard_name(1))
+    with pytest.raises(BadInputError, match=r"000001\.tar: holds another shard: its first image is number 0") as said:
+        export(synthetic, CLASSES, SHARDS)
+    assert f"fglfast verify {synthetic} --repair" in str(said.value.hint)
+    assert not (synthetic / "imagefolder").exists() and not (synthetic / "parquet").exists()
 
 
 def test_classes_in_the_order_of_their_folders_need_no_labels_file(synthetic):

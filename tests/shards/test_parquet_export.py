@@ -68,3 +68,13 @@ def test_a_link_out_of_the_data_set_is_refused(synthetic, tmp_path_factory):
     (synthetic / "parquet").symlink_to(tmp_path_factory.mktemp("elsewhere"))
     with pytest.raises(BadInputError, match="link"):
         export_parquet(synthetic, CLASSES, 2)
+
+
+def test_what_was_not_made_here_stays(synthetic, capsys):
+    folder = export_parquet(synthetic, CLASSES, 2)
+    for name in ("patients.parquet", "train-00009-of-00010.parquet"):
+        (folder / name).write_bytes(b"precious")
+    export_parquet(synthetic, CLASSES, 1)
+    assert (folder / "patients.parquet").read_bytes() == (folder / "train-00009-of-00010.parquet").read_bytes()
+    assert "not made of this data set: patients.parquet, train-00009" in " ".join(capsys.readouterr().err.split())
+    assert not (folder / "train-00001-of-00002.parquet").exists()

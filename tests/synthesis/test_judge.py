@@ -1,5 +1,7 @@
 """Judges with tiny networks; nothing is downloaded."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -114,3 +116,19 @@ def test_what_is_no_judge_is_refused(name, tmp_path, monkeypatch):
 def test_a_classifier_that_lacks_a_class_is_refused(classifier):
     with pytest.raises(BadInputError, match="violet"):
         find_judge(classifier, (*NAMES, "violet"))
+
+
+def test_a_classifier_saved_in_half_precision_judges(classifier, tmp_path):
+    folder = shutil.copytree(classifier, tmp_path / "half")
+    ResNetForImageClassification.from_pretrained(classifier).half().save_pretrained(folder)
+    scores = find_judge(str(folder), NAMES)(np.stack([plain(label) for label in range(3)]), [0, 1, 2])
+    assert (scores > 0.9).all()
+
+
+def test_a_judge_whose_scores_are_not_finite_is_named(classifier, clip):
+    for name in (classifier, clip):
+        judge = find_judge(name, NAMES)
+        with torch.no_grad():
+            next(judge.model.parameters()).fill_(float("nan"))
+        with pytest.raises(BadInputError, match=f"judge: the scores of {name} are not finite"):
+            judge(plain(0)[None], [0])

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from idle_engine import decode, spoilt
 from living import NAMES, content, images, maker
+from test_synthesis_faults import room_for
 from typer.testing import CliRunner
 
 from fglfast.base.errors import UsageError
@@ -229,6 +230,40 @@ def test_a_forgotten_client_is_in_no_file(call, make, tmp_path):
     assert fresh["images"] == 0 and fresh["found"] == 15
     _, said = call({"ann": ANN, "bob": BOB}, "forget", name, code=4)
     assert "ann, bob" in said
+
+
+@pytest.fixture
+def stopped(call, tmp_path):
+    """A data set of ann and bob, and what an update that ran into a full disk left of cid."""
+    call({"ann": ANN, "bob": BOB})
+    with room_for(20_000):
+        call({"ann": ANN, "bob": BOB, "cid": CID}, "synthesize", "--update", code=1)
+    assert "cid" in Drawn.of(tmp_path / "out" / ".update").clients
+    return tmp_path / "out"
+
+
+def test_an_update_that_was_stopped_goes_when_nobody_asks_for_it(call, stopped):
+    _, said = call({"ann": ANN, "bob": BOB}, "synthesize", "--update")
+    assert not (stopped / ".update").exists() and ".update: removed" in said
+
+
+def test_an_update_that_was_stopped_goes_on_when_it_is_asked_for(call, stopped):
+    call({"ann": ANN, "bob": BOB, "cid": CID}, "synthesize", "--update")
+    assert "cid" in Drawn.of(stopped).clients and not (stopped / ".update").exists()
+
+
+@pytest.mark.parametrize("who", ["cid", "bob"])
+def test_who_is_forgotten_is_in_no_update_that_was_stopped(who, call, stopped):
+    receipt, _ = call({"ann": ANN, "bob": BOB}, "forget", who)
+    assert not (stopped / ".update").exists() and (receipt["rows_removed"] == 0) == (who == "cid")
+    assert len(list(stopped.glob("forgotten-*.json"))) == 1
+    assert "no client 'cid'" in call({"ann": ANN}, "forget", "cid", code=4)[1]
+
+
+def test_an_update_that_does_not_say_who_is_in_it_goes_when_somebody_is_forgotten(call, stopped):
+    (stopped / ".update" / "dataset.json").unlink()
+    assert "no client 'dan'" in call({"ann": ANN, "bob": BOB}, "forget", "dan", code=4)[1]
+    assert not (stopped / ".update").exists()
 
 
 def test_what_cannot_be_forgotten_is_refused(call, tmp_path):

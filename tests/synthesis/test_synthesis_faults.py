@@ -92,6 +92,16 @@ def test_a_full_disk_while_a_shard_is_written(call, whole, tmp_path):
     assert hashes(tmp_path / "out") == whole
 
 
+@pytest.mark.parametrize("size", [-3000, -10240, 0])
+def test_a_shard_that_is_cut_short_is_said(size, call, tmp_path):
+    call(code=0)
+    shard = tmp_path / "out" / "train-000001.tar"
+    shard.write_bytes(shard.read_bytes()[:size])
+    assert "train-000001.tar: cut short" in call(code=4)
+    shard.unlink()
+    call(code=0)
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
 def test_a_folder_in_which_nothing_can_be_written(number, call, tmp_path, monkeypatch):
     opened = Path.open

@@ -16,7 +16,7 @@ from fglfast.images.folder_names import folder_names, write_names
 from fglfast.images.labelled import LabelledImages
 from fglfast.training import evaluate as module
 from fglfast.training.evaluate import evaluate
-from fglfast.training.model import build_model, save_model, write_weights
+from fglfast.training.model import build_model, load_model, save_model, write_weights
 from fglfast.training.resnet import WEIGHTS
 from fglfast.verbs.app import app
 
@@ -104,7 +104,7 @@ def test_unpacked_images_are_judged_by_the_names_of_their_classes(tmp_path: Path
 
 
 def test_unknown_classes_are_named(model_dir: Path) -> None:
-    with pytest.raises(BadInputError, match="2 classes are unknown: dog, eel") as caught:
+    with pytest.raises(BadInputError, match="images of unknown classes: dog, eel") as caught:
         evaluate(model_dir, images(("dog", "ant", "eel"), [0, 1, 2]))
     assert "ant, bee, cow" in caught.value.hint
 
@@ -190,3 +190,20 @@ def test_a_missing_weight_is_not_drawn_at_random(tmp_path: Path, tiny_arch: str,
     write_weights({name: value for name, value in weights.items() if name != "classifier.1.weight"}, tmp_path / WEIGHTS)
     with pytest.raises(BadInputError, match=r"its weights lack classifier\.1\.weight"):
         evaluate(tmp_path, images(names, [0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_saved_in_half_precision_is_read_as_float32(model_dir: Path, dtype: torch.dtype) -> None:
+    names = ("ant", "bee", "cow")
+    whole = evaluate(model_dir, images(names, [0, 1, 2]))
+    model, _ = load_model(model_dir)
+    model.to(dtype).save_pretrained(model_dir)
+    assert load_file(model_dir / WEIGHTS)["classifier.1.bias"].dtype == dtype
+    assert evaluate(model_dir, images(names, [0, 1, 2])).loss == pytest.approx(whole.loss, rel=0.02)
+
+
+def test_a_model_whose_answers_are_not_finite_is_named(model_dir: Path) -> None:
+    weights = load_file(model_dir / WEIGHTS)
+    write_weights(weights | {"classifier.1.bias": torch.tensor([0.0, 0.0, float("nan")])}, model_dir / WEIGHTS)
+    with pytest.raises(BadInputError, match=f"{model_dir}: the model's answers are not finite"):
+        evaluate(model_dir, images(("ant", "bee", "cow"), [0, 1, 2]))

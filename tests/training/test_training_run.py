@@ -30,7 +30,7 @@ from transformers import pipeline
 from fglfast.base.errors import BadInputError, ExitCode, FglError, UsageError
 from fglfast.images.labelled import LabelledImages
 from fglfast.shards.description import Description
-from fglfast.training import launch, worker
+from fglfast.training import fit, launch, worker
 from fglfast.training.__main__ import work
 from fglfast.training.card import card
 from fglfast.training.evaluate import evaluate
@@ -102,6 +102,13 @@ def test_a_model_of_real_images_has_no_card_of_synthetic_ones(reference: TrainRe
     assert "114 labelled images of 16x16 pixels" in words and "synthetic" not in words and "generator" not in words
 
 
+def test_the_data_sets_own_folder_is_not_the_models(synthetic: Path, tiny_arch: str) -> None:
+    before = {path.name for path in synthetic.iterdir()}
+    with pytest.raises(UsageError, match="holds the data set"):
+        train(synthetic, synthetic.parent / "." / synthetic.name, settings_for(tiny_arch), 1)
+    assert {path.name for path in synthetic.iterdir()} == before
+
+
 def test_one_class_alone_is_said(tmp_path: Path, tiny_arch: str, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_synthetic(tmp_path / "data", shards=1, images=16)
     members = []
@@ -116,6 +123,47 @@ def test_one_class_alone_is_said(tmp_path: Path, tiny_arch: str, capsys: pytest.
 def test_finished_run_is_not_run_again(reference: TrainResult, synthetic: Path, tiny_arch: str) -> None:
     again = train(synthetic, reference.model, settings_for(tiny_arch, checkpoint_seconds=1.0), 1)
     assert again == reference.model_copy(update={"already_done": True})
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_that_diverges_leaves_no_model(synthetic: Path, tiny_arch: str, tmp_path: Path, processes: int) -> None:
+    out, wild = tmp_path / "model", settings_for(tiny_arch, epochs=1, learning_rate=1e9)
+    for _ in range(3 - processes):  # workers take seconds to start
+        with pytest.raises(FglError, match="the loss is not a number in epoch 1") as caught:
+            train(synthetic, out, wild, processes)
+        assert caught.value.hint == "lower the learning rate" and not (out / "model.safetensors").exists()
+        assert json.loads((out / "train.json").read_text())["result"] is None
+
+
+def test_a_held_out_loss_that_is_no_number_ends_the_run(
+    synthetic: Path, tiny_arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last step's weights are used by no other loss."""
+    monkeypatch.setattr(fit, "judge_rows", lambda *_: (float("nan"), 0))
+    with pytest.raises(FglError, match="not a number in epoch 1"):
+        train(synthetic, tmp_path / "model", settings_for(tiny_arch), 1)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json"])
+def test_a_finished_run_without_its_model_is_not_done(
+    reference: TrainResult, synthetic: Path, tiny_arch: str, tmp_path: Path, name: str
+) -> None:
+    out = shutil.copytree(reference.model, tmp_path / "model")
+    (out / name).unlink()
+    with pytest.raises(BadInputError, match=f"lacks {name}") as caught:
+        train(synthetic, out, settings_for(tiny_arch), 1)
+    assert "delete the folder" in caught.value.hint
+
+
+def test_a_record_with_what_json_lacks_is_not_read(
+    reference: TrainResult, synthetic: Path, tiny_arch: str, tmp_path: Path
+) -> None:
+    out = shutil.copytree(reference.model, tmp_path / "model")
+    record = json.loads((out / "train.json").read_text())
+    record["result"]["train_loss"] = float("nan")
+    (out / "train.json").write_text(json.dumps(record))
+    with pytest.raises(BadInputError, match="NaN is not a JSON number"):
+        train(synthetic, out, settings_for(tiny_arch), 1)
 
 
 def test_other_settings_or_data_are_refused(

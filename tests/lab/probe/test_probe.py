@@ -173,10 +173,12 @@ def test_an_interrupted_probe_leaves_nothing(asked, tmp_path, monkeypatch):
 def test_what_cannot_be_probed_is_said_at_once(asked, tmp_path):
     few = tmp_path / "few.npz"
     np.savez(few, images=np.zeros((3, 8, 8), np.uint8), labels=np.zeros(3, np.int64))
+    Image.new("L", (8, 8)).save(tmp_path / "photo.png")
     for arguments, code, word in (
         (["probe", str(few), *asked[2:]], 4, "no class has more than 3 images"),
         ([*asked, "--picture", "none/p.png"], 2, "--picture"),
         ([*asked, "--picture", "p.jpg"], 2, "--picture"),
+        ([*asked, "--picture", str(tmp_path / "photo.png")], 2, "no picture of fglfast"),
         ([*asked, "--captions", "c.csv"], 2, "--prompt-level"),
     ):
         done = CliRunner().invoke(app, arguments)
