@@ -46,8 +46,7 @@ SECTIONS = {
         "One-shot accuracy",
         "Five clients with skewed classes (Dirichlet beta 0.01) upload class-level prompts; 500 synthetic images a "
         "class train a narrow ResNet-18 (2.8 million weights, 64x64), which is tested on 5,000 real images that "
-        "neither `mini` nor the clients saw. The row in int8 is of another machine, the "
-        "last two are of one core.",
+        "neither `mini` nor the clients saw. The last two rows are of one core.",
         columns.accuracy,
         ("accuracy-int8", "accuracy-server-only", "accuracy-public-only"),
     ),
