@@ -76,12 +76,12 @@ def labels_of(plan_NK: NDArray[np.float64], asked: LabelSettings) -> PseudoLabel
 
 
 def doubts(found: PseudoLabels, log_P_NK: NDArray[np.float32]) -> str:
-    """A remark where most labels contradict the classifier that they come from; empty where they do not.
+    """A remark where most labels, of which there are some, contradict the classifier they come from; else empty.
 
     Transport corrects a classifier's answers by what it says of all images. One that is hardly surer of one class than
     of another leaves it nothing to go by, and all images may end in a class or two.
     """
-    agreed = (log_P_NK.argmax(axis=1) == found.labels)[found.kept].mean() if found.kept.any() else 1.0
+    agreed = (log_P_NK.argmax(axis=1) == found.labels)[found.kept].mean()
     if agreed >= CONTRADICTED:
         return ""
     return (

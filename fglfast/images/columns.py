@@ -57,8 +57,8 @@ def _check_cells(cells: Sequence[Any], path: Path) -> None:
     while isinstance(cell, list) and cell:
         kind, cell = f"{kind}list of ", cell[0]
     kind += "image" if _is_image(cell) else type(cell).__name__
-    hint = "cast it with cast_column('image', datasets.Image()) before to_parquet, or give what save_to_disk leaves"
-    hint = "write one image a row" if _is_image(cell) else hint
+    cast = "cast it with cast_column('image', datasets.Image()) before to_parquet, or give what save_to_disk leaves"
+    hint = "write one image a row" if _is_image(cell) else cast
     raise BadInputError(f"{path}: column image is of type {kind[-80:]}, which is not read", hint)
 
 

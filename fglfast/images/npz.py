@@ -45,9 +45,10 @@ def read_npz(path: Path, split: str | None, source: str, labelled: bool = True) 
             f"{path}: {prefix}labels is {labels.dtype} {list(labels.shape)}", f"need {len(images)} integers"
         )
     labels = labels.astype(np.int64)
-    check_any(labels.tolist(), path)
+    listed = labels.tolist()
+    check_any(listed, path)
     called_by = counted(int(labels.max(initial=-1)) + 1, path) if names is None else _texts(names, path)
-    check_range(labels.tolist(), len(called_by), path)
+    check_range(listed, len(called_by), path)
     images = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
     called = tuple(f"row {row}" for row in range(len(images)))
     return LabelledImages(called_by, labels, tuple(map(_opener, images)), (), source, called)

@@ -63,12 +63,12 @@ def train(
 
     check_tracker(track)
     job = Job(synthetic=synthetic.absolute(), out=out.absolute(), settings=_absolute(settings), track=track)
+    if job.out.resolve() == job.synthetic.resolve():
+        raise UsageError(f"{out}: holds the data set, whose card the model's would replace", "choose another --out")
     rank = find_rank()
     if "RANK" in os.environ or rank.world_size > 1:
         return _run_launched(job, rank)
     usable_folder(job.out)
-    if job.out.resolve() == job.synthetic.resolve():
-        raise UsageError(f"{out}: holds the data set, whose card the model's would replace", "choose another --out")
     if processes == "auto":
         job = job.model_copy(update={"settings": _shared_out(job.settings, _count(processes))})
     run = identity(job, read_description(job.synthetic))
