@@ -21,7 +21,7 @@ BEGINNINGS = {
     "payload": re.compile(rb'.{8}\{"__metadata__":\{.*"fglfast"', re.DOTALL),
     "inventory": re.compile(rb'.{8}\{"__metadata__":\{.*"fglfast-inventory"', re.DOTALL),
     "recipe of fglfast": re.compile(rb"# Written by fglfast"),
-    "JSON file": re.compile(rb"\s*[{\[]"),
+    "result of fglfast bench": re.compile(rb'\{\s*"model":.*"ceilings":', re.DOTALL),
     "page of fglfast": re.compile(rb"\s*<!doctype html>.*<title>fglfast", re.DOTALL),
     "picture of fglfast": re.compile(rb"\x89PNG.*fglfast", re.DOTALL),
 }

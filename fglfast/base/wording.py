@@ -17,6 +17,12 @@ def some(names: Collection[object], most: int = NAMED, between: str = ", ") -> s
     return f"{words} and {len(names) - most:,} more" if len(names) > most else words
 
 
+def many(count: int, noun: str) -> str:
+    """How many of something: "1 image", "2,000 images", "3 classes"."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"
+
+
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """How two sets of facts differ, in words; empty if they are equal.
 

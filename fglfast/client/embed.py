@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from fglfast.base.config import first_problem
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
+from fglfast.base.wording import many
 from fglfast.client.captions import ATTRIBUTES, caption_all, find_captioner
 from fglfast.client.cuts import tell_cuts, tell_numbers
 from fglfast.client.privacy import Budget
@@ -90,7 +91,7 @@ def embed(
     embedded = _embedded(tokens, encoder)
     sent = merge_equal(eight_bits(embedded) if send == "int8" else embedded)
     sizes = tensor_bytes(tokens) | tensor_bytes(embedded)
-    note(f"{len(sent.labels):,} prompts: " + ", ".join(f"{form} {size:,} bytes" for form, size in sizes.items()))
+    note(f"{many(len(sent.labels), 'prompt')}: " + ", ".join(f"{form} {size:,} bytes" for form, size in sizes.items()))
     return sent
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from fglfast.base.config import Settings, checked_json
 from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import read_bytes
+from fglfast.base.wording import many
 from fglfast.engine.parity import CAPS, Parity, allowances
 from fglfast.engine.recipe import Build
 
@@ -122,7 +123,7 @@ def device_name() -> str:
         driver = DRIVER.read_text().strip() if DRIVER.exists() else "unknown"
         return f"{torch.cuda.get_device_name()}, compute capability {capability}, driver {driver}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores"
+    return f"{_processor()}, {many(cores or 1, 'core')}"
 
 
 def _processor() -> str:

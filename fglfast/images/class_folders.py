@@ -9,7 +9,7 @@ from pathlib import Path
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.folders import files_below, is_system, leads_out, subfolders
-from fglfast.base.wording import some
+from fglfast.base.wording import many, some
 from fglfast.images.decoding import any_image, named_like_an_image
 from fglfast.images.folder_names import read_names
 from fglfast.images.labelled import UNLABELLED, LabelledImages, Skipped
@@ -80,13 +80,13 @@ def _doubt(folder: Path, images: LabelledImages, source: str) -> None:
     if below := _folders_alone(folder, images):
         note(f"{source}: {below.name!r} holds no images but folders; if those are the classes, give {below}")
     if (len(names) < 2 or all(map(like_a_split, names))) and (unread := tables(folder)):
-        note(f"{source}: {len(names)} class folders; if {unread[0]} says the classes, give that file")
+        note(f"{source}: {many(len(names), 'class folder')}; if {unread[0]} says the classes, give that file")
     elif names and all(map(like_a_split, names)):
         note(f"{source}: its classes are called {some(names)}; if those are its splits, {advice}, in each of them")
     elif len(names) == 1 and names[0].casefold() in ANYTHING:
         note(f"{source}: its only class is called {names[0]!r}; if that is no class, {advice}")
     if loose := _loose(folder):
-        note(f"{source}: {len(loose)} images beside the class folders are left out: {some(loose, SHOWN)}")
+        note(f"{source}: left out beside the class folders: {many(len(loose), 'image')}, {some(loose, SHOWN)}")
 
 
 def _folders_alone(folder: Path, images: LabelledImages) -> Path | None:

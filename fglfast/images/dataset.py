@@ -12,7 +12,7 @@ from pathlib import Path
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.names import MAX_CLASS_NAME, unfit
-from fglfast.base.wording import some
+from fglfast.base.wording import many, some
 from fglfast.images.class_folders import read_class_folders, read_image_folder
 from fglfast.images.labelled import LabelledImages
 from fglfast.images.listed import TABLES, read_listed
@@ -92,14 +92,14 @@ def _checked(found: LabelledImages) -> LabelledImages:
         raise BadInputError(f"{found.source}: two classes have one name", "rename one of them")
     if found.skipped:
         named = some([f"{entry.name} ({entry.reason})" for entry in found.skipped], NAMED)
-        note(f"skipped {len(found.skipped)} of {len(found) + len(found.skipped)} images: {named}")
+        note(f"skipped {len(found.skipped)} of {many(len(found) + len(found.skipped), 'image')}: {named}")
     if not len(found):
         raise BadInputError(f"{found.source}: no image can be read", "give folders named by class with images in them")
     if found.labels.min() < 0 or found.labels.max() >= len(found.class_names):
         raise BadInputError(
-            f"{found.source}: labels reach outside the {len(found.class_names)} classes", "correct the labels"
+            f"{found.source}: labels reach outside the {many(len(found.class_names), 'class')}", "correct the labels"
         )
     empty = [name for name, count in zip(found.class_names, found.counts(), strict=True) if not count]
     if empty:
-        note(f"{len(empty)} classes of {found.source} have no image: {some(empty)}")
+        note(f"{found.source}: no image of {many(len(empty), 'class')}: {some(empty)}")
     return found

@@ -14,16 +14,21 @@ from typing import Any
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.folders import files_below, is_system
-from fglfast.base.wording import some
+from fglfast.base.wording import many, some
 from fglfast.images.columns import numbered
 from fglfast.images.decoding import named_like_an_image
 from fglfast.images.entries import Form, declares, is_whole, plain_name, read_entries
 from fglfast.images.labelled import UNLABELLED, LabelledImages, Skipped
 from fglfast.images.splits import chosen, like_a_split
+from fglfast.images.tables import column_names
 from fglfast.images.trial import offered, verified
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
-METADATA = ("metadata.csv", "metadata.jsonl")  # beside images: https://huggingface.co/docs/datasets/image_dataset
+METADATA = (
+    "metadata.csv",
+    "metadata.jsonl",
+    "metadata.parquet",
+)  # beside images: https://huggingface.co/docs/datasets/image_dataset
 FORM = Form(
     ("file_name",),
     ("label",),
@@ -55,10 +60,23 @@ def metadata(folder: Path) -> Path | None:
 
     Raises:
         BadInputError: one is there that cannot be read.
+        MissingExtraError: it is of parquet, and pyarrow is not installed.
     """
     files = (path for path in sorted(folder.iterdir()) if path.name.lower() in METADATA and path.is_file())
     there = {path.name.lower(): path for path in files}
-    return next((there[name] for name in METADATA if name in there and declares(there[name], FORM)), None)
+    return next((there[name] for name in METADATA if name in there and _says_labels(there[name])), None)
+
+
+def _says_labels(path: Path) -> bool:
+    """Whether a table of metadata says labels; one of parquet that does is refused."""
+    if path.suffix.lower() != ".parquet":
+        return declares(path, FORM)
+    if FORM.fits(map(str.lower, column_names(path))):
+        raise BadInputError(
+            f"{path}: lists images and their labels, and is read as text alone",
+            "save it as metadata.csv beside it, with the names of the classes as labels",
+        )
+    return False
 
 
 def tables(folder: Path) -> list[Path]:
@@ -98,11 +116,11 @@ def read_listed(path: Path, split: str | None, source: str, labelled: bool = Tru
     candidates, outside = offered(files, path.parent)
     lost += outside
     if lost and not candidates:
-        what = f"{path}: lists {len(lost)} images, none of them a file of its folder, the first {lost[0].name[:80]!r}"
+        what = f"{path}: lists {many(len(lost), 'image')}, and no file of its folder, the first {lost[0].name[:80]!r}"
         raise BadInputError(what, _astray(lost[0].name, path.parent))
     others = [name for name in there.keys() - {one.name for one in every} if named_like_an_image(name)]
     if others:
-        note(f"{len(others)} images beside {path} are in no line of it, and left out: {some(sorted(others), SHOWN)}")
+        note(f"{path}: left out, as no line lists them: {many(len(others), 'image')}, {some(sorted(others), SHOWN)}")
     images = verified(names, candidates, source)
     return replace(images, skipped=(*lost, *images.skipped))
 

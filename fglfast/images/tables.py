@@ -91,13 +91,9 @@ def _folders_beside(folder: Path, files: list[Path]) -> list[str]:
 
 def _read(path: Path, labelled: bool) -> tuple[Column, Column, list[str] | None]:
     """The columns of a file, and the class names that it declares."""
-    try:
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"{path}: parquet files need pyarrow", "pip install pyarrow") from error
     columns: dict[str, Column] = {name: [] for name in (COLUMNS if labelled else COLUMNS[:1])}
     with loading(path, "check the file"):
-        file = pyarrow.parquet.ParquetFile(path)
+        file = _opened(path)
         if not columns.keys() <= set(file.schema_arrow.names):
             there = ", ".join(file.schema_arrow.names)
             raise BadInputError(f"{path}: columns are {there}", f"need {' and '.join(columns)}")
@@ -119,6 +115,26 @@ def _declared(metadata: dict[bytes, bytes]) -> list[str] | None:
         found = found.get(key) if isinstance(found, dict) else None
     named = isinstance(found, list) and all(isinstance(name, str) for name in found)
     return found if named else None
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a parquet file.
+
+    Raises:
+        BadInputError: it is none.
+        MissingExtraError: pyarrow is not installed.
+    """
+    with loading(path, "check the file"):
+        names: list[str] = _opened(path).schema_arrow.names
+    return names
+
+
+def _opened(path: Path) -> Any:
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"{path}: parquet files need pyarrow", "pip install pyarrow") from error
+    return pyarrow.parquet.ParquetFile(path)
 
 
 def _splits(files: list[Path], root: Path) -> dict[str, list[Path]]:

@@ -11,6 +11,7 @@ from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.files import write_atomic
 from fglfast.base.untrusted import read_object
 from fglfast.shards.description import Description
+from fglfast.shards.places import check_places
 from fglfast.shards.tar import read_samples, shard_name
 
 LEFT_OUT = "left-out.json"
@@ -65,8 +66,10 @@ def read_scores(folder: Path, description: Description) -> tuple[NDArray[np.floa
     """Score and label of every image [N], in order.
 
     Raises:
-        BadInputError: a shard is missing or damaged, or images have no score.
+        BadInputError: a shard is missing, damaged or under another's name, or images have no score.
     """
+    if description.by_place:
+        check_places(folder, description.shards)
     scores, labels = [], []
     for number in range(description.shards):
         shard = folder / shard_name(number)

@@ -9,7 +9,7 @@ import typer
 
 from fglfast.base.console import emit_json, note, print_table, stdout
 from fglfast.base.errors import IncompleteError, UsageError
-from fglfast.base.wording import some
+from fglfast.base.wording import many, some
 from fglfast.verbs.command import SERVER, tell, verb
 from fglfast.verbs.opening import asked_recipe, open_engine, open_judge
 from fglfast.verbs.options import (
@@ -91,11 +91,11 @@ def verify(
         "repaired": mended,
     }
     lines = [f"{data / name}: {problem}{'; drawn again' if mended else ''}" for name, problem in bad.items()]
-    whole = f"{data}: all {len(checked)} shards are sound" + (" now" if bad else "")
+    whole = f"{data}: {many(len(checked), 'shard')}, all sound" + (" now" if bad else "")
     tell(result, as_json, "\n".join([*lines, *([whole] if mended or not bad else [])]))
     if bad and not mended:
         raise IncompleteError(
-            f"{data}: {len(bad)} of {len(checked)} shards are damaged or missing",
+            f"{data}: damaged or missing: {len(bad)} of {many(len(checked), 'shard')}",
             "run fglfast verify --repair with the --embeddings, --recipe and --batch-size that synthesize was given",
         )
 
@@ -178,6 +178,6 @@ def show_shares(folder: Path, as_json: bool) -> None:
         words = some([f"{name} {part.images:,}" for name, part in own.items() if part.images])
         empty = f"{share.empty:,} of {share.rows:,}"
         rows.append((client, f"{share.claimed:,}", f"{share.images:,}", f"{share.alone:,}", empty, words))
-    print_table(Table(*columns, title=Text(f"{folder.name}: {drawn.images:,} images by client")), rows)
+    print_table(Table(*columns, title=Text(f"{folder.name}: {many(drawn.images, 'image')} by client")), rows)
     present = [f"{name} {count:,}" for name, count in images.items() if count]
-    stdout.print(f"by class: {some(present)}; {len(drawn.rows):,} distinct prompts", markup=False, soft_wrap=True)
+    stdout.print(f"by class: {some(present)}; {many(len(drawn.rows), 'distinct prompt')}", markup=False, soft_wrap=True)

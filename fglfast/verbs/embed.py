@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fglfast.base.errors import UsageError
+from fglfast.base.wording import many
 from fglfast.verbs.command import CLIENTS, tell, verb
 from fglfast.verbs.documented import checked
 from fglfast.verbs.options import AsJson, Domain, ModelName, PromptLevel, Template
@@ -169,8 +170,8 @@ def embed(
         "privacy": payload.header.privacy.model_dump() if payload.header.privacy else None,
         **facts,
     }
-    about = "about " if budget else ""
-    tell(result, as_json, f"{out}: {result['rows']} rows from {about}{result['images']} images, {size:,} bytes")
+    rows, images = many(len(payload.labels), "row"), many(int(payload.counts.sum()), "image")
+    tell(result, as_json, f"{out}: {rows} from {'about ' if budget else ''}{images}, {size:,} bytes")
 
 
 def _check_kind(prompt_level: str, captions: str | None, learn: bool, kit: Path | None, model: str) -> None:

@@ -9,7 +9,7 @@ import typer
 from fglfast.base.config import MOST_SEED
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
-from fglfast.base.wording import duration, size
+from fglfast.base.wording import duration, many, size
 from fglfast.pipeline.settings import PILOT_IMAGES
 from fglfast.verbs.command import SERVER, tell, verb
 from fglfast.verbs.documented import checked
@@ -222,13 +222,13 @@ def _drawn(out: Path, engine: str, done: Any, rank: Any) -> tuple[dict[str, Any]
         "redrawn": done.redrawn,
     }
     line = (
-        f"{out}: {done.images} images in {done.seconds:.1f} s ({rate:.1f} images/s), {done.network_share:.0%} of it in "
-        "UNet and VAE"
+        f"{out}: {many(done.images, 'image')} in {done.seconds:.1f} s ({rate:.1f} images/s), {done.network_share:.0%} "
+        "of it in UNet and VAE"
         if done.images
         else f"{out}: all {done.found} images were already there"
     )
     again = f"; {done.redrawn} came out blank and were redrawn" if done.redrawn else ""
-    left = f"; {done.missing} of {done.shards} shards are not there"
+    left = f"; not there: {done.missing} of {many(done.shards, 'shard')}"
     whole = "; the data set is complete" if rank.world_size > 1 else ""
     return result, line + again + (left if done.missing else whole)
 

@@ -75,7 +75,7 @@ def bench(
     from fglfast.lab.bench.table import table
     from fglfast.report.bench_page import write_page
 
-    for file, kind in ((out, "JSON file"), (report, "page of fglfast")):
+    for file, kind in ((out, "result of fglfast bench"), (report, "page of fglfast")):
         if file:
             usable_file(file, kind)
     settings = asked_recipe(recipe, model, precision=precision, image_size=image_size)

@@ -7,6 +7,7 @@ import typer
 
 from fglfast.base.console import emit_json, print_table, stdout
 from fglfast.base.ranks import show_gpu
+from fglfast.base.wording import many
 from fglfast.training.settings import Tracker, TrainSettings
 from fglfast.verbs.command import LOST, SERVER, tell, verb
 from fglfast.verbs.documented import checked, option
@@ -69,7 +70,8 @@ def train(
         return
     pushed(hub, out, ("checkpoint/*", "*.log", "*.sqlite"))
     accuracy = "" if result.val_accuracy is None else f", {result.val_accuracy:.1%} on held-out synthetic images"
-    line = f"{result.model}: {result.epochs} epochs of {result.images} images in {result.seconds:.0f} s{accuracy}"
+    learned = f"{many(result.epochs, 'epoch')} of {many(result.images, 'image')}"
+    line = f"{result.model}: {learned} in {result.seconds:.0f} s{accuracy}"
     tell(result.model_dump(mode="json"), as_json, line)
 
 
@@ -92,4 +94,6 @@ def evaluate(
     worst = sorted(found.per_class.items(), key=lambda named: (named[1].accuracy is None, named[1].accuracy))
     rows = [(name, "–" if of.accuracy is None else f"{of.accuracy:.1%}", f"{of.n:,}") for name, of in worst]
     print_table(Table("class", "accuracy", "images", title="least accurate first"), rows)
-    stdout.print(f"accuracy {found.accuracy:.2%} on {found.n:,} images, expected calibration error {found.ece:.3f}")
+    stdout.print(
+        f"accuracy {found.accuracy:.2%} on {many(found.n, 'image')}, expected calibration error {found.ece:.3f}"
+    )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, UsageError
-from fglfast.base.wording import some
+from fglfast.base.wording import many, some
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +80,7 @@ def open_images(
     log_P_NK = logits_NK[:, columns].log_softmax(1).numpy()
     found = pseudo_labels(features_NF.numpy(), log_P_NK, asked)
     chosen = labelled(images, found, names, [known[column] for column in columns])
-    share = f"{len(chosen.images):,} of {len(images):,} images"
+    share = f"{len(chosen.images):,} of {many(len(images), 'image')}"
     note(f"labels were found for {share}, of {(chosen.counts > 0).sum():,} classes; {chosen.left_out:,} stay out")
     if doubt := doubts(found, log_P_NK):
         note(doubt)
@@ -94,5 +94,5 @@ def _columns(listed: tuple[str, ...] | None, known: tuple[str, ...], who: str) -
     if not columns:
         raise BadInputError(f"{who}: knows none of these classes", f"it knows {some(known, 10)}")
     if unseen := [name for name in names if name not in known]:
-        note(f"{len(unseen)} classes that the classifier does not know get no image: {some(unseen)}")
+        note(f"no image for {many(len(unseen), 'class')} that the classifier does not know: {some(unseen)}")
     return names, columns

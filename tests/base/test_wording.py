@@ -1,6 +1,6 @@
 import pytest
 
-from fglfast.base.wording import beside, differences, duration, plain, size, some
+from fglfast.base.wording import beside, differences, duration, many, plain, size, some
 
 
 def test_a_long_list_says_how_many_are_left_out():
@@ -26,6 +26,13 @@ def test_differences_are_named_down_to_the_inner_fact():
 )
 def test_times_are_in_units_that_tell_something(seconds, words):
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "words"), [(1, "class", "1 class"), (2, "class", "2 classes"), (0, "image", "0 images")]
+)
+def test_one_is_no_plural(count, noun, words):
+    assert many(count, noun) == words and many(2_000, "image") == "2,000 images"
 
 
 def test_sizes_are_in_units_of_a_thousand():

@@ -139,7 +139,7 @@ def test_classes_that_may_be_none_are_said(tmp_path, paths, word, capsys):
 def test_images_beside_the_class_folders_are_counted(tmp_path, capsys):
     lay_out(tmp_path, "cat/0.png", "dog/0.png", "IMG_1.jpg", "IMG_2.jpg")
     assert len(read_dataset(str(tmp_path))) == 2
-    assert "2 images beside the class folders" in capsys.readouterr().err
+    assert "beside the class folders: 2 images" in capsys.readouterr().err
 
 
 def test_photos_that_pillow_does_not_read_are_told_how_to_be_saved(tmp_path, capsys):

@@ -196,8 +196,23 @@ def test_folders_of_images_beside_parquet_are_said_to_be_left_out(tmp_path, caps
 
 def test_folders_called_like_files_of_tables_are_folders(tmp_path):
     lay_out(tmp_path, "cat.parquet/0.png", "dataset_info.json/0.png")
-    (tmp_path / "metadata.parquet").write_bytes(b"of something else")
+    pyarrow.parquet.write_table(
+        pyarrow.table({"file_name": ["cat/0.png"], "camera": ["X1"]}), tmp_path / "metadata.parquet"
+    )
     assert read_dataset(str(tmp_path)).class_names == ("cat.parquet", "dataset_info.json")
+
+
+@pytest.mark.parametrize("place", ["", "cat", "train", "train/cat"])
+def test_metadata_of_parquet_that_says_labels_is_refused_and_so_is_what_cannot_be_read(place, tmp_path):
+    lay_out(tmp_path, *(f"{'train/' if 'train' in place else ''}{name}/0.png" for name in ("cat", "dog")))
+    table = tmp_path / place / "metadata.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"file_name": ["0.png"], "label": [1]}), table)
+    with pytest.raises(BadInputError, match="lists images and their labels") as refused:
+        read_dataset(str(tmp_path))
+    assert refused.value.message.startswith(f"{table}: ") and "metadata.csv" in str(refused.value.hint)
+    table.write_bytes(b"of something else")
+    with pytest.raises(BadInputError, match=r"metadata\.parquet: cannot be used"):
+        read_dataset(str(tmp_path))
 
 
 def test_a_row_without_a_label_is_named(tmp_path):

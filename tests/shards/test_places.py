@@ -6,6 +6,7 @@ import pytest
 from fglfast.base.errors import BadInputError
 from fglfast.shards.description import Description
 from fglfast.shards.index import read_index
+from fglfast.shards.keep import read_scores
 from fglfast.shards.tar import Sample, encode_image, shard_name, write_shard
 
 PIXELS = encode_image(np.zeros((4, 4, 3), np.uint8), "png")
@@ -35,8 +36,9 @@ def test_in_their_places_they_are_read(tmp_path):
 def test_swapped_or_copied_they_are_refused(shards, number, key, place, tmp_path):
     write(tmp_path, *shards)
     words = f"train-00000{number}.tar: holds another shard: its first image is number {key}, not {place}"
-    with pytest.raises(BadInputError, match=words) as refused:
-        read_index(tmp_path, said())
+    for read in (read_index, read_scores):
+        with pytest.raises(BadInputError, match=words) as refused:
+            read(tmp_path, said())
     assert f"fglfast verify {tmp_path} --repair" in str(refused.value.hint)
 
 

@@ -173,7 +173,7 @@ def test_the_verb(copy, made, idle, payload, monkeypatch, tmp_path):
     assert sound.exit_code == 0 and json.loads(sound.stdout)["damaged"] == {}
     (copy / "train-000002.tar").write_bytes(b"")
     damaged = CliRunner().invoke(app, line)
-    assert damaged.exit_code == 5 and "1 of 3 shards are damaged or missing" in damaged.stderr
+    assert damaged.exit_code == 5 and "damaged or missing: 1 of 3 shards" in damaged.stderr
     assert list(json.loads(damaged.stdout)["damaged"]) == ["train-000002.tar"]
     assert "train-000002.tar: damaged" in CliRunner().invoke(app, line[:2]).stdout
     assert CliRunner().invoke(app, [*line, "--repair"]).exit_code == 2

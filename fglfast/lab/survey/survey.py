@@ -152,10 +152,10 @@ def survey(folder: Path, against: LabelledImages | None = None, most: int = MOST
         BadInputError: the folder is no data set of this version, or a shard is missing or damaged.
     """
     description = read_description(folder)
+    index = read_index(folder, description)
     places = _spread(description.images, most)
     seen = _read(folder, description, set(places.tolist()))
     labels, size = np.array(seen.labels), description.image_size
-    index = read_index(folder, description)
     images = SyntheticImages(index, size, size)
     own = twins(np.stack(seen.thumbnails))
     out = left_out(folder, description)

@@ -14,6 +14,7 @@ from benchmarks.sections import SECTIONS
 from benchmarks.speed_columns import engines
 from benchmarks.table import PAGE, README, markdown, page, renewed
 from fglfast.base.errors import MissingExtraError, UsageError
+from fglfast.base.files import usable_file
 from fglfast.base.timing import Timing, interleaved
 from fglfast.generator.load import load_generator
 from fglfast.lab.bench.measure import BenchSettings, bench, contenders
@@ -175,6 +176,10 @@ def test_json_is_one_object(random_mini, tmp_path, monkeypatch):
     assert "2 steps at guidance" in page.read_text(encoding="utf-8")
     shown = json.loads(done.stdout)
     assert shown == json.loads(out.read_text()) and shown["batch"] == 2 and shown["sampling"]["steps"] == 2
+    usable_file(out, "result of fglfast bench")
+    out.write_text('{"model": "of somebody else"}')
+    refused = CliRunner().invoke(app, ["bench", *options, *written])
+    assert refused.exit_code == 2 and "is no result of fglfast bench" in refused.stderr
 
 
 def test_the_readme_holds_the_tables_that_the_results_make():
