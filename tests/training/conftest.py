@@ -5,7 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from training_runs import settings_for
 from training_samples import write_synthetic
+
+from fglfast.training.launch import train
+from fglfast.training.results import TrainResult
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +35,17 @@ def tiny_arch(tmp_path_factory: pytest.TempPathFactory) -> str:
     }
     path.write_text(json.dumps(config))
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small images on shared cores: more threads only wait for each other."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory, synthetic: Path, tiny_arch: str) -> TrainResult:
+    """A run that nothing interrupts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        return train(synthetic, tmp_path_factory.mktemp("reference") / "model", settings_for(tiny_arch), 1)

@@ -1,20 +1,13 @@
-"""Whole runs: learning, two processes, kills, refusals. Few in processes of their own, as each start takes seconds."""
+"""Whole runs: what they learn and leave, and what is refused. Few in processes of their own: a start takes seconds."""
 
 import json
 import os
 import random
-import resource
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import psutil
@@ -23,40 +16,19 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
-from torch.distributed.elastic.multiprocessing.errors import ProcessFailure, record
+from training_runs import EPOCHS, fails, history_of, settings_for
 from training_samples import CLASSES, encoded, picture, write_synthetic, write_tar
 from transformers import pipeline
 
-from fglfast.base.errors import BadInputError, ExitCode, FglError, UsageError
+from fglfast.base.errors import BadInputError, FglError, UsageError
 from fglfast.images.labelled import LabelledImages
 from fglfast.shards.description import Description
-from fglfast.training import fit, launch, worker
-from fglfast.training.__main__ import work
+from fglfast.training import fit, launch
 from fglfast.training.card import card
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
 from fglfast.training.results import TrainResult
-from fglfast.training.settings import Job, TrainSettings
-
-EPOCHS = 6
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small images on shared cores: more threads only wait for each other."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-def settings_for(arch: str, **changes: Any) -> TrainSettings:
-    return TrainSettings(**{"arch": arch, "epochs": EPOCHS, "batch_size": 12, "flip": False, **changes})
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory, synthetic: Path, tiny_arch: str) -> TrainResult:
-    """A run that nothing interrupts."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        return train(synthetic, tmp_path_factory.mktemp("reference") / "model", settings_for(tiny_arch), 1)
+from fglfast.training.settings import TrainSettings
 
 
 def real_images() -> LabelledImages:
@@ -176,174 +148,6 @@ def test_other_settings_or_data_are_refused(
         train(other, reference.model, settings_for(tiny_arch), 1)
 
 
-def history_of(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
-
-
-START = """
-import signal, sys
-from fglfast.training.launch import train
-from fglfast.training.settings import Job
-signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line has it
-job = Job.model_validate_json(sys.argv[1])
-try:
-    train(job.synthetic, job.out, job.settings, int(sys.argv[2]))
-except KeyboardInterrupt:
-    sys.exit(130)
-"""
-
-
-def start(job: Job, processes: int = 1) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", START, job.model_dump_json(), str(processes)]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
-
-
-def amid_an_epoch(out: Path, epoch: int, processes: int) -> bool:
-    latest = out / "checkpoint" / "latest"
-    tag = latest.read_text() if latest.exists() else ""
-    return tag >= f"epoch{epoch:05d}-step0000002" and (processes > 1 or not tag.endswith("step0000000"))
-
-
-def start_and_signal(job: Job, number: int, from_epoch: int, processes: int = 1) -> int:
-    """Start the run, signal it amid an epoch, wait for the end of all its processes; returns the exit status."""
-    process = start(job, processes)
-    wait_for(process, lambda: amid_an_epoch(job.out, from_epoch, processes))
-    workers = workers_under(process)
-    assert len(workers) == (processes if processes > 1 else 0)
-    return signalled(process, number, workers)
-
-
-def wait_for(process: subprocess.Popen[bytes], done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None and not done():
-        time.sleep(0.005)
-    assert process.poll() is None and done(), "it ended before it could be killed"
-
-
-def workers_under(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if "fglfast.training" in child.cmdline()]
-
-
-def signalled(process: subprocess.Popen[bytes], number: int, workers: list[psutil.Process]) -> int:
-    """The exit status of a process that was sent a signal; its workers end too."""
-    process.send_signal(number)
-    status = process.wait(60)
-    assert psutil.wait_procs(workers, timeout=60)[1] == []
-    return status
-
-
-def workers_of(out: Path) -> list[int]:
-    """Processes of this machine that hold the folder's lock file open."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            if entry.readlink() == out / ".lock":
-                found.append(int(entry.parts[2]))
-        except OSError:
-            continue
-    return found
-
-
-def test_killed_run_goes_on_to_the_same_weights(
-    reference: TrainResult, synthetic: Path, tiny_arch: str, tmp_path: Path
-) -> None:
-    out = tmp_path / "model"
-    job = Job(synthetic=synthetic, out=out, settings=settings_for(tiny_arch, checkpoint_seconds=0.0))
-    assert start_and_signal(job, signal.SIGKILL, from_epoch=1) == -signal.SIGKILL
-    assert not (out / "model.safetensors").exists()
-    assert start_and_signal(job, signal.SIGTERM, from_epoch=3) == ExitCode.INTERRUPTED
-    assert workers_of(out) == []
-    assert not (out / "model.safetensors").exists()
-    result = train(synthetic, out, settings_for(tiny_arch), 1)
-    assert not result.already_done
-    assert (out / "model.safetensors").read_bytes() == (reference.model / "model.safetensors").read_bytes()
-    compared = ("epoch", "step", "train_loss", "val_loss", "val_accuracy")
-    assert [[row[key] for key in compared] for row in history_of(out)] == [
-        [row[key] for key in compared] for row in history_of(reference.model)
-    ]
-
-
-def test_full_disk_at_a_checkpoint_is_one_clear_line(synthetic: Path, tiny_arch: str, tmp_path: Path) -> None:
-    def small_files() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    command = [sys.executable, "-m", "fglfast", "train", str(synthetic), "--arch", tiny_arch, "--epochs", "1"]
-    done = subprocess.run(
-        [*command, "--batch-size", "12", "--out", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=small_files,
-    )
-    assert done.returncode == ExitCode.FAILURE and "bug" not in done.stderr and "Traceback" not in done.stderr
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert str(tmp_path) in line and "cannot be written" in line and "disk space" in done.stderr
-    assert not (tmp_path / "model.safetensors").exists() and not (tmp_path / "checkpoint" / "latest").exists()
-
-
-def tasks_of_srun(job: Job, tasks: int, environment: dict[str, str]) -> list[subprocess.Popen[bytes]]:
-    """The same command in every task, as srun starts it; nothing but Slurm's variables tells them of each other."""
-    slurm = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "localhost"}
-    count = {name: str(tasks) for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS")}
-    started = []
-    for number in map(str, range(tasks)):
-        told = environment | slurm | count | {"SLURM_PROCID": number, "SLURM_LOCALID": number}
-        command = [sys.executable, "-c", START, job.model_dump_json(), "1"]
-        started.append(subprocess.Popen(command, env=told, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE))
-    return started
-
-
-def snapshot(running: subprocess.Popen[bytes], out: Path, copy: Path) -> str:
-    """What a kill would leave: the folder of a run, copied between two checkpoints; returns the newest."""
-    wait_for(running, lambda: amid_an_epoch(out, 1, processes=2))
-    for _ in range(100):
-        shutil.rmtree(copy, ignore_errors=True)
-        with suppress(OSError):  # it went on meanwhile
-            shutil.copytree(out, copy)
-            tag = (copy / "checkpoint" / "latest").read_text()
-            if (copy / "checkpoint" / tag).is_dir() and not (copy / "model.safetensors").exists():
-                return tag
-    raise AssertionError("it ended before it could be copied")
-
-
-def test_two_tasks_of_srun_train_one_model_and_two_workers_go_on_with_it(
-    synthetic: Path, tiny_arch: str, tmp_path: Path
-) -> None:
-    theirs = {
-        "train_batch_size": 12,
-        "gradient_accumulation_steps": 2,
-        "zero_optimization": {"stage": 1},
-        "optimizer": {"type": "AdamW", "params": {"lr": 0.003}},
-        "gradient_clipping": 1.0,
-    }
-    (tmp_path / "ds.json").write_text(json.dumps(theirs))
-    settings = settings_for(tiny_arch, deepspeed=tmp_path / "ds.json", checkpoint_seconds=0.0)
-    whole, copy = tmp_path / "whole", tmp_path / "copy"
-    tasks = tasks_of_srun(Job(synthetic=synthetic, out=whole, settings=settings), 2, dict(os.environ))
-    tag = snapshot(tasks[0], whole, copy)
-    for task in tasks:
-        assert task.wait(120) == 0, task.communicate()[1].decode()
-    result = json.loads((whole / "train.json").read_text())["result"]
-    assert (result["processes"], result["steps"]) == (2, EPOCHS * 9)
-    assert result["train_loss"] < result["history"][0]["train_loss"]
-    assert not list(tmp_path.glob("*/.decoded*")) and tag < f"epoch{EPOCHS:05d}"
-
-    handlers = [signal.getsignal(number) for number in launch.LAUNCHER_SIGNALS]
-    assert not train(synthetic, copy, settings, 2).already_done
-    assert [signal.getsignal(number) for number in launch.LAUNCHER_SIGNALS] == handlers
-    weights = [(folder / "model.safetensors").read_bytes() for folder in (whole, copy)]
-    assert weights[0] == weights[1]
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
-def test_the_end_of_the_launcher_ends_the_workers(number: int, synthetic: Path, tiny_arch: str, tmp_path: Path) -> None:
-    process = start(Job(synthetic=synthetic, out=tmp_path / "model", settings=settings_for(tiny_arch)), processes=2)
-    wait_for(process, lambda: len(workers_under(process)) == 2)
-    status = signalled(process, number, workers_under(process))
-    assert status == (ExitCode.INTERRUPTED if number == signal.SIGTERM else -number)
-
-
 def test_one_process_is_this_one_and_leaves_it_as_it_was(
     reference: TrainResult, synthetic: Path, tiny_arch: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -379,17 +183,6 @@ def test_a_process_group_of_the_caller_is_left_to_it(
         assert torch.distributed.is_initialized()
     finally:
         torch.distributed.destroy_process_group()
-
-
-def test_workers_error_keeps_its_kind(synthetic: Path, tiny_arch: str, tmp_path: Path) -> None:
-    folder = write_synthetic(tmp_path / "synthetic", per_class=4, shards=1)
-    good, bad = (folder / "train-000000.tar"), b"\x89PNG\r\n\x1a\n" + b"0" * 50
-    kinds = (("png", lambda _: bad), ("cls", lambda n: b"%d" % (n % 3)), ("json", lambda _: b"{}"))
-    write_tar(good, [(f"{n:09d}.{kind}", of(n)) for n in range(12) for kind, of in kinds])
-    with pytest.raises(BadInputError, match=r"train-000000\.tar: the image at byte") as caught:
-        train(folder, tmp_path / "model", settings_for(tiny_arch, batch_size=4), 1)
-    assert "run synthesize again" in caught.value.hint
-    assert caught.value.exit_code == ExitCode.BAD_INPUT
 
 
 def test_a_readme_of_ones_own_stays(synthetic: Path, tiny_arch: str, tmp_path: Path) -> None:
@@ -444,76 +237,3 @@ def test_bfloat16_trains_other_weights(synthetic: Path, tiny_arch: str, tmp_path
     assert all(w.dtype in (torch.float32, torch.int64) for w in weights[0].values())
     assert any(not torch.equal(w, weights[1][name]) for name, w in weights[0].items())
     assert results[0].train_loss == pytest.approx(results[1].train_loss, rel=0.2)
-
-
-def died(folder: Path, exitcode: int, rank: int = 0, said: Exception | None = None) -> ProcessFailure:
-    """A worker's end as torch's launcher tells it, with what the worker left in its error file."""
-    file = folder / f"{rank}.json"
-    if said:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
-            patch.setattr(worker, "run_job", fails(said))
-            job = Job(synthetic=folder, out=folder, settings=TrainSettings())
-            (folder / "job.json").write_text(job.model_dump_json())
-            with pytest.raises(FglError):
-                record(work)(folder / "job.json")
-    return ProcessFailure(rank, 4711, exitcode, str(file))
-
-
-def fails(error: Exception) -> Callable[..., NoReturn]:
-    def fail(*_: object) -> NoReturn:
-        raise error
-
-    return fail
-
-
-@pytest.mark.parametrize("peer", [False, True], ids=["alone", "a peer saw the connection break"])
-def test_a_killed_worker_is_told_from_one_that_failed(tmp_path: Path, peer: bool) -> None:
-    log = tmp_path / "train.log"
-    for number, name in ((9, "out of memory"), (11, "SIGSEGV")):
-        failures = {0: died(tmp_path, -number), 2: died(tmp_path, -15, rank=2)}
-        if peer:
-            failures[1] = died(tmp_path, 1, rank=1, said=RuntimeError("Connection reset by peer"))
-        error = launch._failure(failures, log, "what they said")
-        assert name in error.message and "Connection" not in error.message and "run again" in error.hint
-        assert f"Signal {number}" in log.read_text() and "what they said" in log.read_text()
-        assert ("Connection reset by peer" in log.read_text()) == peer
-
-
-@pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), MemoryError()], ids=repr
-)
-def test_a_process_without_memory_says_so(
-    error: Exception, synthetic: Path, tiny_arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    of_worker = launch._failure({0: died(tmp_path, 1, said=error)}, tmp_path / "train.log", "")
-    monkeypatch.setattr(worker, "start_engine", fails(error))
-    with pytest.raises(FglError) as caught:
-        train(synthetic, tmp_path / "model", settings_for(tiny_arch), 1)
-    for told in (of_worker, caught.value):
-        assert told.message == "out of memory" and "--batch-size" in told.hint
-
-
-def test_a_workers_end_is_one_line(tmp_path: Path) -> None:
-    log = tmp_path / "train.log"
-    error = launch._failure({0: died(tmp_path, 1, said=ImportError("no such\nthing"))}, log, "words")
-    assert error.message == "training failed: ImportError: thing"
-    assert type(error) is FglError and "train.log" in error.hint
-    assert "Traceback" in log.read_text() and "words" in log.read_text()
-    silent = launch._failure({1: died(tmp_path, 3, rank=1)}, log, "words")
-    assert "status 3" in silent.message and "train.log" in silent.hint
-    told = launch._failure({2: died(tmp_path, 2, rank=2, said=UsageError("no: more", "yes"))}, log, "")
-    assert (type(told), told.message, told.hint) == (UsageError, "no: more", "yes")
-
-
-def test_a_workers_error_travels(
-    synthetic: Path, tiny_arch: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """One real launch that fails: nothing but the error is told, and it keeps its kind and its hint."""
-    (tmp_path / "initial.safetensors").write_bytes(b"no weights")
-    settings = settings_for(tiny_arch, initial=tmp_path / "initial.safetensors")
-    with pytest.raises(BadInputError, match=r"initial\.safetensors does not hold") as caught:
-        train(synthetic, tmp_path / "model", settings, 2)
-    assert caught.value.hint == "give another file"
-    said = capfd.readouterr()
-    assert "Traceback" not in said.err and said.out == ""
