@@ -118,7 +118,7 @@ SECTIONS = {
     "learned": Section(
         "Learned embeddings",
         "The global model's accuracy on test images that `mini` never saw, inverted (dark clothes on white) or turned "
-        "by a quarter, by what the clients sent: five clients, beta 0.01, 500 images a class, 500 steps, one seed.",
+        "by a quarter, by what the clients sent: five clients, beta 0.01, 500 images a class, 500 steps.",
         columns.learned,
     ),
     "adapt": Section(
@@ -200,14 +200,15 @@ SECTIONS = {
     "fuzz": Section(
         "Hostile files",
         "Files made hostile from sound ones and read by the product; whatever is accepted is checked by a second "
-        "reader that shares no code with the first. Peak memory includes what importing the readers takes.",
+        "reader that shares no code with the first. Peak memory includes what importing the readers takes. "
+        "Today the command is `make fuzz`.",
         columns.fuzz,
     ),
     "kills": Section(
         "kill -9",
         "`synthesize` and `train` killed at random moments and started again; afterwards every shard, epoch and weight "
         "is compared with those of a run that was left alone. The machine was busy with other work, so the seconds are "
-        "no measure of speed.",
+        "no measure of speed. Today the command is `make fuzz`.",
         columns.kills,
     ),
     "peers": Section(

@@ -199,8 +199,8 @@ class Experiment(OneShot):
         server: what the server makes of the clients' weights after a round.
         adapt: how clients adapt a final model, where they shall tell what that gains; asked of each method whose model
             the server trained on synthetic images.
-        methods: what is compared; unless given, all but `dense`, which takes hours; `public-only` is left out where
-            there are no public images.
+        methods: what is compared; unless given, all but `dense`, which takes a quarter of an hour or more a seed;
+            `public-only` is left out where there are no public images.
         seeds: each method runs once a seed.
         min_clients: fewest clients that have to answer.
         timeout: seconds a round waits for clients.

@@ -30,7 +30,7 @@ from fglfast.synthesis.settings import SynthesisSettings, plan_of
 from fglfast.synthesis.verify import verify
 from fglfast.synthesis.writer import Describe, Shard, ShardWriter
 
-CLAIMED = 8  # images at least that a rank claims at once: a lock file costs a few hundredths of one
+CLAIMED = 8  # images at least that a rank claims at once: each claim costs a lock file
 PATIENCE = 0.2  # seconds between two looks at what other ranks are drawing
 
 

@@ -16,7 +16,7 @@ from fglfast.synthesis.plan import Item
 
 QUEUED_BATCHES = 8
 ENCODERS = 2
-WRITERS = 4  # most of what they do is wait for the disk: shards of an image each are then no slower than large ones
+WRITERS = 4  # most of what they do is wait for the disk: shards of an image each are then hardly slower than large ones
 QUEUED_SHARDS = 4 * WRITERS
 
 Describe = Callable[[Item], dict[str, object]]

@@ -16,8 +16,7 @@ class Augmentation:
     """Random crop, mirror and erasing of a batch on its own device.
 
     The draws are kornia's and so is the result, to the bit; but the images are moved once, while they are bytes.
-    Kornia pads, crops, mirrors and erases all of them one after the other, in float32, which takes about four times as
-    long.
+    Kornia pads, crops, mirrors and erases all of them one after the other, in float32, which takes about twice as long.
 
     Args:
         image_size: side in pixels.

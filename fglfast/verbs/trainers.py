@@ -35,8 +35,8 @@ def pretrain(
     size: Annotated[
         Literal["tiny", "small", "base"],
         typer.Option(
-            help="Size of the networks: 8, 17 or 51 million weights. At 32 pixels the default steps take some 150, 300 "
-            "or 550 minutes on two cores, at 64 four times that; on an H100 the smallest some 25."
+            help="Size of the networks: 8, 17 or 51 million weights. At 32 pixels the default steps take some 165, 350 "
+            "or 610 minutes on two cores, at 64 four times that; on an H100 the smallest some 25."
         ),
     ] = "tiny",
     image_size: Annotated[

@@ -20,7 +20,7 @@ ATTENTION = "attention.json"
 
 
 class TorchBackend(Backend):
-    """Runs the modules as they are; channels last is worth about a third on CPU convolutions."""
+    """Runs the modules as they are, channels last."""
 
     packages: tuple[str, ...] = ("torch",)
     optional: tuple[str, ...] = ("xformers",)

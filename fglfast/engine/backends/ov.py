@@ -1,7 +1,7 @@
 """OpenVINO on the CPU: static shapes, one stream a core, float32, bfloat16 or int8.
 
-A batch is cut into one chunk a stream and the chunks run side by side, each on a core of its own:
-on two cores that is a quarter faster than both cores working on one batch together.
+A batch is cut into one chunk a stream and the chunks run side by side, each on a core of its own,
+which is faster than all cores working on one batch together.
 
 The chunks follow from the cores that the engine was built for, which are part of its key. Ranks on one machine share
 its streams and leave the chunks as they are, so each makes the bits that it would make alone.
