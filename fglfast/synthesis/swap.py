@@ -8,7 +8,9 @@ import re
 import shutil
 from pathlib import Path
 
+from fglfast.base.console import note
 from fglfast.base.files import sync_folder
+from fglfast.base.wording import some
 from fglfast.shards import checksums
 from fglfast.shards.description import FACTS, IMAGES, PARQUET, SWAP, UPDATE, read_description
 from fglfast.shards.keep import LEFT_OUT
@@ -36,10 +38,7 @@ def roll_forward(out: Path) -> bool:
     if (swap / FACTS).exists():
         (out / FACTS).unlink(missing_ok=True)
         sync_folder(out)
-        for form in (IMAGES, PARQUET):
-            if (out / form).exists():
-                shutil.rmtree(out / form)
-        (out / LEFT_OUT).unlink(missing_ok=True)
+        _remove_others(out)
         count = read_description(swap).shards
         (out / checksums.FOLDER).mkdir(exist_ok=True)
         for name in (checksums.FOLDER, "."):
@@ -48,6 +47,15 @@ def roll_forward(out: Path) -> bool:
         sync_folder(out)
     shutil.rmtree(swap)
     return True
+
+
+def _remove_others(out: Path) -> None:
+    """Remove what was unpacked and the list of what was left out, and say so: training would miss the list."""
+    there = [name for name in (IMAGES, PARQUET, LEFT_OUT) if (out / name).exists()]
+    for name in there:
+        (out / name).unlink() if name == LEFT_OUT else shutil.rmtree(out / name)
+    if there:
+        note(f"{out}: {some(there)} told of the older images and went with them; --format and --keep make them again")
 
 
 def _replace(source: Path, target: Path, count: int) -> None:

@@ -96,7 +96,8 @@ def verify(
     if bad and not mended:
         raise IncompleteError(
             f"{data}: damaged or missing: {len(bad)} of {many(len(checked), 'shard')}",
-            "run fglfast verify --repair with the --embeddings, --recipe and --batch-size that synthesize was given",
+            "run fglfast verify --repair with --embeddings, and --recipe, --batch-size, --judge and --inventory as for "
+            "synthesize",
         )
 
 

@@ -132,7 +132,8 @@ def synthesize(
         bool,
         typer.Option(
             "--dry-run",
-            help="Say how many images, bytes and seconds it would take; draw and compile nothing, fetch no weights.",
+            help="Say how many images, bytes and seconds it would take; draw and compile nothing, fetch no weights but "
+            "the text encoder's, for --inventory.",
         ),
     ] = False,
     engines: Engines = DEFAULT_ENGINES,
@@ -165,7 +166,7 @@ def synthesize(
         prove_payloads(embeddings, folder)
 
     drawing = LazyEngine(asked, engines, partial(open_engine, asked, engines, batch_size, check=check))
-    fetched = dry_run and not judge_is_here(judge, asked.model)  # a dry run fetches none
+    fetched = (dry_run or print_config) and not judge_is_here(judge, asked.model)  # neither fetches one
     judging = open_judge(None if fetched else judge, merged.class_names, drawing)
     settings = checked(
         SynthesisSettings,
@@ -181,7 +182,11 @@ def synthesize(
         words = {"recipe": recipe, "model": model, "backend": backend, "precision": precision, "format": format}
         stops = {"until_gain": until_gain, "validation": validation, "pilot_images": pilot_images if rule else None}
         more = {"image_size": image_size, "batch_size": batch_size, "allow_same_prompt": allow_same_prompt, **stops}
-        of_clients = {"trusted_counts": trusted_counts or None, "inventory": inventory and str(inventory)}
+        of_clients = {
+            "trusted_counts": trusted_counts or None,
+            "inventory": inventory and str(inventory),
+            "allow": allow and str(allow),
+        }
         plain = settings.model_copy(update={"judge": None})
         print_settings(plain, **words, **more, **of_clients, judge=judge, keep=keep)
         return

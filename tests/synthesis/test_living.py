@@ -18,6 +18,7 @@ from fglfast.payload import save_payload
 from fglfast.payload.merge import merge_payloads
 from fglfast.sampler.schedule import Sampling
 from fglfast.shards.imagefolder import export_imagefolder
+from fglfast.shards.keep import LEFT_OUT
 from fglfast.synthesis import foresight
 from fglfast.synthesis.drawn import Drawn
 from fglfast.synthesis.foresight import estimate
@@ -212,12 +213,14 @@ def test_a_forgotten_client_is_in_no_file(call, make, tmp_path):
     call({"ann": ANN, "bob": BOB, name: CID})
     export_imagefolder(out, NAMES, Drawn.of(out).shards)
     (out / ".train-000009.tar.tmp").write_bytes(name.encode())  # of a run that was killed
+    (out / LEFT_OUT).write_text("{}")
     there, pictures = Drawn.of(out), images(out)
     gone = {row.row for row in there.rows if row.claims.keys() == {name}}
     kept = {key: data for key, data in pictures.items() if key[1] not in gone}
     receipt, said = call({"ann": ANN, "bob": BOB, name: CID}, "forget", name)
     assert receipt["rows_removed"] == len(gone) == 2 and receipt["images_removed"] == len(pictures) - len(kept)
     assert receipt["images_kept"] == len(kept) and "fglfast train" in said
+    assert not (out / LEFT_OUT).exists() and "imagefolder, left-out.json told of the older images" in said
     assert len(removed := [pictures[key] for key in pictures.keys() - kept.keys()]) > 0
     secrets = {name, *gone, there.payloads[there.clients.index(name)]}
     files = content(out)

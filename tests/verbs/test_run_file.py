@@ -113,6 +113,20 @@ def test_synthesis_takes_its_sampling_from_the_file(synthesize):
     assert synthesize(printed.stdout).stdout == printed.stdout
 
 
+def test_who_is_allowed_is_printed_too(synthesize, payload, tmp_path):
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from fglfast.payload import Signer, save_payload
+    from fglfast.payload.keys import public_text
+
+    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    save_payload(payload("ann", (1, 1, 1)), tmp_path / "ann.safetensors", Signer(key, "hospital"))
+    (tmp_path / "allow.toml").write_text(f'federation = "hospital"\n[clients]\nann = "{public_text(key)}"\n')
+    printed = synthesize("", "--allow", "allow.toml")
+    assert printed.exit_code == 0 and tomllib.loads(printed.stdout)["allow"] == "allow.toml"
+    assert synthesize(printed.stdout).stdout == printed.stdout
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [("images = 3", "images"), ("[sampling]\nstep = 3", "step"), ("sampling = 3", "sampling")],
