@@ -143,7 +143,8 @@ SECTIONS = {
     "routed": Section(
         "Routing",
         "Images of a domain that neither `mini` nor the inventory of adapters saw: the global model's accuracy, and "
-        "what all clients together sent and spent, by what they sent.",
+        "what all clients together sent and spent, by what they sent. Five clients, beta 0.01, 100 images a class, 30 "
+        "steps of routing and 150 of learning.",
         columns.routed,
     ),
     "inverted": Section(
