@@ -19,6 +19,7 @@ from fglfast.training.results import ClassResult, Evaluation
 
 BINS = 15  # of confidence
 MODEL_HINT = "name a folder written by train"
+SPOILED = "name another model, or train this one anew at a lower learning rate"
 # Steps of an image processor that are ours, as `train` writes them; one that is absent or null is the processor's own.
 STEPS = {"do_resize": True, "do_center_crop": False, "do_rescale": True, "do_normalize": True}
 
@@ -40,10 +41,9 @@ def evaluate(model_dir: Path, dataset: LabelledImages, batch_size: int = 256) ->
     size = _image_size(model_dir)
     model, names = read_resnet(model_dir) or _by_transformers(model_dir)
     labels = torch.from_numpy(dataset.named(names).labels)
-    logits = predict(_ready(model), DecodedImages(dataset, size), batch_size=batch_size, name="evaluate")
+    logits = predict(_ready(model, model_dir), DecodedImages(dataset, size), batch_size=batch_size, name="evaluate")
     if not logits.isfinite().all():
-        hint = "name another model, or train this one anew at a lower learning rate"
-        raise BadInputError(f"{model_dir}: the model's answers are not finite", hint)
+        raise BadInputError(f"{model_dir}: the model's answers are not finite", SPOILED)
     cells = labels * len(names) + logits.argmax(1)
     confusion = torch.bincount(cells, minlength=len(names) ** 2).reshape(len(names), len(names))
     rights, totals = confusion.diagonal().tolist(), confusion.sum(1).tolist()
@@ -76,11 +76,12 @@ def open_classifier(model_dir: Path) -> tuple[Any, tuple[str, ...], int]:
     """A saved classifier where it computes, the names of its classes, and the side in pixels of its images.
 
     Raises:
-        BadInputError: the folder holds no such model, or the model expects another normalisation.
+        BadInputError: the folder holds no such model, the model expects another normalisation, or its weights are not
+            finite.
     """
     size = _image_size(model_dir)
     model, names = _by_transformers(model_dir)
-    return _ready(model), names, size
+    return _ready(model, model_dir), names, size
 
 
 def _by_transformers(model_dir: Path) -> tuple[Any, tuple[str, ...]]:
@@ -89,7 +90,9 @@ def _by_transformers(model_dir: Path) -> tuple[Any, tuple[str, ...]]:
     return load_model(model_dir)
 
 
-def _ready(model: Any) -> Any:
+def _ready(model: Any, model_dir: Path) -> Any:
+    if not all(weights.isfinite().all() for weights in model.state_dict().values()):
+        raise BadInputError(f"{model_dir}: the model's weights are not finite", SPOILED)
     return placed(model).to(memory_format=torch.channels_last)
 
 

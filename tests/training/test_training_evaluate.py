@@ -15,7 +15,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.images.folder_names import folder_names, write_names
 from fglfast.images.labelled import LabelledImages
 from fglfast.training import evaluate as module
-from fglfast.training.evaluate import evaluate
+from fglfast.training.evaluate import evaluate, open_classifier
 from fglfast.training.model import build_model, load_model, save_model, write_weights
 from fglfast.training.resnet import WEIGHTS
 from fglfast.verbs.app import app
@@ -202,8 +202,13 @@ def test_a_model_saved_in_half_precision_is_read_as_float32(model_dir: Path, dty
     assert evaluate(model_dir, images(names, [0, 1, 2])).loss == pytest.approx(whole.loss, rel=0.02)
 
 
-def test_a_model_whose_answers_are_not_finite_is_named(model_dir: Path) -> None:
+def test_a_model_that_is_not_finite_is_named(model_dir: Path) -> None:
     weights = load_file(model_dir / WEIGHTS)
     write_weights(weights | {"classifier.1.bias": torch.tensor([0.0, 0.0, float("nan")])}, model_dir / WEIGHTS)
+    for read in (lambda: evaluate(model_dir, images(("ant", "bee", "cow"), [0])), lambda: open_classifier(model_dir)):
+        with pytest.raises(BadInputError, match=f"{model_dir}: the model's weights are not finite"):
+            read()
+    huge = torch.full_like(weights["classifier.1.weight"], 3e38)
+    write_weights(weights | {"classifier.1.weight": huge}, model_dir / WEIGHTS)
     with pytest.raises(BadInputError, match=f"{model_dir}: the model's answers are not finite"):
-        evaluate(model_dir, images(("ant", "bee", "cow"), [0, 1, 2]))
+        evaluate(model_dir, images(("ant", "bee", "cow"), [0]))
