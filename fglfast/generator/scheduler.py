@@ -4,8 +4,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import diffusers
-
 from fglfast.base.errors import BadInputError
 from fglfast.generator.configs import read_config
 from fglfast.generator.kinds import INDEX
@@ -15,6 +13,13 @@ CONFIG = "scheduler/scheduler_config.json"
 EULER = "EulerDiscreteScheduler"
 # Elucidated diffusion (arXiv 2206.00364): the network stands in a preconditioning, and is told 0.25 log(sigma).
 EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "CosineDPMSolverMultistepScheduler")
+
+
+def scheduler_class(name: str) -> Any:
+    """A scheduler's class in diffusers, or None; that takes seconds to import, and most readers need none of it."""
+    import diffusers
+
+    return getattr(diffusers, name, None)
 
 
 def scheduler_config(model: Path) -> dict[str, Any]:
@@ -36,7 +41,7 @@ def scheduler_config(model: Path) -> dict[str, Any]:
 
 def lacks(name: str) -> list[str]:
     """The packages that a scheduler of diffusers needs and that are not installed."""
-    return [package for package in getattr(getattr(diffusers, name), "_backends", ()) if find_spec(package) is None]
+    return [package for package in getattr(scheduler_class(name), "_backends", ()) if find_spec(package) is None]
 
 
 def own_clock(config: dict[str, Any]) -> bool:
@@ -54,7 +59,7 @@ def own_clock(config: dict[str, Any]) -> bool:
 
 
 def _is_scheduler(name: str) -> bool:
-    kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    kind = scheduler_class(name) if name.endswith("Scheduler") else None
     if not isinstance(kind, type):
         return False
-    return issubclass(kind, diffusers.SchedulerMixin) or bool(lacks(name))
+    return issubclass(kind, scheduler_class("SchedulerMixin")) or bool(lacks(name))

@@ -6,7 +6,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import diffusers
 import numpy as np
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -15,8 +14,7 @@ from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.untrusted import loading
 from fglfast.generator.configs import read_config
 from fglfast.generator.parts import part
-from fglfast.generator.scheduler import CONFIG, own_clock
-from fglfast.sampler.noise import draws_ungiven
+from fglfast.generator.scheduler import CONFIG, own_clock, scheduler_class
 from fglfast.sampler.solver import SOLVERS, check_steps, find_solver, other_solver, predicts_flow
 from fglfast.sampler.spacing import align_your_steps, trailing
 
@@ -135,6 +133,8 @@ class Schedule:
             scheduler = found.start()
         if name in SOLVERS.values():
             _check_taken(name, scheduler, sampling.steps)
+        from fglfast.sampler.noise import draws_ungiven
+
         hint = other_solver(config)
         with loading(path, hint):
             unrepeatable = draws_ungiven(found.start)
@@ -146,7 +146,7 @@ class Schedule:
     def start(self) -> Any:
         """A fresh scheduler at its first step: schedulers remember, so each batch gets its own."""
         placed = {"shift": 1.0} if self.timesteps and self.scheduler == FLOW_EULER else {}
-        scheduler = getattr(diffusers, self.scheduler).from_config(self.config | placed)
+        scheduler = scheduler_class(self.scheduler).from_config(self.config | placed)
         if self.scheduler == FLOW_EULER:
             # Left alone it puts its last step at the end of the path, where nothing is left to do (diffusers 0.38).
             timesteps = self.timesteps or np.linspace(self.levels, self.levels / self.steps, self.steps)
@@ -169,7 +169,7 @@ class Schedule:
         Most schedulers count noise levels. The timesteps of others are functions of the noise, EDM's 0.25 log(sigma)
         (arXiv 2206.00364, table 1): theirs span what the scheduler lays its steps between.
         """
-        scheduler = getattr(diffusers, self.scheduler).from_config(self.config)
+        scheduler = scheduler_class(self.scheduler).from_config(self.config)
         made = scheduler.timesteps  # all, until steps are set
         if made is None or (made.min() >= 0.0 and made.max() > 1.0):
             return (0.0, self.levels)

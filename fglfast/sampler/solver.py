@@ -4,12 +4,10 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import diffusers
-
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.generator.kinds import STABLE_DIFFUSION, pipeline_name
 from fglfast.generator.parts import part
-from fglfast.generator.scheduler import CONFIG, EULER, lacks, own_clock, scheduler_config
+from fglfast.generator.scheduler import CONFIG, EULER, lacks, own_clock, scheduler_class, scheduler_config
 
 SOLVERS = {
     "ddim": "DDIMScheduler",
@@ -54,7 +52,7 @@ def check_steps(name: str, config: dict[str, Any], steps: int) -> None:
     levels = int(config.get("num_train_timesteps", 1000))
     if not predicts_flow(config) and steps > levels:
         raise UsageError(f"{steps} steps of a model of {levels} noise levels", f"ask for {levels} at most")
-    original = signature(getattr(diffusers, name)).parameters.get(ORIGINAL)
+    original = signature(scheduler_class(name)).parameters.get(ORIGINAL)
     if original and steps > (most := int(config.get(ORIGINAL, original.default))):
         raise UsageError(
             f"{steps} steps by {name}, which takes some of {most} ({ORIGINAL})", f"ask for {most} steps at most"
@@ -80,7 +78,7 @@ def _fitted(config: dict[str, Any], asked: str) -> tuple[str, dict[str, Any]]:
         config |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift, "shift": shift}
     if asked in ("ddim", "lcm"):
         config["clip_sample"] = False  # latents reach beyond [-1,1]
-    cls = getattr(diffusers, SOLVERS[asked])
+    cls = scheduler_class(SOLVERS[asked])
     known = set(cls().config)
     return SOLVERS[asked], {key: value for key, value in config.items() if key in known}
 
@@ -98,6 +96,6 @@ def _check_fits(config: dict[str, Any], asked: str) -> None:
 
 def _of_pipeline(model: Path, name: str) -> dict[str, Any]:
     """What `StableDiffusionPipeline` sets in its scheduler, whatever the folder says; SDXL's leaves it alone."""
-    known = signature(getattr(diffusers, name)).parameters
+    known = signature(scheduler_class(name)).parameters
     fixed = {"steps_offset": 1, "clip_sample": False} if pipeline_name(model) == STABLE_DIFFUSION else {}
     return {key: value for key, value in fixed.items() if key in known}

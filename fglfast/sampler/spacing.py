@@ -3,9 +3,9 @@
 from typing import Any
 
 import numpy as np
-from diffusers import DDIMScheduler
-from diffusers.schedulers import AysSchedules
 from numpy.typing import NDArray
+
+from fglfast.generator.scheduler import scheduler_class
 
 OF_STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -41,6 +41,8 @@ def aligned_levels(steps: int, xl: bool) -> NDArray[np.float64]:
     other numbers of steps they are interpolated log-linearly, as the authors' quickstart guide does; the last step
     goes on to no noise.
     """
+    from diffusers.schedulers import AysSchedules
+
     timesteps = [*AysSchedules["StableDiffusionXLTimesteps" if xl else "StableDiffusionTimesteps"], 0]
     published = np.log(_sigmas(OF_STABLE_DIFFUSION)[timesteps])  # AysSchedules' own are rounded
     places = np.linspace(0, len(published) - 1, steps + 1)[:-1]
@@ -48,7 +50,12 @@ def aligned_levels(steps: int, xl: bool) -> NDArray[np.float64]:
 
 
 def _sigmas(config: dict[str, Any], without_last: bool = False) -> NDArray[np.float64]:
-    alphas = DDIMScheduler.from_config(config).alphas_cumprod.double().numpy()[: -1 if without_last else None]
+    alphas = (
+        scheduler_class("DDIMScheduler")
+        .from_config(config)
+        .alphas_cumprod.double()
+        .numpy()[: -1 if without_last else None]
+    )
     sigmas: NDArray[np.float64] = np.sqrt((1 - alphas) / alphas)
     return sigmas
 

@@ -20,9 +20,8 @@ from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
 from fglfast.synthesis.noise import starting_noises
-from fglfast.synthesis.plan import Item, Plan
+from fglfast.synthesis.plan import REDRAWS, Item, Plan
 
-REDRAWS = 3
 # Standard deviation, in levels of 0 to 255, of the liveliest channel of an image. Clothes on a flat ground have 20 and
 # more (the bundled photographs 21, 5,000 images that `mini` drew 19.7), an untrained network's images 40; a constant
 # image, rounded up here and down there, has less than 1, however bright or dark.

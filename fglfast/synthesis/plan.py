@@ -25,6 +25,7 @@ from fglfast.synthesis.allot import Ints, allot_rows
 from fglfast.synthesis.order import InTurn, Order, RowByRow
 
 MOST_A_CLASS = 10_000_000  # images
+REDRAWS = 3  # of an image that comes out blank
 
 
 @dataclass(frozen=True, slots=True)

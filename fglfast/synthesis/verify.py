@@ -18,9 +18,8 @@ from fglfast.payload.merge import Merged
 from fglfast.shards.checksums import Hashing, digest_of, read_checksum
 from fglfast.shards.description import FACTS
 from fglfast.shards.tar import Sample, samples_of, shard_name, write_tar
-from fglfast.synthesis.draw import REDRAWS
 from fglfast.synthesis.drawn import Drawn
-from fglfast.synthesis.plan import Item, Plan
+from fglfast.synthesis.plan import REDRAWS, Item, Plan
 
 PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 MOST_MISSING = 100_000  # shards; where more are, nothing is damaged but the run that makes them is not done

@@ -69,8 +69,6 @@ def verify(
             "give the --embeddings that synthesize was given",
         )
     from fglfast.shards.tar import shard_name
-    from fglfast.synthesis import repair as mending
-    from fglfast.synthesis.self_judge import LazyEngine
     from fglfast.synthesis.verify import verify as check
 
     asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size) if embeddings else None
@@ -79,6 +77,9 @@ def verify(
     bad = {shard_name(shard.number): shard.problem for shard in checked if shard.problem}
     mended = bool(repair and merged and bad)
     if merged and asked and mended:
+        from fglfast.synthesis import repair as mending
+        from fglfast.synthesis.self_judge import LazyEngine
+
         check_model = partial(mending.check_model, data)
         drawing = LazyEngine(asked, engines, partial(open_engine, asked, engines, batch_size, check=check_model))
         judging = open_judge(judge, merged.class_names, drawing)

@@ -10,7 +10,8 @@ from test_synthesize import SETTINGS, hashes, pixels
 
 from fglfast.base.errors import FglError
 from fglfast.shards.tar import read_samples
-from fglfast.synthesis.draw import REDRAWS, is_flat
+from fglfast.synthesis.draw import is_flat
+from fglfast.synthesis.plan import REDRAWS
 from fglfast.synthesis.synthesize import synthesize
 
 MANY = SETTINGS.model_copy(update={"images_per_class": 12})

@@ -197,10 +197,12 @@ def test_what_is_known_to_be_wrong_starts_nothing(
 ) -> None:
     for start in ("_run_workers", "_run_alone"):
         monkeypatch.setattr(launch, start, lambda *_: pytest.fail("training was started"))
+    (tmp_path / "ds.json").write_text('{"optimizer": {"type": "AdamW", "params": {"eps": "auto"}}}')
     for settings, processes, words in [
         (settings_for("resnet19"), 1, "resnet19"),
         (settings_for(tiny_arch), 5, "cannot be divided into 5"),
         (settings_for(tiny_arch), 0, "0 training processes"),
+        (settings_for(tiny_arch, deepspeed=tmp_path / "ds.json"), 1, "optimizer.params.eps"),
     ]:
         with pytest.raises(UsageError, match=words):
             train(synthetic, tmp_path / "model", settings, processes)

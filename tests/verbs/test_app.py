@@ -11,9 +11,10 @@ from fglfast.verbs.app import app
 run = CliRunner().invoke
 
 
-def test_help_loads_no_torch():
+@pytest.mark.parametrize("words", [["--help"], ["verify", "nowhere"], ["inspect", "nowhere"]])
+def test_what_needs_no_network_loads_no_torch(words):
     code = (
-        "import sys; sys.argv = ['fglfast', '--help']\n"
+        f"import sys; sys.argv = ['fglfast', *{words!r}]\n"
         "from fglfast.__main__ import main\n"
         "try: main()\n"
         "except SystemExit: sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
