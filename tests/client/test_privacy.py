@@ -14,6 +14,7 @@ from scipy.stats import kstest, norm
 
 from fglfast.base.errors import UsageError
 from fglfast.client import privacy, private_prompts
+from fglfast.client.captions import find_captioner
 from fglfast.client.embed import embed
 from fglfast.client.privacy import Budget, gaussian, noise_scale
 from fglfast.client.private_prompts import exact_release, means, private_counts, private_instances, public_prompts
@@ -155,6 +156,19 @@ def test_a_noisy_payload_says_its_budget_and_survives_its_file(few, random_mini,
     stated = read.header.privacy
     assert (stated.epsilon, stated.delta, stated.uploads, stated.unit) == (20.0, 1e-5, 2, "image")
     assert (stated.clip > 0) == (level == "instance")
+
+
+@pytest.mark.parametrize("budget", [None, Budget(epsilon=20.0)])
+def test_under_a_budget_a_captioner_sees_each_image_alone(few, random_mini, budget, monkeypatch):
+    asked = []
+
+    def found(name, size, alone):
+        asked.append(alone)
+        return find_captioner(name, size, alone)
+
+    monkeypatch.setattr("fglfast.client.embed.find_captioner", found)
+    embed(few, "ann", random_mini, "instance", budget=budget)
+    assert asked == [budget is not None]
 
 
 def test_token_ids_and_templates_without_captions_are_refused(few, random_mini):

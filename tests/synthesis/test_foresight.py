@@ -1,6 +1,7 @@
 """A dry run: nothing is compiled, and of a hub's model nothing but configs and tokenizer is fetched."""
 
 import json
+import re
 
 import pytest
 from fake_hub import NAME
@@ -84,6 +85,7 @@ def test_the_verb_says_so(hub, payload, tmp_path, uncompiled):
     asked += ["--model", NAME, "--engines", str(tmp_path / "engines"), "--dry-run"]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.output
+    assert re.search(r"^disk: [\d.]+ [KM]B at most, [\d.,]+ GB are free$", done.stdout, re.MULTILINE)
     assert "engine is built" in done.stdout and "recipe mini" in done.stderr and hub.weights == []
     found = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
     assert found["seconds"] is None and found["images"] == 1000 and not (tmp_path / "engines").exists()
