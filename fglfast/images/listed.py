@@ -20,15 +20,12 @@ from fglfast.images.decoding import named_like_an_image
 from fglfast.images.entries import Form, declares, is_whole, plain_name, read_entries
 from fglfast.images.labelled import UNLABELLED, LabelledImages, Skipped
 from fglfast.images.splits import chosen, like_a_split
-from fglfast.images.tables import column_names
+from fglfast.images.tables import METADATA_TABLE, column_names
 from fglfast.images.trial import offered, verified
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
-METADATA = (
-    "metadata.csv",
-    "metadata.jsonl",
-    "metadata.parquet",
-)  # beside images: https://huggingface.co/docs/datasets/image_dataset
+# Beside images: https://huggingface.co/docs/datasets/image_dataset
+METADATA = ("metadata.csv", "metadata.jsonl", METADATA_TABLE)
 FORM = Form(
     ("file_name",),
     ("label",),
@@ -116,7 +113,7 @@ def read_listed(path: Path, split: str | None, source: str, labelled: bool = Tru
     candidates, outside = offered(files, path.parent)
     lost += outside
     if lost and not candidates:
-        what = f"{path}: lists {many(len(lost), 'image')}, and no file of its folder, the first {lost[0].name[:80]!r}"
+        what = f"{path}: lists {many(len(lost), 'image')}, none a file of its folder, the first {lost[0].name[:80]!r}"
         raise BadInputError(what, _astray(lost[0].name, path.parent))
     others = [name for name in there.keys() - {one.name for one in every} if named_like_an_image(name)]
     if others:

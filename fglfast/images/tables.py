@@ -21,7 +21,7 @@ ROWS = 256  # read at once
 DEPTHS = ("*.parquet", "*/*.parquet", "*/*/*.parquet")  # the Hub's: none, data/, CONFIG/ or CONFIG/SPLIT/
 HUB_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(-[0-9a-f]+)?")
 PART = re.compile(r"[-_.](?!(?:19|20)\d\d$)\d+$")  # a number that is no year
-METADATA = "metadata.parquet"  # beside images: https://huggingface.co/docs/datasets/image_dataset
+METADATA_TABLE = "metadata.parquet"  # beside images: https://huggingface.co/docs/datasets/image_dataset
 
 SHOWN = 3  # missing parts that a message names
 
@@ -34,7 +34,7 @@ def parquet_files(folder: Path) -> list[Path]:
     return [
         path
         for path in found
-        if path.is_file() and path.name != METADATA and not any(map(is_system, path.relative_to(folder).parts))
+        if path.is_file() and path.name != METADATA_TABLE and not any(map(is_system, path.relative_to(folder).parts))
     ]
 
 

@@ -50,12 +50,8 @@ def aligned_levels(steps: int, xl: bool) -> NDArray[np.float64]:
 
 
 def _sigmas(config: dict[str, Any], without_last: bool = False) -> NDArray[np.float64]:
-    alphas = (
-        scheduler_class("DDIMScheduler")
-        .from_config(config)
-        .alphas_cumprod.double()
-        .numpy()[: -1 if without_last else None]
-    )
+    scheduler = scheduler_class("DDIMScheduler").from_config(config)
+    alphas = scheduler.alphas_cumprod.double().numpy()[: -1 if without_last else None]
     sigmas: NDArray[np.float64] = np.sqrt((1 - alphas) / alphas)
     return sigmas
 

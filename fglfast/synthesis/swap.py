@@ -53,7 +53,10 @@ def _remove_others(out: Path) -> None:
     """Remove what was unpacked and the list of what was left out, and say so: training would miss the list."""
     there = [name for name in (IMAGES, PARQUET, LEFT_OUT) if (out / name).exists()]
     for name in there:
-        (out / name).unlink() if name == LEFT_OUT else shutil.rmtree(out / name)
+        if name == LEFT_OUT:
+            (out / name).unlink()
+        else:
+            shutil.rmtree(out / name)
     if there:
         note(f"{out}: {some(there)} told of the older images and went with them; --format and --keep make them again")
 

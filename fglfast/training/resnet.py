@@ -1,7 +1,7 @@
 """A trained ResNet, read in plain PyTorch: ready in the second that importing PyTorch takes.
 
-transformers is the owner of what it reads, its config and the names of its weights, and takes seconds more to
-import what could read them. Whatever is not plainly a ResNet of that form is left to it.
+transformers is the owner of what it reads, its config and the names of its weights, and takes seconds more to import
+what could read them. Whatever is not plainly a ResNet of that form is left to it.
 """
 
 from dataclasses import dataclass

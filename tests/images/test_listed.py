@@ -61,7 +61,7 @@ LABELS = {"file_name": "a/0.png", "label": "fox"}
         ("metadata.csv", b"file_name|label\na/0.png|fox\n", "no column file_name and label"),
         ("metadata.csv", b"filename,label\na/0.png,fox\n", "no column file_name"),
         ("metadata.csv", b"", "no column file_name and label"),
-        ("METADATA.CSV", b"file_name,label\nnone.png,fox\n", "lists 1 image, and no file"),
+        ("METADATA.CSV", b"file_name,label\nnone.png,fox\n", "lists 1 image, none a file"),
         ("metadata.jsonl", b'{"file_name": "a/0.png", "label": "fox"', "line 1: not a JSON object"),
         ("metadata.jsonl", "\n".join(map(json.dumps, [CAPTIONS, LABELS])).encode(), "line 1: a/0.png has no label"),
         ("metadata.jsonl", b'{"file_name": "a/0.png", "Label": "fox"}', "has no label"),
@@ -160,7 +160,7 @@ def test_names_that_lead_to_a_file_in_another_way_are_told_how_to_be_written(fol
     (folder / "linked").symlink_to(elsewhere)
     (folder / "near").symlink_to(folder / "images" / "a")
     (folder / "labels.csv").write_text(f"file_name,label\n{name.format(folder=folder, elsewhere=elsewhere)},fox\n")
-    with pytest.raises(BadInputError, match="lists 1 image, and no file") as refused:
+    with pytest.raises(BadInputError, match="lists 1 image, none a file") as refused:
         read(folder / "labels.csv")
     assert hint in refused.value.hint
 
@@ -215,7 +215,7 @@ def test_what_is_not_there_or_not_listed_is_said(folder, capsys):
     said = capsys.readouterr().err
     assert "skipped 3 of 5" in said and "images/none.png" in said and "4 images, " in said
     (folder / "labels.csv").write_text("file_name,label\nnone.png,a\n")
-    with pytest.raises(BadInputError, match="lists 1 image, and no file"):
+    with pytest.raises(BadInputError, match="lists 1 image, none a file"):
         read(folder / "labels.csv")
 
 

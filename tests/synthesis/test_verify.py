@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -185,3 +187,15 @@ def test_the_verb(copy, made, idle, payload, monkeypatch, tmp_path):
     (copy / "dataset.json").write_text('{"format_version": 1, "plan": 3}')
     broken = CliRunner().invoke(app, line)
     assert broken.exit_code == 4 and "dataset.json: " in broken.stderr
+
+
+@pytest.mark.parametrize("verb", ["verify", "inspect"])
+def test_a_sound_data_set_is_looked_at_without_any_networks_libraries(copy, verb):
+    code = (
+        f"import sys; sys.argv = ['fglfast', {verb!r}, {str(copy)!r}]\n"
+        "from fglfast.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit as end: sys.exit(end.code or len({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,8 +1,8 @@
 """What shares refer to: the most multiply-adds a second that anything here reaches in a precision, measured.
 
-No library is the fastest everywhere. On AVX-512 processors of AMD PyTorch's float32 product reaches less
-than a convolution does, OpenVINO's or its own. So several are timed among the engines, and the fastest counts; an
-engine that is faster still is the ceiling itself.
+No library is the fastest everywhere. On AVX-512 processors of AMD PyTorch's float32 product reaches less than a
+convolution does, OpenVINO's or its own. So several are timed among the engines, and the fastest counts; an engine that
+is faster still is the ceiling itself.
 """
 
 import os
