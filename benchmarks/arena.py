@@ -7,9 +7,10 @@ import typer
 
 from benchmarks.rates import choices
 from benchmarks.results_file import RESULTS, measured, renewals, save_result
-from fglfast.federation.arena import Arena, run_experiment
+from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import find_experiment
 from fglfast.federation.method_names import METHODS
+from fglfast.federation.records import Arena
 from fglfast.federation.summary import summarise
 from fglfast.report.arena_page import AXES, draw, write_page
 

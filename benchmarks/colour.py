@@ -23,12 +23,12 @@ from benchmarks.colour_parties import Parties, nearest, parties
 from benchmarks.results_file import save_result
 from benchmarks.tuned import held_out, tuned
 from fglfast.base.files import write_atomic
-from fglfast.client.learn import LearnSettings
+from fglfast.client.settings import LearnSettings
 from fglfast.engine.recipe import Recipe
 from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import Experiment, Partition, find_experiment
 from fglfast.federation.method_names import Method
-from fglfast.federation.methods import Result
+from fglfast.federation.records import Result
 from fglfast.images.dataset import read_dataset
 from fglfast.sampler.schedule import Sampling
 

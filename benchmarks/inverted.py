@@ -16,11 +16,11 @@ import typer
 from benchmarks.learned import transformed
 from benchmarks.results_file import save_result
 from benchmarks.tuned import tuned
-from fglfast.client.learn import LearnSettings
+from fglfast.client.settings import LearnSettings
 from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import Experiment, find_experiment
 from fglfast.federation.method_names import Method
-from fglfast.federation.methods import Result
+from fglfast.federation.records import Result
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages
 from fglfast.lab.audit.shadows import write_parquet

@@ -19,7 +19,8 @@ from PIL import Image
 from benchmarks.global_model import SMALL, accuracy, public_accuracy, public_split
 from benchmarks.results_file import save_result
 from fglfast.client.embed import class_list, embed
-from fglfast.client.learn import LearnSettings, learn
+from fglfast.client.learn import learn
+from fglfast.client.settings import LearnSettings
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import find_recipe
 from fglfast.images.dataset import read_dataset

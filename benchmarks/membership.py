@@ -15,7 +15,7 @@ import numpy as np
 import typer
 
 from benchmarks.results_file import RESULTS, save_result
-from fglfast.client.learn import LearnSettings
+from fglfast.client.settings import LearnSettings
 from fglfast.federation.experiment import Experiment, LocalSettings, Partition, Rounds
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages

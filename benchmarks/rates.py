@@ -22,7 +22,7 @@ from fglfast.base.errors import IncompleteError
 from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import Choice, Experiment, find_experiment
 from fglfast.federation.method_names import Method
-from fglfast.federation.methods import Result
+from fglfast.federation.records import Result
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages
 from fglfast.lab.audit.shadows import write_parquet

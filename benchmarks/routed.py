@@ -20,9 +20,10 @@ from benchmarks.global_model import accuracy
 from benchmarks.learned import transformed
 from benchmarks.results_file import save_result
 from fglfast.client.embed import embed
-from fglfast.client.learn import LearnSettings, learn
+from fglfast.client.learn import learn
 from fglfast.client.privacy import Budget
-from fglfast.client.route import RouteSettings, route
+from fglfast.client.route import route
+from fglfast.client.settings import LearnSettings, RouteSettings
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import find_recipe
 from fglfast.generator.inventory import save_inventory

@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.rates import choose, run_choice
 from fglfast.federation.experiment import Choice, Experiment
 from fglfast.federation.method_names import Method
-from fglfast.federation.methods import Result
+from fglfast.federation.records import Result
 
 AXES: dict[str, tuple[Any, ...]] = {"learning_rate": (0.03, 0.01, 0.1), "statistics": (None, "fixed")}
 

@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
-from fglfast.base.config import Settings
 from fglfast.base.console import Progress, note
 from fglfast.base.errors import UsageError
 from fglfast.base.files import claim, sole
 from fglfast.client.embed import find_templates, make_header
 from fglfast.client.prompts import class_level_prompts
+from fglfast.client.settings import LearnSettings
 from fglfast.generator.blocks import load_blocks
 from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.invert import Examples, LearnedText, check_generator, encode_images, invert, judge
@@ -28,21 +27,15 @@ from fglfast.images.labelled import LabelledImages
 from fglfast.payload import Form, Payload, eight_bits
 
 FIT = FitSettings(
-    steps=500, batch_size=20, learning_rate=0.6, ema_decay=0.95, weight_decay=0.0, warmup_steps=10, seed=11
+    steps=LearnSettings().steps,
+    batch_size=20,
+    learning_rate=0.6,
+    ema_decay=0.95,
+    weight_decay=0.0,
+    warmup_steps=10,
+    seed=11,
 )
 ENCODED = 32  # images that the VAE takes at once
-
-
-class LearnSettings(Settings):
-    """How embeddings are learned.
-
-    Attributes:
-        steps: of the optimisation, for all classes together.
-        vectors: of each class's embedding that are learned.
-    """
-
-    steps: int = Field(FIT.steps, ge=1)
-    vectors: int = Field(15, ge=1)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
-from fglfast.base.config import Settings
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.files import claim, sole
 from fglfast.client.embed import make_header
@@ -16,6 +14,7 @@ from fglfast.client.learn import read_examples, told_losses
 from fglfast.client.privacy import Budget
 from fglfast.client.private_route import private_route
 from fglfast.client.prompts import class_level_prompts
+from fglfast.client.settings import RouteSettings
 from fglfast.generator.blocks import load_blocks
 from fglfast.generator.inventory import Inventory, load_inventory
 from fglfast.generator.learning.invert import check_generator
@@ -26,16 +25,6 @@ from fglfast.generator.text import load_prompts, native_image_size, text_fingerp
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.labelled import LabelledImages
 from fglfast.payload import Payload, PayloadHeader, Privacy
-
-
-class RouteSettings(Settings):
-    """How routing is learned.
-
-    Attributes:
-        steps: of the optimisation, for all classes together.
-    """
-
-    steps: int = Field(CLIENT_FIT.steps, ge=1)
 
 
 @dataclass(frozen=True)

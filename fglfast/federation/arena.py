@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fglfast.base.config import Settings
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
 from fglfast.base.files import write_atomic
@@ -17,42 +16,12 @@ from fglfast.federation.experiment import Experiment
 from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.method_names import Method
-from fglfast.federation.methods import Contest, Result
+from fglfast.federation.methods import Contest
+from fglfast.federation.records import Arena, Result
 from fglfast.generator.inventory import load_inventory
 from fglfast.generator.load import weights_fingerprint
 from fglfast.generator.parts import name_of
 from fglfast.generator.text import taught_by, text_fingerprint
-
-
-class Arena(Settings):
-    """What an experiment found.
-
-    Attributes:
-        experiment: what was run.
-        class_names: names of the classes.
-        clients: names of the clients, with their domain where they have one.
-        generator: its name; empty in a record of before.
-        taught_by: what the generator is known to have learned from.
-        images: by seed and client, images of each class.
-        results: one a method and seed.
-        machine: that did it.
-        versions: of the packages.
-    """
-
-    experiment: Experiment
-    class_names: tuple[str, ...]
-    clients: tuple[str, ...]
-    generator: str = ""
-    taught_by: str = ""
-    images: dict[int, tuple[tuple[int, ...], ...]]
-    results: tuple[Result, ...]
-    machine: dict[str, str]
-    versions: dict[str, str]
-
-    def by_method(self) -> dict[Method, list[Result]]:
-        """The results of each method, a seed after the other."""
-        methods = self.experiment.compared
-        return {method: [result for result in self.results if result.method == method] for method in methods}
 
 
 def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:

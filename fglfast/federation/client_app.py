@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, FglError
 from fglfast.client.embed import embed
-from fglfast.client.learn import LearnSettings, learn
-from fglfast.client.route import RouteSettings, route
+from fglfast.client.learn import learn
+from fglfast.client.route import route
+from fglfast.client.settings import LearnSettings, RouteSettings
 from fglfast.federation import wire
 from fglfast.federation.clients import Client, open_client
 from fglfast.federation.experiment import LocalSettings

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from fglfast.base.files import write_atomic
 from fglfast.federation.federation import Federation
 from fglfast.federation.grid import Meter
-from fglfast.federation.history import Row
+from fglfast.federation.records import Row
 from fglfast.federation.wire import Weights
 from fglfast.training.model import write_weights
 from fglfast.training.predict import logits_of

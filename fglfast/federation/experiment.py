@@ -9,9 +9,8 @@ from pydantic import Field, model_validator
 from fglfast.base.config import Seed, Settings
 from fglfast.base.errors import BadInputError
 from fglfast.client.captions import ATTRIBUTES
-from fglfast.client.learn import LearnSettings
 from fglfast.client.privacy import Budget
-from fglfast.client.route import RouteSettings
+from fglfast.client.settings import LearnSettings, RouteSettings
 from fglfast.federation.method_names import METHODS, TRAINED, Method
 from fglfast.images.partition import MIN_IMAGES
 from fglfast.payload import AllowList

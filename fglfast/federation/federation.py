@@ -11,9 +11,9 @@ from fglfast.base.console import note
 from fglfast.federation import guard, wire
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.grid import Answers, CountedGrid
-from fglfast.federation.history import Adapted, Row
 from fglfast.federation.members import Member, Members, median
 from fglfast.federation.moments import empty
+from fglfast.federation.records import Adapted, Row
 from fglfast.federation.wire import Weights
 from fglfast.training.batches import generator
 from fglfast.training.model import body_of, head_of

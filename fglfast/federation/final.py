@@ -6,11 +6,11 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from fglfast.federation.federation import Federation
-from fglfast.federation.history import Adapted
+from fglfast.federation.records import Adapted
 from fglfast.federation.wire import Weights
 from fglfast.training.model import has_linear_head, save_model
 from fglfast.training.prototypes import Prototypes, load_prototypes, save_prototypes, synthetic_prototypes
-from fglfast.training.resnet import WEIGHTS
+from fglfast.training.results import WEIGHTS
 from fglfast.training.settings import AdaptSettings
 
 

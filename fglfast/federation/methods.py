@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from fglfast.base.config import Settings
 from fglfast.base.console import note
 from fglfast.base.files import write_atomic
 from fglfast.federation import wire
@@ -28,11 +27,12 @@ from fglfast.federation.experiment import Experiment
 from fglfast.federation.federation import Federation
 from fglfast.federation.final import Final
 from fglfast.federation.grid import CountedGrid, Meter
-from fglfast.federation.history import Adapted, Row, together
+from fglfast.federation.history import together
 from fglfast.federation.method_names import ALONE, METHODS, Method
 from fglfast.federation.moments import fill_head
 from fglfast.federation.own_images import own_images
 from fglfast.federation.plan import Plan
+from fglfast.federation.records import Result, Row
 from fglfast.federation.rounds import PlannedRounds
 from fglfast.federation.wire import Weights
 from fglfast.images.dataset import read_dataset
@@ -43,31 +43,9 @@ from fglfast.training.batches import TrainingData
 from fglfast.training.launch import train
 from fglfast.training.model import build_model, write_weights
 from fglfast.training.predict import count_right, placed
-from fglfast.training.resnet import WEIGHTS
+from fglfast.training.results import WEIGHTS
 
 Grids = Callable[[Method], list[CountedGrid]]
-
-
-class Result(Settings):
-    """One method with one seed.
-
-    Attributes:
-        method: its name.
-        seed: of partition, weights and draws.
-        test_accuracy: on the real test images, read once at the end (local-only: mean over the clients' models).
-        worst_test: the lowest of several models; None for one.
-        rows: what was seen on the way.
-        model_bytes: of one copy of the weights as it travels; the delivery of the final one is not in the rows.
-        adapted: what clients say of the model after adapting it to themselves; None where that was not asked.
-    """
-
-    method: Method
-    seed: int
-    test_accuracy: float
-    worst_test: float | None = None
-    rows: tuple[Row, ...]
-    model_bytes: int
-    adapted: Adapted | None = None
 
 
 class Contest:

@@ -8,8 +8,9 @@ from fglfast.base.console import Progress, note
 from fglfast.federation import guard, wire
 from fglfast.federation.federation import Federation
 from fglfast.federation.grid import Meter
-from fglfast.federation.history import Row, restore_round, save_round
+from fglfast.federation.history import restore_round, save_round
 from fglfast.federation.plan import Plan
+from fglfast.federation.records import Row
 from fglfast.federation.strategies import Aggregator
 from fglfast.federation.wire import Weights
 

@@ -8,10 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fglfast.base.config import Settings
-from fglfast.federation.arena import Arena
-from fglfast.federation.history import Row
 from fglfast.federation.method_names import ALONE, FEDERATED, TITLES, Method
-from fglfast.federation.methods import Result
+from fglfast.federation.records import Arena, Result, Row
 
 
 class Gain(Settings):

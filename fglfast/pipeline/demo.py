@@ -2,11 +2,11 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fglfast.base.files import claim
 from fglfast.base.machine import machine_facts, package_versions
 from fglfast.client.embed import embed
-from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import find_recipe
 from fglfast.generator.parts import name_of
 from fglfast.generator.text import taught_by
@@ -15,12 +15,13 @@ from fglfast.images.labelled import LabelledImages
 from fglfast.images.partition import partition_dirichlet
 from fglfast.payload import load_payload, save_payload
 from fglfast.payload.merge import check_prompts, merge_payloads
-from fglfast.pipeline.one_shot import Shot, one_shot, weights_bytes
 from fglfast.pipeline.record import ClientRecord, EngineRecord, Epoch, RunRecord
 from fglfast.pipeline.settings import Demo
 from fglfast.pipeline.stages import Stages
-from fglfast.training.evaluate import evaluate
 from fglfast.training.results import Evaluation
+
+if TYPE_CHECKING:
+    from fglfast.pipeline.one_shot import Shot
 
 
 def run_demo(asked: Demo, out: Path) -> RunRecord:
@@ -44,6 +45,9 @@ def run_demo(asked: Demo, out: Path) -> RunRecord:
     )
     merged = merge_payloads(load_payload(_payload_path(out / "clients", client.name)) for client in clients)
     check_prompts(merged, asked.allow_same_prompt, "--allow-same-prompt")
+    from fglfast.pipeline.one_shot import one_shot  # with PyTorch and diffusers, which the clients need not wait for
+    from fglfast.training.evaluate import evaluate
+
     shot = one_shot(merged, asked, asked.seed, out, out / "engines", stages)
     evaluated = stages.run("evaluate", f"{len(test)} real test images", lambda: evaluate(shot.trained.model, test))
     record = _record(asked, private, clients, shot, evaluated, stages)
@@ -68,10 +72,13 @@ def _record(
     asked: Demo,
     private: LabelledImages,
     clients: list[ClientRecord],
-    shot: Shot,
+    shot: "Shot",
     evaluated: Evaluation,
     stages: Stages,
 ) -> RunRecord:
+    from fglfast.engine.manifest import device_name
+    from fglfast.pipeline.one_shot import weights_bytes
+
     parity, made, trained = shot.engine.manifest.parity, shot.made, shot.trained
     build = shot.engine.manifest.key.build
     return RunRecord(

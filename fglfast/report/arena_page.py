@@ -11,10 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fglfast.base.files import write_atomic
-from fglfast.federation.arena import Arena
-from fglfast.federation.history import Row
 from fglfast.federation.method_names import ALONE, FEDERATED, TITLES
-from fglfast.federation.methods import Result
+from fglfast.federation.records import Arena, Result, Row
 from fglfast.federation.summary import gains, summarise
 from fglfast.report.render import colours, render, svg
 from fglfast.report.run_page import MOST_ROWS

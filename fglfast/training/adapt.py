@@ -32,8 +32,7 @@ from fglfast.training.prototypes import (
     save_prototypes,
     synthetic_prototypes,
 )
-from fglfast.training.resnet import WEIGHTS
-from fglfast.training.results import AdaptResult
+from fglfast.training.results import WEIGHTS, AdaptResult
 from fglfast.training.settings import AdaptSettings
 
 RECORD = "adapt.json"  # of what was done

@@ -59,8 +59,6 @@ def train(
         FglError: the machine refused something, or a worker failed.
         KeyboardInterrupt: SIGINT came, or SIGTERM and there were workers; those are gone.
     """
-    import torch
-
     check_tracker(track)
     job = Job(synthetic=synthetic.absolute(), out=out.absolute(), settings=_absolute(settings), track=track)
     if job.out.resolve() == job.synthetic.resolve():
@@ -69,9 +67,10 @@ def train(
     if "RANK" in os.environ or rank.world_size > 1:
         return _run_launched(job, rank)
     usable_folder(job.out)
+    description = read_description(job.synthetic)
     if processes == "auto":
         job = job.model_copy(update={"settings": _shared_out(job.settings, _count(processes))})
-    run = identity(job, read_description(job.synthetic))
+    run = identity(job, description)
     folder = RunFolder(job.out)
     done = folder.result_of(run)
     if done:
@@ -79,6 +78,8 @@ def train(
     count = _count(processes)
     check_arch(job.settings.arch)
     deepspeed_config(job.settings, count, bf16=False)
+    import torch
+
     if count == 1 and not torch.distributed.is_initialized():  # somebody else's process group would be in the way
         return _run_alone(job)
     job.out.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from fglfast.base.untrusted import json_object, loading
 from fglfast.base.wording import first_line, some
 from fglfast.generator.configs import MOST_LABELS, Announced, announced, check_config, check_folder
 from fglfast.generator.outline import outlined
-from fglfast.training.resnet import WEIGHTS
+from fglfast.training.results import WEIGHTS
 from fglfast.training.settings import ARCHITECTURES, check_arch
 
 NOT_TAKEN = ("auto_map", "num_labels", "dtype", "torch_dtype")  # of a file: code, and what is ours to say

@@ -18,8 +18,8 @@ from fglfast.base.names import ClassNames
 from fglfast.base.untrusted import loading
 from fglfast.generator.configs import announced, check_folder, read_config
 from fglfast.generator.outline import outlined
+from fglfast.training.results import WEIGHTS
 
-WEIGHTS = "model.safetensors"
 REDUCTION = 4  # of channels inside a bottleneck
 
 

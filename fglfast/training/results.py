@@ -5,6 +5,8 @@ from typing import Any
 
 from fglfast.base.config import Settings
 
+WEIGHTS = "model.safetensors"  # of a trained model, as transformers calls them
+
 
 class TrainResult(Settings):
     """What a finished training run reports.

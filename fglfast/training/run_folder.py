@@ -23,8 +23,7 @@ from fglfast.base.untrusted import json_object, read_bytes
 from fglfast.base.wording import differences, some
 from fglfast.shards.description import Description
 from fglfast.shards.keep import LEFT_OUT
-from fglfast.training.resnet import WEIGHTS
-from fglfast.training.results import TrainResult
+from fglfast.training.results import WEIGHTS, TrainResult
 from fglfast.training.settings import Job
 
 LOCK_PATIENCE = 10.0  # seconds: a killed run's workers need some to end

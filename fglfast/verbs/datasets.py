@@ -128,15 +128,17 @@ def forget(
     receipt is left in the folder, without the client's name.
     """
     from fglfast.synthesis.drawn import Drawn
+
+    class_names = Drawn.of(out).class_names
+    asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
+    payloads = each_payload(embeddings, allow, inventory, asked)
     from fglfast.synthesis.forget import forget as stage
     from fglfast.synthesis.repair import check_model
     from fglfast.synthesis.self_judge import LazyEngine
 
-    asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
-    payloads = each_payload(embeddings, allow, inventory, asked)
     check = partial(check_model, out)
     drawing = LazyEngine(asked, engines, partial(open_engine, asked, engines, batch_size, check=check))
-    judging = open_judge(judge, Drawn.of(out).class_names, drawing) if judge else None
+    judging = open_judge(judge, class_names, drawing)
     receipt = stage(client, payloads, out, lambda: drawing.engine, judging)
     line = (
         f"{out}: {client} is forgotten: {receipt['images_removed']:,} images and {receipt['rows_removed']:,} prompts "

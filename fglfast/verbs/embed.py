@@ -190,7 +190,8 @@ def _learned(
     dataset: Any, name: str, model: Path, out: Path, steps: int, vectors: int, *others: Any
 ) -> "tuple[Payload, dict[str, float]]":
     """A payload of learned embeddings, and the generator's loss before and after."""
-    from fglfast.client.learn import LearnSettings, learn
+    from fglfast.client.learn import learn
+    from fglfast.client.settings import LearnSettings
 
     settings = checked(LearnSettings, steps=steps, vectors=vectors)
     found = learn(dataset, name, model, out.with_suffix(".learning"), settings, *others)
@@ -201,7 +202,8 @@ def _routed(
     dataset: Any, name: str, model: Path, out: Path, inventory: Path, steps: int, *others: Any
 ) -> "tuple[Payload, dict[str, float]]":
     """A payload of routing, and the generator's loss before and after, which is not measured under a budget."""
-    from fglfast.client.route import RouteSettings, route
+    from fglfast.client.route import route
+    from fglfast.client.settings import RouteSettings
 
     settings = checked(RouteSettings, steps=steps)
     found = route(dataset, name, model, inventory, out.with_suffix(".learning"), settings, *others)

@@ -57,11 +57,12 @@ def adapt(
 ) -> None:
     """Fit a global model to your own images by a few labelled ones, where that names more; nothing is sent."""
     from fglfast.images.dataset import read_dataset
-    from fglfast.training.adapt import adapt as fit
     from fglfast.training.settings import AdaptSettings
 
-    others = read_dataset(unlabelled) if unlabelled else None
-    found = fit(model, read_dataset(data), out, checked(AdaptSettings, shots=shots, seed=seed), others, prototypes)
+    own, others = read_dataset(data), read_dataset(unlabelled) if unlabelled else None
+    from fglfast.training.adapt import adapt as fit
+
+    found = fit(model, own, out, checked(AdaptSettings, shots=shots, seed=seed), others, prototypes)
     tell(found.model_dump(mode="json"), as_json, _adapted(found))
 
 
@@ -114,13 +115,14 @@ def probe(
     from fglfast.base.files import usable_file
     from fglfast.client.captions import ATTRIBUTES
     from fglfast.images.dataset import read_dataset
-    from fglfast.lab.probe.picture import write_picture
-    from fglfast.lab.probe.probe import ProbeSettings
-    from fglfast.lab.probe.probe import probe as run
 
     if picture:
         usable_file(picture, "picture of fglfast")
     dataset, settings = read_dataset(data), asked_recipe(recipe, model, backend, precision, image_size)
+    from fglfast.lab.probe.picture import write_picture
+    from fglfast.lab.probe.probe import ProbeSettings
+    from fglfast.lab.probe.probe import probe as run
+
     asked = checked(
         ProbeSettings,
         images=images,

@@ -52,7 +52,6 @@ def demo(
     check_arch(arch)
     from fglfast.base.files import sole
     from fglfast.pipeline.demo import run_demo
-    from fglfast.report.run_page import write_run_page
 
     asked = checked(
         Demo,
@@ -70,7 +69,7 @@ def demo(
         allow_same_prompt=allow_same_prompt,
     )
     with sole(out):
-        record, page = run_demo(asked, out), write_run_page(out)
+        record, page = run_demo(asked, out), _run_page(out)
     if as_json:
         emit_json({"accuracy": record.evaluation.accuracy, "report": str(page), **record.model_dump(mode="json")})
         return
@@ -124,15 +123,16 @@ def run(
 ) -> None:
     """Compare FGL with FedAvg, FedProx, local and central training, and others; a second call goes on."""
     from fglfast.base.files import sole
-    from fglfast.federation.arena import run_experiment
     from fglfast.federation.experiment import find_experiment
-    from fglfast.federation.summary import gains, gains_table, table
-    from fglfast.report.arena_page import write_page
 
     asked_for = {"data": data, "test": test, "public": public, "captions": captions, "domain": domain, "recipe": recipe}
     changes = {key: value for key, value in asked_for.items() if value}
     folder = out or Path("runs") / Path(experiment).stem
     asked, page = find_experiment(experiment).model_copy(update=changes), folder / "arena.html"
+    from fglfast.federation.arena import run_experiment
+    from fglfast.federation.summary import gains, gains_table, table
+    from fglfast.report.arena_page import write_page
+
     with sole(folder):
         arena = run_experiment(asked, folder, engines)
         write_page(arena, page)
@@ -187,7 +187,7 @@ def _data_page(folder: Path, against: str | None) -> Path:
 
 
 def _arena_page(folder: Path) -> Path:
-    from fglfast.federation.arena import Arena
+    from fglfast.federation.records import Arena
     from fglfast.report.arena_page import write_page
 
     page = folder / "arena.html"
@@ -254,7 +254,6 @@ def audit(
     The attacks: membership inference, inversion of uploads, and synthetic images that are copies of private ones.
     """
     from fglfast.base.files import sole, write_atomic
-    from fglfast.report.audit_page import write_page
 
     if (run is None) == (model is None) or (model is not None and not (members and nonmembers)):
         raise UsageError(
@@ -273,6 +272,8 @@ def audit(
             assert model is not None and members and nonmembers
             files = Files(model, members, nonmembers, synthetic, payload, resolve_model(generator), captions)
             found, pairs = audit_files(files)
+        from fglfast.report.audit_page import write_page
+
         write_atomic(folder / "audit.json", found.model_dump_json(indent=1) + "\n")
         write_page(found, pairs, folder / "audit.html")
     page = folder / "audit.html"
@@ -288,7 +289,10 @@ def audit(
 def _of_run(
     run: Path, seed: int | None, methods: str | None, shadows: int, out: Path, engines: Path
 ) -> tuple[Any, list[Any]]:
-    from fglfast.lab.audit.of_run import audit_run, open_run
+    from fglfast.lab.audit.opened import open_run
 
     opened = open_run(run, seed)
-    return audit_run(opened, opened.methods(methods.split(",") if methods else ()), shadows, out, engines)
+    asked = opened.methods(methods.split(",") if methods else ())
+    from fglfast.lab.audit.of_run import audit_run
+
+    return audit_run(opened, asked, shadows, out, engines)

@@ -148,15 +148,15 @@ def synthesize(
     """
     if (rank := join_ranks()).number and dry_run:  # joined before PyTorch is imported
         return
+    _check_keep(keep, judge)
+    asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
+    merged = read_payloads(embeddings, allow, inventory, asked)
+    check_merged(merged, allow_same_prompt, trusted_counts, max_share_per_client)
     from fglfast.synthesis import synthesize as stage
     from fglfast.synthesis.foresight import foreseen
     from fglfast.synthesis.self_judge import LazyEngine
     from fglfast.synthesis.settings import SynthesisSettings
 
-    _check_keep(keep, judge)
-    asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
-    merged = read_payloads(embeddings, allow, inventory, asked)
-    check_merged(merged, allow_same_prompt, trusted_counts, max_share_per_client)
     rule = stop_rule(
         until_gain, validation, (images_per_class, pilot_images), update, rank.world_size, out, merged.class_names
     )

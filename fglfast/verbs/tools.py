@@ -70,16 +70,17 @@ def bench(
 ) -> None:
     """Measure how fast this machine draws, encodes and trains, and what share of its ceiling that is."""
     from fglfast.base.files import usable_file, write_atomic
-    from fglfast.lab.bench.measure import BenchSettings, contenders
-    from fglfast.lab.bench.measure import bench as run
-    from fglfast.lab.bench.table import table
-    from fglfast.report.bench_page import write_page
 
     for file, kind in ((out, "result of fglfast bench"), (report, "page of fglfast")):
         if file:
             usable_file(file, kind)
     settings = asked_recipe(recipe, model, precision=precision, image_size=image_size)
     settings = settings.model_copy(update={"sampling": settings.sampling.changed(steps, guidance)})
+    from fglfast.lab.bench.measure import BenchSettings, contenders
+    from fglfast.lab.bench.measure import bench as run
+    from fglfast.lab.bench.table import table
+    from fglfast.report.bench_page import write_page
+
     recipes = contenders(settings, backend or (), batch_size)
     asked = checked(BenchSettings, rounds=rounds, longest_round=longest_round, arch=arch)
     record = run(recipes, find_model(settings, engines, random_weights), engines, asked)
@@ -144,18 +145,19 @@ def tune(
         raise UsageError(f"--budget {budget:g} is not a number of seconds", "for example 120")
     from fglfast.images.dataset import read_dataset
     from fglfast.lab.tuning.candidates import Grid
+
+    grid = Grid.parse(steps, guidance, interval, images_per_class)
+    check_arch(arch)
+    train = checked(TrainSettings, arch=arch, epochs=epochs, image_size=image_size, seed=seed)
+    merged = read_payloads(embeddings, allow)
+    check_merged(merged, allow_same_prompt, trusted_counts)
+    judges = read_dataset(validation)
     from fglfast.lab.tuning.records import TuneSettings
     from fglfast.lab.tuning.sweep import check_input, check_work
     from fglfast.lab.tuning.sweep import tune as run
     from fglfast.report.tune_page import write_page
 
-    grid = Grid.parse(steps, guidance, interval, images_per_class)
-    check_arch(arch)
-    train = checked(TrainSettings, arch=arch, epochs=epochs, image_size=image_size, seed=seed)
     asked = checked(TuneSettings, grid=grid, budget=budget, train=train, curve=curve)
-    merged = read_payloads(embeddings, allow)
-    check_merged(merged, allow_same_prompt, trusted_counts)
-    judges = read_dataset(validation)
     check_input(merged, judges, asked)
     settings = asked_recipe(recipe, model, precision=precision, image_size=drawn_size)
     engine = open_engine(settings, engines, check=partial(check_work, merged, judges, settings, asked, out))

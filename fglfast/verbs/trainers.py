@@ -83,6 +83,9 @@ def pretrain(
     as_json: AsJson = False,
 ) -> None:
     """Train a small text-to-image model of your own on public images; a second call goes on where it stopped."""
+    from fglfast.images.dataset import read_dataset
+
+    side, public = int(image_size), read_dataset(data)
     import torch
 
     # diffusers imports DeepSpeed, which else warns that it guesses.
@@ -92,17 +95,15 @@ def pretrain(
     from fglfast.generator.architecture import MiniSettings
     from fglfast.generator.learning.pretrain import PretrainSettings
     from fglfast.generator.learning.pretrain import pretrain as run
-    from fglfast.images.dataset import read_dataset
 
-    side, images = int(image_size), read_dataset(data)
     settings = PretrainSettings.budget(
         MiniSettings.of(size, side), vae_steps, flow_steps, label_flow, coupling, seed, device
     )
     settings = settings.model_copy(update={"classes": not without_classes})
     hub = repository(push_to_hub, private, "model")
     with sole(out):
-        told = None if captions == ATTRIBUTES else caption_all(images, find_captioner(captions, side))
-        model = run(images, out, settings, told)
+        told = None if captions == ATTRIBUTES else caption_all(public, find_captioner(captions, side))
+        model = run(public, out, settings, told)
     pushed(hub, model)
     described = f" --prompt-level instance --captions {'FILE' if captions == ATTRIBUTES else captions}"
     probe = f"fglfast probe IMAGES --model {model}{described if without_classes else ''}"
@@ -135,16 +136,18 @@ def inventory(
     Clients then send which mixture of them fits their images: under 1 kB, where learned embeddings are tens of them.
     """
     from fglfast.base.files import usable_file
-    from fglfast.generator.inventory import save_inventory
-    from fglfast.generator.learning.make_inventory import InventorySettings, make_inventory
     from fglfast.generator.text import resolve_model
     from fglfast.images.dataset import read_dataset
 
     usable_file(out, "inventory")
+    public, folder = read_dataset(data), resolve_model(model)
+    from fglfast.generator.inventory import save_inventory
+    from fglfast.generator.learning.make_inventory import InventorySettings, make_inventory
+
     asked = {"adapters": adapters, "heads": heads, "rank": rank, "images": images, "steps": steps}
     named = {"transformations": tuple(transformations.split(","))} if transformations else {}
     settings = checked(InventorySettings, **asked, **named)
-    made = make_inventory(read_dataset(data), resolve_model(model), out.with_suffix(".learning"), settings)
+    made = make_inventory(public, folder, out.with_suffix(".learning"), settings)
     size = save_inventory(made, out)
     result = {"file": str(out), "bytes": size, "fingerprint": made.fingerprint(), "adapters": adapters, "heads": heads}
     tell(result, as_json, f"{out}: {adapters} adapters, {size:,} bytes; give clients a copy, for embed --route {out}")
@@ -193,11 +196,12 @@ def distill(
 
     The teacher's engine draws pairs of noise and image, and the student's UNet learns from them.
     """
+    asked = asked_recipe(recipe, teacher, precision=precision, image_size=image_size)
+    merged = read_payloads(embeddings, allow)
     from fglfast.base.files import sole
     from fglfast.distill.distill import FIT, DistillSettings, check_work
     from fglfast.distill.distill import distill as run
 
-    asked = asked_recipe(recipe, teacher, precision=precision, image_size=image_size)
     settings = checked(
         DistillSettings,
         method=method,
@@ -208,7 +212,6 @@ def distill(
         pairs_per_class=pairs_per_class,
         fit=FIT.model_copy(update={"steps": fit_steps}),
     )
-    merged = read_payloads(embeddings, allow)
     hub = repository(push_to_hub, private, "model")
     with sole(out):
         engine = open_engine(asked, engines, check=partial(check_work, settings, merged, out))
@@ -240,14 +243,14 @@ def place_steps(
 ) -> None:
     """Place a flow model's sampling steps where its trajectories bend (BOSS), and write them into a recipe."""
     from fglfast.base.files import usable_file, write_atomic
-    from fglfast.distill.steps import place
-    from fglfast.generator.load import read_shapes
-    from fglfast.sampler.schedule import Sampling, Schedule
-    from fglfast.synthesis.conditioning import check_fit
 
     usable_file(out, "recipe of fglfast")
     merged = read_payloads(embeddings, allow)
     asked = asked_recipe(recipe, model, precision=precision, image_size=image_size)
+    from fglfast.distill.steps import place
+    from fglfast.generator.load import read_shapes
+    from fglfast.sampler.schedule import Sampling, Schedule
+    from fglfast.synthesis.conditioning import check_fit
 
     def check(folder: Path, image_size: int) -> None:
         check_fit(merged, folder, read_shapes(folder, image_size))

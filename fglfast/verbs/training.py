@@ -85,9 +85,11 @@ def evaluate(
     from rich.table import Table
 
     from fglfast.images.dataset import read_dataset
+
+    images = read_dataset(data)
     from fglfast.training.evaluate import evaluate as run
 
-    found = run(model, read_dataset(data))
+    found = run(model, images)
     if as_json:
         emit_json(found.model_dump(mode="json"))
         return

@@ -14,8 +14,8 @@ from benchmarks.client_columns import colour
 from benchmarks.colour_parties import ALIKE, nearest, parties
 from fglfast.base.errors import IncompleteError
 from fglfast.federation.experiment import Choice, Experiment
-from fglfast.federation.history import Row
 from fglfast.federation.methods import Result
+from fglfast.federation.records import Row
 from fglfast.images.dataset import read_dataset
 
 THINGS = 80

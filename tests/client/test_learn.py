@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.client.embed import embed
-from fglfast.client.learn import LearnSettings, learn
+from fglfast.client.learn import learn
+from fglfast.client.settings import LearnSettings
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import find_recipe
 from fglfast.images.dataset import read_dataset

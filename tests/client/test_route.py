@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError
 from fglfast.client.privacy import Budget
-from fglfast.client.route import RouteSettings, route
+from fglfast.client.route import route
+from fglfast.client.settings import RouteSettings
 from fglfast.generator.inventory import load_inventory, save_inventory
 from fglfast.images.dataset import read_dataset
 from fglfast.payload import load_payload

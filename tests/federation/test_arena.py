@@ -7,10 +7,11 @@ import torch
 from typer.testing import CliRunner
 
 from fglfast.base.errors import UsageError
-from fglfast.federation.arena import Arena, run_experiment
+from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import Experiment
-from fglfast.federation.history import Row, together
+from fglfast.federation.history import together
 from fglfast.federation.method_names import METHODS
+from fglfast.federation.records import Arena, Row
 from fglfast.federation.summary import summarise
 from fglfast.images.dataset import read_dataset
 from fglfast.synthesis.drawn import Drawn

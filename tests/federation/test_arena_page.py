@@ -1,9 +1,8 @@
 """The page of an arena that nobody ran: many clients and classes, and what their names do."""
 
-from fglfast.federation.arena import Arena
 from fglfast.federation.experiment import Experiment
-from fglfast.federation.history import Row
 from fglfast.federation.methods import Result
+from fglfast.federation.records import Arena, Row
 from fglfast.federation.summary import summarise
 from fglfast.report.arena_page import AXES, draw, write_page
 

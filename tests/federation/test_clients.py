@@ -9,9 +9,8 @@ from small_federation import CLASSES, write_images
 
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.client.embed import embed
-from fglfast.client.learn import LearnSettings
 from fglfast.client.privacy import Budget
-from fglfast.client.route import RouteSettings
+from fglfast.client.settings import LearnSettings, RouteSettings
 from fglfast.federation import wire
 from fglfast.federation.client_app import app
 from fglfast.federation.clients import domains, everything, open_client, simulated, split_over_clients

@@ -12,8 +12,7 @@ from small_federation import CLASSES, write_images
 
 from fglfast.base.errors import BadInputError, FglError, IncompleteError, UsageError
 from fglfast.client.embed import embed
-from fglfast.client.learn import LearnSettings
-from fglfast.client.route import RouteSettings
+from fglfast.client.settings import LearnSettings, RouteSettings
 from fglfast.federation import client_app, wire
 from fglfast.federation.arena import run_experiment
 from fglfast.federation.collect import collect_payloads, merged_payloads

@@ -10,9 +10,9 @@ from fglfast.federation.arena import run_experiment
 from fglfast.federation.client_app import app
 from fglfast.federation.federation import Federation
 from fglfast.federation.grid import CountedGrid
-from fglfast.federation.history import Adapted
 from fglfast.federation.loopback import SERVER_NODE, LoopbackGrid
 from fglfast.federation.members import Member
+from fglfast.federation.records import Adapted
 from fglfast.federation.summary import gains, gains_table
 from fglfast.images.dataset import read_dataset
 from fglfast.report.arena_page import write_page

@@ -12,7 +12,8 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from fglfast.base.errors import BadInputError
 from fglfast.training.model import build_model, load_model, save_model
-from fglfast.training.resnet import WEIGHTS, read_resnet
+from fglfast.training.resnet import read_resnet
+from fglfast.training.results import WEIGHTS
 from fglfast.training.settings import ARCHITECTURES
 
 NAMES = ("ant", "bee", "cow")

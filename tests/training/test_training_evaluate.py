@@ -17,7 +17,7 @@ from fglfast.images.labelled import LabelledImages
 from fglfast.training import evaluate as module
 from fglfast.training.evaluate import evaluate, open_classifier
 from fglfast.training.model import build_model, load_model, save_model, write_weights
-from fglfast.training.resnet import WEIGHTS
+from fglfast.training.results import WEIGHTS
 from fglfast.verbs.app import app
 
 

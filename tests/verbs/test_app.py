@@ -11,15 +11,43 @@ from fglfast.verbs.app import app
 run = CliRunner().invoke
 
 
-@pytest.mark.parametrize("words", [["--help"], ["verify", "nowhere"], ["inspect", "nowhere"]])
-def test_what_needs_no_network_loads_no_torch(words):
+MISTAKEN = [
+    ["verify", "nowhere"],
+    ["inspect", "nowhere"],
+    ["embed", "nowhere", "--out", "x.safetensors"],
+    ["probe", "nowhere"],
+    ["adapt", "nowhere", "nowhere", "--out", "x"],
+    ["kit", "--out", "x", "--model", "./nowhere"],
+    ["build-engine", "--recipe", "nowhere"],
+    ["synthesize", "--embeddings", "nowhere", "--out", "x"],
+    ["forget", "ann", "--embeddings", "nowhere", "--out", "x"],
+    ["train", "nowhere", "--out", "x"],
+    ["evaluate", "nowhere", "nowhere"],
+    ["tune", "--embeddings", "nowhere", "--validation", "nowhere", "--budget", "9", "--out", "x"],
+    ["demo", "--private", "nowhere"],
+    ["run", "nowhere"],
+    ["report", "nowhere"],
+    ["audit", "nowhere"],
+    ["pretrain", "--data", "nowhere", "--out", "x"],
+    ["inventory", "nowhere", "--out", "x.safetensors"],
+    ["distill", "--embeddings", "nowhere", "--out", "x"],
+    ["place-steps", "--embeddings", "nowhere", "--out", "x.toml"],
+    ["bench", "--recipe", "nowhere"],
+]
+
+
+def test_a_mistake_in_what_is_given_is_told_before_torch_is_imported(tmp_path):
     code = (
-        f"import sys; sys.argv = ['fglfast', *{words!r}]\n"
-        "from fglfast.__main__ import main\n"
-        "try: main()\n"
-        "except SystemExit: sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from fglfast.verbs.app import app\n"
+        f"for words in [['--help'], *{MISTAKEN!r}]:\n"
+        "    result = CliRunner().invoke(app, words)\n"
+        "    there = {'torch', 'transformers', 'diffusers'} & set(sys.modules)\n"
+        "    print(words[0], result.exit_code, *there)\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert said.stdout.splitlines() == ["--help 0", *(f"{words[0]} 4" for words in MISTAKEN)]
 
 
 @pytest.mark.parametrize(

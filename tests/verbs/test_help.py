@@ -12,10 +12,9 @@ from typer.testing import CliRunner
 import fglfast
 from fglfast.base.config import Settings
 from fglfast.base.errors import UsageError
-from fglfast.client.learn import LearnSettings
 from fglfast.client.privacy import Budget
 from fglfast.client.pseudo_labels import LabelSettings
-from fglfast.client.route import RouteSettings
+from fglfast.client.settings import LearnSettings, RouteSettings
 from fglfast.distill.distill import DistillSettings
 from fglfast.generator.learning.make_inventory import InventorySettings
 from fglfast.generator.learning.pretrain import PretrainSettings

@@ -1,21 +1,15 @@
 """The audit of a folder of `fglfast run`: its models, uploads and synthetic images."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
-from fglfast.base.config import first_problem
 from fglfast.base.console import note
-from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.machine import machine_facts, package_versions
 from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import find_recipe
-from fglfast.federation.arena import Arena
 from fglfast.federation.clients import simulated
-from fglfast.federation.experiment import Experiment
 from fglfast.federation.method_names import Method
 from fglfast.generator.text import text_fingerprint
 from fglfast.images.dataset import read_dataset
@@ -23,6 +17,7 @@ from fglfast.images.labelled import concatenate
 from fglfast.lab.audit.copies import Copies, Pair
 from fglfast.lab.audit.likelihood import leave_one_out, likelihood_ratio
 from fglfast.lab.audit.members import NOBODY, Pool, holders, learned_names
+from fglfast.lab.audit.opened import Run
 from fglfast.lab.audit.outputs import confidences
 from fglfast.lab.audit.records import CONTROL, MODEL, Attack, Audit, Inversion
 from fglfast.lab.audit.roc import roc
@@ -33,78 +28,7 @@ from fglfast.lab.audit.uploads import describe_sender, read_uploads
 from fglfast.payload import load_payload
 from fglfast.training.batches import read_pixels
 from fglfast.training.evaluate import open_classifier
-from fglfast.training.resnet import WEIGHTS
-
-USUAL: tuple[Method, ...] = ("fgl", "fedavg")
-SINGLE: tuple[Method, ...] = ("fgl", "fgl-rounds", "fgl-rounds-finetune", "fedavg", "fedprox", "centralized")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One seed of a finished experiment.
-
-    Attributes:
-        folder: of the experiment.
-        experiment: its settings.
-        seed: the one that is audited.
-        class_names: of the federation.
-    """
-
-    folder: Path
-    experiment: Experiment
-    seed: int
-    class_names: tuple[str, ...]
-
-    @property
-    def file(self) -> Path:
-        """The experiment as its clients read it."""
-        return self.folder / "experiment.toml"
-
-    @property
-    def out(self) -> Path:
-        """What the methods left."""
-        return self.folder / f"seed{self.seed}"
-
-    def methods(self, asked: Sequence[str]) -> tuple[Method, ...]:
-        """The methods to audit: those asked for, or the usual ones that were run.
-
-        Raises:
-            UsageError: one has no model here.
-        """
-        there = [method for method in SINGLE if (self.out / method / "model" / WEIGHTS).exists()]
-        strange = [method for method in asked if method not in there]
-        if strange or not there:
-            raise UsageError(
-                f"{self.out} holds no model of {', '.join(strange) or 'any method'}",
-                f"audit one of {', '.join(there)}" if there else "run the experiment first",
-            )
-        return tuple(method for method in there if method in (asked or USUAL)) or tuple(there)
-
-
-def open_run(folder: Path, seed: int | None) -> Run:
-    """Read what `fglfast run` left.
-
-    Raises:
-        BadInputError: no finished run, or one whose private images are not in one data set.
-        UsageError: it has no such seed.
-    """
-    file = folder / "arena.json"
-    try:
-        arena = Arena.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise BadInputError(f"{file}: cannot be read ({error.strerror})", "give a finished fglfast run") from error
-    except ValidationError as error:
-        raise BadInputError(f"{file}: {first_problem(error)}", "run it again with this version") from error
-    experiment = arena.experiment
-    if experiment.partition.kind == "domain" and experiment.partition.domain == "folder":
-        raise BadInputError(
-            f"{folder}: its private images are a folder a domain, not one data set",
-            "audit one model with --model, --members and --nonmembers",
-        )
-    seed = experiment.seeds[0] if seed is None else seed
-    if seed not in experiment.seeds:
-        raise UsageError(f"{folder} has no seed {seed}", f"its seeds are {', '.join(map(str, experiment.seeds))}")
-    return Run(folder, experiment, seed, arena.class_names)
+from fglfast.training.results import WEIGHTS
 
 
 def audit_run(

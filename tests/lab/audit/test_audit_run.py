@@ -7,13 +7,14 @@ import pytest
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError
-from fglfast.client.learn import LearnSettings
+from fglfast.client.settings import LearnSettings
 from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import Experiment, Partition
 from fglfast.images.dataset import read_dataset
 from fglfast.lab.audit import of_run, shadows
 from fglfast.lab.audit.members import Pool, learned_names
-from fglfast.lab.audit.of_run import audit_run, open_run
+from fglfast.lab.audit.of_run import audit_run
+from fglfast.lab.audit.opened import open_run
 from fglfast.lab.audit.records import CONTROL, Audit
 from fglfast.lab.audit.shadows import Recipe, Shadows, control, train_shadows
 from fglfast.report.audit_page import write_page
