@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
@@ -15,18 +14,8 @@ from filelock import FileLock, Timeout
 
 from fglfast.base.errors import BadInputError, FglError, UsageError
 from fglfast.base.wording import differences
+from fglfast.base.writable import free_for
 
-# How files begin that a command may write over: its own, as far as their kind has room to say whose they are.
-BEGINNINGS = {
-    "payload": re.compile(rb'.{8}\{"__metadata__":\{.*"fglfast"', re.DOTALL),
-    "inventory": re.compile(rb'.{8}\{"__metadata__":\{.*"fglfast-inventory"', re.DOTALL),
-    "recipe of fglfast": re.compile(rb"# Written by fglfast"),
-    "result of fglfast bench": re.compile(rb'\{\s*"model":.*"ceilings":', re.DOTALL),
-    "page of fglfast": re.compile(rb"\s*<!doctype html>.*<title>fglfast", re.DOTALL),
-    "picture of fglfast": re.compile(rb"\x89PNG.*fglfast", re.DOTALL),
-}
-MOST_BEGINNING = 1 << 12  # bytes that are looked at
-CARD, OURS, MOST_CARD = "README.md", b" by fglfast", 1 << 16  # what each card's title ends in; bytes that are read
 PATIENCE = 2.0  # seconds; asking takes a thousandth of that
 
 
@@ -40,20 +29,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: the disk refused; it names `path`, which the error of a full disk does not.
     """
-    temporary = temporary_name(path)
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
-            error.filename = str(path)
-        raise
-    sync_folder(path.parent)
+    with placing(path) as temporary, temporary.open("wb") as stream:
+        yield stream
 
 
 @contextmanager
@@ -65,71 +42,19 @@ def placing(path: Path) -> Iterator[Path]:
         with temporary.open("r+b") as written:  # Windows syncs no file that is open for reading only
             os.fsync(written.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
 def folder_bytes(folder: Path) -> int:
     """What all files below a folder hold."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def usable_folder(out: Path) -> None:
-    """Refuse a folder that cannot be made or written to, before any work is done for it; makes nothing itself.
-
-    Raises:
-        UsageError: a file is there, or the folder cannot be made or written to.
-    """
-    if os.path.lexists(out) and not out.is_dir():
-        raise UsageError(f"{out}: a file is there", "give the name of a folder")
-    _check_place(out, existing(out))
-
-
-def check_card(folder: Path) -> None:
-    """Refuse a folder whose README.md is somebody's own, where a card of ours would take its place.
-
-    Raises:
-        UsageError: it is.
-    """
-    path = folder / CARD
-    if path.is_file() and OURS not in _beginning(path, MOST_CARD):
-        raise UsageError(f"{folder}: holds a {CARD} of its own", "choose another --out, so that it stays")
-
-
-def usable_file(out: Path, kind: str) -> None:
-    """As `usable_folder`, for a file; one that is there already is replaced by its own kind alone.
-
-    Args:
-        out: the file.
-        kind: one of `BEGINNINGS`.
-
-    Raises:
-        UsageError: a folder or a file of another kind is there, or it cannot be written.
-    """
-    if out.is_dir():
-        raise UsageError(f"{out}: a folder is there", "give the name of a file")
-    _check_place(out, existing(out.absolute().parent))
-    if out.is_file() and (beginning := _beginning(out, MOST_BEGINNING)) and not BEGINNINGS[kind].match(beginning):
-        raise UsageError(f"{out}: is there, and is no {kind}", "choose another name, so that it stays, or delete it")
-
-
-def _beginning(path: Path, most: int) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(most)
-
-
-def _check_place(out: Path, place: Path) -> None:
-    if not place.is_dir():
-        raise UsageError(f"{out}: cannot be made, as {place} is a file", "choose another --out")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"{out}: no permission to write to {place}", "choose another --out, or change its permissions")
-
-
-def existing(path: Path) -> Path:
-    """The path if it exists, else the nearest folder above it that does."""
-    path = path.absolute()
-    return next(place for place in (path, *path.parents) if os.path.lexists(place))
 
 
 def claim(path: Path, facts: Mapping[str, object], what: str) -> None:
@@ -252,13 +177,17 @@ def exclusive(path: Path, wait: bool | float = True) -> Iterator[bool]:
 
 
 @contextmanager
-def sole(folder: Path) -> Iterator[None]:
+def sole(folder: Path, *marks: str) -> Iterator[None]:
     """Keep a second run out of a folder, which is made if it is missing; the lock of a killed run is released.
 
+    Args:
+        folder: as for `free_for`.
+        marks: likewise.
+
     Raises:
-        UsageError: another run is at work there, or the folder cannot be made or written to.
+        UsageError: another run is at work there, or as `free_for`.
     """
-    usable_folder(folder)
+    free_for(folder, *marks)
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / ".lock", wait=False) as free:
         if not free:

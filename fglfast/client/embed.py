@@ -72,6 +72,7 @@ def embed(
     stated = template if prompt_level == "class" else None  # the header carries it
     header = make_header(client, dataset.class_names, prompt_level, text_fingerprint(model), domain, template=stated)
     if prompt_level == "instance":
+        dataset = dataset.alone() if budget else dataset
         size = native_image_size(model) if captions == ATTRIBUTES else 0  # only these are measured, at that size
         described = caption_all(dataset, find_captioner(captions, size, alone=budget is not None))
         if budget and encoder:

@@ -35,6 +35,7 @@ FIT = FitSettings(
     warmup_steps=10,
     seed=11,
 )
+BEGUN = "learn.json"  # what is learned, in the folder of its checkpoints
 ENCODED = 32  # images that the VAE takes at once
 
 
@@ -97,10 +98,10 @@ def learn(
         generator.projection.linear.weight.device
     )
     text, fit = LearnedText(prompts_KLD, settings.vectors), FIT.model_copy(update={"steps": settings.steps})
-    with sole(state):
+    with sole(state, BEGUN):
         examples, images = read_examples(generator, dataset, labels, size)
         begun = {"images": images, "prompts": prompts, "model": weights_fingerprint(model), "vectors": settings.vectors}
-        claim(state / "learn.json", begun, "embeddings of other images, another model or other settings")
+        claim(state / BEGUN, begun, "embeddings of other images, another model or other settings")
         learned_KLD = invert(generator, task, examples, text, fit, state)
     losses = told_losses(generator, task, (prompts_KLD, learned_KLD), examples, fit.batch_size)
     payload = Payload(header, learned_KLD.cpu().numpy().astype(np.float16), None, labels, counts)

@@ -117,13 +117,14 @@ def descend(learner: Learner, examples: Examples, settings: FitSettings, share: 
         share: the chance of each image to be in a step.
         multiplier: of the noise; see `noise_multiplier`.
     """
-    draws = torch.Generator().manual_seed(secrets.randbits(63))
+    draws = torch.Generator().manual_seed(secrets.randbits(32))  # it keeps no more
+    chosen = np.random.Generator(np.random.Philox(secrets.randbits(128)))  # who is seen in a step is a secret
     logits_RH = learner.start().requires_grad_()
     optimizer = torch.optim.Adam([logits_RH], lr=settings.learning_rate, betas=(0.9, 0.99))
     mean_RH = torch.zeros_like(logits_RH, requires_grad=False)
     with Progress("learn", settings.steps, unit="step") as progress:
         for step in range(settings.steps):
-            rows_B = torch.nonzero(torch.rand(len(examples.classes), generator=draws) < share)[:, 0]
+            rows_B = torch.from_numpy(np.flatnonzero(chosen.random(len(examples.classes)) < share))
             sum_RH = image_sum(learner, examples, logits_RH.detach(), rows_B, draws)
             noise_RH = torch.from_numpy(multiplier * gaussian(*sum_RH.shape)).to(sum_RH)
             optimizer.param_groups[0]["lr"] = settings.rate_at(step)

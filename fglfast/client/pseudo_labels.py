@@ -72,7 +72,9 @@ def labels_of(plan_NK: NDArray[np.float64], asked: LabelSettings) -> PseudoLabel
     sure_N = confidences_N >= asked.confidence
     counts_K = np.rint(plan_NK[sure_N].sum(axis=0)).astype(np.int64)
     held_K = (counts_K >= asked.least_images) & (np.bincount(labels_N[sure_N], minlength=plan_NK.shape[1]) > 0)
-    return PseudoLabels(labels_N, confidences_N, sure_N & held_K[labels_N], np.where(held_K, counts_K, 0))
+    kept_N = sure_N & held_K[labels_N]
+    masses_K = np.rint(plan_NK[kept_N].sum(axis=0)).astype(np.int64)
+    return PseudoLabels(labels_N, confidences_N, kept_N, np.where(held_K, masses_K, 0))
 
 
 def doubts(found: PseudoLabels, log_P_NK: NDArray[np.float32]) -> str:

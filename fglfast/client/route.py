@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.files import claim, sole
 from fglfast.client.embed import make_header
-from fglfast.client.learn import read_examples, told_losses
+from fglfast.client.learn import BEGUN, read_examples, told_losses
 from fglfast.client.privacy import Budget
 from fglfast.client.private_route import private_route
 from fglfast.client.prompts import class_level_prompts
@@ -83,15 +83,15 @@ def route(
     counts_K = dataset.counts()
     fit = CLIENT_FIT.model_copy(update={"steps": settings.steps})
     if budget:
-        examples, _ = read_examples(learner.generator, dataset, np.arange(len(counts_K)), size)
+        examples, _ = read_examples(learner.generator, dataset.alone(), np.arange(len(counts_K)), size)
         found = private_route(learner, examples, counts_K, fit, budget)
         return Routed(_payload(header, found.logits, found.counts, found.privacy), None, None)
-    with sole(state):
+    with sole(state, BEGUN):
         held = np.flatnonzero(counts_K)  # the prompts of these alone are learned under
         learner = Learner(learner.generator, learner.task, learner.inventory, learner.prompts[held])
         examples, images = read_examples(learner.generator, dataset, held, size)
         begun = {"images": images, "inventory": header.inventory, "domain": domain}
-        claim(state / "learn.json", begun, "routing of other images, of another inventory or another domain")
+        claim(state / BEGUN, begun, "routing of other images, of another inventory or another domain")
         logits_RH = learner.learn(examples, fit, state)
     losses = told_losses(
         learner.generator, learner.task, (learner.prompts, learner.texts(logits_RH)), examples, fit.batch_size

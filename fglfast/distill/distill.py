@@ -26,7 +26,8 @@ from fglfast.generator.learning.transport import fit_transport, networks_asked
 from fglfast.generator.load import own_device, read_network, read_shapes
 from fglfast.generator.parts import BLOCK, BLOCKS, name_of, part, places
 from fglfast.payload.merge import Merged, by_client
-from fglfast.sampler.schedule import Sampling, Schedule
+from fglfast.sampler.noise import draws
+from fglfast.sampler.schedule import EVERYWHERE, Sampling, Schedule
 from fglfast.synthesis.conditioning import check_fit, negative_text
 
 FIT = FitSettings(steps=4000, batch_size=64, learning_rate=5e-4, ema_decay=0.998, warmup_steps=100)
@@ -180,6 +181,14 @@ def _check_method(settings: DistillSettings, model: Path, config: Mapping[str, A
     wrong = check_method(settings.method, Task.of_model(model))
     if wrong:
         raise UsageError(wrong, "choose another --method or --teacher")
+    if draws(Schedule.of_model(model, settings.teacher).start):
+        what = f"{settings.teacher.scheduler}: adds noise on its way, so that the noise an image begins as tells little"
+        raise UsageError(
+            f"the teacher's scheduler {what} of it", "give a --recipe whose scheduler adds none: ddim, say"
+        )
+    if settings.method == "mdt" and settings.teacher.guidance_interval != EVERYWHERE:
+        hint = "choose another --method, or a --recipe without guidance_interval"
+        raise UsageError("mdt learns from a teacher that is guided at all noise levels", hint)
     if config.get("addition_embed_type") is not None or load_blocks(model).boundaries:
         raise UsageError("neither SDXL nor a blockwise model can be distilled yet", "choose another teacher")
     if settings.method == "mdt" and any(merged.domains):

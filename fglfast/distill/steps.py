@@ -47,7 +47,8 @@ def place(engine: Engine, merged: Merged, recipe: Recipe, steps: int, grid: int,
     Raises:
         UsageError: the model is no flow model.
     """
-    schedule = Schedule.of_model(engine.model, Sampling(steps=steps, scheduler="flow-euler", guidance_scale=1.0))
+    guidance = recipe.sampling.model_dump(include={"guidance_scale", "guidance_interval"})
+    schedule = Schedule.of_model(engine.model, Sampling(steps=steps, scheduler="flow-euler", **guidance))
     if grid % steps:
         raise UsageError(f"a grid of {grid} does not hold {steps} equal steps", f"give a multiple of {steps}")
     plan = make_plan(merged, -(-trajectories // max(1, len(merged.class_names))), seed=0, shard_size=4096, settings={})
@@ -60,7 +61,11 @@ def place(engine: Engine, merged: Merged, recipe: Recipe, steps: int, grid: int,
         return lambda x_BCHW, t_B: engine.networks.denoise(x_BCHW, schedule.levels * t_B, text_BLE)
 
     free = towards(conditioning.negatives(rows))
-    velocity = guided(towards(text_BLE), free, recipe.sampling.guidance_scale)
+    alone, both = towards(text_BLE), guided(towards(text_BLE), free, schedule.guidance_scale)
+
+    def velocity(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        return (both if schedule.guides(schedule.levels * float(t_B[0])) else alone)(x_BCHW, t_B)
+
     times = uniform(grid)
     noise_BCHW = torch.from_numpy(starting_noises(plan.seed, items, engine.shapes.latent))
     costs = step_costs(velocity, sent(noise_BCHW, engine.networks.device), times)

@@ -25,14 +25,13 @@ def sketch(
     text_PLE = networks.project(networks.encode(sent(tokens_PT, networks.device)))
     negative = negative_embedding(networks, shapes, model, load_prompts(model).negative)
     negative_1LE = networks.project(negative.unsqueeze(0))
-    noise_NCHW = torch.randn(n * len(each), *shapes.latent, generator=torch.Generator().manual_seed(seed))
-    latents = sample(
-        networks.denoise,
-        sent(noise_NCHW, networks.device),
-        text_PLE.repeat_interleave(n, 0),
-        negative_1LE[0],
-        schedule,
-    )
+
+    def fresh(number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed + number)
+        return sent(torch.randn(n * len(each), *shapes.latent, generator=generator), networks.device)
+
+    text_NLE = text_PLE.repeat_interleave(n, 0)
+    latents = sample(networks.denoise, fresh(0), text_NLE, negative_1LE[0], schedule, fresh)
     return [Image.fromarray(pixels) for pixels in to_pixels(networks.decode(latents)).cpu().numpy()]
 
 

@@ -12,7 +12,7 @@ from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import find_recipe
 from fglfast.federation.client_app import app
 from fglfast.federation.clients import EVERYTHING, simulated
-from fglfast.federation.experiment import Experiment
+from fglfast.federation.experiment import FILE, Experiment
 from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.method_names import Method
@@ -114,7 +114,7 @@ def _claim(out: Path, experiment: Experiment) -> str:
     More methods and seeds may come, public images and a permission.
     """
     anyones = {"methods": ("fgl",), "seeds": (0,), "allow_same_prompt": False}
-    file, shared = out / "experiment.toml", experiment.model_copy(update=anyones)
+    file, shared = out / FILE, experiment.model_copy(update=anyones)
     out.mkdir(parents=True, exist_ok=True)
     if file.exists():
         there = Experiment.from_toml(file)

@@ -23,7 +23,7 @@ from fglfast.base.config import Settings, first_problem
 from fglfast.base.errors import UsageError
 from fglfast.base.files import finished_folder, write_atomic
 from fglfast.base.names import ClassName, ClientName
-from fglfast.federation.experiment import Experiment
+from fglfast.federation.experiment import FILE, Experiment
 from fglfast.payload.keys import find_or_make_key
 
 YEARS = 2  # that a certificate is valid
@@ -160,7 +160,7 @@ def _write_server(asked: Deployment, place: Path) -> None:
     write_atomic(folder / "clients.toml", tomli_w.dumps({"federation": asked.name, "clients": public}))
     partition = asked.experiment.partition.model_copy(update={"clients": len(asked.clients)})
     filled = asked.experiment.model_copy(update={"allow": Path("clients.toml"), "partition": partition})
-    write_atomic(folder / "experiment.toml", filled.to_toml())
+    write_atomic(folder / FILE, filled.to_toml())
     (folder / "app").mkdir()
     write_atomic(folder / "app" / "pyproject.toml", tomli_w.dumps(APP))
     write_atomic(folder / "flower.env", _environment(asked.port))

@@ -18,6 +18,8 @@ from fglfast.payload.header import PromptLevel
 from fglfast.pipeline.settings import OneShot
 from fglfast.training.settings import AdaptSettings, TrainSettings
 
+FILE = "experiment.toml"  # of a run, in its folder
+
 Strategy = Literal[
     "fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "trimmed-mean", "median", "krum", "multi-krum"
 ]
@@ -88,7 +90,7 @@ class Aggregation(Settings):
         momentum: of `fedavgm`; the first moment's of the others.
         second: the second moment's, of `fedadam` and `fedyogi`.
         tau: how adaptive those three are.
-        trim: share that `trimmed-mean` cuts off at either end.
+        trim: share that `trimmed-mean` cuts off at either end; of three clients and more at least one.
         hostile: clients that `krum` and `multi-krum` expect to be hostile.
         guard: whether an average is judged before it is kept, and clients that ruin one are left out. None: in a
             federation it is; in a comparison, whose simulated clients are honest, FedAvg is plain FedAvg.

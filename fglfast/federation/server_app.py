@@ -43,6 +43,7 @@ def quiet_flower() -> None:
 
 
 app = ServerApp()
+FACTS = "federation.json"
 
 
 @app.main()
@@ -55,8 +56,8 @@ def main(grid: Grid, context: Context) -> None:
     if method not in FEDERATED:
         raise UsageError(f"{method} is no method of a federation", f"choose one of {', '.join(FEDERATED)}")
     experiment = find_experiment(str(run["experiment"]))
-    with sole(out):
-        claim(out / "federation.json", facts(experiment, seed), "another federation's run")
+    with sole(out, FACTS):
+        claim(out / FACTS, facts(experiment, seed), "another federation's run")
         counted = CountedGrid(grid, experiment.timeout, experiment.min_clients)
         counted.wait(experiment.partition.clients)
         contest = Contest(experiment, seed, out, Path(str(run["engines"])), lambda _: [counted])

@@ -16,9 +16,10 @@ from pydantic import Field, ValidationError
 
 from fglfast.base.config import Settings, checked_json, first_problem
 from fglfast.base.errors import BadInputError, UsageError
-from fglfast.base.files import finished_folder, usable_folder
+from fglfast.base.files import finished_folder
 from fglfast.base.names import ClassName
 from fglfast.base.untrusted import read_bytes
+from fglfast.base.writable import usable_folder
 from fglfast.generator.configs import check_folder
 from fglfast.generator.kinds import INDEX
 from fglfast.generator.parts import part

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from fglfast.base.errors import BadInputError
 from fglfast.base.wording import some
-from fglfast.images.pixels import to_rgb
+from fglfast.images.pixels import deepest, range_of, to_rgb
 
 Opener = Callable[[], Image.Image]
 
@@ -22,6 +22,29 @@ class Skipped:
 
     name: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Opens a grey image of more than 8 bits by what is white in all of its data set.
+
+    Attributes:
+        opener: opens it as it is.
+        white: that value.
+    """
+
+    opener: Opener
+    white: float
+
+    def __call__(self) -> Image.Image:
+        """By what is white in the data set."""
+        return to_rgb(self.opener(), self.white)
+
+    def alone(self) -> Image.Image:
+        """By the narrowest usual range that holds this image's own values."""
+        image = self.opener()
+        deep = deepest(image)
+        return to_rgb(image, range_of(*deep)) if deep else to_rgb(image)
 
 
 @dataclass(frozen=True)
@@ -65,6 +88,11 @@ class LabelledImages:
             skipped=(),
             names=tuple(self.names[row] for row in rows if self.names),
         )
+
+    def alone(self) -> "LabelledImages":
+        """The same images, none of which changes how another is seen: what differential privacy rests on."""
+        openers = (opener.alone if isinstance(opener, Scaled) else opener for opener in self.openers)
+        return replace(self, openers=tuple(openers))
 
     def named(self, class_names: tuple[str, ...]) -> "LabelledImages":
         """The same images under another list of classes; a class without images need not be in it.

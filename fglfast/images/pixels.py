@@ -35,8 +35,9 @@ def to_rgb(image: Image.Image, white: float | None = None) -> Image.Image:
     """
     image = _upright(image)
     if deep := deepest(image):
-        levels = _values(image) * (255.0 / (white or white_of(*deep)))
-        image = Image.fromarray(np.rint(levels).clip(0, 255).astype(np.uint8))
+        values, clear = _values(image), image.info.get("transparency")
+        levels = np.rint(values * (255.0 / (white or white_of(*deep)))).clip(0, 255).astype(np.uint8)
+        image = Image.fromarray(levels if clear is None else np.where(values == clear, np.uint8(255), levels))
     if "A" in image.getbands() or "transparency" in image.info:
         colour = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
@@ -65,11 +66,16 @@ def white_of(kind: str, peak: float) -> float:
     Raises:
         ValueError: none does, or only one in which all would be nearly black.
     """
-    white = next((white for white in WHITES[kind] if peak <= white), None)
-    if white is None or (white > WHITES[kind][0] and peak * DARKEST < white):
+    white = range_of(kind, peak)
+    if peak > white or (white > WHITES[kind][0] and peak * DARKEST < white):
         ranges = ", ".join(f"0 to {white:.0f}" for white in WHITES[kind])
         raise ValueError(f"values up to {peak:g} are of no known range ({ranges})")
     return white
+
+
+def range_of(kind: str, peak: float) -> float:
+    """The end of the narrowest usual range that holds `peak`; of the widest if none does."""
+    return next((white for white in WHITES[kind] if peak <= white), WHITES[kind][-1])
 
 
 def _values(image: Image.Image) -> NDArray[np.float64]:

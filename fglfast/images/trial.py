@@ -15,7 +15,7 @@ from fglfast.base.folders import leads_out
 from fglfast.base.untrusted import read_bytes
 from fglfast.base.wording import first_line, some
 from fglfast.images.decoding import MOST_BYTES, NARROWED, decoded
-from fglfast.images.labelled import LabelledImages, Opener, Skipped
+from fglfast.images.labelled import LabelledImages, Opener, Scaled, Skipped
 from fglfast.images.pixels import DARKEST, WHITES, deepest, to_rgb, white_of
 
 Candidate = tuple[str, int, Opener]
@@ -71,7 +71,7 @@ def verified(names: tuple[str, ...], candidates: Sequence[Candidate], source: st
     return LabelledImages(
         names,
         np.array([label for _, label, _, _ in kept], dtype=np.int64),
-        tuple(_scaled(opener, whites[one.kind]) if one.kind else opener for _, _, opener, one in kept),
+        tuple(Scaled(opener, whites[one.kind]) if one.kind else opener for _, _, opener, one in kept),
         tuple(Skipped(name, one.reason) for (name, _, _), one in pairs if one.reason),
         source,
         tuple(name for name, _, _, _ in kept),
@@ -142,7 +142,3 @@ def _white(kind: str, candidates: Sequence[Candidate], tried: Sequence[Tried], s
         scale = f"read as 0 (black) to {white:.0f} (white)"
         note(f"{source}: {KINDS[kind]} grey images hold values up to {peak:.9g}: {scale}")
     return white
-
-
-def _scaled(opener: Opener, white: float) -> Opener:
-    return lambda: to_rgb(opener(), white)

@@ -23,6 +23,8 @@ from fglfast.training.results import Evaluation
 if TYPE_CHECKING:
     from fglfast.pipeline.one_shot import Shot
 
+CLAIM = "demo.json"  # whose the folder is
+
 
 def run_demo(asked: Demo, out: Path) -> RunRecord:
     """Partition, embed, build, synthesize, train, evaluate.
@@ -34,7 +36,7 @@ def run_demo(asked: Demo, out: Path) -> RunRecord:
     Returns:
         The record, also in `out/run.json`.
     """
-    claim(out / "demo.json", asked.model_dump(mode="json"), "another run")
+    claim(out / CLAIM, asked.model_dump(mode="json"), "another run")
     stages, model = Stages(out), find_recipe(asked.recipe).model_folder()
     private, test = read_dataset(asked.private), read_dataset(asked.test)
     clients = stages.run(

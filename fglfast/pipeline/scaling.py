@@ -31,7 +31,7 @@ class Pilot(Settings):
     """A small classifier that was trained on a part of the images.
 
     Attributes:
-        images_per_class: how many it saw.
+        images_per_class: how many its part has; where no real image judges, a fifth of those do, and it saw the others.
         part: which of the parts of that size.
         accuracy: on the images that judge.
         distance: by optimal transport, of its images from those; None where it was not measured.

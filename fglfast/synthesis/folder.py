@@ -6,9 +6,10 @@ from pathlib import Path
 
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, UsageError
-from fglfast.base.files import CARD, check_card, exclusive, write_atomic
+from fglfast.base.files import exclusive, write_atomic
 from fglfast.base.folders import numbered
 from fglfast.base.wording import differences
+from fglfast.base.writable import CARD, check_card
 from fglfast.shards.description import FACTS, LOCKS, SWAP, UPDATE, refuse_links, write_description
 from fglfast.shards.tar import is_cut, shard_name
 from fglfast.synthesis.card import card

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from fglfast.base.console import note
-from fglfast.base.files import usable_folder
 from fglfast.base.timing import interleaved
+from fglfast.base.writable import usable_folder
 from fglfast.engine.backends import chosen
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.built import is_built

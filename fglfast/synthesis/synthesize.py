@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fglfast.base.console import Progress, note
-from fglfast.base.files import existing, usable_folder
 from fglfast.base.wording import size
+from fglfast.base.writable import existing, usable_folder
 from fglfast.engine.build import Engine
 from fglfast.generator.load import model_fingerprint, read_shapes
 from fglfast.generator.parts import name_of

@@ -17,7 +17,8 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from fglfast.base.errors import BadInputError, UsageError
-from fglfast.base.files import CARD, usable_folder, write_atomic
+from fglfast.base.files import write_atomic
+from fglfast.base.writable import CARD, usable_folder
 from fglfast.images.labelled import LabelledImages
 from fglfast.shards.index import Rows
 from fglfast.training.batches import DecodedImages, Pixels, generator

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from fglfast.base import errors
 from fglfast.base.console import note
 from fglfast.base.errors import FglError, UsageError
-from fglfast.base.files import usable_folder
 from fglfast.base.limits import as_limit
 from fglfast.base.ranks import Rank, find_rank, meeting
+from fglfast.base.writable import usable_folder
 from fglfast.shards.description import read_description
 from fglfast.training.results import TrainResult
 from fglfast.training.run_folder import RunFolder, identity

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from fglfast.base.errors import BadInputError, FglError, UsageError
-from fglfast.base.files import check_card, exclusive, sync_folder, write_atomic
+from fglfast.base.files import exclusive, sync_folder, write_atomic
 from fglfast.base.folders import leads_out
 from fglfast.base.untrusted import json_object, read_bytes
 from fglfast.base.wording import differences, some
+from fglfast.base.writable import check_card
 from fglfast.shards.description import Description
 from fglfast.shards.keep import LEFT_OUT
 from fglfast.training.results import WEIGHTS, TrainResult

@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from fglfast.base.config import first_problem
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
-from fglfast.base.files import CARD, write_atomic
+from fglfast.base.files import write_atomic
 from fglfast.base.limits import as_limit
 from fglfast.base.wording import first_line
+from fglfast.base.writable import CARD
 from fglfast.shards.description import Description, read_description
 from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.shards.keep import places_left_out

@@ -132,7 +132,7 @@ def embed(
     _check_kind(prompt_level, captions, learn, kit, model)
     if route:
         _check_routing(learn, kit, prompt_level, send, template, clip)
-    from fglfast.base.files import usable_file
+    from fglfast.base.writable import usable_file
     from fglfast.client.captions import ATTRIBUTES
     from fglfast.client.embed import embed as embed_dataset
     from fglfast.client.privacy import asked_budget

@@ -112,7 +112,7 @@ def probe(
         raise UsageError("class-level prompts have no captions", "add --prompt-level instance")
     if picture and (picture.suffix != ".png" or not picture.parent.is_dir()):
         raise UsageError(f"--picture {picture}: must be a .png file in an existing folder", "for example probe.png")
-    from fglfast.base.files import usable_file
+    from fglfast.base.writable import usable_file
     from fglfast.client.captions import ATTRIBUTES
     from fglfast.images.dataset import read_dataset
 

@@ -1,7 +1,7 @@
 """Verbs of whole runs: a demonstration, an experiment, the page of either, an audit."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -51,7 +51,7 @@ def demo(
     """Run one-shot Federated Generative Learning end to end on simulated clients, and write an HTML page."""
     check_arch(arch)
     from fglfast.base.files import sole
-    from fglfast.pipeline.demo import run_demo
+    from fglfast.pipeline.demo import CLAIM, run_demo
 
     asked = checked(
         Demo,
@@ -68,7 +68,7 @@ def demo(
         seed=seed,
         allow_same_prompt=allow_same_prompt,
     )
-    with sole(out):
+    with sole(out, CLAIM):
         record, page = run_demo(asked, out), _run_page(out)
     if as_json:
         emit_json({"accuracy": record.evaluation.accuracy, "report": str(page), **record.model_dump(mode="json")})
@@ -123,7 +123,7 @@ def run(
 ) -> None:
     """Compare FGL with FedAvg, FedProx, local and central training, and others; a second call goes on."""
     from fglfast.base.files import sole
-    from fglfast.federation.experiment import find_experiment
+    from fglfast.federation.experiment import FILE, find_experiment
 
     asked_for = {"data": data, "test": test, "public": public, "captions": captions, "domain": domain, "recipe": recipe}
     changes = {key: value for key, value in asked_for.items() if value}
@@ -133,7 +133,7 @@ def run(
     from fglfast.federation.summary import gains, gains_table, table
     from fglfast.report.arena_page import write_page
 
-    with sole(folder):
+    with sole(folder, FILE):
         arena = run_experiment(asked, folder, engines)
         write_page(arena, page)
     if as_json:
@@ -175,7 +175,7 @@ def report(
 
 def _data_page(folder: Path, against: str | None) -> Path:
     """Beside the folder, which may be published as it is."""
-    from fglfast.base.files import usable_file
+    from fglfast.base.writable import usable_file
     from fglfast.images.dataset import read_dataset
     from fglfast.lab.survey.survey import survey
     from fglfast.report.survey_page import write_page
@@ -254,6 +254,8 @@ def audit(
     The attacks: membership inference, inversion of uploads, and synthetic images that are copies of private ones.
     """
     from fglfast.base.files import sole, write_atomic
+    from fglfast.base.writable import usable_folder
+    from fglfast.lab.audit.opened import open_run
 
     if (run is None) == (model is None) or (model is not None and not (members and nonmembers)):
         raise UsageError(
@@ -262,9 +264,14 @@ def audit(
     if 0 < shadows < 4:
         raise UsageError(f"--shadows {shadows}: too few to tell anything", "give 4 or more, or 0")
     folder = out or (run or Path()) / "audit"
-    with sole(folder):
-        if run is not None:
-            found, pairs = _of_run(run, seed, methods, shadows, folder, engines)
+    usable_folder(folder)
+    opened = open_run(run, seed) if run else None
+    attacked = opened.methods(methods.split(",") if methods else ()) if opened else ()
+    with sole(folder, "audit.json", "shadows"):
+        if opened:
+            from fglfast.lab.audit.of_run import audit_run
+
+            found, pairs = audit_run(opened, attacked, shadows, folder, engines)
         else:
             from fglfast.generator.text import resolve_model
             from fglfast.lab.audit.of_files import Files, audit_files
@@ -284,15 +291,3 @@ def audit(
     ]
     result = {"page": str(page), **found.model_dump(mode="json")}
     tell(result, as_json, "\n".join([*lines, f"report: {page.resolve()}"]))
-
-
-def _of_run(
-    run: Path, seed: int | None, methods: str | None, shadows: int, out: Path, engines: Path
-) -> tuple[Any, list[Any]]:
-    from fglfast.lab.audit.opened import open_run
-
-    opened = open_run(run, seed)
-    asked = opened.methods(methods.split(",") if methods else ())
-    from fglfast.lab.audit.of_run import audit_run
-
-    return audit_run(opened, asked, shadows, out, engines)

@@ -69,7 +69,8 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure how fast this machine draws, encodes and trains, and what share of its ceiling that is."""
-    from fglfast.base.files import usable_file, write_atomic
+    from fglfast.base.files import write_atomic
+    from fglfast.base.writable import usable_file
 
     for file, kind in ((out, "result of fglfast bench"), (report, "page of fglfast")):
         if file:

@@ -93,7 +93,7 @@ def pretrain(
     from fglfast.base.files import sole
     from fglfast.client.captions import ATTRIBUTES, caption_all, find_captioner
     from fglfast.generator.architecture import MiniSettings
-    from fglfast.generator.learning.pretrain import PretrainSettings
+    from fglfast.generator.learning.pretrain import RUN, PretrainSettings
     from fglfast.generator.learning.pretrain import pretrain as run
 
     settings = PretrainSettings.budget(
@@ -101,7 +101,7 @@ def pretrain(
     )
     settings = settings.model_copy(update={"classes": not without_classes})
     hub = repository(push_to_hub, private, "model")
-    with sole(out):
+    with sole(out, RUN):
         told = None if captions == ATTRIBUTES else caption_all(public, find_captioner(captions, side))
         model = run(public, out, settings, told)
     pushed(hub, model)
@@ -135,7 +135,7 @@ def inventory(
 
     Clients then send which mixture of them fits their images: under 1 kB, where learned embeddings are tens of them.
     """
-    from fglfast.base.files import usable_file
+    from fglfast.base.writable import usable_file
     from fglfast.generator.text import resolve_model
     from fglfast.images.dataset import read_dataset
 
@@ -199,7 +199,7 @@ def distill(
     asked = asked_recipe(recipe, teacher, precision=precision, image_size=image_size)
     merged = read_payloads(embeddings, allow)
     from fglfast.base.files import sole
-    from fglfast.distill.distill import FIT, DistillSettings, check_work
+    from fglfast.distill.distill import FACTS, FIT, DistillSettings, check_work
     from fglfast.distill.distill import distill as run
 
     settings = checked(
@@ -213,7 +213,7 @@ def distill(
         fit=FIT.model_copy(update={"steps": fit_steps}),
     )
     hub = repository(push_to_hub, private, "model")
-    with sole(out):
+    with sole(out, FACTS):
         engine = open_engine(asked, engines, check=partial(check_work, settings, merged, out))
         written, found = run(engine, merged, asked, settings, out)
     pushed(hub, out / "model")
@@ -242,7 +242,8 @@ def place_steps(
     as_json: AsJson = False,
 ) -> None:
     """Place a flow model's sampling steps where its trajectories bend (BOSS), and write them into a recipe."""
-    from fglfast.base.files import usable_file, write_atomic
+    from fglfast.base.files import write_atomic
+    from fglfast.base.writable import usable_file
 
     usable_file(out, "recipe of fglfast")
     merged = read_payloads(embeddings, allow)

@@ -1,7 +1,8 @@
 import pytest
 
 from fglfast.base.errors import UsageError
-from fglfast.base.files import replacing, sole, temporary_name, usable_file, write_atomic, write_new
+from fglfast.base.files import replacing, sole, temporary_name, write_atomic, write_new
+from fglfast.base.writable import usable_file
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -17,9 +18,20 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_a_second_run_is_kept_out_of_a_folder(tmp_path):
     out = tmp_path / "new" / "out"
-    with sole(out), pytest.raises(UsageError, match=r"new.out: another run"), sole(out):
+    with sole(out, "run.json"), pytest.raises(UsageError, match=r"new.out: another run"), sole(out, "run.json"):
         pass
-    with sole(out):
+    with sole(out, "run.json"):
+        pass
+
+
+def test_a_run_begins_in_no_folder_of_somebodys_own(tmp_path):
+    (tmp_path / ".DS_Store").write_text("")
+    with sole(tmp_path, "run.json", "models"):
+        (tmp_path / "half.txt").write_text("")
+    with pytest.raises(UsageError, match=r"holds other files, and no run\.json"), sole(tmp_path, "run.json", "models"):
+        pass
+    (tmp_path / "models").mkdir()
+    with sole(tmp_path, "run.json", "models"):
         pass
 
 

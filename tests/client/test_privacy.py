@@ -171,6 +171,14 @@ def test_under_a_budget_a_captioner_sees_each_image_alone(few, random_mini, budg
     assert asked == [budget is not None]
 
 
+@pytest.mark.parametrize("budget", [None, Budget(epsilon=20.0)])
+def test_under_a_budget_images_are_read_by_themselves(few, random_mini, budget, monkeypatch):
+    asked = []
+    monkeypatch.setattr(type(few), "alone", lambda self: asked.append(self) or self)
+    embed(few, "ann", random_mini, "instance", budget=budget)
+    assert len(asked) == (budget is not None)
+
+
 def test_token_ids_and_templates_without_captions_are_refused(few, random_mini):
     with pytest.raises(UsageError, match="token ids"):
         embed(few, "ann", random_mini, "instance", "tokens", budget=Budget(epsilon=1.0))

@@ -74,6 +74,9 @@ def test_low_confidence_and_small_classes_stay_out():
     assert found.kept.tolist() == [True, True, False, True, False] and found.counts.tolist() == [2, 0, 1]
     fewer = labels_of(plan, LabelSettings(confidence=0.5, least_images=2))
     assert fewer.kept.tolist() == [True, True, False, False, False] and fewer.counts.tolist() == [2, 0, 0]
+    # What images that stay out would add to a class is no image of it.
+    small = np.array([[0.9, 0.1]] * 10 + [[0.45, 0.55]] * 4)
+    assert labels_of(small, LabelSettings(confidence=0.5, least_images=5)).counts.tolist() == [9, 0]
     # Crumbs of many images are no class: none of them is labelled so.
     crumbs = np.tile([0.6, 0.4, 0.0], (10, 1))
     assert labels_of(crumbs, LabelSettings(least_images=1)).counts.tolist() == [6, 0, 0]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.client.embed import embed
 from fglfast.distill.distill import DistillSettings, distill
 from fglfast.distill.pairs import draw_pairs, read_pairs, shard_path
+from fglfast.distill.steps import place
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.generator.learning.fitting import FitSettings
@@ -171,12 +173,53 @@ def test_what_makes_no_student_is_refused_in_one_line(wrong, said, payload, rand
     assert refused.exit_code == 2 and said in " ".join(refused.output.split()), refused.output
 
 
-def test_steps_of_a_model_of_noise_are_not_placed_and_no_engine_is_built(payload, random_mini, tmp_path):
+@pytest.mark.parametrize(
+    ("sampling", "method", "said"),
+    [
+        ('scheduler = "euler-ancestral"\nsteps = 3', "rectified-diffusion", "adds noise on its way"),
+        ("steps = 2\nguidance_scale = 2.0\nguidance_interval = [0.2, 0.8]", "mdt", "guided at all noise levels"),
+    ],
+)
+def test_a_teacher_that_the_method_does_not_fit_is_refused(sampling, method, said, payload, random_mini, tmp_path):
     save_payload(payload, tmp_path / "ann.safetensors")
-    noisy = shutil.copytree(random_mini, tmp_path / "noisy")
+    model = of_noise(random_mini, tmp_path) if method != "mdt" else random_mini
+    text = f'model = "{model}"\nbackend = "torch"\nimage_size = 32\n[sampling]\n{sampling}\n'
+    (tmp_path / "tiny.toml").write_text(text)
+    given = ["--embeddings", str(tmp_path / "ann.safetensors"), "--recipe", str(tmp_path / "tiny.toml")]
+    given += ["--engines", str(tmp_path / "engines"), "--method", method, "--out", str(tmp_path / "out")]
+    refused = CliRunner().invoke(app, ["distill", *given, "--steps", "1", "--pairs-per-class", "1"])
+    assert refused.exit_code == 2 and said in " ".join(refused.output.split()), refused.output
+    assert not (tmp_path / "engines").exists()
+
+
+def of_noise(model, folder):
+    """The same model, as if it predicted noise."""
+    noisy = shutil.copytree(model, folder / "noisy")
     DDIMScheduler().save_pretrained(noisy / "scheduler")
     index = json.loads((noisy / "model_index.json").read_text()) | {"scheduler": ["diffusers", "DDIMScheduler"]}
     (noisy / "model_index.json").write_text(json.dumps(index))
+    return noisy
+
+
+def test_steps_are_placed_where_the_recipe_guides(payload, random_mini, tmp_path):
+    """Outside its interval the network is asked with the prompt alone."""
+    merged = merge_payloads([payload])
+    sampling = Sampling(steps=2, guidance_scale=3.0, guidance_interval=(0.0, 0.5))
+    recipe = Recipe(model=str(random_mini), backend="torch", image_size=32, sampling=sampling)
+    engine, asked = build_engine(recipe, random_mini, tmp_path / "engines"), []
+
+    def denoise(x, t, text):
+        asked.append(float(t[0]))
+        return torch.zeros_like(x)
+
+    engine = replace(engine, networks=replace(engine.networks, denoise=denoise))
+    place(engine, merged, recipe, 2, 4, 2)
+    assert asked.count(1000.0) == 1 and asked.count(250.0) == 2, asked
+
+
+def test_steps_of_a_model_of_noise_are_not_placed_and_no_engine_is_built(payload, random_mini, tmp_path):
+    save_payload(payload, tmp_path / "ann.safetensors")
+    noisy = of_noise(random_mini, tmp_path)
     (tmp_path / "tiny.toml").write_text(f'model = "{noisy}"\nbackend = "torch"\nimage_size = 32\n')
     given = ["--embeddings", str(tmp_path / "ann.safetensors"), "--engines", str(tmp_path / "engines")]
     given += ["--recipe", str(tmp_path / "tiny.toml"), "--steps", "3", "--out", str(tmp_path / "placed.toml")]

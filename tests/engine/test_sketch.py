@@ -1,8 +1,10 @@
+import itertools
 import json
 import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fglfast.engine.build import build_engine
@@ -20,6 +22,19 @@ def test_images_of_each_prompt_in_turn_the_same_for_the_same_seed(engine):
     again, other = engine.draw(["bag"], 3, sampling), engine.draw(["bag"], 3, sampling, seed=1)
     assert all(np.array_equal(one, two) for one, two in zip(images, again, strict=False))
     assert not np.array_equal(again[0], other[0]) and not np.array_equal(images[0], images[3])
+
+
+def test_what_a_solver_adds_on_its_way_is_each_images_own(engine, monkeypatch):
+    asked = []
+
+    def seen(denoise, noise, text, negative, schedule, fresh):
+        asked.extend([noise, fresh(1), fresh(2)])
+        return noise
+
+    monkeypatch.setattr("fglfast.engine.sketch.sample", seen)
+    engine.draw(["bag"], 2, Sampling(steps=2))
+    rows = [row for noise in asked for row in noise]
+    assert not any(torch.equal(one, two) for one, two in itertools.combinations(rows, 2))
 
 
 def test_an_empty_prompt_of_an_xl_is_zeros_where_its_index_says_nothing(shallow, engine, tmp_path):

@@ -69,7 +69,7 @@ def test_the_folder_is_one_runs(serve, experiment, tmp_path):
     (tmp_path / "patient.toml").write_text(patient.to_toml())
     serve(experiment=str(tmp_path / "patient.toml"))
     assert rounds(tmp_path) == before
-    with sole(tmp_path / "run"), pytest.raises(UsageError, match="another run is at work"):
+    with sole(tmp_path / "run", "federation.json"), pytest.raises(UsageError, match="another run is at work"):
         serve()
 
 

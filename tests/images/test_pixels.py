@@ -47,6 +47,14 @@ def test_every_mode_becomes_rgb(mode):
     assert to_rgb(Image.new(mode, (3, 2))).mode == "RGB"
 
 
+def test_what_is_transparent_in_grey_of_16_bits_lies_on_white():
+    image = Image.fromarray(np.array([[0, 60000], [30000, 0]], np.uint16))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=0)
+    found = np.asarray(to_rgb(decoded(buffer.getvalue())))[..., 0]
+    assert found[0, 0] == found[1, 1] == 255 and found[1, 0] == round(30000 / 65535 * 255)
+
+
 def test_transparency_lies_on_white():
     assert to_rgb(Image.new("RGBA", (1, 1), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
 
@@ -165,6 +173,21 @@ def test_the_largest_value_of_a_data_set_says_what_is_white(tmp_path, capsys):
         "cat/bright.png": round(4000 / 4095 * 255),
     }
     assert "4095" in capsys.readouterr().err
+
+
+def test_alone_no_image_changes_how_another_is_seen(tmp_path):
+    """What differential privacy rests on: a bright image that comes or goes leaves all others as they are."""
+    (tmp_path / "cat").mkdir()
+    for name, value in (("a", 100), ("b", 4000)):
+        (tmp_path / "cat" / f"{name}.png").write_bytes(encoded(np.full((8, 8), value, np.uint16), "PNG"))
+    before = read_dataset(str(tmp_path)).alone()
+    (tmp_path / "cat" / "c.png").write_bytes(encoded(np.full((8, 8), 60000, np.uint16), "PNG"))
+    after = read_dataset(str(tmp_path))
+    assert np.asarray(after.image(1)).max() < 20
+    alone = after.select([0, 1, 2]).alone()
+    for row in range(2):
+        assert np.array_equal(alone.image(row), before.image(row))
+    assert [alone.image(row).getpixel((0, 0))[0] for row in range(3)] == [100, 249, 233]
 
 
 @pytest.mark.parametrize(

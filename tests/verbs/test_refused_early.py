@@ -110,6 +110,20 @@ def test_another_data_set_in_the_folder_is_refused_in_words(folder, engine, payl
     assert "payload of bob here only" in both.output
 
 
+@pytest.mark.parametrize("verb", ["distill", "tune", "pretrain", "demo", "run"])
+def test_a_folder_of_somebodys_own_stays_as_it_is(verb, folder):
+    own = folder / "own"
+    for name in ("model", "work"):
+        (own / name).mkdir(parents=True)
+    refused = run(*arguments(verb, folder, own))
+    assert refused.exit_code == 2 and "holds other files" in refused.output, refused.output
+    assert {path.name for path in own.iterdir()} == {"model", "work"}
+
+
+def test_an_audit_of_nothing_makes_no_folder(folder):
+    assert run("audit", folder / "nowhere").exit_code == 4 and not (folder / "nowhere").exists()
+
+
 def test_another_student_in_the_folder_is_refused_before_an_engine_is_built(folder):
     (folder / "out").mkdir()
     (folder / "out" / "distill.json").write_text(json.dumps({"method": "mdt", "engine": "e"}))

@@ -69,13 +69,13 @@ def sparse_ot(partners: int = 2, strength: float = 0.1) -> Coupling:
             plan = ot.smooth.smooth_ot_dual(
                 share,
                 share,
-                (cost / cost.mean()).double().numpy(),
+                (cost / cost.mean()).double().numpy().T,
                 reg=strength,
                 reg_type="sparsity_constrained",
                 max_nz=min(partners, len(cost) - 1),
             )
-            # Its constraint is on columns: they are the rows of data here, as cost and plan are turned.
-            shares = torch.from_numpy(plan).clamp(min=0) + 1e-12
+            # Its constraint is on columns: for it to be on rows of data, cost and plan are turned.
+            shares = torch.from_numpy(plan.T).clamp(min=0) + 1e-12
             return torch.multinomial(shares, 1, generator=generator)[:, 0]
 
         return Paired(noise[_within(x0, noise, condition_B, draw)], torch.ones(len(noise)))

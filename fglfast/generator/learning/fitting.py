@@ -46,10 +46,10 @@ class FitSettings(Settings):
         """
         end = self.steps if end is None else end
         decay_steps = max(1, round(self.decay_share * end))
-        into_decay = step - (end - decay_steps)
+        into_decay, warm = step - (end - decay_steps), min(1.0, (step + 1) / self.warmup_steps)
         if into_decay > 0:
-            return self.learning_rate * (1.0 - math.sqrt(into_decay / decay_steps)) + 1e-8
-        return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps)
+            return self.learning_rate * min(warm, 1.0 - math.sqrt(into_decay / decay_steps)) + 1e-8
+        return self.learning_rate * warm
 
 
 class Fit:

@@ -26,6 +26,7 @@ from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.labelled import LabelledImages
 from fglfast.images.transformations import TRANSFORMATIONS, transformed
 
+BEGUN = "inventory.json"  # what is learned, in the folder of its checkpoints
 ENCODED = 32  # images that the VAE takes at once
 
 
@@ -74,11 +75,11 @@ def make_inventory(dataset: LabelledImages, model: Path, state: Path, settings: 
     generator = load_generator(model, own_device())
     chosen = _chosen(dataset, settings.images)
     held = np.unique(chosen.labels)
-    with sole(state):
+    with sole(state, BEGUN):
         pixels_NSS3 = _pixels(chosen, size)
         images = hashlib.sha256(chosen.labels.tobytes() + pixels_NSS3.tobytes()).hexdigest()
         begun = {"images": images, **inventory.description.model_dump(mode="json")}
-        claim(state / "inventory.json", begun, "adapters from other images, another model or other settings")
+        claim(state / BEGUN, begun, "adapters from other images, another model or other settings")
         examples = _examples(generator, pixels_NSS3, np.searchsorted(held, chosen.labels), names)
         prompts_KLD = _prompts(model, [dataset.class_names[label] for label in held])
         fit = SERVER_FIT.model_copy(update={"steps": settings.steps})

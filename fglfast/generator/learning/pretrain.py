@@ -43,6 +43,7 @@ UNCONDITIONAL_SHARE = 0.10
 CLASS_LEVEL_SHARE = 0.45  # of the rest, the instance-level prompt
 JUDGED = 64  # held-out images at once
 MOST_SHOWN = 20  # prompts of the grid
+RUN = "state/run.json"  # whose the folder is
 
 
 class PretrainSettings(Settings):
@@ -118,16 +119,15 @@ def pretrain(
     if settings.device == "auto":
         settings = settings.model_copy(update={"device": "cuda" if torch.cuda.is_available() else "cpu"})
     coupling = COUPLINGS[settings.coupling]()  # one of them needs a package: said before anything is trained
-    state, grids = out / "state", out / "grids"
-    state.mkdir(parents=True, exist_ok=True)
-    grids.mkdir(exist_ok=True)
+    state, grids = (out / RUN).parent, out / "grids"
     size = settings.model.image_size
     tell_small(dataset, size)
     images_NHWC = np.stack([dataset.pixels(index, size) for index in range(len(dataset))])
     texts = prompts_of(dataset, captions or [describe(image) for image in images_NHWC], settings.classes)
     tokenizer, model = fitting(texts, settings.model)
     settings = settings.model_copy(update={"model": model})
-    _check_same_run(state / "run.json", images_NHWC, texts, settings)
+    _check_same_run(out / RUN, images_NHWC, texts, settings)
+    grids.mkdir(exist_ok=True)
     torch.manual_seed(settings.seed)
     pixels_NCHW = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2)
     learned, held_out = held_apart(len(dataset), settings.seed)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fglfast.base.errors import BadInputError, UsageError
-from fglfast.federation.experiment import Experiment
+from fglfast.federation.experiment import FILE, Experiment
 from fglfast.federation.method_names import Method
 from fglfast.federation.records import Arena
 from fglfast.training.results import WEIGHTS
@@ -33,7 +33,7 @@ class Run:
     @property
     def file(self) -> Path:
         """The experiment as its clients read it."""
-        return self.folder / "experiment.toml"
+        return self.folder / FILE
 
     @property
     def out(self) -> Path:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fglfast.engine.recipe import find_recipe
 from fglfast.federation.clients import simulated
-from fglfast.federation.experiment import Experiment
+from fglfast.federation.experiment import FILE, Experiment
 from fglfast.federation.method_names import Method
 from fglfast.lab.audit import learned, updates
 from fglfast.lab.audit.members import Clients, Pool, asked
@@ -44,7 +44,7 @@ def server_views(
         holders_N: the client that gave each of them.
     """
     asked_N, out = asked(holders_N, pool.images.labels, seed), folder / f"seed{seed}"
-    file, found = folder / "experiment.toml", dict[View, Floats]()
+    file, found = folder / FILE, dict[View, Floats]()
     for view in seen_by_server(experiment, method):
         if view == "upload":
             found[view] = _of_uploads(out / "one-shot" / "clients", file, experiment, seed, pool, asked_N)

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save
 from fglfast.base.console import note
 from fglfast.base.files import claim, write_atomic
 from fglfast.federation.arena import run_experiment
-from fglfast.federation.experiment import Experiment
+from fglfast.federation.experiment import FILE, Experiment
 from fglfast.federation.method_names import Method
 from fglfast.images.labelled import LabelledImages
 from fglfast.lab.audit.members import NOBODY, Pool, holders, learned_names
@@ -123,7 +123,7 @@ def _train(
     )
     arena = run_experiment(experiment, work / "run", engines)
     model, _, _ = open_classifier(work / "run" / f"seed{seed}" / recipe.method / "model")
-    names = learned_names(work / "run" / "experiment.toml", experiment, recipe.method, seed, pool.images.class_names)
+    names = learned_names(work / "run" / FILE, experiment, recipe.method, seed, pool.images.class_names)
     holders_N = holders(names, {f"row {place}": int(row) for place, row in enumerate(half)}, len(pool.images))
     views = {MODEL: confidences(model, pool.pixels_N3SS, pool.images.labels)}
     views |= server_views(work / "run", experiment, recipe.method, seed, pool, holders_N)

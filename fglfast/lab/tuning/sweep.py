@@ -15,9 +15,10 @@ import numpy as np
 
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, UsageError
-from fglfast.base.files import check_claim, claim, sole, usable_folder, write_atomic
+from fglfast.base.files import check_claim, claim, sole, write_atomic
 from fglfast.base.machine import machine_facts, package_versions
 from fglfast.base.wording import some
+from fglfast.base.writable import free_for
 from fglfast.engine.build import Engine, seconds_per_pass
 from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import Recipe
@@ -60,10 +61,10 @@ def tune(
         UsageError: `check_input` refuses, no candidate keeps within the budget, or another run is at work in `out`.
     """
     check_input(merged, validation, settings)
-    with sole(out):
-        (out / "candidates").mkdir(exist_ok=True)
+    with sole(out, FACTS):
         facts = _facts(engine.manifest.key.build.image_size, merged, validation, recipe, settings)
         claim(out / FACTS, facts | {"engine": engine.key}, WHAT)
+        (out / "candidates").mkdir(exist_ok=True)
         sweep = _Sweep(engine, merged, validation, recipe, settings, out)
         sweep.run()
         tuned = sweep.tuned()
@@ -113,7 +114,7 @@ def check_work(
         UsageError: `out` cannot be used.
         BadInputError: as said.
     """
-    usable_folder(out)
+    free_for(out, FACTS)
     check_fit(merged, model, read_shapes(model, image_size))
     if (out / FACTS).exists():
         check_claim(out / FACTS, _facts(image_size, merged, validation, recipe, settings), WHAT, later=("engine",))

@@ -86,6 +86,13 @@ def test_a_sparse_plan_lies_between_exact_and_independent():
     assert exact <= sparse + 1e-5 and sparse < cost(x0, noise).mean()
 
 
+def test_a_row_of_a_sparse_plan_shares_few_noises():
+    x0, noise, condition = batch(count=32, conditions=1)
+    couple = sparse_ot(partners=2)
+    paired = [couple(x0, noise, condition, generator(seed)).noise for seed in range(60)]
+    assert max(len({tuple(each[row].tolist()) for each in paired}) for row in range(32)) <= 2
+
+
 def test_wide_weights_are_independent_and_narrow_ones_few():
     x0, noise, condition = batch(count=200)
     assert weighted(1e4)(x0, noise, condition, generator()).effective > 0.99

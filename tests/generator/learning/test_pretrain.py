@@ -148,6 +148,11 @@ def test_the_rate_warms_up_stays_and_decays():
     rates = [fit.rate_at(step) for step in range(1000)]
     assert rates[0] == 0.01 and rates[100] == rates[700] == 1.0 and rates[999] < 0.01
     assert rates[751:] == sorted(rates[751:], reverse=True)
+    short = FitSettings(steps=100, batch_size=1, learning_rate=1.0, warmup_steps=200)
+    rates = [short.rate_at(step) for step in range(100)]
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
+    assert max(rates) < 0.45, "no jump where warming up is cut short"
 
 
 def test_a_lesson_lies_on_the_path_and_weighs_its_rows():

@@ -26,6 +26,13 @@ def test_confidences_are_log_odds_and_fall_as_the_loss_rises():
     assert np.array_equal(np.argsort(said), np.argsort(-loss))
 
 
+def test_of_a_single_class_nothing_can_be_told():
+    config = ResNetConfig(layer_type="basic", depths=[1], embedding_size=8, hidden_sizes=[8], num_labels=1)
+    pixels = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+    said = confidences(ResNetForImageClassification(config).eval(), pixels, np.zeros(5, np.int64))
+    assert said.tolist() == [0.0] * 5
+
+
 def test_certainty_is_not_rounded_to_infinity():
     model = classifier()
     with torch.no_grad():

@@ -14,8 +14,8 @@ from benchmarks.sections import SECTIONS
 from benchmarks.speed_columns import engines
 from benchmarks.table import PAGE, README, markdown, page, renewed
 from fglfast.base.errors import MissingExtraError, UsageError
-from fglfast.base.files import usable_file
 from fglfast.base.timing import Timing, interleaved
+from fglfast.base.writable import usable_file
 from fglfast.generator.load import load_generator
 from fglfast.lab.bench.measure import BenchSettings, bench, contenders
 from fglfast.lab.bench.operations import count, count_operations, count_training
