@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,8 +23,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.adapt_columns import CLIENTS, KINDS, SHADES, SHOTS, table
 from benchmarks.global_model import SMALL
-from benchmarks.results_file import save_result
-from fglfast.base.files import write_atomic
+from benchmarks.results_file import once, save_result
 from fglfast.client.embed import class_list, embed
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import find_recipe
@@ -102,20 +102,13 @@ def main(
     rates: dict[str, float] = {}
     for seed in range(seeds):
         server = global_model(read_dataset(f"{data}:private").class_names, seed, images_per_class, work, engines)
-        rates = rates or chosen_rates(server, splits["public"], work / "rates.json")
+        rates = rates or once(work / "rates.json", partial(best_rates, server, splits["public"]))
         for kind in KINDS:
             for client in range(1 if kind in SHADES else CLIENTS):
                 for shots in SHOTS:
-                    cell = work / f"cell-{kind}-{client}-{shots}-{seed}.json"
-                    if not cell.exists():
-                        own, test = splits["private"].of(kind, client), splits["test"].of(kind, client)
-                        asked = AdaptSettings(shots=shots, seed=seed)
-                        drawn = draw_shots(own.labels.numpy(), own.train, len(server.prototypes.counts_K), asked)
-                        measured = measure(Case(server, own, drawn, seed, rates), test)
-                        facts = {"kind": kind, "client": client, "shots": shots, "seed": seed}
-                        write_atomic(cell, json.dumps({**facts, "rows": measured}) + "\n")
-                        typer.echo(cell.read_text())
-                    found.append(json.loads(cell.read_text()))
+                    find = partial(cell, server, splits, kind, client, AdaptSettings(shots=shots, seed=seed), rates)
+                    found.append(once(work / f"cell-{kind}-{client}-{shots}-{seed}.json", find))
+                    typer.echo(json.dumps(found[-1]))
     facts = {"images_per_class": images_per_class, "images": images, "rates": rates, "steps": STEPS}
     save_result("adapt", {**facts, "rows": table(found), "cells": found})
 
@@ -124,12 +117,10 @@ def read_split(data: str, name: str, count: int, work: Path) -> Split:
     """Some images of a split, with their shades, which take a while and are kept."""
     dataset, file = read_dataset(f"{data}:{name}"), work / f"shades-{name}-{count}.json"
     dataset = dataset.select(np.sort(generator(0, 7).permutation(len(dataset))[:count]))
-    if not file.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, json.dumps(domains(dataset, "shade")))
+    shades = once(file, partial(domains, dataset, "shade"))
     assert SMALL.image_size is not None
     pixels = read_pixels(dataset, SMALL.image_size)
-    return Split(pixels, torch.from_numpy(dataset.labels), np.array(json.loads(file.read_text())))
+    return Split(pixels, torch.from_numpy(dataset.labels), np.array(shades))
 
 
 def global_model(class_names: tuple[str, ...], seed: int, images: int, work: Path, engines: Path) -> Server:
@@ -148,6 +139,16 @@ def global_model(class_names: tuple[str, ...], seed: int, images: int, work: Pat
     every = np.arange(len(rows))
     synthetic = TrainingData(pixels, torch.from_numpy(index.labels[rows]), size, every, every[:0])
     return Server(model, synthetic_prototypes(model, folder / "synthetic", size), synthetic)
+
+
+def cell(
+    server: Server, splits: dict[str, Split], kind: str, client: int, asked: AdaptSettings, rates: dict[str, float]
+) -> dict[str, Any]:
+    """A client of a seed with so many shots a class, and what each row comes to there."""
+    own, test = splits["private"].of(kind, client), splits["test"].of(kind, client)
+    drawn = draw_shots(own.labels.numpy(), own.train, len(server.prototypes.counts_K), asked)
+    rows = measure(Case(server, own, drawn, asked.seed, rates), test)
+    return {"kind": kind, "client": client, "shots": asked.shots, "seed": asked.seed, "rows": rows}
 
 
 def measure(case: Case, test: TrainingData) -> dict[str, dict[str, Any]]:
@@ -255,18 +256,13 @@ def further(model: Any, images: TrainingData, rate: float, seed: int) -> None:
     train_locally(model, images, LocalSettings(epochs=epochs, batch_size=BATCH, learning_rate=rate), seed)
 
 
-def chosen_rates(server: Server, public: Split, file: Path) -> dict[str, float]:
+def best_rates(server: Server, public: Split) -> dict[str, float]:
     """Of each kind of fine-tuning the rate that is best on public images, even and inverted, with five shots."""
-    if not file.exists():
-        best = {}
-        for name, way in TUNED.items():
-            reached = {
-                rate: sum(_reached(server, public, way, name, rate, kind) for kind in KINDS[:2]) for rate in RATES
-            }
-            best[name] = max(reached, key=lambda rate: reached[rate])
-        write_atomic(file, json.dumps(best) + "\n")
-    rates: dict[str, float] = json.loads(file.read_text())
-    return rates
+    best = {}
+    for name, way in TUNED.items():
+        reached = {rate: sum(_reached(server, public, way, name, rate, kind) for kind in KINDS[:2]) for rate in RATES}
+        best[name] = max(reached, key=lambda rate: reached[rate])
+    return best
 
 
 def _reached(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.rates import choices
-from benchmarks.results_file import RESULTS, measured, renewals, save_result
+from benchmarks.results_file import RESULTS, renewals, result, save_result
 from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import find_experiment
 from fglfast.federation.method_names import METHODS
@@ -41,7 +41,7 @@ def main(
     arena = run_experiment(asked.model_copy(update=changes), work / preset, engines)
     write_page(arena, work / preset / "arena.html")
     name, shown = preset.replace("fashion", "arena"), _shown(arena)
-    save_result(name, renewed(measured(name)[0], shown, only) if only else shown)
+    save_result(name, renewed(result(name), shown, only) if only else shown)
     if preset == PICTURED and not only:
         draw(arena, *AXES[1]).savefig(RESULTS / f"{name}.png", dpi=110, metadata={"Software": None})
 
@@ -53,12 +53,12 @@ def _shown(arena: Arena) -> dict[str, Any]:
     )
     rounds = [
         {
-            "method": result.method,
-            "seed": result.seed,
-            "accuracy": [None if row.accuracy is None else round(row.accuracy, 4) for row in result.rows],
-            "last_by_client": result.rows[-1].by_client,
+            "method": each.method,
+            "seed": each.seed,
+            "accuracy": [None if row.accuracy is None else round(row.accuracy, 4) for row in each.rows],
+            "last_by_client": each.rows[-1].by_client,
         }
-        for result in arena.results
+        for each in arena.results
     ]
     return {
         "experiment": settings.model_dump(mode="json"),

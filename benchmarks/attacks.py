@@ -1,10 +1,10 @@
 """Hostile clients in a federation of real training: what each attack costs, and whether it is named."""
 
-import json
 import shutil
 import statistics
 from collections.abc import Sequence
 from contextlib import redirect_stderr
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.hostile import ATTACKS, Attack, HostileApp
-from benchmarks.results_file import save_result
+from benchmarks.results_file import once, save_result
 from fglfast.base import console
-from fglfast.base.files import write_atomic
 from fglfast.federation.client_app import app
 from fglfast.federation.clients import simulated
 from fglfast.federation.experiment import Aggregation, Experiment, find_experiment
@@ -95,14 +94,10 @@ class Arena:
 
     def run(self, attack: Attack | str | None) -> list[Found]:
         """Each seed's accuracy, and whom its operator read something of; the client that is `ABSENT` never comes."""
-        return [self._once(attack, seed) for seed in self.asked.seeds]
+        folders = {seed: self.work / str(seed) / _called(attack).replace(" ", "-") for seed in self.asked.seeds}
+        return [once(own / "found.json", partial(self._run, attack, seed, own)) for seed, own in folders.items()]
 
-    def _once(self, attack: Attack | str | None, seed: int) -> Found:
-        folder = self.work / str(seed) / _called(attack).replace(" ", "-")
-        kept = folder / "found.json"
-        if kept.exists():
-            found: Found = json.loads(kept.read_text(encoding="utf-8"))
-            return found
+    def _run(self, attack: Attack | str | None, seed: int, folder: Path) -> Found:
         shutil.rmtree(folder, ignore_errors=True)
         names = [client.name for client in simulated(str(self.file), seed)]
         told: dict[str, str | int | float | bool] = {"experiment": str(self.file), "seed": seed}
@@ -118,14 +113,12 @@ class Arena:
             finally:
                 console.stderr.file = None  # type: ignore[assignment]
         blamed = _blamed(names, said.getvalue())
-        found = {
+        return {
             "accuracy": result.test_accuracy,
             "named": names[hostile] in blamed or f"{names[hostile]!r} claims" in said.getvalue(),
             "honest_blamed": [who for who in blamed if who != names[hostile]],
             "rounds": result.rows[-1].round,
         }
-        write_atomic(kept, json.dumps(found) + "\n")
-        return found
 
 
 def _blamed(names: Sequence[str], said: str) -> list[str]:

@@ -7,11 +7,6 @@ from statistics import median
 Table = tuple[Sequence[str], list[Sequence[str]]]  # the columns' heads, and the rows
 
 
-def number(value: float) -> str:
-    """A rate: three digits, or whole."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def spread(values: Sequence[float], form: str = ".1%") -> str:
     """Median of the seeds and where they lie; one seed has no range.
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Table, number, spread
+from benchmarks.cells import Table, spread
 from fglfast.federation.method_names import TITLES
+from fglfast.lab.bench.table import number
 
 
 def colour(result: dict[str, Any]) -> Table:

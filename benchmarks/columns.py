@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from benchmarks.cells import Table, number, spread
+from benchmarks.cells import Table, spread
 from benchmarks.results_file import measured
 from fglfast.base.wording import size
+from fglfast.lab.audit.roc import Interval
+from fglfast.lab.bench.table import number
 
 
 def accuracy(result: dict[str, Any]) -> Table:
@@ -231,4 +233,4 @@ FUZZED = {
 
 
 def _interval(found: dict[str, float] | None) -> str:
-    return f"{found['value']:.1%} ({found['low']:.1%} to {found['high']:.1%})" if found else ""
+    return Interval(**found).words if found else ""

@@ -21,7 +21,7 @@ import typer
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from benchmarks.results_file import save_result
+from benchmarks.results_file import once, save_result
 from fglfast.generator.architecture import MiniSettings, build_unet
 from fglfast.generator.learning.couplings import COUPLINGS, CouplingName
 from fglfast.generator.learning.fitting import Fit, FitSettings
@@ -56,16 +56,13 @@ def main(
     ),
 ) -> None:
     """Train once a case, coupling and seed, judging every tenth of the way."""
-    work.mkdir(parents=True, exist_ok=True)
     cases = []
     for case in (gaussians(2 * steps), fashion(data, steps)):
         curves: dict[CouplingName, list[list[dict[str, float]]]] = {}
         for coupling in COUPLINGS:
             for seed in range(seeds):
                 path = work / f"{case.name}-{coupling}-{case.settings.steps}-{seed}.json"
-                if not path.exists():
-                    path.write_text(json.dumps(curve(case, coupling, seed)))
-                curves.setdefault(coupling, []).append(json.loads(path.read_text()))
+                curves.setdefault(coupling, []).append(once(path, partial(curve, case, coupling, seed)))
             typer.echo(json.dumps(verdict(coupling, curves)))
         rows = [verdict(coupling, curves) for coupling in curves]
         cases.append({"case": case.name, "steps": case.settings.steps, "rows": rows, "curves": curves})

@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -24,7 +25,8 @@ from scipy.spatial.distance import cdist
 
 from benchmarks.free_captions import FreeCaptions
 from benchmarks.global_model import accuracy
-from benchmarks.results_file import RESULTS, save_result
+from benchmarks.results_file import RESULTS, once, save_result
+from fglfast.base.files import write_atomic
 from fglfast.client.captions import FILES, caption_all, find_captioner
 from fglfast.client.embed import embed
 from fglfast.client.privacy import Budget, gaussian, noise_scale
@@ -85,7 +87,10 @@ def main(
     runs: dict[tuple[str, float | None], list[dict[str, Any]]] = {point: [] for point in points}
     for seed in range(seeds):
         for curve, epsilon in points:
-            found = measure(bench, curve, epsilon, seed, work / f"{curve} {epsilon} {seed} {Path(written).stem}")
+            folder = work / f"{curve} {epsilon} {seed} {Path(written).stem}"
+            found = once(
+                folder / f"found-{images_per_class}.json", partial(measure, bench, curve, epsilon, seed, folder)
+            )
             typer.echo(json.dumps({"curve": curve, "epsilon": epsilon, **found}))
             runs[curve, epsilon].append(found)
     rows = [
@@ -109,7 +114,7 @@ def write_captions(private: LabelledImages, model: Path, kind: str, work: Path) 
         lines = [
             json.dumps({"file_name": name, "caption": text}) for name, text in zip(private.names, words, strict=True)
         ]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_atomic(path, "\n".join(lines) + "\n")
     return str(path)
 
 
@@ -140,11 +145,7 @@ def captions_of(bench: Bench, images: LabelledImages) -> list[str]:
 
 
 def measure(bench: Bench, curve: str, epsilon: float | None, seed: int, folder: Path) -> dict[str, Any]:
-    """Embed, draw, train and judge once, or read what an earlier call found."""
-    done = folder / f"found-{bench.images_per_class}.json"
-    if done.exists():
-        found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-        return found
+    """Embed, draw, train and judge."""
     shutil.rmtree(folder, ignore_errors=True)  # a call that was killed drew other noise, which nothing repeats
     parts = partition_dirichlet(bench.private.labels, CLIENTS, BETA, seed)
     merged = merge_payloads(
@@ -152,14 +153,12 @@ def measure(bench: Bench, curve: str, epsilon: float | None, seed: int, folder: 
         for number, rows in enumerate(parts)
     )
     drawn = SynthesisSettings(images_per_class=bench.images_per_class, seed=seed, sampling=bench.sampling)
-    found = {
+    return {
         "seed": seed,
         "accuracy": accuracy(bench.engine, merged, drawn, bench.test, folder, batch_size=64),
         "rows": len(merged.labels),
         "classes": len(np.unique(merged.labels)),
     }
-    done.write_text(json.dumps(found), encoding="utf-8")
-    return found
 
 
 def upload(bench: Bench, curve: str, epsilon: float | None, images: LabelledImages, client: str) -> Payload:

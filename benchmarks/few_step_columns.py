@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Table, number, spread
+from benchmarks.cells import Table, spread
 from fglfast.distill.distill import DistillSettings
+from fglfast.lab.bench.table import number
 
 STUDENT = "student, "
 

@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -17,14 +18,16 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks import results_file
 from benchmarks.global_model import SMALL
-from benchmarks.results_file import RESULTS, renewals, save_result
+from benchmarks.results_file import once, renewals, save_result
 from fglfast.client.embed import embed
 from fglfast.distill.distill import FIT, DistillSettings, distill
 from fglfast.distill.steps import place
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.images.dataset import read_dataset
+from fglfast.images.labelled import LabelledImages
 from fglfast.payload.merge import Merged, merge_payloads
 from fglfast.pipeline.one_shot import draw_and_train
 from fglfast.pipeline.stages import Stages
@@ -112,7 +115,9 @@ def main(
         for row in rows:
             engine = build_engine(row.recipe, row.recipe.model_folder(), engines)
             folder = work / "rows" / row.key
-            measured = measure(engine, merged, row.sampling, images_per_class, seed, folder, private, test)
+            asked = SynthesisSettings(images_per_class=images_per_class, seed=seed, sampling=row.sampling)
+            find = partial(measure, engine, merged, asked, folder / str(seed), private, test)
+            measured = once(folder / f"{images_per_class}-{seed}.json", find)
             found_rows.setdefault(row.key, []).append(measured)
             typer.echo(json.dumps({"row": row.key, **measured}))
     paces = take_turns(rows, merged, engines, rounds)
@@ -125,7 +130,7 @@ def main(
         "rows": [summed(row, found_rows[row.key], paces[row.key]) for row in rows],
     }
     if only:
-        result = renewed(json.loads((RESULTS / "few-steps.json").read_bytes()), result, only)
+        result = renewed(results_file.result("few-steps"), result, only)
     save_result("few-steps", result)
 
 
@@ -176,29 +181,19 @@ def of_student(name: str, recipe: Recipe) -> list[Row]:
 def measure(
     engine: Engine,
     merged: Merged,
-    sampling: Sampling,
-    images_per_class: int,
-    seed: int,
+    asked: SynthesisSettings,
     folder: Path,
-    private: Any,
-    test: Any,
+    private: LabelledImages,
+    test: LabelledImages,
 ) -> dict[str, Any]:
-    """Draw, train and judge once, or read what an earlier call found."""
-    done = folder / f"{images_per_class}-{seed}.json"
-    if done.exists():
-        found: dict[str, Any] = json.loads(done.read_text())
-        return found
-    asked = SynthesisSettings(images_per_class=images_per_class, seed=seed, sampling=sampling)
-    own = folder / str(seed)
-    _, trained = draw_and_train(engine, merged, asked, SMALL, own, Stages(own))
-    found = {
-        "seed": seed,
+    """Draw, train and judge."""
+    _, trained = draw_and_train(engine, merged, asked, SMALL, folder, Stages(folder))
+    return {
+        "seed": asked.seed,
         "test": evaluate(trained.model, test).accuracy,
         "private": evaluate(trained.model, private).accuracy,
         "training_seconds": round(trained.seconds, 1),
     }
-    done.write_text(json.dumps(found))
-    return found
 
 
 def take_turns(rows: Sequence[Row], merged: Merged, engines: Path, rounds: int) -> dict[str, list[float]]:

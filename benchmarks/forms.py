@@ -5,6 +5,8 @@ Same clients, engine and training; the payloads alone differ. Seeds change parti
 
 import json
 import tempfile
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal, get_args
@@ -12,11 +14,12 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from benchmarks.global_model import accuracy
-from benchmarks.results_file import save_result
+from benchmarks.results_file import once, save_result
 from fglfast.client.embed import embed
-from fglfast.engine.build import build_engine
+from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import find_recipe
 from fglfast.images.dataset import read_dataset
+from fglfast.images.labelled import LabelledImages
 from fglfast.images.partition import partition_dirichlet
 from fglfast.payload import Form, save_payload
 from fglfast.payload.merge import merge_payloads
@@ -36,23 +39,17 @@ def main(
 ) -> None:
     """Embed, draw, train and judge once a form and seed; save the table."""
     private, test, asked = read_dataset(f"{data}:private"), read_dataset(f"{data}:test"), find_recipe(recipe)
-    model = asked.model_folder()
-    engine = build_engine(asked, model, engines)
+    engine = build_engine(asked, asked.model_folder(), engines)
     runs: dict[Form, list[dict[str, Any]]] = {form: [] for form in get_args(Form)}
     for seed in range(seeds):
         parts = partition_dirichlet(private.labels, CLIENTS, BETA, seed)
         for form, found in runs.items():
             folder = work / f"{level}-{images_per_class}-{form}-{seed}"
-            done = folder / "found.json"
-            if not done.exists():
-                clients = [private.select(rows) for rows in parts]
-                payloads = [embed(own, f"client{k}", model, level, form) for k, own in enumerate(clients)]
-                drawn = SynthesisSettings(images_per_class=images_per_class, seed=seed, sampling=asked.sampling)
-                right = accuracy(engine, merge_payloads(payloads), drawn, test, folder, batch_size=64)
-                with tempfile.TemporaryDirectory() as sent:
-                    uploaded = sum(save_payload(payload, Path(sent) / "payload.safetensors") for payload in payloads)
-                done.write_text(json.dumps({"seed": seed, "bytes": uploaded, "accuracy": right}))
-            found.append(json.loads(done.read_text()))
+            drawn = SynthesisSettings(images_per_class=images_per_class, seed=seed, sampling=asked.sampling)
+            clients = [private.select(own) for own in parts]
+            found.append(
+                once(folder / "found.json", partial(measure, engine, clients, level, form, drawn, test, folder))
+            )
             typer.echo(json.dumps({"form": form, **found[-1]}))
     rows = [
         {
@@ -65,6 +62,23 @@ def main(
     ]
     facts = {"level": level, "clients": CLIENTS, "beta": BETA, "images_per_class": images_per_class}
     save_result("forms", {**facts, "rows": rows})
+
+
+def measure(
+    engine: Engine,
+    clients: Sequence[LabelledImages],
+    level: Literal["class", "instance"],
+    form: Form,
+    drawn: SynthesisSettings,
+    test: LabelledImages,
+    folder: Path,
+) -> dict[str, Any]:
+    """Embed, draw, train and judge; count what the clients send."""
+    payloads = [embed(own, f"client{k}", engine.model, level, form) for k, own in enumerate(clients)]
+    right = accuracy(engine, merge_payloads(payloads), drawn, test, folder, batch_size=64)
+    with tempfile.TemporaryDirectory() as sent:
+        uploaded = sum(save_payload(payload, Path(sent) / "payload.safetensors") for payload in payloads)
+    return {"seed": drawn.seed, "bytes": uploaded, "accuracy": right}
 
 
 if __name__ == "__main__":

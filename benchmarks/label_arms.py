@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.global_model import SMALL, public_accuracy
-from fglfast.base.files import write_atomic
+from benchmarks.results_file import once
 from fglfast.images.labelled import LabelledImages
 from fglfast.shards.keep import Keep
 
@@ -58,7 +58,7 @@ def accuracies(pool: Pool, run: dict[str, Any], names: Sequence[str], test: Labe
                 accuracy = public_accuracy(as_images(pool, names, rows), test, folder, settings)
             return {"title": title, "images": len(rows), "accuracy": accuracy, "seconds": spent[0] / len(rows)}
 
-        found: dict[str, Any] = kept(folder.with_suffix(".json"), train)
+        found: dict[str, Any] = once(folder.with_suffix(".json"), train)
         return found
 
     every = np.arange(images)
@@ -99,11 +99,3 @@ def processor() -> Iterator[list[float]]:
 
 def _spent() -> float:
     return sum(getrusage(who).ru_utime + getrusage(who).ru_stime for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
-
-
-def kept(file: Path, find: Callable[[], Any]) -> Any:
-    """What a file holds, found first if it is not there."""
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, json.dumps(find()) + "\n")
-    return json.loads(file.read_text(encoding="utf-8"))

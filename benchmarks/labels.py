@@ -23,8 +23,8 @@ from PIL import Image
 from scipy.stats import mannwhitneyu
 
 from benchmarks.global_model import SMALL, public_accuracy
-from benchmarks.label_arms import KEPT, Pool, accuracies, as_images, file_of, kept, processor
-from benchmarks.results_file import save_result
+from benchmarks.label_arms import KEPT, Pool, accuracies, as_images, file_of, processor
+from benchmarks.results_file import once, save_result
 from fglfast.client.embed import class_list, embed
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import find_recipe
@@ -55,6 +55,7 @@ EARLY = 5  # epochs of SMALL's, after which a model's loss tells who learned lat
 REFEREE = SMALL.model_copy(update={"epochs": 10})
 SWAPPED = 0.1  # of the images
 ENCODED = 10_000  # public images that the label flow learns from
+BATCH = 128  # images that are scored at once
 
 Scores = NDArray[np.float64]
 
@@ -74,7 +75,7 @@ def main(
     names = public.class_names
     lent = {name: lazy(name, backend, engines) for name in GENERATORS}
     referee = partial(public_accuracy, public, test, work / "referee", REFEREE)
-    right, flow = kept(work / "referee.json", referee), label_flow(public, work)
+    right, flow = once(work / "referee.json", referee), label_flow(public, work)
     pools: list[tuple[Pool, dict[str, Any]]] = []
     for seed in map(int, seeds.split(",")):
         for name in GENERATORS:
@@ -129,7 +130,7 @@ def drawn(lent: LazyEngine, names: Sequence[str], seed: int, images_per_class: i
             made = synthesize(lent.engine, merge_payloads([payload]), asked, images)
         return spent[0] / made.images
 
-    seconds = kept(folder / "draw.json", draw)
+    seconds = once(folder / "draw.json", draw)
     samples = [sample for tar in sorted(images.glob("*.tar")) for _, sample in read_samples(tar)]
     pixels = np.stack([np.asarray(decode_image(sample.image)) for sample in samples])
     return Pool(pixels, np.array([sample.label for sample in samples]), seconds, folder)
@@ -181,7 +182,7 @@ def told_apart(
         of_swapped = scored(judge, pool.pixels[swapped], others)
         return {"scores": scores.tolist(), "of_swapped": of_swapped.tolist(), "seconds": spent[0] / len(rows)}
 
-    found = kept(pool.folder / file_of(title, len(rows)), score)
+    found = once(pool.folder / file_of(title, len(rows)), score)
     scores_N, wrong = np.array(found["scores"]), wrong_N[rows]
     honest = np.setdiff1d(np.flatnonzero(~wrong), swapped)
     areas = {
@@ -195,9 +196,9 @@ def _of_all() -> tuple[str, ...]:
     return ("label flow", f"early loss, {EARLY} epochs", f"loss of mini, {LEVELS} levels")
 
 
-def scored(judge: Judge, pixels: NDArray[np.uint8], labels: NDArray[np.int64], batch: int = 128) -> Scores:
+def scored(judge: Judge, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Scores:
     """Scores of images [N], as `synthesize` asks for them."""
-    parts = [slice(start, start + batch) for start in range(0, len(labels), batch)]
+    parts = [slice(start, start + BATCH) for start in range(0, len(labels), BATCH)]
     return np.concatenate([judge(pixels[part], labels[part].tolist()) for part in parts])
 
 
@@ -216,7 +217,7 @@ def early_model(pool: Pool, names: Sequence[str], seed: int, test: LabelledImage
             public_accuracy(as_images(pool, names), test, folder, settings)
         return spent[0]
 
-    kept(folder.with_suffix(".json"), train)
+    once(folder.with_suffix(".json"), train)
     return folder
 
 

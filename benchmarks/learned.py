@@ -9,6 +9,7 @@ its public images: those it has as they are, so they lack the domain.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ import typer
 from PIL import Image
 
 from benchmarks.global_model import SMALL, accuracy, public_accuracy, public_split
-from benchmarks.results_file import save_result
+from benchmarks.results_file import once, save_result
 from fglfast.client.embed import class_list, embed
 from fglfast.client.learn import learn
 from fglfast.client.settings import LearnSettings
@@ -93,7 +94,8 @@ def main(
             folder = work / f"{domain}-{seed}-{clients}-{beta:g}-{steps}-{vectors}-{images_per_class}"
             case = Case(domain, seed, held, transformed(test, domain), public, folder)
             for row in ROWS if public else ROWS[1:]:
-                measured = measure(engine, case, row, asked, settings)
+                own = case.folder / row.replace(",", "").replace(" ", "-")
+                measured = once(own / "measured.json", partial(measure, engine, case, row, asked, settings, own))
                 found.setdefault((domain, row), []).append(measured)
                 typer.echo(json.dumps({"domain": domain, "row": row, **measured}))
     save_result(
@@ -122,26 +124,20 @@ def transformed(dataset: LabelledImages, domain: str) -> LabelledImages:
     return replace(dataset, openers=tuple(opener(opened) for opened in dataset.openers))
 
 
-def measure(engine: Engine, case: Case, row: str, asked: SynthesisSettings, settings: LearnSettings) -> dict[str, Any]:
-    """One row once, or what an earlier call found."""
-    folder = case.folder / row.replace(",", "").replace(" ", "-")
-    done = folder / "measured.json"
-    if done.exists():
-        found: dict[str, Any] = json.loads(done.read_text())
-        return found
+def measure(
+    engine: Engine, case: Case, row: str, asked: SynthesisSettings, settings: LearnSettings, folder: Path
+) -> dict[str, Any]:
+    """One row."""
     losses: list[tuple[float, float]] = []
     if row == PUBLIC:
         assert case.public is not None
         learnt = case.folder.parent / f"public-{case.seed}"  # one model for all domains
         right = public_accuracy(case.public, case.test, learnt, SMALL.model_copy(update={"seed": case.seed}))
-        folder.mkdir(parents=True, exist_ok=True)
     else:
         made, losses = payloads(engine.model, case, row, settings)
         drawn = asked.model_copy(update={"seed": case.seed})
         right = accuracy(engine, merge_payloads(made), drawn, case.test, folder)
-    found = {"seed": case.seed, "test": right, "losses": losses}
-    done.write_text(json.dumps(found))
-    return found
+    return {"seed": case.seed, "test": right, "losses": losses}
 
 
 def payloads(

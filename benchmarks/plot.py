@@ -1,13 +1,12 @@
 """Draw `benchmarks/results/throughput.png` from peers.json: images a second, ours and the peers."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from matplotlib.figure import Figure
 
-from benchmarks.results_file import RESULTS
+from benchmarks.results_file import RESULTS, result
 
 OURS, THEIRS = "#0b6e99", "#a9a9a9"
 
@@ -17,8 +16,8 @@ def main(
     out: Annotated[Path, typer.Option(help="The picture.")] = RESULTS / "throughput.png",
 ) -> None:
     """Read one result and write the picture."""
-    result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    rows, settings = result["contenders"], result["settings"]
+    found = result(name)
+    rows, settings = found["contenders"], found["settings"]
     figure = Figure(figsize=(8, 1.3 + 0.36 * len(rows)), layout="constrained", dpi=120)
     axis = figure.subplots()
     rates = [row["images_per_second"] for row in rows]
@@ -42,7 +41,7 @@ def main(
     side, guidance = settings["image_size"], settings["guidance_scale"]
     axis.set_title(
         f"{settings['model']} {side}x{side}, {settings['steps']} steps, guidance {guidance:g}, "
-        f"batch {settings['batch']}, {result['machine']['device']}",
+        f"batch {settings['batch']}, {found['machine']['device']}",
         fontsize=9,
         loc="left",
         pad=16,

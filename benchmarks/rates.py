@@ -15,8 +15,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from benchmarks import results_file
-from benchmarks.results_file import save_result
+from benchmarks.results_file import measured, save_result
 from fglfast.base.console import note
 from fglfast.base.errors import IncompleteError
 from fglfast.federation.arena import run_experiment
@@ -79,11 +78,8 @@ def result_name(preset: str) -> str:
 
 def choices(preset: str) -> dict[Method, Choice]:
     """What was chosen for each method at a preset; nothing where nobody did."""
-    file = results_file.RESULTS / f"{result_name(preset)}.json"
-    if not file.exists():
-        return {}
-    chosen = json.loads(file.read_text(encoding="utf-8"))["chosen"]
-    return TypeAdapter(dict[Method, Choice]).validate_python(chosen)
+    chosen = [found["chosen"] for found in measured(result_name(preset))]
+    return TypeAdapter(dict[Method, Choice]).validate_python(chosen[0] if chosen else {})
 
 
 def choose(

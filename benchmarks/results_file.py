@@ -1,8 +1,12 @@
-"""Where a measurement is kept: one JSON with the machine, the versions and the command that made it."""
+"""Where a measurement is kept: one JSON with the machine, the versions and the command that made it.
+
+What a benchmark finds on its way is kept in a folder of its own: a second call goes on where the first was cut short.
+"""
 
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,15 +20,33 @@ RESULTS = Path(__file__).parent / "results"
 
 def save_result(name: str, found: dict[str, Any]) -> Path:
     """Write `benchmarks/results/NAME.json`: what was measured, and the circumstances unless it holds older ones."""
-    path = RESULTS / f"{name}.json"
+    path = path_of(name)
     write_atomic(path, json.dumps(circumstances() | found, indent=2, ensure_ascii=False) + "\n")
     return path
 
 
+def path_of(name: str) -> Path:
+    """The file of a result."""
+    return RESULTS / f"{name}.json"
+
+
+def result(name: str) -> dict[str, Any]:
+    """The result of that name."""
+    found: dict[str, Any] = json.loads(path_of(name).read_text(encoding="utf-8"))
+    return found
+
+
 def measured(*names: str) -> list[dict[str, Any]]:
     """The results of these names that are there."""
-    files = [RESULTS / f"{name}.json" for name in names]
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    return [result(name) for name in names if path_of(name).exists()]
+
+
+def once(file: Path, find: Callable[[], Any]) -> Any:
+    """What an earlier call found, or what is found now and kept."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, json.dumps(find()) + "\n")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def renewals(old: dict[str, Any], only: str) -> list[dict[str, Any]]:

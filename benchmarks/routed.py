@@ -18,7 +18,7 @@ import typer
 
 from benchmarks.global_model import accuracy
 from benchmarks.learned import transformed
-from benchmarks.results_file import save_result
+from benchmarks.results_file import once, save_result
 from fglfast.client.embed import embed
 from fglfast.client.learn import learn
 from fglfast.client.privacy import Budget
@@ -152,16 +152,6 @@ def main(
             ],
         },
     )
-
-
-def once(done: Path, make: Callable[[], Found]) -> Found:
-    """What an earlier call found, or now."""
-    if not done.exists():
-        done.parent.mkdir(parents=True, exist_ok=True)
-        found = make()
-        done.write_text(json.dumps(found))
-    measured: Found = json.loads(done.read_text())
-    return measured
 
 
 def measure(engine: Engine, shared: Work, drawn: SynthesisSettings, test: LabelledImages, folder: Path) -> Found:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Table, number, spread
+from benchmarks.cells import Table, spread
+from fglfast.lab.bench.table import number
 
 
 def peers(result: dict[str, Any]) -> Table:

@@ -16,8 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.results_file import save_result
-from fglfast.base.files import write_atomic
+from benchmarks.results_file import once, save_result
 from fglfast.client.embed import embed
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import Recipe, find_recipe
@@ -48,7 +47,8 @@ class Case:
 
     def kept(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A figure, measured once, with the seconds of a core that it took."""
-        return kept(self.folder / f"{name}.json", work)
+        found: dict[str, Any] = once(self.folder / f"{name}.json", partial(timed, work))
+        return found
 
 
 def main(
@@ -67,7 +67,7 @@ def main(
     for seed in range(seeds):
         for level in LEVELS:
             data = work / f"{level}-{seed}"
-            drawing = kept(data / "drawing.json", partial(_draw, private, level, seed, asked, data, engines))
+            drawing = once(data / "drawing.json", partial(_draw, private, level, seed, asked, data, engines))
             for side in SIDES:
                 case = Case(level, seed, side, data / "synthetic", work / f"{level}-{seed}-{side}")
                 rows.append(measure(case, read_dataset(judges), read_dataset(test), gain, drawing))
@@ -117,15 +117,11 @@ def measure(
     }
 
 
-def kept(file: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a file says, or else what the work finds, with its seconds of a core."""
-    if not file.exists():
-        begun = time.process_time()
-        found = work()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, json.dumps({"seconds": round(time.process_time() - begun, 3), **found}) + "\n")
-    found = json.loads(file.read_text(encoding="utf-8"))
-    return found
+def timed(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What work finds, with its seconds of a core unless it counts them itself."""
+    begun = time.process_time()
+    found = work()
+    return {"seconds": round(time.process_time() - begun, 3), **found}
 
 
 def _draw(private: str, level: str, seed: int, asked: Recipe, data: Path, engines: Path) -> dict[str, Any]:

@@ -3,15 +3,14 @@
 A line `<!-- table:NAME -->` in the README is followed by the table of that name.
 """
 
-import json
 import re
 import textwrap
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from benchmarks.results_file import RESULTS
+from benchmarks.results_file import path_of, result
 from benchmarks.sections import SECTIONS
 
 README = Path(__file__).parent.parent / "README.md"
@@ -40,7 +39,7 @@ def main(
 
 def measured() -> list[str]:
     """Names of the sections that have a result, in order."""
-    return [name for name in SECTIONS if (RESULTS / f"{name}.json").exists()]
+    return [name for name in SECTIONS if path_of(name).exists()]
 
 
 def renewed(text: str) -> str:
@@ -56,7 +55,7 @@ def page() -> str:
 def section(name: str) -> str:
     """One section of RESULTS.md: heading, what was measured, table, and where each result comes from."""
     about = SECTIONS[name]
-    sources = [_source(each) for each in (name, *about.beside) if (RESULTS / f"{each}.json").exists()]
+    sources = [_source(each) for each in (name, *about.beside) if path_of(each).exists()]
     picture = [f"![{about.title}](results/{about.picture})"] if about.picture else []
     told, table = textwrap.fill(about.measured, 120, break_on_hyphens=False), markdown(name).removesuffix("\n")
     return "\n\n".join([f"## {about.title}", told, table, *picture, "\n".join(sources)]) + "\n"
@@ -64,23 +63,18 @@ def section(name: str) -> str:
 
 def markdown(name: str) -> str:
     """The table of that name, from `benchmarks/results/NAME.json`; every line ends in a newline."""
-    head, rows = SECTIONS[name].columns(_result(name))
+    head, rows = SECTIONS[name].columns(result(name))
     right = ["---", *["---:"] * (len(head) - 1)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, right, *rows))
 
 
 def _source(name: str) -> str:
     """The command that regenerates a result, and where and when it ran."""
-    result = _result(name)
-    machine, day = result["machine"], result["created"][:10]
+    found = result(name)
+    machine, day = found["machine"], found["created"][:10]
     where = f"{machine['device']}, {machine['memory']}, Python {machine['python']}"
-    later = "".join(f"; in part again by `{each['command']}`" for each in result.get("renewed", ()))
-    return f"- `{result['command']}`: {where}, {day} ([{name}.json](results/{name}.json)){later}"
-
-
-def _result(name: str) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return result
+    later = "".join(f"; in part again by `{each['command']}`" for each in found.get("renewed", ()))
+    return f"- `{found['command']}`: {where}, {day} ([{name}.json](results/{name}.json)){later}"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ images. The global models are trained last, so that `--no-train` tells all else 
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.epsilon import write_captions
 from benchmarks.global_model import SMALL, accuracy
-from benchmarks.results_file import save_result
-from fglfast.base.files import write_atomic
+from benchmarks.results_file import once, save_result
 from fglfast.client.embed import embed
 from fglfast.client.pseudo_labels import LabelSettings, PseudoLabels, labelled, labels_of
 from fglfast.client.transport import joins, transport
@@ -104,7 +103,7 @@ def main(
     for seed in range(seeds):
         folder = work / f"server-{seed}"
         server_only(asked, sets["test"].class_names, seed, folder, engines, Stages(folder))
-    chosen = {arm: kept(work / f"choice-{beta:g}-{arm}.json", partial(choose, arm, bench)) for arm in GRIDS}
+    chosen = {arm: once(work / f"choice-{beta:g}-{arm}.json", partial(choose, arm, bench)) for arm in GRIDS}
     typer.echo(json.dumps(chosen))
     found: dict[str, list[dict[str, Any]]] = {
         arm: [{"seed": seed} for seed in range(seeds)] for arm in (LABELLED, *GRIDS)
@@ -118,20 +117,11 @@ def main(
         for arm in TRAINED if train else ():
             folder = work / f"global-{beta:g}-{images_per_class}-{arm}-{seed}"
             model = partial(global_accuracy, bench, private, labels.get(arm), folder, seed)
-            found[arm][seed]["global"] = kept(folder / "global.json", model)
+            found[arm][seed]["global"] = once(folder / "global.json", model)
             typer.echo(json.dumps({"labels": arm, **found[arm][seed]}))
     facts = {"clients": CLIENTS, "beta": beta, "recipe": recipe, "server_images": server_images}
     rows = [{"labels": arm, **chosen.get(arm, {}), "runs": runs} for arm, runs in found.items()]
     save_result("unlabelled", {**facts, "images_per_class": images_per_class, "rows": rows})
-
-
-def kept(file: Path, work: Callable[[], Any]) -> Any:
-    """What work finds, done once: a later call reads it."""
-    if not file.exists():
-        found = work()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, json.dumps(found))
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def clients(bench: Bench, split: str, seed: int, draw: int) -> Iterator[Seen]:

@@ -47,8 +47,12 @@ class Settings(BaseModel):
             raise BadInputError(f"{path}: {first_problem(error)}", "correct the key that it names") from error
 
     @classmethod
-    def from_json(cls, path: Path) -> Self:
+    def from_json(cls, path: Path, hint: str = "") -> Self:
         """Read and check a record that this program wrote as JSON.
+
+        Args:
+            path: of the file.
+            hint: what to do where it is not there, or no such record; of a run by default.
 
         Raises:
             BadInputError: the file is missing, or is no record of this version.
@@ -56,10 +60,10 @@ class Settings(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
-            hint = "give the folder of a finished run"
-            raise BadInputError(f"{path}: cannot be read ({error.strerror})", hint) from error
+            found = hint or "give the folder of a finished run"
+            raise BadInputError(f"{path}: cannot be read ({error.strerror})", found) from error
         except ValidationError as error:
-            raise BadInputError(f"{path}: {first_problem(error)}", "run it again with this version") from error
+            raise BadInputError(f"{path}: {first_problem(error)}", hint or "run it again with this version") from error
 
     def to_toml(self) -> str:
         """The settings as TOML; keys that are None are left out."""

@@ -221,14 +221,17 @@ def no_loading_bars() -> Iterator[None]:
 
 
 class Progress:
-    """A progress bar with the rate and the time left; on a pipe, or of several processes, a line every ten seconds."""
+    """A progress bar with the rate and the time left; on a pipe, or of several processes, a line every ten seconds.
+
+    Without a name it shows nothing.
+    """
 
     def __init__(self, name: str, total: int, start: int = 0, unit: str = "image") -> None:
         self.name, self.total, self.unit = name, total, unit
         self.done, self.start = start, start
         self.begun = self.said = time.monotonic()
         self.bar: RichProgress | None = None
-        if stderr.is_terminal and not speaker.name and not speaker.quiet:
+        if name and stderr.is_terminal and not speaker.name and not speaker.quiet:
             self.bar = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -253,7 +256,7 @@ class Progress:
         text = "  ".join([pace, *(f"{k} {v}" for k, v in facts.items())])
         if self.bar:
             self.bar.update(self.task, completed=self.done, note=text)
-        elif speaker.leads and (now - self.said > PLAIN_SECONDS or self.done == self.total):
+        elif self.name and speaker.leads and (now - self.said > PLAIN_SECONDS or self.done == self.total):
             self.said = now
             left = (self.total - self.done) / max(rate, 1e-9)
             note(f"{self.name}: {self.done}/{self.total}  {text}  {duration(left)} left")

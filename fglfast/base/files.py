@@ -1,5 +1,6 @@
 """Files that are whole or not there: write under a temporary name, sync, rename."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -50,6 +51,12 @@ def placing(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def folder_bytes(folder: Path) -> int:

@@ -23,8 +23,18 @@ def machine_facts(device: str) -> dict[str, str]:
     }
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor_name() -> str:
+    """What the processor is called."""
+    return processor_facts().get("model name") or platform.processor() or platform.machine()
+
+
 def processor_facts() -> dict[str, str]:
-    """What Linux says of the last processor, by key; nothing elsewhere."""
+    """What Linux says of the processor (of the last that it lists), by key; nothing elsewhere."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from fglfast.base.config import Settings, first_problem
-from fglfast.base.errors import MissingExtraError, UsageError
+from fglfast.base.errors import UsageError
+from fglfast.base.extras import needing
 from fglfast.payload import Privacy
 
 Floats = NDArray[np.float64]
@@ -90,12 +91,8 @@ def accounting() -> Any:
     Raises:
         MissingExtraError: dp-accounting is not installed.
     """
-    try:
+    with needing("privacy", "--epsilon"):
         import dp_accounting
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "--epsilon needs dp-accounting, which finds the noise", "pip install 'fglfast[privacy]'"
-        ) from error
     return dp_accounting
 
 

@@ -21,7 +21,7 @@ from fglfast.generator.blocks import Blocks, load_blocks, segment
 from fglfast.generator.kinds import INDEX
 from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.solvers import Bend, bend, uniform
-from fglfast.generator.learning.student import HeldPairs, Method, Task, check_method, fit_student
+from fglfast.generator.learning.student import Method, Pairs, Task, check_method, fit_student
 from fglfast.generator.learning.transport import fit_transport, networks_asked
 from fglfast.generator.load import own_device, read_network, read_shapes
 from fglfast.generator.parts import BLOCK, BLOCKS, name_of, part, places
@@ -254,7 +254,7 @@ def _bend(
     unets: Sequence[UNet2DConditionModel],
     boundaries: tuple[float, ...],
     task: Task,
-    pairs: HeldPairs,
+    pairs: Pairs,
     steps: int,
 ) -> Bend | None:
     if task.kind != "velocity":

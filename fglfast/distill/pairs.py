@@ -17,7 +17,7 @@ from fglfast.base.files import claim, write_atomic
 from fglfast.base.untrusted import json_object, loading
 from fglfast.engine.build import Engine
 from fglfast.engine.networks import sent
-from fglfast.generator.learning.student import HeldPairs
+from fglfast.generator.learning.student import Pairs
 from fglfast.payload.merge import Merged
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
@@ -85,14 +85,14 @@ def draw_pairs(engine: Engine, merged: Merged, per_class: int, seed: int, sampli
     return Drawn(plan, out, sum(kept.values()) if len(kept) == plan.shards else None)
 
 
-def read_pairs(drawn: Drawn, merged: Merged, latent: tuple[int, int, int]) -> HeldPairs:
+def read_pairs(drawn: Drawn, merged: Merged, latent: tuple[int, int, int]) -> Pairs:
     """All pairs in memory; a million of mini's take two gigabytes."""
     assert merged.embeddings is not None
     items = list(drawn.plan.items())
     data = [load_file(shard_path(drawn.folder, number))["latents"] for number in range(drawn.plan.shards)]
     rows = torch.from_numpy(merged.content[[item.row for item in items]])
     noise_NCHW = torch.from_numpy(starting_noises(drawn.plan.seed, items, latent)).half()
-    return HeldPairs(noise_NCHW, torch.cat(data), torch.from_numpy(merged.embeddings.astype(np.float32)), rows)
+    return Pairs(noise_NCHW, torch.cat(data), torch.from_numpy(merged.embeddings.astype(np.float32)), rows)
 
 
 def shard_path(folder: Path, number: int) -> Path:

@@ -76,7 +76,7 @@ def choice_file(keys: list[Key], engines: Path) -> Path:
 
 
 def name_of(key: Key) -> str:
-    """Backend and precision, as --backends of `fglfast bench` takes them."""
+    """Backend and precision, as --backend of `fglfast bench` takes them."""
     return f"{key.build.backend}:{key.build.precision}"
 
 

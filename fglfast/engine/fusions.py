@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
-from pydantic import ValidationError
 from torch import Tensor, nn
 
-from fglfast.base.config import Settings, first_problem
-from fglfast.base.errors import BadInputError, FglError
+from fglfast.base.config import Settings
+from fglfast.base.errors import FglError
 
 FILE = "export.json"
 # Of ONNX's own.
@@ -51,12 +50,7 @@ class Exported(Settings):
         Raises:
             BadInputError: it is missing or malformed.
         """
-        try:
-            return cls.model_validate_json((folder / FILE).read_bytes())
-        except OSError as error:
-            raise BadInputError(f"{folder / FILE}: cannot be read ({error.strerror})", "delete the folder") from error
-        except ValidationError as error:
-            raise BadInputError(f"{folder / FILE}: {first_problem(error)}", "delete the folder") from error
+        return cls.from_json(folder / FILE, "delete the folder")
 
 
 def multi_head_attention(q_BMHK: Tensor, k_BNHK: Tensor, v_BNHK: Tensor) -> Tensor:

@@ -6,12 +6,12 @@ its runtime's parsers and what was compiled, so a folder of engines must be one'
 
 import hashlib
 import json
-import os
-import platform
 from pathlib import Path
 
 from fglfast.base.config import Settings, checked_json
 from fglfast.base.errors import BadInputError
+from fglfast.base.files import file_digest
+from fglfast.base.machine import cores, processor_name
 from fglfast.base.untrusted import read_bytes
 from fglfast.base.wording import many
 from fglfast.engine.parity import CAPS, Parity, allowances
@@ -109,8 +109,7 @@ def file_hashes(engine: Path) -> dict[str, str]:
     hashes = {}
     for path in sorted(engine.rglob("*")):
         if path.is_file() and path.name != FILE:
-            with path.open("rb") as stream:
-                hashes[path.relative_to(engine).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+            hashes[path.relative_to(engine).as_posix()] = file_digest(path)
     return hashes
 
 
@@ -122,11 +121,4 @@ def device_name() -> str:
         capability = ".".join(map(str, torch.cuda.get_device_capability()))
         driver = DRIVER.read_text().strip() if DRIVER.exists() else "unknown"
         return f"{torch.cuda.get_device_name()}, compute capability {capability}, driver {driver}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {many(cores or 1, 'core')}"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return f"{processor_name()}, {many(cores(), 'core')}"

@@ -7,12 +7,11 @@ import torch
 
 from fglfast.federation.experiment import Experiment
 from fglfast.images.dataset import read_dataset
-from fglfast.images.labelled import LabelledImages
 from fglfast.shards.description import read_description
 from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.training.batches import TrainingData
 
-MOST = 512  # of them are enough to see a ruin
+MOST = 512  # images are enough to see that an average is ruined
 
 
 def own_images(experiment: Experiment, class_names: tuple[str, ...], synthetic: Path | None) -> TrainingData | None:
@@ -28,19 +27,14 @@ def own_images(experiment: Experiment, class_names: tuple[str, ...], synthetic: 
     if not experiment.public:
         return None
     public = read_dataset(experiment.public).named(class_names)
-    return TrainingData.of(_some(public), experiment.image_size, 0.0, seed=0)
-
-
-def _some(dataset: LabelledImages) -> LabelledImages:
-    return dataset.select(_rows(len(dataset)))
+    return TrainingData.of(public.select(_rows(len(public))), experiment.image_size, 0.0, seed=0)
 
 
 def _synthetic(folder: Path, size: int) -> TrainingData:
     description = read_description(folder)
     index = read_index(folder, description)
-    images, rows = SyntheticImages(index, description.image_size, size), _rows(len(index))
-    pixels = torch.stack([images[int(row)] for row in rows])
-    every = np.arange(len(rows))
+    rows = _rows(len(index))
+    pixels, every = SyntheticImages(index, description.image_size, size)[rows], np.arange(len(rows))
     return TrainingData(pixels, torch.from_numpy(index.labels[rows]), size, every, every[:0])
 
 

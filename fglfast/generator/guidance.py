@@ -19,8 +19,6 @@ from fglfast.generator.load import blank_networks, read_network
 from fglfast.generator.made import copy_others, made_once, model_files
 from fglfast.generator.parts import part
 
-SCALE = 8.5  # as diffusers' pipeline of these models has it
-
 
 def with_guidance(model: Path, scale: float) -> Path:
     """A model folder whose UNet asks for no guidance scale any more; the model's own if it asks for none.

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from fglfast.base.config import Settings, checked_json, first_problem
 from fglfast.base.errors import BadInputError, UsageError
-from fglfast.base.files import finished_folder
+from fglfast.base.files import file_digest, finished_folder
 from fglfast.base.names import ClassName
 from fglfast.base.untrusted import read_bytes
 from fglfast.base.writable import usable_folder
@@ -63,11 +63,7 @@ def fingerprint(files: Mapping[str, str]) -> str:
 
 def text_files(model: Path) -> dict[str, str]:
     """sha256 of each file of a model folder's text side, by `folder/name`."""
-    found = {}
-    for name, path in _text_side(model):
-        with path.open("rb") as stream:
-            found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return found
+    return {name: file_digest(path) for name, path in _text_side(model)}
 
 
 def _text_side(model: Path) -> Iterator[tuple[str, Path]]:

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from fglfast.base.errors import BadInputError
+from fglfast.base.files import file_digest
 from fglfast.base.untrusted import loading
 from fglfast.generator.blocks import load_blocks
 from fglfast.generator.configs import Announced, announced, read_config
@@ -218,8 +219,7 @@ def weights_fingerprint(folder: Path) -> str:
     for name in PARTS:
         for path in counted_files(part(folder, name)):
             digest.update(f"{name}/{path.name}\0{path.stat().st_size}\0".encode())
-            with path.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            digest.update(bytes.fromhex(file_digest(path)))
     return digest.hexdigest()
 
 

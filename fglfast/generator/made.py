@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fglfast.base.console import note
 from fglfast.base.errors import FglError
-from fglfast.base.files import exclusive, finished_folder
+from fglfast.base.files import exclusive, file_digest, finished_folder, lock_of
 from fglfast.base.wording import first_line
 from fglfast.generator.kinds import INDEX
 from fglfast.generator.parts import PARTS, part
@@ -35,12 +35,11 @@ def made_once(stem: str, what: str, of: Iterable[Path], make: Callable[[Path], N
     """
     digest = hashlib.sha256(f"{what}\0".encode())
     for path in of:
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(file_digest(path)))
     folder = made_folders() / f"{stem}-{digest.hexdigest()[:16]}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(folder.with_name(f".{folder.name}.lock")):
+        with exclusive(lock_of(folder)):
             if not folder.exists():
                 note(f"making {folder}: {what}")
                 with finished_folder(folder) as unfinished:

@@ -6,7 +6,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from fglfast.base.console import note
-from fglfast.base.errors import BadInputError, MissingExtraError
+from fglfast.base.errors import BadInputError
+from fglfast.base.extras import needing
 from fglfast.base.files import write_new
 
 if TYPE_CHECKING:
@@ -22,10 +23,8 @@ def ed25519() -> ModuleType:
     Raises:
         MissingExtraError: the package is not installed.
     """
-    try:
+    with needing("sign", "a signature"):
         from cryptography.hazmat.primitives.asymmetric import ed25519
-    except ImportError as error:
-        raise MissingExtraError("signatures need the cryptography package", "pip install 'fglfast[sign]'") from error
     return ed25519
 
 

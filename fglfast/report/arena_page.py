@@ -14,7 +14,7 @@ from fglfast.base.files import write_atomic
 from fglfast.federation.method_names import ALONE, FEDERATED, TITLES
 from fglfast.federation.records import Arena, Result, Row
 from fglfast.federation.summary import gains, summarise
-from fglfast.report.render import colours, render, svg
+from fglfast.report.render import colours, empty_figure, finished, render, svg
 from fglfast.report.run_page import MOST_ROWS
 
 AXES: tuple[tuple[str, Callable[[Row], float], bool], ...] = (
@@ -58,8 +58,7 @@ def draw(arena: Arena, name: str, value: Callable[[Row], float], spends: bool) -
         value: what was spent until a round.
         spends: whether it is something that only methods with clients and a server spend, over orders of magnitude.
     """
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = empty_figure(3.2)
     for index, (method, results) in enumerate(arena.by_method().items()):
         if method in ALONE:
             reached = statistics.median(100 * (result.rows[-1].accuracy or 0.0) for result in results)
@@ -80,10 +79,7 @@ def draw(arena: Arena, name: str, value: Callable[[Row], float], spends: bool) -
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel(name)
     axis.set_ylabel("accuracy, held-out images, %")
-    axis.spines[["top", "right"]].set_visible(False)
-    if axis.lines:
-        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    return figure
+    return finished(figure)
 
 
 def _points(

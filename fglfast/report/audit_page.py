@@ -13,11 +13,10 @@ from fglfast.lab.audit.copies import Copies, Pair
 from fglfast.lab.audit.nearest import Inverted
 from fglfast.lab.audit.records import CONTROL, STRONG, Attack, Audit, Inversion, View
 from fglfast.lab.audit.roc import CURVE_FROM
-from fglfast.report.render import render, sprite, svg
+from fglfast.report.render import BLUE, GREY, RED, empty_figure, finished, render, sprite, svg
 
 TITLED = {str(method): words for method, words in TITLES.items()} | {CONTROL: "learned by heart (control)"}
 SEEN: dict[View, str] = {"model": "", "updates": ", each client's updates", "upload": ", as uploaded"}
-GREY, BLUE, RED = "#8a8f98", "#2f6fde", "#c0392b"
 SHARES: tuple[tuple[str, str, Callable[[Inverted], float]], ...] = (
     ("true prompts that are read", BLUE, lambda found: found.found),
     ("true prompts of one image that are read", RED, lambda found: found.lone_found or 0.0),
@@ -64,8 +63,7 @@ def write_page(audit: Audit, pairs: Sequence[Pair], out: Path) -> None:
 
 def draw_roc(attacks: Sequence[Attack]) -> Figure:
     """True against false positive rates of all attacks, both over orders of magnitude."""
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = empty_figure(4.2)
     colours = {words: f"C{index}" for index, words in enumerate(dict.fromkeys(map(title, attacks)))}
     for attack in attacks:
         false, true = zip(*attack.roc.curve, strict=True)
@@ -76,15 +74,12 @@ def draw_roc(attacks: Sequence[Attack]) -> Figure:
     axis.set(xscale="log", yscale="log", xlim=(CURVE_FROM, 1), ylim=(CURVE_FROM, 1))
     axis.set_xlabel("others that are taken for members, share")
     axis.set_ylabel("members that are found, share")
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    return figure
+    return finished(figure)
 
 
 def draw_inversion(inversions: Sequence[Inversion]) -> Figure:
     """What is read of instance-level uploads against epsilon, and without noise."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = empty_figure(3.2)
     by_epsilon = {inversion.epsilon: inversion.found for inversion in inversions}
     epsilons = [epsilon for epsilon in by_epsilon if epsilon is not None]
     for name, colour, share in SHARES:
@@ -96,21 +91,16 @@ def draw_inversion(inversions: Sequence[Inversion]) -> Figure:
     axis.minorticks_off()
     axis.set_xlabel("epsilon of each client (dotted: without noise)")
     axis.set_ylabel("%")
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    return figure
+    return finished(figure)
 
 
 def draw_distances(copies: Copies) -> Figure:
     """Synthetic images by their distance to the nearest private and the nearest held-out image."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = empty_figure(3.2)
     shares = np.linspace(0, 100, len(copies.to_private))
     axis.plot(copies.to_private, shares, color=RED, label="to private images")
     axis.plot(copies.to_held_out, shares, color=BLUE, linestyle="--", label="to held-out images")
     axis.set_xlabel("distance to the nearest, in the classifier's features")
     axis.set_ylabel("synthetic images nearer, %")
     axis.set_ylim(0, 100)
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    return figure
+    return finished(figure)

@@ -41,9 +41,9 @@ def clients_view(drawn: Drawn) -> dict[str, Any]:
         "count": len(accounts),
         "widest": widest,
         "remarks": remarks(accounts, drawn.class_names),
-        "names": drawn.class_names[:MOST_NAMES],
+        "class_names": drawn.class_names,
         "colours": list(hues.values()),
-        "classes": len(drawn.class_names),
+        "most": MOST_NAMES,
     }
 
 

@@ -1,4 +1,4 @@
-"""What all pages share: templates, pictures inside the page, colours of classes."""
+"""What all pages share: templates, pictures inside the page, figures, colours."""
 
 import base64
 import io
@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,6 +16,7 @@ from PIL import Image
 from fglfast.base.wording import size
 
 HUES = 137.508  # degrees; the golden angle keeps neighbours apart
+GREY, BLUE, RED = "#8a8f98", "#2f6fde", "#c0392b"
 
 
 def render(template: str, view: Mapping[str, Any]) -> str:
@@ -37,6 +39,21 @@ def sprite(images: Sequence[NDArray[np.uint8]]) -> str:
 def colours(count: int) -> list[str]:
     """Of classes, neighbours far apart, as CSS."""
     return [f"hsl({(index * HUES) % 360:.0f} 55% 55%)" for index in range(count)]
+
+
+def empty_figure(height: float, width: float = 9) -> tuple[Figure, Axes]:
+    """A figure of so many inches and its only axis."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def finished(figure: Figure) -> Figure:
+    """A figure without its upper and right edge, and beside it the names of what it shows, if it shows anything."""
+    [axis] = figure.axes
+    axis.spines[["top", "right"]].set_visible(False)
+    if axis.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
 
 
 def svg(draw: Callable[[], Figure]) -> str:

@@ -17,7 +17,7 @@ from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages
 from fglfast.pipeline.record import RunRecord
 from fglfast.report.clients_view import clients_view
-from fglfast.report.render import colours, render, sprite, svg
+from fglfast.report.render import BLUE, GREY, colours, empty_figure, render, sprite, svg
 from fglfast.shards.description import read_description
 from fglfast.shards.tar import decode_image, read_samples, shard_name
 from fglfast.synthesis.drawn import Drawn
@@ -97,17 +97,16 @@ def _view(record: RunRecord, synthetic: Samples, real: Samples) -> dict[str, Any
 def _curve(record: RunRecord) -> Figure:
     """Training loss and synthetic validation accuracy by epoch."""
     epochs = [row.epoch for row in record.history]
-    figure = Figure(figsize=(7, 2.6), layout="constrained")
-    left = figure.subplots()
-    left.plot(epochs, [row.train_loss for row in record.history], color="#8a8f98")
+    figure, left = empty_figure(2.6, width=7)
+    left.plot(epochs, [row.train_loss for row in record.history], color=GREY)
     left.set_xlabel("epoch")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_ylabel("training loss", color="#6b7078")
     scored = [(row.epoch, row.val_accuracy) for row in record.history if row.val_accuracy is not None]
     if scored:
         right = left.twinx()
-        right.plot(*zip(*scored, strict=True), color="#2f6fde")
-        right.set_ylabel("accuracy, held-out synthetic", color="#2f6fde")
+        right.plot(*zip(*scored, strict=True), color=BLUE)
+        right.set_ylabel("accuracy, held-out synthetic", color=BLUE)
     for axis in figure.axes:
         axis.spines["top"].set_visible(False)
     return figure

@@ -9,10 +9,9 @@ from matplotlib.figure import Figure
 
 from fglfast.base.files import write_atomic
 from fglfast.lab.tuning.records import Trial, Tuned
-from fglfast.report.render import render, svg
+from fglfast.report.render import BLUE, GREY, RED, empty_figure, finished, render, svg
 
 DOTS_PER_INCH = 150
-GREY, BLUE, RED = "#8a8f98", "#2f6fde", "#c0392b"
 
 
 def write_page(tuned: Tuned, command: str, out: Path) -> None:
@@ -39,8 +38,7 @@ def write_page(tuned: Tuned, command: str, out: Path) -> None:
 
 def draw(tuned: Tuned) -> Figure:
     """Accuracy against server-seconds: every candidate that was run, the front, the budget, the winner."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = empty_figure(4)
     run = [trial for trial in tuned.trials if trial.measured]
     front = [trial for trial in run if trial.on_front]
     beaten = [trial for trial in run if not trial.on_front]
@@ -60,15 +58,12 @@ def draw(tuned: Tuned) -> Figure:
     axis.set_xlabel("server-seconds of synthesis and training")
     axis.set_ylabel("accuracy, validation images, %")
     axis.margins(x=0.08, y=0.15)
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    return figure
+    return finished(figure)
 
 
 def draw_curve(tuned: Tuned) -> Figure:
     """Accuracy against images a class: the pilots, the law through them, and its interval."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = empty_figure(3.4)
     numbers = [one.images_per_class for one in tuned.curve]
     low, high = ([100 * getattr(one, end) for one in tuned.curve] for end in ("low", "high"))
     axis.fill_between(numbers, low, high, color=BLUE, alpha=0.15, linewidth=0, label="nine times in ten")
@@ -81,9 +76,7 @@ def draw_curve(tuned: Tuned) -> Figure:
     axis.minorticks_off()
     axis.set_xlabel("synthetic images of a class")
     axis.set_ylabel("pilots' accuracy, validation images, %")
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    return figure
+    return finished(figure)
 
 
 def _points(trials: list[Trial]) -> tuple[list[float], list[float]]:

@@ -59,11 +59,5 @@ def read_checksum(shard: Path) -> str | None:
     return line[1] if line and line[2] == shard.name else None
 
 
-def digest_of(shard: Path) -> str:
-    """The sha256 that a shard has."""
-    with shard.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _path(shard: Path) -> Path:
     return shard.parent / FOLDER / f"{shard.name}.sha256"

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fglfast.base.errors import BadInputError, IncompleteError
 from fglfast.base.folders import leads_out, numbered
+from fglfast.base.machine import cores
 from fglfast.base.ranks import ranks_here
 from fglfast.shards.description import Description
 from fglfast.shards.places import check_place
@@ -125,7 +126,7 @@ class SyntheticImages:
     @cached_property
     def _workers(self) -> ThreadPoolExecutor:
         """Threads that decode, kept from one batch to the next; Pillow lets them run side by side."""
-        return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // ranks_here()))
+        return ThreadPoolExecutor(max(1, cores() // ranks_here()))
 
     def _decode(self, row: int) -> Tensor:
         """Read and decode one image; raises BadInputError for one that is not as dataset.json promises."""

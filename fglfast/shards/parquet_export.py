@@ -6,10 +6,9 @@ from pathlib import Path
 
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
-from fglfast.base.files import exclusive, replacing
+from fglfast.base.files import exclusive, file_digest, replacing
 from fglfast.base.folders import leads_out
 from fglfast.base.wording import some
-from fglfast.shards import checksums
 from fglfast.shards.description import LOCKS, PARQUET
 from fglfast.shards.places import check_places
 from fglfast.shards.tar import Sample, read_samples, shard_name
@@ -54,7 +53,7 @@ def _export(shard: Path, class_names: tuple[str, ...], path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    made_of = checksums.digest_of(shard).encode()
+    made_of = file_digest(shard).encode()
     if path.exists() and _made_of(path) == made_of:
         return
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

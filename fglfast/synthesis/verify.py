@@ -11,11 +11,12 @@ from PIL import Image
 
 from fglfast.base.console import Progress
 from fglfast.base.errors import BadInputError, IncompleteError
+from fglfast.base.files import file_digest
 from fglfast.base.folders import leads_out, numbered
 from fglfast.base.wording import first_line
 from fglfast.images.decoding import opened
 from fglfast.payload.merge import Merged
-from fglfast.shards.checksums import Hashing, digest_of, read_checksum
+from fglfast.shards.checksums import Hashing, read_checksum
 from fglfast.shards.description import FACTS
 from fglfast.shards.tar import Sample, samples_of, shard_name, write_tar
 from fglfast.synthesis.drawn import Drawn
@@ -84,7 +85,7 @@ def _check(path: Path, number: int, drawn: Drawn, plan: Plan | None, seen: set[I
     try:
         if expected is None:
             _check_structure(path, number, drawn, plan, seen)
-        elif digest_of(path) != expected:
+        elif file_digest(path) != expected:
             return Checked(number, how, "damaged: its checksum is another")
     except (*DAMAGE, *NONSENSE) as error:
         return Checked(number, how, f"damaged: {first_line(error)}")
@@ -117,7 +118,7 @@ def _check_structure(path: Path, number: int, drawn: Drawn, plan: Plan | None, s
         write_tar(hashing, samples(), drawn.image_format)
     if len(engines) > 1:  # as an update by another engine leaves them, but with a checksum
         raise ValueError("its images name several engines")
-    if hashing.digest() != digest_of(path):
+    if hashing.digest() != file_digest(path):
         raise ValueError("not the bytes that synthesize writes")
 
 

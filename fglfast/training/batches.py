@@ -6,7 +6,6 @@ Everything random is keyed by (seed, epoch, step, rank), so any step can be foun
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -101,11 +100,10 @@ def read_pixels(dataset: LabelledImages, size: int, name: str = "") -> Tensor:
         name: of the progress that is shown; none without.
     """
     pixels_N3SS = torch.empty(len(dataset), 3, size, size, dtype=torch.uint8)
-    with Progress(name, len(dataset)) if name else nullcontext() as progress:
+    with Progress(name, len(dataset)) as progress:
         for row in range(len(dataset)):
             pixels_N3SS[row] = torch.from_numpy(dataset.pixels(row, size).copy()).permute(2, 0, 1)
-            if progress:
-                progress.advance(1)
+            progress.advance(1)
     return pixels_N3SS
 
 

@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +54,11 @@ def share_decoded(images: SyntheticImages, world: World, out: Path) -> Pixels:
     number, count = world.on_machine()
     mine = np.array_split(np.arange(len(images)), count)[number]
     shown = world.leads and kept_N3SS.numel() > WORTH_SAYING
-    with Progress("decode", len(mine)) if shown else nullcontext() as progress:
+    with Progress("decode" if shown else "", len(mine)) as progress:
         for begin in range(0, len(mine), CHUNK):
             rows = mine[begin : begin + CHUNK]
             kept_N3SS[rows] = images[rows]
-            if progress:
-                progress.advance(len(rows))
+            progress.advance(len(rows))
     world.wait()
     return _on_gpu(kept_N3SS, world.device) if world.device.type == "cuda" else kept_N3SS
 

@@ -7,7 +7,6 @@ from its checkpoint to the very weights it would have had; bit for bit on a CPU 
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import tee
 from typing import Any
@@ -134,13 +133,12 @@ class _Fit:
         if name and done:
             note(f"{name}: goes on at epoch {at.epoch + 1} of {epochs}, step {at.step}")
         batch = self.settings.batch_size
-        progress = Progress(name, total=epochs * self.epoch_steps * batch, start=done * batch) if name else None
-        with progress or nullcontext():
+        with Progress(name, total=epochs * self.epoch_steps * batch, start=done * batch) as progress:
             while at.epoch < epochs:
                 self._epoch(progress)
         return at.history
 
-    def _epoch(self, progress: Progress | None) -> None:
+    def _epoch(self, progress: Progress) -> None:
         """The rest of the current epoch, its validation, its row of the history and its checkpoint."""
         at, settings = self.at, self.settings
         begun, before = time.monotonic(), at.epoch_seconds
@@ -150,8 +148,7 @@ class _Fit:
         for images_B3SS, labels in self._batches():
             loss_sum += self._step(images_B3SS, labels)
             at.step += 1
-            if progress:
-                progress.advance(settings.batch_size, epoch=f"{at.epoch + 1}/{settings.epochs}", **self._last_row())
+            progress.advance(settings.batch_size, epoch=f"{at.epoch + 1}/{settings.epochs}", **self._last_row())
             if self.checkpoints and at.step < self.epoch_steps and self.checkpoints.due(at.step):
                 at.epoch_seconds = before + time.monotonic() - begun
                 self.checkpoints.save(replace(at, loss_sum=self._so_far(loss_sum)))

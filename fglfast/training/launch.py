@@ -15,6 +15,7 @@ from fglfast.base import errors
 from fglfast.base.console import note
 from fglfast.base.errors import FglError, UsageError
 from fglfast.base.limits import as_limit
+from fglfast.base.machine import cores
 from fglfast.base.ranks import Rank, find_rank, meeting
 from fglfast.base.writable import usable_folder
 from fglfast.shards.description import read_description
@@ -190,10 +191,9 @@ def _environment(count: int) -> dict[str, str]:
     """What workers are to find: their share of the cores, and this very package, wherever the caller has it from."""
     from fglfast.training.world import loopback
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     package = str(Path(errors.__file__).parents[2])
     return loopback() | {
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // count))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // count))),
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
         "TORCHELASTIC_SIGNALS_TO_HANDLE": "",  # the launcher sets it and leaves it there
     }

@@ -1,7 +1,6 @@
 """A classifier asked about many images, batch by batch."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -57,12 +56,11 @@ def predict(
     device = next(network.parameters()).device
     parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     answers = []
-    with Progress(name, len(rows)) if name else nullcontext() as progress:
+    with Progress(name, len(rows)) as progress:
         for images_B3SS in batches(pixels, parts, device):
             images_B3SS = normalise(images_B3SS).contiguous(memory_format=torch.channels_last)
             answers.append(take(network(pixel_values=images_B3SS)).cpu())
-            if progress:
-                progress.advance(len(images_B3SS))
+            progress.advance(len(images_B3SS))
     return torch.cat(answers)
 
 

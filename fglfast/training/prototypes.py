@@ -52,14 +52,13 @@ class Prototypes:
         return {MEANS: self.means_KF, COUNTS: self.counts_K, SPREAD: self.spread}
 
 
-def head_inputs(model: PreTrainedModel, pixels: Pixels, rows: Rows | None = None, name: str = "") -> Tensor:
+def head_inputs(model: PreTrainedModel, pixels: Pixels, rows: Rows | None = None) -> Tensor:
     """What the last layer of a classifier is given for each image: float32 [N,F].
 
     Args:
         model: the classifier, left in evaluation mode.
         pixels: the images.
         rows: which of them, at least one; all by default.
-        name: of the progress that is shown; none without.
 
     Raises:
         BadInputError: its last layer is not linear.
@@ -67,7 +66,7 @@ def head_inputs(model: PreTrainedModel, pixels: Pixels, rows: Rows | None = None
     seen: list[Tensor] = []
     hook = head_of(model).register_forward_pre_hook(lambda _, given: seen.append(given[0].detach().float().cpu()))
     try:
-        predict(model, pixels, rows, name=name)
+        predict(model, pixels, rows)
     finally:
         hook.remove()
     return torch.cat(seen).flatten(1)

@@ -6,7 +6,7 @@ import typer
 
 from fglfast import __version__
 from fglfast.base.console import LEVEL, Level, set_level, stdout
-from fglfast.verbs import (
+from fglfast.verbs import (  # noqa: F401 (they register their verbs)
     datasets,
     embed,
     for_clients,
@@ -19,22 +19,8 @@ from fglfast.verbs import (
     trainers,
     training,
 )
-from fglfast.verbs.command import PANELS, app
-
-__all__ = [
-    "app",
-    "datasets",
-    "embed",
-    "for_clients",
-    "kit",
-    "operators",
-    "payloads",
-    "runs",
-    "stages",
-    "tools",
-    "trainers",
-    "training",
-]
+from fglfast.verbs.command import PANELS
+from fglfast.verbs.command import app as app
 
 app.registered_commands.sort(key=lambda command: PANELS.index(command.rich_help_panel))
 

@@ -1,7 +1,5 @@
 """What the benchmarks of few steps and couplings work out before and after they measure."""
 
-import json
-
 import pytest
 
 from benchmarks.arena_columns import shades
@@ -9,7 +7,7 @@ from benchmarks.cells import spread
 from benchmarks.couplings import gaussians, verdict
 from benchmarks.few_step_columns import couplings, few_steps, first_reached
 from benchmarks.few_steps import STUDENTS, of_student, on_the_linear_path, renewed, summed
-from benchmarks.results_file import RESULTS
+from benchmarks.results_file import result
 from fglfast.engine.recipe import Recipe
 from fglfast.federation.method_names import ALONE
 from fglfast.sampler.schedule import Sampling
@@ -102,9 +100,9 @@ def test_one_seed_has_no_range():
 
 
 def test_the_server_seconds_of_both_kinds_of_prompts_stand_in_their_table():
-    results = [json.loads((RESULTS / f"{name}.json").read_text()) for name in ("arena-shades", "arena-shades-instance")]
+    results = [result(name) for name in ("arena-shades", "arena-shades-instance")]
     head, lines = shades(results[0])
-    kept = [result["summaries"] for result in results]
+    kept = [found["summaries"] for found in results]
     kept[1] = [line for line in kept[1] if line["method"] not in ALONE]  # they send no prompts, and stand there once
     seconds = [f"{line['server_seconds']:,.0f}" for lines in kept for line in lines]
     assert [line[head.index("server s")] for line in lines] == seconds and len(set(seconds)) > 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import label_arms
-from benchmarks.label_arms import Pool, accuracies, file_of, kept
+from benchmarks.label_arms import Pool, accuracies, file_of
 from benchmarks.label_columns import labels
 from benchmarks.labels import area
 
@@ -16,10 +16,6 @@ TITLE = "loss of mini, 2 levels"
 def test_the_area_is_the_share_of_pairs_in_order():
     assert area(np.array([0.1, 0.4]), np.array([0.4, 0.9])) == 7 / 8
     assert area(np.array([0.5]), np.array([0.5, 0.5])) == 0.5
-
-
-def test_what_is_found_once_is_kept(tmp_path):
-    assert kept(tmp_path / "a" / "one.json", lambda: [1]) == [1] == kept(tmp_path / "a" / "one.json", pytest.fail)
 
 
 @pytest.fixture

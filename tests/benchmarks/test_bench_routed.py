@@ -2,16 +2,11 @@
 
 from benchmarks.columns import routed
 from benchmarks.learned import DOMAINS
-from benchmarks.routed import KEPT, UNSEEN, once
+from benchmarks.routed import KEPT, UNSEEN
 
 
 def test_no_domain_that_is_measured_is_in_the_inventory():
     assert not set(KEPT) & set(UNSEEN) and set(UNSEEN) <= set(DOMAINS) and "unchanged" in KEPT
-
-
-def test_what_was_found_is_not_looked_for_again(tmp_path):
-    assert once(tmp_path / "a" / "b.json", lambda: {"bytes": 3}) == {"bytes": 3}
-    assert once(tmp_path / "a" / "b.json", dict) == {"bytes": 3}
 
 
 def test_the_table_has_a_line_for_what_was_sent():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.unlabelled import ARGMAX, CHOSEN, Seen, judged, kept, label, plan
+from benchmarks.unlabelled import ARGMAX, CHOSEN, Seen, judged, label, plan
 from benchmarks.unlabelled_columns import unlabelled
 from fglfast.client.pseudo_labels import LabelSettings, PseudoLabels
 
@@ -27,11 +27,6 @@ def test_the_classifiers_own_answers_are_whole_images():
     assert plan(ARGMAX, seen, LabelSettings()).tolist() == [[1, 0], [0, 1]]
     settings = {"imbalance": 0.0, "agreement": 0.0, "confidence": 0.7, "least_images": 1}
     assert label(CHOSEN, seen, settings).kept.tolist() == [False, True]
-
-
-def test_what_is_done_is_not_done_again(tmp_path):
-    assert kept(tmp_path / "a" / "x.json", lambda: {"b": 1}) == {"b": 1}
-    assert kept(tmp_path / "a" / "x.json", lambda: 1 / 0) == {"b": 1}
 
 
 def test_the_table_leaves_out_what_was_not_trained():

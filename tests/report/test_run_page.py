@@ -7,6 +7,7 @@ from drawn_clients import drawn_of
 
 from fglfast.base.errors import BadInputError
 from fglfast.base.machine import machine_facts, package_versions
+from fglfast.base.writable import usable_file
 from fglfast.generator.text import resolve_model, taught_by
 from fglfast.pipeline.record import ClientRecord, EngineRecord, Epoch, RunRecord
 from fglfast.pipeline.stages import Stage
@@ -68,6 +69,7 @@ def test_the_page_is_whole_safe_and_reproducible(tmp_path, classes, epochs):
         write_report(record(classes, epochs), images, {}, tmp_path / name)
         pages.append((tmp_path / name).read_text())
     assert pages[0] == pages[1] and "50.0%" in pages[0] and "1/4,000" in pages[0]
+    usable_file(tmp_path / "a.html", "page of fglfast")  # known by how it begins
     assert f"synthetic images by {escape(EVIL)}" in pages[0].replace("&#34;", "&quot;")
     tags = Tags()
     tags.feed(pages[0])

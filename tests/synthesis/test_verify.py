@@ -15,9 +15,10 @@ from test_synthesize import SETTINGS, hashes
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError, FglError, UsageError
+from fglfast.base.files import file_digest
 from fglfast.payload import save_payload
 from fglfast.payload.merge import merge_payloads
-from fglfast.shards.checksums import FOLDER, digest_of, read_checksum
+from fglfast.shards.checksums import FOLDER, read_checksum
 from fglfast.synthesis.repair import repair
 from fglfast.synthesis.synthesize import synthesize
 from fglfast.synthesis.verify import verify
@@ -133,8 +134,8 @@ def test_identities_are_the_plans_with_payloads_and_without(copy, merged):
 
 def test_checksums_are_those_of_sha256sum_and_of_the_shards(made):
     for tar in made.glob("*.tar"):
-        assert read_checksum(tar) == digest_of(tar)
-        assert (made / FOLDER / f"{tar.name}.sha256").read_text() == f"{digest_of(tar)}  {tar.name}\n"
+        assert read_checksum(tar) == file_digest(tar)
+        assert (made / FOLDER / f"{tar.name}.sha256").read_text() == f"{file_digest(tar)}  {tar.name}\n"
 
 
 def test_a_damaged_checksum_is_none(copy):
@@ -163,7 +164,7 @@ def test_a_shard_that_comes_out_otherwise_is_not_put_in_its_place(made, idle, me
     tar.write_bytes(b"damaged")
     with pytest.raises(FglError, match="drawn again it has sha256"):
         repair(idle(lambda latents: -spoilt(latents)), merged, tmp_path / "synth", verify(tmp_path / "synth"))
-    assert tar.read_bytes() == b"damaged" and read_checksum(tar) == digest_of(made / tar.name)
+    assert tar.read_bytes() == b"damaged" and read_checksum(tar) == file_digest(made / tar.name)
 
 
 def test_the_verb(copy, made, idle, payload, monkeypatch, tmp_path):

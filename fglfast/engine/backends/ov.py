@@ -7,7 +7,6 @@ The chunks follow from the cores that the engine was built for, which are part o
 its streams and leave the chunks as they are, so each makes the bits that it would make alone.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fglfast.base.machine import native_bfloat16, native_int8
+from fglfast.base.machine import cores, native_bfloat16, native_int8
 from fglfast.base.ranks import ranks_here
 from fglfast.engine.backends import Backend
 from fglfast.engine.backends.ov_graph import without_sinusoids
@@ -123,7 +122,7 @@ def properties(network: str, precision: str, ranks: int) -> dict[str, Any]:
     half = precision == "bfloat16" and network in (UNET, DECODER)  # the others run once a prompt, or must be exact
     asked = {
         "NUM_STREAMS": max(1, streams() // ranks),
-        "INFERENCE_NUM_THREADS": max(1, _cores() // ranks),
+        "INFERENCE_NUM_THREADS": max(1, cores() // ranks),
         "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
     }
     return asked if ranks == 1 else asked | {"ENABLE_CPU_PINNING": False}
@@ -136,11 +135,7 @@ def _batches(build: Build) -> dict[str, int]:
 
 def streams() -> int:
     """How many chunks run side by side: one a core."""
-    return min(MAX_STREAMS, _cores())
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+    return min(MAX_STREAMS, cores())
 
 
 def blob_of(name: str) -> str:

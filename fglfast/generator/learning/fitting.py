@@ -7,7 +7,8 @@ resumed makes the same draws as one that was not, and nothing but the weights ne
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +113,17 @@ class Fit:
         self.ema.copy_to(self.parameters)
         self.modules.eval()
 
-    def averaged(self) -> "_Averaged":
-        """A context in which the modules hold the EMA weights and are in evaluation mode."""
-        return _Averaged(self)
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Hold the EMA weights in the modules, in evaluation mode."""
+        self.ema.store(self.parameters)
+        self.ema.copy_to(self.parameters)
+        self.modules.eval()
+        try:
+            yield
+        finally:
+            self.ema.restore(self.parameters)
+            self.modules.train()
 
     def save(self) -> None:
         """Write the checkpoint; a kill leaves the last one whole."""
@@ -188,17 +197,3 @@ class Fit:
         }
         with self.metrics.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
-
-
-class _Averaged:
-    def __init__(self, fit: Fit) -> None:
-        self.fit = fit
-
-    def __enter__(self) -> None:
-        self.fit.ema.store(self.fit.parameters)
-        self.fit.ema.copy_to(self.fit.parameters)
-        self.fit.modules.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.fit.ema.restore(self.fit.parameters)
-        self.fit.modules.train()

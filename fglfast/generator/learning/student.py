@@ -7,7 +7,7 @@ by a guided teacher, the pairs hold the guidance, and the student needs none.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path as File
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import diffusers
 import torch
@@ -23,16 +23,25 @@ from fglfast.generator.scheduler import lacks, own_clock, scheduler_config
 KINDS: dict[str, Kind] = {"flow_prediction": "velocity", "epsilon": "noise", "sample": "data", "v_prediction": "v"}
 
 
-class Pairs(Protocol):
-    """Noise, the data that a teacher made of it, and the text it did so by."""
+class Pairs:
+    """Noise, the data that a teacher made of it, and the text it did so by; all in memory.
+
+    Args:
+        noise_NCHW: where the teacher began.
+        data_NCHW: where it ended.
+        text_RLD: distinct texts.
+        row_N: which of them each pair was drawn by.
+    """
+
+    def __init__(self, noise_NCHW: Tensor, data_NCHW: Tensor, text_RLD: Tensor, row_N: Tensor) -> None:
+        self.noise, self.data, self.text, self.row = noise_NCHW, data_NCHW, text_RLD, row_N
 
     def __len__(self) -> int:
-        """How many."""
-        ...
+        return len(self.noise)
 
     def batch(self, rows_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Noise [B,C,H,W], data [B,C,H,W] and text embeddings [B,L,D] of some pairs."""
-        ...
+        return self.noise[rows_B].float(), self.data[rows_B].float(), self.text[self.row[rows_B]].float()
 
 
 @dataclass(frozen=True)
@@ -169,24 +178,3 @@ def check_method(method: Method, task: Task) -> str | None:
     if task.kind == "noise" and not task.path.data(torch.ones(1)).any():
         return "the teacher predicts noise, and its last timestep is noise alone (rescale_betas_zero_snr)"
     return None
-
-
-class HeldPairs:
-    """Pairs in memory, for tests and small models.
-
-    Args:
-        noise_NCHW: where the teacher began.
-        data_NCHW: where it ended.
-        text_RLD: distinct texts.
-        row_N: which of them each pair was drawn by.
-    """
-
-    def __init__(self, noise_NCHW: Tensor, data_NCHW: Tensor, text_RLD: Tensor, row_N: Tensor) -> None:
-        self.noise, self.data, self.text, self.row = noise_NCHW, data_NCHW, text_RLD, row_N
-
-    def __len__(self) -> int:
-        return len(self.noise)
-
-    def batch(self, rows_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Pairs`."""
-        return self.noise[rows_B].float(), self.data[rows_B].float(), self.text[self.row[rows_B]].float()

@@ -5,7 +5,6 @@ convolution does, OpenVINO's or its own. So several are timed among the engines,
 is faster still is the ceiling itself.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fglfast.base.machine import native_bfloat16, processor_facts, processor_flags
+from fglfast.base.machine import cores, native_bfloat16, processor_facts, processor_flags
 from fglfast.base.timing import Run, Timing
 from fglfast.engine.backends import missing
 from fglfast.generator.load import own_device
@@ -111,7 +110,7 @@ def by_the_book(precision: str) -> float | None:
     hertz = 1e6 * float(facts.get("cpu MHz", 0))
     if torch.cuda.is_available() or not a_cycle * hertz or precision not in FASTER:
         return None
-    return len(os.sched_getaffinity(0)) * hertz * a_cycle * FASTER[precision] / 1e12
+    return cores() * hertz * a_cycle * FASTER[precision] / 1e12
 
 
 def _product(precision: str, side: int) -> Probe:

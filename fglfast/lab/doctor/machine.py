@@ -3,7 +3,6 @@
 Knows nothing of how it is shown. Imports no library at the top: one that is broken must not take the others along.
 """
 
-import os
 import platform
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from packaging.utils import canonicalize_name
 
 from fglfast import __version__
 from fglfast.base.errors import FglError, MissingExtraError
-from fglfast.base.machine import machine_facts, processor_facts, processor_flags
+from fglfast.base.machine import cores, machine_facts, processor_flags, processor_name
 
 Probes = dict[str, Callable[[], str]]
 X86_VECTORS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
@@ -174,7 +173,7 @@ def _extra(name: str) -> str:
 
 
 def _cpu() -> str:
-    return f"{processor_facts().get('model name', platform.machine())}, {len(os.sched_getaffinity(0))} usable cores"
+    return f"{processor_name()}, {cores()} usable cores"
 
 
 def _vectors() -> str:

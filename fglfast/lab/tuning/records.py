@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from fglfast.base.config import Settings, first_problem
-from fglfast.base.errors import BadInputError
+from fglfast.base.config import Settings
 from fglfast.engine.recipe import Recipe
 from fglfast.lab.tuning.candidates import Candidate, Grid
 from fglfast.pipeline.scaling import Pilot, Predicted
@@ -136,9 +135,6 @@ def read_trials(folder: Path) -> dict[str, Trial]:
     """
     found = {}
     for path in sorted(folder.glob("*.json")):
-        try:
-            trial = Trial.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise BadInputError(f"{path}: {first_problem(error)}", "delete it, and it is measured again") from error
+        trial = Trial.from_json(path, "delete it, and it is measured again")
         found[trial.candidate.name] = trial
     return found

@@ -13,7 +13,7 @@ from fglfast.distill.distill import few_steps
 from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.paths import LINEAR
 from fglfast.generator.learning.solvers import bend, euler, uniform
-from fglfast.generator.learning.student import HeldPairs, Task, check_method, fit_student, scheduled_path, target
+from fglfast.generator.learning.student import Pairs, Task, check_method, fit_student, scheduled_path, target
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Schedule
 
@@ -48,7 +48,7 @@ def teacher(x, t):
 def pairs():
     noise = torch.randn(1500, 2, 1, 1, generator=torch.Generator().manual_seed(0))
     data = rk45(teacher, noise, 1e-5)
-    return HeldPairs(noise, data, torch.zeros(1, 1, 1), torch.zeros(len(noise), dtype=torch.long))
+    return Pairs(noise, data, torch.zeros(1, 1, 1), torch.zeros(len(noise), dtype=torch.long))
 
 
 def settings(steps=1200):
@@ -97,7 +97,7 @@ def test_a_killed_student_goes_on_to_the_same_weights(pairs, tmp_path):
     net = Net()
     calls = iter(range(1000))
 
-    class Killed(HeldPairs):
+    class Killed(Pairs):
         def batch(self, rows_B):
             if next(calls) == 17:
                 raise KeyboardInterrupt
@@ -177,7 +177,7 @@ def test_a_student_learns_where_there_is_nothing_but_noise(tmp_path):
     t = torch.full((32,), task.moment(999))
     assert torch.equal(task.path.at(data, noise, t), noise) and torch.equal(target(task, data, noise, t), -data)
     net = Net()
-    pairs = HeldPairs(noise, data, torch.zeros(1, 1, 1), torch.zeros(32, dtype=torch.long))
+    pairs = Pairs(noise, data, torch.zeros(1, 1, 1), torch.zeros(32, dtype=torch.long))
     fit_student(net, task, pairs, settings(3), tmp_path, (task.moment(999),))
     assert all(weights.isfinite().all() for weights in net.parameters())
 

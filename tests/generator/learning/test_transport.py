@@ -8,7 +8,7 @@ from torch import nn
 from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.paths import LINEAR
 from fglfast.generator.learning.solvers import euler, guided, uniform
-from fglfast.generator.learning.student import HeldPairs, Task
+from fglfast.generator.learning.student import Pairs, Task
 from fglfast.generator.learning.transport import distillation, fit_transport, matching, networks_asked
 
 FLOW = Task(LINEAR, "velocity", lambda t: 1000 * t)
@@ -95,7 +95,7 @@ def fitted(net, steps, rate, folder):
     with torch.no_grad():
         data = rk45(field, noise, 1e-4)
         errors = [(euler(field, noise, uniform(1)) - data).square().mean().item()]
-        pairs = HeldPairs(noise, data, torch.zeros(1, 1, 1), torch.zeros(len(noise), dtype=torch.long))
+        pairs = Pairs(noise, data, torch.zeros(1, 1, 1), torch.zeros(len(noise), dtype=torch.long))
         settings = FitSettings(steps=steps, batch_size=256, learning_rate=rate, ema_decay=0.99, warmup_steps=20)
     fit_transport(net, FLOW, pairs, settings, folder, torch.zeros(1, 1), 1.0)
     with torch.no_grad():
@@ -129,9 +129,7 @@ def test_the_networks_that_training_asks_are_counted(scale, tmp_path):
             Counted.calls += 1
             return super().forward(*inputs, **named)
 
-    pairs = HeldPairs(
-        *(torch.zeros(8, 2, 1, 1) for _ in range(2)), torch.zeros(1, 1, 1), torch.zeros(8, dtype=torch.long)
-    )
+    pairs = Pairs(*(torch.zeros(8, 2, 1, 1) for _ in range(2)), torch.zeros(1, 1, 1), torch.zeros(8, dtype=torch.long))
     few = FitSettings(steps=20, batch_size=4, learning_rate=1e-3, warmup_steps=1)
     fit_transport(Counted(), FLOW, pairs, few, tmp_path, torch.zeros(1, 1), scale)
     assert Counted.calls == networks_asked(20, scale) == {1.0: 18 * 3 + 2 * 7, 2.0: 18 * 4 + 2 * 9}[scale]
