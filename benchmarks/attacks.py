@@ -14,9 +14,10 @@ import typer
 from benchmarks.hostile import ATTACKS, Attack, HostileApp
 from benchmarks.results_file import once, save_result
 from fglfast.base import console
+from fglfast.federation.aggregation import Aggregation
 from fglfast.federation.client_app import app
 from fglfast.federation.clients import simulated
-from fglfast.federation.experiment import Aggregation, Experiment, find_experiment
+from fglfast.federation.experiment import Experiment, find_experiment
 from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.methods import Contest

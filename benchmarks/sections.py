@@ -140,6 +140,11 @@ SECTIONS = {
         "a class drawn from instance-level prompts under the labels that were found; a dash was not trained.",
         unlabelled_columns.unlabelled,
     ),
+    "unlabelled-0.5": Section(
+        "Clients without labels, less skewed",
+        "As above, of clients that hold nearly all classes (beta 0.5).",
+        unlabelled_columns.unlabelled,
+    ),
     "routed": Section(
         "Routing",
         "Images of a domain that neither `mini` nor the inventory of adapters saw: the global model's accuracy, and "
@@ -176,7 +181,7 @@ SECTIONS = {
         "distance of what eight Euler steps draw, and the step at which a coupling is first where independent pairs "
         "of the same seed end, with the earliest and latest of the seeds. "
         "`gaussians` is a mixture in the plane; `fashion` is a UNet of a tenth of `mini`'s size on the latents of "
-        "Fashion-MNIST.",
+        "Fashion-MNIST. `sparse-ot` held each noise to two partners here, where it now holds each row of data to two.",
         few_step_columns.couplings,
     ),
     "epsilon": Section(

@@ -42,6 +42,7 @@ from fglfast.training.evaluate import open_classifier
 from fglfast.training.predict import features_and_logits
 
 CLIENTS, PUBLIC_SEED = 5, 100  # the public clients are other draws than the private ones
+SKEWED = 0.01  # beta of the main table
 MANY, NEAR = 50, 0.1  # a class of so many images has to be counted so nearly
 LABELLED, ARGMAX, ALIKE, EM, CHOSEN = "labelled", "argmax", "classes alike", "EM", "transport"
 KEEP = {"confidence": (0.0, 0.5, 0.8), "least_images": (5, 1, 20, 50)}  # of equals the first
@@ -89,7 +90,7 @@ def main(
     work: Annotated[Path, typer.Option(help="What is finished; a second call redoes none.")] = Path("runs/unlabelled"),
     engines: Path = Path("engines/build"),
     recipe: str = "mini-few",
-    beta: float = 0.01,
+    beta: float = SKEWED,
     server_images: Annotated[int, typer.Option(help="Images a class of the server's own classifier.")] = 300,
     images_per_class: Annotated[int, typer.Option(help="Images a class of the global models.")] = 60,
     seeds: int = 3,
@@ -121,7 +122,10 @@ def main(
             typer.echo(json.dumps({"labels": arm, **found[arm][seed]}))
     facts = {"clients": CLIENTS, "beta": beta, "recipe": recipe, "server_images": server_images}
     rows = [{"labels": arm, **chosen.get(arm, {}), "runs": runs} for arm, runs in found.items()]
-    save_result("unlabelled", {**facts, "images_per_class": images_per_class, "rows": rows})
+    save_result(
+        "unlabelled" if beta == SKEWED else f"unlabelled-{beta:g}",
+        {**facts, "images_per_class": images_per_class, "rows": rows},
+    )
 
 
 def clients(bench: Bench, split: str, seed: int, draw: int) -> Iterator[Seen]:

@@ -9,10 +9,26 @@ from fglfast.base.console import visible
 MAX_CLASSES, MAX_CLASS_NAME, MAX_CLIENT_NAME = 100_000, 200, 128
 
 
+# What is drawn as nothing, first and last: Default_Ignorable_Code_Point of Unicode 16.0 (DerivedCoreProperties.txt at
+# unicode.org/Public/16.0.0/ucd), and the Braille pattern without a dot, which is drawn as a blank.
+UNDRAWN = (
+    *((0x00AD, 0x00AD), (0x034F, 0x034F), (0x061C, 0x061C), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F)),
+    *((0x200B, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F), (0x2800, 0x2800), (0x3164, 0x3164), (0xFE00, 0xFE0F)),
+    *((0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8), (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0xE0000, 0xE0FFF)),
+)
+
+
+def drawn(text: str) -> str:
+    """The text without letters that are drawn as nothing, wherever they are."""
+    if text.isascii():
+        return text
+    return "".join(letter for letter in text if not any(first <= ord(letter) <= last for first, last in UNDRAWN))
+
+
 def unfit(text: str) -> str:
     """Why a name cannot be shown to people, on one line; empty if it can."""
-    if not text.strip():
-        return "empty"
+    if not drawn(text).strip():
+        return "nothing of it can be seen" if text.strip() else "empty"
     return "control characters" if visible(text) != text or "\n" in text or "\t" in text else ""
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from fglfast.base.config import first_problem
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
-from fglfast.base.wording import many
+from fglfast.base.wording import many, some
 from fglfast.client.captions import ATTRIBUTES, caption_all, find_captioner
 from fglfast.client.cuts import tell_cuts, tell_numbers
 from fglfast.client.privacy import Budget
@@ -82,7 +82,9 @@ def embed(
         rows = instance_level_prompts(described, of_images, names, templates.instance_level)
     else:
         if budget:
+            held = counts
             counts, privacy = private_counts(counts, budget)
+            _tell_lost(dataset.class_names, held, counts)
             header = header.model_copy(update={"privacy": privacy})
         rows = class_level_prompts(dataset.class_names, counts.tolist(), templates.class_level)
     wording = templates.instance_level if prompt_level == "instance" else templates.class_level
@@ -94,6 +96,12 @@ def embed(
     sizes = tensor_bytes(tokens) | tensor_bytes(embedded)
     note(f"{many(len(sent.labels), 'prompt')}: " + ", ".join(f"{form} {size:,} bytes" for form, size in sizes.items()))
     return sent
+
+
+def _tell_lost(class_names: tuple[str, ...], held_K: NDArray[np.int64], sent_K: NDArray[np.int64]) -> None:
+    """Name, to the client alone, the classes that noise leaves out."""
+    if lost := [name for name, held, sent in zip(class_names, held_K, sent_K, strict=True) if held and not sent]:
+        note(f"classes of too few images to stand out from the noise are left out: {some(lost)}")
 
 
 def class_list(class_names: tuple[str, ...]) -> LabelledImages:

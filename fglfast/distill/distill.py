@@ -257,7 +257,7 @@ def _bend(
     pairs: Pairs,
     steps: int,
 ) -> Bend | None:
-    if task.kind != "velocity":
+    if task.kind != "velocity" or steps == 1:  # one step is straight, whatever it is
         return None
     noise_BCHW, _, text_BLD = (tensor.to(own_device()) for tensor in pairs.batch(torch.arange(min(JUDGED, len(pairs)))))
 

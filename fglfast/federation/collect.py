@@ -1,7 +1,7 @@
 """How the server collects the clients' payloads, and so settles who is in the federation."""
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,20 @@ from fglfast.generator.load import read_shapes
 from fglfast.generator.text import text_fingerprint
 from fglfast.payload import Payload, load_payload
 from fglfast.payload.claims import HONEST, excessive
-from fglfast.payload.merge import Merged, check_prompts, fingerprint, looks, merge_payloads
+from fglfast.payload.merge import (
+    Merged,
+    check_prompts,
+    fingerprint,
+    looks,
+    merge_payloads,
+    same_prompts,
+    same_words,
+)
 from fglfast.payload.read import load_signed
 from fglfast.synthesis.class_rows import ClassRows
 from fglfast.synthesis.routed import Router
+
+COLLECTED = "collected.json"
 
 
 class Collected(Settings):
@@ -42,7 +52,8 @@ def merged_payloads(folder: Path, experiment: Experiment) -> Merged:
         BadInputError: classes send the same prompt.
     """
     allowed, rows_of = experiment.allowed(), _embeddings(experiment)
-    merged = merge_payloads(rows_of(load_payload(path, allowed=allowed)) for path in _files(folder))
+    paths = [folder / file_name(member.node) for member in _settled(folder, experiment).members]
+    merged = merge_payloads(rows_of(load_payload(path, allowed=allowed)) for path in sorted(paths))
     check_prompts(merged, experiment.allow_same_prompt, "allow_same_prompt = true in the experiment")
     return merged
 
@@ -57,9 +68,9 @@ def collect_payloads(
     Raises:
         IncompleteError: too few clients sent a sound payload.
     """
-    done = folder / "collected.json"
+    done = folder / COLLECTED
     if done.exists():
-        return Collected.from_json(done)
+        return _settled(folder, experiment)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     meter = Meter(grid)
@@ -104,9 +115,9 @@ def collect_again(grid: CountedGrid, experiment: Experiment, class_names: tuple[
     fresh = folder.with_name(f"{folder.name}.again")
     shutil.rmtree(fresh, ignore_errors=True)
     now = collect_payloads(grid, experiment, class_names, fresh).members
-    before = Collected.from_json(folder / "collected.json").members
+    before = Collected.from_json(folder / COLLECTED).members
     old, new = (
-        {member.name: (member.node, (place / file_name(member.node)).read_bytes()) for member in members}
+        {member.name: (member.node, load_payload(place / file_name(member.node)).digest()) for member in members}
         for place, members in ((folder, before), (fresh, now))
     )
     joined, left = sorted(new.keys() - old.keys()), sorted(old.keys() - new.keys())
@@ -118,6 +129,26 @@ def collect_again(grid: CountedGrid, experiment: Experiment, class_names: tuple[
         return fresh
     shutil.rmtree(fresh)
     return None
+
+
+def take_place(fresh: Path, folder: Path) -> None:
+    """Let payloads that were asked for again take the place of those there; a kill leaves the ones or the others."""
+    old = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old)
+
+
+def _settled(folder: Path, experiment: Experiment) -> Collected:
+    """What a collection settled, without members whose key the list has no more."""
+    collected, allowed = Collected.from_json(folder / COLLECTED), experiment.allowed()
+    if allowed is None:
+        return collected
+    inside = tuple(member for member in collected.members if allowed.clients.get(member.name) == member.key)
+    if out := [member.name for member in collected.members if member not in inside]:
+        note(f"{some(out)}: not on the list of keys any more, and asked for nothing; run it with again to draw anew")
+    return collected.model_copy(update={"members": inside})
 
 
 def _question(experiment: Experiment, class_names: tuple[str, ...]) -> dict[str, Any]:
@@ -195,13 +226,16 @@ class _Door:
         if self.experiment.max_share_per_client < 1 or all(member.images <= HONEST for member in self.members):
             return []
         paths = [self.folder / file_name(member.node) for member in self.members]
-        merged = merge_payloads(self.embeddings(load_payload(path, allowed=self.allowed)) for path in paths)
-        found = excessive(merged, self.experiment.trusted_counts)
-        out = [member for member in self.members if member.name in found]
-        for member in out:
-            (self.folder / file_name(member.node)).unlink()
-            self.members.remove(member)
-        return [(member, f"{found[member.name]}, and is not in trusted_counts") for member in out]
+        payloads = {path: self.embeddings(load_payload(path, allowed=self.allowed)) for path in paths}
+        turned: list[tuple[Member, str]] = []
+        while found := excessive(merge_payloads(payloads.values()), self.experiment.trusted_counts):
+            for member in [member for member in self.members if member.name in found]:
+                path = self.folder / file_name(member.node)
+                path.unlink()
+                del payloads[path]
+                self.members.remove(member)
+                turned.append((member, f"{found[member.name]}, and is not in trusted_counts"))
+        return turned
 
     def _admit(self, node: int, path: Path) -> None:
         payload, signature = load_signed(path, text_encoder=self.encoder, allowed=self.allowed)
@@ -231,13 +265,12 @@ class _Door:
         if payload.header.prompt_level != self.experiment.prompt_level:
             level = payload.header.prompt_level
             raise BadInputError(f"prompts of level {level}, not {self.experiment.prompt_level}", "embed again")
+        own = payload.header.prompt_level == "learned" and not self.experiment.allow_same_prompt
+        if own and (same := same_prompts(merge_payloads([payload]))):
+            raise BadInputError(same_words(same), "learn them again, from images of each class")
         return self.rows.check(payload)
 
 
 def file_name(node: int) -> str:
     """Of the payload that a node sent."""
     return f"{node:020d}.safetensors"
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    return sorted(folder.glob("*.safetensors"))

@@ -7,6 +7,7 @@ their public halves.
 
 import datetime
 import ipaddress
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +26,13 @@ from fglfast.base.files import finished_folder, write_atomic
 from fglfast.base.names import ClassName, ClientName
 from fglfast.federation.experiment import FILE, Experiment
 from fglfast.payload.keys import find_or_make_key
+from fglfast.payload.merge import looks
 
 YEARS = 2  # that a certificate is valid
-LOCAL = ("localhost", "127.0.0.1")
+LOCAL = ("localhost", "127.0.0.1", "::1")
+MOST_NAME_BYTES = 200  # of a client: file systems take 255, and files are called NAME.sign
+LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+HOST = re.compile(rf"(?=.{{1,253}}\Z)({LABEL}\.)*(?![0-9]+\Z){LABEL}\Z")  # no name ends in a number, but addresses do
 QUIET = "export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1"
 APP = {
     "project": {"name": "fglfast-federation", "version": "1.0.0", "license": "Apache-2.0"},
@@ -70,10 +75,15 @@ def write_deployment(asked: Deployment, folder: Path) -> list[Path]:
     """Write all files, or none; returns the folders, the server's first.
 
     Raises:
-        UsageError: the folder exists, or names are no names or the same.
+        UsageError: the folder exists, the host is none, the experiment is not for so few clients, or a name has a
+            letter that Flower's node configuration does not take.
     """
     if folder.exists():
         raise UsageError(f"{folder}: exists, and holds keys that may be in use", "give another folder")
+    check_host(asked.host)
+    for what, value in (("the name of the federation", asked.name), ("the model", asked.model)):
+        _check_quotable(value, what)
+    _filled(asked)
     with finished_folder(folder) as place:
         for name in asked.clients:
             _write_client(asked, name, place / name, place / "server" / "keys")
@@ -86,15 +96,38 @@ def check_names(clients: Sequence[str]) -> tuple[str, ...]:
     """Names of clients, each fit to be a folder's and another than the server's.
 
     Raises:
-        UsageError: one is not, or two are the same.
+        UsageError: one is not, or two are the same to the eye (see `looks`).
     """
     try:
         names = tuple(TypeAdapter(ClientName).validate_python(name) for name in clients)
     except ValidationError as error:
         raise UsageError(f"no client can have this name: {first_problem(error)}", "choose another") from error
-    if len({name.casefold() for name in (*names, "server")}) <= len(names) or not names:
-        raise UsageError("clients need names of their own, and none is called server", "for example --clients ann,bob")
+    if not names:
+        raise UsageError("a federation needs clients", "for example --clients ann,bob")
+    taken = {looks("server"): "server"}
+    for name in names:
+        _check_quotable(name, "a client's name")
+        if (length := len(name.encode())) > MOST_NAME_BYTES:
+            most = f"files are called by it, and take {MOST_NAME_BYTES}: choose a shorter one"
+            raise UsageError(f"the client's name {name[:10]!r}... is {length} bytes long", most)
+        if (other := taken.get(looks(name))) is not None:
+            raise UsageError(
+                f"client {name!r} is called as {other!r} is, or looks alike",
+                "clients need names of their own, and none is called server: for example --clients ann,bob",
+            )
+        taken[looks(name)] = name
     return names
+
+
+def check_host(host: str) -> None:
+    """Refuse what is neither the name of a host nor an address.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if not HOST.match(host) and (_address(host) is None or "%" in host):
+        hint = "give the server's as clients reach it: fl.example.org, 192.0.2.7 or 2001:db8::7; the port is --port"
+        raise UsageError(f"--host {host!r}: neither the name of a host nor an address", hint)
 
 
 def write_authority(folder: Path, host: str) -> None:
@@ -138,7 +171,7 @@ def _write_client(asked: Deployment, name: str, folder: Path, public_keys: Path)
         'export FLWR_HOME="$PWD/flwr"',
         "# bash supernode.sh DATA ['more=\"node configuration\"' [OPTIONS OF FLOWER]]: joins, and stays. After a crash",
         "# wait half a minute, until the SuperLink takes the old node for gone.",
-        f"exec flower-supernode --superlink {shlex.quote(f'{asked.host}:{asked.port}')} \\",
+        f"exec flower-supernode --superlink {shlex.quote(_reached(asked.host, asked.port))} \\",
         "  --root-certificates server.pem --auth-supernode-private-key node.key \\",
         f'  --node-config {shlex.quote(config)}" data=\\"$data\\" ${{2:-}}" "${{@:3}}"',
     ]
@@ -158,18 +191,32 @@ def _write_server(asked: Deployment, place: Path) -> None:
         write_atomic(place / name / "server.pem", (folder / "server.pem").read_bytes())
     public = {name: (keys / f"{name}.sign").read_text(encoding="utf-8") for name in asked.clients}
     write_atomic(folder / "clients.toml", tomli_w.dumps({"federation": asked.name, "clients": public}))
-    partition = asked.experiment.partition.model_copy(update={"clients": len(asked.clients)})
-    filled = asked.experiment.model_copy(update={"allow": Path("clients.toml"), "partition": partition})
-    write_atomic(folder / FILE, filled.to_toml())
+    write_atomic(folder / FILE, _filled(asked).to_toml())
     (folder / "app").mkdir()
     write_atomic(folder / "app" / "pyproject.toml", tomli_w.dumps(APP))
-    write_atomic(folder / "flower.env", _environment(asked.port))
+    write_atomic(folder / "flower.env", _environment(asked))
     _write_steps(asked, folder)
 
 
-def _environment(port: int) -> str:
+def _filled(asked: Deployment) -> Experiment:
+    """The experiment with what is known of its clients.
+
+    Raises:
+        UsageError: it is not for so few.
+    """
+    clients, table = len(asked.clients), asked.experiment.model_dump()
+    table |= {"allow": Path("clients.toml"), "min_clients": min(asked.experiment.min_clients, clients)}
+    table["partition"]["clients"] = clients
+    try:
+        return Experiment.model_validate(table)
+    except ValidationError as error:
+        raise UsageError(f"the experiment is not for {clients} clients: {first_problem(error)}", "change it") from error
+
+
+def _environment(asked: Deployment) -> str:
     """What the scripts tell Flower; its configuration wants a whole path, which is known where the folder lies."""
-    connection = {"address": f"{LOCAL[1]}:{port}", "root-certificates": "FOLDER/server.pem"}
+    here = _reached(LOCAL[2] if _is_six(asked.host) else LOCAL[1], asked.port)
+    connection = {"address": here, "root-certificates": "FOLDER/server.pem"}
     config = tomli_w.dumps({"superlink": {"default": "here", "here": connection}})
     lines = [
         QUIET,
@@ -191,7 +238,7 @@ def _write_steps(asked: Deployment, folder: Path) -> None:
             "# Stays. Its database lets it come back with the same nodes; the run is then started again.",
             "exec flower-superlink --ssl-certfile server.pem --ssl-keyfile server.key --ssl-ca-certfile server.pem \\",
             "  --enable-supernode-auth --disable-runtime-dependency-installation --database superlink.db \\",
-            f"  --host 0.0.0.0 --port {asked.port}",
+            f"  --host {'::' if _is_six(asked.host) else '0.0.0.0'} --port {asked.port}",
         ],
     )
     register = [f"flwr supernode register {shlex.quote(f'keys/{name}.pub')} here" for name in asked.clients]
@@ -222,11 +269,30 @@ def _toml(value: str) -> str:
     return tomli_w.dumps({"x": value}).removeprefix("x = ").strip()
 
 
-def _general_name(host: str) -> x509.GeneralName:
+def _check_quotable(value: str, what: str) -> None:
+    """Refuse what TOML would write with a backslash: Flower takes the text apart before it reads it as TOML."""
+    if _toml(value) != f'"{value}"':
+        hint = "double quotes and backslashes end up wrong there: choose another"
+        raise UsageError(f"{what} {value!r} cannot stand in Flower's node configuration", hint)
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return x509.IPAddress(ipaddress.ip_address(host))
+        return ipaddress.ip_address(host)
     except ValueError:
-        return x509.DNSName(host)
+        return None
+
+
+def _is_six(host: str) -> bool:
+    return isinstance(_address(host), ipaddress.IPv6Address)
+
+
+def _reached(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if _is_six(host) else f"{host}:{port}"
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    return x509.DNSName(host) if (address := _address(host)) is None else x509.IPAddress(address)
 
 
 def _write_private(path: Path, key: Any, form: serialization.PrivateFormat) -> None:

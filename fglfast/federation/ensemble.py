@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from fglfast.base.console import note
 from fglfast.base.files import write_atomic
 from fglfast.federation.federation import Federation
 from fglfast.federation.grid import Meter
@@ -60,6 +61,10 @@ def uploaded_models(federation: Federation, fresh: Weights, folder: Path) -> tup
         meter = Meter(federation.grid)
         found = federation.updates("models of their own", fresh, 1, rounds=federation.experiment.rounds.fedavg)
         spent = meter.read()
+        for name in [name for name, own in found.items() if not federation.answers_with_numbers(own)]:
+            note(f"{name}: its model answers with what are no numbers, and is left out")
+            del found[name]
+        federation.grid.enough(len(found), "sent a model that answers")
         folder.mkdir(parents=True, exist_ok=True)
         for old in _files(folder):
             old.unlink()

@@ -11,6 +11,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.client.captions import ATTRIBUTES
 from fglfast.client.privacy import Budget
 from fglfast.client.settings import LearnSettings, RouteSettings
+from fglfast.federation.aggregation import KRUM, Aggregation
 from fglfast.federation.method_names import METHODS, TRAINED, Method
 from fglfast.images.partition import MIN_IMAGES
 from fglfast.payload import AllowList
@@ -19,10 +20,7 @@ from fglfast.pipeline.settings import OneShot
 from fglfast.training.settings import AdaptSettings, TrainSettings
 
 FILE = "experiment.toml"  # of a run, in its folder
-
-Strategy = Literal[
-    "fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "trimmed-mean", "median", "krum", "multi-krum"
-]
+MOST_ROUNDS = MOST_EPOCHS = 10_000  # clients train for no more rounds, and no longer in one
 
 
 class Partition(Settings):
@@ -67,7 +65,7 @@ class LocalSettings(Settings):
         erasing: chance that a rectangle of an image is blanked.
     """
 
-    epochs: int = Field(5, ge=1)
+    epochs: int = Field(5, ge=1, le=MOST_EPOCHS)
     batch_size: int = Field(64, ge=2)
     learning_rate: float = Field(0.01, gt=0)
     rate_decay: float = Field(1.0, gt=0, le=1)
@@ -76,34 +74,6 @@ class LocalSettings(Settings):
     crop_padding: int | None = Field(None, ge=0)
     flip: bool = True
     erasing: float = Field(0.25, ge=0, le=1)
-
-
-class Aggregation(Settings):
-    """What the server makes of the clients' weights, by Flower's strategies; optimisers' defaults are Flower's.
-
-    Attributes:
-        strategy: `fedavg` (McMahan et al., arXiv 1602.05629); with a server optimiser `fedavgm` (Hsu et al.,
-            1909.06335), `fedadagrad`, `fedadam`, `fedyogi` (Reddi et al., 2003.00295); robust ones `trimmed-mean`,
-            `median` (Yin et al., 1803.01498), `krum`, `multi-krum` (Blanchard et al., 1703.02757), which count no
-            images.
-        rate: of a server optimiser; None is Flower's, 1 for `fedavgm` and 0.1 for the others.
-        momentum: of `fedavgm`; the first moment's of the others.
-        second: the second moment's, of `fedadam` and `fedyogi`.
-        tau: how adaptive those three are.
-        trim: share that `trimmed-mean` cuts off at either end; of three clients and more at least one.
-        hostile: clients that `krum` and `multi-krum` expect to be hostile.
-        guard: whether an average is judged before it is kept, and clients that ruin one are left out. None: in a
-            federation it is; in a comparison, whose simulated clients are honest, FedAvg is plain FedAvg.
-    """
-
-    strategy: Strategy = "fedavg"
-    rate: float | None = Field(None, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    second: float = Field(0.99, ge=0, lt=1)
-    tau: float = Field(1e-3, gt=0)
-    trim: float = Field(0.2, ge=0, lt=0.5)
-    hostile: int = Field(1, ge=0)
-    guard: bool | None = None
 
 
 class Rounds(Settings):
@@ -121,13 +91,20 @@ class Rounds(Settings):
         milestones: rounds at which the test set is read, besides the last; fixed before anything is seen.
     """
 
-    fedavg: int = Field(20, ge=1)
-    fgl: int = Field(5, ge=1)
-    fine_tune_epochs: int = Field(5, ge=1)
+    fedavg: int = Field(20, ge=1, le=MOST_ROUNDS)
+    fgl: int = Field(5, ge=1, le=MOST_ROUNDS)
+    fine_tune_epochs: int = Field(5, ge=1, le=MOST_EPOCHS)
     fine_tune_rate: float = Field(5e-4, gt=0)
     proximal_mu: float = Field(0.01, gt=0)
     participation: float = Field(1.0, gt=0, le=1)
     milestones: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_milestones(self) -> "Rounds":
+        most = max(self.fedavg, self.fgl)
+        if (stray := next((number for number in self.milestones if not 1 <= number <= most), None)) is not None:
+            raise ValueError(f"milestones: no method has a round {stray}; there are 1 to {most}")
+        return self
 
 
 class Choice(Settings):
@@ -241,6 +218,9 @@ class Experiment(OneShot):
             raise ValueError("train.image_size has to be given: clients resize to it")
         if not self.seeds or not self.methods:
             raise ValueError("give at least one seed and one method")
+        for key in ("seeds", "methods"):
+            if len(set(getattr(self, key))) < len(getattr(self, key)):
+                raise ValueError(f"{key}: one is there twice")
         if self.privacy and self.prompt_level == "learned":
             raise ValueError("learned embeddings carry no noise: leave out privacy, or choose another prompt_level")
         if (self.prompt_level == "routed") != (self.inventory is not None):
@@ -248,7 +228,18 @@ class Experiment(OneShot):
         for method, choice in self.chosen.items():
             if method not in TRAINED or (choice.proximal_mu and method != "fedprox"):
                 raise ValueError(f"chosen: no client of {method} trains with that; choose for {', '.join(TRAINED)}")
+        self._check_krum()
         return self
+
+    def _check_krum(self) -> None:
+        """Refuse a number of hostile clients that Krum's authors exclude (Blanchard et al., arXiv 1703.02757)."""
+        if self.server.strategy not in KRUM or self.partition.kind.startswith("domain"):  # as many as the images have
+            return
+        clients, needed = self.partition.clients, 2 * self.server.hostile + 3
+        asked = min(clients, max(self.min_clients, round(self.rounds.participation * clients)))
+        if asked < needed:
+            some = f"{self.server.strategy} with {self.server.hostile} hostile needs {needed} clients a round"
+            raise ValueError(f"server.hostile: {some}, and {asked} are asked")
 
     def chosen_for(self, method: Method) -> "Experiment":
         """The experiment as one method runs it."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 from flwr.app import RecordDict
 from transformers import PreTrainedModel
 
@@ -11,12 +12,13 @@ from fglfast.base.console import note
 from fglfast.federation import guard, wire
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.grid import Answers, CountedGrid
-from fglfast.federation.members import Member, Members, median
-from fglfast.federation.moments import empty
+from fglfast.federation.members import Member, Members, agreed, median
+from fglfast.federation.moments import empty, of_images, sound_moments
 from fglfast.federation.records import Adapted, Row
 from fglfast.federation.wire import Weights
 from fglfast.training.batches import generator
 from fglfast.training.model import body_of, head_of
+from fglfast.training.predict import predict
 from fglfast.training.prototypes import Prototypes
 from fglfast.training.settings import AdaptSettings
 
@@ -64,15 +66,15 @@ class Federation:
             median=median(said),
             worst_client=min(said.values(), default=None),
             by_client=tuple(said.get(member.name) for member in self._all),
-            checked=self.check(self._with(weights)) if self.check else median(said),
+            checked=self.check(self._with(weights)) if self.check else agreed(said),
             test_accuracy=self.test(self._with(weights)) if milestone else None,
             clients=len(self.members.inside),
             left_out=self.outside(),
         )
 
     def checked(self, weights: Weights, number: int) -> float | None:
-        """Weights on the server's own images, else the median of what members say."""
-        return self.check(self._with(weights)) if self.check else median(self._judged(weights, number))
+        """Weights on the server's own images, else the median of what members say, where they are three or more."""
+        return self.check(self._with(weights)) if self.check else agreed(self._judged(weights, number))
 
     def updates(
         self,
@@ -104,16 +106,21 @@ class Federation:
         return updates
 
     def moments(self, weights: Weights) -> list[Weights]:
-        """What every member says of the features that a network makes of its images.
+        """What every member says of the features that a network makes of its images, of no more than it weighs.
 
         Raises:
             IncompleteError: too few did.
         """
-        form = partial(wire.weights_of, sent=empty(head_of(self.model)))
-        answers = self._ask(wire.MOMENTS, weights, form, {})
+        answers = self._ask(wire.MOMENTS, weights, partial(sound_moments, form=empty(head_of(self.model))), {})
         note(answers.line("moments"))
         self.grid.enough(len(answers.good), "sent sound moments")
-        return list(answers.good.values())
+        return [of_images(own, self.members.images[answers.names[node]]) for node, own in answers.good.items()]
+
+    def answers_with_numbers(self, weights: Weights) -> bool:
+        """Whether a model of some weights makes finite numbers of an image, here of noise."""
+        side, draws = self.experiment.image_size, torch.Generator().manual_seed(0)
+        noise_B3SS = torch.randint(0, 256, (16, 3, side, side), generator=draws, dtype=torch.uint8)
+        return bool(predict(self._with(weights), noise_B3SS).isfinite().all())
 
     def deliver(self, weights: Weights, left_out: tuple[str, ...] = (), prototypes: Prototypes | None = None) -> int:
         """Send the final model to every member but those left out; returns how many kept it."""

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from fglfast.base.config import Settings
 from fglfast.base.console import note
-from fglfast.payload.claims import incredible, outweighing
+from fglfast.payload.claims import FEWEST, incredible, outweighing
 
 
 class Member(Settings):
@@ -54,30 +54,39 @@ class Members:
 
 
 def median(values: Mapping[str, float]) -> float | None:
-    """What one member cannot set."""
+    """What one of several members cannot set."""
     return statistics.median(values.values()) if values else None
+
+
+def agreed(values: Mapping[str, float]) -> float | None:
+    """The median of what enough members say that no one of them can set it; None of fewer."""
+    return median(values) if len(values) >= FEWEST else None
 
 
 def tell_claims(members: Iterable[Member], trusted: Collection[str]) -> None:
     """Name whoever claims more images than all others hold together, and what is made of that."""
     claimed = {member.name: member.images for member in members}
-    for name, others in outweighing(claimed).items():
-        if name not in trusted:
-            weight = "the middle one" if incredible(claimed[name], others) else "all"
+    for name, images in _bounded(claimed, trusted).items():
+        if images != claimed[name]:
+            others = sum(claimed.values()) - claimed[name]
             note(
-                f"{name!r} claims {claimed[name]:,} images, more than all others together ({others:,}): in an average "
-                f"it weighs as {weight} of those; if the claim is right, name it in the experiment's trusted_counts"
+                f"{name!r} claims {claimed[name]:,} images, all others together {others:,}: in an average it weighs as "
+                f"{images:,} of those; if the claim is right, name it in the experiment's trusted_counts"
             )
 
 
 def _bounded(claimed: dict[str, int], trusted: Collection[str]) -> dict[str, int]:
     """What each weighs: its claim, but no more than all others together, unless it is trusted.
 
-    One that no honest client makes (see `fglfast.payload.claims`) weighs as the middle one of the others.
+    One that no honest client makes (see `fglfast.payload.claims`) weighs as the middle one of those that claim no more:
+    a larger claim makes none credible.
     """
     weights = dict(claimed)
-    for name, others in outweighing(claimed).items():
-        if name not in trusted:
-            rest = [images for who, images in claimed.items() if who != name]
-            weights[name] = statistics.median_high(rest) if incredible(claimed[name], others) else others
-    return weights
+
+    def below(name: str) -> list[int]:
+        return [images for who, images in weights.items() if who != name and images <= weights[name]]
+
+    doubted = [name for name in claimed if name not in trusted]
+    while found := [name for name in doubted if incredible(weights[name], sum(below(name)))]:
+        weights[found[0]] = statistics.median_high(below(found[0]))
+    return weights | {name: others for name, others in outweighing(weights).items() if name in doubted}

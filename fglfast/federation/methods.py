@@ -17,10 +17,18 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fglfast.base.console import note
+from fglfast.base.errors import FglError
 from fglfast.base.files import write_atomic
 from fglfast.federation import wire
 from fglfast.federation.alone import public_only, server_only
-from fglfast.federation.collect import Collected, collect_again, collect_payloads, merged_payloads
+from fglfast.federation.collect import (
+    COLLECTED,
+    Collected,
+    collect_again,
+    collect_payloads,
+    merged_payloads,
+    take_place,
+)
 from fglfast.federation.dense import distill_ensemble
 from fglfast.federation.ensemble import Ensemble, uploaded_models
 from fglfast.federation.experiment import Experiment
@@ -110,7 +118,7 @@ class Contest:
         The synthetic images that stay are kept; the results of before are set aside in `before-N`.
         """
         clients = self.shot / "clients"
-        if not (clients / "collected.json").exists():
+        if not (clients / COLLECTED).exists():
             return
         fresh = collect_again(grid, self.experiment, self.class_names, clients)
         if fresh is None:
@@ -121,8 +129,7 @@ class Contest:
                 earlier.mkdir(exist_ok=True)
                 done.rename(earlier / done.name)
                 note(f"{done} is of the clients as they were, and lies in {earlier / done.name} now")
-        shutil.rmtree(clients)
-        fresh.rename(clients)
+        take_place(fresh, clients)
 
     def accuracy(self, model: nn.Module) -> float:
         """Of a model on the real test images."""
@@ -195,6 +202,8 @@ class Contest:
         self.model.load_state_dict(weights)
         fill_head(self.model, moments)
         made = _weights_of(self.model)
+        if not wire.is_finite(made):
+            raise FglError("the moments of the clients' features make no classifier", "see which client is at fault")
         spent = {**asked, "server_seconds": round(before.server_seconds + time.monotonic() - answered, 3)}
         return made, [federation.judge(made, 0, milestone=True).model_copy(update=spent)]
 

@@ -9,16 +9,18 @@ network here is the one that the server trains without any client.
 from collections.abc import Iterable
 
 import torch
+from flwr.app import RecordDict
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from fglfast.federation.wire import Weights
+from fglfast.federation.wire import UnfitError, Weights, weights_of
 from fglfast.training.batches import TrainingData
 from fglfast.training.model import head_of
 from fglfast.training.predict import features
 
 RIDGE = 1e-2  # of the mean variance, added to each: few images leave a covariance singular
 ABSENT = -1e4  # the score of a class that nobody holds
+MOST, SLACK = 1e30, 1e-6  # of a sum of squares; of what rounding makes of it
 
 COUNTS, SUMS, SQUARES = "counts", "sums", "squares"
 
@@ -40,6 +42,36 @@ def empty(head: nn.Linear) -> Weights:
     classes, width = head.out_features, head.in_features
     shapes = {COUNTS: (classes,), SUMS: (classes, width), SQUARES: (width, width)}
     return {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
+
+
+def sound_moments(content: RecordDict, form: Weights) -> Weights:
+    """The moments that a client sends; refused are those that no images have.
+
+    Args:
+        content: what came.
+        form: the moments of no image.
+
+    Raises:
+        UnfitError: they are of another form, or of no images.
+    """
+    found = weights_of(content, form)
+    counts_K, sums_KF, squares_FF = found[COUNTS], found[SUMS], found[SQUARES]
+    if bool((counts_K < 0).any()) or not torch.equal(counts_K, counts_K.round()):
+        raise UnfitError("it counts images by what is no number of images")
+    power_F = squares_FF.diagonal()
+    if not torch.allclose(squares_FF, squares_FF.T) or bool((power_F < 0).any()) or bool((power_F > MOST).any()):
+        raise UnfitError("its second moments are those of no images")
+    # The squared mean of each class's feature is no more than its mean square (Cauchy-Schwarz).
+    least_F = (sums_KF.square() / counts_K.clamp(min=1)[:, None]).sum(0)
+    if bool((least_F > power_F * (1 + SLACK) + SLACK).any()) or bool(sums_KF[counts_K == 0].any()):
+        raise UnfitError("its sums are those of no images with its second moments")
+    return found
+
+
+def of_images(moments: Weights, images: int) -> Weights:
+    """Moments that weigh as so many images, where they are of more."""
+    share = min(1.0, images / max(1.0, float(moments[COUNTS].sum())))
+    return {name: share * value for name, value in moments.items()}
 
 
 def fill_head(model: PreTrainedModel, moments: Iterable[Weights]) -> None:

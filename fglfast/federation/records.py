@@ -12,11 +12,12 @@ class Row(Settings):
         round: 0 is before the first.
         accuracy: mean over the clients of what each says of its held-out images, weighted by the images that its
             payload claimed; None if none judged.
-        median: of the same, each client counting once: what no single client can set.
+        median: of the same, each client counting once; no single client can set that of three or more.
         worst_client: the lowest of the same.
         by_client: all of them, in order of name; None for a client with too few images to hold one out, or that is
             silent.
-        checked: accuracy by which the weights were kept: on the server's own images if it has some, else the median.
+        checked: accuracy by which the weights were kept: on the server's own images if it has some, else that median;
+            None where fewer than three say it.
         test_accuracy: on the real test images, at milestones only.
         bytes_down: to all clients.
         bytes_up: from all clients.

@@ -13,7 +13,7 @@ from flwr.serverapp import strategy as flower
 from torch import Tensor, from_numpy
 
 from fglfast.federation import wire
-from fglfast.federation.experiment import Aggregation
+from fglfast.federation.aggregation import Aggregation
 from fglfast.federation.wire import Weights
 
 EXAMPLES = "num-examples"  # Flower's name of what weighs a reply

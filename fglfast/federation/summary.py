@@ -130,7 +130,7 @@ def gains(arena: Arena) -> list[Gain]:
 def gains_table(arena: Arena) -> Table:
     """For the terminal: before and after each client adapted the model to its own images."""
     shown = Table(title=Text("adapted by each client"), box=box.SIMPLE, pad_edge=False, title_justify="left")
-    shown.add_column("method", overflow="fold")
+    shown.add_column("method", no_wrap=True)
     for heading in ("worst client", "median client"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for line in gains(arena):
@@ -146,7 +146,7 @@ def table(arena: Arena) -> Table:
     """For the terminal, 80 columns wide."""
     title = f"{arena.experiment.data}, {len(arena.images[arena.experiment.seeds[0]])} clients"
     shown = Table(title=Text(title), box=box.SIMPLE, pad_edge=False, title_justify="left")
-    shown.add_column("method", overflow="fold")
+    shown.add_column("method", no_wrap=True)
     for heading in ("rounds", "test accuracy", "uploaded", "server s"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for line in summarise(arena):

@@ -25,6 +25,7 @@ DELIVER, TURNED_AWAY, MOMENTS, ADAPT = "query.deliver", "query.refused", "query.
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # Flower's own names of the records
 PROTOTYPES = "prototypes"  # the record beside the arrays of a final model
 SHARE, ADAPTED, KEPT, FILE, REFUSED = "share-right", "adapted-share-right", "kept", "file", "refused"
+MOST_STEPS = 1 << 40  # of a round: a mean of counters stays a number that 64 bits hold
 LONGEST = 200  # letters of what a client says
 NPY_HEADER = 1 << 10  # bytes that NumPy's format may put before an array
 
@@ -141,6 +142,8 @@ def weights_of(content: RecordDict, sent: Weights) -> Weights:
             raise UnfitError("it sent weights that are not finite")
         if name.endswith(("running_var", "num_batches_tracked")) and bool((tensor < 0).any()):
             raise UnfitError(f"{name} is negative")
+        if name.endswith("num_batches_tracked") and bool((tensor > sent[name] + MOST_STEPS).any()):
+            raise UnfitError(f"{name} counts more steps than a round has")
     return found
 
 

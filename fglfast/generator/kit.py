@@ -3,7 +3,7 @@
 A kit is laid out as a diffusers directory is, and holds the tokenizers, the text encoders' configs and the prompts; if
 it was asked for, also the text encoders' weights, which make embeddings. Its `kit.json` lists the sha256 of every file
 of the generator's text side, those that are left out among them: what a payload calls the text encoder's fingerprint
-follows from that list. Loads no network.
+follows from that list. The sha256 of the prompts stands beside it, in no fingerprint. Loads no network.
 """
 
 import hashlib
@@ -22,18 +22,20 @@ from fglfast.base.untrusted import read_bytes
 from fglfast.base.writable import usable_folder
 from fglfast.generator.configs import check_folder
 from fglfast.generator.kinds import INDEX
-from fglfast.generator.parts import part
+from fglfast.generator.parts import BLOCK, PARTS, part
 from fglfast.generator.weights import counted_files
 from fglfast.images.decoding import MOST_SIDE
 
-FILE = "kit.json"
+FILE, PROMPTS = "kit.json", "prompts.json"
 SIDES = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 WEIGHTS = ".safetensors"
+READ = (".json", ".txt", WEIGHTS)  # kinds of files that a model folder is read from
 MOST_FILES, MOST_BYTES = 200, 1 << 20  # of the list
 HINT = "ask the server for the kit again; fglfast kit writes one"
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=rf"^({'|'.join(SIDES)})/[A-Za-z0-9_][A-Za-z0-9_.-]{{0,120}}$")]
+Other = Annotated[str, Field(pattern=r"^prompts\.json$")]
 
 
 class Kit(Settings):
@@ -44,12 +46,14 @@ class Kit(Settings):
         model: what the generator is called at its server, for people.
         image_size: side in pixels of the images that it draws.
         files: sha256 of each file of its text side, by `folder/name`.
+        others: sha256 of the other files of the kit, by name; None of a kit made before they were listed.
     """
 
     format_version: Literal[1] = 1
     model: ClassName
     image_size: Annotated[int, Field(ge=1, le=MOST_SIDE)]
     files: Annotated[dict[Name, Digest], Field(min_length=1, max_length=MOST_FILES)]
+    others: dict[Other, Digest] | None = None
 
 
 def fingerprint(files: Mapping[str, str]) -> str:
@@ -103,7 +107,23 @@ def check_kit(folder: Path) -> Kit:
             raise BadInputError(f"{folder}: {name} is missing", HINT)
         if name in there and there[name] != kit.files.get(name):
             raise BadInputError(f"{folder}: {name} is not the file that {FILE} lists", HINT)
+    if kit.others is not None:
+        _check_others(folder, kit.others)
     return kit
+
+
+def _check_others(folder: Path, listed: Mapping[str, str]) -> None:
+    """Hold what lies at the top of a kit to its list; what nothing is read from, such as a README, may lie there."""
+    for name, digest in listed.items():
+        if not (folder / name).is_file():
+            raise BadInputError(f"{folder}: {name} is missing", HINT)
+        if file_digest(folder / name) != digest:
+            raise BadInputError(f"{folder}: {name} is not the file that {FILE} lists", HINT)
+    for path in sorted(folder.iterdir()):
+        part_of_model = path.name in set(PARTS) - set(SIDES) or path.match(BLOCK)
+        read = path.suffix.lower() in READ and not path.name.startswith(".")
+        if (part_of_model or read) and path.name not in {FILE, *listed}:
+            raise BadInputError(f"{folder}: {FILE} does not list {path.name}", HINT)
 
 
 def write_kit(model: Path, out: Path, name: str, image_size: int, weights: bool = False) -> int:
@@ -126,8 +146,10 @@ def write_kit(model: Path, out: Path, name: str, image_size: int, weights: bool 
     usable_folder(out)
     if out.is_dir() and any(out.iterdir()) and not (out / FILE).exists():
         raise UsageError(f"{out}: holds something that is no kit", "choose another --out")
+    prompts = part(model, PROMPTS)
+    others = {PROMPTS: file_digest(prompts)} if prompts.exists() else {}
     try:
-        kit = Kit(model=name, image_size=image_size, files=text_files(model))
+        kit = Kit(model=name, image_size=image_size, files=text_files(model), others=others)
     except ValidationError as error:
         raise BadInputError(f"{model}: no kit can list its files ({first_problem(error)})", "rename them") from error
     with finished_folder(out) as unfinished:
@@ -135,7 +157,6 @@ def write_kit(model: Path, out: Path, name: str, image_size: int, weights: bool 
             if weights or path.suffix != WEIGHTS:
                 (unfinished / file).parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, unfinished / file)
-        prompts = part(model, "prompts.json")
         if prompts.exists():
             shutil.copyfile(prompts, unfinished / prompts.name)
         (unfinished / FILE).write_text(kit.model_dump_json(indent=1) + "\n", encoding="utf-8")

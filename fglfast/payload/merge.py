@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
+from fglfast.base.names import drawn
 from fglfast.base.wording import some
 from fglfast.payload import Payload
 from fglfast.payload.header import PromptLevel
@@ -133,9 +134,13 @@ def by_client(clients: Iterable[str], digests: Iterable[str]) -> dict[str, str]:
 
 
 def looks(client: str) -> str:
-    """Equal for client names that people take for one: Unicode form (NFKC), case, spacing, invisible letters aside."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", client).casefold())
-    return " ".join("".join(letter for letter in folded if unicodedata.category(letter) != "Cf").split())
+    """Equal for client names that people take for one: Unicode form (NFKC), case, spacing, invisible letters aside.
+
+    Those go first: between a letter and its accent they would keep the two from becoming one.
+    """
+    seen = "".join(letter for letter in drawn(client) if unicodedata.category(letter) != "Cf")
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
+    return " ".join(folded.split())
 
 
 def fingerprint(payload: Payload) -> str | None:

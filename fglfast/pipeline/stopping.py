@@ -127,13 +127,16 @@ class Stopping(Settings):
         law = Law.of(self.pilots)
         here, most = law.at(self.wanted), law.at(self.most)
         by = self.judges or "held-out synthetic images (real ones are harder: --validation judges by those)"
+        beyond = f", {self.most:,} {most.accuracy:.1%} ({most.low:.1%} to {most.high:.1%})"
         foretold = (
-            f"{self.wanted:,} images a class are foretold {here.accuracy:.1%} ({here.low:.1%} to "
-            f"{here.high:.1%}), {self.most:,} {most.accuracy:.1%} ({most.low:.1%} to {most.high:.1%}), by {by}"
+            f"{self.wanted:,} images a class are foretold {here.accuracy:.1%} ({here.low:.1%} to {here.high:.1%})"
+            f"{beyond if self.wanted < self.most else ''}, by {by}"
         )
         if not self.decided:
             return foretold, f"{self.images_per_class:,} images a class are drawn first, for one more pilot"
-        why = f"{'less' if self.wanted < self.most else 'no less'} than {self.until.words} is to be gained beyond"
+        why = f"less than {self.until.words} is to be gained beyond"
+        if self.wanted == self.most:
+            why = f"all that may be, though {self.until.words} or more are foretold to be gained beyond"
         return foretold, f"{self.images_per_class:,} images a class are drawn: {why}"
 
 

@@ -58,6 +58,11 @@ class Description(Settings):
 D = TypeVar("D", bound=Description)
 
 
+def page_of(folder: Path) -> Path:
+    """Where the page of a data set lies: beside the folder, which may be published as it is."""
+    return folder.resolve().with_name(f"{folder.resolve().name}.html")
+
+
 def read_description(folder: Path) -> Description:
     """What every data set says, as `read_as` reads it."""
     return read_as(Description, folder)

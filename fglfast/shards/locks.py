@@ -25,7 +25,7 @@ def locked(out: Path, rank: int = 0, world_size: int = 1) -> Iterator[None]:
     with exclusive(locks / f"{rank}{own}", wait=False) as free:
         others = (path for path in locks.glob("*-of-*") if not path.name.endswith(own))
         if not free or any(map(is_held, others)):
-            raise UsageError(f"{out}: another run is writing here", "wait for it, or choose another --out")
+            raise UsageError(f"{out}: another run is writing here", "wait until it has ended")
         yield
 
 

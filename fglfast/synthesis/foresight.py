@@ -36,18 +36,33 @@ def foreseen(
     engines: Path,
     world_size: int = 1,
     update: bool = False,
+    unpacked: bool = False,
 ) -> dict[str, Any]:
     """What `synthesize` would do: images, shards, passes, bytes beside those that are free, and seconds.
 
-    `seconds` is None where the engine is not built yet. Of a model of the hub, configs and tokenizers are fetched.
-    Where its weights are not here, neither the payloads' text encoder nor the folder's plan is compared with it, and
-    `plan` is None.
+    The bytes are those of the shards, and `unpacked` of all images once more, as `--format` asks. `seconds` is None
+    where the engine is not built yet. Of a model of the hub, configs and tokenizers are fetched. Where its weights are
+    not here, neither the payloads' text encoder nor the folder's plan is compared with it, and `plan` is None.
 
     Raises:
         UsageError: what `synthesize` would refuse.
         BadInputError: likewise.
         MissingExtraError: likewise.
     """
+    found = _of_shards(recipe, merged, settings, out, engines, world_size, update)
+    more = room(found["images"], recipe.image_size, out)[0] if unpacked else 0
+    return found | {"bytes_at_most": found["bytes_at_most"] + more}
+
+
+def _of_shards(
+    recipe: Recipe,
+    merged: Merged,
+    settings: SynthesisSettings,
+    out: Path,
+    engines: Path,
+    world_size: int,
+    update: bool,
+) -> dict[str, Any]:
     chosen(recipe.backend, recipe.precision)
     model = recipe.model_folder(need="configs")
     made = recipe.lora or embedded_guidance(model)  # of the weights that are there

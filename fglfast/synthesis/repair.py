@@ -102,5 +102,5 @@ def _check_engine(engine: Engine, drawn: Drawn, out: Path, sound: Sequence[int])
         names = ", ".join(sorted(map(str, engines)))
         raise UsageError(
             f"{out} was drawn by engine {names}, this is engine {engine.key}",
-            "give the --recipe, --backend and --batch-size that drew it, on the machine that did",
+            "give the --recipe, --backend, --precision and --batch-size that drew it, on the machine that did",
         )

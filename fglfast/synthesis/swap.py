@@ -6,16 +6,21 @@ it on to its end, and nobody reads, because `dataset.json` goes first and comes 
 
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from fglfast.base.console import note
+from fglfast.base.errors import BadInputError
 from fglfast.base.files import sync_folder
+from fglfast.base.untrusted import read_object
 from fglfast.base.wording import some
 from fglfast.shards import checksums
 from fglfast.shards.description import FACTS, IMAGES, PARQUET, SWAP, UPDATE, read_description
 from fglfast.shards.keep import LEFT_OUT
 from fglfast.shards.tar import shard_name
+from fglfast.synthesis.drawn import Drawn
 
+STOPPING, MOST_STOPPING = "stopping.json", 64 << 20  # what a stop rule asked and decided, and bytes of it
 SHARD = re.compile(r"train-([0-9]{6,})\.tar(\.sha256)?", re.ASCII)
 
 
@@ -36,6 +41,7 @@ def roll_forward(out: Path) -> bool:
     if not swap.is_dir():
         return False
     if (swap / FACTS).exists():
+        _remove_stopping(out)  # first: once `dataset.json` is gone, nobody knows what it told of
         (out / FACTS).unlink(missing_ok=True)
         sync_folder(out)
         _remove_others(out)
@@ -47,6 +53,22 @@ def roll_forward(out: Path) -> bool:
         sync_folder(out)
     shutil.rmtree(swap)
     return True
+
+
+def _remove_stopping(out: Path) -> None:
+    """Remove a stop rule's record and say so, unless what takes the place is what it decided to draw."""
+    if (out / STOPPING).exists() and (out / FACTS).exists() and not _is_decided(out):
+        (out / STOPPING).unlink()
+        note(f"{out}: {STOPPING} told of the older images and went with them; --until-gain asks for another --out")
+
+
+def _is_decided(out: Path) -> bool:
+    """Whether the newer data set is the older at the size of the stop rule's record: so that rule draws in blocks."""
+    with suppress(BadInputError):
+        older, newer = Drawn.of(out).chosen(), Drawn.of(out / SWAP).chosen()
+        decided = read_object(out / STOPPING, MOST_STOPPING, "").get("images_per_class")
+        return older | {"images_per_class": decided} == newer
+    return False
 
 
 def _remove_others(out: Path) -> None:

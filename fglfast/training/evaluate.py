@@ -99,6 +99,8 @@ def _ready(model: Any, model_dir: Path) -> Any:
 def _image_size(model_dir: Path) -> int:
     """Side in pixels of the images the model was trained at."""
     path = model_dir / "preprocessor_config.json"
+    if not model_dir.is_dir():
+        raise BadInputError(f"{model_dir}: there is no such folder", MODEL_HINT)
     try:
         content = read_config(path)
         height, width = content["size"]["height"], content["size"]["width"]

@@ -228,4 +228,5 @@ class _Fit:
             return {}
         row = self.at.history[-1]
         facts = {"loss": f"{row['train_loss']:.4f}"}
-        return facts | ({"accuracy": f"{row['val_accuracy']:.4f}"} if row["val_accuracy"] is not None else {})
+        facts |= {"accuracy": f"{row['val_accuracy']:.4f}"} if row["val_accuracy"] is not None else {}
+        return facts | {"after epoch": str(row["epoch"])}

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fglfast.base.errors import BadInputError
-from fglfast.base.files import write_atomic
+from fglfast.base.files import sync_folder, write_atomic
 from fglfast.base.untrusted import loading, read_bytes
 from fglfast.shards.description import read_description
 from fglfast.shards.index import Rows, SyntheticImages, read_index
@@ -124,6 +124,13 @@ def save_prototypes(prototypes: Prototypes, folder: Path) -> None:
     """Write them where a model's weights will be, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / PROTOTYPES, safetensors.torch.save(prototypes.tensors(), metadata={"format": "pt"}))
+
+
+def remove_prototypes(folder: Path) -> None:
+    """Remove those of an older model, if there are some: before another model's weights are written, not after."""
+    if (folder / PROTOTYPES).exists():
+        (folder / PROTOTYPES).unlink()
+        sync_folder(folder)
 
 
 def load_prototypes(folder: Path, model: PreTrainedModel) -> Prototypes | None:

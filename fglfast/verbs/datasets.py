@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from fglfast.base.console import emit_json, note, print_table, stdout
 from fglfast.base.errors import IncompleteError, UsageError
 from fglfast.base.wording import many, some
+from fglfast.shards.description import page_of
 from fglfast.verbs.command import SERVER, tell, verb
 from fglfast.verbs.opening import asked_recipe, open_engine, open_judge
 from fglfast.verbs.options import (
@@ -97,8 +99,8 @@ def verify(
     if bad and not mended:
         raise IncompleteError(
             f"{data}: damaged or missing: {len(bad)} of {many(len(checked), 'shard')}",
-            "run fglfast verify --repair with --embeddings, and --recipe, --batch-size, --judge and --inventory as for "
-            "synthesize",
+            "run fglfast verify --repair with --embeddings, and what synthesize was given of --recipe, --model, "
+            "--backend, --precision, --image-size, --batch-size, --judge and --inventory",
         )
 
 
@@ -145,7 +147,9 @@ def forget(
         f"are gone, {receipt['images_kept']:,} images stay, {receipt['images_drawn']:,} were drawn"
     )
     tell({"folder": str(out), **receipt}, as_json, line)
-    note(f"{receipt['remains']} A model without it: fglfast train {out} --out ANOTHER-FOLDER")
+    note(f"{receipt['remains']} A model without it: fglfast train {quote(str(out))} --out ANOTHER-FOLDER")
+    if (page := page_of(out)).exists():
+        note(f"{page} shows the images as they were, and {client}: fglfast report {quote(str(out))} writes it anew")
 
 
 def show_shares(folder: Path, as_json: bool) -> None:

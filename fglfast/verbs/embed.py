@@ -7,6 +7,7 @@ import typer
 
 from fglfast.base.errors import UsageError
 from fglfast.base.wording import many
+from fglfast.client.settings import LearnSettings, RouteSettings
 from fglfast.verbs.command import CLIENTS, tell, verb
 from fglfast.verbs.documented import checked
 from fglfast.verbs.options import AsJson, Domain, ModelName, PromptLevel, Template
@@ -14,6 +15,8 @@ from fglfast.verbs.unlabelled import check_unlabelled, open_images
 
 if TYPE_CHECKING:
     from fglfast.payload import Payload
+
+LEARN = LearnSettings()
 
 
 @verb(CLIENTS, extra="embed")
@@ -91,9 +94,15 @@ def embed(
             show_default=False,
         ),
     ] = None,
-    learn_steps: Annotated[int, typer.Option(min=1, help="Training steps of --learn, for all classes together.")] = 500,
-    route_steps: Annotated[int, typer.Option(min=1, help="Training steps of --route, for all classes together.")] = 100,
-    vectors: Annotated[int, typer.Option(min=1, help="Vectors of each class's embedding that --learn fits.")] = 15,
+    learn_steps: Annotated[
+        int, typer.Option(min=1, help="Training steps of --learn, for all classes together.")
+    ] = LEARN.steps,
+    route_steps: Annotated[
+        int, typer.Option(min=1, help="Training steps of --route, for all classes together.")
+    ] = RouteSettings().steps,
+    vectors: Annotated[
+        int, typer.Option(min=1, help="Vectors of each class's embedding that --learn fits.")
+    ] = LEARN.vectors,
     unlabelled: Annotated[
         bool,
         typer.Option(
@@ -130,6 +139,7 @@ def embed(
     """Turn private images into a payload of prompt embeddings, the one file that a client uploads."""
     check_unlabelled(unlabelled, classifier, epsilon, classes=classes, confidence=confidence, least_images=least_images)
     _check_kind(prompt_level, captions, learn, kit, model)
+    _check_steps(learn, (learn_steps, vectors), route, route_steps)
     if route:
         _check_routing(learn, kit, prompt_level, send, template, clip)
     from fglfast.base.writable import usable_file
@@ -186,12 +196,19 @@ def _check_kind(prompt_level: str, captions: str | None, learn: bool, kit: Path 
         raise UsageError("a kit stands in for the model, and has none to learn with", "leave out --kit, or the others")
 
 
+def _check_steps(learn: bool, learned: tuple[int, int], route: Path | None, route_steps: int) -> None:
+    """Refuse what is said of a learning that is not asked for."""
+    if learned != (LEARN.steps, LEARN.vectors) and not learn:
+        raise UsageError("--learn-steps and --vectors are of learned embeddings", "give --learn too")
+    if route_steps != RouteSettings().steps and route is None:
+        raise UsageError("--route-steps is of routing", "give --route too")
+
+
 def _learned(
     dataset: Any, name: str, model: Path, out: Path, steps: int, vectors: int, *others: Any
 ) -> "tuple[Payload, dict[str, float]]":
     """A payload of learned embeddings, and the generator's loss before and after."""
     from fglfast.client.learn import learn
-    from fglfast.client.settings import LearnSettings
 
     settings = checked(LearnSettings, steps=steps, vectors=vectors)
     found = learn(dataset, name, model, out.with_suffix(".learning"), settings, *others)
@@ -203,7 +220,6 @@ def _routed(
 ) -> "tuple[Payload, dict[str, float]]":
     """A payload of routing, and the generator's loss before and after, which is not measured under a budget."""
     from fglfast.client.route import route
-    from fglfast.client.settings import RouteSettings
 
     settings = checked(RouteSettings, steps=steps)
     found = route(dataset, name, model, inventory, out.with_suffix(".learning"), settings, *others)

@@ -120,9 +120,10 @@ def probe(
         usable_file(picture, "picture of fglfast")
     dataset, settings = read_dataset(data), asked_recipe(recipe, model, backend, precision, image_size)
     from fglfast.lab.probe.picture import write_picture
-    from fglfast.lab.probe.probe import ProbeSettings
+    from fglfast.lab.probe.probe import ProbeSettings, check_enough
     from fglfast.lab.probe.probe import probe as run
 
+    check_enough(dataset)
     asked = checked(
         ProbeSettings,
         images=images,

@@ -13,7 +13,7 @@ import typer
 
 from fglfast.base.config import Settings, read_toml
 from fglfast.base.console import stdout
-from fglfast.base.errors import BadInputError
+from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.wording import some
 from fglfast.verbs.command import exits
 
@@ -75,6 +75,16 @@ def changed_by_file(settings: S, name: str) -> S:
     if not isinstance(table, dict):
         raise BadInputError(f"{file}: {name} is not a table", f"write it below a line [{name}]")
     return settings.from_table(settings.model_dump() | table, file)
+
+
+def check_printed(print_config: bool, as_json: bool) -> None:
+    """Refuse a run file that shall be JSON.
+
+    Raises:
+        UsageError: both are asked for.
+    """
+    if print_config and as_json:
+        raise UsageError("--print-config prints a run file (TOML), and no JSON", "leave out --json")
 
 
 def print_settings(settings: Settings, **options: Any) -> None:

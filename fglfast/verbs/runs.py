@@ -9,7 +9,7 @@ from fglfast.base.console import emit_json, stdout
 from fglfast.base.errors import UsageError
 from fglfast.base.wording import beside
 from fglfast.pipeline.settings import Demo, OneShot
-from fglfast.shards.description import FACTS
+from fglfast.shards.description import FACTS, page_of
 from fglfast.training.settings import TrainSettings, check_arch
 from fglfast.verbs.command import LOST, RUNS, tell, verb
 from fglfast.verbs.documented import checked, option
@@ -174,13 +174,12 @@ def report(
 
 
 def _data_page(folder: Path, against: str | None) -> Path:
-    """Beside the folder, which may be published as it is."""
     from fglfast.base.writable import usable_file
     from fglfast.images.dataset import read_dataset
     from fglfast.lab.survey.survey import survey
     from fglfast.report.survey_page import write_page
 
-    page = folder.resolve().with_name(f"{folder.resolve().name}.html")
+    page = page_of(folder)
     usable_file(page, "page of fglfast")
     write_page(survey(folder, read_dataset(against) if against else None), page)
     return page
@@ -218,7 +217,7 @@ def audit(
         int,
         typer.Option(
             min=0,
-            help="Shadow models of each method, each of which takes as long as the run. 8 are a weak attack, its "
+            help="Shadow models of each method, 4 or more; each takes as long as the run. 8 are a weak attack, its "
             "authors take 64 to 256; ask for more at any time, those that are there are kept. 0: by the loss alone.",
         ),
     ] = 8,

@@ -38,7 +38,7 @@ from fglfast.verbs.options import (
     read_payloads,
 )
 from fglfast.verbs.publishing import Private, PushToHub, pushed, repository
-from fglfast.verbs.run_file import PrintConfig, changed_by_file, print_settings, run_file
+from fglfast.verbs.run_file import PrintConfig, changed_by_file, check_printed, print_settings, run_file
 from fglfast.verbs.until import PilotImages, UntilGain, Validation, stop_rule
 
 
@@ -148,7 +148,7 @@ def synthesize(
     """
     if (rank := join_ranks()).number and dry_run:  # joined before PyTorch is imported
         return
-    _check_keep(keep, judge)
+    _check_asked(keep, judge, print_config, as_json)
     asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
     merged = read_payloads(embeddings, allow, inventory, asked)
     check_merged(merged, allow_same_prompt, trusted_counts, max_share_per_client)
@@ -191,7 +191,7 @@ def synthesize(
         print_settings(plain, **words, **more, **of_clients, judge=judge, keep=keep)
         return
     if dry_run:
-        planned = foreseen(asked, merged, settings, out, engines, rank.world_size, update)
+        planned = foreseen(asked, merged, settings, out, engines, rank.world_size, update, format != "shards")
         if planned["plan"]:  # the model's weights are here
             prove_payloads(embeddings, asked.model_folder())
         stage.note_room(planned["bytes_at_most"], planned["bytes_free"], out)
@@ -255,9 +255,10 @@ def _planned(planned: dict[str, Any], judge: str | None) -> str:
     return "\n".join(f"{name}: {words}" for name, words in lines.items())
 
 
-def _check_keep(keep: str | None, judge: str | None) -> None:
+def _check_asked(keep: str | None, judge: str | None, print_config: bool, as_json: bool) -> None:
     from fglfast.shards.keep import Keep
 
+    check_printed(print_config, as_json)
     if keep is not None:
         Keep.parse(keep)
         if judge is None:

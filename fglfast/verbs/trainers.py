@@ -3,12 +3,14 @@
 import os
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Literal
 
 import typer
 
 from fglfast.base.config import MOST_SEED
 from fglfast.base.errors import UsageError
+from fglfast.base.wording import many
 from fglfast.verbs.command import GENERATORS, renamed, tell, verb
 from fglfast.verbs.documented import checked
 from fglfast.verbs.opening import asked_recipe, open_engine
@@ -106,7 +108,7 @@ def pretrain(
         model = run(public, out, settings, told)
     pushed(hub, model)
     described = f" --prompt-level instance --captions {'FILE' if captions == ATTRIBUTES else captions}"
-    probe = f"fglfast probe IMAGES --model {model}{described if without_classes else ''}"
+    probe = f"fglfast probe IMAGES --model {quote(str(model))}{described if without_classes else ''}"
     line = f"model: {model}\nhow well it draws images like a client's own, the client finds out with: {probe}"
     tell({"model": str(model), "probe": probe}, as_json, line)
 
@@ -150,7 +152,11 @@ def inventory(
     made = make_inventory(public, folder, out.with_suffix(".learning"), settings)
     size = save_inventory(made, out)
     result = {"file": str(out), "bytes": size, "fingerprint": made.fingerprint(), "adapters": adapters, "heads": heads}
-    tell(result, as_json, f"{out}: {adapters} adapters, {size:,} bytes; give clients a copy, for embed --route {out}")
+    tell(
+        result,
+        as_json,
+        f"{out}: {adapters} adapters, {size:,} bytes; give clients a copy, for embed --route {quote(str(out))}",
+    )
 
 
 @verb(GENERATORS)
@@ -219,9 +225,9 @@ def distill(
     pushed(hub, out / "model")
     cost = f"pairs {found.cost.pairs:.0f} s, " if found.cost.pairs is not None else ""
     cost += f"training {found.cost.training:.0f} s"
-    bends = f"; teacher: {found.before}; student: {found.after}" if found.before else ""
+    bends = "".join(f"; {who}: {bend}" for who, bend in (("teacher", found.before), ("student", found.after)) if bend)
     result = {"recipe": str(written), "model": str(out / "model"), **found.model_dump(mode="json")}
-    tell(result, as_json, f"{written}: {steps} steps, {found.pairs} pairs; {cost}{bends}")
+    tell(result, as_json, f"{written}: {many(steps, 'step')}, {many(found.pairs, 'pair')}; {cost}{bends}")
 
 
 @verb(GENERATORS)

@@ -13,7 +13,7 @@ from fglfast.verbs.command import LOST, SERVER, tell, verb
 from fglfast.verbs.documented import checked, option
 from fglfast.verbs.options import AsJson, join_ranks
 from fglfast.verbs.publishing import Private, PushToHub, pushed, repository
-from fglfast.verbs.run_file import PrintConfig, print_settings, run_file, without_option
+from fglfast.verbs.run_file import PrintConfig, check_printed, print_settings, run_file, without_option
 
 TRAIN = TrainSettings()
 
@@ -47,6 +47,7 @@ def train(
 
     Under torchrun or srun all processes train one model together, each on a GPU of its own.
     """
+    check_printed(print_config, as_json)
     options = {
         "arch": arch,
         "epochs": epochs,

@@ -81,7 +81,8 @@ def open_images(
     found = pseudo_labels(features_NF.numpy(), log_P_NK, asked)
     chosen = labelled(images, found, names, [known[column] for column in columns])
     share = f"{len(chosen.images):,} of {many(len(images), 'image')}"
-    note(f"labels were found for {share}, of {(chosen.counts > 0).sum():,} classes; {chosen.left_out:,} stay out")
+    held = many(int((chosen.counts > 0).sum()), "class")
+    note(f"labels were found for {share}, of {held}; {chosen.left_out:,} stay out")
     if doubt := doubts(found, log_P_NK):
         note(doubt)
     return chosen.images, chosen.counts, {"left_out": chosen.left_out}

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fglfast.base.errors import UsageError
+from fglfast.pipeline.settings import PILOT_IMAGES
 
 UntilGain = Annotated[
     str | None,
@@ -75,6 +76,8 @@ def stop_rule(
     if until_gain is None:
         if validation is not None:
             raise UsageError("--validation judges pilots, and none are asked for", "give --until-gain too")
+        if sizes[1] != PILOT_IMAGES:
+            raise UsageError("--pilot-images is of pilots, and none are asked for", "give --until-gain too")
         return None
     from fglfast.images.dataset import read_dataset
     from fglfast.pipeline.stopping import Until, check_asked, check_folder

@@ -107,6 +107,12 @@ HARM = {
     "an altered file": lambda kit: (kit / "tokenizer" / "tokenizer_config.json").write_text("{}"),
     "a file more": lambda kit: (kit / "tokenizer" / "added_tokens.json").write_text("{}"),
     "other weights": lambda kit: (kit / "text_encoder" / "model.safetensors").write_bytes(b"x"),
+    "altered prompts": lambda kit: (kit / "prompts.json").write_text('{"negative": "pretty"}'),
+    "no prompts": lambda kit: (kit / "prompts.json").unlink(),
+    "prompts that are not listed": lambda kit: listed(kit, others={}),
+    "another list": lambda kit: listed(kit, others={"README.md": "0" * 64}),
+    "a file at the top": lambda kit: (kit / "blocks.json").write_text("{}"),
+    "a part that draws": lambda kit: (kit / "vae").mkdir(),
     "a link out": linked,
     "code": lambda kit: (kit / "text_encoder" / "config.json").write_text('{"auto_map": {"AutoModel": "x.Y"}}'),
 }
@@ -118,6 +124,23 @@ def test_a_strangers_kit_is_checked_before_it_is_used(kind, mini_kit, tmp_path):
     HARM[kind](tmp_path / "kit")
     with pytest.raises(BadInputError):
         check_kit(tmp_path / "kit")
+
+
+def test_a_kit_made_before_prompts_were_listed_is_taken_as_it_was(mini_kit, tmp_path):
+    shutil.copytree(mini_kit, tmp_path / "kit")
+    says = json.loads((tmp_path / "kit" / "kit.json").read_text())
+    del says["others"]
+    (tmp_path / "kit" / "kit.json").write_text(json.dumps(says))
+    (tmp_path / "kit" / "prompts.json").write_text('{"negative": "pretty"}')
+    assert check_kit(tmp_path / "kit").others is None
+    assert text_fingerprint(tmp_path / "kit") == text_fingerprint(mini_kit)
+
+
+def test_a_word_to_its_reader_may_lie_in_a_kit(mini_kit, tmp_path):
+    shutil.copytree(mini_kit, tmp_path / "kit")
+    (tmp_path / "kit" / "README.md").write_text("for the clients of the hospitals")
+    (tmp_path / "kit" / "._prompts.json").write_bytes(b"what an archive of a Mac leaves")
+    assert check_kit(tmp_path / "kit")
 
 
 def test_of_a_hub_id_only_the_text_side_is_fetched(narrow, tmp_path, monkeypatch):

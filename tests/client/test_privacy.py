@@ -179,6 +179,17 @@ def test_under_a_budget_images_are_read_by_themselves(few, random_mini, budget, 
     assert len(asked) == (budget is not None)
 
 
+def test_classes_that_noise_leaves_out_are_named_to_the_client(few, random_mini, capsys):
+    loud = Budget(epsilon=0.001)
+    sent = {label: 0 for label in range(2)}
+    while sum(map(bool, sent.values())) != 1:  # by chance none or both stand out
+        capsys.readouterr()
+        made = embed(few, "ann", random_mini, budget=loud)
+        sent |= {0: 0, 1: 0} | dict(zip(made.labels.tolist(), made.counts.tolist(), strict=True))
+    lost = NAMES[0 if sent[1] else 1]
+    assert f"stand out from the noise are left out: {lost}" in " ".join(capsys.readouterr().err.split())
+
+
 def test_token_ids_and_templates_without_captions_are_refused(few, random_mini):
     with pytest.raises(UsageError, match="token ids"):
         embed(few, "ann", random_mini, "instance", "tokens", budget=Budget(epsilon=1.0))

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -7,13 +8,14 @@ from flwr.app import Context, RecordDict
 from PIL import Image
 from small_federation import CLASSES, write_images
 
+from fglfast.base.config import MOST_SEED
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.client.embed import embed
 from fglfast.client.privacy import Budget
 from fglfast.client.settings import LearnSettings, RouteSettings
-from fglfast.federation import wire
+from fglfast.federation import client_app, wire
 from fglfast.federation.client_app import app
-from fglfast.federation.clients import domains, everything, open_client, simulated, split_over_clients
+from fglfast.federation.clients import ANSWERS, domains, everything, open_client, simulated, split_over_clients
 from fglfast.federation.experiment import Partition
 from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
@@ -21,7 +23,8 @@ from fglfast.images.attributes import SHADES
 from fglfast.images.dataset import read_dataset
 from fglfast.payload import load_payload, save_payload
 from fglfast.training.model import build_model
-from fglfast.training.prototypes import empty_prototypes
+from fglfast.training.prototypes import PROTOTYPES, empty_prototypes
+from fglfast.training.results import WEIGHTS
 from fglfast.training.settings import AdaptSettings
 
 
@@ -227,3 +230,138 @@ def _holder(tmp_path, classes):
 
     source = write_images(tmp_path / "own.npz", 6, classes=classes)
     return Client("own", 0, read_dataset(source), tmp_path)
+
+
+def told_all(network, experiment, **changes):
+    """Everything that a server asks about a model, in its exact form but for some changes; None is left out."""
+    told = {
+        "model": network.config.to_json_string(use_diff=False),
+        "class-names": list(CLASSES),
+        "image-size": 16,
+        "validation-share": 0.1,
+        "local": experiment.local.model_dump_json(),
+        "adapt": AdaptSettings(shots=2).model_dump_json(),
+        "prompt-level": "learned",
+        "learn": LearnSettings(steps=1, vectors=1).model_dump_json(),
+        "seed": 0,
+        "server-round": 1,
+        "proximal-mu": 0.0,
+        **changes,
+    }
+    return wire.config(**{key: value for key, value in told.items() if value is not None})
+
+
+@pytest.fixture
+def ask(private, random_mini, tiny_arch, experiment, tmp_path):
+    """Ask a client that answers everything; gives what it says, or why it does not."""
+    torch.manual_seed(0)
+    model = build_model(tiny_arch, CLASSES)
+    node = {"data": private, "model": str(random_mini), "out": str(tmp_path / "model"), "answers": ",".join(ANSWERS)}
+
+    def run(message_type, records=None, **changes):
+        grid = LoopbackGrid(app, [0], {})
+        grid.contexts = dict.fromkeys(grid.contexts, context(node))
+        asked = {**(final(model) if records is None else records), **told_all(model, experiment, **changes)}
+        said = CountedGrid(grid, timeout=10, least=1).ask(message_type, asked, lambda content: content, {2: "ann"})
+        [answer] = {**said.refused, **said.good}.values()
+        return answer
+
+    run.model, run.out = model, tmp_path / "model"
+    return run
+
+
+MALFORMED = [
+    (wire.TRAIN, {"rounds": 10**9}, "rounds: Input should be less than or equal to 10000"),
+    (wire.TRAIN, {"rounds": 0}, "rounds"),
+    (wire.TRAIN, {"server-round": 10**9}, "server-round"),
+    (wire.TRAIN, {"server-round": "1"}, "server-round"),
+    (wire.TRAIN, {"server-round": None}, "server-round: Field required"),
+    (wire.TRAIN, {"seed": -1}, "seed"),
+    (wire.TRAIN, {"seed": True}, "seed"),
+    (wire.TRAIN, {"proximal-mu": float("inf")}, "proximal-mu"),
+    (wire.TRAIN, {"local": '{"epochs": 1000000000}'}, "epochs: Input should be less than or equal to 10000"),
+    (wire.TRAIN, {"local": '{"epochs": "1"}'}, "epochs"),
+    (wire.TRAIN, {"local": '{"learning_rate": Infinity}'}, "Infinity"),
+    (wire.TRAIN, {"local": "["}, "local"),
+    (wire.TRAIN, {"local": 5}, "local"),
+    (wire.TRAIN, {"local": None}, "local: Field required"),
+    (wire.EVALUATE, {"validation-share": 5.0}, "validation-share"),
+    (wire.EVALUATE, {"validation-share": 1.0}, "validation-share"),
+    (wire.EVALUATE, {"validation-share": float("nan")}, "validation-share"),
+    (wire.EVALUATE, {"validation-share": "0.1"}, "validation-share"),
+    (wire.EVALUATE, {"image-size": 0}, "image-size"),
+    (wire.EVALUATE, {"image-size": 1 << 40}, "image-size"),
+    (wire.EVALUATE, {"class-names": "bag"}, "class-names"),
+    (wire.EVALUATE, {"class-names": [1, 2, 3]}, "class-names"),
+    (wire.EVALUATE, {"class-names": ["bag", "bag"]}, "class-names"),
+    (wire.EVALUATE, {"model": 3}, "model"),
+    (wire.MOMENTS, {"model": None}, "model: Field required"),
+    (wire.DELIVER, {"image-size": None}, "image-size: Field required"),
+    (wire.ADAPT, {"adapt": '{"shots": 0}'}, "shots"),
+    (wire.ADAPT, {"adapt": None}, "adapt: Field required"),
+    (wire.PAYLOAD, {"prompt-level": "sorcery"}, "prompt-level"),
+    (wire.PAYLOAD, {"prompt-level": None}, "prompt-level: Field required"),
+    (wire.PAYLOAD, {"prompt-level": ["class"]}, "prompt-level"),
+    (wire.PAYLOAD, {"learn": '{"steps": 1000000000}'}, "steps"),
+    (wire.PAYLOAD, {"prompt-level": "routed", "route": '{"steps": 1000000000}', "inventory": b"x"}, "steps"),
+    (wire.PAYLOAD, {"prompt-level": "routed", "route": "{}", "inventory": "x"}, "inventory"),
+]
+
+
+@pytest.mark.parametrize(("message_type", "changes", "words"), MALFORMED)
+def test_a_malformed_question_is_refused_in_one_line(message_type, changes, words, ask):
+    why = ask(message_type, **changes)
+    assert why.startswith("the server's question cannot be read: ") and words in why and "\n" not in why
+
+
+@pytest.mark.parametrize("message_type", [wire.TRAIN, wire.EVALUATE, wire.MOMENTS, wire.DELIVER, wire.ADAPT])
+def test_a_question_without_arrays_is_refused_in_one_line(message_type, ask):
+    assert "the server's question cannot be read: KeyError" in ask(message_type, records={})
+
+
+def test_a_message_without_a_question_is_refused_in_one_line_and_one_without_a_reason_heard(
+    private, random_mini, capsys
+):
+    grid = LoopbackGrid(app, [0], {})
+    grid.contexts = dict.fromkeys(grid.contexts, context({"data": private, "model": str(random_mini)}))
+    asks = partial(CountedGrid(grid, timeout=10, least=1).ask, form=lambda content: content, names={2: "ann"})
+    [why] = asks(wire.PAYLOAD, {}).refused.values()
+    assert "the server's question cannot be read: KeyError" in why
+    assert not asks(wire.TURNED_AWAY, {}).refused and "does not take this client" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [wire.TRAIN, wire.EVALUATE, wire.MOMENTS, wire.ADAPT, wire.DELIVER, wire.PAYLOAD])
+def test_what_a_server_asks_is_answered(kind, ask):
+    assert isinstance(ask(kind), RecordDict)
+
+
+def test_any_seed_trains(ask):
+    assert isinstance(ask(wire.TRAIN, seed=MOST_SEED), RecordDict)
+
+
+def test_no_prototypes_are_left_beside_another_model(ask):
+    plain = {wire.ARRAYS: wire.weights_record(ask.model.state_dict())}
+    ask(wire.DELIVER)
+    assert (ask.out / PROTOTYPES).exists()
+    ask(wire.DELIVER, records=plain)
+    assert (ask.out / WEIGHTS).exists() and not (ask.out / PROTOTYPES).exists()
+
+
+def test_a_delivery_killed_at_any_of_its_steps_leaves_no_prototypes_of_another_model(ask, monkeypatch):
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    for name in ("save_model", "save_prototypes"):
+        ask(wire.DELIVER)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(client_app, name, kill)
+            ask(wire.DELIVER)
+        assert (ask.out / WEIGHTS).exists() and not (ask.out / PROTOTYPES).exists()
+
+
+def test_a_delivery_that_is_refused_leaves_what_was_there(ask):
+    ask(wire.DELIVER)
+    before = {path.name: path.read_bytes() for path in ask.out.iterdir()}
+    broken = {**final(ask.model), wire.PROTOTYPES: wire.weights_record({"means": torch.zeros(1)})}
+    assert "prototypes" in ask(wire.DELIVER, records=broken)
+    assert {path.name: path.read_bytes() for path in ask.out.iterdir()} == before

@@ -15,13 +15,13 @@ from fglfast.client.embed import embed
 from fglfast.client.settings import LearnSettings, RouteSettings
 from fglfast.federation import client_app, wire
 from fglfast.federation.arena import run_experiment
-from fglfast.federation.collect import collect_payloads, merged_payloads
+from fglfast.federation.collect import collect_again, collect_payloads, merged_payloads, take_place
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.generator.inventory import load_inventory, save_inventory
 from fglfast.images.dataset import read_dataset
-from fglfast.payload import load_payload, save_payload
+from fglfast.payload import load_payload, open_signer, save_payload
 from fglfast.payload.keys import find_or_make_key
 from fglfast.payload.merge import merge_payloads
 from fglfast.training.model import build_model, model_of
@@ -269,6 +269,62 @@ def test_classes_that_send_the_same_prompt_end_the_run_unless_they_may(experimen
     assert "their images are drawn alike" in " ".join(capsys.readouterr().err.split())
 
 
+def test_one_embedding_for_all_classes_is_left_out_where_clients_learn_them(
+    private, random_mini, experiment, tmp_path, capsys
+):
+    contents = []
+    for name in ("ann", "bob", "eve"):
+        made = embed(read_dataset(private), name, random_mini)
+        own = made.embeddings + np.float16(len(contents))
+        own = np.repeat(own[:1], len(own), axis=0) if name == "eve" else own
+        header = made.header.model_copy(update={"client": name, "prompt_level": "learned"})
+        save_payload(replace(made, header=header, embeddings=own), tmp_path / name)
+        contents.append((tmp_path / name).read_bytes())
+    asked = experiment.model_copy(update={"prompt_level": "learned"})
+    _, took = collect(grid_of(*contents)[0], asked, tmp_path / "kept")
+    assert [member.name for member in took.members] == ["ann", "bob"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "left out node 4" in said and "send the same prompt" in said
+    assert merged_payloads(tmp_path / "kept", asked).clients == ("ann", "bob")
+
+
+def test_signed_again_is_not_changed_and_a_key_off_the_list_is_asked_for_nothing(
+    private, random_mini, experiment, tmp_path, capsys
+):
+    keys = {name: find_or_make_key(tmp_path / f"{name}.pem")[0] for name in ("ann", "bob", "eve")}
+
+    def listed(*names):
+        lines = "".join(f'{name} = "{keys[name]}"\n' for name in names)
+        (tmp_path / "clients.toml").write_text(f'federation = "f"\n[clients]\n{lines}')
+        return experiment.model_copy(update={"allow": tmp_path / "clients.toml"})
+
+    def signed():
+        for name in keys:
+            made = embed(read_dataset(private), name, random_mini)
+            save_payload(made, tmp_path / name, open_signer(tmp_path / f"{name}.pem", "f"))
+        return grid_of(*((tmp_path / name).read_bytes() for name in keys))[0]
+
+    collect(signed(), listed(*keys), tmp_path / "kept")
+    assert collect_again(signed(), listed(*keys), CLASSES, tmp_path / "kept") is None
+    _, took = collect(signed(), listed("ann", "bob"), tmp_path / "kept")
+    assert [member.name for member in took.members] == ["ann", "bob"]
+    assert "eve: not on the list of keys any more" in " ".join(capsys.readouterr().err.split())
+    assert merged_payloads(tmp_path / "kept", listed("ann", "bob")).clients == ("ann", "bob")
+
+
+def test_payloads_asked_for_again_are_there_as_a_whole_after_a_kill(tmp_path, monkeypatch):
+    for name in ("clients", "clients.again"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "own").write_text(name)
+    monkeypatch.setattr("fglfast.federation.collect.shutil.rmtree", lambda *_, **__: None)  # killed before
+    take_place(tmp_path / "clients.again", tmp_path / "clients")
+    assert (tmp_path / "clients" / "own").read_text() == "clients.again"
+    monkeypatch.undo()
+    (tmp_path / "clients.again").mkdir()
+    take_place(tmp_path / "clients.again", tmp_path / "clients")
+    assert [path.name for path in tmp_path.iterdir()] == ["clients"]
+
+
 def test_a_claim_that_would_displace_all_others_is_left_out_unless_it_is_trusted(
     private, random_mini, experiment, tmp_path, capsys
 ):
@@ -286,6 +342,11 @@ def test_a_claim_that_would_displace_all_others_is_left_out_unless_it_is_trusted
     said = " ".join(capsys.readouterr().err.split())
     assert "answered 2; left out node 4: 'eve' claims 1,000,000,000 images" in said and "trusted_counts" in said
     assert told[0][0] == 2 and "trusted_counts" in told[0][1]
+    louder = replace(load_payload(tmp_path / "bob"), counts=np.full(3, 2 * 10**11))
+    save_payload(louder, tmp_path / "bob")
+    shielded = [contents[0], (tmp_path / "bob").read_bytes(), contents[2]]
+    with pytest.raises(IncompleteError):  # a larger claim makes none credible: both are turned out
+        collect(grid_of(*shielded)[0], asked, tmp_path / "shielded")
     trusting = asked.model_copy(update={"trusted_counts": ("eve",)})
     assert len(collect(grid_of(*contents)[0], trusting, tmp_path / "trusted")[0]) == 3
     capped = asked.model_copy(update={"max_share_per_client": 0.5})

@@ -68,6 +68,19 @@ def test_unknown_preset_names_the_others():
         ({"inventory": "adapters.safetensors"}, "no others do"),
         ({"chosen": {"fgl": {"learning_rate": 0.1}}}, "no client of fgl"),
         ({"chosen": {"fedavg": {"proximal_mu": 0.1}}}, "no client of fedavg"),
+        ({"seeds": [0, 1, 0]}, "seeds: one is there twice"),
+        ({"methods": ["fedavg", "fgl", "fedavg"]}, "methods: one is there twice"),
+        ({"rounds": {"milestones": [0]}}, "no method has a round 0; there are 1 to 20"),
+        ({"rounds": {"fedavg": 3, "fgl": 4, "milestones": [4, 5]}}, "no method has a round 5; there are 1 to 4"),
+        ({"rounds": {"fedavg": 10_001}}, "rounds.fedavg"),
+        ({"rounds": {"fgl": 10**9}}, "rounds.fgl"),
+        ({"rounds": {"fine_tune_epochs": 10_001}}, "rounds.fine_tune_epochs"),
+        ({"local": {"epochs": 10**9}}, "local.epochs"),
+        ({"server": {"rate": 50.0}}, "fedavg has no server optimiser"),
+        ({"server": {"rate": 1.0, "strategy": "median"}}, "median has no server optimiser"),
+        ({"server": {"strategy": "krum", "hostile": 2}}, "krum with 2 hostile needs 7 clients a round, and 5 are"),
+        ({"server": {"strategy": "multi-krum"}, "partition": {"clients": 4}}, "needs 5 clients a round, and 4 are"),
+        ({"server": {"strategy": "krum"}, "rounds": {"participation": 0.5}}, "and 2 are asked"),
         ({"typo": 1}, "typo"),
     ],
 )
@@ -78,3 +91,17 @@ def test_bad_settings_name_the_key(change, words, tmp_path):
     path.write_text(tomli_w.dumps(change))
     with pytest.raises(BadInputError, match=words):
         Experiment.from_toml(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rounds": {"fedavg": 3, "fgl": 4, "milestones": [1, 4, 3]}},
+        {"server": {"rate": 0.1, "strategy": "fedadam"}},
+        {"server": {"strategy": "krum", "hostile": 1}},
+        {"server": {"strategy": "krum", "hostile": 9}, "partition": {"kind": "domain"}},  # the images know how many
+        {"server": {"strategy": "krum"}, "rounds": {"participation": 0.1}, "min_clients": 5},
+    ],
+)
+def test_what_can_hold_is_taken(change):
+    assert Experiment.model_validate(change)

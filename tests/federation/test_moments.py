@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from flwr.app import RecordDict
 from small_federation import CLASSES
 
-from fglfast.federation.moments import COUNTS, empty, fill_head, moments_of
+from fglfast.federation import wire
+from fglfast.federation.moments import COUNTS, SQUARES, SUMS, empty, fill_head, moments_of, of_images, sound_moments
 from fglfast.images.dataset import read_dataset
 from fglfast.training.batches import TrainingData
 from fglfast.training.model import build_model, head_of
@@ -32,6 +34,40 @@ def test_the_head_of_parts_is_that_of_the_whole_however_they_are_split(model, pr
     fill_head(model, parts)
     assert torch.allclose(head_of(model).weight, pooled, atol=1e-4)
     assert count_right(model, whole, whole.train) > 0.8 * 120, "features of random weights tell such classes apart"
+
+
+def spoiled(model, private, how):
+    found = moments_of(model, part(private, np.arange(120)))
+    spoil = {
+        "sums": lambda: found[SUMS].fill_(1.7e308),
+        "squares": lambda: found[SQUARES].fill_(1.7e308),
+        "negative squares": lambda: found[SQUARES].neg_(),
+        "counts": lambda: found[COUNTS].fill_(-1e6),
+        "half an image": lambda: found[COUNTS].add_(0.5),
+        "permuted sums": lambda: found[SUMS].mul_(100),
+        "lopsided": lambda: found[SQUARES][0].add_(found[SQUARES].abs().max()),
+        "nobody's": lambda: found[COUNTS][0].zero_(),
+    }
+    spoil.get(how, lambda: None)()
+    return RecordDict({wire.ARRAYS: wire.weights_record(found)}), found
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["sums", "squares", "negative squares", "counts", "half an image", "permuted sums", "lopsided", "nobody's"],
+)
+def test_moments_of_no_images_are_refused(model, private, how):
+    form = empty(head_of(model))
+    content, honest = spoiled(model, private, "")
+    assert all(torch.equal(sound_moments(content, form)[name], value) for name, value in honest.items())
+    with pytest.raises(wire.UnfitError):
+        sound_moments(spoiled(model, private, how)[0], form)
+
+
+def test_moments_weigh_no_more_than_the_claim_of_images(model, private):
+    found = moments_of(model, part(private, np.arange(120)))
+    assert of_images(found, 30)[COUNTS].sum() == 30 and torch.equal(of_images(found, 30)[SUMS], found[SUMS] / 4)
+    assert torch.equal(of_images(found, 500)[SQUARES], found[SQUARES])
 
 
 def test_a_class_that_nobody_holds_is_never_named(model, private):

@@ -1,15 +1,18 @@
 """Rounds against clients that answer by rule: what is averaged, counted, kept and refused."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
-from flwr.app import Error, Message
+from flwr.app import Error, Message, RecordDict
 from playing_clients import grid_of, members_of, playing_app
 from small_federation import CLASSES
 
 from fglfast.base.errors import IncompleteError
 from fglfast.federation import guard, wire
+from fglfast.federation.aggregation import Aggregation
+from fglfast.federation.ensemble import uploaded_models
 from fglfast.federation.federation import Federation
 from fglfast.federation.plan import Plan
 from fglfast.federation.rounds import PlannedRounds
@@ -260,6 +263,27 @@ def test_nonsense_is_named_and_left_out(federation, tmp_path, capsys, spoil, wor
     said = capsys.readouterr().err
     assert "left out client002" in said and words in said
     assert all(torch.allclose(tensor, torch.tensor(3 / 4)) for tensor in weights.values())
+
+
+def test_a_counter_of_steps_that_no_round_has_is_refused():
+    sent = {"norm.num_batches_tracked": torch.tensor(5)}
+    for count, sound in ((5, True), (900, True), (2**63 - 1, False), (-1, False)):
+        content = RecordDict({wire.ARRAYS: wire.weights_record({"norm.num_batches_tracked": torch.tensor(count)})})
+        with nullcontext() if sound else pytest.raises(wire.UnfitError, match="num_batches_tracked"):
+            wire.weights_of(content, sent)
+
+
+def test_an_upload_that_answers_with_no_numbers_is_no_part_of_an_ensemble(federation, tmp_path, capsys):
+    def huge(number, weights):
+        factors = {name: 1e30 for name, tensor in weights.items() if tensor.is_floating_point() and number == 2}
+        factors |= {name: -1e30 for name in factors if name.endswith("running_mean")}
+        return {name: tensor * factors.get(name, 1) for name, tensor in weights.items()}
+
+    made = federation(playing_app(huge), server=Aggregation(guard=False))
+    start = {name: tensor + 1 for name, tensor in made.model.state_dict().items()}
+    models, row = uploaded_models(made, start, tmp_path)
+    assert len(models) == 2 and row.clients == 2
+    assert "client002: its model answers with what are no numbers" in " ".join(capsys.readouterr().err.split())
 
 
 def test_too_few_answers_end_the_run_until_it_is_run_again(federation, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from flwr.supercore.task_identity import TaskIdentity
 
-from fglfast.federation.experiment import Aggregation
+from fglfast.federation.aggregation import Aggregation
 from fglfast.federation.strategies import Aggregator
 
 START = {"w": torch.full((3,), 1.0)}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fglfast.base.errors import BadInputError
 from fglfast.payload import Payload, PayloadHeader, Privacy
-from fglfast.payload.merge import check_prompts, merge_payloads, same_prompts, same_words
+from fglfast.payload.merge import check_prompts, looks, merge_payloads, same_prompts, same_words
 
 
 def make(client="ann", rows=3, names=("x", "y", "z"), **changes):
@@ -44,10 +44,20 @@ def test_merge_refuses_what_differs(other):
         merge_payloads([make("ann"), other])
 
 
-@pytest.mark.parametrize("name", ["Ann", "ann ", "a\u200dnn", "\uff41nn"])
+UNSEEN = ("\ufe0f", "\u034f", "\u3164", "\u115f", "\u1160", "\uffa0", "\U000e0100", "\u2800", "\u180b", "\u17b4")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Ann", "ann ", "a\u200dnn", "\uff41nn", *(f"ann{letter}" for letter in UNSEEN), *(f"{c}ann" for c in UNSEEN)],
+)
 def test_names_that_look_alike_are_refused(name):
     with pytest.raises(BadInputError, match="look alike"):
         merge_payloads([make("ann"), make(name, 2)])
+
+
+def test_what_cannot_be_seen_keeps_no_accent_from_its_letter():
+    assert looks("zoe\u034f\u0308") == looks("zo\u00eb") != looks("zoe")
 
 
 @given(st.permutations(["ann", "bob", "cid"]), st.lists(st.integers(0, 2), min_size=9, max_size=9))

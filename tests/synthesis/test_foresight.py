@@ -89,3 +89,5 @@ def test_the_verb_says_so(hub, payload, tmp_path, uncompiled):
     assert "engine is built" in done.stdout and "recipe mini" in done.stderr and hub.weights == []
     found = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
     assert found["seconds"] is None and found["images"] == 1000 and not (tmp_path / "engines").exists()
+    unpacked = json.loads(CliRunner().invoke(app, [*asked, "--format", "parquet", "--json"]).stdout)
+    assert unpacked["bytes_at_most"] == 2 * found["bytes_at_most"]

@@ -16,14 +16,16 @@ from typer.testing import CliRunner
 from fglfast.base.errors import UsageError
 from fglfast.payload import save_payload
 from fglfast.payload.merge import merge_payloads
+from fglfast.pipeline.stopping import RECORD
 from fglfast.sampler.schedule import Sampling
 from fglfast.shards.imagefolder import export_imagefolder
 from fglfast.shards.keep import LEFT_OUT
-from fglfast.synthesis import foresight
+from fglfast.synthesis import foresight, swap
 from fglfast.synthesis.drawn import Drawn
 from fglfast.synthesis.foresight import estimate
 from fglfast.synthesis.provenance import shares
 from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.swap import STOPPING
 from fglfast.synthesis.synthesize import synthesize
 from fglfast.synthesis.verify import verify
 from fglfast.verbs import datasets, stages
@@ -122,7 +124,7 @@ def call(make, random_mini, idle, tmp_path, monkeypatch):
     for module in (stages, datasets):
         monkeypatch.setattr(module, "open_engine", lambda *_, **__: idle(decoder))
     monkeypatch.setattr(
-        foresight, "foreseen", lambda _, merged, asked, out, __, *more: estimate(idle(), merged, asked, out, *more)
+        foresight, "foreseen", lambda _, merged, asked, out, __, *more: estimate(idle(), merged, asked, out, *more[:2])
     )
 
     def run(sent, verb="synthesize", *arguments, code=0):
@@ -217,7 +219,9 @@ def test_a_forgotten_client_is_in_no_file(call, make, tmp_path):
     there, pictures = Drawn.of(out), images(out)
     gone = {row.row for row in there.rows if row.claims.keys() == {name}}
     kept = {key: data for key, data in pictures.items() if key[1] not in gone}
+    (tmp_path / "out.html").write_text("<!doctype html>")
     receipt, said = call({"ann": ANN, "bob": BOB, name: CID}, "forget", name)
+    assert "out.html shows the images as they were" in said and f"fglfast report {out}" in said
     assert receipt["rows_removed"] == len(gone) == 2 and receipt["images_removed"] == len(pictures) - len(kept)
     assert receipt["images_kept"] == len(kept) and "fglfast train" in said
     assert not (out / LEFT_OUT).exists() and "imagefolder, left-out.json told of the older images" in said
@@ -233,6 +237,36 @@ def test_a_forgotten_client_is_in_no_file(call, make, tmp_path):
     assert fresh["images"] == 0 and fresh["found"] == 15
     _, said = call({"ann": ANN, "bob": BOB}, "forget", name, code=4)
     assert "ann, bob" in said
+
+
+def test_a_stop_rules_record_goes_with_the_images_that_it_told_of(call, tmp_path):
+    assert STOPPING == RECORD
+    record = tmp_path / "out" / STOPPING
+    call({"ann": ANN, "bob": BOB, "cid": CID})
+    record.write_text('{"images_per_class": 5}')
+    _, said = call({"ann": ANN, "bob": BOB, "cid": CID}, "forget", "cid")
+    assert not record.exists() and "stopping.json told of the older images" in said
+    record.write_text("{")
+    _, said = call({"ann": ANN}, "synthesize", "--update")
+    assert not record.exists() and "stopping.json told of the older images" in said
+
+
+@pytest.mark.parametrize(("decided", "stays"), [(9, True), (7, False)])
+def test_a_stop_rules_record_stays_where_its_own_decision_takes_the_place(decided, stays, make, idle, tmp_path):
+    """Killed on the way, too."""
+    merged, out, more = merge_payloads([make("ann", ANN)]), tmp_path / "out", {"images_per_class": 9}
+    synthesize(idle(), merged, SMALL, out)
+    (out / STOPPING).write_text(json.dumps({"images_per_class": decided}))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(swap, "_remove_others", _killed)
+        synthesize(idle(), merged, SMALL.model_copy(update=more), out, update=True)
+    assert not (out / "dataset.json").exists()
+    synthesize(idle(), merged, SMALL.model_copy(update=more), out, update=True)
+    assert Drawn.of(out).images_per_class == 9 and (out / STOPPING).exists() == stays
+
+
+def _killed(_):
+    raise KeyboardInterrupt
 
 
 @pytest.fixture

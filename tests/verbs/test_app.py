@@ -66,6 +66,8 @@ def test_a_mistake_in_what_is_given_is_told_before_torch_is_imported(tmp_path):
         (["embed", "fashion:test", "--out", "x.safetensors", "--domain", ""], 2, "domain"),
         (["embed", "fashion:test", "--out", "x.safetensors", "--delta", "1e-6"], 2, "--epsilon"),
         (["embed", "fashion:test", "--out", "x.safetensors", "--epsilon", "-1"], 2, "--epsilon"),
+        (["embed", "fashion:test", "--out", "x.safetensors", "--learn-steps", "3"], 2, "--learn"),
+        (["embed", "fashion:test", "--out", "x.safetensors", "--route-steps", "3"], 2, "--route"),
         (["embed", "fashion:test", "--out", "x", "--prompt-level", "instance", "--captions", "c.csv"], 4, "c.csv"),
         (
             ["embed", "fashion:test", "--out", "x", "--prompt-level", "instance", "--captions", "no/model"],

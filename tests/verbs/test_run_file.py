@@ -64,6 +64,11 @@ def test_what_is_printed_is_read_back(train):
     assert settings == TrainSettings(epochs=7, flip=False, label_smoothing=0.0, optimizer="sgd", batch_size=64)
 
 
+def test_a_run_file_is_no_json(train):
+    refused, asked = train(FILE, "--print-config", "--json")
+    assert refused.exit_code == 2 and "--print-config" in refused.output and not asked
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [

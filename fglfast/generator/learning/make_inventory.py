@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
@@ -44,7 +43,7 @@ class InventorySettings(InventorySizes):
 
     images: int = Field(50, ge=1)
     steps: int = Field(SERVER_FIT.steps, ge=1)
-    transformations: Annotated[tuple[str, ...], Field(min_length=2)] = tuple(TRANSFORMATIONS)
+    transformations: tuple[str, ...] = tuple(TRANSFORMATIONS)
 
 
 def make_inventory(dataset: LabelledImages, model: Path, state: Path, settings: InventorySettings) -> Inventory:
@@ -64,8 +63,8 @@ def make_inventory(dataset: LabelledImages, model: Path, state: Path, settings: 
     names = settings.transformations
     if unknown := [name for name in names if name not in TRANSFORMATIONS]:
         raise UsageError(f"no transformation {some(unknown)}", f"choose from {some(TRANSFORMATIONS, most=20)}")
-    if len(set(names)) < len(names):
-        raise UsageError("a transformation is there twice", "give each once")
+    if len(set(names)) < len(names) or len(names) < 2:
+        raise UsageError("adapters are learned from two transformations or more, each there once", "name others")
     if load_blocks(model).boundaries:
         raise UsageError("no adapters can be learned for a blockwise student", "use its teacher")
     size = native_image_size(model)

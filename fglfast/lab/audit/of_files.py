@@ -4,12 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
+from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.machine import machine_facts, package_versions
 from fglfast.engine.manifest import device_name
 from fglfast.generator.text import text_fingerprint
 from fglfast.images.dataset import read_dataset
+from fglfast.images.labelled import LabelledImages
 from fglfast.lab.audit.copies import Copies, Pair
 from fglfast.lab.audit.outputs import confidences
 from fglfast.lab.audit.records import Attack, Audit, Inversion
@@ -54,6 +57,7 @@ def audit_files(files: Files) -> tuple[Audit, list[Pair]]:
     model, names, size = open_classifier(files.model)
     members, others = (read_dataset(source).named(names) for source in (files.members, files.nonmembers))
     pixels = [read_pixels(images, size, "read") for images in (members, others)]
+    others, pixels[1] = _unseen(others, pixels[1], pixels[0])
     pairs_of = zip(pixels, (members, others), strict=True)
     scores = [confidences(model, pixels_N3SS, images.labels) for pixels_N3SS, images in pairs_of]
     inside_N = np.repeat([True, False], [len(members), len(others)])
@@ -75,6 +79,21 @@ def audit_files(files: Files) -> tuple[Audit, list[Pair]]:
         versions=package_versions(),
     )
     return audit, pairs
+
+
+def _unseen(others: LabelledImages, pixels_N3SS: Tensor, members_M3SS: Tensor) -> tuple[LabelledImages, Tensor]:
+    """The images that are no members: of one that is both, nobody could tell which it is.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    known = {image_3SS.numpy().tobytes() for image_3SS in members_M3SS}
+    rows = [row for row, image_3SS in enumerate(pixels_N3SS) if image_3SS.numpy().tobytes() not in known]
+    if not rows:
+        raise BadInputError("the images that the model has never seen are all among the members", "give others")
+    if len(rows) < len(others):
+        note(f"{len(others) - len(rows):,} of {len(others):,} images are among the members too, and are left out")
+    return others.select(rows), pixels_N3SS[rows]
 
 
 def _open_payload(files: Files) -> Payload | None:

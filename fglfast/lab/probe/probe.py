@@ -56,6 +56,17 @@ class Probed:
     compared: tuple[ClassImages, ...]
 
 
+def check_enough(dataset: LabelledImages) -> None:
+    """Refuse, before an engine is built, images of which no class can have a verdict.
+
+    Raises:
+        BadInputError: no class has enough.
+    """
+    if (most := dataset.counts().max()) < LEAST:
+        hint = f"a verdict needs {LEAST} images of a class"
+        raise BadInputError(f"{dataset.source}: no class has more than {most} images", hint)
+
+
 def probe(engine: Engine, sampling: Sampling, dataset: LabelledImages, asked: ProbeSettings) -> Probed:
     """Draw a few images of each class that the client holds and compare them with its own.
 
@@ -64,11 +75,9 @@ def probe(engine: Engine, sampling: Sampling, dataset: LabelledImages, asked: Pr
         UsageError: the template or the domain is refused.
         FglError: the generator draws nothing but blank images.
     """
+    check_enough(dataset)
     counts = dataset.counts()
     chosen = {label: _choose(dataset, label, asked) for label in np.flatnonzero(counts >= LEAST).tolist()}
-    if not chosen:
-        hint = f"a verdict needs {LEAST} images of a class"
-        raise BadInputError(f"{dataset.source}: no class has more than {counts.max()} images", hint)
     pixels, labels = draw(engine, sampling, dataset.select(np.concatenate(list(chosen.values()))), asked)
     side = engine.manifest.key.build.image_size
     compared = {}

@@ -48,7 +48,8 @@ def test_a_transformation_that_changes_nothing_is_left_out(public, random_mini, 
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"transformations": ("unchanged", "unchanged")}, "twice"),
+        ({"transformations": ("unchanged", "unchanged")}, "there once"),
+        ({"transformations": ("unchanged",)}, "two transformations"),
         ({"heads": 7}, "heads: 7"),
     ],
 )

@@ -209,6 +209,20 @@ def test_what_cannot_be_audited_is_said_in_a_line(arguments, code, word, tmp_pat
     assert done.exit_code == code and word in done.stderr and "Traceback" not in done.stderr
 
 
+def test_images_that_are_members_too_are_no_others(data, run, tmp_path, capsys):
+    model = run / "seed3" / "fgl" / "model"
+    with np.load(data) as arrays:
+        both = np.concatenate([arrays["test_images"], arrays["private_images"][:10]])
+        labels = np.concatenate([arrays["test_labels"], arrays["private_labels"][:10]])
+        np.savez(tmp_path / "both.npz", images=both, labels=labels, class_names=arrays["class_names"])
+    asked = ["--model", model, "--members", f"{data}:private", "--out", tmp_path / "audit"]
+    same = invoke(*asked, "--nonmembers", f"{data}:private")
+    assert same.exit_code == 4 and "are all among the members" in same.stderr
+    done = invoke(*asked, "--nonmembers", tmp_path / "both.npz")
+    assert done.exit_code == 0, done.stderr
+    assert "10 of 70 images are among the members too" in " ".join(done.stderr.split())
+
+
 def test_unknown_methods_seeds_and_domain_folders_are_refused(experiment, run, tmp_path):
     assert invoke(run, "--methods", "fedprox", "--out", tmp_path).exit_code == 2
     assert "its seeds are 3" in invoke(run, "--seed", 4, "--out", tmp_path).stderr
