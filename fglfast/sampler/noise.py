@@ -65,7 +65,8 @@ def draws_ungiven(start: Callable[[], Any]) -> bool:
     Args:
         start: makes the solver at its first step.
     """
-    first, second = _run(start)[0], _run(start)[0]
+    with torch.random.fork_rng(devices=[]):  # the caller's draws stay what they are, the second run's are others
+        first, second = _run(start)[0], _run(start)[0]
     return not torch.allclose(first, second, rtol=0.0, atol=0.0, equal_nan=True)
 
 
@@ -75,16 +76,16 @@ def draws(start: Callable[[], Any]) -> bool:
     Args:
         start: makes the solver at its first step.
     """
-    return _run(start)[1] > 0
+    with torch.random.fork_rng(devices=[]):
+        return _run(start)[1] > 0
 
 
 def _run(start: Callable[[], Any]) -> tuple[Tensor, int]:
-    """Where a solver ends from one place, and how often it drew; the caller's own draws stay what they are."""
+    """Where a solver ends from one place, and how often it asked for noise."""
     scheduler, x = start(), torch.ones(1, 4, 2, 2)
     given = Given(numbered(x))
-    with torch.random.fork_rng(devices=[]):
-        for timestep in scheduler.timesteps:
-            scaled = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
-            with given:
-                x = scheduler.step(0.5 * scaled, timestep, x, return_dict=False, **options(scheduler))[0]
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
+        with given:
+            x = scheduler.step(0.5 * scaled, timestep, x, return_dict=False, **options(scheduler))[0]
     return x, given.drawn

@@ -116,8 +116,10 @@ def test_no_images(model_dir: Path) -> None:
 
 def test_no_model(tmp_path: Path, model_dir: Path) -> None:
     data = images(("ant",), [0])
-    with pytest.raises(BadInputError, match="holds no image classifier"):
+    with pytest.raises(BadInputError, match="no such folder"):
         evaluate(tmp_path / "nowhere", data)
+    with pytest.raises(BadInputError, match="holds no image classifier"):
+        evaluate(tmp_path, data)
     (model_dir / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(BadInputError, match="not a safetensors file"):
         evaluate(model_dir, data)
