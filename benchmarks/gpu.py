@@ -24,7 +24,7 @@ from fglfast.engine.batch_search import search_batches
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.generator.families import random_model
 from fglfast.generator.text import resolve_model
-from fglfast.lab.bench.training import training_rate, training_work
+from fglfast.lab.bench.training_step import training_rate, training_work
 from fglfast.verbs.command import exits
 
 COMPILED = "diffusers torch.compile max-autotune"

@@ -19,11 +19,11 @@ from fglfast.client.settings import LearnSettings
 from fglfast.federation.experiment import Experiment, LocalSettings, Partition, Rounds
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages
+from fglfast.lab.audit.audited import AuditedImages
 from fglfast.lab.audit.likelihood import leave_one_out
-from fglfast.lab.audit.members import Pool
 from fglfast.lab.audit.records import CONTROL, STRONG, Attack, View
 from fglfast.lab.audit.roc import roc
-from fglfast.lab.audit.shadows import Recipe, Shadows, control, train_shadows
+from fglfast.lab.audit.shadows import ShadowRun, Shadows, control, train_shadows
 from fglfast.report.audit_page import draw_roc, title
 from fglfast.training.batches import read_pixels
 from fglfast.training.settings import TrainSettings
@@ -67,15 +67,15 @@ def main(
         rounds=Rounds(fedavg=rounds),
     )
     recipes = {
-        "fgl": Recipe(base, "fgl"),
-        "fgl-instance": Recipe(base.model_copy(update={"prompt_level": "instance"}), "fgl"),
-        "fedavg": Recipe(base, "fedavg"),
-        "centralized": Recipe(base, "centralized"),
+        "fgl": ShadowRun(base, "fgl"),
+        "fgl-instance": ShadowRun(base.model_copy(update={"prompt_level": "instance"}), "fgl"),
+        "fedavg": ShadowRun(base, "fedavg"),
+        "centralized": ShadowRun(base, "centralized"),
         CONTROL: control(base),
     }
     changes = {"prompt_level": "learned", "recipe": learned_recipe, "min_clients": 1}
     changes |= {"partition": Partition(kind="iid", clients=1), "learn": LearnSettings(steps=learn_steps)}
-    learned = {"fgl-learned": Recipe(base.model_copy(update=changes), "fgl")}
+    learned = {"fgl-learned": ShadowRun(base.model_copy(update=changes), "fgl")}
     trained = train_shadows(recipes, pooled(images), models, 0, work, engines)
     trained |= train_shadows(learned, pooled(images.select(range(learned_pool))), models, 0, work / "learned", engines)
     attacks: list[Attack] = []
@@ -97,9 +97,9 @@ def main(
     )
 
 
-def pooled(images: LabelledImages) -> Pool:
+def pooled(images: LabelledImages) -> AuditedImages:
     """At the size of the global model."""
-    return Pool(images, read_pixels(images, 28))
+    return AuditedImages(images, read_pixels(images, 28))
 
 
 def attacked(model: str, shadows: Shadows, view: View) -> tuple[Attack, Attack]:

@@ -33,8 +33,8 @@ from fglfast.generator.text import load_prompts, resolve_model
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.lab.bench.operations import count_operations
 from fglfast.sampler.schedule import Sampling, Schedule
-from fglfast.synthesis.noise import starting_noises
 from fglfast.synthesis.plan import Item
+from fglfast.synthesis.starting_noise import starting_noises
 
 WORKER = Path(__file__).with_name("contender.py")
 PEERS = (

@@ -19,7 +19,7 @@ from benchmarks.results_file import measured, save_result
 from fglfast.base.console import note
 from fglfast.base.errors import IncompleteError
 from fglfast.federation.arena import run_experiment
-from fglfast.federation.experiment import Choice, Experiment, find_experiment
+from fglfast.federation.experiment import Experiment, MethodSettings, find_experiment
 from fglfast.federation.method_names import Method
 from fglfast.federation.records import Result
 from fglfast.images.dataset import read_dataset
@@ -36,7 +36,7 @@ AXES: dict[str, tuple[Any, ...]] = {
 }
 # Whose clients train as those of another: they have what that one has, and FedProx its mu.
 ALIKE: dict[Method, Method] = {"fedprox": "fedavg", "fgl-rounds-finetune": "fgl-rounds", "local": "ensemble"}
-NOTHING = Choice()
+NOTHING = MethodSettings()
 MU = {"proximal_mu": (0.01, 0.001, 0.1, 1.0)}
 MOST, JUDGES = 0.8, 5000  # at most that share of the public images is dealt, and so many judge
 
@@ -55,11 +55,11 @@ def main(
     changes: dict[str, Any] = {"data": dealt, "test": judging, "public": "", "public_epochs": None, "chosen": {}}
     changes["seeds"] = tuple(range(seeds))
     asked = find_experiment(preset).model_copy(update=changes)
-    chosen: dict[Method, Choice] = {}
+    chosen: dict[Method, MethodSettings] = {}
     tried: list[dict[str, Any]] = []
     for method in (*TUNED, *ALIKE):
         axes = AXES if method in TUNED else MU if method == "fedprox" else {}
-        begun = chosen.get(ALIKE.get(method, method), Choice())
+        begun = chosen.get(ALIKE.get(method, method), MethodSettings())
         judge = partial(_judged, asked, method, folder, engines)
         chosen[method], rows = choose(axes, judge, begun)
         tried += [{"method": method, **row} for row in rows]
@@ -76,19 +76,19 @@ def result_name(preset: str) -> str:
     return stem.replace("fashion", "rates") if stem.startswith("fashion") else f"rates-{stem}"
 
 
-def choices(preset: str) -> dict[Method, Choice]:
+def choices(preset: str) -> dict[Method, MethodSettings]:
     """What was chosen for each method at a preset; nothing where nobody did."""
     chosen = [found["chosen"] for found in measured(result_name(preset))]
-    return TypeAdapter(dict[Method, Choice]).validate_python(chosen[0] if chosen else {})
+    return TypeAdapter(dict[Method, MethodSettings]).validate_python(chosen[0] if chosen else {})
 
 
 def choose(
-    axes: Mapping[str, Sequence[Any]], judge: Callable[[Choice], float], begun: Choice = NOTHING
-) -> tuple[Choice, list[dict[str, Any]]]:
+    axes: Mapping[str, Sequence[Any]], judge: Callable[[MethodSettings], float], begun: MethodSettings = NOTHING
+) -> tuple[MethodSettings, list[dict[str, Any]]]:
     """The best of what is tried, one key after the other from where it is begun, and the accuracy of each."""
     best, known = begun, dict[str, float]()
 
-    def accuracy(choice: Choice) -> float:
+    def accuracy(choice: MethodSettings) -> float:
         text = choice.model_dump_json(exclude_none=True)
         if text not in known:
             known[text] = judge(choice)
@@ -99,7 +99,7 @@ def choose(
     return best, [{**json.loads(text), "accuracy": found} for text, found in known.items()]
 
 
-def _judged(experiment: Experiment, method: Method, folder: Path, engines: Path, choice: Choice) -> float:
+def _judged(experiment: Experiment, method: Method, folder: Path, engines: Path, choice: MethodSettings) -> float:
     """Accuracy of a method with a choice on the images that judge: the mean over the seeds."""
     if method.startswith("fgl"):
         _share_one_shot(experiment, folder, folder / _trial(method, choice), engines)
@@ -108,7 +108,7 @@ def _judged(experiment: Experiment, method: Method, folder: Path, engines: Path,
 
 
 def run_choice(
-    experiment: Experiment, method: Method, choice: Choice, folder: Path, engines: Path
+    experiment: Experiment, method: Method, choice: MethodSettings, folder: Path, engines: Path
 ) -> tuple[Result, ...]:
     """A method's results with a choice, in a folder of its own; none where it diverges."""
     name = _trial(method, choice)
@@ -120,7 +120,7 @@ def run_choice(
         return ()
 
 
-def _trial(method: Method, choice: Choice) -> str:
+def _trial(method: Method, choice: MethodSettings) -> str:
     own = choice.model_dump(exclude_none=True)
     return "-".join([method, *(f"{key}={value}" for key, value in own.items())])
 

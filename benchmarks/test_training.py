@@ -1,6 +1,6 @@
 """Short epochs of the global model, the start of its process included: the step alone is in `fglfast bench`."""
 
-from fglfast.lab.bench.training import training_rate
+from fglfast.lab.bench.training_step import training_rate
 
 
 def test_training(benchmark):

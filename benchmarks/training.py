@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.results_file import save_result
 from fglfast.base.timing import Run, interleaved
-from fglfast.lab.bench.training import training_precision
+from fglfast.lab.bench.training_step import training_precision
 from fglfast.training.augment import Augmentation, normalise
 from fglfast.training.batches import TrainingData, epoch_rows
 from fglfast.training.fit import PlainEngine, fit, optimizer_of, schedule_of

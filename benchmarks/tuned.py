@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rates import choose, run_choice
-from fglfast.federation.experiment import Choice, Experiment
+from fglfast.federation.experiment import Experiment, MethodSettings
 from fglfast.federation.method_names import Method
 from fglfast.federation.records import Result
 
@@ -26,7 +26,7 @@ def tuned(experiment: Experiment, method: Method, work: Path, engines: Path) -> 
     asked = experiment.model_copy(update=plain)
     first = asked.model_copy(update={"seeds": asked.seeds[:1]})
 
-    def judge(choice: Choice) -> float:
+    def judge(choice: MethodSettings) -> float:
         results = run_choice(first, method, choice, work, engines)
         return held_out(results) if results else 0.0
 

@@ -24,8 +24,8 @@ from benchmarks.epsilon import write_captions
 from benchmarks.global_model import SMALL, accuracy
 from benchmarks.results_file import once, save_result
 from fglfast.client.embed import embed
+from fglfast.client.partial_transport import joins, transport
 from fglfast.client.pseudo_labels import LabelSettings, PseudoLabels, labelled, labels_of
-from fglfast.client.transport import joins, transport
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.federation.alone import server_only

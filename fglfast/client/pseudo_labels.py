@@ -9,7 +9,7 @@ from pydantic import Field
 
 from fglfast.base.errors import BadInputError
 from fglfast.base.limits import check_memory
-from fglfast.client.transport import TABLES, TransportSettings, joins, transport
+from fglfast.client.partial_transport import TABLES, TransportSettings, joins, transport
 from fglfast.images.labelled import LabelledImages
 
 CONTRADICTED = 0.5  # share of the labels; where fewer are the classifier's own first answer, it is said

@@ -26,8 +26,8 @@ from fglfast.generator.learning.transport import fit_transport, networks_asked
 from fglfast.generator.load import own_device, read_network, read_shapes
 from fglfast.generator.parts import BLOCK, BLOCKS, name_of, part, places
 from fglfast.payload.merge import Merged, by_client
-from fglfast.sampler.noise import draws
 from fglfast.sampler.schedule import EVERYWHERE, Sampling, Schedule
+from fglfast.sampler.step_noise import draws
 from fglfast.synthesis.conditioning import check_fit, negative_text
 
 FIT = FitSettings(steps=4000, batch_size=64, learning_rate=5e-4, ema_decay=0.998, warmup_steps=100)

@@ -22,14 +22,14 @@ from fglfast.payload.merge import Merged
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
-from fglfast.synthesis.noise import starting_noises
 from fglfast.synthesis.plan import Plan, make_plan
+from fglfast.synthesis.starting_noise import starting_noises
 
 SHARD = 1024  # pairs
 
 
 @dataclass(frozen=True)
-class Drawn:
+class TeacherImages:
     """What a teacher drew.
 
     Attributes:
@@ -43,7 +43,9 @@ class Drawn:
     seconds: float | None
 
 
-def draw_pairs(engine: Engine, merged: Merged, per_class: int, seed: int, sampling: Sampling, out: Path) -> Drawn:
+def draw_pairs(
+    engine: Engine, merged: Merged, per_class: int, seed: int, sampling: Sampling, out: Path
+) -> TeacherImages:
     """Sample until all pairs are in `out`; a second call goes on after the last whole shard.
 
     Args:
@@ -82,10 +84,10 @@ def draw_pairs(engine: Engine, merged: Merged, per_class: int, seed: int, sampli
             write_atomic(shard_path(out, number), save({"latents": torch.cat(parts).contiguous()}))
             kept[str(number)] = round(time.monotonic() - since, 3)
             write_atomic(took, json.dumps(kept))
-    return Drawn(plan, out, sum(kept.values()) if len(kept) == plan.shards else None)
+    return TeacherImages(plan, out, sum(kept.values()) if len(kept) == plan.shards else None)
 
 
-def read_pairs(drawn: Drawn, merged: Merged, latent: tuple[int, int, int]) -> Pairs:
+def read_pairs(drawn: TeacherImages, merged: Merged, latent: tuple[int, int, int]) -> Pairs:
     """All pairs in memory; a million of mini's take two gigabytes."""
     assert merged.embeddings is not None
     items = list(drawn.plan.items())

@@ -15,8 +15,8 @@ from fglfast.generator.learning.solvers import Velocity, guided, uniform
 from fglfast.payload.merge import Merged
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
-from fglfast.synthesis.noise import starting_noises
 from fglfast.synthesis.plan import make_plan
+from fglfast.synthesis.starting_noise import starting_noises
 
 
 class Placed(Settings):

@@ -17,9 +17,9 @@ from fglfast.engine.stock import run_pipeline, stock_pipeline
 from fglfast.generator.load import Generator, Shapes, assemble, load_modules
 from fglfast.generator.text_part import load_text_part
 from fglfast.generator.tokens import load_tokenizer
-from fglfast.sampler.noise import Given, numbered
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
+from fglfast.sampler.step_noise import Given, numbered
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

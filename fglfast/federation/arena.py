@@ -16,7 +16,7 @@ from fglfast.federation.experiment import FILE, Experiment
 from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.method_names import Method
-from fglfast.federation.methods import Contest
+from fglfast.federation.methods import SeededExperiment
 from fglfast.federation.records import Arena, Result
 from fglfast.generator.inventory import load_inventory
 from fglfast.generator.load import weights_fingerprint
@@ -56,14 +56,14 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
         server = experiment.server.model_copy(update={"guard": experiment.server.guard or False})
         known = {"trusted_counts": tuple(client.name for client in clients), "server": server}
         dealt = experiment.model_copy(update=known)
-        contest = Contest(dealt, seed, out / f"seed{seed}", engines, _Grids(file, seed, experiment))
-        class_names = contest.class_names
+        seeded = SeededExperiment(dealt, seed, out / f"seed{seed}", engines, _Grids(file, seed, experiment))
+        class_names = seeded.class_names
         names = tuple(f"{client.name}, {client.domain}" if client.domain else client.name for client in clients)
         held = [client.dataset.named(class_names) for client in clients]
         images[seed] = tuple(tuple(int(count) for count in dataset.counts()) for dataset in held)
         for method in experiment.compared:
             note(f"seed {seed}: {method}")
-            results.append(contest.run(method))
+            results.append(seeded.run(method))
     model = find_recipe(experiment.recipe).model_folder()
     arena = Arena(
         experiment=experiment,

@@ -25,7 +25,7 @@ NOISE = 256  # numbers that an image is drawn from
 CROP, FIT, LEARN = range(3)  # what draws of an epoch are for
 
 
-class Drawer(nn.Module):
+class DenseGenerator(nn.Module):
     """Draws images [B,3,S,S] in -1 to 1 from noise [B,`NOISE`]: two convolutions, each at twice the size.
 
     Args:
@@ -99,7 +99,7 @@ def _draw(
     device = next(student.parameters()).device  # what is drawn is the same on any
     labels_B = torch.randint(classes, (settings.batch_size,)).to(device)
     noise_BZ = torch.randn(settings.batch_size, NOISE).to(device).requires_grad_()
-    drawer = Drawer(augment.image_size, settings.width).to(device)
+    drawer = DenseGenerator(augment.image_size, settings.width).to(device)
     optimizer = torch.optim.Adam([*drawer.parameters(), noise_BZ], settings.generator_rate, betas=(0.5, 0.999))
     student.eval().requires_grad_(False)
     best_B3SS, lowest = torch.empty(0), float("inf")

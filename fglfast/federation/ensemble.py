@@ -15,7 +15,7 @@ from fglfast.base.console import note
 from fglfast.base.files import write_atomic
 from fglfast.federation.federation import Federation
 from fglfast.federation.grid import Meter
-from fglfast.federation.records import Row
+from fglfast.federation.records import RoundRow
 from fglfast.federation.wire import Weights
 from fglfast.training.model import write_weights
 from fglfast.training.predict import logits_of
@@ -43,7 +43,7 @@ class Ensemble(nn.Module):
         return ImageClassifierOutput(logits=mean_BK)
 
 
-def uploaded_models(federation: Federation, fresh: Weights, folder: Path) -> tuple[list[Weights], Row]:
+def uploaded_models(federation: Federation, fresh: Weights, folder: Path) -> tuple[list[Weights], RoundRow]:
     """The models of clients that train by themselves, for as many epochs as FedAvg has, and upload once.
 
     No client judges them together, as that would take sending everybody's model to everybody.
@@ -71,9 +71,9 @@ def uploaded_models(federation: Federation, fresh: Weights, folder: Path) -> tup
         for number, name in enumerate(sorted(found)):
             write_weights(found[name], folder / f"client-{number:04d}.safetensors")
         silent = (None,) * len(federation.members.all)
-        row = Row(round=0, accuracy=None, worst_client=None, by_client=silent, clients=len(found), **spent)
+        row = RoundRow(round=0, accuracy=None, worst_client=None, by_client=silent, clients=len(found), **spent)
         write_atomic(file, row.model_dump_json(indent=1) + "\n")
-    return [load_file(path) for path in _files(folder)], Row.model_validate_json(file.read_bytes())
+    return [load_file(path) for path in _files(folder)], RoundRow.model_validate_json(file.read_bytes())
 
 
 def _files(folder: Path) -> list[Path]:

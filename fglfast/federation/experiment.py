@@ -107,7 +107,7 @@ class Rounds(Settings):
         return self
 
 
-class Choice(Settings):
+class MethodSettings(Settings):
     """What one method has of its own, as held-out images chose it; None is what `local` and `rounds` say.
 
     Attributes:
@@ -203,7 +203,7 @@ class Experiment(OneShot):
     train: TrainSettings = TrainSettings(arch="resnet10-tiny", image_size=28)  # clients train it too
     local: LocalSettings = LocalSettings()
     rounds: Rounds = Rounds()
-    chosen: dict[Method, Choice] = Field({})
+    chosen: dict[Method, MethodSettings] = Field({})
     dense: Dense = Dense()
     server: Aggregation = Aggregation()
     adapt: AdaptSettings | None = None
@@ -243,7 +243,7 @@ class Experiment(OneShot):
 
     def chosen_for(self, method: Method) -> "Experiment":
         """The experiment as one method runs it."""
-        own = self.chosen.get(method, Choice()).model_dump(exclude_none=True)
+        own = self.chosen.get(method, MethodSettings()).model_dump(exclude_none=True)
         rounds = self.rounds.model_copy(update={key: own.pop(key) for key in ("proximal_mu",) if key in own})
         return self.model_copy(update={"rounds": rounds, "local": self.local.model_copy(update=own)})
 

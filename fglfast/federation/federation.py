@@ -14,7 +14,7 @@ from fglfast.federation.experiment import Experiment
 from fglfast.federation.grid import Answers, CountedGrid
 from fglfast.federation.members import Member, Members, agreed, median
 from fglfast.federation.moments import empty, of_images, sound_moments
-from fglfast.federation.records import Adapted, Row
+from fglfast.federation.records import Adapted, RoundRow
 from fglfast.federation.wire import Weights
 from fglfast.training.batches import generator
 from fglfast.training.model import body_of, head_of
@@ -57,10 +57,10 @@ class Federation:
         self._all = members
         self.only_without(())
 
-    def judge(self, weights: Weights, number: int, milestone: bool) -> Row:
+    def judge(self, weights: Weights, number: int, milestone: bool) -> RoundRow:
         """Weights on every member's held-out images, and on the test images at a milestone."""
         said = self._judged(weights, number)
-        return Row(
+        return RoundRow(
             round=number,
             accuracy=self.members.weighted(said),
             median=median(said),

@@ -7,13 +7,13 @@ import numpy as np
 from safetensors.torch import load_file
 
 from fglfast.base.files import write_atomic
-from fglfast.federation.records import Row
+from fglfast.federation.records import RoundRow
 from fglfast.federation.strategies import Aggregator
 from fglfast.federation.wire import Weights
 from fglfast.training.model import write_weights
 
 
-def save_round(folder: Path, weights: Weights, aggregate: Aggregator, rows: list[Row]) -> None:
+def save_round(folder: Path, weights: Weights, aggregate: Aggregator, rows: list[RoundRow]) -> None:
     """Keep the rows so far, and what the next round begins with."""
     folder.mkdir(parents=True, exist_ok=True)
     number = f"{rows[-1].round:04d}"
@@ -26,25 +26,25 @@ def save_round(folder: Path, weights: Weights, aggregate: Aggregator, rows: list
             old.unlink()
 
 
-def restore_round(folder: Path, aggregate: Aggregator) -> tuple[list[Row], Weights] | None:
+def restore_round(folder: Path, aggregate: Aggregator) -> tuple[list[RoundRow], Weights] | None:
     """Rows until the last round that was saved, and its weights; the server's optimiser is put where it was."""
     if not (folder / "rounds.json").exists():
         return None
-    rows = [Row.model_validate(row) for row in json.loads((folder / "rounds.json").read_text(encoding="utf-8"))]
+    rows = [RoundRow.model_validate(row) for row in json.loads((folder / "rounds.json").read_text(encoding="utf-8"))]
     number = f"{rows[-1].round:04d}"
     if (moments := folder / f"server-{number}.safetensors").exists():
         aggregate.put(load_file(moments))
     return rows, load_file(folder / f"weights-{number}.safetensors")
 
 
-def together(runs: list[list[Row]]) -> tuple[Row, ...]:
+def together(runs: list[list[RoundRow]]) -> tuple[RoundRow, ...]:
     """The rows of several models side by side as one: means over them, sums of bytes and time."""
     return tuple(runs[0]) if len(runs) == 1 else tuple(_together(rows) for rows in zip(*runs, strict=True))
 
 
-def _together(rows: tuple[Row, ...]) -> Row:
+def _together(rows: tuple[RoundRow, ...]) -> RoundRow:
     worst = [row.worst_client for row in rows if row.worst_client is not None]
-    return Row(
+    return RoundRow(
         round=rows[0].round,
         accuracy=_mean([row.accuracy for row in rows]),
         median=_mean([row.median for row in rows]),

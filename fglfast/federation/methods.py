@@ -37,10 +37,10 @@ from fglfast.federation.final import Final
 from fglfast.federation.grid import CountedGrid, Meter
 from fglfast.federation.history import together
 from fglfast.federation.method_names import ALONE, METHODS, Method
+from fglfast.federation.method_plan import MethodPlan
 from fglfast.federation.moments import fill_head
 from fglfast.federation.own_images import own_images
-from fglfast.federation.plan import Plan
-from fglfast.federation.records import Result, Row
+from fglfast.federation.records import Result, RoundRow
 from fglfast.federation.rounds import PlannedRounds
 from fglfast.federation.wire import Weights
 from fglfast.images.dataset import read_dataset
@@ -56,7 +56,7 @@ from fglfast.training.results import WEIGHTS
 Grids = Callable[[Method], list[CountedGrid]]
 
 
-class Contest:
+class SeededExperiment:
     """One experiment with one seed: what all methods share.
 
     Args:
@@ -157,7 +157,7 @@ class Contest:
         plain = self.experiment.model_copy(update={"prompt_level": "class", "inventory": None})
         return collect_payloads(grid, plain, self.class_names, alone / "clients")
 
-    def _one(self, method: Method, grid: CountedGrid, folder: Path) -> tuple[Weights, list[Row]]:
+    def _one(self, method: Method, grid: CountedGrid, folder: Path) -> tuple[Weights, list[RoundRow]]:
         """The weights that a method ends with, none where it ends with several models, and its rows."""
         rounds = self.experiment.chosen_for(method).rounds
         if method in ALONE:
@@ -171,16 +171,16 @@ class Contest:
             return self._distilled(grid)
         if not method.startswith("fgl"):
             alone = folder if method in ("centralized", "local") else None
-            plan = Plan(method, rounds.fedavg, rounds.proximal_mu if method == "fedprox" else 0.0)
+            plan = MethodPlan(method, rounds.fedavg, rounds.proximal_mu if method == "fedprox" else 0.0)
             return PlannedRounds(self._federation(grid, method, alone), plan).run(self.fresh, folder)
         weights, first = self._first_shot(grid)
         if method == "fgl":
             return weights, [first]
         tune = None if method == "fgl-rounds" else partial(self._tuned, folder)
-        plan = Plan(method, rounds.fgl, fine_tune=tune, asks=method != "fgl-longer")
+        plan = MethodPlan(method, rounds.fgl, fine_tune=tune, asks=method != "fgl-longer")
         return PlannedRounds(self._federation(grid, method), plan).run(weights, folder, first)
 
-    def _alone(self, federation: Federation, method: Method, folder: Path) -> tuple[Weights, list[Row]]:
+    def _alone(self, federation: Federation, method: Method, folder: Path) -> tuple[Weights, list[RoundRow]]:
         """What needs no client; those only say how well it does on the images that they hold out."""
         experiment, stages = self.experiment, Stages(folder)
         if method == "public-only":
@@ -192,7 +192,7 @@ class Contest:
         row = federation.judge(weights, 0, milestone=True)
         return weights, [row.model_copy(update={"server_seconds": round(stages.seconds, 3)})]
 
-    def _closed_form(self, federation: Federation, grid: CountedGrid) -> tuple[Weights, list[Row]]:
+    def _closed_form(self, federation: Federation, grid: CountedGrid) -> tuple[Weights, list[RoundRow]]:
         """The server's own network with a head from the moments of the clients' features: one round."""
         before = self.run("server-only").rows[-1]
         weights = load_file(self.out / "server-only" / "model" / WEIGHTS)
@@ -207,7 +207,7 @@ class Contest:
         spent = {**asked, "server_seconds": round(before.server_seconds + time.monotonic() - answered, 3)}
         return made, [federation.judge(made, 0, milestone=True).model_copy(update=spent)]
 
-    def _distilled(self, grid: CountedGrid) -> tuple[Weights, list[Row]]:
+    def _distilled(self, grid: CountedGrid) -> tuple[Weights, list[RoundRow]]:
         """The ensemble's models made one, without data: its bytes, and the seconds of distilling them."""
         self.run("ensemble")
         folder, begun = self.out / "ensemble" / "0", time.monotonic()
@@ -222,7 +222,7 @@ class Contest:
         spent = {"server_seconds": round(time.monotonic() - begun, 3), **row.model_dump(include=set(kept))}
         return made, [self._federation(grid, "dense").judge(made, 0, milestone=True).model_copy(update=spent)]
 
-    def _first_shot(self, grid: CountedGrid) -> tuple[Weights, Row]:
+    def _first_shot(self, grid: CountedGrid) -> tuple[Weights, RoundRow]:
         """The one-shot model and its row, made once for all methods that begin with it."""
         path = self.shot / "row.json"
         if not path.exists():
@@ -239,7 +239,7 @@ class Contest:
             weights = load_file(made.trained.model / WEIGHTS)
             row = self._federation(grid, "fgl").judge(weights, 0, milestone=True).model_copy(update=spent)
             write_atomic(path, row.model_dump_json(indent=1) + "\n")
-        return load_file(self.shot / "model" / WEIGHTS), Row.model_validate_json(path.read_bytes())
+        return load_file(self.shot / "model" / WEIGHTS), RoundRow.model_validate_json(path.read_bytes())
 
     def _tuned(self, folder: Path, weights: Weights, number: int) -> Weights:
         return fine_tune(weights, self.shot / "synthetic", self.experiment, self.seed + number, folder / "tune")

@@ -5,7 +5,7 @@ from fglfast.federation.experiment import Experiment
 from fglfast.federation.method_names import Method
 
 
-class Row(Settings):
+class RoundRow(Settings):
     """The state of things after a round; bytes and seconds are sums over all rounds so far.
 
     Attributes:
@@ -77,7 +77,7 @@ class Result(Settings):
     seed: int
     test_accuracy: float
     worst_test: float | None = None
-    rows: tuple[Row, ...]
+    rows: tuple[RoundRow, ...]
     model_bytes: int
     adapted: Adapted | None = None
 

@@ -9,8 +9,8 @@ from fglfast.federation import guard, wire
 from fglfast.federation.federation import Federation
 from fglfast.federation.grid import Meter
 from fglfast.federation.history import restore_round, save_round
-from fglfast.federation.plan import Plan
-from fglfast.federation.records import Row
+from fglfast.federation.method_plan import MethodPlan
+from fglfast.federation.records import RoundRow
 from fglfast.federation.strategies import Aggregator
 from fglfast.federation.wire import Weights
 
@@ -23,11 +23,11 @@ class PlannedRounds:
         plan: what is asked, and how often.
     """
 
-    def __init__(self, federation: Federation, plan: Plan) -> None:
+    def __init__(self, federation: Federation, plan: MethodPlan) -> None:
         self.federation, self.plan = federation, plan
         self.aggregate = Aggregator(federation.experiment.server, federation.parameters)
 
-    def run(self, weights: Weights, folder: Path, before: Row | None = None) -> tuple[Weights, list[Row]]:
+    def run(self, weights: Weights, folder: Path, before: RoundRow | None = None) -> tuple[Weights, list[RoundRow]]:
         """All rounds, from some weights; rows begin with `before`, or with what clients say of those."""
         federation, plan = self.federation, self.plan
         if before is not None and federation.check:  # who judged it may have had other images
@@ -44,7 +44,7 @@ class PlannedRounds:
                 progress.advance(1, **known)
         return weights, rows
 
-    def _round(self, weights: Weights, last: Row, number: int) -> tuple[Weights, Row]:
+    def _round(self, weights: Weights, last: RoundRow, number: int) -> tuple[Weights, RoundRow]:
         federation, plan = self.federation, self.plan
         meter = Meter(federation.grid)
         updates: dict[str, Weights] = {}
@@ -74,7 +74,7 @@ class PlannedRounds:
         return averaged, row.model_copy(update=spent)
 
     def _guarded(
-        self, weights: Weights, updates: Mapping[str, Weights], last: Row, number: int
+        self, weights: Weights, updates: Mapping[str, Weights], last: RoundRow, number: int
     ) -> tuple[dict[str, Weights], set[str]]:
         """The updates that may be averaged, and whose last step led away from all others'."""
         away = guard.away(weights, updates, self.federation.body)
@@ -93,14 +93,16 @@ class PlannedRounds:
             averaged = self.aggregate(number, weights, [(own, images[name]) for name, own in updates.items()])
         return self.plan.fine_tune(averaged, number) if self.plan.fine_tune else averaged
 
-    def _judged(self, averaged: Weights, last: Row, number: int) -> Row | None:
+    def _judged(self, averaged: Weights, last: RoundRow, number: int) -> RoundRow | None:
         """The row of an average that is kept; None for one that is not."""
         if not wire.is_finite(averaged):
             return None
         row = self.federation.judge(averaged, number, self._milestone(number))
         return None if self._bar(last).is_bad(row.checked) else row
 
-    def _mended(self, weights: Weights, updates: Mapping[str, Weights], last: Row, number: int) -> tuple[Weights, Row]:
+    def _mended(
+        self, weights: Weights, updates: Mapping[str, Weights], last: RoundRow, number: int
+    ) -> tuple[Weights, RoundRow]:
         """What follows a bad round: the average without those who caused it, or the last good weights."""
         images, verdict = self.federation.members.images, guard.Verdict(())
         if updates:
@@ -123,8 +125,8 @@ class PlannedRounds:
         return self._unexplained(weights, updates, last, number)
 
     def _unexplained(
-        self, weights: Weights, updates: Mapping[str, Weights], last: Row, number: int
-    ) -> tuple[Weights, Row]:
+        self, weights: Weights, updates: Mapping[str, Weights], last: RoundRow, number: int
+    ) -> tuple[Weights, RoundRow]:
         """The last good weights, once; a second bad round in a row counts: then it is all clients that differ."""
         said, milestone = f"round {number} lost what was learned, and no client stands out", self._milestone(number)
         if not last.kept and wire.is_finite(averaged := self._averaged(weights, updates, number)):
@@ -136,7 +138,7 @@ class PlannedRounds:
     def _milestone(self, number: int) -> bool:
         return number == self.plan.rounds or number in self.federation.experiment.rounds.milestones
 
-    def _bar(self, last: Row) -> guard.Bar:
+    def _bar(self, last: RoundRow) -> guard.Bar:
         return guard.Bar(last.checked if self.federation.guarded else None, 1 / len(self.federation.class_names))
 
     def _steps(self, weights: Weights, updates: Mapping[str, Weights]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from fglfast.base.files import claim, sole
 from fglfast.federation.experiment import Experiment, find_experiment
 from fglfast.federation.grid import CountedGrid
 from fglfast.federation.method_names import FEDERATED
-from fglfast.federation.methods import Contest
+from fglfast.federation.methods import SeededExperiment
 
 WHILE_RUNNING = {"methods", "seeds", "allow_same_prompt", "min_clients", "timeout", "trusted_counts"}  # may be changed
 
@@ -60,11 +60,11 @@ def main(grid: Grid, context: Context) -> None:
         claim(out / FACTS, facts(experiment, seed), "another federation's run")
         counted = CountedGrid(grid, experiment.timeout, experiment.min_clients)
         counted.wait(experiment.partition.clients)
-        contest = Contest(experiment, seed, out, Path(str(run["engines"])), lambda _: [counted])
+        seeded = SeededExperiment(experiment, seed, out, Path(str(run["engines"])), lambda _: [counted])
         if run.get("again"):
-            contest.collect_again(counted)
-        result = contest.run(method)
-        kept = contest.deliver(counted, method)
+            seeded.collect_again(counted)
+        result = seeded.run(method)
+        kept = seeded.deliver(counted, method)
     note(f"{method}: {result.test_accuracy:.1%} on the test images; {kept} clients keep the model")
 
 

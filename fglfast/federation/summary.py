@@ -9,7 +9,7 @@ from rich.text import Text
 
 from fglfast.base.config import Settings
 from fglfast.federation.method_names import ALONE, FEDERATED, TITLES, Method
-from fglfast.federation.records import Arena, Result, Row
+from fglfast.federation.records import Arena, Result, RoundRow
 
 
 class Gain(Settings):
@@ -138,7 +138,7 @@ def gains_table(arena: Arena) -> Table:
     return shown
 
 
-def _median(rows: list[Row], value: Callable[[Row], float]) -> float:
+def _median(rows: list[RoundRow], value: Callable[[RoundRow], float]) -> float:
     return statistics.median(value(row) for row in rows)
 
 

@@ -48,7 +48,7 @@ HINT = "use a whole checkpoint of Stable Diffusion 1.x, 2.x or XL, or a model fo
 
 
 @dataclass(frozen=True)
-class Known:
+class CheckpointKind:
     """What a kind of checkpoint is, beside its weights; `noise_side` is the side of its images if it predicts noise."""
 
     family: Family
@@ -60,9 +60,9 @@ class Known:
 
 # By diffusers' name of the kind. The tensors of Stable Diffusion 2's two sizes are alike: the larger is taken.
 KINDS = {
-    "v1": Known("sd15", 512),
-    "v2": Known("sd21-base", 768, "!", "v_prediction", noise_side=512),
-    "xl_base": Known("sdxl", 1024),
+    "v1": CheckpointKind("sd15", 512),
+    "v2": CheckpointKind("sd21-base", 768, "!", "v_prediction", noise_side=512),
+    "xl_base": CheckpointKind("sdxl", 1024),
 }
 # Empty tensors by which fine-tuned checkpoints of XL say what they predict, and at which noise they begin.
 VELOCITY, ZERO_SNR = "v_pred", "ztsnr"
@@ -81,7 +81,7 @@ def as_folder(path: Path) -> Path:
     return made_once(path.stem, what, of, partial(_convert, path, known, words, scheduler))
 
 
-def _kind(path: Path) -> Known:
+def _kind(path: Path) -> CheckpointKind:
     """What a checkpoint is, told by the names and shapes of its tensors."""
     header = read_header(path)
     with loading(path, HINT):
@@ -116,7 +116,7 @@ def _words(beside: Path) -> tuple[Path, ...]:
         ) from error
 
 
-def _convert(path: Path, known: Known, words: tuple[Path, ...], scheduler: Path, folder: Path) -> None:
+def _convert(path: Path, known: CheckpointKind, words: tuple[Path, ...], scheduler: Path, folder: Path) -> None:
     with loading(path, HINT):
         tensors = load_file(path)
         solver = _solver(scheduler, tensors, known)
@@ -175,7 +175,7 @@ def _tokenizer(words: tuple[Path, ...]) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, **ends, model_max_length=TOKENS)
 
 
-def _solver(scheduler: Path, names: Collection[str], known: Known) -> SchedulerMixin:
+def _solver(scheduler: Path, names: Collection[str], known: CheckpointKind) -> SchedulerMixin:
     """A solver on the noise that the model was trained on: what the file says, or marks among the tensors, or usual."""
     if scheduler.is_file():
         config = read_config(scheduler)

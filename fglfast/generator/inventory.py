@@ -50,7 +50,7 @@ class InventorySizes(Settings):
     rank: int = Field(4, ge=1, le=1024)
 
 
-class Description(InventorySizes):
+class InventoryHeader(InventorySizes):
     """What an inventory's file says of itself.
 
     Attributes:
@@ -70,7 +70,7 @@ class Description(InventorySizes):
     transformations: tuple[ClassName, ...]
 
     @model_validator(mode="after")
-    def _divided(self) -> "Description":
+    def _divided(self) -> "InventoryHeader":
         if self.width % self.heads or self.length < 2:
             raise ValueError(f"heads: {self.heads} do not divide an embedding of {self.width} channels")
         return self
@@ -92,7 +92,7 @@ class Inventory(nn.Module):
         description: what they are for; its sizes are theirs.
     """
 
-    def __init__(self, description: Description) -> None:
+    def __init__(self, description: InventoryHeader) -> None:
         super().__init__()
         self.description = description
         shapes = description.shapes()
@@ -168,7 +168,7 @@ def load_inventory(path: Path, text_encoder: str | None = None) -> Inventory:
     return inventory.eval().requires_grad_(False)
 
 
-def _described(content: bytes) -> Description:
+def _described(content: bytes) -> InventoryHeader:
     """What a file says of itself, its sizes held against the bytes that are there before any tensor is made.
 
     Raises:
@@ -178,13 +178,13 @@ def _described(content: bytes) -> Description:
     metadata = json_object(content[8 : 8 + min(length, len(content))]).get("__metadata__")
     if not isinstance(metadata, dict) or set(metadata) != {METADATA_KEY} or not isinstance(metadata[METADATA_KEY], str):
         raise ValueError(f"no metadata {METADATA_KEY!r}")
-    description = Description.model_validate_json(metadata[METADATA_KEY], strict=True)
+    description = InventoryHeader.model_validate_json(metadata[METADATA_KEY], strict=True)
     if 4 * sum(map(math.prod, description.shapes().values())) != len(content) - 8 - length:
         raise ValueError("its sizes are not those of its bytes")
     return description
 
 
-def _check_tensors(tensors: dict[str, Tensor], description: Description) -> None:
+def _check_tensors(tensors: dict[str, Tensor], description: InventoryHeader) -> None:
     found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     if found != {name: (torch.float32, shape) for name, shape in description.shapes().items()}:
         raise ValueError("tensors of other names, types or shapes")

@@ -10,7 +10,7 @@ from fglfast.base.errors import BadInputError, FglError, MissingExtraError
 from fglfast.base.wording import first_line
 from fglfast.generator.blocks import load_blocks
 from fglfast.generator.configs import check_folder, read_config, read_optional
-from fglfast.generator.hub import fetch_model
+from fglfast.generator.hub_model import fetch_model
 from fglfast.generator.kinds import INDEX, Need, check_index, check_needed, networks
 from fglfast.generator.kit import check_kit, find_kit, fingerprint, text_files
 from fglfast.generator.parts import BUNDLED, bundled, is_bundled, part

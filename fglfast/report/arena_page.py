@@ -12,12 +12,12 @@ from matplotlib.ticker import MaxNLocator
 
 from fglfast.base.files import write_atomic
 from fglfast.federation.method_names import ALONE, FEDERATED, TITLES
-from fglfast.federation.records import Arena, Result, Row
+from fglfast.federation.records import Arena, Result, RoundRow
 from fglfast.federation.summary import gains, summarise
 from fglfast.report.render import colours, empty_figure, finished, render, svg
 from fglfast.report.run_page import MOST_ROWS
 
-AXES: tuple[tuple[str, Callable[[Row], float], bool], ...] = (
+AXES: tuple[tuple[str, Callable[[RoundRow], float], bool], ...] = (
     ("round", lambda row: row.round, False),
     ("bytes uploaded by all clients", lambda row: row.bytes_up, True),
     ("server-seconds", lambda row: row.server_seconds, True),
@@ -49,7 +49,7 @@ def write_page(arena: Arena, out: Path) -> None:
     write_atomic(out, render("arena_page.html.j2", view))
 
 
-def draw(arena: Arena, name: str, value: Callable[[Row], float], spends: bool) -> Figure:
+def draw(arena: Arena, name: str, value: Callable[[RoundRow], float], spends: bool) -> Figure:
     """Accuracy of each method against something that it spends: the seeds' median, and where they lie.
 
     Args:
@@ -83,7 +83,7 @@ def draw(arena: Arena, name: str, value: Callable[[Row], float], spends: bool) -
 
 
 def _points(
-    results: Sequence[Result], value: Callable[[Row], float], spends: bool
+    results: Sequence[Result], value: Callable[[RoundRow], float], spends: bool
 ) -> list[tuple[float, float, float, float]]:
     """By round, what was spent until there, and the lowest, median and highest accuracy of those seeds that know it."""
     points = []

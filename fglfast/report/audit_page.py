@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from fglfast.base.files import write_atomic
 from fglfast.federation.method_names import TITLES
-from fglfast.lab.audit.copies import Copies, Pair
-from fglfast.lab.audit.nearest import Inverted
+from fglfast.lab.audit.copies import Copies, SuspectedCopy
+from fglfast.lab.audit.inversion import Inverted
 from fglfast.lab.audit.records import CONTROL, STRONG, Attack, Audit, Inversion, View
 from fglfast.lab.audit.roc import CURVE_FROM
 from fglfast.report.render import BLUE, GREY, RED, empty_figure, finished, render, sprite, svg
@@ -29,7 +29,7 @@ def title(attack: Attack) -> str:
     return TITLED.get(attack.model, attack.model) + SEEN[attack.seen]
 
 
-def write_page(audit: Audit, pairs: Sequence[Pair], out: Path) -> None:
+def write_page(audit: Audit, pairs: Sequence[SuspectedCopy], out: Path) -> None:
     """Write the page; the same input gives the same bytes.
 
     Args:

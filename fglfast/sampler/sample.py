@@ -5,8 +5,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fglfast.sampler.noise import Fresh, Given, numbered, options
 from fglfast.sampler.schedule import Schedule
+from fglfast.sampler.step_noise import Fresh, Given, numbered, options
 
 
 class Denoiser(Protocol):

@@ -133,7 +133,7 @@ class Schedule:
             scheduler = found.start()
         if name in SOLVERS.values():
             _check_taken(name, scheduler, sampling.steps)
-        from fglfast.sampler.noise import draws_ungiven  # needs PyTorch
+        from fglfast.sampler.step_noise import draws_ungiven  # needs PyTorch
 
         hint = other_solver(config)
         with loading(path, hint):

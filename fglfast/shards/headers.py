@@ -14,7 +14,7 @@ PREFIX = slice(345, 500)  # of a header: what stands before a name of more than 
 
 
 @dataclass(frozen=True)
-class Member:
+class TarMember:
     """A plain file: its name, where its first byte lies, how many there are."""
 
     name: str
@@ -22,7 +22,7 @@ class Member:
     size: int
 
 
-def members(stream: BinaryIO) -> Iterator[Member]:
+def members(stream: BinaryIO) -> Iterator[TarMember]:
     """The files of a tar, in order; between two, the stream may be read anywhere.
 
     Raises:
@@ -45,11 +45,11 @@ def members(stream: BinaryIO) -> Iterator[Member]:
             raise tarfile.ReadError(f"{header.name!r} is no plain file")
         if not 0 <= header.size <= end - place:
             raise tarfile.ReadError(f"{header.name!r} announces {header.size} bytes, {end - place} are left")
-        yield Member(header.name, place, header.size)
+        yield TarMember(header.name, place, header.size)
         place += -(-header.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
-def content(stream: BinaryIO, member: Member) -> bytes:
+def content(stream: BinaryIO, member: TarMember) -> bytes:
     """The bytes of a file; check its size first."""
     stream.seek(member.offset)
     return stream.read(member.size)

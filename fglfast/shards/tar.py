@@ -23,7 +23,7 @@ from fglfast.base.files import replacing, sync_folder
 from fglfast.base.untrusted import json_object
 from fglfast.images.decoding import opened
 from fglfast.shards.checksums import Hashing, read_checksum, write_checksum
-from fglfast.shards.headers import Member, content, members
+from fglfast.shards.headers import TarMember, content, members
 
 ImageFormat = Literal["png", "webp"]
 PNG_LEVEL = 1  # level 6 takes three times as long for a few per cent of bytes
@@ -139,9 +139,9 @@ class Entry:
     """
 
     key: str
-    image: Member
+    image: TarMember
     label: int
-    facts: Member
+    facts: TarMember
 
 
 def entries(stream: BinaryIO) -> Iterator[Entry]:
@@ -226,7 +226,7 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
         raise BadInputError(f"{path}: damaged ({error})", hint) from error
 
 
-def _checked(member: Member | None, name: str, most: int) -> Member:
+def _checked(member: TarMember | None, name: str, most: int) -> TarMember:
     if member is None or member.name != name:
         raise ValueError(f"{name} is not where it should be")
     if member.size > most:

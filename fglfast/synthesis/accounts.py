@@ -23,7 +23,7 @@ SURE = 0.99  # no agreement is taken for more certain: one row that stands alone
 
 
 @dataclass(frozen=True)
-class Share:
+class ClassAccount:
     """What a client has to do with the images of a class.
 
     Attributes:
@@ -42,8 +42,8 @@ class Share:
     rows: int = 0
     empty: int = 0
 
-    def __add__(self, other: "Share") -> "Share":
-        return Share(
+    def __add__(self, other: "ClassAccount") -> "ClassAccount":
+        return ClassAccount(
             self.claimed + other.claimed,
             self.images + other.images,
             self.alone + other.alone,
@@ -109,15 +109,15 @@ class Account(Settings):
         return self.client, self.claimed, self.images, self.rows, self.empty
 
 
-def shares_of(rows: Iterable[Row], clients: Iterable[str]) -> dict[str, dict[int, Share]]:
+def shares_of(rows: Iterable[Row], clients: Iterable[str]) -> dict[str, dict[int, ClassAccount]]:
     """By client and label, from the rows of a data set."""
-    found: dict[str, dict[int, Share]] = {client: {} for client in clients}
+    found: dict[str, dict[int, ClassAccount]] = {client: {} for client in clients}
     for row in rows:
         together = sum(row.claims.values())
         alone, empty = row.images if len(row.claims) == 1 else 0, int(not row.images)
         for client, count in row.claims.items():
-            share = Share(count, row.images, alone, row.images * count / together, 1, empty)
-            found[client][row.label] = found[client].get(row.label, Share()) + share
+            share = ClassAccount(count, row.images, alone, row.images * count / together, 1, empty)
+            found[client][row.label] = found[client].get(row.label, ClassAccount()) + share
     return found
 
 
@@ -151,9 +151,9 @@ def contradiction(accounts: Sequence[Account], rows: Iterable[Row], clients: Ite
     return ""
 
 
-def together(by_class: Mapping[Any, Share]) -> Share:
+def together(by_class: Mapping[Any, ClassAccount]) -> ClassAccount:
     """Of all classes."""
-    return sum(by_class.values(), Share())
+    return sum(by_class.values(), ClassAccount())
 
 
 def displaced(accounts: Iterable[Account]) -> list[Account]:

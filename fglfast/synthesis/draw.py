@@ -19,8 +19,8 @@ from fglfast.engine.sketch import to_pixels
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
-from fglfast.synthesis.noise import starting_noises
 from fglfast.synthesis.plan import REDRAWS, Item, Plan
+from fglfast.synthesis.starting_noise import starting_noises
 
 # Standard deviation, in levels of 0 to 255, of the liveliest channel of an image. Clothes on a flat ground have 20 and
 # more (the bundled photographs 21, 5,000 images that `mini` drew 19.7), an untrained network's images 40; a constant

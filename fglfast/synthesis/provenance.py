@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from fglfast.base.errors import BadInputError
-from fglfast.synthesis.accounts import Account, Share, reckon, shares_of
+from fglfast.synthesis.accounts import Account, ClassAccount, reckon, shares_of
 from fglfast.synthesis.drawn import Drawn
 
 
-def shares(folder: Path) -> dict[str, dict[str, Share]]:
+def shares(folder: Path) -> dict[str, dict[str, ClassAccount]]:
     """By client and class name, for each client of a data set.
 
     Raises:
@@ -16,7 +16,7 @@ def shares(folder: Path) -> dict[str, dict[str, Share]]:
     return shares_by_name(_drawn(folder))
 
 
-def shares_by_name(drawn: Drawn) -> dict[str, dict[str, Share]]:
+def shares_by_name(drawn: Drawn) -> dict[str, dict[str, ClassAccount]]:
     """As `shares`, of what was read."""
     return {
         client: {drawn.class_names[label]: share for label, share in by_class.items()}

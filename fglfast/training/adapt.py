@@ -61,7 +61,7 @@ class Shots:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenLayer:
     """The last layer that was chosen.
 
     Attributes:
@@ -89,7 +89,7 @@ def draw_shots(labels_N: Rows, rows: Rows, classes: int, settings: AdaptSettings
 
 def adapt_model(
     model: PreTrainedModel, prototypes: Prototypes, pixels: Pixels, labels_N: Tensor, shots: Shots
-) -> Choice:
+) -> ChosenLayer:
     """Give a classifier the last layer that suits a client best, in place.
 
     Args:
@@ -113,23 +113,23 @@ def adapt_model(
     return choice
 
 
-def choose(trained: Head, delivered: Delivered, seen: Seen) -> Choice:
+def choose(trained: Head, delivered: Delivered, seen: Seen) -> ChosenLayer:
     """The best last layer for a client, the trained one unless another is clearly better."""
     right_S = trained(seen.shots_SF).argmax(1) == seen.labels_S
     before, count = right_S.double().mean().item(), len(right_S)
     fold_S = _folds(seen.labels_S)
     if fold_S is None:
         if count * (1 - 2 * before) > PLAINLY * math.sqrt(count):
-            return Choice("moved", by_transport(delivered, seen), before, None)
-        return Choice("trained", None, before, None)
-    best = Choice("trained", None, before, before)
+            return ChosenLayer("moved", by_transport(delivered, seen), before, None)
+        return ChosenLayer("trained", None, before, None)
+    best = ChosenLayer("trained", None, before, before)
     for name, layer in LAYERS.items():
         logits_SK = _unseen(layer, delivered, seen, fold_S)
         found_S = logits_SK.argmax(1) == seen.labels_S
         won, lost = int((found_S & ~right_S).sum()), int((right_S & ~found_S).sum())
         after = found_S.double().mean().item()
         if won - lost > CLEARLY * math.sqrt(won + lost) and after > (best.after or 0.0):
-            best = Choice(name, _tempered(layer(delivered, seen), logits_SK, seen.labels_S), before, after)
+            best = ChosenLayer(name, _tempered(layer(delivered, seen), logits_SK, seen.labels_S), before, after)
     return best
 
 

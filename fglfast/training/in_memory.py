@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
+from fglfast.training.arch_trial import check_takes
 from fglfast.training.batches import TrainingData
 from fglfast.training.fit import PlainEngine, fit, optimizer_of, schedule_of
 from fglfast.training.model import build_model
 from fglfast.training.predict import placed
 from fglfast.training.settings import TrainSettings
-from fglfast.training.trial import check_takes
 
 
 def trained(data: TrainingData, class_names: Sequence[str], settings: TrainSettings, name: str = "") -> Any:

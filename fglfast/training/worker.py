@@ -21,6 +21,7 @@ from fglfast.base.writable import CARD
 from fglfast.shards.description import Description, read_description
 from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.shards.keep import places_left_out
+from fglfast.training.arch_trial import check_takes
 from fglfast.training.batches import TrainingData, split
 from fglfast.training.card import card
 from fglfast.training.checkpoints import Checkpoints
@@ -33,7 +34,6 @@ from fglfast.training.results import TrainResult
 from fglfast.training.run_folder import RunFolder, identity
 from fglfast.training.settings import Job, deepspeed_config
 from fglfast.training.tracking import monitor_section, offline, tracked
-from fglfast.training.trial import check_takes
 from fglfast.training.world import World, environment
 
 

@@ -13,9 +13,9 @@ from benchmarks import rates, tuned
 from benchmarks.client_columns import colour
 from benchmarks.colour_parties import ALIKE, nearest, parties
 from fglfast.base.errors import IncompleteError
-from fglfast.federation.experiment import Choice, Experiment
+from fglfast.federation.experiment import Experiment, MethodSettings
 from fglfast.federation.methods import Result
-from fglfast.federation.records import Row
+from fglfast.federation.records import RoundRow
 from fglfast.images.dataset import read_dataset
 
 THINGS = 80
@@ -80,14 +80,14 @@ def test_a_rate_is_chosen_by_the_clients_held_out_images(tmp_path, monkeypatch):
     def run(experiment, out, engines):
         choice = experiment.chosen["fedavg"]
         good = (choice.learning_rate == 0.1) + 0.5 * (choice.statistics == "fixed")
-        row = Row(round=20, accuracy=good, test_accuracy=-good, worst_client=None, by_client=())
+        row = RoundRow(round=20, accuracy=good, test_accuracy=-good, worst_client=None, by_client=())
         assert experiment.seeds == (3,) and experiment.prompt_level == "class"
         result = Result(method="fedavg", seed=3, test_accuracy=-good, rows=(row,), model_bytes=1)
         return type("Arena", (), {"results": (result,)})
 
     monkeypatch.setattr(rates, "run_experiment", run)
     found = tuned.tuned(Experiment(seeds=(3, 4), prompt_level="learned"), "fedavg", tmp_path, tmp_path)
-    assert found.chosen == {"fedavg": Choice(learning_rate=0.1, statistics="fixed")} and found.seeds == (3, 4)
+    assert found.chosen == {"fedavg": MethodSettings(learning_rate=0.1, statistics="fixed")} and found.seeds == (3, 4)
 
 
 def test_a_rate_at_which_training_diverges_is_not_chosen(tmp_path, monkeypatch, capsys):
@@ -95,10 +95,10 @@ def test_a_rate_at_which_training_diverges_is_not_chosen(tmp_path, monkeypatch, 
         raise IncompleteError("0 clients sent sound weights, 2 are needed", "")
 
     monkeypatch.setattr(rates, "run_experiment", run)
-    assert rates.run_choice(Experiment(), "fedavg", Choice(learning_rate=0.1), tmp_path, tmp_path) == ()
+    assert rates.run_choice(Experiment(), "fedavg", MethodSettings(learning_rate=0.1), tmp_path, tmp_path) == ()
     assert "fedavg-learning_rate=0.1: 0 clients sent sound weights" in capsys.readouterr().err
     found = tuned.tuned(Experiment(), "fedavg", tmp_path, tmp_path)
-    assert found.chosen == {"fedavg": Choice(learning_rate=0.03)}  # the first of all that failed
+    assert found.chosen == {"fedavg": MethodSettings(learning_rate=0.03)}  # the first of all that failed
 
 
 def test_the_table_has_a_line_a_method():

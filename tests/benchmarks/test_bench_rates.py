@@ -7,7 +7,7 @@ import pytest
 import tomli_w
 
 from benchmarks import arena, rates, results_file
-from fglfast.federation.experiment import Choice
+from fglfast.federation.experiment import MethodSettings
 from fglfast.images.dataset import read_dataset
 
 CLASSES = ("t-shirt", "bag", "ankle boot")
@@ -21,11 +21,11 @@ def test_keys_are_chosen_one_after_the_other_and_nothing_is_tried_twice():
         return -abs(choice.learning_rate - 0.03) + (choice.statistics == "fixed")
 
     best, tried = rates.choose({"learning_rate": (0.1, 0.03), "statistics": ("batch", "fixed")}, judge)
-    assert best == Choice(learning_rate=0.03, statistics="fixed")
+    assert best == MethodSettings(learning_rate=0.03, statistics="fixed")
     assert len(asked) == len(tried) == 4 and tried[-1]["accuracy"] == pytest.approx(1.0)
     best, _ = rates.choose({"learning_rate": (0.1, 0.03)}, lambda choice: 0.5)
     assert best.learning_rate == 0.1, "the first wins a tie"
-    best, tried = rates.choose({}, lambda choice: 0.5, Choice(learning_rate=0.1))
+    best, tried = rates.choose({}, lambda choice: 0.5, MethodSettings(learning_rate=0.1))
     assert best.learning_rate == 0.1 and not tried, "where nothing is tried, what it was begun with"
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from fglfast.client.transport import TransportSettings, joins, nearest, scaled, transport
+from fglfast.client.partial_transport import TransportSettings, joins, nearest, scaled, transport
 
 
 def log_probabilities(images, classes, seed=0, sharp=2.0):
@@ -89,8 +89,8 @@ def test_rounds_of_one_mass_never_raise_the_objective():
 def one_call(log_P, joined, asked):
     """The plan after so many rounds and no more."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fglfast.client.transport.MOST_SETTLING", 0)
-        patch.setattr("fglfast.client.transport.SETTLED", 0.0)
+        patch.setattr("fglfast.client.partial_transport.MOST_SETTLING", 0)
+        patch.setattr("fglfast.client.partial_transport.SETTLED", 0.0)
         return transport(log_P, joined, asked)
 
 
@@ -123,7 +123,7 @@ def test_the_nearest_are_found_in_batches(monkeypatch):
     alike = units @ units.T - 9 * np.eye(30)
     expected = np.sort(np.argsort(-alike, axis=1)[:, :4], axis=1)
     for at_once in (1 << 24, 70, 1):
-        monkeypatch.setattr("fglfast.client.transport.AT_ONCE", at_once)
+        monkeypatch.setattr("fglfast.client.partial_transport.AT_ONCE", at_once)
         assert np.array_equal(np.sort(nearest(features, 4), axis=1), expected)
 
 

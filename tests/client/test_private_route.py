@@ -9,7 +9,7 @@ from torch import nn
 
 from fglfast.client.privacy import Budget
 from fglfast.client.private_route import descend, image_sum, noise_multiplier, private_route
-from fglfast.generator.inventory import Description, Inventory
+from fglfast.generator.inventory import Inventory, InventoryHeader
 from fglfast.generator.learning.invert import Examples
 from fglfast.generator.learning.paths import LINEAR
 from fglfast.generator.learning.routing import CLIENT_FIT, Learner
@@ -33,7 +33,7 @@ def learner():
     linear.weight.data = torch.eye(2)
     projection = nn.Sequential(linear)
     projection.linear, projection.pooled = linear, 0
-    made = Inventory(Description(**FACTS, adapters=2, heads=2, rank=1))
+    made = Inventory(InventoryHeader(**FACTS, adapters=2, heads=2, rank=1))
     made.bias.data[0], made.bias.data[1] = 3.0, -3.0
     task = Task(LINEAR, "velocity", lambda t: 1000 * t)
     return Learner(SimpleNamespace(unet=Speaker(), projection=projection), task, made.requires_grad_(False), PROMPTS)

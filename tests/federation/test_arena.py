@@ -11,7 +11,7 @@ from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.history import together
 from fglfast.federation.method_names import METHODS
-from fglfast.federation.records import Arena, Row
+from fglfast.federation.records import Arena, RoundRow
 from fglfast.federation.summary import summarise
 from fglfast.images.dataset import read_dataset
 from fglfast.synthesis.drawn import Drawn
@@ -171,8 +171,8 @@ def test_local_is_the_mean_over_models_with_the_worst_beside(arena):
 
 
 def test_a_client_without_held_out_images_counts_as_nothing():
-    none = Row(round=1, accuracy=None, worst_client=None, by_client=(None,), test_accuracy=0.1)
-    some = Row(round=1, accuracy=0.8, worst_client=0.8, by_client=(0.8,), test_accuracy=0.3)
+    none = RoundRow(round=1, accuracy=None, worst_client=None, by_client=(None,), test_accuracy=0.1)
+    some = RoundRow(round=1, accuracy=0.8, worst_client=0.8, by_client=(0.8,), test_accuracy=0.3)
     (both,) = together([[none], [some]])
     assert (both.accuracy, both.worst_client, both.by_client) == (0.8, 0.8, (None, 0.8))
     assert both.test_accuracy == pytest.approx(0.2)

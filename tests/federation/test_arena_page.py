@@ -2,14 +2,14 @@
 
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.methods import Result
-from fglfast.federation.records import Arena, Row
+from fglfast.federation.records import Arena, RoundRow
 from fglfast.federation.summary import summarise
 from fglfast.report.arena_page import AXES, draw, write_page
 
 
 def arena(clients, classes, rounds=3):
     rows = tuple(
-        Row(
+        RoundRow(
             round=k,
             accuracy=0.2 * k,
             worst_client=0.1,

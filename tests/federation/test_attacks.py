@@ -14,7 +14,7 @@ from fglfast.federation.collect import collect_payloads
 from fglfast.federation.federation import Federation
 from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
-from fglfast.federation.plan import Plan
+from fglfast.federation.method_plan import MethodPlan
 from fglfast.federation.rounds import PlannedRounds
 from fglfast.training.model import build_model
 
@@ -57,7 +57,7 @@ def run(experiment, tiny_arch, tmp_path):
         made = Federation(
             grid_of(hostile, 4), members_of((30, 40, 50, 60)), experiment, 0, CLASSES, model, lambda _: 0.5
         )
-        return PlannedRounds(made, Plan("fedavg", rounds)).run(start, tmp_path / "run")
+        return PlannedRounds(made, MethodPlan("fedavg", rounds)).run(start, tmp_path / "run")
 
     return make
 
@@ -100,7 +100,7 @@ def test_a_member_that_is_left_out_gets_no_model_and_is_not_asked_again(experime
     attack = next(attack for attack in UPDATES if "30 times" in attack.name)
     hostile = HostileApp(playing_app(judge=near(start), asked=asked), attack, HOSTILE)
     made = Federation(grid_of(hostile, 4), members_of((9, 9, 9, 9)), experiment, 0, CLASSES, model, lambda _: 0.5)
-    weights, rows = PlannedRounds(made, Plan("fedavg", 3)).run(start, tmp_path)
+    weights, rows = PlannedRounds(made, MethodPlan("fedavg", 3)).run(start, tmp_path)
     assert [row.left_out for row in rows] == [(), (), *[("client003",)] * 2]  # it turned away twice
     assert [row.away for row in rows[1:]] == [("client003",)] * 3 and [row.clients for row in rows[1:]] == [3] * 3
     assert [client for client, told in asked if told["server-round"] > 2].count(HOSTILE) == 0
@@ -123,7 +123,7 @@ def test_one_step_away_from_the_others_is_forgiven(experiment, tiny_arch, tmp_pa
 
     grid, members = grid_of(playing_app(once, near(start)), 4), members_of((9, 9, 9, 9))
     made = Federation(grid, members, experiment, 0, CLASSES, model, lambda _: 0.5)
-    _, rows = PlannedRounds(made, Plan("fedavg", 3)).run(start, tmp_path)
+    _, rows = PlannedRounds(made, MethodPlan("fedavg", 3)).run(start, tmp_path)
     assert [row.away for row in rows] == [(), ("client003",), (), ()] and rows[-1].left_out == ()
     assert [row.clients for row in rows[1:]] == [3, 4, 4]
     assert "round 1 is without client003" in capsys.readouterr().err
@@ -144,10 +144,10 @@ def test_honest_clients_that_pull_an_average_apart_are_not_blamed(experiment, ti
 
     app = playing_app(far, near(start, most=1.0))
     made = Federation(grid_of(app, 4), members_of((9, 9, 9, 9)), experiment, 0, CLASSES, model, lambda _: 0.5)
-    weights, rows = PlannedRounds(made, Plan("fedavg", 1)).run(start, tmp_path)
+    weights, rows = PlannedRounds(made, MethodPlan("fedavg", 1)).run(start, tmp_path)
     assert [row.kept for row in rows] == [True, False] and rows[-1].left_out == ()
     assert all(torch.equal(weights[name], start[name]) for name in start), "the last good weights stay"
-    weights, rows = PlannedRounds(made, Plan("fedavg", 2)).run(start, tmp_path)
+    weights, rows = PlannedRounds(made, MethodPlan("fedavg", 2)).run(start, tmp_path)
     assert [row.kept for row in rows] == [True, False, True] and rows[-1].left_out == ()
     assert not any(torch.equal(weights[name], start[name]) for name in made.parameters), "else no round would count"
     assert "no client stands out" in capsys.readouterr().err
@@ -167,6 +167,6 @@ def test_no_random_reply_ends_a_run(experiment, tiny_arch, tmp_path):
 
     for number in range(max(1, int(os.environ.get("FUZZ_ROUNDS", "2000")) // 10)):
         made = Federation(grid_of(app, 4), members_of((9, 9, 9, 9)), experiment, 0, CLASSES, model, lambda _: 0.5)
-        _, rows = PlannedRounds(made, Plan("fedavg", 10)).run(start, tmp_path / str(number))
+        _, rows = PlannedRounds(made, MethodPlan("fedavg", 10)).run(start, tmp_path / str(number))
         assert rows[-1].round == 10 and set(rows[-1].left_out) <= {"client003"}
         assert all(row.clients >= 3 for row in rows[1:])

@@ -6,7 +6,7 @@ import torch
 from small_federation import CLASSES
 from torch import nn
 
-from fglfast.federation.dense import Drawer, disagreement, distill_ensemble, divergence, together, watched
+from fglfast.federation.dense import DenseGenerator, disagreement, distill_ensemble, divergence, together, watched
 from fglfast.federation.experiment import Dense, LocalSettings
 from fglfast.federation.local import train_locally
 from fglfast.images.dataset import read_dataset
@@ -46,7 +46,7 @@ def test_a_batch_is_as_far_from_batch_normalisation_as_its_mean_and_variance_are
 
 @pytest.mark.parametrize("size", [16, 28, 30])
 def test_images_are_drawn_at_the_models_size(size):
-    images_B3SS = Drawer(size, 4)(torch.randn(3, 256))
+    images_B3SS = DenseGenerator(size, 4)(torch.randn(3, 256))
     assert images_B3SS.shape == (3, 3, size, size) and images_B3SS.abs().max() <= 1
 
 

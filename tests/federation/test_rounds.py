@@ -14,7 +14,7 @@ from fglfast.federation import guard, wire
 from fglfast.federation.aggregation import Aggregation
 from fglfast.federation.ensemble import uploaded_models
 from fglfast.federation.federation import Federation
-from fglfast.federation.plan import Plan
+from fglfast.federation.method_plan import MethodPlan
 from fglfast.federation.rounds import PlannedRounds
 from fglfast.training.model import build_model
 
@@ -54,7 +54,7 @@ def start(made):
     return {name: torch.zeros_like(tensor, dtype=torch.float32) for name, tensor in made.model.state_dict().items()}
 
 
-def run(made, folder, plan=Plan("fedavg", 3)):  # noqa: B008 (a frozen plan)
+def run(made, folder, plan=MethodPlan("fedavg", 3)):  # noqa: B008 (a frozen plan)
     return PlannedRounds(made, plan).run(start(made), folder)
 
 
@@ -68,7 +68,7 @@ def test_clients_count_by_the_images_that_their_payloads_claim(federation, tmp_p
 def test_a_claim_counts_no_more_than_all_others_together_unless_it_is_trusted(claim, weight, federation, tmp_path):
     """One that no honest client makes counts as the middle one of the others."""
     made = federation(adding_app(), sizes=(1, 3, claim), trusted_counts=())
-    weights, _ = run(made, tmp_path, Plan("fedavg", 1))
+    weights, _ = run(made, tmp_path, MethodPlan("fedavg", 1))
     mean = (0 * 1 + 1 * 3 + 2 * weight) / (4 + weight)
     assert all(torch.allclose(tensor, torch.tensor(mean)) for tensor in weights.values())
 
@@ -87,14 +87,14 @@ def test_while_nothing_can_be_lost_no_step_counts_more_than_a_few_usual_ones(cap
 def test_among_honest_clients_that_nobody_guards_every_step_counts_whole(federation, tmp_path, experiment):
     far = adding_app(spoil=lambda number, own: own if number < 2 else {name: w + 2000 for name, w in own.items()})
     plain = experiment.server.model_copy(update={"guard": False})
-    weights, _ = run(federation(far, server=plain), tmp_path, Plan("fedavg", 1))
+    weights, _ = run(federation(far, server=plain), tmp_path, MethodPlan("fedavg", 1))
     assert all(torch.allclose(tensor, torch.tensor((3 + 6 * 2002) / 10)) for tensor in weights.values())
 
 
 def test_what_counts_batches_stays_whole(federation, tmp_path):
     made = federation(adding_app())
     fresh = {name: torch.zeros_like(tensor) for name, tensor in made.model.state_dict().items()}
-    weights, _ = PlannedRounds(made, Plan("fedavg", 2)).run(fresh, tmp_path)
+    weights, _ = PlannedRounds(made, MethodPlan("fedavg", 2)).run(fresh, tmp_path)
     assert {name: tensor.dtype for name, tensor in weights.items()} == {name: t.dtype for name, t in fresh.items()}
 
 
@@ -134,7 +134,7 @@ def test_a_run_goes_on_after_the_last_round_and_ends_the_same(federation, tmp_pa
             raise KilledError
         return weights
 
-    plan = Plan("fedavg", 3, fine_tune=kill)
+    plan = MethodPlan("fedavg", 3, fine_tune=kill)
     with pytest.raises(KilledError):
         run(made, tmp_path / "killed", plan)
     asked.clear()
@@ -155,19 +155,21 @@ def test_a_finished_run_asks_nobody(federation, tmp_path):
 
 
 def test_what_the_server_does_with_an_average_is_what_clients_get(federation, tmp_path):
-    plan = Plan("tuned", 2, fine_tune=lambda weights, number: {name: tensor * 0 for name, tensor in weights.items()})
+    plan = MethodPlan(
+        "tuned", 2, fine_tune=lambda weights, number: {name: tensor * 0 for name, tensor in weights.items()}
+    )
     weights, _ = run(federation(adding_app()), tmp_path, plan)
     assert all(not tensor.any() for tensor in weights.values())
 
 
 def test_fedprox_tells_its_clients(federation, tmp_path):
     asked = []
-    run(federation(adding_app(asked)), tmp_path, Plan("fedprox", 1, proximal_mu=0.25))
+    run(federation(adding_app(asked)), tmp_path, MethodPlan("fedprox", 1, proximal_mu=0.25))
     assert {told["proximal-mu"] for _, told in asked if "proximal-mu" in told} == {0.25}
 
 
 def test_a_failing_client_is_named_and_the_others_carry_on(federation, tmp_path, capsys):
-    weights, rows = run(federation(adding_app(failing=(0,))), tmp_path, Plan("fedavg", 1))
+    weights, rows = run(federation(adding_app(failing=(0,))), tmp_path, MethodPlan("fedavg", 1))
     said = capsys.readouterr().err
     assert "asked 3, answered 2; left out client000 (node 2): RuntimeError: broken disk" in said
     assert all(torch.allclose(tensor, torch.tensor(15 / 9)) for tensor in weights.values())
@@ -177,7 +179,7 @@ def test_a_failing_client_is_named_and_the_others_carry_on(federation, tmp_path,
 def test_a_dead_client_has_its_own_name(federation, tmp_path, capsys):
     made = federation(adding_app())
     del made.grid.grid.contexts[2]
-    _, rows = run(made, tmp_path, Plan("fedavg", 1))
+    _, rows = run(made, tmp_path, MethodPlan("fedavg", 1))
     assert "round 1: asked 3, answered 2; dead client000 (node 2)" in capsys.readouterr().err
     assert rows[-1].by_client[0] is None and rows[-1].clients == 2
 
@@ -188,7 +190,7 @@ def test_a_late_client_has_its_own_name(federation, tmp_path, capsys, monkeypatc
     pull = made.grid.grid.pull_messages
     late = "message-1"  # the first client's
     monkeypatch.setattr(made.grid.grid, "pull_messages", lambda names: pull(set(names) - {late}))
-    run(made, tmp_path, Plan("fedavg", 1))
+    run(made, tmp_path, MethodPlan("fedavg", 1))
     assert "late client000 (node 2)" in capsys.readouterr().err
 
 
@@ -205,7 +207,7 @@ def test_what_the_superlink_says_of_a_client_is_said_of_that_client(
         return answer(message)
 
     monkeypatch.setattr(made.grid.grid, "_answer", silent)
-    run(made, tmp_path, Plan("fedavg", 1))
+    run(made, tmp_path, MethodPlan("fedavg", 1))
     assert f"answered 2; {word} client000 (node 2)" in capsys.readouterr().err
 
 
@@ -219,7 +221,7 @@ def test_a_reply_that_flower_cannot_read_is_one_clients_failure(federation, tmp_
         return pull(names)
 
     monkeypatch.setattr(made.grid.grid, "pull_messages", broken)
-    _, rows = run(made, tmp_path, Plan("fedavg", 1))
+    _, rows = run(made, tmp_path, MethodPlan("fedavg", 1))
     assert "left out client000 (node 2): its reply cannot be read" in capsys.readouterr().err
     assert rows[-1].clients == 2
 
@@ -229,7 +231,7 @@ def test_a_stranger_is_not_asked(federation, tmp_path):
     made = federation(adding_app(asked))
     made._all = made._all[:2]
     made.only_without(())
-    weights, _ = run(made, tmp_path, Plan("fedavg", 1))
+    weights, _ = run(made, tmp_path, MethodPlan("fedavg", 1))
     assert {number for number, _ in asked} == {0, 1}
     assert all(torch.allclose(tensor, torch.tensor(3 / 4)) for tensor in weights.values())
     made.deliver(weights)
@@ -259,7 +261,7 @@ def test_nonsense_is_named_and_left_out(federation, tmp_path, capsys, spoil, wor
     def last(number, weights):
         return weights if number < 2 else {name: spoil(tensor.float()) for name, tensor in weights.items()}
 
-    weights, _ = run(federation(adding_app(spoil=last)), tmp_path, Plan("fedavg", 1))
+    weights, _ = run(federation(adding_app(spoil=last)), tmp_path, MethodPlan("fedavg", 1))
     said = capsys.readouterr().err
     assert "left out client002" in said and words in said
     assert all(torch.allclose(tensor, torch.tensor(3 / 4)) for tensor in weights.values())

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from fglfast.base.errors import BadInputError
-from fglfast.generator.inventory import METADATA_KEY, Description, Inventory, load_inventory, save_inventory
+from fglfast.generator.inventory import METADATA_KEY, Inventory, InventoryHeader, load_inventory, save_inventory
 
 FACTS = {"text_encoder": "ab" * 32, "model": "cd" * 32, "length": 4, "width": 6, "transformations": ("a", "b")}
 
 
 def inventory(**sizes):
-    made = Inventory(Description(**FACTS, **({"adapters": 3, "heads": 2, "rank": 2} | sizes)))
+    made = Inventory(InventoryHeader(**FACTS, **({"adapters": 3, "heads": 2, "rank": 2} | sizes)))
     draws = torch.Generator().manual_seed(1)
     for parameter in made.parameters():
         parameter.data = torch.randn(parameter.shape, generator=draws)
@@ -40,11 +40,11 @@ def test_a_mixture_is_what_the_formula_says():
 
 
 def test_a_fresh_one_changes_nothing_and_heads_have_to_fit():
-    fresh = Inventory(Description(**FACTS, adapters=3, heads=3, rank=2))
+    fresh = Inventory(InventoryHeader(**FACTS, adapters=3, heads=3, rank=2))
     text = torch.randn(1, 4, 6)
     assert torch.equal(fresh(text, torch.randn(1, 3, 3)), text)
     with pytest.raises(ValueError, match="heads: 4"):
-        Description(**FACTS, heads=4)
+        InventoryHeader(**FACTS, heads=4)
 
 
 def test_a_file_comes_back_and_has_one_fingerprint(tmp_path):

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fglfast.base.errors import FglError, MissingExtraError
 from fglfast.lab import doctor
-from fglfast.lab.doctor import Check, machine, runtimes
+from fglfast.lab.doctor import Check, installed, runtimes
 from fglfast.verbs.app import app
 
 LONG = "a reason that goes on for longer than one line of a table of eighty columns has room for, as reasons do"
@@ -23,7 +23,7 @@ def example_checks():
         Check("packages", "torch", "works", "2.13.0"),
         Check("packages", "numpy", "works", "2.4.6"),
         Check("packages", "huggingface-hub", "missing", "not installed", "pip install 'huggingface-hub>=1.0'"),
-        Check("devices", "vector instructions", "works", ", ".join(machine.X86_VECTORS)),
+        Check("devices", "vector instructions", "works", ", ".join(installed.X86_VECTORS)),
         Check("backends", "openvino", "missing", LONG, "pip install 'fglfast[cpu]'"),
         Check("attention", "SDPA memory-efficient", "broken", "[Errno 5] " + LONG),
     ]
@@ -96,7 +96,7 @@ def test_the_counts_add_up(seen):
 
 
 def test_without_a_gpu_what_needs_one_has_no_mend(seen):
-    if machine.DRIVER.exists():
+    if installed.DRIVER.exists():
         pytest.skip("this machine has a GPU")
     needing = [("attention", "SDPA cuDNN"), ("attention", "xformers"), ("training", "nccl"), ("extras", "gpu")]
     for check in (one(seen, *where) for where in needing):
@@ -246,8 +246,8 @@ def test_a_crash_is_one_broken_check(monkeypatch, capfd):
     ("found", "detail"), [(None, "not installed, >=2.0 needed"), ("1.2", "1.2 installed, >=2.0 needed")]
 )
 def test_a_core_package_that_is_absent_or_old_is_missing(found, detail, monkeypatch):
-    monkeypatch.setattr(machine, "distribution_version", lambda name: found)
-    check = doctor.examine("packages", "numpy", machine.packages()["numpy"])
+    monkeypatch.setattr(installed, "distribution_version", lambda name: found)
+    check = doctor.examine("packages", "numpy", installed.packages()["numpy"])
     assert check == Check("packages", "numpy", "missing", detail, "pip install 'numpy>=2.0'") and check.required
 
 
@@ -261,8 +261,8 @@ def test_what_only_a_server_needs_may_be_absent_but_not_broken():
 
 
 def test_an_extra_names_what_it_lacks(monkeypatch):
-    monkeypatch.setattr(machine, "distribution_version", lambda name: None)
-    check = doctor.examine("extras", "fed", machine.extras()["fed"])
+    monkeypatch.setattr(installed, "distribution_version", lambda name: None)
+    check = doctor.examine("extras", "fed", installed.extras()["fed"])
     assert (
         check.state == "missing"
         and check.detail.startswith("lacks flwr")
@@ -276,37 +276,37 @@ def test_onnxruntime_gpu_stands_in_for_onnxruntime(monkeypatch):
     def version(name):
         if name in known:
             return known[name]
-        raise machine.PackageNotFoundError(name)
+        raise installed.PackageNotFoundError(name)
 
-    monkeypatch.setattr(machine, "version", version)
-    monkeypatch.setattr(machine, "_modules", lambda: {"onnxruntime": ["onnxruntime-gpu"]})
-    assert machine.distribution_version("onnxruntime") == "1.31.1"
-    assert machine.distribution_version("openvino") is None
+    monkeypatch.setattr(installed, "version", version)
+    monkeypatch.setattr(installed, "_modules", lambda: {"onnxruntime": ["onnxruntime-gpu"]})
+    assert installed.distribution_version("onnxruntime") == "1.31.1"
+    assert installed.distribution_version("openvino") is None
 
 
 def test_a_torch_without_cuda_beside_a_driver_is_told_apart(tmp_path, monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.version, "cuda", None)
-    monkeypatch.setattr(machine, "DRIVER", tmp_path)
-    assert doctor.examine("devices", "cuda", machine._no_gpu).mend == "pip install --force-reinstall torch"
-    monkeypatch.setattr(machine, "DRIVER", tmp_path / "none")
-    assert doctor.examine("devices", "cuda", machine._no_gpu) == Check(
+    monkeypatch.setattr(installed, "DRIVER", tmp_path)
+    assert doctor.examine("devices", "cuda", installed._no_gpu).mend == "pip install --force-reinstall torch"
+    monkeypatch.setattr(installed, "DRIVER", tmp_path / "none")
+    assert doctor.examine("devices", "cuda", installed._no_gpu) == Check(
         "devices", "cuda", "missing", "no NVIDIA driver is loaded"
     )
 
 
 def test_ninja_off_the_path_is_told_from_no_ninja(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(machine, "distribution_version", lambda name: "1.13")
-    assert "PATH" in doctor.examine("training", "ninja", machine.ninja).mend
-    monkeypatch.setattr(machine, "distribution_version", lambda name: None)
-    assert doctor.examine("training", "ninja", machine.ninja).mend == "pip install ninja"
+    monkeypatch.setattr(installed, "distribution_version", lambda name: "1.13")
+    assert "PATH" in doctor.examine("training", "ninja", installed.ninja).mend
+    monkeypatch.setattr(installed, "distribution_version", lambda name: None)
+    assert doctor.examine("training", "ninja", installed.ninja).mend == "pip install ninja"
 
 
 def test_a_working_directory_that_cannot_be_written_is_broken(monkeypatch):
-    monkeypatch.setattr(machine.tempfile, "TemporaryFile", lambda dir: fail(OSError(28, "No space left on device")))
-    check = doctor.examine("disk and hub", "working directory", machine.disk_and_hub()["working directory"])
+    monkeypatch.setattr(installed.tempfile, "TemporaryFile", lambda dir: fail(OSError(28, "No space left on device")))
+    check = doctor.examine("disk and hub", "working directory", installed.disk_and_hub()["working directory"])
     assert check.state == "broken" and "No space left" in check.detail
 
 

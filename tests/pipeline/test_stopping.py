@@ -21,7 +21,7 @@ from fglfast.sampler.schedule import Sampling
 from fglfast.synthesis.settings import SynthesisSettings
 from fglfast.synthesis.synthesize import synthesize
 from fglfast.training.settings import TrainSettings
-from fglfast.verbs import stages
+from fglfast.verbs import for_servers
 from fglfast.verbs.app import app
 
 MOST = SynthesisSettings(images_per_class=60, shard_size=32, sampling=Sampling(steps=1, guidance_scale=1.0))
@@ -237,7 +237,7 @@ def call(until, payload, idle, random_mini, tmp_path, monkeypatch):
         engine.manifest.key.weights = model_fingerprint(random_mini)
         return engine
 
-    monkeypatch.setattr(stages, "open_engine", opened)
+    monkeypatch.setattr(for_servers, "open_engine", opened)
     for client, counts in (("ann", (3, 0, 1)), ("bob", (1, 5, 0))):
         save_payload(payload(client, counts), tmp_path / f"{client}.safetensors")
     line = ["synthesize", "--embeddings", f"{tmp_path}/*.safetensors", "--out", str(tmp_path / "out"), "--json"]

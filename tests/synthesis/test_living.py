@@ -28,7 +28,7 @@ from fglfast.synthesis.settings import SynthesisSettings
 from fglfast.synthesis.swap import STOPPING
 from fglfast.synthesis.synthesize import synthesize
 from fglfast.synthesis.verify import verify
-from fglfast.verbs import datasets, stages
+from fglfast.verbs import datasets, for_servers
 from fglfast.verbs.app import app
 
 SMALL = SynthesisSettings(images_per_class=5, shard_size=4, sampling=Sampling(steps=1, guidance_scale=1.0))
@@ -121,7 +121,7 @@ def call(make, random_mini, idle, tmp_path, monkeypatch):
         drawn.append(len(latents))
         return decode(latents)
 
-    for module in (stages, datasets):
+    for module in (for_servers, datasets):
         monkeypatch.setattr(module, "open_engine", lambda *_, **__: idle(decoder))
     monkeypatch.setattr(
         foresight, "foreseen", lambda _, merged, asked, out, __, *more: estimate(idle(), merged, asked, out, *more[:2])

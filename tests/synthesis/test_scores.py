@@ -23,7 +23,7 @@ from fglfast.synthesis.synthesize import synthesize
 from fglfast.synthesis.verify import verify
 from fglfast.training.settings import Job, TrainSettings
 from fglfast.training.worker import load_data
-from fglfast.verbs import stages
+from fglfast.verbs import for_servers
 from fglfast.verbs.app import app
 
 
@@ -117,8 +117,8 @@ def test_training_leaves_out_what_is_listed_or_what_it_is_told_to(random_mini, m
 
 
 def test_the_verb_scores_and_leaves_out(random_mini, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "open_engine", lambda *_, **__: idle_engine(random_mini))
-    monkeypatch.setattr(stages, "open_judge", lambda name, names, drawing: Bright() if name else None)
+    monkeypatch.setattr(for_servers, "open_engine", lambda *_, **__: idle_engine(random_mini))
+    monkeypatch.setattr(for_servers, "open_judge", lambda name, names, drawing: Bright() if name else None)
     make = maker(random_mini)
     save_payload(make("ann", [("bag", 1, 3), ("hat", 2, 1)]), tmp_path / "ann.safetensors")
     asked = ["synthesize", "--embeddings", str(tmp_path / "ann.safetensors"), "--out", str(tmp_path / "out")]

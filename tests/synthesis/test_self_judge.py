@@ -28,7 +28,7 @@ from fglfast.synthesis.self_judge import GeneratorJudge, LabelFlowJudge, LazyEng
 from fglfast.synthesis.settings import SynthesisSettings
 from fglfast.synthesis.synthesize import synthesize
 from fglfast.synthesis.verify import verify
-from fglfast.verbs import stages
+from fglfast.verbs import for_servers
 from fglfast.verbs.app import app
 
 NAMES = ("bag", "shoe", "hat")
@@ -202,7 +202,7 @@ def test_a_data_set_is_scored_made_again_after_a_kill_and_repaired(knowing, shar
 
 def test_the_verb_asks_the_engine_that_draws(knowing, sharp, tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr(stages, "open_engine", lambda *_, **__: opened.append(1) or knowing[0])
+    monkeypatch.setattr(for_servers, "open_engine", lambda *_, **__: opened.append(1) or knowing[0])
     save_payload(maker(sharp)("ann", [("bag", 1, 3), ("hat", 2, 1)]), tmp_path / "ann.safetensors")
     asked = ["synthesize", "--embeddings", str(tmp_path / "ann.safetensors"), "--out", str(tmp_path / "out")]
     asked += ["--model", str(sharp), "--images-per-class", "5", "--recipe", "mini", "--keep", "80%"]
@@ -214,7 +214,7 @@ def test_the_verb_asks_the_engine_that_draws(knowing, sharp, tmp_path, monkeypat
 
 
 def test_a_dry_run_counts_the_judge_and_opens_nothing(random_mini, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "open_engine", pytest.fail)
+    monkeypatch.setattr(for_servers, "open_engine", pytest.fail)
     save_payload(maker(random_mini)("ann", [("bag", 1, 3)]), tmp_path / "ann.safetensors")
     asked = ["synthesize", "--embeddings", str(tmp_path / "ann.safetensors"), "--out", str(tmp_path / "out")]
     asked += ["--model", str(random_mini), "--recipe", "mini", "--dry-run", "--json"]

@@ -23,7 +23,7 @@ from fglfast.shards.locks import locked
 from fglfast.synthesis import writer
 from fglfast.synthesis.settings import SynthesisSettings
 from fglfast.synthesis.synthesize import synthesize
-from fglfast.verbs import stages
+from fglfast.verbs import for_servers
 from fglfast.verbs.app import app
 
 SETTINGS = SynthesisSettings(images_per_class=16, shard_size=16, sampling=Sampling(steps=2, guidance_scale=1.0))
@@ -50,7 +50,7 @@ def call(arguments, idle, monkeypatch):
     """Run the command in this process with an engine of some decoder."""
 
     def run(decoder=decode, code=1):
-        monkeypatch.setattr(stages, "open_engine", lambda *_, **__: idle(decoder))
+        monkeypatch.setattr(for_servers, "open_engine", lambda *_, **__: idle(decoder))
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == code, done.output
         assert "Traceback" not in done.output and "bug" not in done.output
@@ -182,7 +182,7 @@ folder, model, *sys.argv[1:] = sys.argv[1:]
 sys.path.insert(0, folder)
 from idle_engine import decode, idle_engine
 from fglfast.__main__ import main
-from fglfast.verbs import stages
+from fglfast.verbs import for_servers
 out, drawn = Path(sys.argv[-1]), 0
 def slow(latents):
     global drawn
@@ -192,7 +192,7 @@ def slow(latents):
         time.sleep(0.01)  # the last shard is drawn when the first is seen, however slow the disk
     time.sleep(1)  # and when its signal was sent
     return decode(latents)
-stages.open_engine = lambda *_, **__: idle_engine(Path(model), slow)
+for_servers.open_engine = lambda *_, **__: idle_engine(Path(model), slow)
 main()
 """
 

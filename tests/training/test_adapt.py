@@ -13,7 +13,7 @@ from training_samples import CLASSES, SIZE, picture
 from typer.testing import CliRunner
 
 from fglfast.images.labelled import LabelledImages
-from fglfast.training.adapt import PLAINLY, Choice, adapt, choose, draw_shots
+from fglfast.training.adapt import PLAINLY, ChosenLayer, adapt, choose, draw_shots
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
 from fglfast.training.opta import Delivered, Head, Seen
@@ -39,7 +39,7 @@ def client(shots: int, shift: torch.Tensor | float, labels: tuple[int, ...] = (0
     return Seen(around[0], labels_S, around[1], share_K)
 
 
-def chosen(seen: Seen) -> Choice:
+def chosen(seen: Seen) -> ChosenLayer:
     return choose(TRAINED, DELIVERED, seen)
 
 
@@ -59,7 +59,7 @@ def test_a_shift_is_answered_by_a_new_layer_that_names_what_the_trained_one_did_
 @pytest.mark.parametrize("shots", [1, 2, 5, 20])
 def test_without_a_shift_the_trained_layer_stays(shots: int) -> None:
     for seed in range(5):
-        assert chosen(client(shots, 0.0, seed=seed)) == Choice("trained", None, 1.0, None if shots == 1 else 1.0)
+        assert chosen(client(shots, 0.0, seed=seed)) == ChosenLayer("trained", None, 1.0, None if shots == 1 else 1.0)
 
 
 def test_with_one_shot_a_class_the_trained_layer_goes_only_where_it_is_plainly_wrong() -> None:

@@ -37,7 +37,7 @@ FIT = FitSettings(steps=2000, batch_size=64, learning_rate=2e-3, ema_decay=0.99,
 HINT = "give a model that fglfast pretrain --label-flow made"
 
 
-class Known(Settings):
+class LabelFlowConfig(Settings):
     """What a label flow is of: the names of its classes, and channels and side of the latents."""
 
     class_names: tuple[str, ...] = Field((), min_length=1)
@@ -169,7 +169,7 @@ def save_label_flow(flow: LabelFlow, class_names: Sequence[str], shape: Sequence
     """
     folder = model / FOLDER
     folder.mkdir()
-    known = Known(class_names=tuple(class_names), channels=shape[0], side=shape[1])
+    known = LabelFlowConfig(class_names=tuple(class_names), channels=shape[0], side=shape[1])
     write_atomic(folder / CONFIG, known.model_dump_json(indent=2) + "\n")
     halves = {name: weights.detach().cpu().half().contiguous() for name, weights in flow.state_dict().items()}
     save_file(halves, folder / WEIGHTS)
@@ -184,7 +184,7 @@ def load_label_flow(model: Path, device: str = "cpu") -> tuple[LabelFlow, tuple[
     folder = part(model, FOLDER)
     if not folder.is_dir():
         raise BadInputError(f"{model}: this generator has no label flow", HINT)
-    known = read_optional(folder / CONFIG, Known)
+    known = read_optional(folder / CONFIG, LabelFlowConfig)
     with loading(folder):
         flow = LabelFlow(known.channels, known.side, len(known.class_names))
         flow.load_state_dict({name: weights.float() for name, weights in load_file(folder / WEIGHTS).items()})

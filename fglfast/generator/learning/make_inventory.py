@@ -15,7 +15,7 @@ from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.files import claim, sole
 from fglfast.base.wording import some
 from fglfast.generator.blocks import load_blocks
-from fglfast.generator.inventory import Description, Inventory, InventorySizes
+from fglfast.generator.inventory import Inventory, InventoryHeader, InventorySizes
 from fglfast.generator.learning.invert import Examples, check_generator, encode_images
 from fglfast.generator.learning.routing import SERVER_FIT, learn_inventory
 from fglfast.generator.learning.student import Task
@@ -87,10 +87,10 @@ def make_inventory(dataset: LabelledImages, model: Path, state: Path, settings: 
     return inventory
 
 
-def _description(model: Path, shapes: Shapes, settings: InventorySettings) -> Description:
+def _description(model: Path, shapes: Shapes, settings: InventorySettings) -> InventoryHeader:
     sizes = {key: getattr(settings, key) for key in InventorySizes.model_fields}
     try:
-        return Description(
+        return InventoryHeader(
             text_encoder=text_fingerprint(model),
             model=weights_fingerprint(model),
             length=shapes.text_length,

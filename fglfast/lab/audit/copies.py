@@ -70,7 +70,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Pair:
+class SuspectedCopy:
     """A synthetic image [S,S,3], the private and the held-out image nearest to it, and the ratio of their distances."""
 
     synthetic: NDArray[np.uint8]
@@ -79,7 +79,7 @@ class Pair:
     ratio: float
 
 
-def search(synthetic: Images, private: Images, held_out: Images, seed: int = 0) -> tuple[Copies, list[Pair]]:
+def search(synthetic: Images, private: Images, held_out: Images, seed: int = 0) -> tuple[Copies, list[SuspectedCopy]]:
     """Search private images for what synthetic ones copy.
 
     Returns:
@@ -105,7 +105,7 @@ def search(synthetic: Images, private: Images, held_out: Images, seed: int = 0) 
         to_held_out=_quantiles(to_held_out_N),
     )
     pairs = [
-        Pair(
+        SuspectedCopy(
             _picture(synthetic, row),
             _picture(private, int(which_N[row])),
             _picture(held_out, int(control_N[row])),

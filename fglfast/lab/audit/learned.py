@@ -21,7 +21,7 @@ from fglfast.generator.learning.student import Task
 from fglfast.generator.load import load_generator, own_device
 from fglfast.generator.text import load_prompts, native_image_size
 from fglfast.generator.text_encoder import TextEncoder
-from fglfast.lab.audit.members import Pool
+from fglfast.lab.audit.audited import AuditedImages
 from fglfast.lab.audit.outputs import Floats
 
 DRAWS = 8  # of noise and time, the same for all images and texts
@@ -30,7 +30,7 @@ PASS = 64  # images at once
 Rows = NDArray[np.int64]
 
 
-def gains(model: Path, pool: Pool, texts_RLD: NDArray[np.float16], rows_N: Rows) -> Floats:
+def gains(model: Path, pool: AuditedImages, texts_RLD: NDArray[np.float16], rows_N: Rows) -> Floats:
     """How much lower the generator's loss on each image is under a learned text than under its class prompt [N].
 
     Args:
@@ -53,7 +53,7 @@ class _Reader:
         prompted_N: losses under the class prompts.
     """
 
-    def __init__(self, model: Path, pool: Pool) -> None:
+    def __init__(self, model: Path, pool: AuditedImages) -> None:
         self.task = Task.of_model(model)
         self.generator = load_generator(model, own_device())
         images, size = pool.images, native_image_size(model)
@@ -93,5 +93,5 @@ class _Reader:
 
 
 @lru_cache(maxsize=1)  # all shadows of an audit ask of one pool
-def _reader(model: Path, pool: Pool) -> _Reader:
+def _reader(model: Path, pool: AuditedImages) -> _Reader:
     return _Reader(model, pool)

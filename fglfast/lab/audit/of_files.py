@@ -13,7 +13,7 @@ from fglfast.engine.manifest import device_name
 from fglfast.generator.text import text_fingerprint
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages
-from fglfast.lab.audit.copies import Copies, Pair
+from fglfast.lab.audit.copies import Copies, SuspectedCopy
 from fglfast.lab.audit.outputs import confidences
 from fglfast.lab.audit.records import Attack, Audit, Inversion
 from fglfast.lab.audit.roc import roc
@@ -47,7 +47,7 @@ class Files:
     captions: str
 
 
-def audit_files(files: Files) -> tuple[Audit, list[Pair]]:
+def audit_files(files: Files) -> tuple[Audit, list[SuspectedCopy]]:
     """Attack a model by its loss; search for copies and invert a payload, where they are given.
 
     Raises:
@@ -62,7 +62,7 @@ def audit_files(files: Files) -> tuple[Audit, list[Pair]]:
     scores = [confidences(model, pixels_N3SS, images.labels) for pixels_N3SS, images in pairs_of]
     inside_N = np.repeat([True, False], [len(members), len(others)])
     copies: Copies | None = None
-    pairs: list[Pair] = []
+    pairs: list[SuspectedCopy] = []
     if files.synthetic is not None:
         copies, pairs = find_copies(files.synthetic, files.model, *pixels)
     audit = Audit(

@@ -14,15 +14,15 @@ from fglfast.federation.method_names import Method
 from fglfast.generator.text import text_fingerprint
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import concatenate
-from fglfast.lab.audit.copies import Copies, Pair
+from fglfast.lab.audit.audited import NOBODY, AuditedImages, holders, learned_names
+from fglfast.lab.audit.copies import Copies, SuspectedCopy
 from fglfast.lab.audit.likelihood import leave_one_out, likelihood_ratio
-from fglfast.lab.audit.members import NOBODY, Pool, holders, learned_names
 from fglfast.lab.audit.opened import Run
 from fglfast.lab.audit.outputs import confidences
 from fglfast.lab.audit.records import CONTROL, MODEL, Attack, Audit, Inversion
 from fglfast.lab.audit.roc import roc
 from fglfast.lab.audit.server import server_views
-from fglfast.lab.audit.shadows import Recipe, Shadows, control, train_shadows
+from fglfast.lab.audit.shadows import ShadowRun, Shadows, control, train_shadows
 from fglfast.lab.audit.synthetic import find_copies
 from fglfast.lab.audit.uploads import describe_sender, read_uploads
 from fglfast.payload import load_payload
@@ -33,7 +33,7 @@ from fglfast.training.results import WEIGHTS
 
 def audit_run(
     run: Run, methods: tuple[Method, ...], shadows: int, out: Path, engines: Path
-) -> tuple[Audit, list[Pair]]:
+) -> tuple[Audit, list[SuspectedCopy]]:
     """Attack the models of a run, read its uploads, search its synthetic images for copies.
 
     Args:
@@ -47,8 +47,8 @@ def audit_run(
     private = read_dataset(experiment.data).named(run.class_names)
     others = read_dataset(experiment.test).named(run.class_names)
     pool_images = concatenate([private, others]).named(run.class_names)
-    pool = Pool(pool_images, read_pixels(pool_images, experiment.image_size, "read"))
-    recipes = {method: Recipe(experiment, method) for method in methods} | {CONTROL: control(experiment)}
+    pool = AuditedImages(pool_images, read_pixels(pool_images, experiment.image_size, "read"))
+    recipes = {method: ShadowRun(experiment, method) for method in methods} | {CONTROL: control(experiment)}
     trained = train_shadows(recipes, pool, shadows, run.seed, out / "shadows", engines) if shadows else {}
     attacks = [attack for method in methods for attack in _attacks(run, method, pool, len(private), trained)]
     if trained:
@@ -75,7 +75,9 @@ def audit_run(
     return audit, pairs
 
 
-def _attacks(run: Run, method: Method, pool: Pool, private: int, trained: Mapping[str, Shadows]) -> list[Attack]:
+def _attacks(
+    run: Run, method: Method, pool: AuditedImages, private: int, trained: Mapping[str, Shadows]
+) -> list[Attack]:
     """All attacks on one model, and on its server's view; members are what it learned from, others the test images."""
     model, _, _ = open_classifier(run.out / method / "model")
     names = learned_names(run.file, run.experiment, method, run.seed, run.class_names)
@@ -110,7 +112,7 @@ def _inversions(run: Run) -> list[Inversion]:
     return read_uploads(senders, model)
 
 
-def _copies(run: Run, pool: Pool, private: int) -> tuple[Copies | None, list[Pair]]:
+def _copies(run: Run, pool: AuditedImages, private: int) -> tuple[Copies | None, list[SuspectedCopy]]:
     """Copies among the run's synthetic images, seen by the model that learned from nothing else."""
     synthetic, judge = run.out / "one-shot" / "synthetic", run.out / "one-shot" / "model"
     if not (synthetic / "dataset.json").exists() or not (judge / WEIGHTS).exists():

@@ -4,7 +4,7 @@ from typing import Literal
 
 from fglfast.base.config import Settings
 from fglfast.lab.audit.copies import Copies
-from fglfast.lab.audit.nearest import Inverted
+from fglfast.lab.audit.inversion import Inverted
 from fglfast.lab.audit.roc import Roc
 
 View = Literal["model", "updates", "upload"]

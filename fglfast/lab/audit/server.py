@@ -15,7 +15,7 @@ from fglfast.federation.clients import simulated
 from fglfast.federation.experiment import FILE, Experiment
 from fglfast.federation.method_names import Method
 from fglfast.lab.audit import learned, updates
-from fglfast.lab.audit.members import Clients, Pool, asked
+from fglfast.lab.audit.audited import AuditedImages, Clients, asked
 from fglfast.lab.audit.outputs import Floats
 from fglfast.lab.audit.records import View
 from fglfast.payload import load_payload
@@ -31,7 +31,7 @@ def seen_by_server(experiment: Experiment, method: Method) -> dict[View, int]:
 
 
 def server_views(
-    folder: Path, experiment: Experiment, method: Method, seed: int, pool: Pool, holders_N: Clients
+    folder: Path, experiment: Experiment, method: Method, seed: int, pool: AuditedImages, holders_N: Clients
 ) -> dict[View, Floats]:
     """What each of those says of each image [N]: higher for what the asked client learned from.
 
@@ -55,7 +55,9 @@ def server_views(
     return found
 
 
-def _of_uploads(uploads: Path, file: Path, experiment: Experiment, seed: int, pool: Pool, asked_N: Clients) -> Floats:
+def _of_uploads(
+    uploads: Path, file: Path, experiment: Experiment, seed: int, pool: AuditedImages, asked_N: Clients
+) -> Floats:
     """Of learned payloads: what the asked client's row of an image's class gains over the class prompt."""
     numbers = {client.name: number for number, client in enumerate(simulated(str(file), seed))}
     texts: list[NDArray[np.float16]] = []

@@ -25,7 +25,7 @@ from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import FILE, Experiment
 from fglfast.federation.method_names import Method
 from fglfast.images.labelled import LabelledImages
-from fglfast.lab.audit.members import NOBODY, Pool, holders, learned_names
+from fglfast.lab.audit.audited import NOBODY, AuditedImages, holders, learned_names
 from fglfast.lab.audit.outputs import Floats, confidences
 from fglfast.lab.audit.records import MODEL, View
 from fglfast.lab.audit.server import seen_by_server, server_views
@@ -38,7 +38,7 @@ INSIDE, ACCURACY = "inside", "accuracy"  # beside the views in a shadow's file
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ShadowRun:
     """What is run on each half: a method of an experiment."""
 
     experiment: Experiment
@@ -60,18 +60,18 @@ class Shadows:
     accuracies_S: Floats
 
 
-def control(experiment: Experiment) -> Recipe:
+def control(experiment: Experiment) -> ShadowRun:
     """A recipe that learns its images by heart: all in one place, many epochs, no augmentation but small shifts.
 
     An attack that does not find these models' members has no power, and what it fails to find elsewhere means nothing.
     """
     local = experiment.local.model_copy(update={"flip": False, "erasing": 0.0, "weight_decay": 0.0, "epochs": 1})
     rounds = experiment.rounds.model_copy(update={"fedavg": CONTROL_EPOCHS, "milestones": ()})
-    return Recipe(experiment.model_copy(update={"local": local, "rounds": rounds}), "centralized")
+    return ShadowRun(experiment.model_copy(update={"local": local, "rounds": rounds}), "centralized")
 
 
 def train_shadows(
-    recipes: Mapping[str, Recipe], pool: Pool, number: int, seed: int, folder: Path, engines: Path
+    recipes: Mapping[str, ShadowRun], pool: AuditedImages, number: int, seed: int, folder: Path, engines: Path
 ) -> dict[str, Shadows]:
     """Run each recipe on `number` random halves; what an earlier call finished is read.
 
@@ -106,7 +106,7 @@ def train_shadows(
 
 
 def _train(
-    recipe: Recipe, pool: Pool, half: NDArray[np.int64], seed: int, work: Path, engines: Path, result: Path
+    recipe: ShadowRun, pool: AuditedImages, half: NDArray[np.int64], seed: int, work: Path, engines: Path, result: Path
 ) -> None:
     """One shadow: its experiment in `work`, its result in a file."""
     data = work / "images.parquet"

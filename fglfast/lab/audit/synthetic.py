@@ -4,14 +4,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fglfast.lab.audit.copies import Copies, Images, Pair, search
+from fglfast.lab.audit.copies import Copies, Images, SuspectedCopy, search
 from fglfast.shards.description import read_description
 from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.training.evaluate import open_classifier
 from fglfast.training.predict import features
 
 
-def find_copies(synthetic: Path, judge: Path, private_N3SS: Tensor, held_out_M3SS: Tensor) -> tuple[Copies, list[Pair]]:
+def find_copies(
+    synthetic: Path, judge: Path, private_N3SS: Tensor, held_out_M3SS: Tensor
+) -> tuple[Copies, list[SuspectedCopy]]:
     """Search private images for copies in a synthetic data set.
 
     Args:

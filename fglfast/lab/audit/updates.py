@@ -21,9 +21,9 @@ from fglfast.federation.federation import Federation
 from fglfast.federation.grid import Answers, CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.members import Member
-from fglfast.federation.plan import Plan
+from fglfast.federation.method_plan import MethodPlan
 from fglfast.federation.rounds import PlannedRounds
-from fglfast.lab.audit.members import Clients, Pool
+from fglfast.lab.audit.audited import AuditedImages, Clients
 from fglfast.lab.audit.outputs import Floats, confidences
 from fglfast.training.evaluate import open_classifier
 
@@ -34,7 +34,13 @@ Look = Callable[[int, wire.Weights], None]  # the number of a client, and what i
 
 
 def updates_seen(
-    file: Path, experiment: Experiment, seed: int, model: Path, proximal_mu: float, pool: Pool, asked_N: Clients
+    file: Path,
+    experiment: Experiment,
+    seed: int,
+    model: Path,
+    proximal_mu: float,
+    pool: AuditedImages,
+    asked_N: Clients,
 ) -> Floats:
     """How sure of each image's true class the asked client is after its epochs [N]: the mean of `WATCHED` rounds.
 
@@ -71,7 +77,7 @@ def updates_seen(
     known = experiment.model_copy(update={"trusted_counts": tuple(member.name for member in members)})
     federation = Federation(grid, members, known, seed, class_names, network, test=lambda _: 0.0)
     with tempfile.TemporaryDirectory() as folder:
-        PlannedRounds(federation, Plan("watched rounds", WATCHED, proximal_mu)).run(weights, Path(folder))
+        PlannedRounds(federation, MethodPlan("watched rounds", WATCHED, proximal_mu)).run(weights, Path(folder))
     for client in clients:
         for label in range(len(class_names)):
             alike_N = (asked_N == client) & (pool.images.labels == label)

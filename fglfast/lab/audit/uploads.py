@@ -17,7 +17,7 @@ from fglfast.generator.text import Prompts, load_prompts, native_image_size
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.attributes import descriptions
 from fglfast.images.labelled import LabelledImages
-from fglfast.lab.audit.nearest import Prompt, Upload, Vocabulary, invert
+from fglfast.lab.audit.inversion import Prompt, Upload, Vocabulary, invert
 from fglfast.lab.audit.records import Inversion
 from fglfast.payload import Payload
 

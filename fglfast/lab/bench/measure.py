@@ -23,7 +23,7 @@ from fglfast.lab.bench import work
 from fglfast.lab.bench.ceiling import Probe, Work, highest, probes
 from fglfast.lab.bench.operations import count_operations
 from fglfast.lab.bench.records import BenchRecord, Ceiling, EncodeRate, EndToEnd, EngineBench, Operations, Rate
-from fglfast.lab.bench.training import training_precision, training_rate, training_seconds, training_work
+from fglfast.lab.bench.training_step import training_precision, training_rate, training_seconds, training_work
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.writer import ENCODERS
 from fglfast.training.settings import check_arch

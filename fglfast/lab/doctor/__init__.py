@@ -20,22 +20,22 @@ from rich.text import Text
 from fglfast.base.console import note, stderr
 from fglfast.base.errors import FglError, MissingExtraError
 from fglfast.base.extras import missing_extra
-from fglfast.lab.doctor import machine, runtimes
-from fglfast.lab.doctor.machine import Probes
+from fglfast.lab.doctor import installed, runtimes
+from fglfast.lab.doctor.installed import Probes
 
 State = Literal["works", "missing", "broken"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
 GROUPS: tuple[tuple[str, Callable[[], Probes]], ...] = (
-    ("packages", machine.packages),
-    ("devices", machine.processor),
-    ("devices", machine.gpus),
+    ("packages", installed.packages),
+    ("devices", installed.processor),
+    ("devices", installed.gpus),
     ("backends", runtimes.backends),
     ("attention", runtimes.attention),
     ("training", runtimes.training),
-    ("extras", machine.extras),
-    ("disk and hub", machine.disk_and_hub),
+    ("extras", installed.extras),
+    ("disk and hub", installed.disk_and_hub),
 )
 SLOW = ("backends", "training")  # groups whose every check may take its time
 STYLES: dict[State, str] = {"works": "green", "missing": "yellow", "broken": "red"}
@@ -64,7 +64,7 @@ class Check:
     @property
     def required(self) -> bool:
         """Whether nothing works without it: the core packages, and what a server needs where it is there but broken."""
-        if self.group == "packages" and machine.is_core(self.name):
+        if self.group == "packages" and installed.is_core(self.name):
             return True
         of_server = self.group == "packages" or (self.group == "backends" and self.name in ("torch", "backends"))
         return of_server and self.state == "broken"
@@ -122,7 +122,7 @@ def examine(group: str, name: str, probe: Callable[[], str], patience: float = P
     except BaseException as error:
         if lacking := _lacking(error):
             return Check(group, name, "missing", lacking.message, lacking.hint)
-        return Check(group, name, "broken", machine.reason(error))
+        return Check(group, name, "broken", installed.reason(error))
     finally:
         faulthandler.cancel_dump_traceback_later()
 
@@ -186,7 +186,7 @@ def _listed(list_probes: Callable[[], Probes]) -> Probes:
     try:
         return list_probes()
     except Exception as error:
-        return {list_probes.__name__: partial(_fail, _lacking(error) or FglError(machine.reason(error)))}
+        return {list_probes.__name__: partial(_fail, _lacking(error) or FglError(installed.reason(error)))}
 
 
 def _lacking(error: BaseException) -> MissingExtraError | None:

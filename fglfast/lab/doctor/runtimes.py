@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fglfast.base.errors import FglError, MissingExtraError
-from fglfast.lab.doctor.machine import NEEDS_GPU, Probes, compiler, distribution_version, has_gpu, ninja
+from fglfast.lab.doctor.installed import NEEDS_GPU, Probes, compiler, distribution_version, has_gpu, ninja
 
 if TYPE_CHECKING:
     from torch import Tensor

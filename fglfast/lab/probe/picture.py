@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from fglfast.base.files import write_atomic
-from fglfast.lab.probe.judge import ClassImages, Pixels
+from fglfast.lab.probe.findings import ClassImages, Pixels
 from fglfast.lab.probe.verdict import Findings
 
 COLUMNS = 8  # images of a kind

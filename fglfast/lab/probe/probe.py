@@ -14,7 +14,7 @@ from fglfast.client.captions import ATTRIBUTES
 from fglfast.client.embed import WordsLevel, embed
 from fglfast.engine.build import Engine
 from fglfast.images.labelled import LabelledImages
-from fglfast.lab.probe.judge import ClassImages, Pixels, judge
+from fglfast.lab.probe.findings import ClassImages, Pixels, judge
 from fglfast.lab.probe.verdict import ClassFinding, Findings
 from fglfast.payload.merge import merge_payloads
 from fglfast.sampler.schedule import Sampling

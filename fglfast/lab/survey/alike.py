@@ -20,7 +20,7 @@ PAIRS = 12
 
 
 @dataclass(frozen=True)
-class Pair:
+class AlikePair:
     """Two images of one data set, or of two: their places, and the root mean square of their differences in levels."""
 
     one: int
@@ -33,20 +33,20 @@ def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def twins(thumbnails_NSS3: NDArray[np.uint8]) -> list[Pair]:
+def twins(thumbnails_NSS3: NDArray[np.uint8]) -> list[AlikePair]:
     """Each image with the one that it is most like, where the two are alike; the most alike first."""
     return _alike(*nearest_other(_vectors(thumbnails_NSS3)))
 
 
-def copies(thumbnails_NSS3: NDArray[np.uint8], others: LabelledImages, size: int) -> list[Pair]:
+def copies(thumbnails_NSS3: NDArray[np.uint8], others: LabelledImages, size: int) -> list[AlikePair]:
     """Each image with the one of other images that it is most like, where the two are alike; the most alike first."""
     small = [thumbnail(Image.fromarray(others.pixels(row, size))) for row in range(len(others))]
     return _alike(*nearest(_vectors(thumbnails_NSS3), _vectors(np.stack(small))))
 
 
-def _alike(levels_N: NDArray[np.float64], which_N: NDArray[np.int64]) -> list[Pair]:
+def _alike(levels_N: NDArray[np.float64], which_N: NDArray[np.int64]) -> list[AlikePair]:
     order = np.argsort(levels_N, kind="stable")
-    return [Pair(int(k), int(which_N[k]), float(levels_N[k])) for k in order if levels_N[k] < ALIKE]
+    return [AlikePair(int(k), int(which_N[k]), float(levels_N[k])) for k in order if levels_N[k] < ALIKE]
 
 
 def _vectors(thumbnails_NSS3: NDArray[np.uint8]) -> Tensor:

@@ -13,7 +13,7 @@ from fglfast.base.config import Settings
 from fglfast.base.console import Progress
 from fglfast.base.errors import BadInputError
 from fglfast.images.labelled import LabelledImages
-from fglfast.lab.survey.alike import PAIRS, Pair, copies, thumbnail, twins
+from fglfast.lab.survey.alike import PAIRS, AlikePair, copies, thumbnail, twins
 from fglfast.shards.description import Description, read_description
 from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.shards.keep import left_out
@@ -224,9 +224,9 @@ def _spread(images: int, most: int) -> NDArray[np.int64]:
     return np.arange(images) if images <= most else np.linspace(0, images - 1, most).astype(np.int64)
 
 
-def _once(pairs: Sequence[Pair]) -> list[Pair]:
+def _once(pairs: Sequence[AlikePair]) -> list[AlikePair]:
     """Of two images that are each other's nearest, one pair: the earlier with the later."""
     places = dict.fromkeys(
         (min(pair.one, pair.other), max(pair.one, pair.other), round(pair.levels, 6)) for pair in pairs
     )
-    return [Pair(*place) for place in places]
+    return [AlikePair(*place) for place in places]

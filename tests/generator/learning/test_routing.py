@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fglfast.generator.inventory import Description, Inventory
+from fglfast.generator.inventory import Inventory, InventoryHeader
 from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.invert import Examples
 from fglfast.generator.learning.paths import LINEAR
@@ -36,7 +36,7 @@ def speaker():
 
 def by_hand():
     """Two adapters: the first adds 3 to a token, the second takes 3 off; two heads of two channels."""
-    made = Inventory(Description(**FACTS, adapters=2, heads=2, rank=1))
+    made = Inventory(InventoryHeader(**FACTS, adapters=2, heads=2, rank=1))
     made.bias.data[0], made.bias.data[1] = 3.0, -3.0
     return made.requires_grad_(False)
 
@@ -93,7 +93,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
 
 def test_adapters_learn_what_the_transformations_do_and_a_mixture_reaches_between(tmp_path):
     """Two transformations add and take off; images that lie between were seen by none of them."""
-    made = Inventory(Description(**FACTS, adapters=2, heads=1, rank=1))
+    made = Inventory(InventoryHeader(**FACTS, adapters=2, heads=1, rank=1))
     shown = [images_of((1.0, 1.0)), images_of((0.0, 0.0))]
     learn_inventory(speaker(), FLOW, shown, PROMPTS, made, settings(300, learning_rate=0.05), tmp_path)
     assert not any(parameter.requires_grad for parameter in made.parameters())

@@ -12,11 +12,11 @@ from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import Experiment, Partition
 from fglfast.images.dataset import read_dataset
 from fglfast.lab.audit import of_run, shadows
-from fglfast.lab.audit.members import Pool, learned_names
+from fglfast.lab.audit.audited import AuditedImages, learned_names
 from fglfast.lab.audit.of_run import audit_run
 from fglfast.lab.audit.opened import open_run
 from fglfast.lab.audit.records import CONTROL, Audit
-from fglfast.lab.audit.shadows import Recipe, Shadows, control, train_shadows
+from fglfast.lab.audit.shadows import ShadowRun, Shadows, control, train_shadows
 from fglfast.report.audit_page import write_page
 from fglfast.training.batches import read_pixels
 from fglfast.verbs.app import app
@@ -67,7 +67,7 @@ def run(experiment, tmp_path_factory):
 @pytest.fixture
 def pool(experiment):
     images = read_dataset(experiment.data)
-    return Pool(images, read_pixels(images, experiment.image_size))
+    return AuditedImages(images, read_pixels(images, experiment.image_size))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_a_payload_of_another_generator_is_refused(run, data, tmp_path):
 
 def test_shadows_learn_from_halves_are_made_once_and_alike(experiment, pool, tmp_path, monkeypatch):
     monkeypatch.setattr(shadows, "CONTROL_EPOCHS", 2)
-    recipes = {"fedavg": Recipe(experiment, "fedavg"), "control": control(experiment)}
+    recipes = {"fedavg": ShadowRun(experiment, "fedavg"), "control": control(experiment)}
     train = lambda: train_shadows(recipes, pool, 2, 0, tmp_path, tmp_path / "engines")  # noqa: E731
     made = train()
     assert made["fedavg"].views.keys() == {"model", "updates"} and made["control"].views.keys() == {"model"}
@@ -145,7 +145,9 @@ def test_shadows_learn_from_halves_are_made_once_and_alike(experiment, pool, tmp
     train()
     assert len(runs) == 1
     with pytest.raises(BadInputError, match="shadows of other images"):
-        train_shadows(recipes, Pool(pool.images.select(range(80)), pool.pixels_N3SS[:80]), 2, 0, tmp_path, tmp_path)
+        train_shadows(
+            recipes, AuditedImages(pool.images.select(range(80)), pool.pixels_N3SS[:80]), 2, 0, tmp_path, tmp_path
+        )
 
 
 def test_members_are_the_images_that_a_method_saw(experiment, run):

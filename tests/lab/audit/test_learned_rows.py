@@ -9,14 +9,14 @@ from fglfast.generator.load import load_generator
 from fglfast.generator.text import load_prompts
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.dataset import read_dataset
+from fglfast.lab.audit.audited import AuditedImages
 from fglfast.lab.audit.learned import DRAWS, gains
-from fglfast.lab.audit.members import Pool
 
 
 @pytest.fixture(scope="module")
 def pool():
     images = read_dataset("fashion:private").select(range(70))  # more than one pass
-    return Pool(images, torch.empty(0))
+    return AuditedImages(images, torch.empty(0))
 
 
 @pytest.fixture(scope="module")

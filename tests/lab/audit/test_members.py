@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fglfast.lab.audit.members import NOBODY, asked, holders
+from fglfast.lab.audit.audited import NOBODY, asked, holders
 
 
 def test_holders_are_found_by_name():

@@ -8,7 +8,7 @@ import pytest
 from fglfast.client.embed import embed
 from fglfast.generator.text import resolve_model
 from fglfast.images.dataset import read_dataset
-from fglfast.lab.audit.nearest import Upload, Vocabulary, invert
+from fglfast.lab.audit.inversion import Upload, Vocabulary, invert
 from fglfast.lab.audit.uploads import EPSILONS, describe_sender, read_uploads
 
 PROMPTS = {0: ["a", "a dark", "a light"], 1: ["b", "b dark", "b light"]}

@@ -12,7 +12,7 @@ from fglfast.federation.experiment import Experiment
 from fglfast.federation.local import train_locally
 from fglfast.images.dataset import read_dataset
 from fglfast.lab.audit import updates
-from fglfast.lab.audit.members import NOBODY, Pool, holders, learned_names
+from fglfast.lab.audit.audited import NOBODY, AuditedImages, holders, learned_names
 from fglfast.lab.audit.outputs import confidences
 from fglfast.lab.audit.roc import roc
 from fglfast.training.batches import read_pixels
@@ -48,7 +48,7 @@ def finished(experiment, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "few"
     run_experiment(experiment, folder, folder.parent / "engines")
     private, test = (read_dataset(source) for source in (experiment.data, experiment.test))
-    pools = [Pool(images, read_pixels(images, 16)) for images in (private, test)]
+    pools = [AuditedImages(images, read_pixels(images, 16)) for images in (private, test)]
     return folder / "experiment.toml", folder / f"seed{SEED}" / "fedavg" / "model", pools
 
 

@@ -16,7 +16,7 @@ from fglfast.images.labelled import concatenate
 from fglfast.lab.probe import classifier
 from fglfast.lab.probe import probe as run
 from fglfast.lab.probe.coverage import coverage
-from fglfast.lab.probe.judge import ClassImages, judge
+from fglfast.lab.probe.findings import ClassImages, judge
 from fglfast.lab.probe.verdict import ClassFinding, Findings, Share, score
 from fglfast.sampler.schedule import Sampling
 from fglfast.verbs.app import app

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from fglfast.base.errors import FglError, UsageError
-from fglfast.training import trial, worker
+from fglfast.training import arch_trial, worker
+from fglfast.training.arch_trial import check_takes
 from fglfast.training.launch import train
 from fglfast.training.settings import ARCHITECTURES, TrainSettings
-from fglfast.training.trial import check_takes
 
 CLASSES = [f"c{number}" for number in range(10)]
 VIT = {
@@ -84,8 +84,8 @@ def test_what_transformers_wants_to_know_of_deit_is_said(written: Write) -> None
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_those_that_are_built_in_take_small_images(arch: str) -> None:
     """They are not tried when training begins."""
-    config = trial.config_of(arch, CLASSES)
-    assert trial._outputs(config, arch, 8) == [2, 10]
+    config = arch_trial.config_of(arch, CLASSES)
+    assert arch_trial._outputs(config, arch, 8) == [2, 10]
 
 
 class Counting(nn.Module):
@@ -97,7 +97,7 @@ class Counting(nn.Module):
 
 
 def test_a_network_that_looks_at_values_is_tried_on_the_cpu(written: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "classifier_of", lambda *_: Counting())
+    monkeypatch.setattr(arch_trial, "classifier_of", lambda *_: Counting())
     check_takes(written(VIT), CLASSES, 32)
 
 
@@ -105,7 +105,7 @@ def test_no_memory_is_not_the_files_fault(written: Write, monkeypatch: pytest.Mo
     def full(*_: object) -> NoReturn:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(trial, "classifier_of", full)
+    monkeypatch.setattr(arch_trial, "classifier_of", full)
     with pytest.raises(RuntimeError, match="allocate memory"):
         check_takes(written(VIT), CLASSES, 32)
 

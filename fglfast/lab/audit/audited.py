@@ -19,7 +19,7 @@ NOBODY = -1
 
 
 @dataclass(frozen=True, eq=False)
-class Pool:
+class AuditedImages:
     """The images that an audit asks of, N of them: members and others.
 
     Attributes:

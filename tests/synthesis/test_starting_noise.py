@@ -1,7 +1,7 @@
 import numpy as np
 
-from fglfast.synthesis.noise import starting_noise
 from fglfast.synthesis.plan import Item
+from fglfast.synthesis.starting_noise import starting_noise
 
 
 def test_noise_depends_on_the_identity_alone():

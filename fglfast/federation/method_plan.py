@@ -7,7 +7,7 @@ from fglfast.federation.wire import Weights
 
 
 @dataclass(frozen=True)
-class Plan:
+class MethodPlan:
     """What distinguishes one federated method from another.
 
     Attributes:
