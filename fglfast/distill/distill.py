@@ -147,7 +147,7 @@ def distill(
         after=_bend("how the student bends", unets, blocks.boundaries, task, pairs, settings.steps),
     )
     _save(engine.model, unets, blocks, found, out / "model")
-    changes = {"model": str((out / "model").resolve()), "sampling": few_steps(task, settings.steps)}
+    changes = {"model": "./model", "sampling": few_steps(task, settings.steps)}
     write_atomic(out / "recipe.toml", recipe.model_copy(update=changes).to_toml())
     return out / "recipe.toml", found
 

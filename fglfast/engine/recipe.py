@@ -103,12 +103,16 @@ class Recipe(Settings):
 def find_recipe(name: str) -> Recipe:
     """Read a recipe by path, or by name from those that ship with the package.
 
+    A model that a file calls `./…` lies beside that file: the two can be moved together.
+
     Raises:
         BadInputError: no such recipe, or its content is refused.
     """
     path = Path(name)
     if path.suffix == ".toml":
-        return Recipe.from_toml(path)
+        recipe = Recipe.from_toml(path)
+        beside = recipe.model.startswith("./")
+        return recipe.of_model(str(path.parent.resolve() / recipe.model)) if beside else recipe
     shipped = shipped_recipes()
     if name not in shipped:
         raise BadInputError(f"no recipe named {name!r}", f"shipped recipes: {', '.join(shipped)}; or give a .toml file")

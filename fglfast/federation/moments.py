@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 from fglfast.federation.wire import UnfitError, Weights, weights_of
 from fglfast.training.batches import TrainingData
 from fglfast.training.model import head_of
+from fglfast.training.opta import ABSENT
 from fglfast.training.predict import features
 
 RIDGE = 1e-2  # of the mean variance, added to each: few images leave a covariance singular
-ABSENT = -1e4  # the score of a class that nobody holds
 MOST, SLACK = 1e30, 1e-6  # of a sum of squares; of what rounding makes of it
 
 COUNTS, SUMS, SQUARES = "counts", "sums", "squares"

@@ -16,7 +16,7 @@ LABELLED = 5.0  # what a shot weighs beside an image without a label
 OWN = 0.5  # images of its class that a delivered prototype counts as
 ROUND = 20.0  # images that a round covariance counts as, beside that of the shots
 RIDGE = 0.1  # of the mean variance, added to each
-ABSENT = -1e4  # the score of a class of which nothing is known
+ABSENT = -1e30  # the score of a class of which nothing is known: below any that features make, and finite
 
 
 @dataclass(frozen=True)

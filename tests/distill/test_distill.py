@@ -93,9 +93,11 @@ def test_the_command_makes_a_student_that_is_a_generator(payload, random_mini, t
     told = (tmp_path / "student" / "model" / "unet" / "config.json").read_text()
     assert str(random_mini) not in told, "where the teacher lay is nobody's business"
     drawn = ["--embeddings", str(tmp_path / "ann.safetensors"), "--out", str(tmp_path / "synth")]
-    drawn += ["--recipe", found["recipe"], "--engines", str(tmp_path / "engines")]
+    moved = (tmp_path / "student").rename(tmp_path / "moved")
+    drawn += ["--recipe", str(moved / "recipe.toml"), "--engines", str(tmp_path / "engines")]
     synth = CliRunner().invoke(app, ["synthesize", *drawn, "--images-per-class", "2", "--json"])
     assert synth.exit_code == 0, synth.output
+    moved.rename(tmp_path / "student")
     refused = CliRunner().invoke(app, ["distill", *base, *made, *few, "--method", "rectified-diffusion"])
     assert refused.exit_code == 2 and "use reflow" in refused.output
     other = CliRunner().invoke(app, ["distill", *base, *made, *few, "--guidance", "3"])

@@ -74,5 +74,12 @@ def test_a_class_that_nobody_holds_is_never_named(model, private):
     fill_head(model, [moments_of(model, part(private, np.arange(80)))])
     images = part(private, np.arange(120))
     assert count_right(model, images, images.train[80:]) == 0
+    found = empty(head_of(model))
+    features_NF = 30 + 0.1 * torch.randn(100, found[SUMS].shape[1], dtype=torch.float64)
+    found[COUNTS][:2] = 50
+    found[SUMS][:2] = torch.stack([features_NF[:50].sum(0), features_NF[50:].sum(0)])
+    found[SQUARES] += features_NF.T @ features_NF
+    fill_head(model, [found])
+    assert head_of(model)(torch.zeros(1, len(features_NF[0]))).argmax() < 2, "however low the scores of the others"
     fill_head(model, [empty(head_of(model))])
     assert all(torch.isfinite(weight).all() for weight in head_of(model).parameters())

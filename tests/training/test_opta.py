@@ -81,6 +81,15 @@ def test_a_class_without_prototype_or_shots_is_never_named() -> None:
     assert (with_shots(draw(1, 50, 4)).argmax(1) == 1).double().mean() > 0.9, "its shots tell where it is"
 
 
+def test_nor_is_it_named_where_all_features_lie_far_from_zero() -> None:
+    """The scores of known classes are then of any size."""
+    far = 1000 * torch.ones(WIDTH, dtype=torch.float64)
+    own = seen(shots=3, others=20, labels=(0,), shift=far)
+    for layer in (by_shots, by_transport):
+        for images in (draw(1, 50, 4, far), torch.zeros(1, WIDTH, dtype=torch.float64)):
+            assert (layer(delivered(classes=1), own)(images).argmax(1) == 0).all()
+
+
 @pytest.mark.parametrize("same", [False, True])
 def test_the_metric_is_sound_for_one_shot_and_for_shots_that_are_all_the_same(same: bool) -> None:
     one = seen(shots=1, others=0)
