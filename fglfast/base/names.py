@@ -45,11 +45,12 @@ def _file_name(text: str) -> str:
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for name in names:
-        if name in seen:
-            raise ValueError(f"{name!r} is there twice")
-        seen.add(name)
+        if (other := seen.get(seen_as := drawn(name))) is not None:
+            twice = f"{name!r} is there twice" if name == other else f"{other!r} and {name!r} cannot be told apart"
+            raise ValueError(twice)
+        seen[seen_as] = name
     return names
 
 

@@ -18,7 +18,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.base.names import drawn
 from fglfast.base.wording import some
 from fglfast.payload import Payload
-from fglfast.payload.header import PromptLevel
+from fglfast.payload.header import PayloadHeader, PromptLevel
 from fglfast.payload.rows import little_endian
 
 Ints = NDArray[np.int64]
@@ -256,11 +256,20 @@ def _check_pair(left: Payload, right: Payload) -> None:
     one, other = left.header, right.header
     who = f"clients {one.client!r} and {other.client!r}"
     if one.class_names != other.class_names:
-        raise BadInputError(f"class_names: {who} differ", "embed with the same class names in the same order")
+        why = f"{_lacking(one, other)}{_lacking(other, one)}" or ", in the order of their classes"
+        raise BadInputError(f"class_names: {who} differ{why}", "embed with the same class names in the same order")
     if one.text_encoder != other.text_encoder:
         raise BadInputError(f"text_encoder: {who} differ", "embed with the same model folder")
     if (left.token_ids is None) != (right.token_ids is None):
-        raise BadInputError(f"embeddings: {who} differ, one sends token_ids", "choose one for all clients")
+        sends = "token_ids, the other embeddings" if right.token_ids is None else "embeddings, the other token_ids"
+        raise BadInputError(f"{who} differ: the one sends {sends}", "choose one --send for all clients")
     shapes = left.prompts().shape[1:], right.prompts().shape[1:]
     if shapes[0] != shapes[1]:
         raise BadInputError(f"{who} differ: rows of {shapes[0]} and {shapes[1]}", "embed with one model folder")
+
+
+def _lacking(header: PayloadHeader, other: PayloadHeader) -> str:
+    """In words, the classes of another list that a client's has not; empty if there is none."""
+    there = set(header.class_names)
+    names = [repr(name) for name in other.class_names if name not in there]
+    return f"; {header.client!r} lacks {some(names)}" if names else ""

@@ -187,7 +187,7 @@ class _Fit:
         """One optimiser step; returns the mean loss of this process's images, without the penalty."""
         seed = step_seed(self.settings.seed, self.at.epoch, self.at.step, self.world.rank)
         images_B3SS = self.augmentation(images_B3SS, seed)
-        torch.manual_seed(seed)
+        self._seed(seed)
         parts = self.engine.gradient_accumulation_steps()
         mean = torch.zeros((), dtype=torch.float64, device=self.device)
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
@@ -198,6 +198,12 @@ class _Fit:
             self.engine.backward(loss + self.penalty() if self.penalty else loss)
             self.engine.step()
         return mean
+
+    def _seed(self, seed: int) -> None:
+        """Seed what a network draws from here: asking every kind of device takes as long as a small network's step."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _validate(self) -> tuple[float | None, float | None]:
         """Mean loss and accuracy on the held-out images, each process judging its part of them."""

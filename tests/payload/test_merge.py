@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import subprocess
 import sys
 
@@ -30,17 +31,21 @@ def test_merge_stacks_in_order_of_client_name():
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("other", "said"),
     [
-        make("ann"),
-        make("bob", names=("x", "y", "w")),
-        make("bob", embeddings=None, token_ids=np.ones((3, 4), np.int32)),
-        make("bob", embeddings=np.ones((3, 5, 2), np.float16)),
-        dataclasses.replace(make("bob"), header=make("bob").header.model_copy(update={"text_encoder": "cd" * 32})),
+        (make("ann"), "two payloads of one client, 'ann'"),
+        (make("bob", names=("x", "y", "w")), "'ann' lacks 'w'; 'bob' lacks 'z'"),
+        (make("bob", names=("x", "z", "y")), "in the order of their classes"),
+        (make("bob", embeddings=None, token_ids=np.ones((3, 4), np.int32)), "sends embeddings, the other token_ids"),
+        (make("bob", embeddings=np.ones((3, 5, 2), np.float16)), "rows of (4, 2) and (5, 2)"),
+        (
+            dataclasses.replace(make("bob"), header=make("bob").header.model_copy(update={"text_encoder": "cd" * 32})),
+            "text_encoder",
+        ),
     ],
 )
-def test_merge_refuses_what_differs(other):
-    with pytest.raises(BadInputError):
+def test_merge_refuses_what_differs_and_says_how(other, said):
+    with pytest.raises(BadInputError, match=re.escape(said)):
         merge_payloads([make("ann"), other])
 
 
