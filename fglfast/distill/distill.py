@@ -143,8 +143,8 @@ def distill(
         teacher=engine.key,
         pairs=len(pairs),
         cost=Cost(pairs=drawn.seconds, training=round(training, 1)),
-        before=_bend("how the teacher bends", [teacher], (), task, pairs, FINE),
-        after=_bend("how the student bends", unets, blocks.boundaries, task, pairs, settings.steps),
+        before=_bend("how the teacher bends", [teacher] * FINE, task, pairs),
+        after=_bend("how the student bends", [unets[segment(time, blocks.boundaries)] for time in times], task, pairs),
     )
     _save(engine.model, unets, blocks, found, out / "model")
     changes = {"model": "./model", "sampling": few_steps(task, settings.steps)}
@@ -249,27 +249,20 @@ def _share(times: tuple[float, ...], blocks: int) -> Blocks:
 
 
 @torch.inference_mode()
-def _bend(
-    name: str,
-    unets: Sequence[UNet2DConditionModel],
-    boundaries: tuple[float, ...],
-    task: Task,
-    pairs: Pairs,
-    steps: int,
-) -> Bend | None:
-    if task.kind != "velocity" or steps == 1:  # one step is straight, whatever it is
+def _bend(name: str, unets: Sequence[UNet2DConditionModel], task: Task, pairs: Pairs) -> Bend | None:
+    """How trajectories bend in as many equal steps as there are networks, each asked in its step."""
+    if task.kind != "velocity" or len(unets) == 1:  # one step is straight, whatever it is
         return None
     noise_BCHW, _, text_BLD = (tensor.to(own_device()) for tensor in pairs.batch(torch.arange(min(JUDGED, len(pairs)))))
-
-    with Progress(name, steps, unit="step") as progress:
+    coming = iter(unets)
+    with Progress(name, len(unets), unit="step") as progress:
 
         def velocity(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
-            unet = unets[segment(float(task.clock(t_B)[0]), boundaries)].eval()
-            velocity_BCHW = task.ask(unet, x_BCHW, t_B, text_BLD)
+            velocity_BCHW = task.ask(next(coming).eval(), x_BCHW, t_B, text_BLD)
             progress.advance(1)
             return velocity_BCHW
 
-        return bend(velocity, noise_BCHW, uniform(steps))
+        return bend(velocity, noise_BCHW, uniform(len(unets)))
 
 
 def _save(teacher: Path, unets: Sequence[UNet2DConditionModel], blocks: Blocks, found: Distilled, folder: Path) -> None:

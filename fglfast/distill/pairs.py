@@ -22,6 +22,7 @@ from fglfast.payload.merge import Merged
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
+from fglfast.synthesis.draw import rows_together
 from fglfast.synthesis.plan import Plan, make_plan
 from fglfast.synthesis.starting_noise import starting_noises
 
@@ -65,7 +66,7 @@ def draw_pairs(
     conditioning, schedule = Conditioning(merged, engine), Schedule.of_model(engine.model, sampling)
     missing = [number for number in range(plan.shards) if not shard_path(out, number).exists()]
     begun = plan.images - sum(plan.size(number) for number in missing)
-    batch = max(1, engine.manifest.key.build.unet_batch // (2 if schedule.guidance_scale != 1.0 else 1))
+    batch = rows_together(engine)
     took = out / "seconds.json"
     with loading(took):
         kept = json_object(took.read_bytes(), plan.shards) if took.exists() else {}

@@ -49,12 +49,12 @@ class Engine:
         return self.manifest.key.digest()
 
     def draw(
-        self, prompts: Sequence[str], n: int = 1, sampling: Sampling = SAMPLING, seed: int = 0
+        self, prompts: str | Sequence[str], n: int = 1, sampling: Sampling = SAMPLING, seed: int = 0
     ) -> list[Image.Image]:
         """Draw images of prompts, for a look: what a data set is made of is drawn by `synthesize`.
 
         Args:
-            prompts: as a client would write them.
+            prompts: as a client would write them; or one.
             n: images of each.
             sampling: solver, steps and guidance; a recipe has its own.
             seed: of the noise.

@@ -17,10 +17,12 @@ from fglfast.sampler.schedule import Sampling, Schedule
 
 
 def sketch(
-    networks: Networks, shapes: Shapes, model: Path, prompts: Sequence[str], n: int, sampling: Sampling, seed: int
+    networks: Networks, shapes: Shapes, model: Path, prompts: str | Sequence[str], n: int, sampling: Sampling, seed: int
 ) -> list[Image.Image]:
     """See `Engine.draw`."""
-    schedule, each = Schedule.of_model(model, sampling), list(prompts)
+    schedule, each = Schedule.of_model(model, sampling), [prompts] if isinstance(prompts, str) else list(prompts)
+    if not each or n < 1:
+        return []
     tokens_PT = torch.from_numpy(load_tokenizer(model).tokenize(each)).long()
     text_PLE = networks.project(networks.encode(sent(tokens_PT, networks.device)))
     negative = negative_embedding(networks, shapes, model, load_prompts(model).negative)

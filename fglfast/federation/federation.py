@@ -13,7 +13,7 @@ from fglfast.federation import guard, wire
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.grid import Answers, CountedGrid
 from fglfast.federation.members import Member, Members, agreed, median
-from fglfast.federation.moments import empty, of_images, sound_moments
+from fglfast.federation.moments import empty, of_images, outsized, sound_moments
 from fglfast.federation.records import Adapted, RoundRow
 from fglfast.federation.wire import Weights
 from fglfast.training.batches import generator
@@ -54,7 +54,7 @@ class Federation:
         self.model, self.test, self.check = model, test, check
         self.guarded = experiment.server.guard is not False
         self.parameters, self.body = [name for name, _ in model.named_parameters()], body_of(model)
-        self._all = members
+        self._all = tuple(sorted(members, key=lambda member: member.name))
         self.only_without(())
 
     def judge(self, weights: Weights, number: int, milestone: bool) -> RoundRow:
@@ -112,6 +112,7 @@ class Federation:
             IncompleteError: too few did.
         """
         answers = self._ask(wire.MOMENTS, weights, partial(sound_moments, form=empty(head_of(self.model))), {})
+        _refuse(answers, outsized({answers.names[node]: own for node, own in answers.good.items()}))
         note(answers.line("moments"))
         self.grid.enough(len(answers.good), "sent sound moments")
         return [of_images(own, self.members.images[answers.names[node]]) for node, own in answers.good.items()]
@@ -163,10 +164,7 @@ class Federation:
         updates = {answers.names[node]: own for node, own in answers.good.items()}
         several = self.guarded and len(updates) > 1
         ruinous = guard.absurd(guard.steps(weights, updates, self.parameters)) if several else {}
-        for node, name in answers.names.items():
-            if name in ruinous:
-                answers.refused[node] = ruinous[name]
-                del answers.good[node]
+        _refuse(answers, ruinous)
         return {name: updates[name] for name in sorted(updates) if name not in ruinous}
 
     def _judged(self, weights: Weights, number: int) -> dict[str, float]:
@@ -199,3 +197,11 @@ class Federation:
     def _with(self, weights: Weights) -> PreTrainedModel:
         self.model.load_state_dict(weights)
         return self.model
+
+
+def _refuse(answers: Answers[T], blamed: Mapping[str, str]) -> None:
+    """Take no answer of some clients, by name, each with the reason."""
+    for node, name in answers.names.items():
+        if name in blamed:
+            answers.refused[node] = blamed[name]
+            del answers.good[node]

@@ -4,6 +4,7 @@ Centralized training is FedAvg with one client that holds everything, local-only
 the same loop, optimiser and number of epochs for all.
 """
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable
@@ -246,16 +247,24 @@ class SeededExperiment:
 
 
 def fine_tune(weights: Weights, synthetic: Path, experiment: Experiment, seed: int, folder: Path) -> Weights:
-    """Train an average further on the synthetic images; `folder` is the work's own and is removed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Train an average further on the synthetic images.
+
+    The work's folder is named `folder` with a digest of what it begins from, so that a killed one is gone on with from
+    equal weights alone; those of others are removed first, and its own in the end.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
     initial = folder.with_name(f"{folder.name}.safetensors")
     write_weights(weights, initial)
+    work = folder.with_name(f"{folder.name}-{hashlib.sha256(initial.read_bytes()).hexdigest()[:16]}")
+    for other in folder.parent.glob(f"{folder.name}*"):
+        if other.is_dir() and other != work:
+            shutil.rmtree(other)
     rounds = experiment.rounds
     changes = {"seed": seed, "initial": initial, "epochs": rounds.fine_tune_epochs}
     changes |= {"learning_rate": rounds.fine_tune_rate, "warmup_share": 0.0}
-    trained = train(synthetic, folder, experiment.train.model_copy(update=changes), "auto")
+    trained = train(synthetic, work, experiment.train.model_copy(update=changes), "auto")
     tuned = load_file(trained.model / WEIGHTS)
-    shutil.rmtree(folder)
+    shutil.rmtree(work)
     initial.unlink()
     return tuned
 

@@ -6,7 +6,8 @@ Gaussian classifier with one covariance (linear discriminant analysis), does not
 network here is the one that the server trains without any client.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from statistics import median_low
 
 import torch
 from flwr.app import RecordDict
@@ -14,13 +15,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fglfast.federation.wire import UnfitError, Weights, weights_of
+from fglfast.payload.claims import FEWEST
 from fglfast.training.batches import TrainingData
 from fglfast.training.model import head_of
 from fglfast.training.opta import ABSENT
-from fglfast.training.predict import features
+from fglfast.training.prototypes import head_inputs
 
 RIDGE = 1e-2  # of the mean variance, added to each: few images leave a covariance singular
-MOST, SLACK = 1e30, 1e-6  # of a sum of squares; of what rounding makes of it
+MOST, SLACK = 1e30, 1e-9  # of a sum of squares; of what rounding makes of it
+FAR = 100.0  # times the usual mean square of an image's features, which one network makes of all
 
 COUNTS, SUMS, SQUARES = "counts", "sums", "squares"
 
@@ -30,7 +33,7 @@ def moments_of(model: PreTrainedModel, images: TrainingData) -> Weights:
     head, labels_N = head_of(model), images.labels[images.train]
     found = empty(head)
     if len(labels_N):
-        features_NF = features(model, images.pixels[images.train]).double()
+        features_NF = head_inputs(model, images.pixels, images.train).double()
         found[COUNTS] += torch.bincount(labels_N, minlength=head.out_features)
         found[SUMS].index_add_(0, labels_N, features_NF)
         found[SQUARES] += features_NF.T @ features_NF
@@ -58,14 +61,33 @@ def sound_moments(content: RecordDict, form: Weights) -> Weights:
     counts_K, sums_KF, squares_FF = found[COUNTS], found[SUMS], found[SQUARES]
     if bool((counts_K < 0).any()) or not torch.equal(counts_K, counts_K.round()):
         raise UnfitError("it counts images by what is no number of images")
+    if not bool(counts_K.any()) and bool(squares_FF.any()):
+        raise UnfitError("it has second moments without an image")
     power_F = squares_FF.diagonal()
-    if not torch.allclose(squares_FF, squares_FF.T) or bool((power_F < 0).any()) or bool((power_F > MOST).any()):
+    if (
+        not torch.allclose(squares_FF, squares_FF.T)
+        or bool((power_F < 0).any())
+        or bool((squares_FF.abs() > MOST).any())
+    ):
         raise UnfitError("its second moments are those of no images")
     # The squared mean of each class's feature is no more than its mean square (Cauchy-Schwarz).
     least_F = (sums_KF.square() / counts_K.clamp(min=1)[:, None]).sum(0)
     if bool((least_F > power_F * (1 + SLACK) + SLACK).any()) or bool(sums_KF[counts_K == 0].any()):
         raise UnfitError("its sums are those of no images with its second moments")
+    scatter_FF = squares_FF - sums_KF.T @ (sums_KF / counts_K.clamp(min=1)[:, None])  # within classes
+    if bool(torch.linalg.eigvalsh(scatter_FF).min() < -SLACK * power_F.sum()):
+        raise UnfitError("its second moments are those of no images with its sums")
     return found
+
+
+def outsized(moments: Mapping[str, Weights]) -> dict[str, str]:
+    """Clients whose features are far larger than most clients' are, with the reason; of two, nobody can tell which."""
+    held = {who: own for who, own in moments.items() if own[COUNTS].any()}
+    if len(held) < FEWEST:
+        return {}
+    sizes = {who: float(own[SQUARES].trace() / own[COUNTS].sum()) for who, own in held.items()}
+    usual, words = median_low(sizes.values()), "the mean square of its features is {:.0e} times the usual one"
+    return {who: words.format(size / usual) for who, size in sizes.items() if size > FAR * usual > 0}
 
 
 def of_images(moments: Weights, images: int) -> Weights:

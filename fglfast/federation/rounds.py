@@ -122,7 +122,8 @@ class PlannedRounds:
             if (row := self._judged(averaged, last, number)) is not None:
                 return averaged, row
             self.aggregate.put(moments)
-        return self._unexplained(weights, updates, last, number)
+        rest = {name: own for name, own in updates.items() if name not in verdict.blamed}
+        return self._unexplained(weights, rest, last, number)
 
     def _unexplained(
         self, weights: Weights, updates: Mapping[str, Weights], last: RoundRow, number: int

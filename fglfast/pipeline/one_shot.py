@@ -3,6 +3,7 @@
 The stages stand here once; a demonstration, an experiment's methods, Flower's server and the benchmarks call them.
 """
 
+import shutil
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,9 +129,12 @@ def _set_aside(folder: Path, plan: str) -> None:
         run = read_object(record, MOST_RECORD, "delete it").get("run")
         of = str(run["data"]["plan"]) if isinstance(run, dict) else plan
         if of != plan:
-            note(f"{folder / 'model'} was trained on the images as they were, and is called model-{of[:12]} now")
+            aside = folder / f"model-{of[:12]}"
+            note(f"{folder / 'model'} was trained on the images as they were, and is called {aside.name} now")
             (folder / "train.seconds").unlink(missing_ok=True)
-            (folder / "model").rename(folder / f"model-{of[:12]}")
+            if aside.exists():  # of the same images, which have come and gone before
+                shutil.rmtree(aside)
+            (folder / "model").rename(aside)
 
 
 def train_model(images: Path, training: TrainSettings, seed: int, folder: Path, stages: Stages) -> TrainResult:

@@ -25,7 +25,7 @@ from fglfast.training.batches import DecodedImages, Pixels, generator
 from fglfast.training.card import fitted_card
 from fglfast.training.evaluate import open_classifier
 from fglfast.training.model import head_of, save_model
-from fglfast.training.opta import Delivered, Head, Seen, by_shots, by_transport
+from fglfast.training.opta import Delivered, Head, Seen, by_shots, by_transport, nameable
 from fglfast.training.prototypes import (
     Prototypes,
     head_inputs,
@@ -241,7 +241,14 @@ def _unseen(layer: Callable[[Delivered, Seen], Head], delivered: Delivered, seen
 
 
 def _tempered(head: Head, logits_SK: Tensor, labels_S: Tensor) -> Head:
-    """The layer scaled so that it is as sure of images that it has not seen as it is right (arXiv 1706.04599)."""
+    """The layer scaled so that it is as sure of images that it has not seen as it is right (arXiv 1706.04599).
+
+    Judged by shots whose class could be named without them; the layer as it is where there are none.
+    """
+    named_S = nameable(logits_SK.gather(1, labels_S[:, None])[:, 0])
+    if not named_S.any():
+        return head
+    logits_SK, labels_S = logits_SK[named_S], labels_S[named_S]
     losses = torch.stack([cross_entropy(logits_SK * factor, labels_S) for factor in TEMPERATURES])
     factor = TEMPERATURES[losses.argmin()]
     return Head(head.weight_KF * factor, head.bias_K * factor)

@@ -13,6 +13,7 @@ from fglfast.generator.configs import read_config
 from fglfast.images.decoding import MOST_SIDE
 from fglfast.images.labelled import LabelledImages
 from fglfast.training.batches import DecodedImages
+from fglfast.training.opta import nameable
 from fglfast.training.predict import placed, predict
 from fglfast.training.resnet import read_resnet
 from fglfast.training.results import ClassResult, Evaluation
@@ -50,7 +51,7 @@ def evaluate(model_dir: Path, dataset: LabelledImages, batch_size: int = 256) ->
     return Evaluation(
         accuracy=sum(rights) / len(labels),
         n=len(labels),
-        loss=cross_entropy(logits, labels).item(),
+        loss=_loss(logits, labels),
         ece=calibration_error(logits, labels),
         class_names=names,
         per_class={
@@ -59,6 +60,11 @@ def evaluate(model_dir: Path, dataset: LabelledImages, batch_size: int = 256) ->
         },
         confusion=tuple(tuple(row) for row in confusion.tolist()),
     )
+
+
+def _loss(logits_NK: Tensor, labels_N: Tensor) -> float | None:
+    named_N = nameable(logits_NK.gather(1, labels_N[:, None])[:, 0])
+    return cross_entropy(logits_NK[named_N], labels_N[named_N]).item() if named_N.any() else None
 
 
 def calibration_error(logits_NK: Tensor, labels_N: Tensor) -> float:

@@ -19,6 +19,11 @@ RIDGE = 0.1  # of the mean variance, added to each
 ABSENT = -1e30  # the score of a class of which nothing is known: below any that features make, and finite
 
 
+def nameable(scores: Tensor) -> Tensor:
+    """Whether scores are of classes of which something is known, however sure a layer was made."""
+    return scores > ABSENT / 1000
+
+
 @dataclass(frozen=True)
 class Seen:
     """What a client shows of its own images: float64 features.

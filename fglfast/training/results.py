@@ -71,7 +71,8 @@ class Evaluation(Settings):
     Attributes:
         accuracy: share of images named rightly.
         n: images judged.
-        loss: mean cross entropy in nats.
+        loss: mean cross entropy in nats, over images of classes that the model can name: a fitted one may know nothing
+            of some; None without any.
         ece: expected calibration error over 15 bins of confidence (arXiv 1706.04599).
         class_names: the model's classes, in the order of `confusion`.
         per_class: result of every class of the model.
@@ -80,7 +81,7 @@ class Evaluation(Settings):
 
     accuracy: float
     n: int
-    loss: float
+    loss: float | None
     ece: float
     class_names: tuple[str, ...]
     per_class: dict[str, ClassResult]

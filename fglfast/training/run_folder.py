@@ -39,7 +39,8 @@ def identity(job: Job, description: Description) -> dict[str, Any]:
     settings = job.settings.model_dump(mode="json", exclude={"checkpoint_seconds"})
     for name in ("arch", "deepspeed", "initial"):
         file = Path(settings[name] or "")
-        if file.suffix in (".json", ".safetensors") and file.is_file():
+        named = name != "arch" or file.suffix in (".json", ".safetensors")  # else it may be called as an architecture
+        if named and file.is_file():
             settings[name] = f"{file.name} sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
     data = description.model_dump(mode="json", include={"plan", "images", "image_size", "class_names"})
     listed = job.synthetic / LEFT_OUT

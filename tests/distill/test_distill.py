@@ -56,6 +56,16 @@ def test_pairs_are_what_the_teacher_makes_of_their_noise(engine, merged, tmp_pat
     assert torch.equal(text[0], torch.from_numpy(merged.embeddings[merged.content[item.row]]).float())
 
 
+def test_a_step_without_guidance_asks_no_more_of_the_network_than_it_needs(engine, merged, tmp_path):
+    batch, asked, own = engine.manifest.key.build.unet_batch, [], engine.networks
+    counted = replace(own, denoise=lambda *given: asked.append(len(given[0])) or own.denoise(*given))
+    engine = replace(engine, networks=counted)
+    drawn = draw_pairs(engine, merged, batch, 7, TEACHER.changed(guidance_interval=(0.5, 1.0)), tmp_path)
+    schedule = Schedule.of_model(engine.model, TEACHER.changed(guidance_interval=(0.5, 1.0)))
+    assert sum(asked) == drawn.plan.images * schedule.passes() and drawn.plan.images % batch == 0
+    assert schedule.passes() < 2 * TEACHER.steps and min(asked) == batch
+
+
 def test_pairs_go_on_where_they_were_stopped_and_belong_to_one_plan(engine, merged, tmp_path, monkeypatch):
     monkeypatch.setattr("fglfast.distill.pairs.SHARD", 8)
     drawn = draw_pairs(engine, merged, 3, 7, TEACHER, tmp_path)

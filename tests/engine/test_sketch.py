@@ -22,6 +22,8 @@ def test_images_of_each_prompt_in_turn_the_same_for_the_same_seed(engine):
     again, other = engine.draw(["bag"], 3, sampling), engine.draw(["bag"], 3, sampling, seed=1)
     assert all(np.array_equal(one, two) for one, two in zip(images, again, strict=False))
     assert not np.array_equal(again[0], other[0]) and not np.array_equal(images[0], images[3])
+    assert all(np.array_equal(one, two) for one, two in zip(engine.draw("bag", 3, sampling), again, strict=True))
+    assert engine.draw([], 3, sampling) == engine.draw(["bag"], 0, sampling) == []
 
 
 def test_what_a_solver_adds_on_its_way_is_each_images_own(engine, monkeypatch):

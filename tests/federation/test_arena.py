@@ -153,7 +153,7 @@ def test_fedavg_among_honest_clients_is_plain_unless_it_shall_be_guarded(
     experiment, tmp_path, monkeypatch, asked, guarded
 ):
     seen = []
-    monkeypatch.setattr("fglfast.federation.arena.Contest", lambda dealt, *rest: seen.append(dealt) or _stop())
+    monkeypatch.setattr("fglfast.federation.arena.SeededExperiment", lambda dealt, *rest: seen.append(dealt) or _stop())
     server = experiment.server.model_copy(update={"guard": asked})
     with pytest.raises(InterruptedError):
         run_experiment(experiment.model_copy(update={"server": server}), tmp_path / "run", tmp_path / "engines")

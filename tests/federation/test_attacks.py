@@ -9,6 +9,7 @@ from playing_clients import GOOD, grid_of, members_of, near, playing_app, small_
 from small_federation import CLASSES
 
 from benchmarks.hostile import JUDGEMENTS, PAYLOADS, UPDATES, HostileApp
+from fglfast.federation.aggregation import Aggregation
 from fglfast.federation.client_app import app
 from fglfast.federation.collect import collect_payloads
 from fglfast.federation.federation import Federation
@@ -151,6 +152,27 @@ def test_honest_clients_that_pull_an_average_apart_are_not_blamed(experiment, ti
     assert [row.kept for row in rows] == [True, False, True] and rows[-1].left_out == ()
     assert not any(torch.equal(weights[name], start[name]) for name in made.parameters), "else no round would count"
     assert "no client stands out" in capsys.readouterr().err
+
+
+def test_whoever_is_blamed_is_no_part_of_a_round_that_counts_though_it_is_bad(experiment, tiny_arch, tmp_path):
+    """FedAdam's steps lose what was known, round after round; from the second on one client's is 30 times as long."""
+    torch.manual_seed(0)
+    model, trained = build_model(tiny_arch, CLASSES), []
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def train(number, weights):
+        moved = small_steps(number, weights)
+        trained.append(number)
+        if number != HOSTILE or trained.count(HOSTILE) < 2:
+            return moved
+        further = {name: weights[name] + 30 * (moved[name] - weights[name]) for name, _ in model.named_parameters()}
+        return {**moved, **further}
+
+    known = experiment.model_copy(update={"server": Aggregation(strategy="fedadam")})
+    grid, members = grid_of(playing_app(train, near(start, most=1.0)), 4), members_of((30, 40, 50, 60))
+    made = Federation(grid, members, known, 0, CLASSES, model, lambda _: 0.5)
+    _, rows = PlannedRounds(made, MethodPlan("fedavg", 3)).run(start, tmp_path)
+    assert [row.kept for row in rows][:3] == [True, False, True] and rows[-1].left_out == ("client003",)
 
 
 @pytest.mark.fuzz

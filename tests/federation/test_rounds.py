@@ -104,6 +104,14 @@ def test_accuracy_counts_every_claimed_image_once_and_names_the_worst_client(fed
     assert rows[-1].by_client == pytest.approx((0.0, 1 / 3, 2 / 6)) and rows[-1].worst_client == 0.0
 
 
+def test_what_clients_say_is_in_the_order_of_their_names_whatever_their_nodes(federation):
+    made = federation(adding_app())
+    nodes = [member.node for member in reversed(made.members.all)]
+    members = [member.model_copy(update={"node": node}) for member, node in zip(made.members.all, nodes, strict=True)]
+    shared = made.grid, tuple(reversed(members)), made.experiment, 0, CLASSES, made.model, made.test
+    assert Federation(*shared).judge(start(made), 0, milestone=False).by_client == (RIGHT[2], RIGHT[1], RIGHT[0])
+
+
 def test_clients_that_judge_nothing_leave_an_accuracy_unknown(federation, tmp_path):
     silent = playing_app(lambda number, weights: weights, lambda number, weights: None)
     _, rows = run(federation(silent), tmp_path)

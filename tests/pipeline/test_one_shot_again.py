@@ -30,6 +30,23 @@ def trained(monkeypatch):
     monkeypatch.setattr(one_shot, "train_model", lambda images, *rest: train(images, rest[2] / "model", None, 1))
 
 
+def test_a_client_that_joins_leaves_and_joins_again_finds_its_model_set_aside_once_for_each_plan(
+    trained, random_mini, payload, tmp_path
+):
+    asked = SynthesisSettings(images_per_class=6, sampling=Sampling(steps=1, guidance_scale=1.0))
+    engine, ann, bob = idle_engine(random_mini), payload("ann", (3, 0, 1)), payload("bob", (1, 5, 0))
+    plans = []
+    for payloads in ([ann], [ann, bob], [ann], [ann, bob], [ann]):
+        merged = merge_payloads(payloads)
+        one_shot.draw_and_train(engine, merged, asked, TrainSettings(), tmp_path, Stages(tmp_path))
+        plans.append(read_description(tmp_path / "synthetic").plan)
+    aside = {path.name for path in tmp_path.glob("model-*")}
+    assert aside == {f"model-{plan[:12]}" for plan in plans} and len(set(plans)) == 2
+    for plan in plans[:2]:
+        of = json.loads((tmp_path / f"model-{plan[:12]}" / "train.json").read_text())
+        assert of["run"]["data"]["plan"] == plan
+
+
 def test_images_that_stay_are_kept_and_the_older_model_is_set_aside(trained, random_mini, payload, tmp_path):
     asked = SynthesisSettings(images_per_class=6, sampling=Sampling(steps=1, guidance_scale=1.0))
 

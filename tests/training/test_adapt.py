@@ -13,10 +13,10 @@ from training_samples import CLASSES, SIZE, picture
 from typer.testing import CliRunner
 
 from fglfast.images.labelled import LabelledImages
-from fglfast.training.adapt import PLAINLY, ChosenLayer, adapt, choose, draw_shots
+from fglfast.training.adapt import PLAINLY, ChosenLayer, _tempered, adapt, choose, draw_shots
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
-from fglfast.training.opta import Delivered, Head, Seen
+from fglfast.training.opta import ABSENT, Delivered, Head, Seen
 from fglfast.training.prototypes import PROTOTYPES
 from fglfast.training.settings import AdaptSettings, TrainSettings
 from fglfast.verbs.app import app
@@ -83,6 +83,28 @@ def test_a_new_layer_is_no_surer_than_it_is_right() -> None:
     assert choice.head is not None and choice.after is not None
     sure = choice.head(blurred).softmax(1).max(1).values.mean().item()
     assert sure == pytest.approx(choice.after, abs=0.1)
+
+
+def test_one_shot_of_a_class_that_nothing_else_is_known_of_does_not_make_a_layer_unsure() -> None:
+    """Without its shot, no layer can name it: that tells nothing of how sure one is of the others."""
+    delivered = Delivered(CENTRES_KF, torch.tensor([True, True, False]), float(WIDTH))
+    seen = client(40, SHIFT, labels=(0, 1))
+    plain = choose(TRAINED, delivered, seen)
+    last = CENTRES_KF[2:] + SHIFT
+    share_K = torch.tensor([0.495, 0.495, 0.01], dtype=torch.float64)
+    more = Seen(torch.cat([seen.shots_SF, last]), torch.cat([seen.labels_S, torch.tensor([2])]), last[:0], share_K)
+    choice = choose(TRAINED, delivered, more)
+    assert plain.head is not None and choice.head is not None and choice.after is not None
+    test = client(100, SHIFT, labels=(0, 1), seed=1).shots_SF
+    unsure, sure = (head(test).softmax(1).amax(1).mean().item() for head in (choice.head, plain.head))
+    assert unsure == pytest.approx(sure, abs=0.05)
+    assert choice.head(last).argmax() == 2
+
+
+def test_a_layer_that_no_shot_can_judge_is_left_as_sure_as_it_is() -> None:
+    head, labels_S = Head(CENTRES_KF, torch.zeros(3, dtype=torch.float64)), torch.tensor([2])
+    found = _tempered(head, torch.tensor([[1.0, 2.0, ABSENT]], dtype=torch.float64), labels_S)
+    assert torch.equal(found.weight_KF, head.weight_KF) and torch.equal(found.bias_K, head.bias_K)
 
 
 def test_shots_are_as_many_as_asked_and_the_others_are_none_of_them() -> None:

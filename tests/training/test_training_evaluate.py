@@ -17,6 +17,7 @@ from fglfast.images.labelled import LabelledImages
 from fglfast.training import evaluate as module
 from fglfast.training.evaluate import evaluate, open_classifier
 from fglfast.training.model import build_model, load_model, save_model, write_weights
+from fglfast.training.opta import ABSENT
 from fglfast.training.results import WEIGHTS
 from fglfast.verbs.app import app
 
@@ -64,6 +65,20 @@ def test_logits_within_0_and_1_are_no_probabilities(model_dir: Path, monkeypatch
     confidence = np.e / (np.e + 2)
     assert found.accuracy == 0.5 and found.ece == pytest.approx(confidence - 0.5, rel=1e-5)
     assert found.loss == pytest.approx(-np.log([confidence, 1 / (np.e + 2)]).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1 / 64, 1, 64])  # of a layer made more or less sure
+def test_images_of_a_class_that_the_model_cannot_name_are_wrong_and_no_part_of_the_loss(
+    scale: float, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = torch.eye(3)[[0, 0, 1, 1]]
+    logits[:, 2] = scale * ABSENT
+    monkeypatch.setattr(module, "predict", lambda *_, **__: logits)
+    found = evaluate(model_dir, images(("ant", "bee", "cow"), [0, 1, 1, 2]))
+    right, wrong = np.e / (np.e + 1), 1 / (np.e + 1)
+    assert found.accuracy == 0.5 and found.n == 4
+    assert found.loss == pytest.approx(-np.log([right, wrong, right]).mean(), rel=1e-5)
+    assert evaluate(model_dir, images(("ant", "bee", "cow"), [2] * 4)).loss is None
 
 
 @pytest.mark.parametrize("classes", [2, 10])

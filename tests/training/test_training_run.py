@@ -22,13 +22,14 @@ from transformers import pipeline
 
 from fglfast.base.errors import BadInputError, FglError, UsageError
 from fglfast.images.labelled import LabelledImages
-from fglfast.shards.description import Description
+from fglfast.shards.description import Description, read_description
 from fglfast.training import fit, launch
 from fglfast.training.card import card
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
 from fglfast.training.results import TrainResult
-from fglfast.training.settings import TrainSettings
+from fglfast.training.run_folder import identity
+from fglfast.training.settings import Job, TrainSettings
 
 
 def real_images() -> LabelledImages:
@@ -214,6 +215,20 @@ def test_what_is_known_to_be_wrong_starts_nothing(
     monkeypatch.setenv("WORLD_SIZE", "1")
     with pytest.raises(UsageError, match="not LOCAL_RANK, MASTER_ADDR, MASTER_PORT"):
         train(synthetic, tmp_path / "model", settings_for(tiny_arch), 1)
+
+
+@pytest.mark.parametrize("setting", ["deepspeed", "initial"])
+@pytest.mark.parametrize("name", ["ds.conf", "weights", "ds.json"])
+def test_a_file_that_was_edited_makes_another_run_whatever_it_is_called(
+    setting: str, name: str, synthetic: Path, tmp_path: Path
+) -> None:
+    description, file = read_description(synthetic), tmp_path / name
+    job = Job(synthetic=synthetic, out=tmp_path, settings=TrainSettings.model_validate({setting: file}))
+    told = []
+    for content in ('{"gradient_clipping": 1}', '{"gradient_clipping": 1}', '{"gradient_clipping": 0.001}'):
+        file.write_text(content)
+        told.append(identity(job, description))
+    assert told[0] == told[1] != told[2]
 
 
 @pytest.mark.parametrize(("gpus", "batch"), [(2, 128), (3, 129), (6, 132), (7, 133)])

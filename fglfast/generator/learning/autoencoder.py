@@ -1,6 +1,9 @@
 """The first stage of pretraining: a VAE, the latents of all images by it, and grids of images to look at."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,8 +11,11 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from fglfast.base.console import Progress, note
+from fglfast.base.errors import BadInputError
 from fglfast.base.files import placing
 from fglfast.base.machine import native_bfloat16
 from fglfast.generator.architecture import MiniSettings, build_vae
@@ -17,6 +23,7 @@ from fglfast.generator.learning.fitting import Fit, FitSettings
 
 GRID = 16  # images a row of the VAE's grid
 KL_WEIGHT = 2e-4
+LATENTS, LEARN_LATENTS = "latents.safetensors", ("flow.pt", "labels.pt")
 
 
 def train_vae(
@@ -34,6 +41,8 @@ def train_vae(
     """
     vae = build_vae(model).to(device)
     fit = Fit("vae", nn.ModuleDict({"vae": vae}), settings, state)
+    if fit.step < settings.steps:
+        _forget_latents(state)
 
     def loss_function(batch_size: int, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(pixels_NCHW), (batch_size,), generator=generator)
@@ -60,9 +69,24 @@ def train_vae(
     return vae.requires_grad_(False)
 
 
+def _forget_latents(state: Path) -> None:
+    """Latents of a VAE that is trained further are its latents no longer.
+
+    Raises:
+        BadInputError: a network has learned from them.
+    """
+    if learned := [path.stem for path in (state / name for name in LEARN_LATENTS) if path.exists()]:
+        raise BadInputError(
+            f"{state.parent}: its {' and '.join(learned)} learned from the latents of a VAE of fewer steps",
+            "give as many --vae-steps as before, or another --out",
+        )
+    (state / LATENTS).unlink(missing_ok=True)
+
+
 @torch.no_grad()
-def encode_all(vae: AutoencoderKL, pixels_NCHW: Tensor, cache: Path) -> Tensor:
-    """Posterior mean and deviation of every image [N,2,C,H,W], kept in `cache`; sets the VAE's scaling factor."""
+def encode_all(vae: AutoencoderKL, pixels_NCHW: Tensor, state: Path) -> Tensor:
+    """Posterior mean and deviation of every image [N,2,C,H,W], kept in `state`; sets the VAE's scaling factor."""
+    cache = state / LATENTS
     if not cache.exists():
         parts, device = [], next(vae.parameters()).device
         with Progress("latents", total=len(pixels_NCHW)) as progress:
@@ -84,10 +108,25 @@ def save_grid(images_BCHW: Tensor, columns: int, path: Path) -> None:
     Image.fromarray(np.concatenate(rows, axis=0)).save(path)
 
 
-def narrow(device: str) -> torch.autocast:
-    """bfloat16 where the device computes in it."""
+@contextmanager
+def narrow(device: str) -> Iterator[None]:
+    """bfloat16 where the device computes in it; on a CPU all but attention, whose gradients are slow in it."""
     native = torch.cuda.get_device_capability() >= (8, 0) if device == "cuda" else native_bfloat16()
-    return torch.autocast(device, torch.bfloat16, enabled=native)
+    wide = _WideAttention() if native and device == "cpu" else nullcontext()
+    with torch.autocast(device, torch.bfloat16, enabled=native), wide:
+        yield
+
+
+class _WideAttention(TorchFunctionMode):
+    """Attention in float32, whatever type its inputs have and its output shall have."""
+
+    def __torch_function__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        named = named or {}
+        if function is not scaled_dot_product_attention:
+            return function(*given, **named)
+        with torch.autocast("cpu", enabled=False):
+            query, *others = (tensor.float() for tensor in given[:3])
+            return function(query, *others, *given[3:], **named).to(given[0].dtype)
 
 
 def _to_signed(pixels_BCHW: Tensor, device: str) -> Tensor:

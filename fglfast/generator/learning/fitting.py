@@ -63,7 +63,8 @@ class Fit:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay
         )
-        self.ema = EMAModel(self.parameters, decay=settings.ema_decay)
+        on_gpu = self.parameters[0].is_cuda  # there each launch counts; on a CPU the sums would be others, no faster
+        self.ema = EMAModel(self.parameters, decay=settings.ema_decay, foreach=on_gpu)
         self.step, self.end = 0, settings.steps
         self.best: tuple[int, float] | None = None  # grids without a gain since, and the lowest held-out loss
         self.seconds = 0.0
@@ -167,15 +168,15 @@ class Fit:
             self.end = early
 
     def _restore(self) -> None:
-        device = self.parameters[0].device
-        state: dict[str, Any] = torch.load(self.checkpoint, map_location=device, weights_only=True)
+        # AdamW counts its steps on the CPU: on a GPU, each step would wait for each parameter's count.
+        state: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         self.step, self.seconds = state["step"], state["seconds"]
         if state.get("asked") == self.settings.steps:  # asked for other steps, it is not held to an early end
             self.end, self.best = state["end"], state["best"]
         self.modules.load_state_dict(state["modules"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.load_state_dict(state["ema"])
-        self.ema.to(device)
+        self.ema.to(self.parameters[0].device)
         if self.metrics.exists():
             lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             write_atomic(self.metrics, "".join(line for line in lines if self._is_done(line)))

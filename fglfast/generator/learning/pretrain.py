@@ -132,7 +132,7 @@ def pretrain(
     pixels_NCHW = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2)
     learned, held_out = held_apart(len(dataset), settings.seed)
     vae = train_vae(pixels_NCHW[learned], settings.model, settings.vae, settings.device, state, grids)
-    moments_N2CHW = encode_all(vae, pixels_NCHW, state / "latents.safetensors")
+    moments_N2CHW = encode_all(vae, pixels_NCHW, state)
     tokens_NPL = torch.stack([_tokens(tokenizer, list(level)) for level in zip(*texts, strict=True)], dim=1)
     taught = Taught(moments_N2CHW, tokens_NPL, learned, held_out)
     wording, alone = (CLASSES, ()) if settings.classes else (CAPTIONS, [texts[row][1] for row in held_out.tolist()])

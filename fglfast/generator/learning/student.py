@@ -15,10 +15,12 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from fglfast.base.errors import BadInputError
+from fglfast.base.untrusted import loading
 from fglfast.generator.learning.fitting import Fit, FitSettings
 from fglfast.generator.learning.flow import TIMESTEPS
 from fglfast.generator.learning.paths import LINEAR, Kind, Path, right_prediction
-from fglfast.generator.scheduler import lacks, own_clock, scheduler_config
+from fglfast.generator.parts import part
+from fglfast.generator.scheduler import CONFIG, lacks, own_clock, scheduler_config
 
 KINDS: dict[str, Kind] = {"flow_prediction": "velocity", "epsilon": "noise", "sample": "data", "v_prediction": "v"}
 
@@ -75,9 +77,11 @@ class Task:
         """What the model of a diffusers folder was trained to do.
 
         Raises:
-            BadInputError: its scheduler's config is missing, or is none.
+            BadInputError: its scheduler's config is missing, or is none that a network can be trained by.
         """
-        return cls.of_scheduler(scheduler_config(folder))
+        config = scheduler_config(folder)
+        with loading(part(folder, CONFIG)):
+            return cls.of_scheduler(config)
 
     @classmethod
     def of_scheduler(cls, config: dict[str, Any]) -> "Task":
@@ -88,13 +92,15 @@ class Task:
         """
         name = str(config.get("_class_name", ""))
         if name.startswith("FlowMatch") or config.get("use_flow_sigmas"):
-            return cls(LINEAR, "velocity", lambda t: TIMESTEPS * t)
+            levels = int(config.get("num_train_timesteps", TIMESTEPS))
+            return cls(LINEAR, "velocity", lambda t: levels * t, levels)
         if own_clock(config) or not _has_table(name):
             raise BadInputError(
                 f"{name}: its noise levels are no table, and no path to train on is known", "use another model"
             )
         path, levels = scheduled_path(config)
-        kind = KINDS[str(config.get("prediction_type", "epsilon"))]
+        if (kind := KINDS.get(predicted := str(config.get("prediction_type", "epsilon")))) is None:
+            raise BadInputError(f"{name}: predicts {predicted}, which is not known here", f"give {', '.join(KINDS)}")
         return cls(path, kind, lambda t: (levels * t).floor().clamp(max=levels - 1), levels)
 
 

@@ -6,6 +6,7 @@ its model says of all images, and what its server saw, is kept in one file, and 
 there is not made again, so a larger number adds to those there.
 """
 
+import hashlib
 import io
 import shutil
 from collections.abc import Mapping, Sequence
@@ -86,7 +87,8 @@ def train_shadows(
     Raises:
         BadInputError: the folder holds shadows of another pool.
     """
-    facts = {"images": len(pool.images), "source": pool.images.source, "seed": seed}
+    seen = hashlib.sha256(pool.pixels_N3SS.numpy().tobytes() + pool.images.labels.tobytes())
+    facts = {"images": len(pool.images), "sha256": seen.hexdigest(), "seed": seed}
     claim(folder / "pool.json", facts, "shadows of other images")
     found: dict[str, list[Path]] = {name: [] for name in recipes}
     for shadow in range(number):

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.generator.architecture import MiniSettings, build_tokenizer, build_unet, build_vae
+from fglfast.generator.learning.autoencoder import narrow
 from fglfast.generator.learning.couplings import COUPLINGS
 from fglfast.generator.learning.fitting import Fit, FitSettings
 from fglfast.generator.learning.flow import lesson
@@ -57,6 +58,13 @@ def test_a_stopped_pretraining_goes_on_to_the_same_weights(tmp_path, monkeypatch
     assert (whole / "prompts.json").exists() and "20 images of 10 classes" in (whole / "README.md").read_text()
     with pytest.raises(BadInputError, match="other images"):
         pretrain(data.select([0, 1]), tmp_path / "cut", SMALL)
+    longer = SMALL.model_copy(update={"vae": SMALL.vae.model_copy(update={"steps": 8})})
+    with pytest.raises(BadInputError, match="flow learned from the latents of a VAE of fewer steps"):
+        pretrain(data, tmp_path / "cut", longer)
+    (tmp_path / "cut" / "state" / "flow.pt").unlink()
+    before = (tmp_path / "cut" / "state" / "latents.safetensors").read_bytes()
+    pretrain(data, tmp_path / "cut", longer)
+    assert (tmp_path / "cut" / "state" / "latents.safetensors").read_bytes() != before
 
 
 def test_colour_images_of_another_size_with_captions_of_their_own(tmp_path, capsys):
@@ -118,6 +126,20 @@ def test_bfloat16_learns_the_same_within_its_rounding(tmp_path, monkeypatch):
         rows = (tmp_path / str(native) / "state" / "flow-metrics.jsonl").read_text().splitlines()
         losses.append(json.loads(rows[-1])["held_out"])
     assert losses[0] != losses[1] and abs(losses[0] / losses[1] - 1) < 0.02
+
+
+def test_on_a_processor_attention_stays_float32_beside_bfloat16(monkeypatch):
+    """Its gradients take seven times as long in bfloat16."""
+    monkeypatch.setattr("fglfast.generator.learning.autoencoder.native_bfloat16", lambda: True)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    heads = torch.randn(1, 2, 4, 8, requires_grad=True)
+    with narrow("cpu"):
+        product = torch.nn.functional.linear(heads, torch.eye(8))
+        found = attention(product, product, product)
+    assert product.dtype == found.dtype == torch.bfloat16
+    assert torch.equal(found.detach(), attention(*[product.detach().float()] * 3).bfloat16())
+    found.sum().backward()
+    assert heads.grad is not None
 
 
 def test_a_loss_that_no_longer_falls_ends_the_training_early_and_again_after_a_kill(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Students of teachers whose answers are known."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.paths import LINEAR
 from fglfast.generator.learning.solvers import bend, euler, uniform
 from fglfast.generator.learning.student import Pairs, Task, check_method, fit_student, scheduled_path, target
+from fglfast.generator.scheduler import CONFIG
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Schedule
 
@@ -201,6 +203,22 @@ CONTINUOUS = {"_class_name": "EulerDiscreteScheduler", "timestep_type": "continu
 def test_a_path_that_is_not_known_is_refused(config):
     with pytest.raises(BadInputError, match=config["_class_name"]):
         Task.of_scheduler(config)
+
+
+@pytest.mark.parametrize(
+    "change", [{"prediction_type": "score"}, {"num_train_timesteps": "many"}, {"beta_schedule": "x"}]
+)
+def test_a_config_that_no_network_is_trained_by_is_refused_in_a_line(change, narrow, tmp_path):
+    folder = shutil.copytree(narrow("sd15"), tmp_path / "model")
+    path = folder / CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(BadInputError):
+        Task.of_model(folder)
+
+
+def test_a_flow_of_other_timesteps_has_its_samplers_clock():
+    task = Task.of_scheduler({"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 500})
+    assert task.levels == 500 and task.clock(torch.tensor([0.5])).item() == 250 and task.moment(250) == 0.5
 
 
 def test_what_diffusers_still_counts_in_a_table_is_taken():

@@ -148,6 +148,8 @@ def test_shadows_learn_from_halves_are_made_once_and_alike(experiment, pool, tmp
         train_shadows(
             recipes, AuditedImages(pool.images.select(range(80)), pool.pixels_N3SS[:80]), 2, 0, tmp_path, tmp_path
         )
+    with pytest.raises(BadInputError, match="shadows of other images"):
+        train_shadows(recipes, AuditedImages(pool.images, 255 - pool.pixels_N3SS), 2, 0, tmp_path, tmp_path)
 
 
 def test_members_are_the_images_that_a_method_saw(experiment, run):
