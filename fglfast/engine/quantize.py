@@ -5,11 +5,13 @@ activations change more along a trajectory than between images. SmoothQuant (Xia
 attention blocks' outliers apart. Layers whose rounding moves the output too far stay in float.
 """
 
+import hashlib
 import io
 import logging
 import os
 from collections.abc import Iterable
 from contextlib import redirect_stdout
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from fglfast.base.files import placing
+from fglfast.base.files import exclusive, finished_folder, lock_of, placing
+from fglfast.base.machine import cores, processor_name
 from fglfast.engine.export import DECODER, UNET
 from fglfast.engine.trajectory import Reference
 
 FILE = "inputs.safetensors"
+NETWORK = "network.xml"  # its weights lie beside it
 # Any words do for a model that knows many; for one that knows few, some it knows and some it does not.
 PROMPTS = (
     *("", "a picture", "the sea", "a man, a tree", "dark", "light striped"),
@@ -44,6 +48,30 @@ def save_calibration(reference: Reference, folder: Path) -> None:
         tensors[f"{UNET}/{step}/timestep"] = np.ascontiguousarray(timestep_B.numpy())
     with placing(folder / FILE) as unfinished:
         save_file(tensors, unfinished)
+
+
+def quantized_once(name: str, folder: Path, bound: float) -> Path:
+    """Where a quantized network lies, beside the exported one: it takes any batch, and is made once for all of them.
+
+    Of several processes one makes it, others wait. What decides its bits names it; the number of cores does, too:
+    sums that they share are rounded otherwise.
+
+    Args:
+        name: file of the UNet or of the decoder.
+        folder: holds the exported networks and the calibration.
+        bound: see `quantized`.
+    """
+    import openvino
+
+    facts = (version("openvino"), version("nncf"), processor_name(), cores(), bound)
+    place = folder / f"{Path(name).stem}-int8-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
+    with exclusive(lock_of(place)):
+        if not place.exists():
+            network = openvino.Core().read_model((folder / name).with_suffix(".xml"))
+            made = quantized(network, name, folder, bound)
+            with finished_folder(place) as temporary:
+                openvino.save_model(made, temporary / NETWORK, compress_to_fp16=False)
+    return place / NETWORK
 
 
 def quantized(network: Any, name: str, folder: Path, bound: float) -> Any:

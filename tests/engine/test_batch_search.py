@@ -3,7 +3,8 @@ import json
 import pytest
 
 from fglfast.base.errors import FglError
-from fglfast.engine import batch_search
+from fglfast.engine import batch_search, exports, quantize
+from fglfast.engine.backends import ov
 from fglfast.engine.batch_search import FIELDS
 from fglfast.engine.export import DECODER, UNET
 
@@ -79,3 +80,51 @@ def test_memory_that_would_run_out_ends_the_search(pace, monkeypatch, random_min
 def test_a_pass_is_timed(name, random_mini, torch_recipe, engine, tmp_path):
     build = torch_recipe.build("torch", "float32").model_copy(update={FIELDS[name]: 2})
     assert 0 < batch_search._seconds(name, build, engine.shapes, random_mini, tmp_path, tmp_path) < 10
+
+
+@pytest.fixture
+def quantizations(monkeypatch):
+    """Let the processor have int8, and a network be quantized by leaving it as it is; what was is listed."""
+    made = []
+
+    def unchanged(network, name, folder, bound):
+        assert network.input(0).partial_shape[0].is_dynamic
+        made.append(name)
+        return network
+
+    monkeypatch.setattr(ov, "native_int8", lambda: True)
+    monkeypatch.setattr(exports, "save_calibration", lambda *_: None)
+    monkeypatch.setattr(quantize, "quantized", unchanged)
+    return made
+
+
+def test_engines_that_differ_in_batch_alone_share_the_quantized_networks(
+    quantizations, monkeypatch, random_mini, recipe, engines
+):
+    monkeypatch.setattr(batch_search, "CANDIDATES", (2,))  # an engine of other batches is built before
+    found = batch_search.search_batches(recipe.model_copy(update={"precision": "int8"}), random_mini, engines)
+    assert (found.unet_batch, found.vae_batch) == (2, 2) and quantizations == [UNET, DECODER]
+
+
+def test_what_decides_a_quantized_network_names_it(quantizations, monkeypatch, engines):
+    [folder] = engines.glob("exported-*")
+    first = quantize.quantized_once(DECODER, folder, 0.08)
+    others = {quantize.quantized_once(DECODER, folder, 0.07)}
+    for fact, value in (("version", "0.1"), ("processor_name", "another"), ("cores", 1000)):
+        with monkeypatch.context() as patched:
+            patched.setattr(quantize, fact, lambda *_, value=value: value)
+            others.add(quantize.quantized_once(DECODER, folder, 0.08))
+    assert len(others - {first}) == 4 and quantizations == 5 * [DECODER]
+    assert quantize.quantized_once(DECODER, folder, 0.08) == first and len(quantizations) == 5
+
+
+def test_a_quantization_that_fails_leaves_nothing(quantizations, monkeypatch, engines):
+    def fails(*_):
+        raise MemoryError
+
+    [folder] = engines.glob("exported-*")
+    with monkeypatch.context() as patched:
+        patched.setattr(quantize, "quantized", fails)
+        with pytest.raises(MemoryError):
+            quantize.quantized_once(UNET, folder, 0.08)
+    assert quantize.quantized_once(UNET, folder, 0.08).exists() and quantizations == [UNET]

@@ -22,7 +22,7 @@ from fglfast.engine.backends import Backend
 from fglfast.engine.backends.ov_graph import without_sinusoids
 from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs
 from fglfast.engine.networks import Networks, chunks
-from fglfast.engine.quantize import quantized
+from fglfast.engine.quantize import quantized_once
 from fglfast.engine.recipe import Build
 from fglfast.generator.load import Shapes
 
@@ -47,9 +47,9 @@ class OpenVinoBackend(Backend):
 
         core = openvino.Core()
         for name, batch in _batches(build).items():
-            model = core.read_model((exported / name).with_suffix(".xml"))
-            if build.precision == "int8" and name not in (TEXT, PROJECTION):
-                model = quantized(model, name, exported, INT8_ERROR)
+            eight_bits = build.precision == "int8" and name not in (TEXT, PROJECTION)
+            plain = (exported / name).with_suffix(".xml")
+            model = core.read_model(quantized_once(name, exported, INT8_ERROR) if eight_bits else plain)
             model.reshape({key: list(tensor.shape) for key, tensor in example_inputs(shapes, batch)[name].items()})
             parts = {name: model}
             if name == UNET and build.precision == "bfloat16":
