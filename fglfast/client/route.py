@@ -68,7 +68,7 @@ def route(
     Raises:
         UsageError: the client's name or the domain is refused, or the model is SDXL or a blockwise student.
         BadInputError: the inventory cannot be used or is another generator's, or `state` was begun with other images,
-            another inventory or other settings.
+            other classes, another inventory or other settings.
         MissingExtraError: there is a budget, and dp-accounting is not installed.
     """
     if load_blocks(model).boundaries:
@@ -79,7 +79,8 @@ def route(
     if adapters.description.model != weights_fingerprint(model):
         raise BadInputError(f"{inventory}: learned through another generator", "use the server's model")
     header = make_header(client, dataset.class_names, "routed", encoded, domain, adapters.fingerprint())
-    learner = _learner(model, adapters, dataset.class_names, domain)
+    prompts = _prompts(model, dataset.class_names, domain)
+    learner = _learner(model, adapters, prompts)
     counts_K = dataset.counts()
     fit = CLIENT_FIT.model_copy(update={"steps": settings.steps})
     if budget:
@@ -90,8 +91,9 @@ def route(
         held = np.flatnonzero(counts_K)  # the prompts of these alone are learned under
         learner = Learner(learner.generator, learner.task, learner.inventory, learner.prompts[held])
         examples, images = read_examples(learner.generator, dataset, held, size)
-        begun = {"images": images, "inventory": header.inventory, "domain": domain}
-        claim(state / BEGUN, begun, "routing of other images, of another inventory or another domain")
+        words = {"prompts": [prompts[label] for label in held], "domain": domain}
+        begun = {"images": images, "inventory": header.inventory, **words}
+        claim(state / BEGUN, begun, "routing of other images or classes, of another inventory or another domain")
         logits_RH = learner.learn(examples, fit, state)
     losses = told_losses(
         learner.generator, learner.task, (learner.prompts, learner.texts(logits_RH)), examples, fit.batch_size
@@ -99,12 +101,17 @@ def route(
     return Routed(_payload(header, logits_RH, counts_K, None), *losses)
 
 
-def _learner(model: Path, inventory: Inventory, class_names: tuple[str, ...], domain: str | None) -> Learner:
-    """The frozen generator and the prompts of all classes, as the server words them."""
+def _prompts(model: Path, class_names: tuple[str, ...], domain: str | None) -> list[str]:
+    """The prompts of all classes, as the server words them."""
+    rows = class_level_prompts(class_names, [1] * len(class_names), load_prompts(model, domain).class_level)
+    return [row.prompt for row in rows]
+
+
+def _learner(model: Path, inventory: Inventory, prompts: list[str]) -> Learner:
+    """The frozen generator and the embeddings of all classes' prompts."""
     generator = load_generator(model, own_device())
     device, encoder = generator.projection.linear.weight.device, TextEncoder.load(model)
-    rows = class_level_prompts(class_names, [1] * len(class_names), load_prompts(model, domain).class_level)
-    prompts_KLD = torch.from_numpy(encoder.encode(encoder.tokenize([row.prompt for row in rows]))).to(device)
+    prompts_KLD = torch.from_numpy(encoder.encode(encoder.tokenize(prompts))).to(device)
     return Learner(generator, Task.of_model(model), inventory.to(device), prompts_KLD)
 
 

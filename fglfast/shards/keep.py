@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.files import write_atomic
 from fglfast.base.untrusted import read_object
+from fglfast.base.wording import some
 from fglfast.shards.description import Description
 from fglfast.shards.places import check_places
 from fglfast.shards.tar import read_samples, shard_name
@@ -26,7 +28,7 @@ class Keep:
     """What is kept: a share of each class, those with the highest scores, or what has at least a score.
 
     Attributes:
-        share: of each class, above 0 and up to 1; None where there is a bound.
+        share: of each class, above 0 and up to 1, and one image at least; None where there is a bound.
         bound: the lowest score that is kept.
     """
 
@@ -58,7 +60,7 @@ class Keep:
         for label in np.unique(labels_N):
             own = np.flatnonzero(labels_N == label)
             best_first = own[np.argsort(-scores_N[own], kind="stable")]
-            out.append(best_first[round(float(self.share or 1) * len(own)) :])
+            out.append(best_first[max(1, round(float(self.share or 1) * len(own))) :])
         return np.sort(np.concatenate(out))
 
 
@@ -86,9 +88,9 @@ def leave_out(folder: Path, description: Description, keep: str) -> Places:
     """Write down which images are left out, for all who train on them; returns their places.
 
     Raises:
-        UsageError, BadInputError: see `Keep.parse` and `read_scores`.
+        UsageError, BadInputError: see `Keep.parse`, `read_scores` and `_chosen`.
     """
-    out = Keep.parse(keep).leaves_out(*read_scores(folder, description))
+    out = _chosen(folder, description, keep)
     write_atomic(folder / LEFT_OUT, json.dumps({"keep": keep, "plan": description.plan, "images": out.tolist()}) + "\n")
     return out
 
@@ -101,7 +103,26 @@ def places_left_out(folder: Path, description: Description, keep: str | None) ->
         description: its own.
         keep: as of `Keep.parse`; it goes before the list.
     """
-    return Keep.parse(keep).leaves_out(*read_scores(folder, description)) if keep else left_out(folder, description)
+    return _chosen(folder, description, keep) if keep else left_out(folder, description)
+
+
+def _chosen(folder: Path, description: Description, keep: str) -> Places:
+    """What is left out by scores; classes of which nothing is kept are named.
+
+    Raises:
+        BadInputError: nothing at all is kept.
+    """
+    scores_N, labels_N = read_scores(folder, description)
+    out = Keep.parse(keep).leaves_out(scores_N, labels_N)
+    if len(out) == len(scores_N):
+        raise BadInputError(
+            f"{folder}: --keep {keep} leaves no image, as the highest score is {scores_N.max():g}",
+            "give a lower score, or a share such as 90%",
+        )
+    gone = np.setdiff1d(labels_N, np.delete(labels_N, out))
+    if names := [name for label, name in enumerate(description.class_names) if label in gone]:
+        note(f"--keep {keep} leaves no image of {some(names)}; a share such as 90% keeps some of each class")
+    return out
 
 
 def left_out(folder: Path, description: Description) -> Places:

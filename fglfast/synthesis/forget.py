@@ -1,5 +1,6 @@
 """A client leaves a data set: its images, rows, digests and name go, and a receipt says so without them."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -64,12 +65,11 @@ def forget(
         there = Drawn.of(out)
         refuse_older(there, out)
         if client not in there.clients:
-            path = next((path for path in _receipts(out) if _read(path)["plan_after"] == there.plan), None)
-            if moved and path:
-                return _read(path)
+            if moved and (receipt := _receipt_of(there, out)):
+                return receipt
             if _was_joining(client, out):
                 receipt = _receipt(there, there, change(there, there, range(there.shards)))
-                _leave(receipt, out)
+                _leave(receipt, there, out)
                 return receipt
             raise BadInputError(f"{out}: no client {client!r}", f"clients: {some(there.clients)}")
         if there.clients == (client,):
@@ -93,7 +93,7 @@ def forget(
             out,
             update=True,
             older=older,
-            before_swap=partial(_leave, receipt),
+            before_swap=partial(_leave, receipt, to_be),
             judge=judge,
         )
     return receipt
@@ -140,15 +140,20 @@ def _receipt(there: Drawn, to_be: Drawn, changes: Change) -> dict[str, Any]:
     }
 
 
-def _leave(receipt: dict[str, Any], folder: Path) -> None:
-    """Write the receipt."""
-    name = f"forgotten-{receipt['plan_before'][:12]}-{receipt['plan_after'][:12]}.json"
+def _leave(receipt: dict[str, Any], to_be: Drawn, folder: Path) -> None:
+    """Write the receipt, under a name that says who stays: two clients forgotten of one plan leave two."""
+    name = f"forgotten-{receipt['plan_before'][:12]}-{_ending(to_be)}"
     write_atomic(folder / name, json.dumps(receipt, indent=2) + "\n")
 
 
-def _receipts(out: Path) -> list[Path]:
-    return sorted(out.glob("forgotten-*.json"))
+def _receipt_of(there: Drawn, out: Path) -> dict[str, Any] | None:
+    """The latest receipt of a forgetting that made this data set of these clients."""
+    found = [read_object(path, MOST, "delete it") for path in out.glob(f"forgotten-*-{_ending(there)}")]
+    fitting = [receipt for receipt in found if receipt.get("plan_after") == there.plan]
+    return max(fitting, key=lambda receipt: str(receipt.get("time")), default=None)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return {"plan_after": "", **read_object(path, MOST, "delete it")}
+def _ending(drawn: Drawn) -> str:
+    """The end of a receipt's name: the plan, and a digest of the clients that stay with their payloads."""
+    stay = json.dumps(by_client(drawn.clients, drawn.payloads), sort_keys=True)
+    return f"{drawn.plan[:12]}-{hashlib.sha256(stay.encode()).hexdigest()[:12]}.json"

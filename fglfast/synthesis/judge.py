@@ -1,6 +1,7 @@
 """How well an image fits its class: what a judge is, and those that draw nothing: CLIP's kind, and classifiers."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +31,7 @@ class Judge(Protocol):
     """Tells how well images fit their classes.
 
     Attributes:
-        fingerprint: of its weights: another judge gives other scores.
+        fingerprint: of its weights and of the classes it compares: another judge gives other scores.
     """
 
     fingerprint: str
@@ -75,7 +76,7 @@ class ClassifierJudge:
         self.model, names, self.size = open_classifier(folder)
         self.name = str(folder)
         self.columns = columns_of(folder, names, class_names)
-        self.fingerprint = fingerprint(self.model)
+        self.fingerprint = digest_of(fingerprint(self.model), class_names, self.columns, self.size)
 
     def __call__(self, pixels_BSS3: NDArray[np.uint8], labels: Sequence[int]) -> NDArray[np.float64]:
         """As `Judge` says; what else the classifier knows does not count."""
@@ -102,8 +103,8 @@ class TextJudge:
         self.images, tokenizer, self.model = open_pretrained(
             AutoModelForZeroShotImageClassification, name, "judge", ADVICE
         )
-        self.name, self.fingerprint = name, fingerprint(self.model)
         prompts = [PROMPT.format(label=label) for label in class_names]
+        self.name, self.fingerprint = name, digest_of(fingerprint(self.model), prompts)
         try:
             self.texts_KD = self._texts(tokenizer, prompts)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -130,6 +131,11 @@ def fingerprint(model: torch.nn.Module) -> str:
     for name, weights in sorted(model.state_dict().items()):
         digest.update(name.encode() + weights.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def digest_of(*facts: object) -> str:
+    """sha256 over facts, as JSON."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _directions(features: Any) -> Tensor:

@@ -4,8 +4,6 @@ It asks by class names alone, in the generator's own class-level prompt, whateve
 image's score is that of its pixels and its label, and does not change as clients join or leave.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +25,7 @@ from fglfast.generator.load import model_fingerprint
 from fglfast.generator.text import load_prompts, native_image_size
 from fglfast.generator.tokens import load_tokenizer
 from fglfast.sampler.evidence import Level, levels_between, misfits
-from fglfast.synthesis.judge import columns_of, fingerprint, own
+from fglfast.synthesis.judge import columns_of, digest_of, fingerprint, own
 
 LOW, HIGH = -5.0, -1.0  # logarithms of the signal-to-noise ratio; where classes differ most, for noise and images
 LEVELS = 2
@@ -78,8 +76,7 @@ class GeneratorJudge:
         self.task, self.asked = Task.of_model(self.model), min(asked, len(class_names))
         self.levels: list[Level] = levels_between(self.task, LOW, HIGH, levels)
         weights, side = model_fingerprint(self.model), lent.recipe.image_size
-        facts = [weights, side, self.prompts, self.asked, LOW, HIGH, levels, SEED]
-        self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        self.fingerprint = digest_of(weights, side, self.prompts, self.asked, LOW, HIGH, levels, SEED)
 
     def __call__(self, pixels_BSS3: NDArray[np.uint8], labels: Sequence[int]) -> NDArray[np.float64]:
         """As `Judge` says: the probability of each image's class among those it is held against, rounded."""
@@ -133,8 +130,8 @@ class LabelFlowJudge:
         self.flow, names = load_label_flow(model, device)
         self.classes, self.columns = len(names), columns_of(model, names, class_names)
         self.encoder = ImageEncoder(model, native_image_size(model), device)
-        prints = fingerprint(self.flow) + fingerprint(self.encoder.vae)
-        self.fingerprint = hashlib.sha256(prints.encode()).hexdigest()
+        prints = fingerprint(self.flow), fingerprint(self.encoder.vae)
+        self.fingerprint = digest_of(*prints, class_names, self.columns)
 
     def __call__(self, pixels_BSS3: NDArray[np.uint8], labels: Sequence[int]) -> NDArray[np.float64]:
         """As `Judge` says; what else the flow knows does not count."""

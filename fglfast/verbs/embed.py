@@ -139,6 +139,7 @@ def embed(
     """Turn private images into a payload of prompt embeddings, the one file that a client uploads."""
     check_unlabelled(unlabelled, classifier, epsilon, classes=classes, confidence=confidence, least_images=least_images)
     _check_kind(prompt_level, captions, learn, kit, model)
+    _check_clip(clip, prompt_level, learn or route is not None)
     _check_steps(learn, (learn_steps, vectors), route, route_steps)
     if route:
         _check_routing(learn, kit, prompt_level, send, template, clip)
@@ -194,6 +195,12 @@ def _check_kind(prompt_level: str, captions: str | None, learn: bool, kit: Path 
         )
     if kit and (learn or model != "mini"):
         raise UsageError("a kit stands in for the model, and has none to learn with", "leave out --kit, or the others")
+
+
+def _check_clip(clip: float | None, prompt_level: str, fitted: bool) -> None:
+    """Refuse a bound of captions where there are none; what is fitted to the images has its own refusals."""
+    if clip is not None and prompt_level == "class" and not fitted:
+        raise UsageError("--clip bounds captions, and class-level prompts have none", "add --prompt-level instance")
 
 
 def _check_steps(learn: bool, learned: tuple[int, int], route: Path | None, route_steps: int) -> None:

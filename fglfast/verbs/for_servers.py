@@ -191,7 +191,9 @@ def synthesize(
         print_settings(plain, **words, **more, **of_clients, judge=judge, keep=keep)
         return
     if dry_run:
-        planned = foreseen(asked, merged, settings, out, engines, rank.world_size, update, format != "shards")
+        planned = foreseen(
+            asked, merged, settings, out, engines, rank.world_size, update or rule is not None, format != "shards"
+        )
         if planned["plan"]:  # the model's weights are here
             prove_payloads(embeddings, asked.model_folder())
         stage.note_room(planned["bytes_at_most"], planned["bytes_free"], out)
@@ -272,18 +274,20 @@ def _finish(out: Path, class_names: tuple[str, ...], done: Any, keep: str | None
             note(f"no {form} yet, as shards are missing: the rank that finishes last makes it, or run this again")
         return
     if keep is not None:
-        _leave_out(out, keep)
+        _leave_out(out, keep, form)
     if form != "shards":
         _unpack(form, out, class_names, done.shards)
 
 
-def _leave_out(out: Path, keep: str) -> None:
+def _leave_out(out: Path, keep: str, form: str) -> None:
     from fglfast.shards.description import read_description
     from fglfast.shards.keep import LEFT_OUT, leave_out
 
     description = read_description(out)
     left = len(leave_out(out, description, keep))
     note(f"{left:,} of {description.images:,} images are left out of training: {out / LEFT_OUT} lists them")
+    if left and form != "shards":
+        note(f"the {form} holds those too, unmarked: who trains on it leaves them out by that list")
 
 
 def _unpack(form: str, out: Path, class_names: tuple[str, ...], shards: int) -> None:

@@ -74,6 +74,17 @@ def test_other_images_do_not_go_on_from_these_and_another_generator_is_refused(
         route(dataset, "ann", random_mini, tmp_path / "other.safetensors", tmp_path / "state2", FEW)
 
 
+def test_classes_of_other_names_do_not_go_on_from_these(private, random_mini, adapters, tmp_path):
+    """A name that no image has may change: nothing was learned under it."""
+    dataset = read_dataset(str(private))
+    route(dataset, "ann", random_mini, adapters, tmp_path / "state", FEW)
+    unseen = replace(dataset, class_names=("bag", "vest", "boot"))
+    route(unseen, "ann", random_mini, adapters, tmp_path / "state", FEW)
+    with pytest.raises(BadInputError, match="prompts"):
+        renamed = replace(dataset, class_names=("hat", "t-shirt", "boot"))
+        route(renamed, "ann", random_mini, adapters, tmp_path / "state", FEW)
+
+
 def test_ten_classes_take_less_than_a_kilobyte_with_a_budget_or_without(random_mini, adapters, tmp_path):
     """With the bundled classes, and as many logits as an inventory has by default."""
     dataset = read_dataset("fashion:private")

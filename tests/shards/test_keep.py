@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.shards.description import Description, write_description
-from fglfast.shards.keep import LEFT_OUT, Keep, leave_out, left_out
+from fglfast.shards.keep import LEFT_OUT, Keep, leave_out, left_out, places_left_out
 from fglfast.shards.tar import Sample, encode_image, shard_name, write_shard
 
 SCORES = (0.9, 0.1, 0.5, 0.5, 0.2, 0.8)  # classes alternate
@@ -29,7 +29,8 @@ def write(folder, facts):
 
 
 @pytest.mark.parametrize(
-    ("keep", "out"), [("0.5", [1, 4]), ("100%", []), ("67%", [1, 4]), ("34%", [1, 2, 3, 4]), ("0", [])]
+    ("keep", "out"),
+    [("0.5", [1, 4]), ("100%", []), ("67%", [1, 4]), ("34%", [1, 2, 3, 4]), ("1%", [1, 2, 3, 4]), ("0", [])],
 )
 def test_a_bound_and_a_share_of_each_class(synthetic, keep, out):
     assert leave_out(*synthetic, keep).tolist() == out == left_out(*synthetic).tolist()
@@ -43,8 +44,23 @@ def test_of_each_class_the_best_stay(images, percent):
     for label in set(labels.tolist()):
         own = set(np.flatnonzero(labels == label).tolist())
         gone, stay = own & set(out.tolist()), own - set(out.tolist())
-        assert len(stay) == round(percent / 100 * len(own))
+        assert len(stay) == max(1, round(percent / 100 * len(own)))
         assert not gone or not stay or scores[list(gone)].max() <= scores[list(stay)].min()
+
+
+@pytest.mark.parametrize("chosen", [leave_out, places_left_out])
+def test_a_class_of_which_nothing_is_kept_is_named(synthetic, chosen, capsys):
+    chosen(*synthetic, "0.5")
+    assert capsys.readouterr().err == ""
+    assert chosen(*synthetic, "0.85").tolist() == [1, 2, 3, 4, 5]
+    assert "--keep 0.85 leaves no image of b; a share" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("chosen", [leave_out, places_left_out])
+def test_a_bound_that_leaves_no_image_is_refused_and_nothing_is_written(synthetic, chosen):
+    with pytest.raises(BadInputError, match=r"--keep 0\.95 leaves no image, as the highest score is 0\.9$"):
+        chosen(*synthetic, "0.95")
+    assert not (synthetic[0] / LEFT_OUT).exists()
 
 
 def test_nothing_is_left_out_without_a_list(synthetic):

@@ -5,6 +5,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from idle_engine import idle_engine
+from living import maker
 from transformers import (
     BertTokenizer,
     CLIPConfig,
@@ -16,10 +18,14 @@ from transformers import (
     ResNetForImageClassification,
     ViTImageProcessorPil,
 )
+from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError
+from fglfast.payload import save_payload
 from fglfast.synthesis.find_judge import find_judge as find
 from fglfast.synthesis.judge import PROMPT
+from fglfast.verbs import for_servers
+from fglfast.verbs.app import app
 
 NAMES = ("red", "green", "blue")
 NARROW = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -104,6 +110,25 @@ def test_clip_judges_as_its_own_forward_pass_does(clip):
 def test_judges_are_told_apart(clip, classifier):
     first, again, other = (find_judge(name, NAMES) for name in (clip, clip, classifier))
     assert first.fingerprint == again.fingerprint != other.fingerprint
+
+
+def test_other_classes_are_another_judge(clip, classifier):
+    lists = (NAMES, NAMES[:2], NAMES[::-1])
+    prints = {find_judge(name, names).fingerprint for name in (clip, classifier) for names in lists}
+    assert len(prints) == 6 and all(len(each) == 64 for each in prints)
+
+
+def test_an_update_to_more_classes_is_refused_where_a_judge_gave_scores(classifier, random_mini, tmp_path, monkeypatch):
+    monkeypatch.setattr(for_servers, "open_engine", lambda *_, **__: idle_engine(random_mini))
+    asked = ["synthesize", "--embeddings", str(tmp_path / "ann.safetensors"), "--out", str(tmp_path / "out")]
+    asked += ["--model", str(random_mini), "--recipe", "mini", "--images-per-class", "4", "--judge", classifier]
+    done = []
+    for names, more in ((NAMES[:2], ()), (NAMES, ("--update",))):
+        sent = maker(random_mini)("ann", [("red", 1, 3), ("green", 2, 1)], names)
+        save_payload(sent, tmp_path / "ann.safetensors")
+        done.append(CliRunner().invoke(app, [*asked, *more]))
+    assert [each.exit_code for each in done] == [0, 2], done[0].output
+    assert "another judge" in done[1].output and "choose another --out" in done[1].output
 
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "."])

@@ -129,3 +129,8 @@ def test_the_verb_scores_and_leaves_out(random_mini, tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     listed = json.loads((tmp_path / "out" / LEFT_OUT).read_text())
     assert len(listed["images"]) == 4 and Drawn.of(tmp_path / "out").judge == Bright.fingerprint
+    assert "unmarked" not in done.output
+    unpacked = CliRunner().invoke(app, [*asked, "--judge", "bright", "--format", "imagefolder"])
+    assert unpacked.exit_code == 0 and "the imagefolder holds those too, unmarked" in unpacked.output
+    none = CliRunner().invoke(app, [*asked, "--judge", "bright", "--keep", "1"])
+    assert none.exit_code == 4 and "--keep 1 leaves no image" in none.output

@@ -164,6 +164,10 @@ def test_a_label_flow_judges_by_the_names_of_classes(labelled):
     assert np.array_equal(judge(images[::-1], [2, 1, 0])[::-1], scores)
 
 
+def test_a_label_flow_of_fewer_classes_is_another_judge(labelled):
+    assert len({LabelFlowJudge(labelled, names).fingerprint for names in (NAMES, NAMES[:2], NAMES[::-1])}) == 3
+
+
 def test_a_label_flow_of_other_classes_or_none_is_refused(labelled, random_mini):
     with pytest.raises(BadInputError, match="scarf"):
         LabelFlowJudge(labelled, ("bag", "scarf"))

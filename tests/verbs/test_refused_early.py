@@ -110,6 +110,31 @@ def test_another_data_set_in_the_folder_is_refused_in_words(folder, engine, payl
     assert "payload of bob here only" in both.output
 
 
+def test_a_dry_run_of_a_stop_rule_goes_on_as_the_run_does(folder, engine, monkeypatch):
+    drawing = [*arguments("synthesize", folder, folder / "out"), "--steps", 1, "--json"]
+    monkeypatch.undo()
+    assert run(*drawing, "--images-per-class", 20).exit_code == 0
+    (folder / "out" / "stopping.json").write_text("{}")  # the rule has begun
+    rule = ("--until-gain", 1, "--pilot-images", 20, "--images-per-class", 60, "--dry-run")
+    planned = run(*drawing, *rule)
+    assert planned.exit_code == 0, planned.output
+    assert json.loads(planned.stdout)["images_left"] == 80
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--clip", 1, "--epsilon", 2], "class-level prompts have none"),
+        (["--clip", 1, "--epsilon", 2, "--learn"], "--learn adds no noise"),
+        (["--clip", 1, "--prompt-level", "instance"], "add --epsilon"),
+    ],
+)
+def test_a_clip_that_bounds_nothing_is_refused(folder, options, words):
+    refused = run(*arguments("embed", folder, folder / "ann-2.safetensors"), *options)
+    assert refused.exit_code == 2 and words in refused.output, refused.output
+    assert not (folder / "ann-2.safetensors").exists()
+
+
 @pytest.mark.parametrize("verb", ["distill", "tune", "pretrain", "demo", "run"])
 def test_a_folder_of_somebodys_own_stays_as_it_is(verb, folder):
     own = folder / "own"
