@@ -140,6 +140,7 @@ class _Sweep:
         self.engine, self.merged, self.validation = engine, merged, validation
         self.recipe, self.settings, self.out = recipe, settings, out
         self.asked = candidates(settings.grid, recipe.sampling, engine.model)
+        self.passes = {each.name: Schedule.of_model(engine.model, each.sampling).passes() for each in self.asked}
         self.finished = out / "candidates"
         self.done = read_trials(self.finished)
         self.row_seconds = _row_seconds(engine, out / "row.seconds")
@@ -200,7 +201,7 @@ class _Sweep:
 
     def _predicted(self, candidate: Candidate) -> Trial:
         images = candidate.images_per_class * _classes(self.merged)
-        passes = Schedule.of_model(self.engine.model, candidate.sampling).passes()
+        passes = self.passes[candidate.name]
         seconds = predict(images, passes, self.row_seconds, list(self.done.values()))
         return Trial(candidate=candidate, images=images, passes=passes, predicted_seconds=round(seconds, 3))
 
