@@ -29,6 +29,8 @@ from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import Experiment, Partition, find_experiment
 from fglfast.federation.method_names import Method
 from fglfast.federation.records import Result
+from fglfast.generator.inventory import save_inventory
+from fglfast.generator.learning.make_inventory import InventorySettings, make_inventory
 from fglfast.images.dataset import read_dataset
 from fglfast.sampler.schedule import Sampling
 
@@ -43,6 +45,7 @@ TITLES = {
     "names": "FGL, instance-level",
     "names-style": "FGL, instance-level, style named",
     "learned": "FGL, learned",
+    "routed": "FGL, routed",
     "fedavg": "FedAvg, 20 rounds",
     "fedavg-one": "FedAvg, 20 rounds, one class a client",
     "centralized": "centralized",
@@ -74,6 +77,14 @@ class Bench:
         """A cell's results by seed; finished ones are read."""
         asked = self.base.model_copy(update={**changes, "seeds": tuple(range(seeds))})
         return run_experiment(asked, self.work / cell, self.engines).results
+
+    def inventory(self) -> Path:
+        """Adapters that the server learned from all of its drawings, transformed; made once."""
+        path = self.work / "inventory.safetensors"
+        if not path.exists():
+            public = self.held.read("public-all")
+            save_inventory(make_inventory(public, self.model, self.work / "inventory", InventorySettings()), path)
+        return path
 
     def recipe(self, guidance: float) -> str:
         """A recipe file of the generator at a guidance scale."""
@@ -139,7 +150,10 @@ def _cell(bench: Bench, cell: str, seeds: int, choices: dict[str, Any], learn: L
         "names": named,
         "names-style": {**named, "domain": bench.held.domain},
         "learned": {"prompt_level": "learned", "learn": learn, "domain": bench.held.domain},
+        "routed": {"prompt_level": "routed", "domain": bench.held.domain},
     }
+    if cell == "routed":
+        drawn[cell]["inventory"] = bench.inventory()
     return bench.run(cell, seeds, **{"methods": ("fgl",), "recipe": bench.recipe(choices["guidance"]), **drawn[cell]})
 
 
