@@ -12,13 +12,14 @@ from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError
 from fglfast.client.embed import embed
-from fglfast.distill.distill import DistillSettings, distill
+from fglfast.distill.distill import DistillSettings, _bend, distill
 from fglfast.distill.pairs import draw_pairs, read_pairs, shard_path
 from fglfast.distill.steps import place
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.generator.learning.fitting import FitSettings
-from fglfast.generator.learning.student import Task
+from fglfast.generator.learning.paths import LINEAR
+from fglfast.generator.learning.student import Pairs, Task
 from fglfast.generator.load import load_generator
 from fglfast.images.dataset import read_dataset
 from fglfast.payload import save_payload
@@ -255,3 +256,27 @@ def test_steps_are_placed_no_worse_than_equal_ones_and_the_recipe_draws(payload,
     assert CliRunner().invoke(app, ["synthesize", *base, *draw]).exit_code == 0
     uneven = CliRunner().invoke(app, ["place-steps", *base, *place, "--grid", "10", "--out", str(tmp_path / "x.toml")])
     assert uneven.exit_code == 2 and "multiple of 3" in uneven.output
+
+
+def test_each_step_of_a_bend_asks_its_own_network():
+    """Quotients round: by its time alone, the fifth of seven steps would be asked of the block before."""
+    asked = []
+
+    class Constant(torch.nn.Module):
+        def __init__(self, number):
+            super().__init__()
+            self.number = number
+
+        def forward(self, x, timesteps, text, return_dict):
+            asked.append(self.number)
+            return (torch.ones_like(x),)
+
+    some = torch.zeros(3, 2, 1, 1)
+    first, second = Constant(0), Constant(1)
+    found = _bend(
+        "how it bends",
+        [first] * 4 + [second] * 3,
+        Task(LINEAR, "velocity", lambda t: 1000 * t),
+        Pairs(some, some, some[:1, :, 0], torch.zeros(3).long()),
+    )
+    assert asked == [0] * 4 + [1] * 3 and found.curvature == 0
