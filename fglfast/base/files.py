@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -214,6 +214,14 @@ def is_held(path: Path) -> bool:
 def temporary_name(path: Path) -> Path:
     """Where a file is written before it is complete: hidden, and never read."""
     return path.with_name(f".{path.name}.tmp")
+
+
+def fill_once(folder: Path, make: Callable[[Path], None]) -> None:
+    """Have `make` fill a folder, unless it is there; of several processes one does it, the others wait."""
+    with exclusive(lock_of(folder)):
+        if not folder.exists():
+            with finished_folder(folder) as unfinished:
+                make(unfinished)
 
 
 def lock_of(path: Path) -> Path:

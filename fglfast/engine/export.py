@@ -32,7 +32,7 @@ from fglfast.generator.load import Generator, Shapes, XLUNetPart
 # Measured on ONNX Runtime 1.31 and OpenVINO 2026.4: opset 18 runs as fast as 23 or faster on CPU.
 OPSET = 18
 EXPORT_BATCH = 2  # the exporter fixes sizes of 0 and 1
-MOST = 63  # diffusers upsamples 64 rows by another kernel: told of more, the exporter traces twice; the graph takes any
+MOST_ROWS = 63  # told of 64, which diffusers upsamples by another kernel, the exporter traces twice; a graph takes any
 TEXT, PROJECTION, UNET, DECODER = "text_encoder.onnx", "text_projection.onnx", "unet.onnx", "vae_decoder.onnx"
 
 
@@ -152,7 +152,7 @@ def export_one(network: nn.Module, inputs: dict[str, Tensor], path: Path, route:
     if route.openvino:
         convert(network, inputs, path.with_suffix(".xml"))
         return
-    batch = torch.export.Dim("batch", min=1, max=MOST)
+    batch = torch.export.Dim("batch", min=1, max=MOST_ROWS)
     dynamic = tuple({0: batch} for _ in inputs)
     exporter_log = logging.getLogger("torch.onnx")
     level = exporter_log.level

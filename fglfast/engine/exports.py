@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fglfast.base.console import note
-from fglfast.base.files import exclusive, finished_folder, lock_of
+from fglfast.base.files import exclusive, fill_once, lock_of
 from fglfast.engine import backends
 from fglfast.engine.export import Route, export
 from fglfast.engine.manifest import Key
@@ -33,8 +33,9 @@ def export_for(key: Key, reference: Reference, folder: Path) -> None:
 
 def export_once(reference: Reference, route: Route, folder: Path) -> None:
     """Export a model's networks into a folder, unless they are there; of several processes one does it, others wait."""
-    with exclusive(lock_of(folder)):
-        if not folder.exists():
-            note(f"exporting {name_of(reference.model)}: {route}")
-            with finished_folder(folder) as temporary:
-                export(reference.generator(), reference.shapes, temporary, route)
+
+    def make(unfinished: Path) -> None:
+        note(f"exporting {name_of(reference.model)}: {route}")
+        export(reference.generator(), reference.shapes, unfinished, route)
+
+    fill_once(folder, make)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from fglfast.base.files import exclusive, finished_folder, lock_of, placing
+from fglfast.base.files import fill_once, placing
 from fglfast.base.machine import cores, processor_name
 from fglfast.engine.export import DECODER, UNET
 from fglfast.engine.trajectory import Reference
@@ -65,12 +65,12 @@ def quantized_once(name: str, folder: Path, bound: float) -> Path:
 
     facts = (version("openvino"), version("nncf"), processor_name(), cores(), bound)
     place = folder / f"{Path(name).stem}-int8-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
-    with exclusive(lock_of(place)):
-        if not place.exists():
-            network = openvino.Core().read_model((folder / name).with_suffix(".xml"))
-            made = quantized(network, name, folder, bound)
-            with finished_folder(place) as temporary:
-                openvino.save_model(made, temporary / NETWORK, compress_to_fp16=False)
+
+    def make(unfinished: Path) -> None:
+        network = openvino.Core().read_model((folder / name).with_suffix(".xml"))
+        openvino.save_model(quantized(network, name, folder, bound), unfinished / NETWORK, compress_to_fp16=False)
+
+    fill_once(place, make)
     return place / NETWORK
 
 

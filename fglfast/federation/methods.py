@@ -4,7 +4,6 @@ Centralized training is FedAvg with one client that holds everything, local-only
 the same loop, optimiser and number of epochs for all.
 """
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from torch import nn
 
 from fglfast.base.console import note
 from fglfast.base.errors import FglError
-from fglfast.base.files import write_atomic
+from fglfast.base.files import file_digest, write_atomic
 from fglfast.federation import wire
 from fglfast.federation.alone import public_only, server_only
 from fglfast.federation.collect import (
@@ -255,7 +254,7 @@ def fine_tune(weights: Weights, synthetic: Path, experiment: Experiment, seed: i
     folder.parent.mkdir(parents=True, exist_ok=True)
     initial = folder.with_name(f"{folder.name}.safetensors")
     write_weights(weights, initial)
-    work = folder.with_name(f"{folder.name}-{hashlib.sha256(initial.read_bytes()).hexdigest()[:16]}")
+    work = folder.with_name(f"{folder.name}-{file_digest(initial)[:16]}")
     for other in folder.parent.glob(f"{folder.name}*"):
         if other.is_dir() and other != work:
             shutil.rmtree(other)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fglfast.base.console import note
 from fglfast.base.errors import FglError
-from fglfast.base.files import exclusive, file_digest, finished_folder, lock_of
+from fglfast.base.files import file_digest, fill_once
 from fglfast.base.wording import first_line
 from fglfast.generator.kinds import INDEX
 from fglfast.generator.parts import PARTS, part
@@ -37,13 +37,14 @@ def made_once(stem: str, what: str, of: Iterable[Path], make: Callable[[Path], N
     for path in of:
         digest.update(bytes.fromhex(file_digest(path)))
     folder = made_folders() / f"{stem}-{digest.hexdigest()[:16]}"
+
+    def told(unfinished: Path) -> None:
+        note(f"making {folder}: {what}")
+        make(unfinished)
+
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(lock_of(folder)):
-            if not folder.exists():
-                note(f"making {folder}: {what}")
-                with finished_folder(folder) as unfinished:
-                    make(unfinished)
+        fill_once(folder, told)
     except OSError as error:
         hint = "free space, or choose another folder by the variable FGLFAST_MODELS"
         raise FglError(f"{folder.parent}: cannot be written ({error.strerror or first_line(error)})", hint) from error

@@ -245,7 +245,7 @@ def _tempered(head: Head, logits_SK: Tensor, labels_S: Tensor) -> Head:
 
     Judged by shots whose class could be named without them; the layer as it is where there are none.
     """
-    named_S = nameable(logits_SK.gather(1, labels_S[:, None])[:, 0])
+    named_S = nameable(logits_SK, labels_S)
     if not named_S.any():
         return head
     logits_SK, labels_S = logits_SK[named_S], labels_S[named_S]

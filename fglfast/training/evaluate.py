@@ -63,7 +63,7 @@ def evaluate(model_dir: Path, dataset: LabelledImages, batch_size: int = 256) ->
 
 
 def _loss(logits_NK: Tensor, labels_N: Tensor) -> float | None:
-    named_N = nameable(logits_NK.gather(1, labels_N[:, None])[:, 0])
+    named_N = nameable(logits_NK, labels_N)
     return cross_entropy(logits_NK[named_N], labels_N[named_N]).item() if named_N.any() else None
 
 

@@ -19,9 +19,9 @@ RIDGE = 0.1  # of the mean variance, added to each
 ABSENT = -1e30  # the score of a class of which nothing is known: below any that features make, and finite
 
 
-def nameable(scores: Tensor) -> Tensor:
-    """Whether scores are of classes of which something is known, however sure a layer was made."""
-    return scores > ABSENT / 1000
+def nameable(scores_NK: Tensor, labels_N: Tensor) -> Tensor:
+    """Whether something is known of each image's own class [N], however sure a layer was made."""
+    return scores_NK.gather(1, labels_N[:, None])[:, 0] > ABSENT / 1000
 
 
 @dataclass(frozen=True)

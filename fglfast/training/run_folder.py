@@ -7,7 +7,6 @@ config.json, preprocessor_config.json, model.safetensors, README.md      the fin
 prototypes.safetensors                                                   its prototypes (see there)
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fglfast.base.errors import BadInputError, FglError, UsageError
-from fglfast.base.files import exclusive, sync_folder, write_atomic
+from fglfast.base.files import exclusive, file_digest, sync_folder, write_atomic
 from fglfast.base.folders import leads_out
 from fglfast.base.untrusted import json_object, read_bytes
 from fglfast.base.wording import differences, some
@@ -41,11 +40,11 @@ def identity(job: Job, description: Description) -> dict[str, Any]:
         file = Path(settings[name] or "")
         named = name != "arch" or file.suffix in (".json", ".safetensors")  # else it may be called as an architecture
         if named and file.is_file():
-            settings[name] = f"{file.name} sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
+            settings[name] = f"{file.name} sha256 {file_digest(file)[:16]}"
     data = description.model_dump(mode="json", include={"plan", "images", "image_size", "class_names"})
     listed = job.synthetic / LEFT_OUT
     if listed.is_file() and job.settings.keep is None:
-        data["left_out"] = hashlib.sha256(listed.read_bytes()).hexdigest()[:16]
+        data["left_out"] = file_digest(listed)[:16]
     return {"settings": settings, "data": data}
 
 
