@@ -47,9 +47,6 @@ class CaptionFile:
     two images share it. Of a line that has a file name and an index too, as pandas writes them, images that are files
     take the name, and rows of a table the index.
 
-    Args:
-        path: of a form that `read_entries` reads.
-
     Raises:
         BadInputError: it cannot be read, or a line lacks something.
     """
@@ -80,11 +77,7 @@ class CaptionFile:
         yield [captions[key] for key in keys]
 
     def _by_name(self, rows: bool) -> dict[str, str]:
-        """Captions by what their images are called.
-
-        Args:
-            rows: whether the images are rows of a table; else they are files.
-        """
+        """Captions by what their images are called, as rows of a table or else as files."""
         captions: dict[str, str] = {}
         for line in self.lines:
             name = (line.row or line.file) if rows else (line.file or line.row)

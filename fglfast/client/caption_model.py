@@ -19,10 +19,6 @@ ADVICE = "give attributes, a JSON or CSV file, or a captioning model such as Sal
 class CaptionModel:
     """A captioning model of the hub or of a folder: safetensors only, no code of its own; float16 on a GPU.
 
-    Args:
-        name: hub id or folder.
-        batch: images of one pass.
-
     Raises:
         BadInputError: it cannot be had, or transformers knows no image-to-text model of its kind.
     """

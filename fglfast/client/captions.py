@@ -1,8 +1,8 @@
 """Captions of private images: measured words, a captioning model, or a file."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from fglfast.base.console import Progress
 from fglfast.base.errors import BadInputError
@@ -20,27 +20,8 @@ PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".tar", ".tgz", ".7z")
 UNREAD = SHEETS + TABLES + TEXTS + PACKED
 
 
-class Captioner(Protocol):
-    """Says what is in images."""
-
-    def __call__(self, dataset: LabelledImages) -> Iterator[list[str]]:
-        """The captions of all images of a data set in their order, batch after batch."""
-        ...
-
-
-class MeasuredAttributes:
-    """Shade, texture and proportions of an image, the words that `mini` was trained with.
-
-    Args:
-        size: side in pixels at which they are measured: the generator's own.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __call__(self, dataset: LabelledImages) -> Iterator[list[str]]:
-        """Captions such as "dark plain wide"."""
-        return ([describe(dataset.pixels(row, self.size))] for row in range(len(dataset)))
+# Gives the captions of all images of a data set in their order, batch after batch.
+Captioner = Callable[[LabelledImages], Iterator[list[str]]]
 
 
 def find_captioner(name: str, size: int, alone: bool = False) -> Captioner:
@@ -55,7 +36,7 @@ def find_captioner(name: str, size: int, alone: bool = False) -> Captioner:
         BadInputError: the file or the model cannot be read.
     """
     if name == ATTRIBUTES:
-        return MeasuredAttributes(size)
+        return partial(measured, size)
     _check_ending(Path(name))
     if Path(name).suffix.lower() in FILES or Path(name).is_file():
         from fglfast.client.caption_file import CaptionFile
@@ -66,6 +47,11 @@ def find_captioner(name: str, size: int, alone: bool = False) -> Captioner:
     from fglfast.client.caption_model import CaptionModel
 
     return CaptionModel(name, 1) if alone else CaptionModel(name)
+
+
+def measured(size: int, dataset: LabelledImages) -> Iterator[list[str]]:
+    """Shade, texture and proportions of each image, as "dark plain wide": the words that `mini` was trained with."""
+    return ([describe(dataset.pixels(row, size))] for row in range(len(dataset)))
 
 
 def _check_ending(path: Path) -> None:

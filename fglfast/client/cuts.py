@@ -10,11 +10,7 @@ from fglfast.client.prompts import PromptRow, before
 def tell_cuts(rows: Sequence[PromptRow], kept: Sequence[str], class_names: Sequence[str], template: str) -> None:
     """Note which class names do not fit whole, and of how many images no word of the caption is left.
 
-    Args:
-        rows: the prompts.
-        kept: each of them as far as it is encoded.
-        class_names: of all classes.
-        template: that the prompts were made with.
+    Each prompt is `kept` as far as it is encoded.
     """
     name_from, caption_from = before(template, "label"), before(template, "caption")
     names: dict[str, str] = {}

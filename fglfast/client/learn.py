@@ -45,13 +45,14 @@ class Learned:
 
     Attributes:
         payload: a row a class.
-        class_level: the generator's loss on the client's images under their class prompts.
+        class_level: the generator's loss on the client's images under their class prompts; None under a budget, which
+            it is not part of.
         learned: the same, and for the same draws, under what was learned.
     """
 
     payload: Payload
-    class_level: float
-    learned: float
+    class_level: float | None = None
+    learned: float | None = None
 
 
 def learn(
@@ -111,14 +112,9 @@ def learn(
 def told_losses(
     generator: Generator, task: Task, texts: tuple[Tensor, Tensor], examples: Examples, batch_size: int
 ) -> tuple[float, float]:
-    """The generator's loss on a client's images under the class prompts and under what was learned; both are said.
+    """The generator's loss on a client's images under the embeddings [K,L,D] of class prompts and of what was learned.
 
-    Args:
-        generator: frozen.
-        task: what its UNet was trained to predict.
-        texts: the embeddings [K,L,D] of both.
-        examples: the images.
-        batch_size: images of a pass.
+    Both are said.
     """
     before, after = (judge(generator, task, each.__getitem__, examples, batch_size) for each in texts)
     note(f"loss {before:.4f} with the class prompts, {after:.4f} with what was learned")

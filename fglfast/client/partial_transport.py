@@ -66,10 +66,7 @@ class TransportSettings(Settings):
 def transport(log_P_NK: NDArray[np.float32], joined_NN: Any, asked: TransportSettings) -> Floats:
     """The plan, in images: what share of each image goes to each class [N,K], at most 1 a row.
 
-    Args:
-        log_P_NK: logarithms of the classifier's probabilities.
-        joined_NN: S, as `joins` makes it; None joins no images.
-        asked: how.
+    By the logarithms of the classifier's probabilities, and by S as `joins` makes it; None joins no images.
     """
     images, classes = log_P_NK.shape
     cost_NK = -log_P_NK.astype(np.float64)

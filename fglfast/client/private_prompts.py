@@ -68,15 +68,7 @@ def private_instances(
     encoder: TextEncoder,
     budget: Budget,
 ) -> PrivateRows:
-    """Instance-level release.
-
-    Args:
-        captions: of each image, from that image alone.
-        labels: of each image.
-        class_names: all classes; they are public.
-        template: of instance-level prompts, with {label} and {caption}.
-        encoder: whose embeddings are sent.
-        budget: of the release.
+    """Instance-level release: a caption has to be of its image alone, while template and class names are public.
 
     Raises:
         UsageError: the template is refused.

@@ -53,14 +53,9 @@ class PrivateRoute:
 def private_route(
     learner: Learner, examples: Examples, counts_K: NDArray[np.int64], settings: FitSettings, budget: Budget
 ) -> PrivateRoute:
-    """Learn a client's routing under a budget. A killed run begins anew: nothing of it has left.
+    """Learn a client's routing under a budget of all uploads. A killed run begins anew: nothing of it has left.
 
-    Args:
-        learner: of all classes of the federation.
-        examples: the client's images, by the federation's classes.
-        counts_K: images of each class.
-        settings: how long and how fast; the batch is a step's expected size.
-        budget: of all uploads.
+    Images, counts and learner are by the federation's classes; the batch size is what a step is expected to take.
 
     Raises:
         MissingExtraError: dp-accounting is not installed.
@@ -80,13 +75,9 @@ def private_route(
 
 
 def noise_multiplier(epsilon: float, delta: float, share: float, steps: int) -> float:
-    """Standard deviation of the noise on the sum of a step, where an image adds at most 1.
+    """Standard deviation of the noise on the sum of a step, which takes a share of the images; each adds at most 1.
 
-    Args:
-        epsilon: of an image that is replaced.
-        delta: likewise.
-        share: of the images, that a step takes.
-        steps: how many.
+    Epsilon and delta are of an image that is replaced.
 
     Raises:
         MissingExtraError: dp-accounting is not installed.
@@ -110,12 +101,7 @@ def noise_multiplier(epsilon: float, delta: float, share: float, steps: int) -> 
 def descend(learner: Learner, examples: Examples, settings: FitSettings, share: float, multiplier: float) -> Tensor:
     """Logits [R,H], by the mean of those that the last half of the steps came to.
 
-    Args:
-        learner: what is learned through.
-        examples: the images.
-        settings: how long and how fast.
-        share: the chance of each image to be in a step.
-        multiplier: of the noise; see `noise_multiplier`.
+    `share` is the chance of each image to be in a step; for the multiplier of the noise see `noise_multiplier`.
     """
     draws = torch.Generator().manual_seed(secrets.randbits(32))  # it keeps no more
     chosen = np.random.Generator(np.random.Philox(secrets.randbits(128)))  # who is seen in a step is a secret

@@ -47,12 +47,7 @@ class PseudoLabels:
 def pseudo_labels(
     features_NF: NDArray[np.float32], log_P_NK: NDArray[np.float32], asked: LabelSettings
 ) -> PseudoLabels:
-    """Label images by what a classifier says of them all.
-
-    Args:
-        features_NF: what its last layer sees of each image.
-        log_P_NK: logarithms of its probabilities.
-        asked: how.
+    """Label images by what a classifier says of them all: what its last layer sees, logarithms of its probabilities.
 
     Raises:
         BadInputError: it says what are no numbers.
@@ -110,13 +105,7 @@ class Labelled:
 def labelled(
     images: LabelledImages, found: PseudoLabels, class_names: tuple[str, ...], of_columns: Sequence[str]
 ) -> Labelled:
-    """The images that are labelled.
-
-    Args:
-        images: all of them.
-        found: their labels, in columns.
-        class_names: the classes of the federation.
-        of_columns: which of them each column is.
+    """The images that are labelled; `of_columns` names the class of the federation that each column of `found` is.
 
     Raises:
         BadInputError: no image is labelled.

@@ -1,6 +1,5 @@
 """A client's images to a payload of routing: what mixes the server's adapters, and which classes the client holds."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.files import claim, sole
 from fglfast.client.embed import make_header
-from fglfast.client.learn import BEGUN, read_examples, told_losses
+from fglfast.client.learn import BEGUN, Learned, read_examples, told_losses
 from fglfast.client.privacy import Budget
 from fglfast.client.private_route import private_route
 from fglfast.client.prompts import class_level_prompts
@@ -27,22 +26,6 @@ from fglfast.images.labelled import LabelledImages
 from fglfast.payload import Payload, PayloadHeader, Privacy
 
 
-@dataclass(frozen=True)
-class Routed:
-    """What came out.
-
-    Attributes:
-        payload: a row a class.
-        class_level: the generator's loss on the client's images under their class prompts; None under a budget, which
-            it is not part of.
-        routed: the same, and for the same draws, under what was learned.
-    """
-
-    payload: Payload
-    class_level: float | None
-    routed: float | None
-
-
 def route(
     dataset: LabelledImages,
     client: str,
@@ -52,7 +35,7 @@ def route(
     settings: RouteSettings = RouteSettings(),  # noqa: B008 (frozen)
     domain: str | None = None,
     budget: Budget | None = None,
-) -> Routed:
+) -> Learned:
     """Learn which mixture of the server's adapters fits a client's images; killed, it goes on from its last checkpoint.
 
     Args:
@@ -79,14 +62,15 @@ def route(
     if adapters.description.model != weights_fingerprint(model):
         raise BadInputError(f"{inventory}: learned through another generator", "use the server's model")
     header = make_header(client, dataset.class_names, "routed", encoded, domain, adapters.fingerprint())
-    prompts = _prompts(model, dataset.class_names, domain)
+    wording, every = load_prompts(model, domain).class_level, [1] * len(dataset.class_names)
+    prompts = [row.prompt for row in class_level_prompts(dataset.class_names, every, wording)]  # as the server's are
     learner = _learner(model, adapters, prompts)
     counts_K = dataset.counts()
     fit = CLIENT_FIT.model_copy(update={"steps": settings.steps})
     if budget:
         examples, _ = read_examples(learner.generator, dataset.alone(), np.arange(len(counts_K)), size)
         found = private_route(learner, examples, counts_K, fit, budget)
-        return Routed(_payload(header, found.logits, found.counts, found.privacy), None, None)
+        return Learned(_payload(header, found.logits, found.counts, found.privacy))
     with sole(state, BEGUN):
         held = np.flatnonzero(counts_K)  # the prompts of these alone are learned under
         learner = Learner(learner.generator, learner.task, learner.inventory, learner.prompts[held])
@@ -98,13 +82,7 @@ def route(
     losses = told_losses(
         learner.generator, learner.task, (learner.prompts, learner.texts(logits_RH)), examples, fit.batch_size
     )
-    return Routed(_payload(header, logits_RH, counts_K, None), *losses)
-
-
-def _prompts(model: Path, class_names: tuple[str, ...], domain: str | None) -> list[str]:
-    """The prompts of all classes, as the server words them."""
-    rows = class_level_prompts(class_names, [1] * len(class_names), load_prompts(model, domain).class_level)
-    return [row.prompt for row in rows]
+    return Learned(_payload(header, logits_RH, counts_K, None), *losses)
 
 
 def _learner(model: Path, inventory: Inventory, prompts: list[str]) -> Learner:

@@ -1,7 +1,10 @@
 """All methods and seeds of an experiment in this process, as one record."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+from flwr.app import UserConfig
 
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
@@ -25,12 +28,7 @@ from fglfast.generator.text import taught_by, text_fingerprint
 
 
 def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
-    """Run every method with every seed; whatever is finished in `out` is read, not run.
-
-    Args:
-        experiment: what to run.
-        out: folder of all runs; the record is `arena.json` there.
-        engines: folder of compiled engines.
+    """Run every method with every seed; whatever is finished in `out` is read, not run. The record is `out/arena.json`.
 
     Raises:
         UsageError: the experiment names no images, or `out` belongs to another one.
@@ -56,7 +54,7 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
         server = experiment.server.model_copy(update={"guard": experiment.server.guard or False})
         known = {"trusted_counts": tuple(client.name for client in clients), "server": server}
         dealt = experiment.model_copy(update=known)
-        seeded = SeededExperiment(dealt, seed, out / f"seed{seed}", engines, _Grids(file, seed, experiment))
+        seeded = SeededExperiment(dealt, seed, out / f"seed{seed}", engines, partial(_grids, file, seed, experiment))
         class_names = seeded.class_names
         names = tuple(f"{client.name}, {client.domain}" if client.domain else client.name for client in clients)
         held = [client.dataset.named(class_names) for client in clients]
@@ -87,25 +85,18 @@ def _check_inventory(file: Path, model: Path) -> None:
         raise UsageError(f"{file}: learned through another generator than {name_of(model)}", hint)
 
 
-class _Grids:
-    """The grid of a method: all clients, one that holds everything, or each client alone."""
+def _grids(file: str, seed: int, experiment: Experiment, method: Method) -> list[CountedGrid]:
+    """The grids of a method, their counters at zero: all clients, one that holds everything, or each client alone."""
+    config: UserConfig = {"experiment": file, "seed": seed}
 
-    def __init__(self, file: str, seed: int, experiment: Experiment) -> None:
-        self.file, self.seed, self.experiment = file, seed, experiment
+    def grid(partitions: Sequence[int | str]) -> CountedGrid:
+        least = min(experiment.min_clients, len(partitions))
+        return CountedGrid(LoopbackGrid(app, partitions, config), experiment.timeout, least)
 
-    def __call__(self, method: Method) -> list[CountedGrid]:
-        """New grids, their counters at zero."""
-        count = len(simulated(self.file, self.seed))
-        if method == "centralized":
-            return [self._grid([EVERYTHING])]
-        if method == "local":
-            return [self._grid([number]) for number in range(count)]
-        return [self._grid(range(count))]
-
-    def _grid(self, partitions: Sequence[int | str]) -> CountedGrid:
-        config: dict[str, str | int | float | bool] = {"experiment": self.file, "seed": self.seed}
-        least = min(self.experiment.min_clients, len(partitions))
-        return CountedGrid(LoopbackGrid(app, partitions, config), self.experiment.timeout, least)
+    everyone = range(len(simulated(file, seed)))
+    if method == "centralized":
+        return [grid([EVERYTHING])]
+    return [grid([number]) for number in everyone] if method == "local" else [grid(everyone)]
 
 
 def _claim(out: Path, experiment: Experiment) -> str:

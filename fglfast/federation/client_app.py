@@ -30,45 +30,22 @@ from fglfast.training.predict import count_right, placed
 from fglfast.training.prototypes import Prototypes, checked_prototypes, remove_prototypes, save_prototypes
 
 SEEDS = 1_000_003
-Answer = Callable[[Client, RecordDict], RecordDict]
 
 app = ClientApp()
 
 
-@app.query("payload")
-def payload(message: Message, context: Context) -> Message:
-    """Prompt embeddings of the client's images, as the bytes of a payload file."""
-    return _answer(message, context, _payload)
+def _answering(answer: Callable[[Client, RecordDict], RecordDict]) -> Callable[[Message, Context], Message]:
+    """Answer messages by what the client's own configuration lets it say, or by one line on why it says nothing."""
 
+    def handle(message: Message, context: Context) -> Message:
+        try:
+            content = answer(open_client(context), message.content)
+        except FglError as error:
+            note(f"not answered: {error.message}")
+            content = wire.refusal(error.message)
+        return Message(content, reply_to=message)
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Local epochs from the global weights."""
-    return _answer(message, context, _train)
-
-
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """The global weights on the client's held-out images."""
-    return _answer(message, context, _evaluate)
-
-
-@app.query("moments")
-def moments(message: Message, context: Context) -> Message:
-    """Statistics of the features that the global network makes of the client's images."""
-    return _answer(message, context, _moments)
-
-
-@app.query("adapt")
-def adapt(message: Message, context: Context) -> Message:
-    """The final model on the client's held-out images, as it is and adapted to the others."""
-    return _answer(message, context, _adapt)
-
-
-@app.query("deliver")
-def deliver(message: Message, context: Context) -> Message:
-    """Keep the final model, if this client has a place for it."""
-    return _answer(message, context, _deliver)
+    return handle
 
 
 @app.query("refused")
@@ -79,27 +56,24 @@ def refused(message: Message, context: Context) -> Message:
     return Message(RecordDict(), reply_to=message)
 
 
-def _answer(message: Message, context: Context, answer: Answer) -> Message:
-    """What the client's own configuration lets it say, or one line on why it says nothing."""
-    try:
-        content = answer(open_client(context), message.content)
-    except FglError as error:
-        note(f"not answered: {error.message}")
-        content = RecordDict({wire.CONFIG: ConfigRecord({wire.REFUSED: wire.one_line(error.message)})})
-    return Message(content, reply_to=message)
-
-
-def _payload(client: Client, content: RecordDict) -> RecordDict:
+@app.query("payload")
+@_answering
+def payload(client: Client, content: RecordDict) -> RecordDict:
+    """Prompt embeddings of the client's images, as the bytes of a payload file."""
     if client.payload is not None:  # asked twice, noise would be drawn twice, and two of it tell more than one
         return _sent(client.payload.read_bytes())
-    _permit(client, f"payload:{question.ForPrompts.of(content).prompt_level}")
+    asked = question.ForPrompts.of(content)
+    _permit(client, f"payload:{asked.prompt_level}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "payload.safetensors"
-        save_payload(_made(client, content, Path(folder) / "learning"), path, client.signer)
+        save_payload(_made(client, asked, content, Path(folder) / "learning"), path, client.signer)
         return _sent(path.read_bytes())
 
 
-def _train(client: Client, content: RecordDict) -> RecordDict:
+@app.train()
+@_answering
+def train(client: Client, content: RecordDict) -> RecordDict:
+    """Local epochs from the global weights."""
     _permit(client, "train")
     asked = question.ToTrain.of(content)
     model, images = _global_model(asked, content), _images(client, asked)
@@ -109,7 +83,10 @@ def _train(client: Client, content: RecordDict) -> RecordDict:
     return RecordDict({wire.ARRAYS: wire.weights_record(model.state_dict())})
 
 
-def _evaluate(client: Client, content: RecordDict) -> RecordDict:
+@app.evaluate()
+@_answering
+def evaluate(client: Client, content: RecordDict) -> RecordDict:
+    """The global weights on the client's held-out images."""
     _permit(client, "evaluate")
     asked = question.OfModel.of(content)
     model, images = _global_model(asked, content), _images(client, asked)
@@ -118,14 +95,20 @@ def _evaluate(client: Client, content: RecordDict) -> RecordDict:
     return wire.metrics(**{wire.SHARE: _share_right(client, model, images)})
 
 
-def _moments(client: Client, content: RecordDict) -> RecordDict:
+@app.query("moments")
+@_answering
+def moments(client: Client, content: RecordDict) -> RecordDict:
+    """Statistics of the features that the global network makes of the client's images."""
     _permit(client, "moments")
     asked = question.OfModel.of(content)
     found = moments_of(_global_model(asked, content), _images(client, asked))
     return RecordDict({wire.ARRAYS: wire.weights_record(found)})
 
 
-def _adapt(client: Client, content: RecordDict) -> RecordDict:
+@app.query("adapt")
+@_answering
+def adapt(client: Client, content: RecordDict) -> RecordDict:
+    """The final model on the client's held-out images, as it is and adapted to the others."""
     _permit(client, "evaluate")  # it says no more than that, twice
     asked = question.ToAdapt.of(content)
     model, images = _global_model(asked, content), _images(client, asked)
@@ -138,7 +121,10 @@ def _adapt(client: Client, content: RecordDict) -> RecordDict:
     return wire.metrics(**{wire.SHARE: before, wire.ADAPTED: _share_right(client, model, images)})
 
 
-def _deliver(client: Client, content: RecordDict) -> RecordDict:
+@app.query("deliver")
+@_answering
+def deliver(client: Client, content: RecordDict) -> RecordDict:
+    """Keep the final model, if this client has a place for it."""
     _permit(client, "deliver")
     if client.out is not None:
         asked = question.OfModel.of(content)
@@ -170,8 +156,7 @@ def _permit(client: Client, what: str) -> None:
         )
 
 
-def _made(client: Client, content: RecordDict, state: Path) -> Payload:
-    asked = question.ForPrompts.of(content)
+def _made(client: Client, asked: question.ForPrompts, content: RecordDict, state: Path) -> Payload:
     if asked.prompt_level == "learned":
         learning = question.ToLearn.of(content)
         shown = client.training_images(learning.class_names, learning.validation_share)

@@ -7,6 +7,7 @@ made, sent as it is whoever asks and however often), and `answers` (what it answ
 simulated one's has `partition-id`, and the run names the experiment and the seed; it answers everything.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -45,10 +46,11 @@ ANSWERS = (*PAYLOADS, "train", "evaluate", "moments", "deliver")
 USUAL = ("payload:class", "deliver")  # without a word: which classes it holds and how many of each, and nothing else
 
 
+@dataclass(eq=False, repr=False)
 class Client:
     """One client.
 
-    Args:
+    Attributes:
         name: in its payload.
         number: of its draws.
         dataset: its images.
@@ -62,24 +64,19 @@ class Client:
         answers: what it answers, of `ANSWERS`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        number: int,
-        dataset: LabelledImages,
-        model: Path,
-        out: Path | None = None,
-        domain: str | None = None,
-        captions: str = ATTRIBUTES,
-        signer: Signer | None = None,
-        budget: Budget | None = None,
-        payload: Path | None = None,
-        answers: tuple[str, ...] = ANSWERS,
-    ) -> None:
-        self.answers = frozenset(answers)
-        self.name, self.number, self.dataset, self.model, self.out = name, number, dataset, model, out
-        self.domain, self.captions, self.signer = domain, captions, signer
-        self.budget, self.payload = budget, payload
+    name: str
+    number: int
+    dataset: LabelledImages
+    model: Path
+    out: Path | None = None
+    domain: str | None = None
+    captions: str = ATTRIBUTES
+    signer: Signer | None = None
+    budget: Budget | None = None
+    payload: Path | None = None
+    answers: frozenset[str] = frozenset(ANSWERS)
+
+    def __post_init__(self) -> None:
         self._prepared: dict[tuple[object, ...], TrainingData] = {}
 
     @property
@@ -228,12 +225,12 @@ def _standing(
     )
 
 
-def _widened(answers: str) -> tuple[str, ...]:
+def _widened(answers: str) -> frozenset[str]:
     """What a client answers: the usual, and what its configuration adds."""
     added = tuple(word.strip() for word in answers.split(",") if word.strip())
     if unknown := sorted(set(added) - set(ANSWERS)):
         raise UsageError(f"answers: no message is called {unknown[0]!r}", f"choose of {', '.join(ANSWERS)}")
-    return USUAL + added
+    return frozenset(USUAL + added)
 
 
 def _generator(experiment: Experiment) -> Path:

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -175,33 +174,20 @@ def _embeddings(experiment: Experiment) -> Callable[[Payload], Payload]:
     return Router(find_recipe(experiment.recipe).model_folder(), experiment.inventory).rows
 
 
-@dataclass
 class _Door:
-    """Who comes in: one payload after the other, read as what a stranger wrote.
+    """Who comes in: one payload after the other, read as what a stranger wrote; sound ones are kept in a folder."""
 
-    Attributes:
-        experiment: what the payloads are for.
-        class_names: that all must have.
-        folder: where sound ones are kept.
-        members: who is in.
-        names: node of each name that is taken, in the form in which names are told apart.
-        contents: node of each payload that nobody else can have made.
-    """
-
-    experiment: Experiment
-    class_names: tuple[str, ...]
-    folder: Path
-    members: list[Member] = field(default_factory=list)
-    names: dict[str, int] = field(default_factory=dict)
-    contents: dict[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        recipe = find_recipe(self.experiment.recipe)
+    def __init__(self, experiment: Experiment, class_names: tuple[str, ...], folder: Path) -> None:
+        self.experiment, self.class_names, self.folder = experiment, class_names, folder
+        self.members: list[Member] = []
+        self.names: dict[str, int] = {}  # node of each name that is taken, in the form in which names are told apart
+        self.contents: dict[str, int] = {}  # node of each payload that nobody else can have made
+        recipe = find_recipe(experiment.recipe)
         model = recipe.model_folder()
         shapes = read_shapes(model, recipe.image_size)
-        self.encoder, self.allowed = text_fingerprint(model), self.experiment.allowed()
+        self.encoder, self.allowed = text_fingerprint(model), experiment.allowed()
         self.shape = (shapes.text_length, shapes.text_width)
-        self.rows, self.embeddings = ClassRows(model, self.experiment.templates), _embeddings(self.experiment)
+        self.rows, self.embeddings = ClassRows(model, experiment.templates), _embeddings(experiment)
 
     def admit(self, node: int, content: bytes) -> None:
         """Keep a client's payload and make it a member.

@@ -8,7 +8,7 @@ it, and the images of its best step are kept.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -167,10 +167,8 @@ def watched(models: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
         variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
         gaps.append((mean - norm.running_mean).norm() + (variance - norm.running_var).norm())
 
-    norms = [module for model in models for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    hooks = [norm.register_forward_pre_hook(look) for norm in norms]
-    try:
+    with ExitStack() as hooks:
+        for module in (module for model in models for module in model.modules()):
+            if isinstance(module, nn.BatchNorm2d):
+                hooks.callback(module.register_forward_pre_hook(look).remove)
         yield gaps
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -22,12 +22,7 @@ from fglfast.training.predict import logits_of
 
 
 class Ensemble(nn.Module):
-    """Classifiers of the same classes as one.
-
-    Args:
-        model: their architecture.
-        weights: of each, at least one.
-    """
+    """Classifiers of the same classes as one: the architecture of `model`, with the weights of each, at least one."""
 
     def __init__(self, model: nn.Module, weights: Iterable[Weights]) -> None:
         super().__init__()
@@ -46,12 +41,8 @@ class Ensemble(nn.Module):
 def uploaded_models(federation: Federation, fresh: Weights, folder: Path) -> tuple[list[Weights], RoundRow]:
     """The models of clients that train by themselves, for as many epochs as FedAvg has, and upload once.
 
-    No client judges them together, as that would take sending everybody's model to everybody.
-
-    Args:
-        federation: whose clients are asked; once, what is in `folder` is read.
-        fresh: weights that all begin with.
-        folder: keeps the models and the row.
+    They begin with `fresh` and are asked for once: what is in `folder` is read. No client judges them together, as that
+    would take sending everybody's model to everybody.
 
     Raises:
         IncompleteError: too few sent one.

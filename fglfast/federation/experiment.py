@@ -1,6 +1,5 @@
 """An experiment: data, clients, generator, model, rounds, methods. TOML in, TOML out; knows no transport."""
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,7 @@ from fglfast.client.privacy import Budget
 from fglfast.client.settings import LearnSettings, RouteSettings
 from fglfast.federation.aggregation import KRUM, Aggregation
 from fglfast.federation.method_names import METHODS, TRAINED, Method
+from fglfast.generator.parts import ASSETS
 from fglfast.images.partition import MIN_IMAGES
 from fglfast.payload import AllowList
 from fglfast.payload.header import PromptLevel
@@ -280,9 +280,7 @@ def find_experiment(name: str) -> Experiment:
     """
     if name.endswith(".toml"):
         return Experiment.from_toml(Path(name))
-    presets = {
-        Path(str(path)).stem: Path(str(path)) for path in (files("fglfast") / "assets" / "experiments").iterdir()
-    }
+    presets = {path.stem: path for path in (ASSETS / "experiments").iterdir()}
     if name not in presets:
         raise BadInputError(f"no preset named {name!r}", f"presets: {', '.join(sorted(presets))}; or give a .toml file")
     return Experiment.from_toml(presets[name])

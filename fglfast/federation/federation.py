@@ -54,8 +54,7 @@ class Federation:
         self.model, self.test, self.check = model, test, check
         self.guarded = experiment.server.guard is not False
         self.parameters, self.body = [name for name, _ in model.named_parameters()], body_of(model)
-        self._all = tuple(sorted(members, key=lambda member: member.name))
-        self.only_without(())
+        self.members = Members(members, experiment.trusted_counts)
 
     def judge(self, weights: Weights, number: int, milestone: bool) -> RoundRow:
         """Weights on every member's held-out images, and on the test images at a milestone."""
@@ -65,7 +64,7 @@ class Federation:
             accuracy=self.members.weighted(said),
             median=median(said),
             worst_client=min(said.values(), default=None),
-            by_client=tuple(said.get(member.name) for member in self._all),
+            by_client=tuple(said.get(member.name) for member in self.members.all),
             checked=self.check(self._with(weights)) if self.check else agreed(said),
             test_accuracy=self.test(self._with(weights)) if milestone else None,
             clients=len(self.members.inside),
@@ -85,15 +84,9 @@ class Federation:
         proximal_mu: float = 0.0,
         nodes: Mapping[int, str] | None = None,
     ) -> dict[str, Weights]:
-        """What members make of some weights by training on their own images, by name.
+        """What members, all or those of some nodes, make of some weights by training on their own images, by name.
 
-        Args:
-            what: this is, for the operator.
-            weights: that they begin with.
-            number: of the round, from 1.
-            rounds: whose epochs they train for before they answer.
-            proximal_mu: FedProx's; 0 for FedAvg.
-            nodes: who is asked, by node; all by default.
+        They train for the epochs of so many rounds, from that number (from 1) on, before they answer.
 
         Raises:
             IncompleteError: too few sent sound ones.
@@ -136,7 +129,7 @@ class Federation:
         asked = {"adapt": how.model_dump_json()}
         answers = self._ask(wire.ADAPT, weights, wire.adapted_of, asked, prototypes=prototypes)
         note(answers.line("adapted"))
-        return Adapted(by_client=tuple(answers.good.get(member.node) for member in self._all))
+        return Adapted(by_client=tuple(answers.good.get(member.node) for member in self.members.all))
 
     def drawn(self, number: int) -> dict[int, str]:
         """Which members are asked in a round."""
@@ -153,11 +146,11 @@ class Federation:
 
     def only_without(self, left_out: tuple[str, ...]) -> None:
         """All members are asked from now on, but those."""
-        self.members = Members(self._all, self.experiment.trusted_counts, left_out)
+        self.members = Members(self.members.all, self.experiment.trusted_counts, left_out)
 
     def outside(self) -> tuple[str, ...]:
         """Who was left out so far."""
-        return tuple(member.name for member in self._all if member not in self.members.inside)
+        return tuple(member.name for member in self.members.all if member not in self.members.inside)
 
     def _sound(self, answers: Answers[Weights], weights: Weights) -> dict[str, Weights]:
         """The weights of those who answered, by name, without those that nobody need average to know."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fglfast.base.console import note
@@ -63,11 +63,7 @@ def called(name: str, node: int) -> str:
 
 
 class Meter:
-    """What a grid's clients cost from here on.
-
-    Args:
-        grid: whose traffic is weighed.
-    """
+    """What a grid's clients cost from here on."""
 
     def __init__(self, grid: "CountedGrid") -> None:
         self.grid, self.down, self.up, self.begun = grid, grid.down, grid.up, time.monotonic()
@@ -127,14 +123,7 @@ class CountedGrid:
     def ask(
         self, message_type: str, records: dict[str, Any], form: Callable[[RecordDict], T], names: Mapping[int, str]
     ) -> Answers[T]:
-        """Ask clients the same and bring what they answer into its exact form; who does not fit is left out.
-
-        Args:
-            message_type: one of `wire`'s.
-            records: of the message.
-            form: reads an answer.
-            names: of those who are asked, by node.
-        """
+        """Ask clients, by node, the same and bring each answer into its exact form; who does not fit is left out."""
         content, answers = RecordDict(records), Answers[T](names)
         here = set(self.nodes())
         asked = [node for node in sorted(names) if node in here]
@@ -157,7 +146,7 @@ class CountedGrid:
 
     def tell(self, node: int, why: str) -> None:
         """Tell a client why it is not taken; nobody waits for an answer."""
-        self.grid.push_messages([Message(RecordDict({wire.CONFIG: _refusal(why)}), node, wire.TURNED_AWAY, ttl=60.0)])
+        self.grid.push_messages([Message(wire.refusal(why), node, wire.TURNED_AWAY, ttl=60.0)])
 
     def _pulled(self, numbers: list[str]) -> dict[str, Message | Exception]:
         """Replies by the number of what they answer; what Flower cannot read is an error in its place."""
@@ -190,7 +179,3 @@ class CountedGrid:
                 answers.good[node] = wire.read(reply.content, form)
             except (wire.UnfitError, wire.DeclinedError) as error:
                 answers.refused[node] = wire.one_line(error)
-
-
-def _refusal(why: str) -> ConfigRecord:
-    return ConfigRecord({wire.REFUSED: wire.one_line(why)})

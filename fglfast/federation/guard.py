@@ -81,11 +81,7 @@ def steps(
 ) -> dict[str, float]:
     """How far each client moved the weights, in usual steps: of parameters or of statistics, whichever is more.
 
-    Args:
-        before: the weights that all began with.
-        updates: by client.
-        parameters: names of those that are learned; the others are statistics.
-        images: of each client; who has twice as many as most makes twice as many steps, and may go as far.
+    Who has twice as many `images` as most makes twice as many steps, and may go as far.
     """
     moved = [name for name in before if name in set(parameters)]
     rest = [name for name in before if name not in set(parameters) and before[name].is_floating_point()]
@@ -113,12 +109,8 @@ def absurd(ratios: Mapping[str, float]) -> dict[str, str]:
 def away(before: Weights, updates: Mapping[str, Weights], body: Sequence[str]) -> tuple[str, ...]:
     """Clients whose step leads away from each of the others', which lead the same way.
 
-    Nobody where there are fewer than `FEWEST`, or half of them would be.
-
-    Args:
-        before: the weights that all began with.
-        updates: by client.
-        body: names of the parameters below the last layer, which clients with other classes pull apart by right.
+    Nobody where there are fewer than `FEWEST`, or half of them would be. Looked at is the `body` below the last layer,
+    which clients with other classes pull apart by right.
     """
     if len(updates) < FEWEST or not body:
         return ()
@@ -148,25 +140,16 @@ def bounded(before: Weights, updates: Mapping[str, Weights], ratios: Mapping[str
     kept = dict(updates)
     for who, ratio in ratios.items():
         if ratio > FAR:
-            shorter = {name: before[name] + (own - before[name]) * (FAR / ratio) for name, own in _floats(updates[who])}
-            kept[who] = {**updates[who], **shorter}
+            kept[who] = {
+                name: before[name] + (own - before[name]) * (FAR / ratio) if own.is_floating_point() else own
+                for name, own in updates[who].items()
+            }
             note(f"{who} moved {ratio:.0f} times as far as usual: it counts as {FAR:.0f}, as nobody can judge yet")
     return kept
 
 
-def _floats(weights: Weights) -> list[tuple[str, torch.Tensor]]:
-    return [(name, own) for name, own in weights.items() if own.is_floating_point()]
-
-
 def find_cause(ratios: Mapping[str, float], average: Averaging, judge: Judge, bar: Bar) -> Verdict:
-    """Which clients ruined a round, by leaving them out.
-
-    Args:
-        ratios: of all clients of the round, see `steps`.
-        average: of some of them, by name.
-        judge: accuracy of weights; None if nobody judges.
-        bar: what a good average reaches.
-    """
+    """Which clients ruined a round, by leaving them out; for the ratios of them all see `steps`."""
     names = tuple(ratios)
 
     def is_good(some: Sequence[str]) -> bool:

@@ -5,7 +5,7 @@ run again gives the same weights.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -41,7 +41,8 @@ def train_locally(
     start = [weight.detach().clone() for weight in model.parameters()]
 
     def proximal_term() -> Tensor:
-        return 0.5 * proximal_mu * _squared_distance(model, start)
+        squares = [(now - then).square().sum() for now, then in zip(model.parameters(), start, strict=True)]
+        return 0.5 * proximal_mu * torch.stack(squares).sum()
 
     shared = settings.model_dump(include={"epochs", "crop_padding", "flip", "erasing"})
     asked = TrainSettings(batch_size=batch_size, label_smoothing=0.0, seed=seed, **shared)
@@ -61,18 +62,12 @@ def _fixed_statistics(model: nn.Module) -> Iterator[None]:
     Each client's own statistics differ where its classes do, and their average is nobody's (Hsieh et al., arXiv
     1910.00189).
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    hooks = [norm.register_forward_pre_hook(_frozen) for norm in norms]
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                hooks.callback(module.register_forward_pre_hook(_frozen).remove)
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _frozen(module: nn.Module, _: object) -> None:
     module.train(False)
-
-
-def _squared_distance(model: nn.Module, start: list[Tensor]) -> Tensor:
-    return torch.stack([(now - then).square().sum() for now, then in zip(model.parameters(), start, strict=True)]).sum()

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -16,13 +15,7 @@ FAILED = 0  # Flower's error code for what has no code of its own
 
 
 class LoopbackGrid(Grid):
-    """One client a partition, asked one after the other.
-
-    Args:
-        app: what every client runs.
-        partitions: the `partition-id` of each.
-        run_config: what each of them is told of the run.
-    """
+    """One client a partition, which is its `partition-id`; they run the same app and are asked one after the other."""
 
     def __init__(self, app: ClientApp, partitions: Sequence[int | str], run_config: UserConfig) -> None:
         self.app = app
@@ -37,10 +30,6 @@ class LoopbackGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         """All clients."""
         return list(self.contexts)
-
-    def get_nodes(self) -> Iterable[NodeInfo]:
-        """All clients."""
-        return [NodeInfo(node_id=node) for node in self.contexts]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Call the app for each message; what it raises becomes an error reply, as on a real grid."""

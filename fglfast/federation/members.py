@@ -31,10 +31,7 @@ class Member(Settings):
 class Members:
     """The clients of a federation, in order of their names.
 
-    Args:
-        members: who they are.
-        trusted: names of clients whose counts are taken as they are, however large.
-        without: names of those that were left out since.
+    Counts of `trusted` ones are taken as they are, however large; those in `without` were left out since.
     """
 
     def __init__(self, members: Iterable[Member], trusted: Collection[str] = (), without: Collection[str] = ()) -> None:

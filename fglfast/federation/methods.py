@@ -33,7 +33,6 @@ from fglfast.federation.dense import distill_ensemble
 from fglfast.federation.ensemble import Ensemble, uploaded_models
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.federation import Federation
-from fglfast.federation.final import Final
 from fglfast.federation.grid import CountedGrid, Meter
 from fglfast.federation.history import together
 from fglfast.federation.method_names import ALONE, METHODS, Method
@@ -49,8 +48,9 @@ from fglfast.pipeline.stages import Stages
 from fglfast.training.augment import Augmentation
 from fglfast.training.batches import TrainingData
 from fglfast.training.launch import train
-from fglfast.training.model import build_model, write_weights
+from fglfast.training.model import build_model, has_linear_head, save_model, write_weights
 from fglfast.training.predict import count_right, placed
+from fglfast.training.prototypes import Prototypes, load_prototypes, save_prototypes, synthetic_prototypes
 from fglfast.training.results import WEIGHTS
 
 Grids = Callable[[Method], list[CountedGrid]]
@@ -59,12 +59,7 @@ Grids = Callable[[Method], list[CountedGrid]]
 class SeededExperiment:
     """One experiment with one seed: what all methods share.
 
-    Args:
-        experiment: what is run.
-        seed: of partition, weights and draws.
-        out: its folder; every method has one below it.
-        engines: folder of compiled engines.
-        grids: the grid or grids that a method asks.
+    Every method has a folder below `out`, and asks the grid or the grids that `grids` makes for it.
     """
 
     def __init__(self, experiment: Experiment, seed: int, out: Path, engines: Path, grids: Grids) -> None:
@@ -72,7 +67,7 @@ class SeededExperiment:
         self.shot = out / "one-shot"
         test = read_dataset(experiment.test)
         self.class_names = test.class_names
-        self.test_images = TrainingData.of(test, experiment.image_size, 0.0, seed=0)
+        self.accuracy = partial(_accuracy, TrainingData.of(test, experiment.image_size, 0.0, seed=0))
         torch.manual_seed(seed)
         fresh = build_model(experiment.train.arch, self.class_names)
         self.fresh = _weights_of(fresh)
@@ -95,10 +90,11 @@ class SeededExperiment:
             model_bytes=wire.weights_record(self.fresh).count_bytes(),
         )
         if len(found) == 1 and found[0][0]:
-            final = Final(folder / "model", self.model, self.experiment.image_size)
-            final.save(found[0][0], self._synthetic(method, folder))
+            self._save(found[0][0], folder / "model", self._synthetic(method, folder))
             if self.experiment.adapt:
-                said = final.adapt(self._federation(grids[0], method), self.experiment.adapt, result.rows[-1].left_out)
+                weights, prototypes = self._saved(folder / "model")
+                federation, left_out = self._federation(grids[0], method), result.rows[-1].left_out
+                said = federation.adapt(weights, prototypes, self.experiment.adapt, left_out) if prototypes else None
                 result = result.model_copy(update={"adapted": said})
         write_atomic(folder / "result.json", result.model_dump_json(indent=1) + "\n")
         return result
@@ -106,11 +102,11 @@ class SeededExperiment:
     def deliver(self, grid: CountedGrid, method: Method) -> int:
         """Send a finished method's model to the clients; returns how many kept it."""
         left_out = self.run(method).rows[-1].left_out
-        final = Final(self.out / method / "model", self.model, self.experiment.image_size)
-        if not final.exists:
+        if not (self.out / method / "model" / WEIGHTS).exists():
             note(f"{method} is several models: they stay at the server, in {self.out / method}")
             return 0
-        return final.deliver(self._federation(grid, method), left_out)
+        weights, prototypes = self._saved(self.out / method / "model")
+        return self._federation(grid, method).deliver(weights, left_out, prototypes)
 
     def collect_again(self, grid: CountedGrid) -> None:
         """Ask the clients for their payloads anew; where those differ, methods are run again on what they sent now.
@@ -131,9 +127,15 @@ class SeededExperiment:
                 note(f"{done} is of the clients as they were, and lies in {earlier / done.name} now")
         take_place(fresh, clients)
 
-    def accuracy(self, model: nn.Module) -> float:
-        """Of a model on the real test images."""
-        return _accuracy(self.test_images, model)
+    def _save(self, weights: Weights, folder: Path, synthetic: Path | None) -> None:
+        """Write a finished model, with prototypes if it learned from a folder of synthetic images."""
+        self.model.load_state_dict(weights)
+        if synthetic is not None and has_linear_head(self.model):
+            save_prototypes(synthetic_prototypes(self.model, synthetic, self.experiment.image_size), folder)
+        save_model(self.model, folder, self.experiment.image_size)
+
+    def _saved(self, folder: Path) -> tuple[Weights, Prototypes | None]:
+        return load_file(folder / WEIGHTS), load_prototypes(folder, self.model)
 
     def _synthetic(self, method: Method, folder: Path) -> Path | None:
         """The synthetic images that a method's final model has learned from."""

@@ -48,11 +48,7 @@ def empty(head: nn.Linear) -> Weights:
 
 
 def sound_moments(content: RecordDict, form: Weights) -> Weights:
-    """The moments that a client sends; refused are those that no images have.
-
-    Args:
-        content: what came.
-        form: the moments of no image.
+    """The moments that a client sends, in the form of those of no image; refused are those that no images have.
 
     Raises:
         UnfitError: they are of another form, or of no images.

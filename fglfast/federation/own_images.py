@@ -15,13 +15,7 @@ MOST = 512  # images are enough to see that an average is ruined
 
 
 def own_images(experiment: Experiment, class_names: tuple[str, ...], synthetic: Path | None) -> TrainingData | None:
-    """Some of the server's synthetic images if it has drawn some, else of its public ones, else None.
-
-    Args:
-        experiment: names the public ones.
-        class_names: the classes, in the order of the model's labels.
-        synthetic: a finished folder of synthetic images, or None.
-    """
+    """Some of the server's synthetic images if it has a finished folder, else of its public ones, else None."""
     if synthetic is not None:
         return _synthetic(synthetic, experiment.image_size)
     if not experiment.public:

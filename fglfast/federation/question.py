@@ -5,7 +5,7 @@ The numbers are bounded, or one question would keep a client busy for ever.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Self, TypeVar
 
 from flwr.app import RecordDict
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -142,9 +142,6 @@ def reading() -> Iterator[None]:
     except Exception as error:  # Flower's and NumPy's are of many kinds
         if as_limit(error):
             raise
-        raise BadInputError(f"the server's question cannot be read: {_said(error)}", "ask who runs it") from error
-
-
-def _said(error: Exception) -> str:
-    said: Any = first_problem(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
-    return wire.one_line(said)
+        said = first_problem(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
+        words = f"the server's question cannot be read: {wire.one_line(said)}"
+        raise BadInputError(words, "ask who runs it") from error

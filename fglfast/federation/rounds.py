@@ -16,12 +16,7 @@ from fglfast.federation.wire import Weights
 
 
 class PlannedRounds:
-    """The rounds of a plan with the members of a federation.
-
-    Args:
-        federation: who is asked; whom a round leaves out stays out.
-        plan: what is asked, and how often.
-    """
+    """The rounds of a plan with the members of a federation; whom a round leaves out stays out."""
 
     def __init__(self, federation: Federation, plan: MethodPlan) -> None:
         self.federation, self.plan = federation, plan

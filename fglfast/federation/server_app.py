@@ -14,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from fglfast.base.console import note, quiet_libraries
 from fglfast.base.errors import FglError, UsageError
 from fglfast.base.files import claim, sole
-from fglfast.federation.experiment import Experiment, find_experiment
+from fglfast.federation.experiment import find_experiment
 from fglfast.federation.grid import CountedGrid
 from fglfast.federation.method_names import FEDERATED
 from fglfast.federation.methods import SeededExperiment
@@ -57,7 +57,8 @@ def main(grid: Grid, context: Context) -> None:
         raise UsageError(f"{method} is no method of a federation", f"choose one of {', '.join(FEDERATED)}")
     experiment = find_experiment(str(run["experiment"]))
     with sole(out, FACTS):
-        claim(out / FACTS, facts(experiment, seed), "another federation's run")
+        facts = {"seed": seed, **experiment.model_dump(mode="json", exclude=WHILE_RUNNING)}
+        claim(out / FACTS, facts, "another federation's run")
         counted = CountedGrid(grid, experiment.timeout, experiment.min_clients)
         counted.wait(experiment.partition.clients)
         seeded = SeededExperiment(experiment, seed, out, Path(str(run["engines"])), lambda _: [counted])
@@ -66,8 +67,3 @@ def main(grid: Grid, context: Context) -> None:
         result = seeded.run(method)
         kept = seeded.deliver(counted, method)
     note(f"{method}: {result.test_accuracy:.1%} on the test images; {kept} clients keep the model")
-
-
-def facts(experiment: Experiment, seed: int) -> dict[str, object]:
-    """What must be the same whenever a run goes on in its folder: the experiment, its test images, the seed."""
-    return {"seed": seed, **experiment.model_dump(mode="json", exclude=WHILE_RUNNING)}

@@ -22,12 +22,7 @@ Update = tuple[Weights, int]  # a client's weights, and the images that it count
 
 
 class Aggregator:
-    """One strategy and, of a server optimiser, its state.
-
-    Args:
-        settings: which, and how.
-        parameters: names of what a server optimiser moves; all else is averaged, or the median.
-    """
+    """One strategy and, of a server optimiser, its state; what is none of the parameters is averaged, or the median."""
 
     def __init__(self, settings: Aggregation, parameters: Sequence[str]) -> None:
         self.settings, self.parameters = settings, frozenset(parameters)
@@ -35,13 +30,7 @@ class Aggregator:
         self.others = flower.FedMedian() if settings.strategy in ROBUST else flower.FedAvg()
 
     def __call__(self, number: int, before: Weights, updates: Sequence[Update]) -> Weights:
-        """The global weights after a round; whole numbers, as batch norms count batches, stay whole.
-
-        Args:
-            number: of the round.
-            before: what the clients were sent.
-            updates: at least one.
-        """
+        """The global weights after a round of at least one update; whole numbers, as batch norms count, stay whole."""
         moved = sorted(self.parameters)  # weights read from a file are in another order
         rest = sorted(set(before) - self.parameters)
         self._tell(number, {name: before[name] for name in moved})
@@ -102,7 +91,6 @@ class Aggregator:
 def _strategy(asked: Aggregation) -> flower.FedAvg:
     rate = asked.rate or (1.0 if asked.strategy == "fedavgm" else 0.1)
     adaptive: dict[str, Any] = {"eta": rate, "beta_1": asked.momentum, "tau": asked.tau}
-    krum: dict[str, Any] = {"num_malicious_nodes": asked.hostile}
     match asked.strategy:
         case "fedavg":
             return flower.FedAvg()
@@ -119,9 +107,9 @@ def _strategy(asked: Aggregation) -> flower.FedAvg:
         case "median":
             return flower.FedMedian()
         case "krum":
-            return flower.Krum(**krum)
+            return flower.Krum(num_malicious_nodes=asked.hostile)
         case "multi-krum":
-            return flower.MultiKrum(**krum, num_nodes_to_select=2)
+            return flower.MultiKrum(num_malicious_nodes=asked.hostile, num_nodes_to_select=2)
 
 
 def _aggregated(

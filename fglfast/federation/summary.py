@@ -1,7 +1,6 @@
 """Each method of an arena over its seeds, in one line: what the page, the terminal and the README show."""
 
 import statistics
-from collections.abc import Callable
 
 from rich import box
 from rich.table import Table
@@ -9,7 +8,9 @@ from rich.text import Text
 
 from fglfast.base.config import Settings
 from fglfast.federation.method_names import ALONE, FEDERATED, TITLES, Method
-from fglfast.federation.records import Arena, Result, RoundRow
+from fglfast.federation.records import Arena, Result
+
+SPENT = ("bytes_up", "bytes_down", "server_seconds", "client_seconds")
 
 
 class Gain(Settings):
@@ -106,10 +107,7 @@ def _summary(method: Method, results: list[Result], number: int, last: bool) -> 
         worst_client=statistics.median(lowest) if lowest else None,
         median_client=statistics.median(middle) if middle else None,
         worst_model=statistics.median(worst) if last and worst else None,
-        bytes_up=_median(rows, lambda row: row.bytes_up),
-        bytes_down=_median(rows, lambda row: row.bytes_down),
-        server_seconds=_median(rows, lambda row: row.server_seconds),
-        client_seconds=_median(rows, lambda row: row.client_seconds),
+        **{name: statistics.median(getattr(row, name) for row in rows) for name in SPENT},
     )
 
 
@@ -136,10 +134,6 @@ def gains_table(arena: Arena) -> Table:
     for line in gains(arena):
         shown.add_row(line.title, *(f"{before:.1%} to {after:.1%}" for before, after in (line.worst, line.middle)))
     return shown
-
-
-def _median(rows: list[RoundRow], value: Callable[[RoundRow], float]) -> float:
-    return statistics.median(value(row) for row in rows)
 
 
 def table(arena: Arena) -> Table:

@@ -67,6 +67,11 @@ def metrics(**values: Any) -> RecordDict:
     return RecordDict({METRICS: MetricRecord(values)})
 
 
+def refusal(why: str) -> RecordDict:
+    """Why a client is not taken, or does not answer, as the one record of a message."""
+    return RecordDict({CONFIG: ConfigRecord({REFUSED: one_line(why)})})
+
+
 def count_bytes(content: RecordDict) -> int:
     """Bytes of a message's records as they travel; names and headers of the transport are not counted."""
     return sum(record.count_bytes() for record in content.values())

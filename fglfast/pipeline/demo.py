@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fglfast.base.files import claim
+from fglfast.base.files import claim, write_atomic
 from fglfast.base.machine import machine_facts, package_versions
 from fglfast.client.embed import embed
 from fglfast.engine.recipe import find_recipe
@@ -27,14 +27,9 @@ CLAIM = "demo.json"  # whose the folder is
 
 
 def run_demo(asked: Demo, out: Path) -> RunRecord:
-    """Partition, embed, build, synthesize, train, evaluate.
+    """Partition, embed, build, synthesize, train, evaluate; the record is `out/run.json` too.
 
-    Args:
-        asked: the run.
-        out: its folder; what is in it already is used if it fits, refused if it belongs to another run.
-
-    Returns:
-        The record, also in `out/run.json`.
+    What is in the folder already is used if it fits, and refused if it belongs to another run.
     """
     claim(out / CLAIM, asked.model_dump(mode="json"), "another run")
     stages, model = Stages(out), find_recipe(asked.recipe).model_folder()
@@ -45,7 +40,7 @@ def run_demo(asked: Demo, out: Path) -> RunRecord:
         lambda: _embed_clients(private, asked, model, out / "clients"),
         lambda made: sum(client.upload_bytes for client in made),
     )
-    merged = merge_payloads(load_payload(_payload_path(out / "clients", client.name)) for client in clients)
+    merged = merge_payloads(load_payload(out / "clients" / f"{client.name}.safetensors") for client in clients)
     check_prompts(merged, asked.allow_same_prompt, "--allow-same-prompt")
     from fglfast.pipeline.one_shot import one_shot  # with PyTorch and diffusers, which the clients need not wait for
     from fglfast.training.evaluate import evaluate
@@ -53,7 +48,7 @@ def run_demo(asked: Demo, out: Path) -> RunRecord:
     shot = one_shot(merged, asked, asked.seed, out, out / "engines", stages)
     evaluated = stages.run("evaluate", f"{len(test)} real test images", lambda: evaluate(shot.trained.model, test))
     record = _record(asked, private, clients, shot, evaluated, stages)
-    record.save(out / "run.json")
+    write_atomic(out / "run.json", record.model_dump_json(indent=2) + "\n")
     return record
 
 
@@ -64,7 +59,7 @@ def _embed_clients(private: LabelledImages, asked: Demo, model: Path, folder: Pa
     for number, indices in enumerate(parts):
         name, own = f"client{number:03d}", private.select(indices)
         payload = embed(own, name, model, asked.prompt_level)
-        size = save_payload(payload, _payload_path(folder, name))
+        size = save_payload(payload, folder / f"{name}.safetensors")
         images = tuple(int(count) for count in own.counts())
         clients.append(ClientRecord(name=name, images_by_class=images, rows=len(payload.labels), upload_bytes=size))
     return clients
@@ -115,7 +110,3 @@ def _record(
         evaluation=evaluated,
         stages=tuple(stages.done),
     )
-
-
-def _payload_path(folder: Path, client: str) -> Path:
-    return folder / f"{client}.safetensors"

@@ -39,15 +39,7 @@ class Shot:
 
 
 def one_shot(merged: Merged, asked: OneShot, seed: int, folder: Path, engines: Path, stages: Stages) -> Shot:
-    """Build the engine, draw, train.
-
-    Args:
-        merged: the prompts of all clients.
-        asked: what is made of them.
-        seed: of images and model.
-        folder: of the work; what is in it already is not made again.
-        engines: folder of compiled engines.
-        stages: the run that these stages belong to.
+    """Build the engine, draw, train; what is in the folder already is not made again.
 
     Raises:
         FglError: a stage failed.

@@ -1,7 +1,6 @@
 """Pilots: small classifiers trained on parts of a data set, judged by images that none of them saw."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -135,17 +134,18 @@ def run_pilots(pool: Pool, judges: Judges, settings: TrainSettings = PILOT) -> l
     Distances are between the features that the pilot of the whole sees.
     """
     jobs = [(pool.images_per_class // parts, part) for parts in PARTS for part in range(parts)]
-    whole: Any = None
     pilots = []
     with Progress("pilots", len(jobs), unit="pilot") as progress:
         for number, (size, part) in enumerate(jobs):
             taught = pool.taught(pool.part(size, part), judges)
             model = pool.train(taught, settings.model_copy(update={"seed": settings.seed + number}))
-            if whole is None:
-                whole = _Seen(model, pool, judges)
+            if number == 0:  # the pilot of the whole
+                own_NF, others_MF = (
+                    features(model, pixels).double().numpy() for pixels in (pool.pixels_N3SS, judges.pixels_N3SS)
+                )
+            far = transport_distance(own_NF[taught], pool.labels_N[taught], others_MF, judges.labels_N)
             accuracy = right(model, judges)
-            distance = round(whole.distance(taught), 6)
-            pilots.append(Pilot(images_per_class=size, part=part, accuracy=accuracy, distance=distance))
+            pilots.append(Pilot(images_per_class=size, part=part, accuracy=accuracy, distance=round(far, 6)))
             progress.advance(1)
     return pilots
 
@@ -160,16 +160,3 @@ def right(model: Any, judges: Judges) -> float:
     """The share of the judging images that a classifier names rightly."""
     named = predict(model, judges.pixels_N3SS).argmax(1).numpy()
     return round(float((named == judges.labels_N).mean()), 6)
-
-
-class _Seen:
-    """Images as a classifier's last layer sees them."""
-
-    def __init__(self, model: Any, pool: Pool, judges: Judges) -> None:
-        self.own_NF = features(model, pool.pixels_N3SS).double().numpy()
-        self.labels_N = pool.labels_N
-        self.others_MF, self.others_labels_M = features(model, judges.pixels_N3SS).double().numpy(), judges.labels_N
-
-    def distance(self, rows: Sequence[int] | Rows) -> float:
-        """Of some rows from the images that judge."""
-        return transport_distance(self.own_NF[rows], self.labels_N[rows], self.others_MF, self.others_labels_M)

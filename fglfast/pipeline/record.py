@@ -1,10 +1,8 @@
 """The record of a run, `run.json`: what each stage was given, took and made."""
 
-from pathlib import Path
 from typing import Any
 
 from fglfast.base.config import Settings
-from fglfast.base.files import write_atomic
 from fglfast.pipeline.stages import Stage
 from fglfast.training.results import Evaluation
 
@@ -65,7 +63,3 @@ class RunRecord(Settings):
     history: tuple[Epoch, ...]
     evaluation: Evaluation
     stages: tuple[Stage, ...]
-
-    def save(self, path: Path) -> None:
-        """Write the record as JSON."""
-        write_atomic(path, self.model_dump_json(indent=2) + "\n")

@@ -80,20 +80,15 @@ class Law:
     spread: float
 
     @classmethod
-    def of(cls, pilots: Sequence[Pilot], by_distance: bool = True) -> "Law":
-        """Least squares over pilots of two sizes at least, three pilots at least.
-
-        Args:
-            pilots: what was measured.
-            by_distance: whether their distances are looked at; four pilots are needed for that.
-        """
+    def of(cls, pilots: Sequence[Pilot]) -> "Law":
+        """Least squares over three pilots or more, of two sizes at least; of four or more, distances count too."""
         logs_P = np.log([pilot.images_per_class for pilot in pilots])
         wrong_P = np.log([max(1 - pilot.accuracy, LEAST) for pilot in pilots])
         size_P2 = np.stack([np.ones(len(pilots)), logs_P - logs_P.mean()], axis=1)
         (level, slope), left_P = _least_squares(size_P2, wrong_P)
         free, pull = len(pilots) - 2, 0.0
         odd_P = _oddness(size_P2, pilots)
-        if by_distance and free > 1 and (odd_P**2).sum() > 1e-18:
+        if free > 1 and (odd_P**2).sum() > 1e-18:
             (pull,), rest_P = _least_squares(odd_P[:, None], left_P)
             if _noise(rest_P, free - 1) < _noise(left_P, free):
                 left_P, free = rest_P, free - 1

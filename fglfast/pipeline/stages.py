@@ -25,9 +25,6 @@ class Stages:
     """The stages of one run, in order.
 
     A stage's seconds are those of the call that did it to the end, and stay in the folder: a later call finds it done.
-
-    Args:
-        folder: of the run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,14 +32,7 @@ class Stages:
         self.done: list[Stage] = []
 
     def run(self, name: str, what: str, work: Callable[[], T], left: Callable[[T], int] = lambda _: 0) -> T:
-        """Do a stage, or what is left of it.
-
-        Args:
-            name: of the stage; it is a file's name too.
-            what: a few words on it.
-            work: does it.
-            left: bytes that its result left behind.
-        """
+        """Do a stage, or what is left of it; its name is a file's too, and `left` tells the bytes of its result."""
         note(f"[{len(self.done) + 1}] {name}: {what}")
         begun = time.monotonic()
         result = work()

@@ -150,17 +150,10 @@ def synthesize_until(
     validation: LabelledImages | None = None,
     judge: Judge | None = None,
 ) -> tuple[SynthesisResult, Stopping]:
-    """Draw a data set until more images gain too little; run again, it goes on.
+    """Draw a data set until more images gain too little, but no more than the settings say; run again, it goes on.
 
-    Args:
-        engine: draws.
-        merged: the clients' rows.
-        settings: of the data set with all images that may be drawn.
-        until: where to stop.
-        out: folder of the data set, made by this or not there yet.
-        pilot_images: images a class that pilots learn from.
-        validation: real images that judge the pilots; without, every fifth synthetic image is held out and judges.
-        judge: gives each image its score, if the settings name its fingerprint.
+    Pilots learn from `pilot_images` of each class. The real images of `validation` judge them; without, every fifth
+    synthetic image is held out and judges. The settings name the fingerprint of the judge that scores images, if any.
 
     Raises:
         UsageError: `check_asked` refuses, or `out` holds a data set drawn otherwise.

@@ -11,7 +11,6 @@ from fglfast.verbs import (  # noqa: F401 (they register their verbs)
     embed,
     for_clients,
     for_servers,
-    kit,
     operators,
     payloads,
     runs,

@@ -38,8 +38,7 @@ def verify(
     embeddings: Annotated[
         str | None,
         typer.Option(
-            help="Payload files it was drawn from: each image is then compared with the plan, and --repair can draw.",
-            show_default=False,
+            help="Payload files it was drawn from: each image is then compared with the plan, and --repair can draw."
         ),
     ] = None,
     repair: Annotated[

@@ -26,10 +26,7 @@ def embed(
     model: ModelName = "mini",
     kit: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of the server's client kit, instead of a model; without weights it sends tokens.",
-            show_default=False,
-        ),
+        typer.Option(help="Folder of the server's client kit, instead of a model; without weights it sends tokens."),
     ] = None,
     prompt_level: PromptLevel = "class",
     captions: Annotated[
@@ -46,22 +43,16 @@ def embed(
         typer.Option(help="What is uploaded: text embeddings in 16 bits, in eight, or token ids."),
     ] = "embeddings",
     client: Annotated[
-        str | None, typer.Option(help="Name of this client; that of the --out file unless given.", show_default=False)
+        str | None, typer.Option(help="Name of this client; that of the --out file unless given.")
     ] = None,
     template: Template = None,
     sign: Annotated[
-        Path | None,
-        typer.Option(help="Private key to sign the payload with; fglfast key makes one.", show_default=False),
+        Path | None, typer.Option(help="Private key to sign the payload with; fglfast key makes one.")
     ] = None,
-    federation: Annotated[
-        str | None, typer.Option(help="Name of the federation that --sign signs for.", show_default=False)
-    ] = None,
+    federation: Annotated[str | None, typer.Option(help="Name of the federation that --sign signs for.")] = None,
     epsilon: Annotated[
         float | None,
-        typer.Option(
-            help="Differential privacy: add noise until all --uploads reveal at most this much of an image.",
-            show_default=False,
-        ),
+        typer.Option(help="Differential privacy: add noise until all --uploads reveal at most this much of an image."),
     ] = None,
     delta: Annotated[
         float | None,
@@ -90,8 +81,7 @@ def embed(
         Path | None,
         typer.Option(
             help="Inventory of the server's adapters: learn which mixture of them fits the images, and send that "
-            "alone; a second call goes on where it stopped.",
-            show_default=False,
+            "alone; a second call goes on where it stopped."
         ),
     ] = None,
     learn_steps: Annotated[
@@ -110,10 +100,7 @@ def embed(
         ),
     ] = False,
     classifier: Annotated[
-        Path | None,
-        typer.Option(
-            help="Model folder that the server trained on synthetic images, for --unlabelled.", show_default=False
-        ),
+        Path | None, typer.Option(help="Model folder that the server trained on synthetic images, for --unlabelled.")
     ] = None,
     classes: Annotated[
         Path | None,
@@ -139,7 +126,8 @@ def embed(
     """Turn private images into a payload of prompt embeddings, the one file that a client uploads."""
     check_unlabelled(unlabelled, classifier, epsilon, classes=classes, confidence=confidence, least_images=least_images)
     _check_kind(prompt_level, captions, learn, kit, model)
-    _check_clip(clip, prompt_level, learn or route is not None)
+    if clip is not None and prompt_level == "class" and not (learn or route):  # those refuse it in their own words
+        raise UsageError("--clip bounds captions, and class-level prompts have none", "add --prompt-level instance")
     _check_steps(learn, (learn_steps, vectors), route, route_steps)
     if route:
         _check_routing(learn, kit, prompt_level, send, template, clip)
@@ -197,12 +185,6 @@ def _check_kind(prompt_level: str, captions: str | None, learn: bool, kit: Path 
         raise UsageError("a kit stands in for the model, and has none to learn with", "leave out --kit, or the others")
 
 
-def _check_clip(clip: float | None, prompt_level: str, fitted: bool) -> None:
-    """Refuse a bound of captions where there are none; what is fitted to the images has its own refusals."""
-    if clip is not None and prompt_level == "class" and not fitted:
-        raise UsageError("--clip bounds captions, and class-level prompts have none", "add --prompt-level instance")
-
-
 def _check_steps(learn: bool, learned: tuple[int, int], route: Path | None, route_steps: int) -> None:
     """Refuse what is said of a learning that is not asked for."""
     if learned != (LEARN.steps, LEARN.vectors) and not learn:
@@ -213,7 +195,7 @@ def _check_steps(learn: bool, learned: tuple[int, int], route: Path | None, rout
 
 def _learned(
     dataset: Any, name: str, model: Path, out: Path, steps: int, vectors: int, *others: Any
-) -> "tuple[Payload, dict[str, float]]":
+) -> "tuple[Payload, dict[str, Any]]":
     """A payload of learned embeddings, and the generator's loss before and after."""
     from fglfast.client.learn import learn
 
@@ -224,13 +206,13 @@ def _learned(
 
 def _routed(
     dataset: Any, name: str, model: Path, out: Path, inventory: Path, steps: int, *others: Any
-) -> "tuple[Payload, dict[str, float]]":
+) -> "tuple[Payload, dict[str, Any]]":
     """A payload of routing, and the generator's loss before and after, which is not measured under a budget."""
     from fglfast.client.route import route
 
     settings = checked(RouteSettings, steps=steps)
     found = route(dataset, name, model, inventory, out.with_suffix(".learning"), settings, *others)
-    losses = {"class_level_loss": found.class_level, "routed_loss": found.routed}
+    losses = {"class_level_loss": found.class_level, "routed_loss": found.learned}
     return found.payload, {key: loss for key, loss in losses.items() if loss is not None}
 
 

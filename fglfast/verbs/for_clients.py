@@ -47,10 +47,7 @@ def adapt(
     ] = None,
     prototypes: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of the synthetic images that the model learned from, if it came without prototypes.",
-            show_default=False,
-        ),
+        typer.Option(help="Folder of the synthetic images that the model learned from, if it came without prototypes."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of which images are the shots.")] = 0,
     as_json: AsJson = False,
@@ -97,13 +94,10 @@ def probe(
         int, typer.Option(min=0, max=MOST_SEED, help="Seed of the choice of images, and of the noise.")
     ] = 0,
     picture: Annotated[
-        Path | None, typer.Option(help="Picture to write (.png): private images beside drawn ones.", show_default=False)
+        Path | None, typer.Option(help="Picture to write (.png): private images beside drawn ones.")
     ] = None,
     engines: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder to keep the compiled engine in; removed at the end unless given.", show_default=False
-        ),
+        Path | None, typer.Option(help="Folder to keep the compiled engine in; removed at the end unless given.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -112,7 +112,6 @@ def synthesize(
         typer.Option(
             metavar="SHARE|SCORE",
             help="Leave out of training what the judge scores lowest: keep 90% of each class, or scores from 0.5 on.",
-            show_default=False,
         ),
     ] = None,
     allow: Allow = None,
@@ -200,18 +199,18 @@ def synthesize(
         return tell(planned, as_json, _planned(planned, judge))
 
     hub = repository(push_to_hub, private, "dataset") if not rank.number else None
+    stopping = None
     if rule:
-        done, stopped = rule.synthesize(drawing.engine, merged, settings, out, judging)
+        done, stopping = rule(drawing.engine, merged, settings, out=out, judge=judging)
     else:
         done = stage.synthesize(drawing.engine, merged, settings, out, rank.number, rank.world_size, update, judging)
-        stopped = {}
     _finish(out, merged.class_names, done, keep, format)
     pushed(None if done.missing else hub, out, ("imagefolder/*", "parquet/*"))
-    result, line = _drawn(out, drawing.engine.key, done, rank)
-    tell(result | stopped, as_json, line)
+    result, line = _drawn(out, drawing.engine.key, done, rank, stopping)
+    tell(result, as_json, line)
 
 
-def _drawn(out: Path, engine: str, done: Any, rank: Any) -> tuple[dict[str, Any], str]:
+def _drawn(out: Path, engine: str, done: Any, rank: Any, stopping: Any) -> tuple[dict[str, Any], str]:
     """What was drawn, as JSON and in words."""
     rate = done.images / done.seconds if done.seconds else 0.0
     result = {
@@ -227,6 +226,7 @@ def _drawn(out: Path, engine: str, done: Any, rank: Any) -> tuple[dict[str, Any]
         "world_size": rank.world_size,
         "missing_shards": done.missing,
         "redrawn": done.redrawn,
+        **({"stopping": stopping.model_dump(mode="json")} if stopping else {}),
     }
     line = (
         f"{out}: {many(done.images, 'image')} in {done.seconds:.1f} s ({rate:.1f} images/s), {done.network_share:.0%} "
@@ -276,7 +276,12 @@ def _finish(out: Path, class_names: tuple[str, ...], done: Any, keep: str | None
     if keep is not None:
         _leave_out(out, keep, form)
     if form != "shards":
-        _unpack(form, out, class_names, done.shards)
+        from fglfast.shards.imagefolder import export_imagefolder
+        from fglfast.shards.parquet_export import export_parquet
+
+        export = export_imagefolder if form == "imagefolder" else export_parquet
+        made = export(out, class_names, done.shards)
+        note(f"{form}: {made}" if made else f"another rank is making the {form}")
 
 
 def _leave_out(out: Path, keep: str, form: str) -> None:
@@ -288,11 +293,3 @@ def _leave_out(out: Path, keep: str, form: str) -> None:
     note(f"{left:,} of {description.images:,} images are left out of training: {out / LEFT_OUT} lists them")
     if left and form != "shards":
         note(f"the {form} holds those too, unmarked: who trains on it leaves them out by that list")
-
-
-def _unpack(form: str, out: Path, class_names: tuple[str, ...], shards: int) -> None:
-    from fglfast.shards.imagefolder import export_imagefolder
-    from fglfast.shards.parquet_export import export_parquet
-
-    made = (export_imagefolder if form == "imagefolder" else export_parquet)(out, class_names, shards)
-    note(f"{form}: {made}" if made else f"another rank is making the {form}")

@@ -17,13 +17,7 @@ def asked_recipe(
 ) -> Any:
     """The recipe that a command line asks for, with its changes: `mini`, or that of the model's family, unless named.
 
-    Args:
-        name: of a shipped recipe, or its path.
-        model: in the place of the recipe's.
-        backend: likewise.
-        precision: likewise.
-        image_size: likewise, in pixels.
-        batch_size: likewise, of the UNet; "auto" is for `open_engine`.
+    The batch size is the UNet's; "auto" is for `open_engine`.
 
     Raises:
         UsageError: a value is out of range.

@@ -33,36 +33,20 @@ RecipeName = Annotated[
 ]
 OtherModel = Annotated[
     str | None,
-    typer.Option(
-        help="Model to use instead of the recipe's: a folder, a checkpoint (.safetensors), or a hub id.",
-        show_default=False,
-    ),
+    typer.Option(help="Model to use instead of the recipe's: a folder, a checkpoint (.safetensors), or a hub id."),
 ]
 OtherPrecision = Annotated[
-    PrecisionName | None,
-    typer.Option(help="Precision of weights and arithmetic, instead of the recipe's.", show_default=False),
+    PrecisionName | None, typer.Option(help="Precision of weights and arithmetic, instead of the recipe's.")
 ]
 OtherSize = Annotated[
     int | None,
-    typer.Option(
-        min=8,
-        max=4096,
-        help="Side in pixels of the images that are drawn, instead of the recipe's.",
-        show_default=False,
-    ),
+    typer.Option(min=8, max=4096, help="Side in pixels of the images that are drawn, instead of the recipe's."),
 ]
-OtherSteps = Annotated[
-    int | None, typer.Option(min=1, help="Sampling steps, instead of the recipe's.", show_default=False)
-]
-OtherGuidance = Annotated[
-    float | None, typer.Option(min=0, help="Guidance scale, instead of the recipe's.", show_default=False)
-]
+OtherSteps = Annotated[int | None, typer.Option(min=1, help="Sampling steps, instead of the recipe's.")]
+OtherGuidance = Annotated[float | None, typer.Option(min=0, help="Guidance scale, instead of the recipe's.")]
 OtherBackend = Annotated[
     BackendName | None,
-    typer.Option(
-        help="What compiles and runs the generator, instead of the recipe's; auto takes the fastest here.",
-        show_default=False,
-    ),
+    typer.Option(help="What compiles and runs the generator, instead of the recipe's; auto takes the fastest here."),
 ]
 RandomWeights = Annotated[
     bool,
@@ -71,34 +55,25 @@ RandomWeights = Annotated[
 BatchSize = Annotated[
     str | None,
     typer.Option(
-        help="Rows of one pass through the UNet; auto measures what is fastest, for the VAE too.",
-        show_default=False,
-        metavar="N|auto",
+        help="Rows of one pass through the UNet; auto measures what is fastest, for the VAE too.", metavar="N|auto"
     ),
 ]
 PromptLevel = Annotated[
     Literal["class", "instance"], typer.Option(help="Whether a client writes one prompt a class, or one an image.")
 ]
-Domain = Annotated[
-    str | None, typer.Option(help="A word for the style of all images, such as sketch.", show_default=False)
-]
+Domain = Annotated[str | None, typer.Option(help="A word for the style of all images, such as sketch.")]
 Template = Annotated[
-    str | None,
-    typer.Option(help="Prompt template, with {label} for the class, instead of the model's.", show_default=False),
+    str | None, typer.Option(help="Prompt template, with {label} for the class, instead of the model's.")
 ]
 Allow = Annotated[
     Path | None,
-    typer.Option(
-        help="File (.toml) of clients and their public keys: only payloads signed with these are read.",
-        show_default=False,
-    ),
+    typer.Option(help="File (.toml) of clients and their public keys: only payloads signed with these are read."),
 ]
 JudgeName = Annotated[
     str | None,
     typer.Option(
         help="Who scores how well each image fits its class: generator (the one that draws), label-flow (what pretrain "
-        "taught it of labels), another generator, a model of CLIP's kind, or the folder of a classifier.",
-        show_default=False,
+        "taught it of labels), another generator, a model of CLIP's kind, or the folder of a classifier."
     ),
 ]
 AllowSamePrompt = Annotated[
@@ -112,14 +87,12 @@ TrustedCounts = Annotated[
     typer.Option(
         metavar="CLIENT",
         help="Believe this client's counts, however far they outweigh all others' of a class; may be repeated.",
-        show_default=False,
     ),
 ]
 InventoryFile = Annotated[
     Path | None,
     typer.Option(
-        help="File of adapters that routed payloads mix, as fglfast inventory made it; the clients have a copy.",
-        show_default=False,
+        help="File of adapters that routed payloads mix, as fglfast inventory made it; the clients have a copy."
     ),
 ]
 DEFAULT_ENGINES = Path("engines/build")

@@ -1,4 +1,4 @@
-"""Verbs of a client's files: look into a payload, make the key that signs it."""
+"""Verbs of the files between a client and its server: look into a payload, make the key that signs it, write a kit."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from fglfast.base.console import MOST_ROWS, emit_json, stdout
-from fglfast.base.wording import some
-from fglfast.verbs.command import CLIENTS, LOST, tell, verb
+from fglfast.base.wording import size, some
+from fglfast.verbs.command import CLIENTS, LOST, SERVER, tell, verb
 from fglfast.verbs.datasets import show_shares
-from fglfast.verbs.options import Allow, AsJson, read_allowed
+from fglfast.verbs.opening import asked_recipe
+from fglfast.verbs.options import Allow, AsJson, OtherModel, RecipeName, read_allowed
 
 
 @verb(CLIENTS, LOST)
@@ -30,7 +31,6 @@ def inspect(
     from fglfast.payload.merge import merge_payloads, same_prompts, same_words
 
     payload, signature = load_signed(file, allowed=read_allowed(allow))
-    size = file.stat().st_size if file.exists() else 0
     header = payload.header
     images = np.zeros(len(header.class_names), dtype=np.int64)
     np.add.at(images, payload.labels, payload.counts)
@@ -39,7 +39,7 @@ def inspect(
     by_class = dict(zip(header.class_names, images.tolist(), strict=True))
     result = {
         "file": str(file),
-        "bytes": size,
+        "bytes": file.stat().st_size if file.exists() else 0,
         "client": header.client,
         "format_version": header.format_version,
         "prompt_level": header.prompt_level,
@@ -82,3 +82,27 @@ def key(
     public, made = find_or_make_key(file)
     origin = "a new private key: keep it secret" if made else "the private key that was there"
     tell({"file": str(file), "public_key": public, "made": made}, as_json, f"{file}: {origin}\npublic key: {public}")
+
+
+@verb(SERVER, LOST)
+def kit(
+    out: Annotated[Path, typer.Option(help="Folder of the kit, to be handed to the clients.")],
+    recipe: RecipeName = None,
+    model: OtherModel = None,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Add the text encoder's weights: with them clients can send embeddings.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a client kit: tokenizer, prompts and fingerprint of a generator, so that clients need no model."""
+    from fglfast.generator.kit import write_kit
+    from fglfast.generator.parts import name_of
+    from fglfast.generator.text import resolve_text, text_fingerprint
+
+    asked = asked_recipe(recipe, model)
+    folder = resolve_text(asked.model, asked.revision, asked.mirror)
+    name = name_of(folder)
+    written = write_kit(folder, out, name, asked.image_size, weights)
+    result = {"folder": str(out), "bytes": written, "model": name, "text_encoder": text_fingerprint(out)}
+    use = "embeddings or tokens" if weights else "tokens"
+    tell(result, as_json, f"{out}: {size(written)}; clients send {use} with fglfast embed DATA --kit {out}")

@@ -10,10 +10,7 @@ from fglfast.base.errors import UsageError
 from fglfast.base.hub import Kind, Repository
 
 PushToHub = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ORG/NAME", help="Push what is made to this repository of the Hugging Face Hub.", show_default=False
-    ),
+    str | None, typer.Option(metavar="ORG/NAME", help="Push what is made to this repository of the Hugging Face Hub.")
 ]
 Private = Annotated[bool, typer.Option("--private", help="Make that repository a private one, if it is not there yet.")]
 

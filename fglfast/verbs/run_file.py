@@ -42,7 +42,7 @@ def run_file(settings: type[Settings] | None = None, more: tuple[str, ...] = ())
         return file
 
     text = "Run file (.toml): options of this command and settings that have none; what is given here wins."
-    return typer.Option("--config", callback=read, is_eager=True, help=text, show_default=False, dir_okay=False)
+    return typer.Option("--config", callback=read, is_eager=True, help=text, dir_okay=False)
 
 
 def _take(context: typer.Context, file: Path, settings: type[Settings] | None, more: tuple[str, ...]) -> None:

@@ -52,6 +52,7 @@ def demo(
     check_arch(arch)
     from fglfast.base.files import sole
     from fglfast.pipeline.demo import CLAIM, run_demo
+    from fglfast.report.run_page import write_run_page
 
     asked = checked(
         Demo,
@@ -69,7 +70,7 @@ def demo(
         allow_same_prompt=allow_same_prompt,
     )
     with sole(out, CLAIM):
-        record, page = run_demo(asked, out), _run_page(out)
+        record, page = run_demo(asked, out), write_run_page(out)
     if as_json:
         emit_json({"accuracy": record.evaluation.accuracy, "report": str(page), **record.model_dump(mode="json")})
         return
@@ -82,42 +83,29 @@ def demo(
 @verb(RUNS)
 def run(
     experiment: Annotated[str, typer.Argument(help="File of the experiment (.toml), or the name of a shipped one.")],
-    data: Annotated[
-        str | None, typer.Option(help="Private images, instead of the experiment's: PATH[:SPLIT].", show_default=False)
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="Private images, instead of the experiment's: PATH[:SPLIT].")] = None,
     test: Annotated[
-        str | None,
-        typer.Option(help="Real test images, instead of the experiment's: PATH[:SPLIT].", show_default=False),
+        str | None, typer.Option(help="Real test images, instead of the experiment's: PATH[:SPLIT].")
     ] = None,
     public: Annotated[
-        str | None,
-        typer.Option(
-            help="Labelled images of the server's own, for the method public-only: PATH[:SPLIT].", show_default=False
-        ),
+        str | None, typer.Option(help="Labelled images of the server's own, for the method public-only: PATH[:SPLIT].")
     ] = None,
     captions: Annotated[
         str | None,
         typer.Option(
-            help="Captions of the private images, instead of the experiment's: attributes, a model or a file.",
-            show_default=False,
+            help="Captions of the private images, instead of the experiment's: attributes, a model or a file."
         ),
     ] = None,
     domain: Annotated[
-        str | None,
-        typer.Option(
-            help="A word for the style of the private images, instead of the experiment's.", show_default=False
-        ),
+        str | None, typer.Option(help="A word for the style of the private images, instead of the experiment's.")
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Recipe of the generator, instead of the experiment's: a shipped one's name or a .toml file.",
-            show_default=False,
+            help="Recipe of the generator, instead of the experiment's: a shipped one's name or a .toml file."
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of all its runs; runs/NAME unless given.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of all its runs; runs/NAME unless given.")] = None,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
@@ -158,8 +146,7 @@ def report(
         Path, typer.Argument(help="Folder that a finished demo or run left, or any synthetic data set's.")
     ],
     against: Annotated[
-        str | None,
-        typer.Option(help="Real images that a synthetic data set's are compared with.", show_default=False),
+        str | None, typer.Option(help="Real images that a synthetic data set's are compared with.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -168,8 +155,16 @@ def report(
         page = _data_page(folder, against)
     elif against:
         raise UsageError("--against is for a synthetic data set", "give its folder, or leave --against out")
+    elif (folder / "arena.json").exists():
+        from fglfast.federation.records import Arena
+        from fglfast.report.arena_page import write_page
+
+        page = folder / "arena.html"
+        write_page(Arena.from_json(folder / "arena.json"), page)
     else:
-        page = _arena_page(folder) if (folder / "arena.json").exists() else _run_page(folder)
+        from fglfast.report.run_page import write_run_page
+
+        page = write_run_page(folder)
     tell({"report": str(page)}, as_json, f"report: {page.resolve()}")
 
 
@@ -185,29 +180,11 @@ def _data_page(folder: Path, against: str | None) -> Path:
     return page
 
 
-def _arena_page(folder: Path) -> Path:
-    from fglfast.federation.records import Arena
-    from fglfast.report.arena_page import write_page
-
-    page = folder / "arena.html"
-    write_page(Arena.from_json(folder / "arena.json"), page)
-    return page
-
-
-def _run_page(folder: Path) -> Path:
-    from fglfast.report.run_page import write_run_page
-
-    return write_run_page(folder)
-
-
 @verb(RUNS)
 def audit(
-    run: Annotated[
-        Path | None, typer.Argument(help="Folder that fglfast run left; or give --model.", show_default=False)
-    ] = None,
+    run: Annotated[Path | None, typer.Argument(help="Folder that fglfast run left; or give --model.")] = None,
     seed: Annotated[
-        int | None,
-        typer.Option(help="Which of the run's seeds is audited; its first unless given.", show_default=False),
+        int | None, typer.Option(help="Which of the run's seeds is audited; its first unless given.")
     ] = None,
     methods: Annotated[
         str | None,
@@ -221,30 +198,22 @@ def audit(
             "authors take 64 to 256; ask for more at any time, those that are there are kept. 0: by the loss alone.",
         ),
     ] = 8,
-    model: Annotated[
-        Path | None, typer.Option(help="Folder of a global model, audited instead of a run.", show_default=False)
-    ] = None,
+    model: Annotated[Path | None, typer.Option(help="Folder of a global model, audited instead of a run.")] = None,
     members: Annotated[
-        str | None, typer.Option(help="Private images that the --model comes from: PATH[:SPLIT].", show_default=False)
+        str | None, typer.Option(help="Private images that the --model comes from: PATH[:SPLIT].")
     ] = None,
     nonmembers: Annotated[
-        str | None,
-        typer.Option(help="Images of the same kind that the --model has never seen: PATH[:SPLIT].", show_default=False),
+        str | None, typer.Option(help="Images of the same kind that the --model has never seen: PATH[:SPLIT].")
     ] = None,
     synthetic: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the synthetic images that the --model was trained on.", show_default=False),
+        Path | None, typer.Option(help="Folder of the synthetic images that the --model was trained on.")
     ] = None,
-    payload: Annotated[
-        Path | None, typer.Option(help="Payload of the client that holds the --members.", show_default=False)
-    ] = None,
+    payload: Annotated[Path | None, typer.Option(help="Payload of the client that holds the --members.")] = None,
     generator: ModelName = "mini",
     captions: Annotated[
         str, typer.Option(help="Captions of the --members, the same that embed was given.")
     ] = "attributes",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the page; RUN/audit unless given.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the page; RUN/audit unless given.")] = None,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:

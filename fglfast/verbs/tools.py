@@ -43,16 +43,11 @@ def bench(
     model: OtherModel = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(
-            help="BACKEND or BACKEND:PRECISION, repeated or with commas: all are measured side by side.",
-            show_default=False,
-        ),
+        typer.Option(help="BACKEND or BACKEND:PRECISION, repeated or with commas: all are measured side by side."),
     ] = None,
     precision: OtherPrecision = None,
     image_size: OtherSize = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=2, help="How many images are drawn together.", show_default=False)
-    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="How many images are drawn together.")] = None,
     steps: OtherSteps = None,
     guidance: OtherGuidance = None,
     random_weights: RandomWeights = False,
@@ -61,10 +56,8 @@ def bench(
         float, typer.Option(min=0.1, help="Longest round in seconds; what would take longer is left out.")
     ] = 300,
     arch: Annotated[str, typer.Option(help="Global model whose training step is timed.")] = "resnet18",
-    out: Annotated[Path | None, typer.Option(help="File to write the result to (.json).", show_default=False)] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="File to write an HTML page with a plot to.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write the result to (.json).")] = None,
+    report: Annotated[Path | None, typer.Option(help="File to write an HTML page with a plot to.")] = None,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
 ) -> None:
@@ -101,8 +94,7 @@ def bench(
 def tune(
     embeddings: Annotated[str, typer.Option(help="Payload files whose prompts are drawn.")],
     validation: Annotated[
-        str,
-        typer.Option(help="Real images that the choice is made on: PATH[:SPLIT]; never the test images."),
+        str, typer.Option(help="Real images that the choice is made on: PATH[:SPLIT]; never the test images.")
     ],
     budget: Annotated[float, typer.Option(help="Seconds of synthesis and training that the chosen recipe may take.")],
     out: Annotated[Path, typer.Option(help="Folder of all candidates, the page and the chosen recipe.")],

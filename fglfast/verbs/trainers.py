@@ -182,10 +182,7 @@ def distill(
     ] = 1,
     channels: Annotated[
         str | None,
-        typer.Option(
-            help="Widths of the student's networks, such as 96,128; they then start from random weights.",
-            show_default=False,
-        ),
+        typer.Option(help="Widths of the student's networks, such as 96,128; they then start from random weights."),
     ] = None,
     guidance: OtherGuidance = None,
     pairs_per_class: Annotated[

@@ -17,13 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_unlabelled(unlabelled: bool, classifier: Path | None, epsilon: float | None, **others: Any) -> None:
-    """Refuse options that do not go together.
-
-    Args:
-        unlabelled: whether the images have no labels.
-        classifier: the folder that is to find them.
-        epsilon: of differential privacy.
-        others: options that only images without labels have, None where not given.
+    """Refuse options that do not go together; `others` are those that only images without labels have.
 
     Raises:
         UsageError: some do not.
@@ -45,14 +39,9 @@ def check_unlabelled(unlabelled: bool, classifier: Path | None, epsilon: float |
 def open_images(
     data: str, classifier: Path | None, classes: Path | None, confidence: float | None, least_images: int | None
 ) -> "tuple[LabelledImages, Ints | None, dict[str, float]]":
-    """A client's images with their labels, or with those that a classifier finds.
+    """A client's images with their labels, or with those that a classifier finds; of these, no other label is read.
 
-    Args:
-        data: the images: PATH[:SPLIT].
-        classifier: folder that `train` wrote; None for images that have labels, else those are not read.
-        classes: list of the federation's classes; the classifier's own without.
-        confidence: that a found label needs, from 0 to 1.
-        least_images: of a class that is found.
+    The classes are those of a file, or the classifier's own.
 
     Returns:
         The images that have a label, the images of each class where those are found, and facts to tell.

@@ -1,6 +1,7 @@
 """The options of `synthesize` that stop it early, and what they stand for."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,6 @@ UntilGain = Annotated[
         metavar="POINTS[/min]",
         help="Draw no more once 1,000 images (with /min: a minute of drawing) are foretold to bring fewer points of "
         "accuracy than this; --images-per-class is then the most.",
-        show_default=False,
     ),
 ]
 Validation = Annotated[
@@ -23,30 +23,11 @@ Validation = Annotated[
     typer.Option(
         metavar="PATH[:SPLIT]",
         help="Real images, never the test images, that judge the pilots of --until-gain; else synthetic ones do.",
-        show_default=False,
     ),
 ]
 PilotImages = Annotated[
     int, typer.Option(min=1, help="Images of each class that the pilots of --until-gain learn from.")
 ]
-
-
-@dataclass(frozen=True)
-class StopRule:
-    """What `--until-gain` asks for, read and checked."""
-
-    until: Any
-    pilot_images: int
-    validation: Any
-
-    def synthesize(self, engine: Any, merged: Any, settings: Any, out: Path, judge: Any) -> tuple[Any, dict[str, Any]]:
-        """Draw by it; what was done, and the decision as a result shows it."""
-        from fglfast.pipeline.stopping import synthesize_until
-
-        done, stopped = synthesize_until(
-            engine, merged, settings, self.until, out, self.pilot_images, self.validation, judge
-        )
-        return done, {"stopping": stopped.model_dump(mode="json")}
 
 
 def stop_rule(
@@ -57,17 +38,10 @@ def stop_rule(
     ranks: int,
     out: Path,
     class_names: tuple[str, ...],
-) -> StopRule | None:
-    """The rule of `--until-gain`, if it is given; what does not go with it is refused before an engine is opened.
+) -> Callable[..., tuple[Any, Any]] | None:
+    """What draws by `--until-gain`, if it is given; what does not go with it is refused before an engine is opened.
 
-    Args:
-        until_gain: the option, as the two after it.
-        validation: likewise.
-        sizes: images a class that may be drawn, and that pilots learn from.
-        update: whether a data set that is there shall become this one.
-        ranks: how many processes draw.
-        out: the folder.
-        class_names: of the clients.
+    The sizes are the images a class that may be drawn, and that pilots learn from.
 
     Raises:
         UsageError: options that do not go together, or a folder with a data set drawn otherwise.
@@ -80,7 +54,7 @@ def stop_rule(
             raise UsageError("--pilot-images is of pilots, and none are asked for", "give --until-gain too")
         return None
     from fglfast.images.dataset import read_dataset
-    from fglfast.pipeline.stopping import Until, check_asked, check_folder
+    from fglfast.pipeline.stopping import Until, check_asked, check_folder, synthesize_until
 
     until = Until.parse(until_gain)
     if update:
@@ -93,4 +67,4 @@ def stop_rule(
     judges = read_dataset(validation) if validation else None
     if judges:
         judges.named(class_names)
-    return StopRule(until, sizes[1], judges)
+    return partial(synthesize_until, until=until, pilot_images=sizes[1], validation=judges)

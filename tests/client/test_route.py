@@ -107,7 +107,7 @@ def test_under_a_budget_nothing_is_kept_and_two_releases_differ(private, random_
     dataset = read_dataset(str(private))
     asked = (dataset, "ann", random_mini, adapters, tmp_path / "state", FEW)
     made, again = (route(*asked, budget=Budget(epsilon=3.0, uploads=2)) for _ in range(2))
-    assert made.routed is None and not (tmp_path / "state").exists()
+    assert made.learned is None and not (tmp_path / "state").exists()
     stated = made.payload.header.privacy
     assert (stated.mechanism, stated.epsilon, stated.uploads, stated.clip) == ("dp-sgd", 3.0, 2, 1.0)
     assert not np.array_equal(made.payload.routes, again.payload.routes)

@@ -1,10 +1,12 @@
 """A small federation: three clients, a generator with random weights."""
 
 import pytest
-from small_federation import write_images
+import torch
+from small_federation import CLASSES, write_images
 
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.method_names import METHODS
+from fglfast.training.model import build_model
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +43,10 @@ def experiment(private, public, servers, tiny_arch, tiny_recipe):
             "min_clients": 2,
         }
     )
+
+
+@pytest.fixture
+def model(tiny_arch):
+    """A classifier of random weights, always the same."""
+    torch.manual_seed(0)
+    return build_model(tiny_arch, CLASSES)

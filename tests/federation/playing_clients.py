@@ -1,10 +1,10 @@
 """Clients that answer by rule, at once: what they train and say needs no images."""
 
 import torch
-from flwr.app import Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fglfast.federation import wire
+from fglfast.federation import client_app, wire
 from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import SERVER_NODE, LoopbackGrid
 from fglfast.federation.members import Member
@@ -65,6 +65,13 @@ def playing_app(train=small_steps, judge=lambda number, weights: GOOD, asked=Non
 
 def grid_of(app, count, least=2):
     return CountedGrid(LoopbackGrid(app, list(range(count)), {}), timeout=10, least=least)
+
+
+def grid_of_node(node, run=None):
+    """One client of the real app, by its node's configuration."""
+    grid = LoopbackGrid(client_app.app, [0], {})
+    grid.contexts = {SERVER_NODE + 1: Context(1, SERVER_NODE + 1, node, RecordDict(), run or {})}
+    return CountedGrid(grid, timeout=10, least=1)
 
 
 def members_of(images):

@@ -17,7 +17,6 @@ from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.method_plan import MethodPlan
 from fglfast.federation.rounds import PlannedRounds
-from fglfast.training.model import build_model
 
 HOSTILE = 3  # its number among four
 
@@ -49,15 +48,26 @@ def test_a_hostile_payload(attack, file, experiment, tmp_path, capsys):
 
 
 @pytest.fixture
-def run(experiment, tiny_arch, tmp_path):
+def start(model):
+    """Weights that all begin with."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.fixture
+def federation(experiment, model):
+    """Four members of an app, who claim so many images."""
+
+    def make(app, claims=(9, 9, 9, 9), **changes):
+        known = experiment.model_copy(update=changes)
+        return Federation(grid_of(app, 4), members_of(claims), known, 0, CLASSES, model, lambda _: 0.5)
+
+    return make
+
+
+@pytest.fixture
+def run(federation, start, tmp_path):
     def make(attack, rounds=3):
-        torch.manual_seed(0)
-        model = build_model(tiny_arch, CLASSES)
-        start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        hostile = HostileApp(playing_app(judge=near(start)), attack, HOSTILE)
-        made = Federation(
-            grid_of(hostile, 4), members_of((30, 40, 50, 60)), experiment, 0, CLASSES, model, lambda _: 0.5
-        )
+        made = federation(HostileApp(playing_app(judge=near(start)), attack, HOSTILE), (30, 40, 50, 60))
         return PlannedRounds(made, MethodPlan("fedavg", rounds)).run(start, tmp_path / "run")
 
     return make
@@ -94,13 +104,10 @@ def test_what_a_client_says_is_one_line_that_is_safe_to_show(attack, run, capsys
     assert all(line.isprintable() and len(line) < 400 for line in lines)
 
 
-def test_a_member_that_is_left_out_gets_no_model_and_is_not_asked_again(experiment, tiny_arch, tmp_path):
-    torch.manual_seed(0)
-    model, asked = build_model(tiny_arch, CLASSES), []
-    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+def test_a_member_that_is_left_out_gets_no_model_and_is_not_asked_again(federation, start, tmp_path):
+    asked = []
     attack = next(attack for attack in UPDATES if "30 times" in attack.name)
-    hostile = HostileApp(playing_app(judge=near(start), asked=asked), attack, HOSTILE)
-    made = Federation(grid_of(hostile, 4), members_of((9, 9, 9, 9)), experiment, 0, CLASSES, model, lambda _: 0.5)
+    made = federation(HostileApp(playing_app(judge=near(start), asked=asked), attack, HOSTILE))
     weights, rows = PlannedRounds(made, MethodPlan("fedavg", 3)).run(start, tmp_path)
     assert [row.left_out for row in rows] == [(), (), *[("client003",)] * 2]  # it turned away twice
     assert [row.away for row in rows[1:]] == [("client003",)] * 3 and [row.clients for row in rows[1:]] == [3] * 3
@@ -110,11 +117,8 @@ def test_a_member_that_is_left_out_gets_no_model_and_is_not_asked_again(experime
     assert {client for client, _ in asked} == {0, 1, 2}
 
 
-def test_one_step_away_from_the_others_is_forgiven(experiment, tiny_arch, tmp_path, capsys):
+def test_one_step_away_from_the_others_is_forgiven(federation, start, tmp_path, capsys):
     """The hostile client reverses its first step alone: that round is without it, and then it counts again."""
-    torch.manual_seed(0)
-    model = build_model(tiny_arch, CLASSES)
-    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     def once(number, weights):
         moved = small_steps(number, weights)
@@ -122,19 +126,15 @@ def test_one_step_away_from_the_others_is_forgiven(experiment, tiny_arch, tmp_pa
         turned = {name: 2 * weights[name] - own for name, own in moved.items() if name.endswith("weight")}
         return {**moved, **turned} if number == HOSTILE and first else moved
 
-    grid, members = grid_of(playing_app(once, near(start)), 4), members_of((9, 9, 9, 9))
-    made = Federation(grid, members, experiment, 0, CLASSES, model, lambda _: 0.5)
+    made = federation(playing_app(once, near(start)))
     _, rows = PlannedRounds(made, MethodPlan("fedavg", 3)).run(start, tmp_path)
     assert [row.away for row in rows] == [(), ("client003",), (), ()] and rows[-1].left_out == ()
     assert [row.clients for row in rows[1:]] == [3, 4, 4]
     assert "round 1 is without client003" in capsys.readouterr().err
 
 
-def test_honest_clients_that_pull_an_average_apart_are_not_blamed(experiment, tiny_arch, tmp_path, capsys):
+def test_honest_clients_that_pull_an_average_apart_are_not_blamed(federation, start, tmp_path, capsys):
     """Each step is as long as another: whoever is left out, the average is as bad."""
-    torch.manual_seed(0)
-    model = build_model(tiny_arch, CLASSES)
-    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     def far(number, weights):
         draw = torch.Generator().manual_seed(number)
@@ -143,8 +143,7 @@ def test_honest_clients_that_pull_an_average_apart_are_not_blamed(experiment, ti
             for name, tensor in weights.items()
         }
 
-    app = playing_app(far, near(start, most=1.0))
-    made = Federation(grid_of(app, 4), members_of((9, 9, 9, 9)), experiment, 0, CLASSES, model, lambda _: 0.5)
+    made = federation(playing_app(far, near(start, most=1.0)))
     weights, rows = PlannedRounds(made, MethodPlan("fedavg", 1)).run(start, tmp_path)
     assert [row.kept for row in rows] == [True, False] and rows[-1].left_out == ()
     assert all(torch.equal(weights[name], start[name]) for name in start), "the last good weights stay"
@@ -154,11 +153,9 @@ def test_honest_clients_that_pull_an_average_apart_are_not_blamed(experiment, ti
     assert "no client stands out" in capsys.readouterr().err
 
 
-def test_whoever_is_blamed_is_no_part_of_a_round_that_counts_though_it_is_bad(experiment, tiny_arch, tmp_path):
+def test_whoever_is_blamed_is_no_part_of_a_round_that_counts_though_it_is_bad(federation, model, start, tmp_path):
     """FedAdam's steps lose what was known, round after round; from the second on one client's is 30 times as long."""
-    torch.manual_seed(0)
-    model, trained = build_model(tiny_arch, CLASSES), []
-    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trained = []
 
     def train(number, weights):
         moved = small_steps(number, weights)
@@ -168,27 +165,23 @@ def test_whoever_is_blamed_is_no_part_of_a_round_that_counts_though_it_is_bad(ex
         further = {name: weights[name] + 30 * (moved[name] - weights[name]) for name, _ in model.named_parameters()}
         return {**moved, **further}
 
-    known = experiment.model_copy(update={"server": Aggregation(strategy="fedadam")})
-    grid, members = grid_of(playing_app(train, near(start, most=1.0)), 4), members_of((30, 40, 50, 60))
-    made = Federation(grid, members, known, 0, CLASSES, model, lambda _: 0.5)
+    app = playing_app(train, near(start, most=1.0))
+    made = federation(app, (30, 40, 50, 60), server=Aggregation(strategy="fedadam"))
     _, rows = PlannedRounds(made, MethodPlan("fedavg", 3)).run(start, tmp_path)
     assert [row.kept for row in rows][:3] == [True, False, True] and rows[-1].left_out == ("client003",)
 
 
 @pytest.mark.fuzz
 @pytest.mark.timeout(7200)
-def test_no_random_reply_ends_a_run(experiment, tiny_arch, tmp_path):
+def test_no_random_reply_ends_a_run(federation, start, tmp_path):
     """2,000 rounds; every reply of the hostile client is spoilt in a way drawn anew."""
-    torch.manual_seed(0)
-    model, draw = build_model(tiny_arch, CLASSES), np.random.default_rng(0)
-    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    draw = np.random.default_rng(0)
     attacks, honest = (*UPDATES, *JUDGEMENTS), playing_app(judge=near(start, most=1e9))
 
     def app(message, context):
         return HostileApp(honest, attacks[draw.integers(len(attacks))], HOSTILE)(message, context)
 
     for number in range(max(1, int(os.environ.get("FUZZ_ROUNDS", "2000")) // 10)):
-        made = Federation(grid_of(app, 4), members_of((9, 9, 9, 9)), experiment, 0, CLASSES, model, lambda _: 0.5)
-        _, rows = PlannedRounds(made, MethodPlan("fedavg", 10)).run(start, tmp_path / str(number))
+        _, rows = PlannedRounds(federation(app), MethodPlan("fedavg", 10)).run(start, tmp_path / str(number))
         assert rows[-1].round == 10 and set(rows[-1].left_out) <= {"client003"}
         assert all(row.clients >= 3 for row in rows[1:])

@@ -1,11 +1,11 @@
 import json
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from flwr.app import Context, RecordDict
 from PIL import Image
+from playing_clients import grid_of_node
 from small_federation import CLASSES, write_images
 
 from fglfast.base.config import MOST_SEED
@@ -14,15 +14,11 @@ from fglfast.client.embed import embed
 from fglfast.client.privacy import Budget
 from fglfast.client.settings import LearnSettings, RouteSettings
 from fglfast.federation import client_app, wire
-from fglfast.federation.client_app import app
-from fglfast.federation.clients import ANSWERS, domains, everything, open_client, simulated, split_over_clients
+from fglfast.federation.clients import ANSWERS, Client, domains, everything, open_client, simulated, split_over_clients
 from fglfast.federation.experiment import Partition
-from fglfast.federation.grid import CountedGrid
-from fglfast.federation.loopback import LoopbackGrid
 from fglfast.images.attributes import SHADES
 from fglfast.images.dataset import read_dataset
 from fglfast.payload import load_payload, save_payload
-from fglfast.training.model import build_model
 from fglfast.training.prototypes import PROTOTYPES, empty_prototypes
 from fglfast.training.results import WEIGHTS
 from fglfast.training.settings import AdaptSettings
@@ -99,19 +95,17 @@ def test_a_standing_client_reads_what_its_own_configuration_names(private, rando
     assert len(client.dataset) == len(read_dataset(private))
 
 
-def asks(there, message_type, form, **asked):
-    """What a client of a context answers."""
-    grid = LoopbackGrid(app, [0], {})
-    grid.contexts = dict.fromkeys(grid.contexts, there)
-    told = {"prompt-level": "class", "class-names": list(CLASSES), **asked}
-    return CountedGrid(grid, timeout=10, least=1).ask(message_type, wire.config(**told), form, {2: "ann"})
+def asks(message_type, records, node, run=None):
+    """What a client of a node's configuration answers, as it is."""
+    return grid_of_node(node, run).ask(message_type, records, lambda content: content, {2: "ann"})
 
 
-def answers(there, times, path):
-    """The payloads that a client of a context sends, each in a file."""
+def answers(times, path, node, run=None):
+    """The payloads that such a client sends, each in a file."""
+    question = wire.config(**{"prompt-level": "class", "class-names": list(CLASSES)})
     for _ in range(times):
-        [content] = asks(there, wire.PAYLOAD, wire.payload_of).good.values()
-        path.write_bytes(content)
+        [said] = asks(wire.PAYLOAD, question, node, run).good.values()
+        path.write_bytes(wire.payload_of(said))
         yield path
 
 
@@ -129,40 +123,18 @@ def final(model):
         (wire.PAYLOAD, {"prompt-level": "routed"}, "payload:routed"),
         (wire.TRAIN, {}, "train"),
         (wire.EVALUATE, {}, "evaluate"),
-        (wire.ADAPT, {"adapt": AdaptSettings(shots=2).model_dump_json()}, "evaluate"),
+        (wire.ADAPT, {}, "evaluate"),
     ],
 )
 def test_a_client_answers_what_its_own_configuration_names_and_refuses_the_rest_by_name(
-    message_type, asked, word, private, random_mini, experiment, tiny_arch, adapters
+    message_type, asked, word, private, random_mini, experiment, model, adapters
 ):
-    torch.manual_seed(0)
-    model = build_model(tiny_arch, CLASSES)
-    told = {
-        "model": model.config.to_json_string(use_diff=False),
-        "image-size": 16,
-        "validation-share": 0.1,
-        "local": experiment.local.model_dump_json(),
-        "learn": LearnSettings(steps=1, vectors=1).model_dump_json(),
-        "route": RouteSettings(steps=1).model_dump_json(),
-        "inventory": adapters.read_bytes(),
-        "seed": 0,
-        "server-round": 1,
-        "proximal-mu": 0.0,
-        **asked,
-    }
+    routing = {"route": RouteSettings(steps=1).model_dump_json(), "inventory": adapters.read_bytes()}
+    told = {**final(model), **told_all(model, experiment, **routing, **asked)}
     node = {"data": private, "model": str(random_mini)}
-    records = final(model)
-
-    def ask(answers):
-        grid = LoopbackGrid(app, [0], {})
-        grid.contexts = dict.fromkeys(grid.contexts, context({**node, **answers}))
-        told_all = {"prompt-level": "class", "class-names": list(CLASSES), **told}
-        counted = CountedGrid(grid, timeout=10, least=1)
-        return counted.ask(message_type, {**records, **wire.config(**told_all)}, lambda content: content, {2: "ann"})
-
-    [why] = ask({}).refused.values()
+    [why] = asks(message_type, told, node).refused.values()
     assert f"does not answer {word}" in why
-    assert not ask({"answers": word}).refused
+    assert not asks(message_type, told, {**node, "answers": word}).refused
 
 
 def test_without_a_word_a_client_gives_its_classes_and_takes_the_model(private, random_mini):
@@ -171,23 +143,16 @@ def test_without_a_word_a_client_gives_its_classes_and_takes_the_model(private, 
         open_client(context({"data": private, "model": str(random_mini), "answers": "everything"}))
 
 
-def test_no_reply_tells_how_many_images_a_client_with_noise_has(experiment, private, random_mini, tiny_arch, tmp_path):
-    from fglfast.client.embed import embed
-
+def test_no_reply_tells_how_many_images_a_client_with_noise_has(private, random_mini, model, tmp_path):
     noisy = embed(read_dataset(private), "ann", random_mini, budget=Budget(epsilon=3.0))
     save_payload(noisy, tmp_path / "ann.safetensors")
     node = {"data": private, "payload": str(tmp_path / "ann.safetensors"), "answers": "evaluate"}
-    torch.manual_seed(0)
-    model = build_model(tiny_arch, CLASSES)
-    grid = LoopbackGrid(app, [0], {})
-    grid.contexts = dict.fromkeys(grid.contexts, context(node))
     told = {"model": model.config.to_json_string(use_diff=False), "image-size": 16, "validation-share": 0.3}
     told["adapt"] = AdaptSettings(shots=3).model_dump_json()
     said = {wire.EVALUATE: {wire.SHARE}, wire.DELIVER: {wire.KEPT}, wire.ADAPT: {wire.SHARE, wire.ADAPTED}}
     for kind, names in said.items():
         asked = {**final(model), **wire.config(**told, **{"class-names": list(CLASSES)})}
-        counted = CountedGrid(grid, timeout=10, least=1)
-        [content] = counted.ask(kind, asked, lambda content: content, {2: "ann"}).good.values()
+        [content] = asks(kind, asked, node).good.values()
         [record] = content.metric_records.values()
         assert set(record) == names
         assert all(value == round(value, 2) for value in record.values())
@@ -196,8 +161,8 @@ def test_no_reply_tells_how_many_images_a_client_with_noise_has(experiment, priv
 def test_a_ready_payload_is_sent_as_it_is_however_often(private, tmp_path):
     ready = tmp_path / "ann.safetensors"
     ready.write_bytes(b"made before")
-    there = context({"data": private, "payload": str(ready)})
-    assert [path.read_bytes() for path in answers(there, 2, tmp_path / "sent")] == [b"made before"] * 2
+    node = {"data": private, "payload": str(ready)}
+    assert [path.read_bytes() for path in answers(2, tmp_path / "sent", node)] == [b"made before"] * 2
 
 
 def test_a_ready_payload_is_signed_as_it_is_made_or_not_at_all(private, tmp_path):
@@ -209,8 +174,9 @@ def test_a_ready_payload_is_signed_as_it_is_made_or_not_at_all(private, tmp_path
 def test_an_experiments_clients_add_the_noise_it_asks_for(experiment, tmp_path):
     file = tmp_path / "experiment.toml"
     file.write_text(experiment.model_copy(update={"privacy": Budget(epsilon=3.0, uploads=2)}).to_toml())
-    there = context({"partition-id": 1}, {"experiment": str(file), "seed": 0})
-    [privacy] = [load_payload(path).header.privacy for path in answers(there, 1, tmp_path / "sent.safetensors")]
+    run = {"experiment": str(file), "seed": 0}
+    [path] = answers(1, tmp_path / "sent.safetensors", {"partition-id": 1}, run)
+    privacy = load_payload(path).header.privacy
     assert (privacy.epsilon, privacy.uploads) == (3.0, 2) and privacy.noise > 0
 
 
@@ -226,8 +192,6 @@ def test_a_class_that_the_federation_does_not_know_is_refused(tmp_path):
 
 
 def _holder(tmp_path, classes):
-    from fglfast.federation.clients import Client
-
     source = write_images(tmp_path / "own.npz", 6, classes=classes)
     return Client("own", 0, read_dataset(source), tmp_path)
 
@@ -252,17 +216,13 @@ def told_all(network, experiment, **changes):
 
 
 @pytest.fixture
-def ask(private, random_mini, tiny_arch, experiment, tmp_path):
+def ask(private, random_mini, model, experiment, tmp_path):
     """Ask a client that answers everything; gives what it says, or why it does not."""
-    torch.manual_seed(0)
-    model = build_model(tiny_arch, CLASSES)
     node = {"data": private, "model": str(random_mini), "out": str(tmp_path / "model"), "answers": ",".join(ANSWERS)}
 
     def run(message_type, records=None, **changes):
-        grid = LoopbackGrid(app, [0], {})
-        grid.contexts = dict.fromkeys(grid.contexts, context(node))
         asked = {**(final(model) if records is None else records), **told_all(model, experiment, **changes)}
-        said = CountedGrid(grid, timeout=10, least=1).ask(message_type, asked, lambda content: content, {2: "ann"})
+        said = asks(message_type, asked, node)
         [answer] = {**said.refused, **said.good}.values()
         return answer
 
@@ -322,12 +282,10 @@ def test_a_question_without_arrays_is_refused_in_one_line(message_type, ask):
 def test_a_message_without_a_question_is_refused_in_one_line_and_one_without_a_reason_heard(
     private, random_mini, capsys
 ):
-    grid = LoopbackGrid(app, [0], {})
-    grid.contexts = dict.fromkeys(grid.contexts, context({"data": private, "model": str(random_mini)}))
-    asks = partial(CountedGrid(grid, timeout=10, least=1).ask, form=lambda content: content, names={2: "ann"})
-    [why] = asks(wire.PAYLOAD, {}).refused.values()
+    node = {"data": private, "model": str(random_mini)}
+    [why] = asks(wire.PAYLOAD, {}, node).refused.values()
     assert "the server's question cannot be read: KeyError" in why
-    assert not asks(wire.TURNED_AWAY, {}).refused and "does not take this client" in capsys.readouterr().err
+    assert not asks(wire.TURNED_AWAY, {}, node).refused and "does not take this client" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", [wire.TRAIN, wire.EVALUATE, wire.MOMENTS, wire.ADAPT, wire.DELIVER, wire.PAYLOAD])

@@ -16,7 +16,6 @@ from fglfast.client.settings import LearnSettings, RouteSettings
 from fglfast.federation import client_app, wire
 from fglfast.federation.arena import run_experiment
 from fglfast.federation.collect import collect_again, collect_payloads, merged_payloads, take_place
-from fglfast.federation.experiment import Experiment
 from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.generator.inventory import load_inventory, save_inventory
@@ -27,17 +26,24 @@ from fglfast.payload.merge import merge_payloads
 from fglfast.training.model import build_model, model_of
 
 
+def sent(made, folder, **header):
+    """The file of a payload that says something else of itself."""
+    path = folder / f"sent-{made.header.client}"
+    save_payload(replace(made, header=made.header.model_copy(update=header)), path)
+    return path.read_bytes()
+
+
 @pytest.fixture(scope="module")
 def payload_bytes(private, random_mini, tmp_path_factory):
     folder, dataset = tmp_path_factory.mktemp("payloads"), read_dataset(private)
+    return lambda name, classes=CLASSES: sent(embed(dataset.named(classes), name, random_mini), folder)
 
-    def make(name, classes=CLASSES, **header):
-        path = folder / f"{name}-{len(classes)}.safetensors"
-        made = embed(dataset.named(classes), name, random_mini)
-        save_payload(replace(made, header=made.header.model_copy(update=header)), path)
-        return path.read_bytes()
 
-    return make
+def simulated(asked, folder):
+    """The grid of an experiment's clients."""
+    (folder / "asked.toml").write_text(asked.to_toml())
+    run = {"experiment": str(folder / "asked.toml"), "seed": 0}
+    return CountedGrid(LoopbackGrid(client_app.app, [0, 1, 2], run), timeout=60, least=2)
 
 
 def grid_of(*contents, least=2, told=None):
@@ -93,13 +99,9 @@ def test_what_is_not_sound_is_refused_by_itself(bad, payload_bytes, experiment, 
 
 def test_a_payload_that_comes_under_a_second_name_is_left_out(private, experiment, random_mini, tmp_path, capsys):
     learned = experiment.model_copy(update={"prompt_level": "learned"})
-    contents, draw = [], np.random.default_rng(0)
-    made = embed(read_dataset(private), "ann", random_mini)
+    made, draw = embed(read_dataset(private), "ann", random_mini), np.random.default_rng(0)
     made = replace(made, embeddings=draw.normal(size=made.embeddings.shape).astype(np.float16))
-    for name in ("ann", "bob"):
-        header = made.header.model_copy(update={"client": name, "prompt_level": "learned"})
-        save_payload(replace(made, header=header), tmp_path / name)
-        contents.append((tmp_path / name).read_bytes())
+    contents = [sent(made, tmp_path, client=name, prompt_level="learned") for name in ("ann", "bob")]
     paths, _ = collect(grid_of(*contents, least=1)[0], learned, tmp_path / "kept")
     assert {load_payload(path).header.client for path in paths} == {"ann"}
     assert "'bob' sent the payload of node 2" in capsys.readouterr().err
@@ -128,10 +130,7 @@ def test_with_a_list_only_payloads_that_its_clients_signed_are_kept(private, exp
 
 def test_clients_learn_where_the_experiment_says_so(experiment, tmp_path):
     asked = experiment.model_copy(update={"prompt_level": "learned", "learn": LearnSettings(steps=2, vectors=2)})
-    (tmp_path / "learned.toml").write_text(asked.to_toml())
-    run = {"experiment": str(tmp_path / "learned.toml"), "seed": 0}
-    grid = CountedGrid(LoopbackGrid(client_app.app, [0, 1, 2], run), timeout=60, least=2)
-    paths, _ = collect(grid, asked, tmp_path / "kept")
+    paths, _ = collect(simulated(asked, tmp_path), asked, tmp_path / "kept")
     payloads = [load_payload(path) for path in paths]
     assert len(payloads) == 3 and {payload.header.prompt_level for payload in payloads} == {"learned"}
     rows = [row.tobytes() for payload in payloads for row in payload.embeddings]
@@ -141,10 +140,7 @@ def test_clients_learn_where_the_experiment_says_so(experiment, tmp_path):
 def test_clients_route_by_the_adapters_that_the_server_sends(experiment, adapters, tmp_path):
     routed = {"prompt_level": "routed", "route": RouteSettings(steps=2), "inventory": adapters}
     asked = experiment.model_copy(update=routed)
-    (tmp_path / "routed.toml").write_text(asked.to_toml())
-    run = {"experiment": str(tmp_path / "routed.toml"), "seed": 0}
-    grid = CountedGrid(LoopbackGrid(client_app.app, [0, 1, 2], run), timeout=60, least=2)
-    took = collect_payloads(grid, asked, CLASSES, tmp_path / "kept")
+    took = collect_payloads(simulated(asked, tmp_path), asked, CLASSES, tmp_path / "kept")
     sizes = [path.stat().st_size for path in (tmp_path / "kept").glob("*.safetensors")]
     assert len(took.members) == 3 and max(sizes) < 2000 and took.bytes_down > 3 * adapters.stat().st_size
     merged = merged_payloads(tmp_path / "kept", asked)
@@ -160,11 +156,8 @@ def test_adapters_of_another_generator_are_named_without_a_path(experiment, adap
     save_inventory(other, tmp_path / "other.safetensors")
     routed = {"prompt_level": "routed", "route": RouteSettings(steps=1), "inventory": tmp_path / "other.safetensors"}
     asked = experiment.model_copy(update=routed)
-    (tmp_path / "routed.toml").write_text(asked.to_toml())
-    run = {"experiment": str(tmp_path / "routed.toml"), "seed": 0}
-    grid = CountedGrid(LoopbackGrid(client_app.app, [0, 1, 2], run), timeout=60, least=2)
     with pytest.raises(IncompleteError):
-        collect_payloads(grid, asked, CLASSES, tmp_path / "kept")
+        collect_payloads(simulated(asked, tmp_path), asked, CLASSES, tmp_path / "kept")
     assert "left out node 2: the server's adapters: learned through another generator" in capsys.readouterr().err
     with pytest.raises(UsageError, match=r"other\.safetensors: learned through another generator than"):
         run_experiment(asked, tmp_path / "out", tmp_path / "engines")
@@ -255,11 +248,8 @@ def test_a_global_model_is_no_larger_than_the_weights_that_came_with_it(tmp_path
 def test_classes_that_send_the_same_prompt_end_the_run_unless_they_may(experiment, tmp_path, capsys):
     names = ("bag", "Bag", "ankle boot")
     made = {"data": write_images(tmp_path / "twins.npz", 12, classes=names), "test": experiment.test}
-    (tmp_path / "e.toml").write_text(experiment.model_copy(update=made).to_toml())
-    asked = Experiment.from_toml(tmp_path / "e.toml")
-    grid = LoopbackGrid(client_app.app, [0, 1, 2], {"experiment": str(tmp_path / "e.toml"), "seed": 0})
-    counted = CountedGrid(grid, timeout=60, least=2)
-    collect_payloads(counted, asked, names, tmp_path / "out")
+    asked = experiment.model_copy(update=made)
+    collect_payloads(simulated(asked, tmp_path), asked, names, tmp_path / "out")
     with pytest.raises(BadInputError, match="'bag', 'Bag'") as refused:
         merged_payloads(tmp_path / "out", asked)
     assert "allow_same_prompt" in refused.value.hint
@@ -277,9 +267,7 @@ def test_one_embedding_for_all_classes_is_left_out_where_clients_learn_them(
         made = embed(read_dataset(private), name, random_mini)
         own = made.embeddings + np.float16(len(contents))
         own = np.repeat(own[:1], len(own), axis=0) if name == "eve" else own
-        header = made.header.model_copy(update={"client": name, "prompt_level": "learned"})
-        save_payload(replace(made, header=header, embeddings=own), tmp_path / name)
-        contents.append((tmp_path / name).read_bytes())
+        contents.append(sent(replace(made, embeddings=own), tmp_path, prompt_level="learned"))
     asked = experiment.model_copy(update={"prompt_level": "learned"})
     _, took = collect(grid_of(*contents)[0], asked, tmp_path / "kept")
     assert [member.name for member in took.members] == ["ann", "bob"]
@@ -332,19 +320,16 @@ def test_a_claim_that_would_displace_all_others_is_left_out_unless_it_is_trusted
     for number, name in enumerate(("ann", "bob", "eve")):
         made = embed(read_dataset(private), name, random_mini)
         own = (made.embeddings + np.float16(number)).astype(np.float16)
-        header = made.header.model_copy(update={"client": name, "prompt_level": "instance"})
         counts = np.full(len(made.labels), 10**9 if name == "eve" else 100)
-        save_payload(replace(made, header=header, embeddings=own, counts=counts), tmp_path / name)
-        contents.append((tmp_path / name).read_bytes())
+        contents.append(sent(replace(made, embeddings=own, counts=counts), tmp_path, prompt_level="instance"))
     asked, told = experiment.model_copy(update={"prompt_level": "instance"}), []
     paths, took = collect(grid_of(*contents, told=told)[0], asked, tmp_path / "kept")
     assert [member.name for member in took.members] == ["ann", "bob"] and len(paths) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "answered 2; left out node 4: 'eve' claims 1,000,000,000 images" in said and "trusted_counts" in said
     assert told[0][0] == 2 and "trusted_counts" in told[0][1]
-    louder = replace(load_payload(tmp_path / "bob"), counts=np.full(3, 2 * 10**11))
-    save_payload(louder, tmp_path / "bob")
-    shielded = [contents[0], (tmp_path / "bob").read_bytes(), contents[2]]
+    louder = replace(load_payload(tmp_path / "sent-bob"), counts=np.full(3, 2 * 10**11))
+    shielded = [contents[0], sent(louder, tmp_path), contents[2]]
     with pytest.raises(IncompleteError):  # a larger claim makes none credible: both are turned out
         collect(grid_of(*shielded)[0], asked, tmp_path / "shielded")
     trusting = asked.model_copy(update={"trusted_counts": ("eve",)})

@@ -2,31 +2,23 @@
 
 import pytest
 import torch
-from flwr.app import Context, RecordDict
+from playing_clients import grid_of_node
 from small_federation import CLASSES
 
 from fglfast.federation import wire
 from fglfast.federation.arena import run_experiment
-from fglfast.federation.client_app import app
 from fglfast.federation.federation import Federation
-from fglfast.federation.grid import CountedGrid
-from fglfast.federation.loopback import SERVER_NODE, LoopbackGrid
+from fglfast.federation.loopback import SERVER_NODE
 from fglfast.federation.members import Member
 from fglfast.federation.records import Adapted
 from fglfast.federation.summary import gains, gains_table
 from fglfast.images.dataset import read_dataset
 from fglfast.report.arena_page import write_page
 from fglfast.training.batches import TrainingData
-from fglfast.training.model import build_model, load_model
+from fglfast.training.model import load_model
 from fglfast.training.predict import count_right
 from fglfast.training.prototypes import PROTOTYPES, Prototypes, load_prototypes, prototypes_of
 from fglfast.training.settings import AdaptSettings
-
-
-@pytest.fixture
-def model(tiny_arch):
-    torch.manual_seed(0)
-    return build_model(tiny_arch, CLASSES)
 
 
 @pytest.fixture
@@ -41,10 +33,8 @@ def federation(model, experiment, private, random_mini, tmp_path):
 
     def made(answers):
         node = {"data": private, "name": "ann", "model": str(random_mini), "out": str(tmp_path / "out"), **answers}
-        grid = LoopbackGrid(app, [0], {})
-        grid.contexts = dict.fromkeys(grid.contexts, Context(0, 1, node, RecordDict(), {}))
         members = (Member(name="ann", node=SERVER_NODE + 1, images=120),)
-        return Federation(CountedGrid(grid, 10, 1), members, experiment, 0, CLASSES, model, lambda _: 0.0)
+        return Federation(grid_of_node(node), members, experiment, 0, CLASSES, model, lambda _: 0.0)
 
     return made
 

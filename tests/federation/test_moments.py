@@ -28,12 +28,6 @@ from fglfast.training.model import build_model, head_of
 from fglfast.training.predict import count_right, features
 
 
-@pytest.fixture
-def model(tiny_arch):
-    torch.manual_seed(0)
-    return build_model(tiny_arch, CLASSES)
-
-
 def part(private, rows):
     return TrainingData.of(read_dataset(private).select(rows), 16, 0.0, seed=0)
 

@@ -14,11 +14,10 @@ from fglfast.federation import guard, wire
 from fglfast.federation.aggregation import Aggregation
 from fglfast.federation.ensemble import uploaded_models
 from fglfast.federation.federation import Federation
+from fglfast.federation.members import Members
 from fglfast.federation.method_plan import MethodPlan
 from fglfast.federation.rounds import PlannedRounds
-from fglfast.training.model import build_model
 
-SIZES = {0: 1, 1: 3, 2: 6}  # images of each client
 RIGHT = {0: 0.0, 1: 1 / 3, 2: 2 / 6}  # share of its held-out ones
 
 
@@ -38,10 +37,8 @@ def adding_app(asked=None, failing=(), spoil=lambda number, weights: weights):
 
 
 @pytest.fixture
-def federation(experiment, tiny_arch):
+def federation(experiment, model):
     def make(app, least=2, sizes=(1, 3, 6), **changes):
-        torch.manual_seed(0)
-        model = build_model(tiny_arch, CLASSES)
         trusted = tuple(f"client{number:03d}" for number in range(len(sizes)))
         known = experiment.model_copy(update={"trusted_counts": trusted, **changes})
         grid = grid_of(app, len(sizes), least)
@@ -237,8 +234,7 @@ def test_a_reply_that_flower_cannot_read_is_one_clients_failure(federation, tmp_
 def test_a_stranger_is_not_asked(federation, tmp_path):
     asked = []
     made = federation(adding_app(asked))
-    made._all = made._all[:2]
-    made.only_without(())
+    made.members = Members(made.members.all[:2], made.experiment.trusted_counts)
     weights, _ = run(made, tmp_path, MethodPlan("fedavg", 1))
     assert {number for number, _ in asked} == {0, 1}
     assert all(torch.allclose(tensor, torch.tensor(3 / 4)) for tensor in weights.values())

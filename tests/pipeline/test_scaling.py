@@ -57,7 +57,8 @@ def test_the_interval_holds_nine_of_ten():
 def test_what_distances_explain_narrows_the_interval_and_moves_nothing():
     distances = (0.3, -0.2, 0.1, -0.2, 0.2, -0.2, 0.0)
     bent = pilots(lambda size, part: 1 - (1 - exact(size)) * math.exp(0.05 * distances[part]), distances)
-    by_size, by_both = Law.of(bent, by_distance=False), Law.of(bent)
+    unmeasured = [pilot.model_copy(update={"distance": None}) for pilot in bent]
+    by_size, by_both = Law.of(unmeasured), Law.of(bent)
     assert by_both.pull == pytest.approx(0.05) and by_both.noise < 1e-9 < by_size.noise
     assert by_both.at(500).accuracy == pytest.approx(by_size.at(500).accuracy, abs=1e-6)
     useless = pilots(lambda size, part: exact(size) + 0.01 * (-1) ** part, (1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 1.0))
