@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,8 +64,7 @@ class Split:
         rows = np.arange(len(self.labels))
         rows = rows[self.shades == kind] if kind in SHADES else rows[client::CLIENTS]
         pixels = self.pixels[rows]
-        size, every = pixels.shape[-1], np.arange(len(rows))
-        return TrainingData(255 - pixels if kind == "inverted" else pixels, self.labels[rows], size, every, every[:0])
+        return trained_on(255 - pixels if kind == "inverted" else pixels, self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,17 @@ class Case:
     shots: Shots
     seed: int
     rates: dict[str, float]
+
+    def seen(self, model: Any) -> tuple[Tensor, Tensor]:
+        """What the last layer sees of the shots [S,F], and their labels [S]."""
+        own, rows = self.own, self.shots.labelled
+        return head_inputs(model, own.pixels, rows), own.labels[rows]
+
+
+def trained_on(pixels: Tensor, labels: Tensor) -> TrainingData:
+    """Data of which all images [N,3,S,S] are trained on."""
+    every = np.arange(len(labels))
+    return TrainingData(pixels, labels, pixels.shape[-1], every, every[:0])
 
 
 def main(
@@ -136,8 +146,7 @@ def global_model(class_names: tuple[str, ...], seed: int, images: int, work: Pat
     index = read_index(folder / "synthetic", description)
     rows = np.sort(generator(seed, 8).permutation(len(index))[:1000])
     pixels = SyntheticImages(index, description.image_size, size)[rows]
-    every = np.arange(len(rows))
-    synthetic = TrainingData(pixels, torch.from_numpy(index.labels[rows]), size, every, every[:0])
+    synthetic = trained_on(pixels, torch.from_numpy(index.labels[rows]))
     return Server(model, synthetic_prototypes(model, folder / "synthetic", size), synthetic)
 
 
@@ -186,10 +195,7 @@ def always_moved(model: Any, case: Case) -> None:
 
 def shots_alone(model: Any, case: Case) -> None:
     """The nearest mean of a class's shots; classes without any keep the delivered prototype."""
-    features_SF, labels_S = (
-        head_inputs(model, case.own.pixels, case.shots.labelled),
-        case.own.labels[case.shots.labelled],
-    )
+    features_SF, labels_S = case.seen(model)
     means_KF = case.server.prototypes.means_KF.clone()
     for label in labels_S.unique():
         means_KF[label] = features_SF[labels_S == label].mean(0)
@@ -198,10 +204,7 @@ def shots_alone(model: Any, case: Case) -> None:
 
 def tuned_head(model: Any, case: Case) -> None:
     """The last layer trained further on the shots."""
-    features_SF, labels_S = (
-        head_inputs(model, case.own.pixels, case.shots.labelled),
-        case.own.labels[case.shots.labelled],
-    )
+    features_SF, labels_S = case.seen(model)
     head = head_of(model)
     optimizer = torch.optim.SGD(head.parameters(), case.rates["head"], momentum=0.9)
     for _ in range(STEPS):
@@ -212,16 +215,15 @@ def tuned_head(model: Any, case: Case) -> None:
 
 def tuned(model: Any, case: Case) -> None:
     """All weights trained further on the shots."""
-    further(model, chosen(case.own, case.shots), case.rates["whole"], case.seed)
+    further(model, trained_on(*chosen(case)), case.rates["whole"], case.seed)
 
 
 def tuned_mixed(model: Any, case: Case) -> None:
     """The same with as many synthetic images beside them."""
-    own = chosen(case.own, case.shots)
-    rows = generator(case.seed, 9).permutation(len(case.server.synthetic.labels))[: len(own.labels)]
-    pixels = torch.cat([own.pixels[own.train], case.server.synthetic.pixels[rows]])
-    labels, every = torch.cat([own.labels, case.server.synthetic.labels[rows]]), np.arange(2 * len(rows))
-    further(model, replace(own, pixels=pixels, labels=labels, train=every), case.rates["mixed"], case.seed)
+    (pixels, labels), synthetic = chosen(case), case.server.synthetic
+    rows = generator(case.seed, 9).permutation(len(synthetic.labels))[: len(labels)]
+    mixed = torch.cat([pixels, synthetic.pixels[rows]]), torch.cat([labels, synthetic.labels[rows]])
+    further(model, trained_on(*mixed), case.rates["mixed"], case.seed)
 
 
 WAYS: dict[str, Callable[[Any, Case], str | None]] = {
@@ -244,10 +246,9 @@ def put(model: Any, head: Head) -> None:
         head_of(model).bias.copy_(head.bias_K)
 
 
-def chosen(own: TrainingData, shots: Shots) -> TrainingData:
-    """The shots alone."""
-    every = np.arange(len(shots.labelled))
-    return replace(own, pixels=own.pixels[shots.labelled], labels=own.labels[shots.labelled], train=every)
+def chosen(case: Case) -> tuple[Tensor, Tensor]:
+    """Pixels and labels of the shots alone."""
+    return case.own.pixels[case.shots.labelled], case.own.labels[case.shots.labelled]
 
 
 def further(model: Any, images: TrainingData, rate: float, seed: int) -> None:

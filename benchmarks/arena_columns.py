@@ -1,9 +1,9 @@
-"""The tables of compared methods: by skew, one experiment alone, and what each method has of its own."""
+"""The tables of compared methods: by skew, one experiment alone, what each has of its own, what clients add."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.cells import Table
+from benchmarks.cells import Table, spread
 from benchmarks.results_file import measured
 from fglfast.federation.method_names import ALONE, TITLES
 from fglfast.federation.summary import Summary
@@ -93,3 +93,23 @@ def _share(share: float | None) -> str:
 
 def _server(line: Summary) -> str:
     return f"{line.server_seconds:,.0f}" if line.served else ""
+
+
+def colour(result: dict[str, Any]) -> Table:
+    """A kind of prompt, or a method beside it, a line."""
+    return _beside_clients([(row["title"], row) for row in result["rows"]])
+
+
+def inverted(result: dict[str, Any]) -> Table:
+    """A method a line."""
+    titles = TITLES | {"fgl": "one-shot FGL, learned embeddings"}
+    rows = [row | {"uploaded": 0} if row["method"] == "centralized" else row for row in result["rows"]]
+    return _beside_clients([(titles[row["method"]], row) for row in rows])
+
+
+def _beside_clients(found: list[tuple[str, dict[str, Any]]]) -> Table:
+    rows: list[Sequence[str]] = [
+        (title, spread([run["test"] for run in row["runs"]]), f"{row['uploaded']:,} B" if row["uploaded"] else "")
+        for title, row in found
+    ]
+    return ("method", "accuracy", "uploaded by all clients"), rows

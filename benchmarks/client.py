@@ -1,11 +1,10 @@
 """What a client costs that has nothing of a server: bytes installed, seconds to start and for its images."""
 
 import json
-import statistics
 import subprocess
 import tempfile
-import time
 import venv
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ import typer
 from PIL import Image
 
 from benchmarks.results_file import save_result
+from fglfast.base.timing import interleaved
 
 ROOT = Path(__file__).parent.parent
 CLASSES = 10
@@ -51,12 +51,7 @@ def main(
 
 
 def sizes(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> dict[str, Any]:
-    """Bytes that an installation brought: of its files, of the bytecode made of them, and of each distribution.
-
-    Args:
-        before: bytes of files and of bytecode of each distribution that was there.
-        after: the same of all.
-    """
+    """Bytes that an installation brought: of its files, of the bytecode made of them, and of each distribution."""
     brought = {name: size for name, size in after.items() if name not in before}
     files, bytecode = (sum(size[kind] for size in brought.values()) for kind in (0, 1))
     largest = sorted(brought, key=lambda name: -brought[name][0])
@@ -88,21 +83,16 @@ def _write_images(folder: Path, images: int, side: int) -> None:
 
 
 def _seconds(python: Path, home: Path, rounds: int) -> dict[str, float]:
-    """Median seconds of each command, all of them in turn; one round warms up."""
+    """Median seconds of each command."""
     fglfast, out = [str(python), "-I", "-m", "fglfast"], str(home / "ann.safetensors")
     commands = {
         "version": [*fglfast, "--version"],
         "embed": [*fglfast, "embed", str(home / "photos"), "--send", "tokens", "--out", out],
         "inspect": [*fglfast, "inspect", out, "--json"],
     }
-    taken: dict[str, list[float]] = {name: [] for name in commands}
-    for round_ in range(-1, rounds):
-        for name, command in commands.items():
-            begun = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True, cwd=home)
-            if round_ >= 0:
-                taken[name].append(time.perf_counter() - begun)
-    return {name: round(statistics.median(times), 3) for name, times in taken.items()}
+    run = partial(subprocess.run, check=True, capture_output=True, cwd=home)
+    timings = interleaved({name: partial(run, command) for name, command in commands.items()}, rounds)
+    return {name: round(timing.seconds, 3) for name, timing in timings.items()}
 
 
 if __name__ == "__main__":

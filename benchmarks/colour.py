@@ -14,14 +14,13 @@ statistics. A cell that is finished is read, not run; the table is saved after e
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 import typer
 
 from benchmarks.colour_parties import Parties, nearest, parties
 from benchmarks.results_file import save_result
-from benchmarks.tuned import held_out, tuned
+from benchmarks.tuned import held_out, summed, tuned
 from fglfast.base.files import write_atomic
 from fglfast.client.settings import LearnSettings
 from fglfast.engine.recipe import Recipe
@@ -57,15 +56,7 @@ UNDRAWN = ("public-few", "public-all", "fedavg", "fedavg-one", "centralized")  #
 
 @dataclass(frozen=True)
 class Bench:
-    """What all cells share.
-
-    Attributes:
-        held: the parties' files.
-        base: the preset on them.
-        model: the generator's folder.
-        work: folder of the cells.
-        engines: folder of compiled engines.
-    """
+    """What all cells share: the parties' files, the preset on them, and folders."""
 
     held: Parties
     base: Experiment
@@ -182,15 +173,7 @@ def _save(bench: Bench, made: dict[str, tuple[Result, ...]], choices: dict[str, 
             "experiment": bench.base.model_dump(mode="json", exclude={"data", "test", "public", "recipe", "seeds"}),
             "sampling_steps": STEPS,
             "choices": choices,
-            "rows": [
-                {
-                    "title": TITLES[cell],
-                    "test": median(result.test_accuracy for result in results),
-                    "uploaded": results[0].rows[-1].bytes_up,
-                    "runs": [{"seed": result.seed, "test": result.test_accuracy} for result in results],
-                }
-                for cell, results in made.items()
-            ],
+            "rows": [{"title": TITLES[cell], **summed(results)} for cell, results in made.items()],
         },
     )
 

@@ -58,12 +58,9 @@ class Parties:
 
 
 def parties(private: Path, public: Path, folder: Path) -> Parties:
-    """Write the parties' files, once.
+    """Write the parties' files, once, of two tables with columns image, label and caption, each named by its style.
 
-    Args:
-        private: table of the clients' style, with columns image, label and caption; its file's name is the style's.
-        public: the same things in the other style, in the same order.
-        folder: of what is written.
+    Both have the same things in the same order; the private one is in the clients' style.
     """
     found = Parties(
         folder / "splits",

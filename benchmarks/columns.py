@@ -10,6 +10,21 @@ from fglfast.base.wording import size
 from fglfast.lab.audit.roc import Interval
 from fglfast.lab.bench.table import number
 
+FUZZED = {
+    "payload": "payloads",
+    "shard-verify": "data sets, by `verify`",
+    "shard-train": "data sets, by `train`",
+    "manifest": "engine manifests",
+    "recipe": "recipes",
+}
+LABELLED_BY = {
+    "labelled": "true labels",
+    "argmax": "the classifier's own answers",
+    "classes alike": "transport, classes pulled to be alike (SP2OT)",
+    "EM": "EM of the classes' shares, no neighbours",
+    "transport": "transport as `embed --unlabelled` has it",
+}
+
 
 def accuracy(result: dict[str, Any]) -> Table:
     """The headline: medians over the seeds, by engine; then what the server reaches alone, where it was measured."""
@@ -223,14 +238,45 @@ def kills(result: dict[str, Any]) -> Table:
     return ("", "kills", "after the first and before the last thing made", "runs", "a run without", "problems"), rows
 
 
-FUZZED = {
-    "payload": "payloads",
-    "shard-verify": "data sets, by `verify`",
-    "shard-train": "data sets, by `train`",
-    "manifest": "engine manifests",
-    "recipe": "recipes",
-}
-
-
 def _interval(found: dict[str, float] | None) -> str:
     return Interval(**found).words if found else ""
+
+
+def unlabelled(result: dict[str, Any]) -> Table:
+    """A way to label a line: medians over the seeds, and where those lie."""
+    rows: list[Sequence[str]] = []
+    for row in result["rows"]:
+        runs, trained = row["runs"], [run["global"] for run in row["runs"] if "global" in run]
+        if row["labels"] != "labelled":
+            figures = [spread([run[key] for run in runs]) for key in ("right", "left_out", "f1", "near")]
+        elif trained:
+            figures = ["–"] * 4
+        else:
+            continue
+        rows.append((LABELLED_BY[row["labels"]], *figures, spread(trained) if trained else "–"))
+    head = ("labels by", "right", "left out", "classes held, F1", "counts within 10%", "global model")
+    return head, rows
+
+
+def stopping(result: dict[str, Any]) -> Table:
+    """A row a setting, and the middle of all."""
+    head = ("setting", "foretold", "measured", "off", "a class", "lost", "seconds", "saved")
+    rows: list[Sequence[str]] = [_row(setting) for setting in result["settings"]]
+    off, lost, saved = ([setting[name] for setting in result["settings"]] for name in ("error", "lost", "saved"))
+    worst = f"{max(map(abs, off)):.1f} at most"
+    middle = ("", "", "", worst, "", f"{median(lost):.1f}, {max(lost):.1f} at most", "", f"{median(saved):.0%}")
+    return head, [*rows, ("all", *middle[1:])]
+
+
+def _row(setting: dict[str, Any]) -> Sequence[str]:
+    foretold, seconds = setting["foretold"], setting["seconds"]
+    return (
+        f"{setting['level']}, {setting['side']} px, seed {setting['seed']}",
+        f"{foretold['accuracy']:.1%} ({foretold['low']:.1%} to {foretold['high']:.1%})",
+        f"{setting['measured']:.1%}",
+        f"{setting['error']:+.1f}",
+        f"{setting['chosen']}",
+        f"{setting['lost']:.1f}",
+        f"{seconds['stopped']:.0f} of {seconds['all']:.0f}",
+        f"{setting['saved']:.0%}",
+    )

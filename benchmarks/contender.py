@@ -229,24 +229,20 @@ def _pipeline(pipeline: Any, ask: Ask) -> Draw:
         width=ask["image_size"],
         output_type="pt" if torch_pipeline else "np",
     )
-    if torch_pipeline:  # bytes on its own device
-        return lambda: _uint8_tensor(call(latents=noise_BCHW.clone()).images)
-    return lambda: _uint8(call(latents=noise_BCHW.clone()).images)
+
+    def draw() -> Any:
+        images = call(latents=noise_BCHW.clone()).images
+        if torch_pipeline:  # bytes on its own device
+            return images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return (images.clip(0, 1) * 255).round().astype("uint8")
+
+    return draw
 
 
 def _inputs(ask: Ask) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Noise [B,C,H,W], text embedding [L,D] and negative one [L,D], float32."""
     with np.load(ask["inputs"]) as arrays:
         return tuple(torch.from_numpy(arrays[name]) for name in ("noise", "text", "negative"))  # type: ignore[return-value]
-
-
-def _uint8(images: Any) -> Any:
-    """Images in [0,1] as bytes."""
-    return (images.clip(0, 1) * 255).round().astype("uint8")
-
-
-def _uint8_tensor(images_BCHW: torch.Tensor) -> Any:
-    return images_BCHW.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _reason(error: Exception) -> str:

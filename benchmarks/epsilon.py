@@ -23,7 +23,7 @@ import typer
 from matplotlib.figure import Figure
 from scipy.spatial.distance import cdist
 
-from benchmarks.free_captions import FreeCaptions
+from benchmarks.free_captions import free_captions
 from benchmarks.global_model import accuracy
 from benchmarks.results_file import RESULTS, once, save_result
 from fglfast.base.files import write_atomic
@@ -110,7 +110,7 @@ def write_captions(private: LabelledImages, model: Path, kind: str, work: Path) 
     path, size = work / f"captions-{kind}.jsonl", native_image_size(model)
     if not path.exists():
         work.mkdir(parents=True, exist_ok=True)
-        words = caption_all(private, FreeCaptions(size) if kind == FREE else find_captioner(kind, size))
+        words = caption_all(private, partial(free_captions, size) if kind == FREE else find_captioner(kind, size))
         lines = [
             json.dumps({"file_name": name, "caption": text}) for name, text in zip(private.names, words, strict=True)
         ]

@@ -1,4 +1,4 @@
-"""What the README's tables of few steps and of couplings show of their results."""
+"""The tables of generators: few steps, couplings, checks of their own labels, what making one costs."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from fglfast.distill.distill import DistillSettings
 from fglfast.lab.bench.table import number
 
 STUDENT = "student, "
+UNCHECKED = "unchecked"
 
 
 def few_steps(result: dict[str, Any]) -> Table:
@@ -80,3 +81,50 @@ def first_reached(curves: dict[str, list[list[dict[str, float]]]], coupling: str
         next((point["step"] for point in points if point[figure] <= goal), math.inf)
         for points, goal in zip(curves[coupling], goals, strict=True)
     ]
+
+
+def labels(result: dict[str, Any]) -> Table:
+    """Every generator and check: what it tells, what it costs, what training on what it keeps gains."""
+    runs, trained = result["runs"], result.get("trained", [])
+    rows: list[Sequence[str]] = []
+    for generator in dict.fromkeys(run["generator"] for run in runs):
+        own = [run for run in runs if run["generator"] == generator]
+        arms = [found["arms"] for found in trained if found["generator"] == generator]
+        rows.append((f"`{generator}`", UNCHECKED, "", "", "", *_accuracies(arms, UNCHECKED)))
+        for place, judge in enumerate(own[0]["judges"]):
+            found = [run["judges"][place] for run in own]
+            areas = [spread([one["area"][which] for one in found], ".3f") for which in ("wrong", "swapped")]
+            more = spread([one["seconds"] / run["draw"] for one, run in zip(found, own, strict=True)], ".0%")
+            rows.append((f"`{generator}`", judge["title"], *areas, more, *_accuracies(arms, judge["title"])))
+    head = (
+        "generator",
+        "check",
+        "area, wrong",
+        "area, swapped",
+        "more seconds to draw",
+        "equal images",
+        "equal seconds",
+    )
+    return head, rows
+
+
+def _accuracies(runs: Sequence[Sequence[dict[str, Any]]], title: str) -> tuple[str, str]:
+    """Over the seeds, of equally many images and for equal seconds; empty where nothing was trained."""
+    cells = []
+    for which in ("images", "seconds"):
+        found = [arm["accuracy"] for arms in runs for arm in arms if arm["title"] == f"{title}, equal {which}"]
+        cells.append(spread(found) if found else "")
+    return cells[0], cells[1]
+
+
+def pretraining(result: dict[str, Any]) -> Table:
+    """A size of networks and images a line."""
+    rows: list[Sequence[str]] = [
+        (
+            f"{row['size']}, {row['side']} pixels",
+            *(number(row[key]) for key in ("vae", "flow")),
+            f"{row['beside']:.1f}x",
+        )
+        for row in result["rows"]
+    ]
+    return ("networks and images", "GFLOP a step, VAE", "flow", "the default steps"), rows

@@ -64,14 +64,7 @@ STUDENTS: dict[str, DistillSettings] = {
 
 @dataclass(frozen=True)
 class Row:
-    """A way to draw.
-
-    Attributes:
-        title: of the generator, or of what places its steps.
-        source: the paper's arXiv number.
-        sampling: how.
-        recipe: the generator's.
-    """
+    """A way to draw: its title, the paper's arXiv number, how, and with which generator."""
 
     title: str
     source: str

@@ -44,16 +44,6 @@ def free_caption(image_SSC: NDArray[np.uint8]) -> str:
     return (", ", " ")[draws.integers(2)].join(said)
 
 
-class FreeCaptions:
-    """A captioner for `caption_all`.
-
-    Args:
-        size: side in pixels at which the images are looked at.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __call__(self, dataset: LabelledImages) -> Iterator[list[str]]:
-        """Of all images, one batch each."""
-        return ([free_caption(dataset.pixels(row, self.size))] for row in range(len(dataset)))
+def free_captions(size: int, dataset: LabelledImages) -> Iterator[list[str]]:
+    """Of all images, looked at in so many pixels a side: a captioner for `caption_all`, one image a batch."""
+    return ([free_caption(dataset.pixels(row, size))] for row in range(len(dataset)))

@@ -14,8 +14,7 @@ import torch
 import typer
 
 from benchmarks.contender import WITHOUT
-from benchmarks.gpu_rows import XFORMERS, Row, Rows, engines_here, two_ranks
-from benchmarks.limit import limited
+from benchmarks.gpu_rows import XFORMERS, Row, Rows, engines_here, limited, two_ranks
 from benchmarks.peers import OURS, REFERENCE, compare, show
 from benchmarks.results_file import RESULTS, save_result
 from fglfast.base.console import note

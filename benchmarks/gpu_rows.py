@@ -6,15 +6,17 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from benchmarks.results_file import circumstances
 from fglfast.base.console import note
-from fglfast.base.errors import FglError
+from fglfast.base.errors import ExitCode, FglError
 from fglfast.base.files import write_atomic
 from fglfast.base.wording import first_line
 
@@ -56,6 +58,27 @@ class Rows:
         row |= {"took_seconds": round(time.monotonic() - began, 1)}
         write_atomic(path, json.dumps(self.same | {"row": row}, indent=2) + "\n")
         return row
+
+
+@contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """End the process, whatever it is at, when the block takes so long: exit code 5.
+
+    The contenders end too, for their standard input closes; a half-built engine is never found.
+    """
+
+    def end() -> None:
+        note(f"error: not done after {seconds} s; every row that was finished is kept, and what was built")
+        note("  hint: run the same command again, until it prints the table")
+        os._exit(ExitCode.INCOMPLETE)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def engines_here() -> list[str]:

@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,13 +40,7 @@ class Attack:
 
 
 class HostileApp:
-    """An honest app but for one client, which attacks; the others are as they were.
-
-    Args:
-        honest: Flower's app.
-        attack: what the client does.
-        number: its `partition-id`.
-    """
+    """Flower's honest app but for the client of one `partition-id`, which attacks; the others are as they were."""
 
     def __init__(self, honest: ClientApp, attack: Attack, number: int) -> None:
         self.honest, self.attack, self.number = honest, attack, number
@@ -70,23 +65,17 @@ def on_weights(change: Callable[[Weights, Weights], Weights]) -> Spoil:
     return spoil
 
 
-def on_floats(change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Spoil:
-    """As `on_weights`, tensor by tensor; whole numbers stay."""
-    return on_weights(
-        lambda own, sent: {
-            name: change(tensor, sent[name]) if tensor.is_floating_point() else tensor for name, tensor in own.items()
-        }
-    )
+def on_floats(change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], statistics: bool = True) -> Spoil:
+    """As `on_weights`, tensor by tensor; whole numbers stay, and if asked the statistics of batch normalisation."""
+
+    def change_all(own: Weights, sent: Weights) -> Weights:
+        names = [name for name in own if own[name].is_floating_point() and (statistics or "running_" not in name)]
+        return own | {name: change(own[name], sent[name]) for name in names}
+
+    return on_weights(change_all)
 
 
-def on_parameters(change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Spoil:
-    """As `on_floats`, without the statistics of batch normalisation, of which some values are refused as they are."""
-    return on_weights(
-        lambda own, sent: {
-            name: change(tensor, sent[name]) if tensor.is_floating_point() and "running_" not in name else tensor
-            for name, tensor in own.items()
-        }
-    )
+on_parameters = partial(on_floats, statistics=False)  # of which some values are refused as they are
 
 
 def on_payload(change: Callable[[Payload], Payload]) -> Spoil:

@@ -8,14 +8,13 @@ FedAvg's local rate and statistics are chosen by the clients' held-out images. T
 """
 
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 import typer
 
 from benchmarks.learned import transformed
 from benchmarks.results_file import save_result
-from benchmarks.tuned import tuned
+from benchmarks.tuned import summed, tuned
 from fglfast.client.settings import LearnSettings
 from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import Experiment, find_experiment
@@ -78,15 +77,7 @@ def _some(source: str) -> LabelledImages:
 
 def _save(base: Experiment, made: dict[Method, tuple[Result, ...]], choices: dict[str, Any]) -> None:
     images = {key: len(read_dataset(getattr(base, key))) for key in ("data", "test", "public")}
-    rows = [
-        {
-            "method": method,
-            "test": median(result.test_accuracy for result in results),
-            "uploaded": results[0].rows[-1].bytes_up,
-            "runs": [{"seed": result.seed, "test": result.test_accuracy} for result in results],
-        }
-        for method, results in made.items()
-    ]
+    rows = [{"method": method, **summed(results)} for method, results in made.items()]
     shown = base.model_dump(mode="json", exclude={"data", "test", "public", "seeds"})
     save_result("inverted", {"images": images, "experiment": shown, "choices": choices, "rows": rows})
 

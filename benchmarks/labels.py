@@ -56,6 +56,8 @@ REFEREE = SMALL.model_copy(update={"epochs": 10})
 SWAPPED = 0.1  # of the images
 ENCODED = 10_000  # public images that the label flow learns from
 BATCH = 128  # images that are scored at once
+FLOW, LOSS_EARLY, LOSS = "label flow", f"early loss, {EARLY} epochs", f"loss of mini, {LEVELS} levels"
+OF_ALL = (FLOW, LOSS_EARLY, LOSS)  # checks that see all images
 
 Scores = NDArray[np.float64]
 
@@ -150,11 +152,11 @@ def judges_of(
     lent: dict[str, LazyEngine], name: str, names: Sequence[str], flow: Path, early: Callable[[], Path]
 ) -> Iterator[tuple[str, Callable[[], Judge]]]:
     """The checks of one generator's images, each with a title and how it is opened."""
-    yield "label flow", lambda: LabelFlowJudge(flow, names)
-    yield f"early loss, {EARLY} epochs", lambda: ClassifierJudge(early() / "model", names)
+    yield FLOW, lambda: LabelFlowJudge(flow, names)
+    yield LOSS_EARLY, lambda: ClassifierJudge(early() / "model", names)
     teacher = lent[GENERATORS[0]]
-    yield f"loss of mini, {LEVELS} levels", lambda: GeneratorJudge(teacher, names, LEVELS)
-    yield f"loss of mini, {LEVELS} levels, {NEAREST} classes", lambda: GeneratorJudge(teacher, names, LEVELS, NEAREST)
+    yield LOSS, lambda: GeneratorJudge(teacher, names, LEVELS)
+    yield f"{LOSS}, {NEAREST} classes", lambda: GeneratorJudge(teacher, names, LEVELS, NEAREST)
     for count in COUNTS:
         if count != LEVELS:
             yield f"loss of mini, {count} levels", partial(GeneratorJudge, teacher, names, count)
@@ -166,7 +168,7 @@ def told_apart(
     pool: Pool, wrong_N: NDArray[np.bool_], opened: Callable[[], Judge], title: str, seed: int, looked_at: int
 ) -> dict[str, Any]:
     """Area under the curve of a check's scores, for images that are wrong and for labels swapped among those right."""
-    whole = title in _of_all()
+    whole = title in OF_ALL
     rows = np.arange(len(pool.labels) if whole else looked_at * len(np.unique(pool.labels)))
     random, classes = np.random.default_rng(seed), int(pool.labels.max()) + 1
     swapped = random.permutation(np.flatnonzero(~wrong_N[rows]))[: round(SWAPPED * len(rows))]
@@ -177,7 +179,7 @@ def told_apart(
         judge(pool.pixels[:2], pool.labels[:2].tolist())  # what is opened when it is first used
         with processor() as spent:
             scores = scored(judge, pool.pixels[rows], pool.labels[rows])
-        if title.startswith("early"):
+        if title == LOSS_EARLY:
             spent[0] += json.loads((pool.folder / "early.json").read_text())
         of_swapped = scored(judge, pool.pixels[swapped], others)
         return {"scores": scores.tolist(), "of_swapped": of_swapped.tolist(), "seconds": spent[0] / len(rows)}
@@ -190,10 +192,6 @@ def told_apart(
         "swapped": area(np.array(found["of_swapped"]), scores_N[honest]),
     }
     return {"title": title, "images": len(rows), "seconds": found["seconds"], "area": areas}
-
-
-def _of_all() -> tuple[str, ...]:
-    return ("label flow", f"early loss, {EARLY} epochs", f"loss of mini, {LEVELS} levels")
 
 
 def scored(judge: Judge, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Scores:

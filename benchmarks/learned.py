@@ -7,7 +7,6 @@ its public images: those it has as they are, so they lack the domain.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,6 @@ from statistics import median
 from typing import Annotated, Any
 
 import typer
-from PIL import Image
 
 from benchmarks.global_model import SMALL, accuracy, public_accuracy, public_split
 from benchmarks.results_file import once, save_result
@@ -25,17 +23,13 @@ from fglfast.client.settings import LearnSettings
 from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.recipe import find_recipe
 from fglfast.images.dataset import read_dataset
-from fglfast.images.labelled import LabelledImages
+from fglfast.images.labelled import LabelledImages, Opener
 from fglfast.images.partition import partition_dirichlet
+from fglfast.images.transformations import TRANSFORMATIONS
 from fglfast.payload import Payload
 from fglfast.payload.merge import merge_payloads
 from fglfast.synthesis.settings import SynthesisSettings
 
-DOMAINS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "inverted": lambda image: image.point(lambda level: 255 - level),
-    "rotated": lambda image: image.transpose(Image.Transpose.ROTATE_90),
-    "unchanged": lambda image: image,
-}
 PUBLIC, SERVER = "public only", "server only"
 NAMED = "class-level, domain named"
 ROWS = (PUBLIC, SERVER, "class-level", NAMED, "learned")
@@ -43,16 +37,7 @@ ROWS = (PUBLIC, SERVER, "class-level", NAMED, "learned")
 
 @dataclass(frozen=True)
 class Case:
-    """A domain and a seed: what all rows share.
-
-    Attributes:
-        domain: the transform's name.
-        seed: of partition, noise and global model.
-        clients: each client's images.
-        test: real test images of the domain.
-        public: the server's labelled images, not of the domain; None where it has none.
-        folder: of what is finished.
-    """
+    """A domain and a seed: what all rows share. The server's public images, if it has some, are not of the domain."""
 
     domain: str
     seed: int
@@ -115,13 +100,12 @@ def main(
 
 
 def transformed(dataset: LabelledImages, domain: str) -> LabelledImages:
-    """The images of a data set in another domain."""
-    change = DOMAINS[domain]
+    """The images of a data set in another domain, one of `TRANSFORMATIONS`."""
 
-    def opener(opened: Callable[[], Image.Image]) -> Callable[[], Image.Image]:
-        return lambda: change(opened())
+    def opener(opened: Opener) -> Opener:
+        return lambda: TRANSFORMATIONS[domain](opened())
 
-    return replace(dataset, openers=tuple(opener(opened) for opened in dataset.openers))
+    return replace(dataset, openers=tuple(map(opener, dataset.openers)))
 
 
 def measure(

@@ -18,7 +18,6 @@ from benchmarks.results_file import RESULTS, save_result
 from fglfast.client.settings import LearnSettings
 from fglfast.federation.experiment import Experiment, LocalSettings, Partition, Rounds
 from fglfast.images.dataset import read_dataset
-from fglfast.images.labelled import LabelledImages
 from fglfast.lab.audit.audited import AuditedImages
 from fglfast.lab.audit.likelihood import leave_one_out
 from fglfast.lab.audit.records import CONTROL, STRONG, Attack, View
@@ -28,6 +27,7 @@ from fglfast.report.audit_page import draw_roc, title
 from fglfast.training.batches import read_pixels
 from fglfast.training.settings import TrainSettings
 
+SIDE = 28  # of the global model
 TITLES = {
     "fgl": "one-shot FGL, class-level",
     "fgl-instance": "one-shot FGL, instance-level",
@@ -62,7 +62,7 @@ def main(
         recipe=recipe,
         partition=Partition(kind="dirichlet", clients=5, beta=0.5),
         images_per_class=images_per_class,
-        train=TrainSettings(arch="resnet10-tiny", image_size=28, epochs=20, batch_size=64),
+        train=TrainSettings(arch="resnet10-tiny", image_size=SIDE, epochs=20, batch_size=64),
         local=LocalSettings(epochs=1, learning_rate=0.05),
         rounds=Rounds(fedavg=rounds),
     )
@@ -76,8 +76,11 @@ def main(
     changes = {"prompt_level": "learned", "recipe": learned_recipe, "min_clients": 1}
     changes |= {"partition": Partition(kind="iid", clients=1), "learn": LearnSettings(steps=learn_steps)}
     learned = {"fgl-learned": ShadowRun(base.model_copy(update=changes), "fgl")}
-    trained = train_shadows(recipes, pooled(images), models, 0, work, engines)
-    trained |= train_shadows(learned, pooled(images.select(range(learned_pool))), models, 0, work / "learned", engines)
+    audited, few = (
+        AuditedImages(some, read_pixels(some, SIDE)) for some in (images, images.select(range(learned_pool)))
+    )
+    trained = train_shadows(recipes, audited, models, 0, work, engines)
+    trained |= train_shadows(learned, few, models, 0, work / "learned", engines)
     attacks: list[Attack] = []
     rows: list[dict[str, Any]] = []
     for name, words in TITLES.items():
@@ -95,11 +98,6 @@ def main(
             "rows": rows,
         },
     )
-
-
-def pooled(images: LabelledImages) -> AuditedImages:
-    """At the size of the global model."""
-    return AuditedImages(images, read_pixels(images, 28))
 
 
 def attacked(model: str, shadows: Shadows, view: View) -> tuple[Attack, Attack]:

@@ -44,17 +44,7 @@ Found = dict[str, Any]
 
 @dataclass(frozen=True)
 class Work:
-    """What all rows share.
-
-    Attributes:
-        folder: of what is finished.
-        model: the generator's folder.
-        public: images that the inventory is learned from.
-        learn: how embeddings are learned.
-        route: how routing is.
-        inventory: how the adapters are.
-        budget: of the private row.
-    """
+    """What all rows share; the inventory is learned from the public images."""
 
     folder: Path
     model: Path

@@ -4,17 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import (
-    adapt_columns,
-    arena_columns,
-    client_columns,
-    columns,
-    few_step_columns,
-    label_columns,
-    speed_columns,
-    stopping_columns,
-    unlabelled_columns,
-)
+from benchmarks import adapt_columns, arena_columns, columns, few_step_columns, speed_columns
 from benchmarks.cells import Table
 
 
@@ -66,7 +56,7 @@ SECTIONS = {
         "train `resnet10-tiny`, which is tested on 5,000 real images: beside as many unchecked images, and beside as "
         "many as the same processor time draws and trains on. The label flow learned from 10,000 labelled public "
         "images; the early loss is that of a model trained on the synthetic images for five epochs.",
-        label_columns.labels,
+        few_step_columns.labels,
     ),
     "sampling": Section(
         "Steps and guidance of the teacher",
@@ -138,12 +128,12 @@ SECTIONS = {
         "chosen on clients made of the public images. F1 counts each class of each client as held from its first "
         "image on; counts are those of classes with 50 images and more at a client. Global models learn from 60 images "
         "a class drawn from instance-level prompts under the labels that were found; a dash was not trained.",
-        unlabelled_columns.unlabelled,
+        columns.unlabelled,
     ),
     "unlabelled-0.5": Section(
         "Clients without labels, less skewed",
         "As above, of clients that hold nearly all classes (beta 0.5).",
-        unlabelled_columns.unlabelled,
+        columns.unlabelled,
     ),
     "routed": Section(
         "Routing",
@@ -158,7 +148,7 @@ SECTIONS = {
         "server has the list of classes, `mini` and 1,000 labelled images that are not inverted, and does not know "
         "that its clients' are. FedAvg and centralized training have 20 rounds at the rate and statistics that the "
         "clients' held-out images chose. Tested on 4,000 inverted images.",
-        client_columns.inverted,
+        arena_columns.inverted,
     ),
     "colour": Section(
         "Drawings by their names",
@@ -166,14 +156,14 @@ SECTIONS = {
         "classes each hold other drawings of one style and their names; the server's labelled drawings are of the "
         "other style. The test drawings are in the clients' style, of things that no party has a drawing of in either. "
         "Models of drawn and of public images see as many of them while they learn.",
-        client_columns.colour,
+        arena_columns.colour,
     ),
     "pretraining": Section(
         "What a generator of one's own costs",
         "Operations of a step of `fglfast pretrain` at its usual batches, counted and not timed, and of all its "
         "default steps beside those of the smallest. `mini`, which ended early at 8,200 flow steps, took 2 h 20 min on "
         "two cores.",
-        client_columns.pretraining,
+        few_step_columns.pretraining,
     ),
     "couplings": Section(
         "Couplings of noise and data",
@@ -300,7 +290,7 @@ SECTIONS = {
         "500, on real images that judge; the rule then stops where a thousand more images bring less than the bound. "
         "Lost are points on test images against 500 a class. `mini-few` draws from class- and instance-level prompts "
         "of five clients; `resnet10-tiny`, 15 epochs, seconds of a processor's core.",
-        stopping_columns.stopping,
+        columns.stopping,
     ),
     "living": Section(
         "Clients that come and go",

@@ -1,6 +1,7 @@
 """What FedAvg and the like have of their own, chosen by the clients' held-out images: never by a test image."""
 
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.rates import choose, run_choice
@@ -14,13 +15,7 @@ AXES: dict[str, tuple[Any, ...]] = {"learning_rate": (0.03, 0.01, 0.1), "statist
 def tuned(experiment: Experiment, method: Method, work: Path, engines: Path) -> Experiment:
     """An experiment of one method, with the local rate and statistics that are best for it at the first of its seeds.
 
-    Its payloads are class-level: they only say who is in.
-
-    Args:
-        experiment: what is run.
-        method: which trains at its clients.
-        work: folder of the tries; finished ones are read.
-        engines: folder of compiled engines.
+    Its payloads are class-level: they only say who is in. Of the tries in `work`, finished ones are read.
     """
     plain = {"methods": (method,), "prompt_level": "class", "captions": "attributes", "inventory": None}
     asked = experiment.model_copy(update=plain)
@@ -36,3 +31,12 @@ def tuned(experiment: Experiment, method: Method, work: Path, engines: Path) -> 
 def held_out(results: tuple[Result, ...]) -> float:
     """Accuracy of the first of some results on the images that its clients hold out."""
     return results[0].rows[-1].accuracy or 0.0
+
+
+def summed(results: tuple[Result, ...]) -> dict[str, Any]:
+    """What a table keeps of the results of all seeds."""
+    return {
+        "test": median(result.test_accuracy for result in results),
+        "uploaded": results[0].rows[-1].bytes_up,
+        "runs": [{"seed": result.seed, "test": result.test_accuracy} for result in results],
+    }

@@ -50,9 +50,7 @@ class Settings(BaseModel):
     def from_json(cls, path: Path, hint: str = "") -> Self:
         """Read and check a record that this program wrote as JSON.
 
-        Args:
-            path: of the file.
-            hint: what to do where it is not there, or no such record; of a run by default.
+        The hint says what to do where it is not there, or no such record; of a run by default.
 
         Raises:
             BadInputError: the file is missing, or is no record of this version.
@@ -87,11 +85,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 def checked_json(kind: type[M], text: bytes, most_keys: int = MOST_KEYS, strict: bool = False) -> M:
     """A model read from JSON that a stranger may have written; how much there is of it is checked before it is parsed.
 
-    Args:
-        kind: the model.
-        text: UTF-8.
-        most_keys: keys that one object may have.
-        strict: whether a value of another type is refused rather than converted.
+    One object may have `most_keys`; strictly, a value of another type is refused rather than converted.
 
     Raises:
         ValueError: it is refused; the message fits on one line.

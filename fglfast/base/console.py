@@ -190,19 +190,16 @@ def emit_json(result: dict[str, Any]) -> None:
     sys.stdout.write(text + "\n")
 
 
-def print_table(table: Table, rows: Sequence[tuple[str, ...]], most: int = MOST_ROWS) -> None:
+def print_table(table: Table, rows: Sequence[tuple[str, ...]]) -> None:
     """Print the first rows of a table and how many more there are, so that a long one does not scroll the rest away.
 
-    Args:
-        table: its columns, without rows.
-        rows: the cells of each row, shown as they are, without markup; the most telling rows first.
-        most: how many rows are printed.
+    The table has columns, and no rows; the most telling rows come first. Cells are shown as they are, without markup.
     """
-    for row in rows[:most]:
+    for row in rows[:MOST_ROWS]:
         table.add_row(*map(Text, row))
     stdout.print(table)
-    if len(rows) > most:
-        stdout.print(f"and {len(rows) - most:,} more; --json has them all")
+    if len(rows) > MOST_ROWS:
+        stdout.print(f"and {len(rows) - MOST_ROWS:,} more; --json has them all")
 
 
 @contextmanager

@@ -83,14 +83,7 @@ def claim(path: Path, facts: Mapping[str, object], what: str) -> None:
 def check_claim(path: Path, facts: Mapping[str, object], what: str, later: Collection[str] = ()) -> None:
     """As `claim`, without writing: to be asked before work that would be in vain.
 
-    Args:
-        path: as for `claim`.
-        facts: likewise.
-        what: likewise.
-        later: names of facts that are not known yet, and are not compared.
-
-    Raises:
-        BadInputError: as `claim`.
+    Facts that are known `later` are not compared.
     """
     if not path.exists():
         return
@@ -186,10 +179,6 @@ def exclusive(path: Path, wait: bool | float = True) -> Iterator[bool]:
 @contextmanager
 def sole(folder: Path, *marks: str) -> Iterator[None]:
     """Keep a second run out of a folder, which is made if it is missing; the lock of a killed run is released.
-
-    Args:
-        folder: as for `free_for`.
-        marks: likewise.
 
     Raises:
         UsageError: another run is at work there, or as `free_for`.

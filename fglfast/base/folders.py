@@ -56,12 +56,7 @@ def _refuse(error: OSError) -> NoReturn:
 def numbered(folder: Path, name: Callable[[int], str], count: int) -> tuple[set[str], set[str]]:
     """Which files numbered 0 to `count` - 1 a folder holds, and which others of that kind.
 
-    The time this takes grows with the folder, not with `count`.
-
-    Args:
-        folder: where they are.
-        name: gives the file name of a number.
-        count: how many there should be.
+    `name` gives the file name of a number. The time this takes grows with the folder, not with `count`.
     """
     there = {path.name for path in folder.glob(f"*{Path(name(0)).suffix}")}
     known = {name(int(digits[0])) for digits in map(NUMBER.search, there) if digits and int(digits[0]) < count}

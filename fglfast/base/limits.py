@@ -24,9 +24,7 @@ ROOM_WORDS = ("No space left on device", "File too large", "Disk quota exceeded"
 def as_limit(error: BaseException, where: str = "the disk") -> FglError | None:
     """An error that reports a limit of the machine, as one that a user can act on; None for any other.
 
-    Args:
-        error: any error; those that it was raised from are looked at too.
-        where: the folder or file to name, unless the error names one.
+    Those that it was raised from are looked at too. `where` is named unless the error names a file.
     """
     if isinstance(error, OSError) and error.errno in NO_ACCESS:
         hint = "choose a folder that you may read and write, or change its permissions"

@@ -22,11 +22,7 @@ HINT = "check where it comes from, and that it is whole"
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """Read a regular file; a named pipe would block, and a device would never end.
-
-    Args:
-        path: the file.
-        most: how many bytes it may have.
+    """Read a regular file of so many bytes at most; a named pipe would block, and a device would never end.
 
     Raises:
         BadInputError: it is not a regular file, or is larger.
@@ -89,13 +85,7 @@ def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_object(path: Path, most: int, hint: str, most_keys: int = MOST_KEYS) -> dict[str, Any]:
-    """Read a file that holds a JSON object.
-
-    Args:
-        path: the file.
-        most: how many bytes it may have.
-        hint: how to mend what is wrong with it.
-        most_keys: keys that one object may have.
+    """Read a file of so many bytes at most that holds a JSON object; see `json_object`.
 
     Raises:
         BadInputError: it cannot be read, or is no such object.

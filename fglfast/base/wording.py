@@ -24,11 +24,9 @@ def many(count: int, noun: str) -> str:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """How two sets of facts differ, in words; empty if they are equal.
+    """How two sets of facts, as JSON, differ, in words; empty if they are equal.
 
-    Args:
-        there: as JSON; a fact within a fact is named by both keys, joined by a dot.
-        here: likewise. Hashes, which tell nobody anything, are not shown.
+    A fact within a fact is named by both keys, joined by a dot. Hashes, which tell nobody anything, are not shown.
     """
     one, other = dict(_flat(there)), dict(_flat(here))
     words = [_difference(key, one, other) for key in one | other]

@@ -33,9 +33,7 @@ def usable_folder(out: Path) -> None:
 def free_for(folder: Path, *marks: str) -> None:
     """As `usable_folder`, for runs that give their files names which others may have given theirs.
 
-    Args:
-        folder: of the run.
-        marks: names of which runs of its kind leave one before anything else.
+    Runs of its kind leave one of the marks before anything else.
 
     Raises:
         UsageError: as `usable_folder`, or it is somebody's own: files are there, and none of the marks.
@@ -58,11 +56,7 @@ def check_card(folder: Path) -> None:
 
 
 def usable_file(out: Path, kind: str) -> None:
-    """As `usable_folder`, for a file; one that is there already is replaced by its own kind alone.
-
-    Args:
-        out: the file.
-        kind: one of `BEGINNINGS`.
+    """As `usable_folder`, for a file; one that is there is replaced by its own kind of `BEGINNINGS` alone.
 
     Raises:
         UsageError: a folder or a file of another kind is there, or it cannot be written.

@@ -105,12 +105,7 @@ def distill(
 ) -> tuple[Path, Distilled]:
     """Make `out/model`, a diffusers folder, and a recipe that draws with it; killed, it goes on where it was.
 
-    Args:
-        engine: the teacher's.
-        merged: the rows of prompts that the student is made for.
-        recipe: the teacher's.
-        settings: how.
-        out: folder of pairs, checkpoints, model and `recipe.toml`.
+    Engine and recipe are the teacher's; the student is made for the prompts of the merged rows.
 
     Returns:
         The recipe's path, and what was made.
@@ -153,14 +148,7 @@ def distill(
 
 
 def check_work(settings: DistillSettings, merged: Merged, out: Path, model: Path, image_size: int) -> None:
-    """Refuse, before an engine is built, what `distill` could not do.
-
-    Args:
-        settings: as for `distill`.
-        merged: likewise.
-        out: likewise.
-        model: folder of the teacher.
-        image_size: of its engine.
+    """Refuse, before an engine is built, what `distill` could not do with a teacher's folder at an image size.
 
     Raises:
         UsageError: the method does not fit the teacher, or it is SDXL.

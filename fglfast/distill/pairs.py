@@ -47,15 +47,9 @@ class TeacherImages:
 def draw_pairs(
     engine: Engine, merged: Merged, per_class: int, seed: int, sampling: Sampling, out: Path
 ) -> TeacherImages:
-    """Sample until all pairs are in `out`; a second call goes on after the last whole shard.
+    """Sample as a teacher does until all pairs are in `out`; a second call goes on after the last whole shard.
 
-    Args:
-        engine: the teacher's.
-        merged: rows of prompts.
-        per_class: pairs of each class.
-        seed: of the noises; distinct from those of any data set to be drawn later.
-        sampling: solver, steps and guidance of the teacher.
-        out: folder of `pairs-NNNNNN.safetensors`.
+    The seed of the noises is to be another than that of any data set that is drawn later.
 
     Raises:
         BadInputError: `out` holds other pairs.

@@ -1,4 +1,4 @@
-"""Place the steps of a recipe by its engine's own trajectories."""
+"""Place the steps of a recipe where they lie best by its engine's own trajectories (BOSS, arXiv 2312.16414)."""
 
 from itertools import pairwise
 
@@ -7,11 +7,10 @@ from torch import Tensor
 
 from fglfast.base.config import Settings
 from fglfast.base.errors import UsageError
-from fglfast.distill.placement import place_steps, step_costs
 from fglfast.engine.build import Engine
 from fglfast.engine.networks import sent
 from fglfast.engine.recipe import Recipe
-from fglfast.generator.learning.solvers import Velocity, guided, uniform
+from fglfast.generator.learning.solvers import Velocity, follow, guided, uniform
 from fglfast.payload.merge import Merged
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
@@ -34,18 +33,10 @@ class Placed(Settings):
 
 
 def place(engine: Engine, merged: Merged, recipe: Recipe, steps: int, grid: int, trajectories: int) -> Placed:
-    """Find the best places of Euler steps for a flow model, guided as the recipe guides.
-
-    Args:
-        engine: the recipe's.
-        merged: rows of prompts.
-        recipe: whose guidance is kept.
-        steps: to place.
-        grid: equal steps of the fine trajectory; a multiple of `steps` makes the comparison with equal steps exact.
-        trajectories: how many.
+    """Find the best places of Euler steps for a flow model among those of a finer grid, guided as the recipe guides.
 
     Raises:
-        UsageError: the model is no flow model.
+        UsageError: the model is no flow model, or the grid is no multiple of as many equal steps.
     """
     guidance = recipe.sampling.model_dump(include={"guidance_scale", "guidance_interval"})
     schedule = Schedule.of_model(engine.model, Sampling(steps=steps, scheduler="flow-euler", **guidance))
@@ -79,3 +70,43 @@ def place(engine: Engine, merged: Merged, recipe: Recipe, steps: int, grid: int,
 
 def _total(costs: Tensor, places: range | tuple[int, ...]) -> float:
     return float(torch.stack([costs[j, k] for j, k in pairwise(places)]).sum())
+
+
+@torch.inference_mode()
+def step_costs(velocity: Velocity, noise: Tensor, grid: Tensor) -> Tensor:
+    """What each Euler step between two times of a fine grid [N+1], from 1 down to 0, would miss.
+
+    Returns:
+        Mean squared distance [N+1,N+1] between the fine trajectory at k and one step from it at j, for j < k; else
+        infinity.
+    """
+    points, velocities = follow(velocity, noise, grid)
+    costs = torch.full((len(grid), len(grid)), torch.inf, dtype=torch.float64)
+    for j, (point, along) in enumerate(zip(points, velocities, strict=False)):
+        for k in range(j + 1, len(grid)):
+            costs[j, k] = (points[k] - point - (grid[k] - grid[j]) * along).double().square().mean()
+    return costs
+
+
+def place_steps(costs: Tensor, steps: int) -> tuple[int, ...]:
+    """The cheapest chain of steps from the grid's first time to its last, by dynamic programming.
+
+    Args:
+        costs: of a step from j to k [N+1,N+1].
+        steps: at most N.
+
+    Returns:
+        The `steps + 1` places of the grid.
+    """
+    last = len(costs) - 1
+    if not 1 <= steps <= last:
+        raise ValueError(f"{steps} steps on a grid of {last}")
+    best, origins = costs[0].clone(), []
+    for _ in range(steps - 1):
+        through = best[:, None] + costs
+        best, origin = through.min(0)
+        origins.append(origin)
+    chain = [last]
+    for origin in reversed(origins):
+        chain.append(int(origin[chain[-1]]))
+    return (0, *reversed(chain))

@@ -34,12 +34,9 @@ PAIR = re.compile(r"(.+)\.lora_(A|B)\.weight")
 
 
 def with_adapter(model: Path, adapter: str, weight: float) -> Path:
-    """A model folder with an adapter in its UNet; made once, and found by all that it depends on.
+    """A model folder with an adapter, times a weight, in its UNet; made once, and found by all that it depends on.
 
-    Args:
-        model: a diffusers directory.
-        adapter: a `.safetensors` file, a folder that holds one, or a hub id.
-        weight: what the adapter is multiplied by.
+    The adapter is a `.safetensors` file, a folder that holds one, or a hub id.
 
     Raises:
         BadInputError: there is no such adapter, it is of another kind than LoRA, or it does not fit the UNet.
@@ -94,15 +91,11 @@ def _fused(model: Path, path: Path, weight: float) -> UNet2DConditionModel:
         unet: UNet2DConditionModel = read_network(UNet2DConditionModel, part(model, "unet"))
         for name, change in _changes(path, unet):
             layer = unet.get_submodule(name).weight
-            _check_sizes(path, name, change.shape, layer.flatten(1).shape)
+            found, wanted = (" by ".join(map(str, each.shape)) for each in (change, layer.flatten(1)))
+            if found != wanted:
+                raise BadInputError(f"{path}: {name} is {found}, and this UNet's is {wanted}", HINT)
             layer += weight * change.reshape(layer.shape)
     return unet
-
-
-def _check_sizes(path: Path, name: str, found: torch.Size, wanted: torch.Size) -> None:
-    if found != wanted:
-        sizes = " by ".join(map(str, found)), " by ".join(map(str, wanted))
-        raise BadInputError(f"{path}: {name} is {sizes[0]}, and this UNet's is {sizes[1]}", HINT)
 
 
 def _check_pairs(path: Path, names: Collection[str]) -> None:

@@ -7,7 +7,7 @@ convolutions and matrix products at 8x8 and 4x4, where a CPU runs nearest to its
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -15,10 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from fglfast.base.config import Settings
-from fglfast.generator.tokens import BOS, EOS
-
-CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-
+from fglfast.generator.tokens import BOS, CLIP_WORDS, EOS, SPECIAL
 
 Size = Literal["tiny", "small", "base"]
 LARGE = 96  # pixels a side from which on the VAE halves an image once more
@@ -101,19 +98,22 @@ def build_unet(settings: MiniSettings) -> UNet2DConditionModel:
 
 def build_text_encoder(settings: MiniSettings, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """A small CLIP text transformer, trained together with the UNet."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=settings.text_width,
-            intermediate_size=4 * settings.text_width,
-            num_hidden_layers=settings.text_layers,
-            num_attention_heads=4,
-            max_position_embeddings=settings.max_tokens,
-            projection_dim=settings.text_width,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": settings.max_tokens}
+    return CLIPTextModel(text_config(tokenizer, settings.text_width, settings.text_layers, heads=4, **sizes))
+
+
+def text_config(tokenizer: CLIPTokenizer, width: int, layers: int, heads: int, **others: Any) -> CLIPTextConfig:
+    """The config of a CLIP text transformer that reads a tokenizer's special tokens."""
+    return CLIPTextConfig(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        projection_dim=width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **others,
     )
 
 
@@ -142,15 +142,7 @@ def build_tokenizer(captions: Iterable[str], max_tokens: int) -> CLIPTokenizer:
     bpe.train_from_iterator(captions, trainer)
     with TemporaryDirectory() as folder:
         vocabulary, merges = bpe.model.save(folder)
-        return CLIPTokenizer(
-            vocab=vocabulary,
-            merges=merges,
-            bos_token=BOS,
-            eos_token=EOS,
-            unk_token=EOS,
-            pad_token=EOS,
-            model_max_length=max_tokens,
-        )
+        return CLIPTokenizer(vocab=vocabulary, merges=merges, **SPECIAL, model_max_length=max_tokens)
 
 
 def build_scheduler() -> DPMSolverMultistepScheduler:

@@ -33,15 +33,13 @@ from fglfast.generator.families import NOISE, TOKENS, Family, padded_with, write
 from fglfast.generator.kinds import check_kind
 from fglfast.generator.made import made_once
 from fglfast.generator.scheduler import CONFIG, own_clock
-from fglfast.generator.tokens import BOS, EOS
+from fglfast.generator.tokens import EOS, SPECIAL
 
 WORDS = "openai/clip-vit-large-patch14"  # whose tokenizer all of Stable Diffusion's are
 WORD_FILES = ("vocab.json", "merges.txt")
 UNET, VAE = "model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.decoder.conv_in.weight"
 TEXTS = ("cond_stage_model.", "conditioner.embedders.")
 OPEN_CLIP = {"text_encoder": "cond_stage_model.model.", "text_encoder_2": "conditioner.embedders.1.model."}
-FILES = {"unet": "diffusion_pytorch_model.safetensors", "vae": "diffusion_pytorch_model.safetensors"}
-TEXT_FILE = "model.safetensors"
 USUAL = (torch.float32, torch.float16, torch.bfloat16)
 Tensors = dict[str, torch.Tensor]
 HINT = "use a whole checkpoint of Stable Diffusion 1.x, 2.x or XL, or a model folder in diffusers' layout"
@@ -128,7 +126,8 @@ def _convert(path: Path, known: CheckpointKind, words: tuple[Path, ...], schedul
                 found = _weights(name, network, tensors)
             except KeyError as error:
                 raise BadInputError(f"{what} is incomplete ({error.args[0]} missing)", HINT) from error
-            save_file(_whole(found, network, what), folder / name / FILES.get(name, TEXT_FILE), {"format": "pt"})
+            file = "diffusion_pytorch_model.safetensors" if name in ("unet", "vae") else "model.safetensors"
+            save_file(_whole(found, network, what), folder / name / file, {"format": "pt"})
     check_kind(folder)
 
 
@@ -171,8 +170,7 @@ def _whole(found: Tensors, network: nn.Module, what: str) -> Tensors:
 
 def _tokenizer(words: tuple[Path, ...]) -> CLIPTokenizer:
     vocabulary, merges = map(str, words)
-    ends = {"bos_token": BOS, "eos_token": EOS, "unk_token": EOS, "pad_token": EOS}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, **ends, model_max_length=TOKENS)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, **SPECIAL, model_max_length=TOKENS)
 
 
 def _solver(scheduler: Path, names: Collection[str], known: CheckpointKind) -> SchedulerMixin:

@@ -63,9 +63,6 @@ class Read:
 class ClipText:
     """The text encoder in a folder of transformers' layout.
 
-    Args:
-        folder: with `config.json` and safetensors weights.
-
     Raises:
         BadInputError: config and weights are not those of one text encoder.
     """

@@ -16,12 +16,7 @@ from fglfast.generator.parts import part
 
 
 class ImageEncoder:
-    """The encoder of a model folder.
-
-    Args:
-        folder: a diffusers directory.
-        side: in pixels of the images that it is given, or that they are brought to.
-        device: where it computes.
+    """The encoder of a model folder, for images of a side in pixels; others are brought to it.
 
     Raises:
         BadInputError: the folder's configs and weights are not those of one model.
@@ -32,16 +27,18 @@ class ImageEncoder:
         with loading(folder):
             vae: AutoencoderKL = read_network(AutoencoderKL, part(folder, "vae"))
         self.vae = vae.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
-        self.space, self.side, self.device = LatentSpace(vae.config).to(device), side, device
+        self.space, self.side = LatentSpace(vae.config).to(device), side
 
     @torch.inference_mode()
     def __call__(self, pixels_BSS3: NDArray[np.uint8]) -> Tensor:
-        """Latents [B,C,H,W], where it computes: the posterior's mean, which is drawn from nobody's noise."""
+        """Latents [B,C,H,W], as `encoded` has them."""
         if pixels_BSS3.shape[1] != self.side:
             shape, way = (self.side, self.side), Image.Resampling.BICUBIC
             pixels_BSS3 = np.stack([np.asarray(Image.fromarray(each).resize(shape, way)) for each in pixels_BSS3])
-        pixels_B3SS = (
-            torch.from_numpy(np.ascontiguousarray(pixels_BSS3)).permute(0, 3, 1, 2).to(self.device, torch.float32)
-        )
-        latents_BCHW: Tensor = self.space.from_vae(self.vae.encode(pixels_B3SS / 127.5 - 1).latent_dist.mean)
-        return latents_BCHW.contiguous()
+        return encoded(self.vae, self.space, pixels_BSS3).contiguous()
+
+
+def encoded(vae: AutoencoderKL, space: LatentSpace, pixels_BSS3: NDArray[np.uint8]) -> Tensor:
+    """Latents [B,C,H,W] by a VAE, where it computes: the posterior's mean, which is drawn from nobody's noise."""
+    pixels_B3SS = torch.from_numpy(np.ascontiguousarray(pixels_BSS3)).permute(0, 3, 1, 2).to(vae.device, torch.float32)
+    return space.from_vae(vae.encode(pixels_B3SS / 127.5 - 1).latent_dist.mean)

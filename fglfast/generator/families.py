@@ -19,16 +19,10 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from torch import nn
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    PreTrainedModel,
-)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 
 from fglfast.base.files import finished_folder
-from fglfast.generator.architecture import build_tokenizer
+from fglfast.generator.architecture import build_tokenizer, text_config
 
 Family = Literal["sd15", "sd21-base", "sdxl"]
 Sizes = dict[str, Any]
@@ -79,18 +73,14 @@ NARROW_TEXT = 32
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
-def random_model(family: Family, folder: Path, narrow: bool = False, seed: int = 0) -> Path:
-    """Write a diffusers folder of a family's architecture with random float16 weights; returns it.
+def random_model(family: Family, folder: Path, narrow: bool = False) -> Path:
+    """Write a diffusers folder of a family's architecture with random float16 weights, unless it is there; returns it.
 
-    Args:
-        family: which architecture.
-        folder: what to write; left alone if it is there.
-        narrow: few channels and small images, the same blocks.
-        seed: of the weights.
+    A narrow one has few channels and small images, and the same blocks.
     """
     if folder.exists():
         return folder
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     parts = _networks(family, build_tokenizer(["a photograph"], TOKENS), narrow)
     parts["scheduler"] = DPMSolverMultistepScheduler(**NOISE, steps_offset=1)
     for name in ("unet", "vae"):
@@ -103,14 +93,9 @@ def random_model(family: Family, folder: Path, narrow: bool = False, seed: int =
 def write_configs(
     family: Family, folder: Path, tokenizer: CLIPTokenizer, scheduler: Any, side: int
 ) -> dict[str, nn.Module]:
-    """Write a family's configs into a folder, laid out as diffusers does, without weights.
+    """Write a family's configs into an empty folder, laid out as diffusers does, without weights.
 
-    Args:
-        family: which architecture.
-        folder: an empty folder.
-        tokenizer: with the model's words; both tokenizers are made of it.
-        scheduler: the model's, of diffusers.
-        side: of the images, in pixels.
+    Both tokenizers of a model are made of the one that is given; `side` is that of its images, in pixels.
 
     Returns:
         The networks by name, on PyTorch's meta device.
@@ -164,20 +149,8 @@ def _vae(family: Family, narrow: bool, side: int) -> AutoencoderKL:
 
 
 def _text_config(sizes: tuple[int, int, int, str], tokenizer: CLIPTokenizer) -> CLIPTextConfig:
-    width, layers, heads, activation = sizes
-    return CLIPTextConfig(
-        vocab_size=49408,
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        hidden_act=activation,
-        max_position_embeddings=TOKENS,
-        projection_dim=width,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    *widths, activation = sizes
+    return text_config(tokenizer, *widths, vocab_size=49408, hidden_act=activation, max_position_embeddings=TOKENS)
 
 
 def padded_with(tokenizer: CLIPTokenizer, token: str) -> CLIPTokenizer:

@@ -21,11 +21,7 @@ from fglfast.generator.parts import part
 
 
 def with_guidance(model: Path, scale: float) -> Path:
-    """A model folder whose UNet asks for no guidance scale any more; the model's own if it asks for none.
-
-    Args:
-        model: a diffusers directory.
-        scale: of guidance, 1 is none.
+    """A model folder whose UNet asks for no guidance scale any more (1 is none); the model's own if it asks for none.
 
     Raises:
         BadInputError: its configs and weights are not those of one model.

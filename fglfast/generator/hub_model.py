@@ -19,17 +19,11 @@ SETTINGS = ("prompts.json", BLOCKS, f"{BLOCK}/{INDEX}", *_CONFIGS)
 
 
 def fetch_model(repository: str, revision: str | None, need: Need) -> Path:
-    """The folder of a hub id's files, those of earlier calls among them.
-
-    Args:
-        repository: the hub id.
-        revision: a branch, tag or commit.
-        need: what of the model is wanted.
+    """The folder of a hub id's files at a branch, tag or commit, those of earlier calls among them.
 
     Raises:
         BadInputError: the model is of a kind that cannot be used; none of its weights was fetched.
-        OSError: it cannot be had.
-        ValueError: likewise.
+        OSError, ValueError: it cannot be had.
     """
     from huggingface_hub import snapshot_download
 

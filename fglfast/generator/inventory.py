@@ -86,11 +86,7 @@ class InventoryHeader(InventorySizes):
 
 
 class Inventory(nn.Module):
-    """Adapters that change nothing yet: a random half of each product, and zeros.
-
-    Args:
-        description: what they are for; its sizes are theirs.
-    """
+    """Adapters of the described sizes that change nothing yet: a random half of each product, and zeros."""
 
     def __init__(self, description: InventoryHeader) -> None:
         super().__init__()
@@ -127,11 +123,7 @@ class Inventory(nn.Module):
 
 
 def save_inventory(inventory: Inventory, path: Path) -> int:
-    """Write an inventory, whole or not at all.
-
-    Returns:
-        Bytes written.
-    """
+    """Write an inventory, whole or not at all; returns how many bytes it has."""
     content = inventory.to_bytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, content)
@@ -139,11 +131,7 @@ def save_inventory(inventory: Inventory, path: Path) -> int:
 
 
 def load_inventory(path: Path, text_encoder: str | None = None) -> Inventory:
-    """Read an inventory that a stranger may have made; frozen.
-
-    Args:
-        path: its file.
-        text_encoder: fingerprint of the text encoder that it has to be for; None takes any.
+    """Read an inventory that a stranger may have made, for a text encoder of this fingerprint or for any; frozen.
 
     Raises:
         BadInputError: it cannot be read, is no inventory, or is for another text encoder.

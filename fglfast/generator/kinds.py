@@ -36,9 +36,6 @@ ASKS = {
 def check_kind(folder: Path) -> None:
     """Refuse a model folder that is no text-to-image model of Stable Diffusion's architecture.
 
-    Args:
-        folder: a diffusers directory.
-
     Raises:
         BadInputError: naming the config, the key and what it says.
     """
@@ -142,9 +139,8 @@ def _check_vae(path: Path) -> dict[str, Any]:
         found = config.get(key)
         numbers = isinstance(found, list) and len(found) == channels and all(map(_is_number, found))
         _require(found is None or numbers, path, key, found, f"not a number for each of {channels} channels")
-    _require(
-        0 not in (config.get("latents_std") or ()), path, "latents_std", config.get("latents_std"), "and none may be 0"
-    )
+    deviations = config.get("latents_std")
+    _require(0 not in (deviations or ()), path, "latents_std", deviations, "and none may be 0")
     return config
 
 

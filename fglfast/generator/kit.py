@@ -127,17 +127,10 @@ def _check_others(folder: Path, listed: Mapping[str, str]) -> None:
 
 
 def write_kit(model: Path, out: Path, name: str, image_size: int, weights: bool = False) -> int:
-    """Write the kit of a generator; the folder appears whole or not at all, and takes the place of an older kit.
+    """Write the kit of a generator, from its folder or one of its text side alone; returns how many bytes it has.
 
-    Args:
-        model: the generator's diffusers directory, or a folder of its text side.
-        out: the folder to write.
-        name: what the generator is called.
-        image_size: side in pixels of the images that it draws.
-        weights: whether the text encoders' weights go with it.
-
-    Returns:
-        Bytes written.
+    The kit appears whole or not at all, and takes the place of an older one. The text encoders' weights go with it if
+    that is asked for.
 
     Raises:
         UsageError: `out` holds something else, or cannot be written.

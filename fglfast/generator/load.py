@@ -25,9 +25,7 @@ from fglfast.generator.tokens import text_positions
 from fglfast.generator.weights import counted_files, variant, weight_files
 from fglfast.generator.whole import require_whole
 
-LARGEST = Announced(
-    tensors=4_000, elements=5_000_000_000
-)  # where no weights are; SDXL's UNet has 1,680 and 2.6 billion
+LARGEST = Announced(4_000, 5_000_000_000)  # where no weights are; SDXL's UNet has 1,680 and 2.6 billion
 
 
 @dataclass(frozen=True)

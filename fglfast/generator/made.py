@@ -22,13 +22,9 @@ def made_folders() -> Path:
 
 
 def made_once(stem: str, what: str, of: Iterable[Path], make: Callable[[Path], None]) -> Path:
-    """The folder that is made of some files; it is found by what is in them, and by `what`.
+    """The folder that is made of some files, whose name begins with a stem; `make` fills an empty one.
 
-    Args:
-        stem: how the folder's name begins.
-        what: what is made, for people; a part of it may be a setting.
-        of: the files.
-        make: fills an empty folder.
+    It is found by what is in the files, and by `what` is made, for people: a part of that may be a setting.
 
     Raises:
         FglError: it cannot be written.

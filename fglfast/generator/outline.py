@@ -20,11 +20,8 @@ SLACK, MODULES_OF_A_TENSOR = 2, 50
 def outlined(weights: Announced, what: str | PathLike[str]) -> Iterator[None]:
     """Build networks on PyTorch's meta device, without memory, and stop when they outgrow the weights of their file.
 
-    A config of a few bytes may describe a billion layers, or layers of a billion channels.
-
-    Args:
-        weights: what came with the config.
-        what: the folder or file, for people.
+    A config of a few bytes may describe a billion layers, or layers of a billion channels. The weights are those that
+    came with it; `what` names the folder or file.
 
     Raises:
         BadInputError: the networks have more tensors, elements or modules than the weights could fill, or the config

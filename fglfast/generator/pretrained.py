@@ -11,13 +11,9 @@ from fglfast.base.wording import first_line
 
 
 def open_pretrained(kind: Any, name: str, what: str, advice: str) -> tuple[Any, Any, Any]:
-    """Open a model of the hub or of a folder: safetensors only, no code of its own; float16 on a GPU.
+    """Open a model by one of transformers' auto classes: safetensors only, no code of its own; float16 on a GPU.
 
-    Args:
-        kind: one of transformers' auto classes.
-        name: hub id or folder.
-        what: it is to be, as a message begins.
-        advice: what to give instead.
+    It is a hub id's or a folder's. `what` it is to be begins a message, and the advice says what to give instead.
 
     Returns:
         What prepares images, what prepares texts, and the model, where it computes.
@@ -28,10 +24,7 @@ def open_pretrained(kind: Any, name: str, what: str, advice: str) -> tuple[Any, 
     from transformers import AutoImageProcessor, AutoTokenizer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    options: dict[str, Any] = {
-        "trust_remote_code": False,
-        "local_files_only": os.environ.get("HF_HUB_OFFLINE") == "1",
-    }
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": os.environ.get("HF_HUB_OFFLINE") == "1"}
     try:
         with no_loading_bars():
             # PIL's image processors: torchvision is not needed.

@@ -44,13 +44,15 @@ def lacks(name: str) -> list[str]:
     return [package for package in getattr(scheduler_class(name), "_backends", ()) if find_spec(package) is None]
 
 
+def noise_levels(config: dict[str, Any]) -> int:
+    """How many a network was trained on, by the config of its scheduler: the unit of its timesteps."""
+    return int(config.get("num_train_timesteps", 1000))
+
+
 def own_clock(config: dict[str, Any]) -> bool:
     """Whether a network is told the noise itself, and not its place in a table of noise levels.
 
-    Only the scheduler that it came with knows how to ask it.
-
-    Args:
-        config: of its scheduler, with the class.
+    Only the scheduler that it came with, whose config is given, knows how to ask it.
     """
     name = config.get("_class_name")
     if name == EULER:  # it takes its table's timesteps for all other predictions

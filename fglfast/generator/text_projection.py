@@ -51,11 +51,9 @@ class Columns(nn.Module):
 
 
 def take_projection(unet: UNet2DConditionModel, pooled: int = 0) -> TextProjection:
-    """Move the key and value weights out of a UNet, which then takes their products [B,L,E] for text.
+    """Move the key and value weights out of a UNet, in place, which then takes their products [B,L,E] for text.
 
-    Args:
-        unet: changed in place; may be on the meta device.
-        pooled: see `TextProjection`.
+    It may be on the meta device.
 
     Raises:
         BadInputError: its cross-attention is not that of Stable Diffusion.

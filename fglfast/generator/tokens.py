@@ -22,8 +22,9 @@ from fglfast.generator.configs import read_config
 from fglfast.generator.parts import part
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
-WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-DEFAULTS = {"bos_token": BOS, "eos_token": EOS, "unk_token": EOS, "pad_token": EOS}
+CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+WORDS = rf"<\|startoftext\|>|<\|endoftext\|>|{CLIP_WORDS}"
+SPECIAL = {"bos_token": BOS, "eos_token": EOS, "unk_token": EOS, "pad_token": EOS}
 MOST_TOKENS = 4096  # of a prompt
 MOST_IDS = 1 << 20  # of a vocabulary; Stable Diffusion's has 49,408
 MOST_BYTES = 16 << 20  # of a tokenizer's file
@@ -167,21 +168,18 @@ def _special(
         by_id = {int(number): _token(token) for number, token in config["added_tokens_decoder"].items()}
     else:
         said |= _object(folder / "special_tokens_map.json")
-        names = {_content(said.get(name) or usual) for name, usual in DEFAULTS.items()}
+        names = {_content(said.get(name) or usual) for name, usual in SPECIAL.items()}
         later = _object(folder / "added_tokens.json").items()
         by_id = {number: _added(content, content in names) for content, number in later}
-        by_id |= {token["id"]: _token({k: v for k, v in token.items() if k != "id"}) for token in _added_in(whole)}
+        more = whole.get("added_tokens") or ()
+        by_id |= {token["id"]: _token({k: v for k, v in token.items() if k != "id"}) for token in more}
     known = {token.content: token for token in by_id.values()}
     named = {}
-    for name, usual in DEFAULTS.items():
+    for name, usual in SPECIAL.items():
         asked = said.get(name) or usual
         token = _token({**asked, "special": True}) if isinstance(asked, dict) else _added(asked, special=True)
         named[name] = known.get(token.content, token)
     return named, [by_id[number] for number in sorted(by_id)]
-
-
-def _added_in(whole: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return list(whole.get("added_tokens") or ())
 
 
 def _added(content: str, special: bool) -> AddedToken:

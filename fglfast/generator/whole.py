@@ -21,11 +21,9 @@ OLD = re.compile(rf"\.({'|'.join(ATTENTION)})\.(weight|bias)$")
 
 
 def require_whole(network: nn.Module, folder: Path) -> None:
-    """Refuse weights that are not a network's own; more of them than it has are left out when they are loaded.
+    """Refuse a folder's weights that are not a network's own; more than it has are left out when they are loaded.
 
-    Args:
-        network: as its config describes it; may be on the meta device.
-        folder: with safetensors, in one file or several.
+    The network is as its config describes it, and may be on the meta device.
 
     Raises:
         BadInputError: one is missing, or has another shape; it names the weight and the file.

@@ -39,12 +39,12 @@ def read_class_folders(path: Path, split: str | None, source: str) -> LabelledIm
     classes = subfolders(folder)
     names = read_names(folder, [entry.name for entry in classes])
     labels = {name: label for label, name in enumerate(names)}
-    candidates: list[Candidate] = []
-    outside: list[Skipped] = []
-    for entry in classes:
-        found, led_out = _candidates(entry, labels[unicodedata.normalize("NFC", entry.name)], folder)
-        candidates += found
-        outside += led_out
+    files = (  # of a class that is a link to elsewhere, the link alone
+        (str(file.relative_to(folder)), labels[unicodedata.normalize("NFC", entry.name)], file)
+        for entry in classes
+        for file in ([entry] if leads_out(entry, folder) else files_below(entry, folder))
+    )
+    candidates, outside = offered(files, folder)
     _refuse_tables(folder, candidates)
     images = verified(tuple(names.values()), candidates, source)
     _doubt(folder, images, source)
@@ -58,7 +58,8 @@ def read_image_folder(path: Path, split: str | None, source: str) -> LabelledIma
         BadInputError: it has no such split, or several and none is named.
     """
     folder = _split_folder(path, split, source, labelled=False)
-    candidates, outside = _candidates(folder, 0, folder)
+    files = ((str(file.relative_to(folder)), 0, file) for file in files_below(folder, folder))
+    candidates, outside = offered(files, folder)
     images = verified((UNLABELLED,), candidates, source)
     return replace(images, skipped=(*outside, *_damaged(images.skipped)))
 
@@ -116,18 +117,6 @@ def _damaged(skipped: tuple[Skipped, ...]) -> tuple[Skipped, ...]:
     return tuple(entry for entry in skipped if named_like_an_image(entry.name))
 
 
-def _candidates(entry: Path, label: int, folder: Path) -> tuple[list[Candidate], list[Skipped]]:
-    """What may be an image of a class, and the links that lead out of the data set."""
-    return offered(((str(file.relative_to(folder)), label, file) for file in _files(entry, folder)), folder)
-
-
-def _files(entry: Path, folder: Path) -> list[Path]:
-    """The files of a class that somebody put there; of a class that is a link to elsewhere, the link alone."""
-    if leads_out(entry, folder):
-        return [entry]
-    return files_below(entry, folder)
-
-
 def _split_folder(path: Path, split: str | None, source: str, labelled: bool = True) -> Path:
     """The folder whose folders are the classes; a split may lie within another, as unpacked archives have it."""
     if not split or not (path / split).is_dir():
@@ -170,11 +159,7 @@ def _class_splits(path: Path) -> list[str]:
 
 def _image_splits(path: Path) -> list[str]:
     """As `_class_splits`, where no folder is a class: a folder that holds images itself has no splits."""
-    if _holds_images(path):
+    if any(named_like_an_image(entry.name) and not is_system(entry.name) for entry in path.iterdir()):
         return []
     holding = [folder.name for folder in subfolders(path) if not leads_out(folder, path) and any_image(folder)]
     return holding if all(map(like_a_split, holding)) else []
-
-
-def _holds_images(folder: Path) -> bool:
-    return any(named_like_an_image(entry.name) and not is_system(entry.name) for entry in folder.iterdir())

@@ -4,6 +4,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path, PurePath
 from types import NoneType
 from typing import Any
@@ -13,8 +14,9 @@ from fglfast.base.errors import BadInputError
 from fglfast.base.folders import is_system, leads_out
 from fglfast.base.names import MAX_CLASSES
 from fglfast.base.wording import some
+from fglfast.images.decoding import decoded
 from fglfast.images.labelled import Opener
-from fglfast.images.trial import bytes_opener, file_opener
+from fglfast.images.trial import file_opener
 
 FIELDS = {"bytes", "path"}  # of an image as `datasets` writes it
 COLUMNS = ("image", "label")  # the second, where images have labels
@@ -24,12 +26,7 @@ def image_openers(cells: Sequence[Any], path: Path, folder: Path | None) -> list
     """How the images of a column are opened: bytes, or `{"bytes": ..., "path": ...}` as `datasets` writes them.
 
     A cell without bytes may name a file below the data set's folder, and no other: a table may come from anybody, and
-    a file of a data set that is a table alone may lie among pictures that were never meant.
-
-    Args:
-        cells: the column.
-        path: the table.
-        folder: the data set's folder, if it is one.
+    a file of a data set that is a table alone, and no folder, may lie among pictures that were never meant.
 
     Raises:
         BadInputError: it holds paths alone, and none of them is a file there, or what is neither path nor image.
@@ -69,7 +66,7 @@ def _is_image(cell: Any) -> bool:
 def _opener(cell: Any, beside: Path, folder: Path | None) -> Opener | None:
     content = cell.get("bytes") if isinstance(cell, dict) else cell
     if isinstance(content, bytes):
-        return bytes_opener(content)
+        return partial(decoded, content)
     place = _place(cell)
     if folder is None or not place or PurePath(place).is_absolute() or any(map(is_system, PurePath(place).parts)):
         return None
@@ -95,10 +92,8 @@ def numbered(
 ) -> tuple[tuple[str, ...], list[int]]:
     """Class names and labels of a label column that comes in parts, each in its own numbers.
 
-    Args:
-        parts: labels and the names that a part declares for its numbers: `datasets` does so in every file. Numbers
-            without names are their own names, strings name themselves.
-        path: the table, for messages.
+    A part has labels and the names that it declares for its numbers: `datasets` does so in every file. Numbers without
+    names are their own names, strings name themselves.
 
     Raises:
         BadInputError: labels are missing, neither integers nor strings, out of range, or named in some parts only; two
@@ -123,11 +118,7 @@ def numbered(
 def plain_names(lists: Sequence[Sequence[str]], path: Path) -> Callable[[str], str]:
     """How the names of classes are written: as class folders are (NFC), and without spaces around them.
 
-    A file may declare two classes whose names would then be one: those stay as they are, and a note names them.
-
-    Args:
-        lists: names that are declared together.
-        path: what declares them, for messages.
+    A file may declare two classes together whose names would then be one: those stay, and a note names them.
 
     Raises:
         BadInputError: a name is declared twice.

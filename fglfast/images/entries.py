@@ -53,10 +53,8 @@ class Form:
 def read_entries(path: Path, form: Form) -> Iterator[Entry]:
     """The entries of a file and where they are; what begins as JSON is JSON, whatever it is called.
 
-    Args:
-        path: JSON lines, a JSON list of the same objects, a JSON object of facts by file name, or lines of columns that
-            commas, semicolons or tabs separate, under a line of their names.
-        form: what has to be there.
+    It holds JSON lines, a JSON list of the same objects, a JSON object of facts by file name, or lines of columns that
+    commas, semicolons or tabs separate, under a line of their names.
 
     Raises:
         BadInputError: it cannot be read, or no column is named so.

@@ -25,9 +25,7 @@ PLAIN_BYTES = 200  # of what is kept of a name that no folder can have
 def folder_names(class_names: Sequence[str], folds_case: bool = False) -> tuple[str, ...]:
     """The folder of each class: its name where a folder can have it, else its number and what can be kept.
 
-    Args:
-        class_names: all different.
-        folds_case: whether the file system takes `Fox` and `fox` for one.
+    Names are all different; a file system that folds case takes `Fox` and `fox` for one.
     """
     fold = str.casefold if folds_case else str
     folders, taken = [""] * len(class_names), set[str]()
@@ -72,10 +70,6 @@ def write_names(folder: Path, folders: Sequence[str], class_names: Sequence[str]
 
 def read_names(folder: Path, folders: Sequence[str]) -> dict[str, str]:
     """The class of each folder (NFC) in the order of the labels: as `labels.json` says, else their own names, sorted.
-
-    Args:
-        folder: where they lie.
-        folders: all class folders there.
 
     Raises:
         BadInputError: two folders have one name, or `labels.json` is a link to elsewhere or leaves a folder out.

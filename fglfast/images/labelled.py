@@ -26,12 +26,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Scaled:
-    """Opens a grey image of more than 8 bits by what is white in all of its data set.
-
-    Attributes:
-        opener: opens it as it is.
-        white: that value.
-    """
+    """Opens a grey image of more than 8 bits by the value that is white in all of its data set."""
 
     opener: Opener
     white: float

@@ -106,7 +106,7 @@ def read_listed(path: Path, split: str | None, source: str, labelled: bool = Tru
     plain = [_label(one.label) for one in listed]
     whole = all(isinstance(label, int) for label in plain)
     names, labels = numbered([(plain if whole else [str(one.label) for one in listed], None)], path)
-    there = _files(path.parent)
+    there = {plain_name(str(file.relative_to(path.parent))): file for file in files_below(path.parent, path.parent)}
     lost = [Skipped(one.name, "listed, and no file of the table's folder") for one in listed if one.name not in there]
     found = zip(listed, labels, strict=True)
     files = ((one.name, label, there[one.name]) for one, label in found if one.name in there)
@@ -178,8 +178,3 @@ def _astray(name: str, folder: Path) -> str:
     if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
         return "put the table into a folder that holds its images, and write the paths from there"
     return "links that lead out of the table's folder are not followed: put the files themselves there"
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """The files below a folder by their path in it, in the way of writing that tables are read in."""
-    return {plain_name(str(path.relative_to(folder))): path for path in files_below(folder, folder)}

@@ -1,6 +1,7 @@
 """Images of an npz file: arrays `images`, `labels`, `class_names`; of a split `train_images`, ..."""
 
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.base.wording import some
 from fglfast.images.arrays import read_arrays
 from fglfast.images.columns import check_any, check_range, counted, plain_names
-from fglfast.images.labelled import UNLABELLED, LabelledImages, Opener
+from fglfast.images.labelled import UNLABELLED, LabelledImages
 from fglfast.images.splits import chosen
 
 
@@ -50,8 +51,9 @@ def read_npz(path: Path, split: str | None, source: str, labelled: bool = True) 
     called_by = counted(int(labels.max(initial=-1)) + 1, path) if names is None else _texts(names, path)
     check_range(listed, len(called_by), path)
     images = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
+    openers = tuple(partial(Image.fromarray, pixels) for pixels in images)
     called = tuple(f"row {row}" for row in range(len(images)))
-    return LabelledImages(called_by, labels, tuple(map(_opener, images)), (), source, called)
+    return LabelledImages(called_by, labels, openers, (), source, called)
 
 
 def _texts(names: NDArray[np.generic], path: Path) -> tuple[str, ...]:
@@ -72,7 +74,3 @@ def _prefix(present: list[str], split: str | None, source: str) -> str:
     if split is None and ("images" in present or not splits):
         return ""
     return f"{chosen(source, splits, split)}_"
-
-
-def _opener(pixels: NDArray[np.uint8]) -> Opener:
-    return lambda: Image.fromarray(pixels)

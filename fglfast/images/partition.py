@@ -36,8 +36,7 @@ def partition_dirichlet(
     Raises:
         UsageError: beta is not positive, there are too few images, or no draw left every client enough.
     """
-    _check(len(labels), clients, min_images)
-    _check_beta(beta)
+    _check(len(labels), clients, min_images, beta)
     draw = np.random.default_rng(seed)
     classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     for _ in range(MOST_DRAWS):
@@ -62,8 +61,7 @@ def partition_dirichlet_classes(
     Raises:
         UsageError: beta is not positive, or there are too few images.
     """
-    _check(len(labels), clients, min_images)
-    _check_beta(beta)
+    _check(len(labels), clients, min_images, beta)
     draw = np.random.default_rng(seed)
     names, sizes = np.unique(labels, return_counts=True)
     left = [draw.permutation(np.flatnonzero(labels == name)) for name in names]
@@ -144,8 +142,7 @@ def partition_quantity(
     Raises:
         UsageError: beta is not positive, there are too few images, or no draw left every client enough.
     """
-    _check(len(labels), clients, min_images)
-    _check_beta(beta)
+    _check(len(labels), clients, min_images, beta)
     draw = np.random.default_rng(seed)
     for _ in range(MOST_DRAWS):
         order = draw.permutation(len(labels))
@@ -191,14 +188,11 @@ def _never(clients: int, beta: float, min_images: int) -> UsageError:
     )
 
 
-def _check(images: int, clients: int, min_images: int) -> None:
+def _check(images: int, clients: int, min_images: int, beta: float = 1.0) -> None:
     needed = clients * max(1, min_images)
     if needed < 1 or images < needed:
         raise UsageError(
             f"{images} images cannot be shared as asked (at least {needed} needed)", "ask for fewer clients"
         )
-
-
-def _check_beta(beta: float) -> None:
     if not beta > 0:
         raise UsageError(f"beta is {beta}", "give a positive number; small is skewed")

@@ -26,9 +26,7 @@ BITS_PER_SAMPLE, SAMPLE_FORMAT, UNSIGNED = 258, 339, 1  # TIFF 6.0
 def to_rgb(image: Image.Image, white: float | None = None) -> Image.Image:
     """Any PIL mode to RGB: EXIF orientation applied, transparency on white, deep grey scaled to 8 bits.
 
-    Args:
-        image: the picture.
-        white: of an image of mode I or F, the value that is white; else `white_of` its own largest.
+    Of an image of mode I or F, `white` is the value that is white; without it, `white_of` its own largest.
 
     Raises:
         ValueError: a deep grey image has no such value, or holds what none is.

@@ -30,12 +30,7 @@ def is_fold(name: str) -> bool:
 
 
 def chosen(source: str, splits: Sequence[str], asked: str | None) -> str:
-    """The split to read.
-
-    Args:
-        source: the data set without a split, as the user names it.
-        splits: those there are.
-        asked: the one that the user names.
+    """The split to read: the one that is asked for, or the only one; the source is the data set without it.
 
     Raises:
         BadInputError: it is not there, or none is named and there are several.

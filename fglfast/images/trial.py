@@ -18,7 +18,7 @@ from fglfast.images.decoding import MOST_BYTES, NARROWED, decoded
 from fglfast.images.labelled import LabelledImages, Opener, Scaled, Skipped
 from fglfast.images.pixels import DARKEST, WHITES, deepest, to_rgb, white_of
 
-Candidate = tuple[str, int, Opener]
+Candidate = tuple[str, int, Opener]  # what an image is called, its label, and how it is opened
 WHOLE = {"MPO", "PSD"}  # their first frame is the picture: a phone's photo before its depth, layers put together
 SHOWN = 3  # images that a note names
 DARK = 16  # of the upper eight bits of 16, what 12 bits do not reach
@@ -50,11 +50,6 @@ def verified(names: tuple[str, ...], candidates: Sequence[Candidate], source: st
     Grey images of more than 8 bits rarely say how many they use: 12 bits of a camera lie in files of 16. What is white
     is a fact of the data set, so the largest value of all its images decides, and a note says how.
 
-    Args:
-        names: of all classes.
-        candidates: what each image is called, its label, and how it is opened.
-        source: the data set, for messages.
-
     Raises:
         BadInputError: the largest value of the grey images fits no range that is usual.
     """
@@ -79,12 +74,7 @@ def verified(names: tuple[str, ...], candidates: Sequence[Candidate], source: st
 
 
 def offered(files: Iterable[tuple[str, int, Path]], folder: Path) -> tuple[list[Candidate], list[Skipped]]:
-    """What may be an image of a data set, and the links that lead out of it.
-
-    Args:
-        files: name, label and place of each.
-        folder: of the data set.
-    """
+    """What may be an image of a data set, of files with name, label and place; and the links that lead out of it."""
     candidates, outside = list[Candidate](), list[Skipped]()
     for name, label, file in files:
         if leads_out(file, folder):
@@ -99,11 +89,6 @@ def offered(files: Iterable[tuple[str, int, Path]], folder: Path) -> tuple[list[
 def file_opener(path: Path) -> Opener:
     """Opens an image file."""
     return lambda: decoded(read_bytes(path, MOST_BYTES))
-
-
-def bytes_opener(content: bytes) -> Opener:
-    """Opens an encoded image."""
-    return lambda: decoded(content)
 
 
 def _try(opener: Opener) -> Tried:

@@ -19,11 +19,7 @@ FEWEST = 3  # clients; of two, one always claims more than all others
 
 
 def outweighing(claimed: Mapping[str, int]) -> dict[str, int]:
-    """Who claims more images than all others together, with what those claim.
-
-    Args:
-        claimed: images, by client.
-    """
+    """Who claims more images than all others together, with what those claim."""
     total = sum(claimed.values())
     return {who: total - images for who, images in claimed.items() if 0 < total - images < images}
 
@@ -43,12 +39,7 @@ def contested(merged: Merged) -> Ints:
 
 
 def excessive(merged: Merged, trusted: Collection[str]) -> dict[str, str]:
-    """Clients whose claim of a contested class has to be asked for by name, and what they claim.
-
-    Args:
-        merged: the rows of all clients.
-        trusted: names of clients whose claims are believed.
-    """
+    """Clients but those trusted whose claim of a contested class has to be asked for by name, and what they claim."""
     labels = contested(merged)
     if merged.counts.sum() <= HONEST or not len(labels):
         return {}
@@ -71,11 +62,7 @@ def excessive(merged: Merged, trusted: Collection[str]) -> dict[str, str]:
 def check_claims(merged: Merged, trusted: Collection[str], max_share: float, option: str) -> None:
     """Refuse claims that are `excessive`, and say which outweigh all others; none do where every client is capped.
 
-    Args:
-        merged: the rows of all clients.
-        trusted: names of clients whose claims are believed.
-        max_share: of a class's images for one client; below 1 all are capped.
-        option: by which a user names whom to believe.
+    All are capped at a share below 1. `option` is by which a user names whom to trust.
 
     Raises:
         BadInputError: a client claims so much; who, of which class and how much is said.

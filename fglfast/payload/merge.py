@@ -163,9 +163,7 @@ def fingerprint(payload: Payload) -> str | None:
 def same_prompts(merged: Merged, rows: Sequence[bool] | NDArray[np.bool_] | None = None) -> list[tuple[str, ...]]:
     """Classes that have the same row, by name, each group once: a generator draws the same images for them.
 
-    Args:
-        merged: of all clients, or of one.
-        rows: which rows are looked at [R]; None is all.
+    `rows` is a mask [R] of those that are looked at; None is all.
     """
     chosen = np.ones(len(merged.labels), dtype=bool) if rows is None else np.asarray(rows, dtype=bool)
     pairs = np.unique(np.stack([merged.content[chosen], merged.labels[chosen]], axis=1), axis=0)
@@ -177,12 +175,8 @@ def same_prompts(merged: Merged, rows: Sequence[bool] | NDArray[np.bool_] | None
 def check_prompts(merged: Merged, allowed: bool, option: str) -> None:
     """Name the classes that send the same prompt; refuse them where that prompt is all that a class has.
 
-    At instance level captions may coincide and others differ: there it is said and no more.
-
-    Args:
-        merged: of all clients.
-        allowed: whether they may.
-        option: by which a user allows it.
+    At instance level captions may coincide and others differ: there it is said and no more. `option` is by which a user
+    allows it.
 
     Raises:
         BadInputError: class-level prompts of several classes are the same, and they may not be.
@@ -197,12 +191,7 @@ def check_prompts(merged: Merged, allowed: bool, option: str) -> None:
 
 
 def same_words(groups: Sequence[tuple[str, ...]], cut: Collection[str] = ()) -> str:
-    """Which classes send the same prompt, and why where that can be told, on one line.
-
-    Args:
-        groups: what `same_prompts` found.
-        cut: classes whose prompts were too long.
-    """
+    """Which classes send the same prompt, on one line, and why if that can be told: those of `cut` were too long."""
     together = [some([repr(name) for name in group], NAMED) + _cause(group, cut) for group in groups]
     count = len({name for group in groups for name in group})
     return f"{count:,} classes send the same prompt as another: " + some(together, NAMED, "; ")

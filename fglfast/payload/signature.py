@@ -61,12 +61,7 @@ def parse_signature(text: str, path: Path) -> Signature:
 
 
 def verify(content: bytes, signature: Signature, path: Path) -> None:
-    """Prove that the holder of the signature's key signed this file.
-
-    Args:
-        content: of the whole file.
-        signature: what its metadata says.
-        path: for the message.
+    """Prove that the holder of the signature's key signed the file of this content.
 
     Raises:
         BadInputError: the file is not what was signed.

@@ -9,6 +9,11 @@ from fglfast.engine.choices import PrecisionName
 from fglfast.training.settings import TrainSettings
 
 PILOT_IMAGES = 100  # of a class, that pilots learn from
+# For a few thousand images seen a few times: small batches, little augmentation (benchmarks/RESULTS.md, "The demo's
+# training").
+TRAIN = TrainSettings(
+    arch="resnet18-narrow", epochs=12, batch_size=64, learning_rate=4e-3, image_size=64, crop_padding=2, erasing=0.0
+)
 
 
 class OneShot(Settings):
@@ -31,7 +36,7 @@ class OneShot(Settings):
     images_per_class: int = Field(300, ge=1)
     max_share_per_client: float = Field(1.0, gt=0, le=1)
     allow_same_prompt: bool = False
-    train: TrainSettings = TrainSettings(arch="resnet18-narrow", epochs=20, image_size=64)
+    train: TrainSettings = TRAIN
 
 
 class Demo(OneShot):

@@ -50,12 +50,12 @@ def write_page(arena: Arena, out: Path) -> None:
 
 
 def draw(arena: Arena, name: str, value: Callable[[RoundRow], float], spends: bool) -> Figure:
-    """Accuracy of each method against something that it spends: the seeds' median, and where they lie.
+    """Accuracy of each method against something that it spends until a round: the seeds' median, and where they lie.
 
     Args:
         arena: what was found.
         name: of the horizontal axis.
-        value: what was spent until a round.
+        value: what was spent.
         spends: whether it is something that only methods with clients and a server spend, over orders of magnitude.
     """
     figure, axis = empty_figure(3.2)

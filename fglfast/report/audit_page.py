@@ -30,15 +30,10 @@ def title(attack: Attack) -> str:
 
 
 def write_page(audit: Audit, pairs: Sequence[SuspectedCopy], out: Path) -> None:
-    """Write the page; the same input gives the same bytes.
-
-    Args:
-        audit: what was found.
-        pairs: synthetic images beside the private ones that they are nearest to.
-        out: path of the HTML file.
-    """
+    """Write the page; the same input gives the same bytes."""
     sent = [inversion for inversion in audit.inversions if inversion.sent]
     would = [inversion for inversion in audit.inversions if not inversion.sent]
+    rows = [pair.synthetic for pair in pairs], [pair.private for pair in pairs], [pair.held_out for pair in pairs]
     noisy = any(inversion.epsilon for inversion in would)
     view = {
         "audit": audit,
@@ -50,13 +45,7 @@ def write_page(audit: Audit, pairs: Sequence[SuspectedCopy], out: Path) -> None:
         "would": would,
         "inversion": svg(partial(draw_inversion, would)) if noisy else "",
         "distances": svg(partial(draw_distances, audit.copies)) if audit.copies else "",
-        "pairs": [
-            sprite([pair.synthetic for pair in pairs]),
-            sprite([pair.private for pair in pairs]),
-            sprite([pair.held_out for pair in pairs]),
-        ]
-        if pairs
-        else [],
+        "pairs": [sprite(row) for row in rows] if pairs else [],
     }
     write_atomic(out, render("audit_page.html.j2", view))
 

@@ -1,7 +1,6 @@
 """A benchmark's record as one self-contained HTML page."""
 
 from pathlib import Path
-from typing import Any
 
 from fglfast.base.files import write_atomic
 from fglfast.lab.bench.records import BenchRecord, EngineBench, Rate
@@ -16,20 +15,10 @@ PARTS = (
 
 
 def write_page(record: BenchRecord, command: str, out: Path) -> None:
-    """Write the page; the same input gives the same bytes.
-
-    Args:
-        record: what was measured.
-        command: the command line that measured it.
-        out: path of the HTML file.
-    """
-    write_atomic(out, render("bench_page.html.j2", _view(record, command)))
-
-
-def _view(record: BenchRecord, command: str) -> dict[str, Any]:
+    """Write the page of a record and the command line that measured it; the same input gives the same bytes."""
     parts = [(title, unit, ranked) for part, title, unit in PARTS if (ranked := _fastest_first(record.engines, part))]
     title, unit, ranked = parts[0]  # end to end, or the UNet where that took too long
-    return {
+    view = {
         "record": record,
         "command": command,
         "parts": parts,
@@ -37,6 +26,7 @@ def _view(record: BenchRecord, command: str) -> dict[str, Any]:
         "encode": sorted(record.encode, key=lambda encode: -encode.images_per_second),
         "figure": number,
     }
+    write_atomic(out, render("bench_page.html.j2", view))
 
 
 def _fastest_first(engines: tuple[EngineBench, ...], part: str) -> list[tuple[str, Rate]]:

@@ -46,14 +46,9 @@ def write_run_page(out: Path) -> Path:
 
 
 def write_report(record: RunRecord, synthetic: Samples, real: Samples, out: Path, drawn: Drawn | None = None) -> None:
-    """Write the page; the same input gives the same bytes.
+    """Write the page with a few images [S,S,3] of each class; the same input gives the same bytes.
 
-    Args:
-        record: the run.
-        synthetic: a few synthetic images [S,S,3] of each class.
-        real: a few real test images of each class.
-        out: path of the HTML file.
-        drawn: what the synthetic images were drawn of; None shows nothing of their clients.
+    Of clients it shows something where `drawn` says what the synthetic images were drawn of.
     """
     clients = clients_view(drawn) if drawn else None
     write_atomic(out, render("run_page.html.j2", {**_view(record, synthetic, real), "clients": clients}))
@@ -124,9 +119,7 @@ def _confusions(record: RunRecord) -> list[tuple[str, str, int]]:
     return sorted(pairs, key=lambda pair: -pair[2])
 
 
-def synthetic_samples(
-    folder: Path, class_names: tuple[str, ...], wanted: Sequence[str], count: int = SHOWN
-) -> dict[str, list[NDArray[np.uint8]]]:
+def synthetic_samples(folder: Path, class_names: tuple[str, ...], wanted: Sequence[str], count: int = SHOWN) -> Samples:
     """The first images of some classes [S,S,3], in plan order: classes alternate there, so that they come early."""
     samples: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in wanted}
     shards = map(shard_name, range(read_description(folder).shards))
@@ -138,9 +131,7 @@ def synthetic_samples(
     return samples
 
 
-def real_samples(
-    test: LabelledImages, size: int, wanted: Sequence[str], count: int = SHOWN
-) -> dict[str, list[NDArray[np.uint8]]]:
+def real_samples(test: LabelledImages, size: int, wanted: Sequence[str], count: int = SHOWN) -> Samples:
     """The first test images of some classes [size,size,3]."""
     return {
         name: [test.pixels(int(index), size) for index in np.flatnonzero(test.labels == label)[:count]]

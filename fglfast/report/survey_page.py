@@ -1,7 +1,6 @@
 """The survey of a synthetic data set as one self-contained HTML page."""
 
 from pathlib import Path
-from typing import Any
 
 from fglfast.base.files import write_atomic
 from fglfast.lab.survey.alike import ALIKE
@@ -14,13 +13,9 @@ MOST_CLASSES = 200  # that are shown with their images
 
 def write_page(surveyed: Surveyed, out: Path) -> None:
     """Write the page; the same input gives the same bytes."""
-    write_atomic(out, render("survey_page.html.j2", _view(surveyed)))
-
-
-def _view(surveyed: Surveyed) -> dict[str, Any]:
     survey = surveyed.survey
     counts = [found.images for found in survey.classes]
-    return {
+    view = {
         "survey": survey,
         "bytes": sum(found.bytes for found in survey.classes),
         "redrawn": sum(found.redrawn for found in survey.classes),
@@ -34,6 +29,7 @@ def _view(surveyed: Surveyed) -> dict[str, Any]:
         "twins": [_shown(pair) for pair in surveyed.twins],
         "copies": [_shown(pair) for pair in surveyed.copies],
     }
+    write_atomic(out, render("survey_page.html.j2", view))
 
 
 def _shown(pair: Alike) -> tuple[str, str, float]:

@@ -15,12 +15,9 @@ DOTS_PER_INCH = 150
 
 
 def write_page(tuned: Tuned, command: str, out: Path) -> None:
-    """Write `tune.html` and `pareto.png`; the same input gives the same page.
+    """Write `tune.html`, with the command line that draws the winner's data set, and `pareto.png` into a folder.
 
-    Args:
-        tuned: what was found.
-        command: the command line that draws the winner's data set.
-        out: folder of both.
+    The same input gives the same page.
     """
     buffer = io.BytesIO()
     draw(tuned).savefig(buffer, format="png", dpi=DOTS_PER_INCH)

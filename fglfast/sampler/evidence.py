@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fglfast.generator.learning.student import Task, target
+from fglfast.generator.learning.student import Task
 from fglfast.sampler.sample import Denoiser
 
 
@@ -74,7 +74,7 @@ def misfits(
     found_BM = latents_BCHW.new_zeros(len(latents_BCHW), len(texts_MBLE))
     for level, noise_CHW in zip(levels, noises_NCHW, strict=True):
         noise_BCHW, t_B = noise_CHW.expand_as(latents_BCHW), latents_BCHW.new_full((len(latents_BCHW),), level.t)
-        x_BCHW, right_BCHW = task.path.at(latents_BCHW, noise_BCHW, t_B), target(task, latents_BCHW, noise_BCHW, t_B)
+        x_BCHW, right_BCHW = task.path.at(latents_BCHW, noise_BCHW, t_B), task.target(latents_BCHW, noise_BCHW, t_B)
         for text, text_BLE in enumerate(texts_MBLE):
             error_BCHW = denoiser(x_BCHW, task.clock(t_B), text_BLE) - right_BCHW
             found_BM[:, text] += level.weight * error_BCHW.square().flatten(1).sum(1)

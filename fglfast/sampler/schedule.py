@@ -14,7 +14,7 @@ from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.untrusted import loading
 from fglfast.generator.configs import read_config
 from fglfast.generator.parts import part
-from fglfast.generator.scheduler import CONFIG, own_clock, scheduler_class
+from fglfast.generator.scheduler import CONFIG, noise_levels, own_clock, scheduler_class
 from fglfast.sampler.solver import SOLVERS, check_steps, find_solver, other_solver, predicts_flow
 from fglfast.sampler.spacing import align_your_steps, trailing
 
@@ -160,7 +160,7 @@ class Schedule:
     @property
     def levels(self) -> float:
         """Noise levels that the model was trained on: the unit of its timesteps."""
-        return float(self.config.get("num_train_timesteps", 1000))
+        return float(noise_levels(self.config))
 
     @cached_property
     def span(self) -> tuple[float, float]:
@@ -196,7 +196,7 @@ class Schedule:
 
 def _placed(name: str, config: dict[str, Any], sampling: Sampling, model: Path) -> tuple[float, ...] | None:
     """Where the steps are told to lie; None leaves it to the scheduler."""
-    levels = int(config.get("num_train_timesteps", 1000))
+    levels = noise_levels(config)
     check_steps(name, config, sampling.steps)
     if sampling.timesteps:
         _check_timesteps(name, config, sampling.timesteps, levels)
@@ -212,7 +212,8 @@ def _placed(name: str, config: dict[str, Any], sampling: Sampling, model: Path) 
 
 
 def _check_timesteps(name: str, config: dict[str, Any], timesteps: tuple[float, ...], levels: int) -> None:
-    if name not in (*TAKE_TIMESTEPS, FLOW_EULER) or _is_dpm_flow(name, config) or own_clock(config):
+    lays_its_own = name != FLOW_EULER and predicts_flow(config)  # a diffusion solver on a flow model
+    if name not in (*TAKE_TIMESTEPS, FLOW_EULER) or lays_its_own or own_clock(config):
         raise UsageError(f"{name} does not take timesteps on this model", "use flow-euler on a flow model")
     if name == FLOW_EULER and timesteps[0] != levels:
         what = f"timesteps begin at {timesteps[0]:g}, and what is drawn begins as noise alone"
@@ -228,11 +229,6 @@ def _check_taken(name: str, scheduler: Any, steps: int) -> None:
     if (len(places), different) != (steps, steps):
         what = f"asked for {steps} steps on this model, {name} takes {len(places)}, {different} of them different"
         raise UsageError(what, "ask for another number of steps")
-
-
-def _is_dpm_flow(name: str, config: dict[str, Any]) -> bool:
-    """Whether it is a diffusion solver on a flow model, which lays out its steps itself."""
-    return name != FLOW_EULER and predicts_flow(config)
 
 
 def _is_xl(model: Path) -> bool:

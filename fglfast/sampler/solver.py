@@ -7,7 +7,7 @@ from typing import Any
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.generator.kinds import STABLE_DIFFUSION, pipeline_name
 from fglfast.generator.parts import part
-from fglfast.generator.scheduler import CONFIG, EULER, lacks, own_clock, scheduler_class, scheduler_config
+from fglfast.generator.scheduler import CONFIG, EULER, lacks, noise_levels, own_clock, scheduler_class, scheduler_config
 
 SOLVERS = {
     "ddim": "DDIMScheduler",
@@ -49,7 +49,7 @@ def check_steps(name: str, config: dict[str, Any], steps: int) -> None:
     Raises:
         UsageError: naming how many there are.
     """
-    levels = int(config.get("num_train_timesteps", 1000))
+    levels = noise_levels(config)
     if not predicts_flow(config) and steps > levels:
         raise UsageError(f"{steps} steps of a model of {levels} noise levels", f"ask for {levels} at most")
     original = signature(scheduler_class(name)).parameters.get(ORIGINAL)

@@ -11,22 +11,14 @@ OF_STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule"
 
 
 def trailing(levels: int, steps: int) -> tuple[int, ...]:
-    """Even steps that begin at the last timestep (arXiv 2305.08891, section 3.3).
-
-    Args:
-        levels: timesteps that the model was trained on.
-        steps: at most as many.
-    """
+    """Even steps, no more than levels, that begin at a model's last timestep (arXiv 2305.08891, section 3.3)."""
     return _whole(levels - np.arange(steps) * levels / steps - 1)
 
 
 def align_your_steps(config: dict[str, Any], steps: int, xl: bool) -> tuple[int, ...]:
-    """Align Your Steps on a model's own noise schedule; the first is its last timestep, where all is noise.
+    """Align Your Steps on the noise schedule of a config; the first is its last timestep, where all is noise.
 
-    Args:
-        config: of its scheduler.
-        steps: at most as many as it has noise levels.
-        xl: whether it is of Stable Diffusion XL's kind.
+    There are no more steps than it has noise levels.
     """
     sigmas = _sigmas(config, without_last=True)  # which is the first step's, and infinite at zero terminal SNR
     timesteps = np.interp(np.log(aligned_levels(steps, xl)), np.log(sigmas), np.arange(len(sigmas)))

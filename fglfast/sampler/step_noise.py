@@ -60,22 +60,14 @@ def numbered(latents_BCHW: Tensor) -> Fresh:
 
 
 def draws_ungiven(start: Callable[[], Any]) -> bool:
-    """Whether two runs from the same place, given the same noise, end in two places: no image could be drawn again.
-
-    Args:
-        start: makes the solver at its first step.
-    """
+    """Whether two runs of a solver, given the same noise, end in two places: no image could be drawn again."""
     with torch.random.fork_rng(devices=[]):  # the caller's draws stay what they are, the second run's are others
         first, second = _run(start)[0], _run(start)[0]
     return not torch.allclose(first, second, rtol=0.0, atol=0.0, equal_nan=True)
 
 
 def draws(start: Callable[[], Any]) -> bool:
-    """Whether a solver adds noise on its way: one start then has many ends.
-
-    Args:
-        start: makes the solver at its first step.
-    """
+    """Whether a solver adds noise on its way: one start then has many ends."""
     with torch.random.fork_rng(devices=[]):
         return _run(start)[1] > 0
 

@@ -19,11 +19,7 @@ MOST = 1 << 10  # bytes of a checksum's file
 
 
 class Hashing:
-    """A stream for `tarfile` to write to that hashes what passes.
-
-    Args:
-        stream: where the bytes go; None to hash them only.
-    """
+    """A stream for `tarfile` to write to: it hashes what it passes on to another, if there is one."""
 
     def __init__(self, stream: BinaryIO | None = None) -> None:
         self.stream, self.size, self._digest = stream, 0, hashlib.sha256()

@@ -69,11 +69,7 @@ def read_description(folder: Path) -> Description:
 
 
 def read_as(kind: type[D], folder: Path) -> D:
-    """Read and check `dataset.json`.
-
-    Args:
-        kind: how much has to be said.
-        folder: of the data set.
+    """Read and check `dataset.json`, which has to say what a kind of description does.
 
     Raises:
         BadInputError: it is missing, of another version or not as it must be, or a part of the folder lies elsewhere.

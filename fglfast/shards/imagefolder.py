@@ -11,8 +11,7 @@ from fglfast.base.folders import is_system, leads_out, subfolders
 from fglfast.base.wording import some
 from fglfast.images.folder_names import FILE, folder_names, write_names
 from fglfast.shards.description import FACTS, IMAGES, LOCKS
-from fglfast.shards.places import check_places
-from fglfast.shards.tar import read_samples, shard_name
+from fglfast.shards.tar import check_places, read_samples, shard_name
 
 
 def export_imagefolder(out: Path, class_names: tuple[str, ...], shards: int) -> Path | None:
@@ -45,10 +44,7 @@ def _export(out: Path, class_names: tuple[str, ...], shards: int) -> Path:
         raise BadInputError(f"{target / min(strange)}: of no class of this data set", f"delete {target}, run again")
     renamed, made = write_names(target, names, class_names), Counter[Path]()
     for number in range(shards):
-        shard = out / shard_name(number)
-        for name, sample in read_samples(shard):
-            if sample.label >= len(folders):
-                raise BadInputError(f"{shard}: {name} has label {sample.label} of {len(folders)} classes", "verify it")
+        for name, sample in read_samples(out / shard_name(number), len(folders)):
             path = folders[sample.label] / name
             if not _holds(path, sample.image):
                 write_atomic(path, sample.image)

@@ -21,8 +21,7 @@ from fglfast.base.folders import leads_out, numbered
 from fglfast.base.machine import cores
 from fglfast.base.ranks import ranks_here
 from fglfast.shards.description import Description
-from fglfast.shards.places import check_place
-from fglfast.shards.tar import UNDECODABLE, decode_image, read_entries, shard_name
+from fglfast.shards.tar import UNDECODABLE, check_place, decode_image, read_entries, shard_name
 
 RESUME_HINT = "synthesize is not finished: run it again, it goes on where it stopped."
 
@@ -100,12 +99,9 @@ def _shard_paths(folder: Path, shards: int) -> tuple[Path, ...]:
 
 
 class SyntheticImages:
-    """The images of an index as uint8 [3, S, S], resized bicubically; each is decoded whenever it is asked for.
+    """The images of an index as uint8 [3, S, S]; each is decoded whenever it is asked for.
 
-    Args:
-        index: where they lie.
-        native_size: side in pixels every stored image must have.
-        image_size: S, the side they are resized to.
+    Every stored image must have a side of `native_size` pixels; they are resized bicubically to S, `image_size`.
     """
 
     def __init__(self, index: Index, native_size: int, image_size: int) -> None:

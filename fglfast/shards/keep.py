@@ -13,8 +13,7 @@ from fglfast.base.files import write_atomic
 from fglfast.base.untrusted import read_object
 from fglfast.base.wording import some
 from fglfast.shards.description import Description
-from fglfast.shards.places import check_places
-from fglfast.shards.tar import read_samples, shard_name
+from fglfast.shards.tar import check_places, read_samples, shard_name
 
 LEFT_OUT = "left-out.json"
 MOST_LIST = 256 << 20  # bytes of it
@@ -96,13 +95,7 @@ def leave_out(folder: Path, description: Description, keep: str) -> Places:
 
 
 def places_left_out(folder: Path, description: Description, keep: str | None) -> Places:
-    """The places of the images that are not trained on, ascending: by the list that is there, or by scores.
-
-    Args:
-        folder: of the data set.
-        description: its own.
-        keep: as of `Keep.parse`; it goes before the list.
-    """
+    """The places of the images that are not trained on, ascending: by scores (see `Keep.parse`), else by the list."""
     return _chosen(folder, description, keep) if keep else left_out(folder, description)
 
 

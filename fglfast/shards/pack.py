@@ -12,12 +12,9 @@ SHARD_SIZE = 4096  # images
 
 
 def pack(dataset: LabelledImages, image_size: int, folder: Path) -> None:
-    """Write all images, cropped to squares of one size, as shards; a folder that is whole is left as it is.
+    """Write all images, cropped to squares of so many pixels a side, as shards.
 
-    Args:
-        dataset: the images and their labels.
-        image_size: side in pixels.
-        folder: of the shards; its `dataset.json`, written last, says that it is whole.
+    A folder that is whole, as its `dataset.json` says, which is written last, is left as it is.
     """
     if (folder / FACTS).exists():
         return

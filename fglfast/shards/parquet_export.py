@@ -10,8 +10,7 @@ from fglfast.base.files import exclusive, file_digest, replacing
 from fglfast.base.folders import leads_out
 from fglfast.base.wording import some
 from fglfast.shards.description import LOCKS, PARQUET
-from fglfast.shards.places import check_places
-from fglfast.shards.tar import Sample, read_samples, shard_name
+from fglfast.shards.tar import check_places, read_samples, shard_name
 
 ROWS = 256  # written together
 MADE_OF = b"shard_sha256"
@@ -61,12 +60,8 @@ def _export(shard: Path, class_names: tuple[str, ...], path: Path) -> None:
     schema = pa.schema([("image", image), ("label", pa.int64())], metadata)
     with replacing(path) as stream, parquet.ParquetWriter(stream, schema) as writer:
         rows: list[dict[str, object]] = []
-        for name, sample in read_samples(shard):
-            if sample.label >= len(class_names):
-                raise BadInputError(
-                    f"{shard}: {name} has label {sample.label} of {len(class_names)} classes", "verify it"
-                )
-            rows.append(_row(name, sample))
+        for name, sample in read_samples(shard, len(class_names)):
+            rows.append({"image": {"bytes": sample.image, "path": name}, "label": sample.label})
             if len(rows) == ROWS:
                 writer.write_table(pa.Table.from_pylist(rows, schema))
                 rows.clear()
@@ -83,10 +78,6 @@ def _made_of(path: Path) -> bytes:
         return bytes((parquet.read_schema(path).metadata or {}).get(MADE_OF, b""))
     except pa.ArrowException:
         return b""
-
-
-def _row(name: str, sample: Sample) -> dict[str, object]:
-    return {"image": {"bytes": sample.image, "path": name}, "label": sample.label}
 
 
 def _features(class_names: Sequence[str]) -> dict[str, object]:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,14 +78,8 @@ def encode_image(pixels_HWC: NDArray[np.uint8], image_format: ImageFormat) -> by
 def write_shard(path: Path, samples: Iterable[Sample], image_format: ImageFormat, expected: str | None = None) -> int:
     """Write a shard under a temporary name, fsync it, write its checksum and rename it; returns its bytes.
 
-    Args:
-        path: the shard.
-        samples: what it holds, in order.
-        image_format: of all images.
-        expected: sha256 that it must have; None takes any.
-
     Raises:
-        FglError: it has another; what was there is left as it was.
+        FglError: another sha256 is expected; what was there is left as it was.
         OSError: the disk refused.
     """
     with replacing(path) as stream:
@@ -129,14 +123,7 @@ def write_tar(stream: Hashing, samples: Iterable[Sample], image_format: ImageFor
 
 @dataclass(frozen=True)
 class Entry:
-    """A labelled image as it lies in a shard, its pixels and facts unread.
-
-    Attributes:
-        key: name within the shard, without extension.
-        image: the encoded image.
-        label: class index.
-        facts: `KEY.json`.
-    """
+    """As `Sample`, as it lies in a shard, its pixels and facts unread."""
 
     key: str
     image: TarMember
@@ -183,14 +170,40 @@ def read_facts(path: Path, entry: Entry) -> dict[str, Any]:
         return json_object(content(stream, entry.facts))
 
 
-def read_samples(path: Path) -> Iterator[tuple[str, Sample]]:
+def read_samples(path: Path, classes: int | None = None) -> Iterator[tuple[str, Sample]]:
     """The images of a shard, in order, each with its file name: digits, a dot, `png` or `webp`.
 
     Raises:
-        BadInputError: the shard is damaged, or cannot be read.
+        BadInputError: the shard is damaged, or cannot be read, or a label is of none of so many classes.
     """
     with _reading(path) as stream:
-        yield from samples_of(stream)
+        for name, sample in samples_of(stream):
+            if classes is not None and sample.label >= classes:
+                raise BadInputError(f"{path}: {name} has label {sample.label} of {classes} classes", "verify it")
+            yield name, sample
+
+
+def check_places(folder: Path, shards: int) -> None:
+    """Refuse a data set in which a shard lies under another's name: synthesize names images by their place in it.
+
+    Raises:
+        BadInputError: one does, or is damaged.
+    """
+    place = 0
+    for number in range(shards):
+        shard = folder / shard_name(number)
+        entries = list(read_entries(shard))
+        check_place(shard, entries, place)
+        place += len(entries)
+
+
+def check_place(shard: Path, entries: Sequence[Entry], place: int) -> None:
+    """As `check_places`, of one shard that holds these entries; so many images are in the shards before it."""
+    if entries and int(entries[0].key) != place:
+        raise BadInputError(
+            f"{shard}: holds another shard: its first image is number {int(entries[0].key)}, not {place}",
+            f"fglfast verify {shard.parent} --repair draws the right one again",
+        )
 
 
 def samples_of(stream: BinaryIO) -> Iterator[tuple[str, Sample]]:

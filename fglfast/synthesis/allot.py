@@ -35,7 +35,8 @@ def allot_rows(total: int, counts: Ints, rows: Ints, clients: Ints, max_share: f
     Returns:
         Images of each row [R].
     """
-    claimed = _sums(counts, rows)
+    claimed = np.zeros(int(rows.max()) + 1, dtype=np.int64)
+    np.add.at(claimed, rows, counts)
     of_row = allot(total, claimed)
     if max_share >= 1:
         return of_row
@@ -66,9 +67,3 @@ def _capped(total: int, counts: Ints, cap: int) -> Ints:
         quotas[held] = cap
         quotas[~held] = allot(total - cap * int(held.sum()), counts[~held])
     return quotas
-
-
-def _sums(counts: Ints, rows: Ints) -> Ints:
-    sums = np.zeros(int(rows.max()) + 1, dtype=np.int64)
-    np.add.at(sums, rows, counts)
-    return sums

@@ -57,13 +57,10 @@ class _Rows:
 def accounts_of(
     rows: tuple[Row, ...], merged: Merged, model: Path | None, known: Mapping[str, int | None]
 ) -> tuple[Account, ...]:
-    """The accounts of all clients of a plan.
+    """The accounts of all clients of a plan of these rows.
 
-    Args:
-        rows: of the plan.
-        merged: the clients' rows, which it was made of.
-        model: folder of the generator, whose text encoder says what odd rows are nearest to; None asks nobody.
-        known: that, by digest, for rows that were odd before.
+    The text encoder in the folder `model` says what odd rows are nearest to; without one `known` does, by digest, for
+    rows that were odd before.
     """
     table = _table(merged)
     taken_R = _taken(table, len(merged.class_names))

@@ -26,9 +26,7 @@ CODE_TOLERANCE = 1.0 / STEPS  # a step of eight bits, of which rounding takes a 
 class ClassRows:
     """What class-level rows have to be, for one model; each prompt is encoded once.
 
-    Args:
-        model: the generator's folder.
-        templates: of clients' own, those that are taken; None takes any, which says so by name.
+    Clients' own templates are taken if they are among `templates`; None takes any, and a note says whose.
     """
 
     def __init__(self, model: Path, templates: Collection[str] | None = None) -> None:

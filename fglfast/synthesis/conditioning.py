@@ -1,6 +1,7 @@
 """Payload rows as a denoiser takes text."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ class Conditioning:
         domains = sorted(set(merged.domains), key=str)
         prompts = [load_prompts(engine.model, domain).negative for domain in domains]
         distinct = sorted(set(prompts))
-        self._negatives_PLE = self.networks.project(torch.stack([_encode(engine, prompt) for prompt in distinct]))
+        encode = partial(negative_embedding, engine.networks, engine.shapes, engine.model)
+        self._negatives_PLE = self.networks.project(torch.stack([encode(prompt) for prompt in distinct]))
         of_domain = {domain: distinct.index(prompt) for domain, prompt in zip(domains, prompts, strict=True)}
         self._of_client = np.array([of_domain[domain] for domain in merged.domains], dtype=np.int64)
 
@@ -60,25 +62,11 @@ class Conditioning:
 
 def negative_text(engine: Engine) -> Tensor:
     """Embedding [L,D] of the model's negative prompt for images of no particular domain, where the engine computes."""
-    return _encode(engine, load_prompts(engine.model).negative)
-
-
-def _encode(engine: Engine, prompt: str) -> Tensor:
-    return negative_embedding(engine.networks, engine.shapes, engine.model, prompt)
+    return negative_embedding(engine.networks, engine.shapes, engine.model, load_prompts(engine.model).negative)
 
 
 def check_fit(merged: Merged, model: Path, shapes: Shapes) -> None:
-    """Refuse payloads that a model cannot draw from; no engine need be there.
-
-    Args:
-        merged: the clients' rows.
-        model: its folder.
-        shapes: of its networks.
-
-    Raises:
-        BadInputError: the payloads come from another text encoder, or their rows have another shape, or token ids that
-            it does not know.
-    """
+    """Refuse, as `Conditioning` does, payloads that the model in a folder cannot draw from; no engine need be there."""
     fingerprint = text_fingerprint(model)
     if merged.text_encoder != fingerprint:
         raise BadInputError(

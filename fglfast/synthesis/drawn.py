@@ -122,10 +122,6 @@ class Drawn(Description, SynthesisSettings):
         """Each client with its payload."""
         return frozenset(zip(self.clients, self.payloads, strict=False))
 
-    def of_settings(self) -> SynthesisSettings:
-        """What a user decided of it."""
-        return SynthesisSettings(**{name: getattr(self, name) for name in SynthesisSettings.model_fields})
-
     def same(self, other: "Drawn") -> bool:
         """Whether both are one data set, whatever the generator's folder is called and whatever is told of clients."""
         aside: dict[str, Any] = {"model": "", "accounts": ()}

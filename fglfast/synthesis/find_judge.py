@@ -20,10 +20,8 @@ DRAWING, LABEL_FLOW = "generator", "label-flow"  # the data set's own generator,
 def find_judge(name: str, class_names: Sequence[str], drawing: LazyEngine) -> Judge:
     """The judge of a name: the generator that draws, another one, a classifier, or a model of CLIP's kind.
 
-    Args:
-        name: `generator`, `label-flow`, a folder, or an id on the hub.
-        class_names: by label.
-        drawing: the data set's own generator; it is not opened before it is asked.
+    A name is `generator`, `label-flow`, a folder, or an id on the hub. `drawing` is the data set's own generator, which
+    is not opened before it is asked.
 
     Raises:
         BadInputError: it cannot be had, is of another kind, or knows not all classes.

@@ -33,10 +33,7 @@ def enter(out: Path) -> bool:
 def begin(out: Path, drawn: Drawn, update: bool = False) -> Path:
     """Write a data set's card and description, or check that those there are of the same plan; ranks take turns.
 
-    Args:
-        out: the folder.
-        drawn: what it is to hold.
-        update: whether what it holds may become that.
+    With `update`, what the folder holds may become the data set.
 
     Returns:
         Where the shards go: `out`, or the folder that takes its place by `finish`.

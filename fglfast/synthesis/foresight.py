@@ -21,7 +21,7 @@ from fglfast.shards.description import FACTS
 from fglfast.synthesis.conditioning import check_rows
 from fglfast.synthesis.drawn import Drawn
 from fglfast.synthesis.folder import refuse_another
-from fglfast.synthesis.older import Change, change
+from fglfast.synthesis.older import change
 from fglfast.synthesis.settings import SynthesisSettings, plan_of
 from fglfast.synthesis.synthesize import check_work, room, sound_images
 
@@ -45,24 +45,8 @@ def foreseen(
     not here, neither the payloads' text encoder nor the folder's plan is compared with it, and `plan` is None.
 
     Raises:
-        UsageError: what `synthesize` would refuse.
-        BadInputError: likewise.
-        MissingExtraError: likewise.
+        UsageError, BadInputError, MissingExtraError: what `synthesize` would refuse.
     """
-    found = _of_shards(recipe, merged, settings, out, engines, world_size, update)
-    more = room(found["images"], recipe.image_size, out)[0] if unpacked else 0
-    return found | {"bytes_at_most": found["bytes_at_most"] + more}
-
-
-def _of_shards(
-    recipe: Recipe,
-    merged: Merged,
-    settings: SynthesisSettings,
-    out: Path,
-    engines: Path,
-    world_size: int,
-    update: bool,
-) -> dict[str, Any]:
     chosen(recipe.backend, recipe.precision)
     model = recipe.model_folder(need="configs")
     made = recipe.lora or embedded_guidance(model)  # of the weights that are there
@@ -70,20 +54,19 @@ def _of_shards(
         usable_folder(out)
         check_rows(merged, model, read_shapes(model, recipe.image_size))
         note(f"{recipe.model}: its weights are not here yet, so whether they fit the payloads is not known yet")
-        return _foreseen(recipe, None, model, merged, settings, out, world_size, update)
-    check_work(merged, settings, out, model, recipe.image_size, update)
-    if is_built(recipe, model, engines):
-        return estimate(build_engine(recipe, model, engines), merged, settings, out, world_size, update)
-    return _foreseen(recipe, model_fingerprint(model), model, merged, settings, out, world_size, update)
+        found = _foreseen(recipe, None, model, merged, settings, out, world_size, update)
+    else:
+        check_work(merged, settings, out, model, recipe.image_size, update)
+        if is_built(recipe, model, engines):
+            found = estimate(build_engine(recipe, model, engines), merged, settings, out, world_size, update)
+        else:
+            found = _foreseen(recipe, model_fingerprint(model), model, merged, settings, out, world_size, update)
+    more = room(found["images"], recipe.image_size, out)[0] if unpacked else 0
+    return found | {"bytes_at_most": found["bytes_at_most"] + more}
 
 
 def estimate(
-    engine: Engine,
-    merged: Merged,
-    settings: SynthesisSettings,
-    out: Path,
-    world_size: int = 1,
-    update: bool = False,
+    engine: Engine, merged: Merged, settings: SynthesisSettings, out: Path, world_size: int = 1, update: bool = False
 ) -> dict[str, Any]:
     """As `foreseen`, by an engine that is there, with the seconds that it takes."""
     key = engine.manifest.key
@@ -111,8 +94,10 @@ def _foreseen(
 ) -> dict[str, Any]:
     """All of it but the seconds; without a plan and changes where the weights' fingerprint is not known."""
     plan, changes = plan_of(weights or "", sizes.image_size, merged, settings), None
-    if weights and update:
-        changes = planned_change(out, Drawn.to_be(plan, weights, sizes.image_size, model.name, merged, settings))
+    if weights and update and (out / FACTS).exists():
+        to_be = Drawn.to_be(plan, weights, sizes.image_size, model.name, merged, settings)
+        if refuse_another(out, to_be, update):
+            changes = change(Drawn.of(out), to_be, sound_images(out).sound)
     left = changes.new if changes else sum(map(plan.size, plan.remaining(out)))
     rows = [rows for _, rows in Schedule.of_model(model, settings.sampling).rows()]
     passes, decodes = passes_of(-(-left // world_size), rows, sizes.unet_batch, sizes.vae_batch)
@@ -133,13 +118,9 @@ def _foreseen(
 
 
 def passes_of(images: int, rows: list[int], unet_batch: int, vae_batch: int) -> tuple[int, int]:
-    """Passes through UNet and decoder that images take: batches are full whatever the shard size, but for the last.
+    """Passes through UNet and decoder that the images of one process take, of `rows` of the UNet at each step.
 
-    Args:
-        images: how many are drawn by one process.
-        rows: of the UNet at each step of an image.
-        unet_batch: rows of a pass, and images that are drawn together.
-        vae_batch: images of a pass of the decoder.
+    Batches, of `unet_batch` images, are full whatever the shard size, but for the last.
     """
     full, rest = divmod(images, unet_batch)
     of_batch = {size: sum(-(-size * each // unet_batch) for each in rows) for size in (unet_batch, rest)}
@@ -158,10 +139,3 @@ def _seconds(engine: Engine, passes: int, decodes: int) -> float:
         ROUNDS,
     )
     return passes * timed["denoise"].seconds + decodes * timed["decode"].seconds
-
-
-def planned_change(out: Path, to_be: Drawn) -> Change | None:
-    """What an update would change; None if there is nothing to update."""
-    if not (out / FACTS).exists() or not refuse_another(out, to_be, update=True):
-        return None
-    return change(Drawn.of(out), to_be, sound_images(out).sound)

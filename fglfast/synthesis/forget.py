@@ -77,7 +77,7 @@ def forget(
         merged = merge_payloads(payload for payload in payloads if payload.header.client != client)
         _check_others(client, there, merged)
         plan = plan_of(there.weights, there.image_size, merged, there)
-        to_be = Drawn.to_be(plan, there.weights, there.image_size, there.model, merged, there.of_settings())
+        to_be = Drawn.to_be(plan, there.weights, there.image_size, there.model, merged, there)
         older = sound_images(out)
         changes = change(there, to_be, older.sound)
         receipt = _receipt(there, to_be, changes)

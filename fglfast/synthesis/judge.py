@@ -45,11 +45,7 @@ class Judge(Protocol):
 
 
 def check_judge(wanted: str | None, judge: Judge | None) -> None:
-    """Refuse to draw images of a data set whose scores another judge gave.
-
-    Args:
-        wanted: fingerprint of the data set's judge; None if it has none.
-        judge: that is at hand.
+    """Refuse to draw images of a data set whose scores another judge gave than the one at hand, or none.
 
     Raises:
         UsageError: it is another.
@@ -89,9 +85,7 @@ class ClassifierJudge:
 class TextJudge:
     """A model that compares images with texts, such as CLIP (arXiv 2103.00020) and SigLIP; float16 on a GPU.
 
-    Args:
-        name: hub id or folder: safetensors only, no code of its own.
-        class_names: by label.
+    Its name is a hub id or a folder: safetensors only, no code of its own.
 
     Raises:
         BadInputError: it cannot be had, or transformers knows no such model.
@@ -157,12 +151,7 @@ def own(probabilities_BK: Tensor, labels: Sequence[int], judge: str = "the gener
 
 
 def columns_of(judge: Path, names: Sequence[str], class_names: Sequence[str]) -> list[int]:
-    """Where a judge has each of some classes among its own.
-
-    Args:
-        judge: its folder.
-        names: of the judge's classes.
-        class_names: of the data set's.
+    """Where the judge in a folder has each of a data set's classes among the `names` of its own.
 
     Raises:
         BadInputError: it does not know them all.

@@ -8,7 +8,7 @@ from pathlib import Path
 from fglfast.base.errors import BadInputError
 from fglfast.base.wording import some
 from fglfast.shards.headers import content
-from fglfast.shards.tar import Entry, Sample, read_entries, read_facts, shard_name
+from fglfast.shards.tar import Sample, read_entries, read_facts, shard_name
 from fglfast.synthesis.drawn import Drawn
 from fglfast.synthesis.plan import Item, Plan
 from fglfast.synthesis.writer import key_of
@@ -17,17 +17,11 @@ OPEN = 16  # shards whose entries are remembered
 
 
 class Older:
-    """The sound shards of a data set.
-
-    Args:
-        folder: where it lies.
-        plan: its own.
-        sound: numbers of the shards that may be read.
-    """
+    """The images in the shards of a data set that are sound, by their numbers; the plan is its own."""
 
     def __init__(self, folder: Path, plan: Plan, sound: Collection[int]) -> None:
         self.folder, self.plan, self.sound = folder, plan, frozenset(sound)
-        self._entries = lru_cache(OPEN)(self._read_entries)
+        self._entries = lru_cache(OPEN)(lambda number: list(read_entries(folder / shard_name(number))))
 
     def holds(self, item: Item) -> bool:
         """Whether the image of this identity is there."""
@@ -59,9 +53,6 @@ class Older:
         )
         return self.folder / shard_name(number) if same else None
 
-    def _read_entries(self, number: int) -> list[Entry]:
-        return list(read_entries(self.folder / shard_name(number)))
-
 
 @dataclass(frozen=True)
 class Change:
@@ -91,13 +82,7 @@ class Change:
 
 
 def change(there: Drawn, to_be: Drawn, sound: Collection[int]) -> Change:
-    """What an update would do.
-
-    Args:
-        there: the data set.
-        to_be: the one to take its place.
-        sound: numbers of the shards of `there` that can be used.
-    """
+    """What an update would do to a data set whose shards of the numbers `sound` can be used."""
     one, other = (dict(zip(drawn.clients, drawn.payloads, strict=True)) for drawn in (there, to_be))
     old, new, usable = there.layout, to_be.layout, frozenset(sound)
     lost = [item for number in set(range(old.shards)) - usable for item in old.shard(number)]

@@ -1,7 +1,6 @@
 """In which order the images of a class stand: which row, and which of its images, is at a place, and the reverse."""
 
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 
@@ -9,16 +8,6 @@ from fglfast.synthesis.allot import Ints
 
 BLOCK = 1024  # images at least that are put in order together, unless there are fewer
 KEPT = 2  # blocks of a class that are remembered
-
-
-class Order(Protocol):
-    """An order of a class's images."""
-
-    def at(self, place: int) -> tuple[int, int]:
-        """Row of the class, and ordinal, of the image at a place."""
-
-    def place(self, row: int, ordinal: int) -> int:
-        """Place of a row's image."""
 
 
 class InTurn:
@@ -71,11 +60,7 @@ class InTurn:
 
 
 class RowByRow:
-    """All of a row's images, then the next row's: as data sets up to format 2 have them.
-
-    Args:
-        images: of each row [R].
-    """
+    """As `InTurn`, but all of a row's images, then the next row's: as data sets up to format 2 have them."""
 
     def __init__(self, images: Ints) -> None:
         self._until, self._images = np.cumsum(images), images
@@ -88,3 +73,6 @@ class RowByRow:
     def place(self, row: int, ordinal: int) -> int:
         """Place of a row's image."""
         return int(self._until[row] - self._images[row]) + ordinal
+
+
+Order = InTurn | RowByRow

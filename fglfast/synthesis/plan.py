@@ -195,15 +195,8 @@ def make_plan(
     """Balance the classes, and share each among its rows in proportion to their counts.
 
     Rows of equal content are one, and have the counts of all clients that sent it. A change of counts changes how many
-    ordinals a row has, and no image.
-
-    Args:
-        merged: the payload rows of all clients.
-        images_per_class: images of every class that has at least one row.
-        seed: plan seed.
-        shard_size: images a shard.
-        settings: what else decides the images (model weights, steps, guidance, format); must be JSON.
-        max_share: of a class's images that one client's rows get if others hold it too.
+    ordinals a row has, and no image. One client's rows get `max_share` of a class's images if others hold it too; see
+    `Plan` for the others.
 
     Raises:
         BadInputError: the payloads hold no row.

@@ -13,7 +13,12 @@ def shares(folder: Path) -> dict[str, dict[str, ClassAccount]]:
     Raises:
         BadInputError: the folder is no data set, or an earlier version's, which does not tell.
     """
-    return shares_by_name(_drawn(folder))
+    drawn = Drawn.of(folder)
+    if not drawn.by_content:
+        raise BadInputError(
+            f"{folder}: its format {drawn.format_version} does not say which rows clients sent", "draw it anew"
+        )
+    return shares_by_name(drawn)
 
 
 def shares_by_name(drawn: Drawn) -> dict[str, dict[str, ClassAccount]]:
@@ -27,12 +32,3 @@ def shares_by_name(drawn: Drawn) -> dict[str, dict[str, ClassAccount]]:
 def accounts_in(drawn: Drawn) -> tuple[Account, ...]:
     """Of all clients, in order; of a data set by a version that did not write them, what its rows tell."""
     return drawn.accounts or reckon(drawn.rows, drawn.clients)
-
-
-def _drawn(folder: Path) -> Drawn:
-    drawn = Drawn.of(folder)
-    if not drawn.by_content:
-        raise BadInputError(
-            f"{folder}: its format {drawn.format_version} does not say which rows clients sent", "draw it anew"
-        )
-    return drawn

@@ -9,27 +9,20 @@ from numpy.typing import NDArray
 
 from fglfast.base.errors import BadInputError
 from fglfast.generator.inventory import load_inventory
-from fglfast.generator.text import load_prompts, text_fingerprint
-from fglfast.generator.text_encoder import TextEncoder
+from fglfast.generator.text import load_prompts
 from fglfast.payload import Limits, Payload
 from fglfast.payload.read import FEWER
+from fglfast.synthesis.class_rows import ClassRows
 
 
 class Router:
-    """Makes the embeddings of routed payloads; the text encoder and the adapters are loaded when first used.
-
-    Args:
-        model: the generator's folder; its text side suffices.
-        inventory: the file of adapters that clients were given.
-        limits: the most that a payload's embeddings may take.
-    """
+    """Makes the embeddings of routed payloads, of the adapters that clients were given and a model's text side."""
 
     def __init__(self, model: Path, inventory: Path, limits: Limits | None = None) -> None:
         self.model, self.file, self.limits = model, inventory, limits or Limits()
-        self.inventory = load_inventory(inventory, text_fingerprint(model))
+        self.class_rows = ClassRows(model)
+        self.inventory = load_inventory(inventory, self.class_rows.fingerprint)
         self.fingerprint = self.inventory.fingerprint()
-        self.encoder: TextEncoder | None = None
-        self.known: dict[str, NDArray[np.float32]] = {}
 
     def rows(self, payload: Payload) -> Payload:
         """The payload with its embeddings beside its routing; one that is not routed as it is.
@@ -58,13 +51,6 @@ class Router:
     @torch.no_grad()
     def _row(self, prompt: str, logits_1RH: torch.Tensor) -> NDArray[np.float16]:
         """One embedding [L,D]; alone, so that what stands beside it changes no bit of it."""
-        text_1LD = torch.from_numpy(self._encoded(prompt))[None]
+        text_1LD = torch.from_numpy(self.class_rows.encoded(prompt)[1])[None]
         row_LD = self.inventory(text_1LD, logits_1RH)[0].clamp(-65504, 65504).numpy().astype(np.float16)
         return np.asarray(row_LD)
-
-    def _encoded(self, prompt: str) -> NDArray[np.float32]:
-        if self.encoder is None:
-            self.encoder = TextEncoder.load(self.model)
-        if prompt not in self.known:
-            self.known[prompt] = self.encoder.encode(self.encoder.tokenize([prompt]))[0]
-        return self.known[prompt]

@@ -35,13 +35,7 @@ SEED = 2303_16203  # of the noise
 
 @dataclass
 class LazyEngine:
-    """An engine that is opened when it is first needed, and shared by who draws and who judges.
-
-    Attributes:
-        recipe: of its model.
-        engines: folder that holds engines by key.
-        opener: opens it.
-    """
+    """An engine in a folder of them, opened when it is first needed, and shared by who draws and who judges."""
 
     recipe: Recipe
     engines: Path
@@ -57,13 +51,8 @@ class GeneratorJudge:
     """Compares an image's denoising loss under its class's prompt with those under others (arXiv 2303.16203).
 
     Of many classes each is held against the few whose prompts are most like its own: what the others cost would grow
-    with the classes, and tell little.
-
-    Args:
-        lent: the generator.
-        class_names: by label.
-        levels: of noise; each costs a pass of the UNet for every class that is asked about.
-        asked: classes that an image is held against, its own among them.
+    with the classes, and tell little. `asked` counts its own class too; each of the levels of noise costs a pass of the
+    UNet for every one that is asked about.
 
     Raises:
         BadInputError: the generator cannot be had, or what it was trained to predict is not known.
@@ -116,10 +105,6 @@ class GeneratorJudge:
 
 class LabelFlowJudge:
     """Asks the flow of labels that `pretrain` taught beside a generator: one small pass an image.
-
-    Args:
-        model: the generator's folder.
-        class_names: by label.
 
     Raises:
         BadInputError: it has no label flow, or one that does not know all classes.

@@ -15,13 +15,8 @@ def starting_noise(seed: int, item: Item, shape: tuple[int, int, int], step: int
 
     The same at any batch size, rank count, order or resume, and whatever else a plan holds (Salmon et al., SC 2011).
     The identity's sha256 is the key and the upper 64 bits of the counter; the next hold the step and the draw, and the
-    lowest count.
-
-    Args:
-        seed: of the plan.
-        item: whose name, digest, ordinal and draw count; where it stands does not.
-        shape: of the noise.
-        step: 0 is where sampling starts; a solver that draws noise at its steps asks for the others.
+    lowest count. Where an item stands does not matter. Step 0 is where sampling starts; a solver that draws noise as it
+    goes asks for the others.
     """
     identity = json.dumps([seed, item.name, item.digest, item.ordinal]).encode()
     key = np.frombuffer(hashlib.sha256(identity).digest(), dtype="<u8")

@@ -69,14 +69,6 @@ def check_work(
 ) -> None:
     """Refuse, before an engine is built or a dry run says how long it would take, what `synthesize` would refuse.
 
-    Args:
-        merged: the clients' rows.
-        settings: as for `synthesize`.
-        out: likewise.
-        model: folder of the model that would draw.
-        image_size: side in pixels.
-        update: as for `synthesize`.
-
     Raises:
         UsageError: `out` cannot be used, or belongs to another plan.
         BadInputError: the payloads do not fit the model.
@@ -144,11 +136,7 @@ def synthesize(
 def accounted(to_be: Drawn, merged: Merged, model: Path | None, known: Drawn | None = None) -> Drawn:
     """A data set's description with the accounts of its clients.
 
-    Args:
-        to_be: without them.
-        merged: the clients' rows.
-        model: folder of the generator; None looks nothing up.
-        known: a data set of some of these rows, which may say what odd ones are nearest to.
+    The generator in the folder `model` says what odd rows are nearest to; without one, a `known` data set may.
     """
     odd = [odd for account in known.accounts for odd in account.odd] if known else []
     accounts = accounts_of(to_be.rows, merged, model, {row.row: row.nearest for row in odd})
@@ -167,19 +155,10 @@ def make(
     before_swap: Callable[[Path], None] = lambda _: None,
     judge: Judge | None = None,
 ) -> SynthesisResult:
-    """As `synthesize`, of a plan that is made, in a folder that is locked.
+    """As `synthesize`, of a plan that is made, in a folder that is locked; `place` is rank and number of ranks.
 
-    Args:
-        to_be: what the folder is to hold.
-        plan: its plan.
-        describe: what is written beside an image that is drawn.
-        drawer: may be None if nothing has to be drawn.
-        out: the folder.
-        place: rank and number of ranks.
-        update: as for `synthesize`.
-        older: the images that are there, for an update, if they are known to be sound; else they are checked.
-        before_swap: called with the folder of an update once its shards are there.
-        judge: as for `synthesize`.
+    There may be no drawer if nothing has to be drawn. For an update, `older` are the images that are there, if they are
+    known to be sound; else they are checked. `before_swap` is called with its folder once the shards are there.
     """
     folder, started = begin(out, to_be, update), time.perf_counter()
     older = (older or sound_images(out)) if folder != out else None

@@ -26,10 +26,6 @@ def _of_none(item: Item) -> Sample:
     raise AssertionError(f"{item} is neither drawn nor there")
 
 
-def _nothing() -> None:
-    pass
-
-
 @dataclass
 class Shard:
     """A shard that is to be written.
@@ -48,7 +44,7 @@ class Shard:
     todo: Sequence[Item]
     kept: Callable[[Item], Sample] = _of_none
     expected: str | None = None
-    done: Callable[[], None] = _nothing
+    done: Callable[[], None] = lambda: None
     drawn: list[tuple[Future[list[Sample]], int]] = field(default_factory=list)
 
     def samples(self) -> Iterator[Sample]:

@@ -65,7 +65,9 @@ def demo(
         precision=precision,
         drawn_size=drawn_size,
         images_per_class=images_per_class,
-        train=checked(TrainSettings, arch=arch, epochs=epochs, image_size=image_size),
+        train=checked(
+            TrainSettings, **DEMO.train.model_dump() | {"arch": arch, "epochs": epochs, "image_size": image_size}
+        ),
         seed=seed,
         allow_same_prompt=allow_same_prompt,
     )

@@ -1,8 +1,10 @@
 """Free captions: of the image alone, various, and not what the public prompts say."""
 
+from functools import partial
+
 import numpy as np
 
-from benchmarks.free_captions import FreeCaptions, free_caption
+from benchmarks.free_captions import free_caption, free_captions
 from fglfast.client.captions import caption_all
 from fglfast.images.attributes import descriptions
 from fglfast.images.dataset import read_dataset
@@ -10,9 +12,10 @@ from fglfast.images.dataset import read_dataset
 
 def test_captions_are_various_of_one_image_each_and_no_public_ones():
     images = read_dataset("fashion:private").select(range(300))
-    captions = caption_all(images, FreeCaptions(32))
+    look = partial(free_captions, 32)
+    captions = caption_all(images, look)
     assert len(set(captions)) > 150 and not set(captions) & set(descriptions())
-    assert captions[7:9] == caption_all(images.select([7, 8]), FreeCaptions(32))
+    assert captions[7:9] == caption_all(images.select([7, 8]), look)
 
 
 def test_words_are_those_of_what_is_seen():

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import rates, tuned
-from benchmarks.client_columns import colour
+from benchmarks.arena_columns import colour
 from benchmarks.colour_parties import ALIKE, nearest, parties
 from fglfast.base.errors import IncompleteError
 from fglfast.federation.experiment import Experiment, MethodSettings

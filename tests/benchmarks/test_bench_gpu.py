@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from benchmarks import gpu, gpu_rows, peers, results_file
 from benchmarks.contender import WITHOUT
 from benchmarks.gpu import COMPILED, attention, main, targets, verdicts
-from benchmarks.limit import limited
+from benchmarks.gpu_rows import limited
 from benchmarks.peers import REFERENCE, compare
 from fglfast.base.timing import Timing
 from fglfast.engine import attention as attention_kernels
@@ -208,7 +208,7 @@ def test_the_measured_batch_is_bounded_by_what_fits_beside_the_others(monkeypatc
 def test_a_call_ends_at_its_limit_whatever_is_caught_inside():
     script = """
 import time
-from benchmarks.limit import limited
+from benchmarks.gpu_rows import limited
 with limited(1):
     try:
         time.sleep(60)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import label_arms
+from benchmarks.few_step_columns import labels
 from benchmarks.label_arms import Pool, accuracies, file_of
-from benchmarks.label_columns import labels
 from benchmarks.labels import area
 
 TITLE = "loss of mini, 2 levels"

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from benchmarks.columns import unlabelled
 from benchmarks.unlabelled import ARGMAX, CHOSEN, Seen, judged, label, plan
-from benchmarks.unlabelled_columns import unlabelled
 from fglfast.client.pseudo_labels import LabelSettings, PseudoLabels
 
 

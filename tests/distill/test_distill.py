@@ -43,6 +43,19 @@ def merged(payload):
     return merge_payloads([payload])
 
 
+@pytest.fixture
+def given(payload, tmp_path):
+    """Make options of a verb: a payload, a recipe with these lines beside the backend and the size, engines' folder."""
+
+    def options(lines):
+        save_payload(payload, tmp_path / "ann.safetensors")
+        (tmp_path / "tiny.toml").write_text(f'backend = "torch"\nimage_size = 32\n{lines}\n')
+        named = ["--embeddings", tmp_path / "ann.safetensors", "--recipe", tmp_path / "tiny.toml"]
+        return [*map(str, named), "--engines", str(tmp_path / "engines")]
+
+    return options
+
+
 def test_pairs_are_what_the_teacher_makes_of_their_noise(engine, merged, tmp_path):
     drawn = draw_pairs(engine, merged, 3, 7, TEACHER, tmp_path)
     pairs = read_pairs(drawn, merged, engine.shapes.latent)
@@ -87,13 +100,8 @@ def test_pairs_go_on_where_they_were_stopped_and_belong_to_one_plan(engine, merg
         draw_pairs(engine, merged, 3, 8, TEACHER, tmp_path)
 
 
-def test_the_command_makes_a_student_that_is_a_generator(payload, random_mini, tmp_path):
-    save_payload(payload, tmp_path / "ann.safetensors")
-    (tmp_path / "tiny.toml").write_text(
-        'backend = "torch"\nimage_size = 32\n[sampling]\nsteps = 2\nguidance_scale = 1.0\n'
-    )
-    base = ["--recipe", str(tmp_path / "tiny.toml"), "--engines", str(tmp_path / "engines")]
-    made = ["--embeddings", str(tmp_path / "ann.safetensors"), "--out", str(tmp_path / "student")]
+def test_the_command_makes_a_student_that_is_a_generator(given, random_mini, tmp_path):
+    base, made = given("[sampling]\nsteps = 2\nguidance_scale = 1.0"), ["--out", str(tmp_path / "student")]
     few = ["--teacher", str(random_mini), "--steps", "2", "--pairs-per-class", "4", "--fit-steps", "3", "--json"]
     done = CliRunner().invoke(app, ["distill", *base, *made, *few])
     assert done.exit_code == 0, done.output
@@ -103,10 +111,9 @@ def test_the_command_makes_a_student_that_is_a_generator(payload, random_mini, t
     assert found["pairs"] > 0 and found["before"]["curvature"] > 0 and found["after"] is not None
     told = (tmp_path / "student" / "model" / "unet" / "config.json").read_text()
     assert str(random_mini) not in told, "where the teacher lay is nobody's business"
-    drawn = ["--embeddings", str(tmp_path / "ann.safetensors"), "--out", str(tmp_path / "synth")]
     moved = (tmp_path / "student").rename(tmp_path / "moved")
-    drawn += ["--recipe", str(moved / "recipe.toml"), "--engines", str(tmp_path / "engines")]
-    synth = CliRunner().invoke(app, ["synthesize", *drawn, "--images-per-class", "2", "--json"])
+    drawn = ["--recipe", str(moved / "recipe.toml"), "--out", str(tmp_path / "synth")]
+    synth = CliRunner().invoke(app, ["synthesize", *base, *drawn, "--images-per-class", "2", "--json"])
     assert synth.exit_code == 0, synth.output
     moved.rename(tmp_path / "student")
     refused = CliRunner().invoke(app, ["distill", *base, *made, *few, "--method", "rectified-diffusion"])
@@ -118,20 +125,17 @@ def test_the_command_makes_a_student_that_is_a_generator(payload, random_mini, t
 @pytest.mark.parametrize(
     "how", [["--blocks", "2", "--channels", "16,32"], ["--method", "mdt", "--guidance", "2"]], ids=["blocks", "mdt"]
 )
-def test_other_students_are_generators_too(how, payload, random_mini, tmp_path):
-    save_payload(payload, tmp_path / "ann.safetensors")
-    (tmp_path / "tiny.toml").write_text('backend = "torch"\nimage_size = 32\n[sampling]\nsteps = 2\n')
-    given = ["--embeddings", str(tmp_path / "ann.safetensors"), "--recipe", str(tmp_path / "tiny.toml")]
-    given += ["--engines", str(tmp_path / "engines"), "--json"]
+def test_other_students_are_generators_too(how, given, random_mini, tmp_path):
+    base = [*given("[sampling]\nsteps = 2"), "--json"]
     few = ["--teacher", str(random_mini), "--steps", "2", "--pairs-per-class", "4", "--fit-steps", "3"]
-    done = CliRunner().invoke(app, ["distill", *given, *few, *how, "--out", str(tmp_path / "student")])
+    done = CliRunner().invoke(app, ["distill", *base, *few, *how, "--out", str(tmp_path / "student")])
     assert done.exit_code == 0, done.output
     model = json.loads(done.stdout)["model"]
     draw = ["--model", model, "--images-per-class", "2", "--out", str(tmp_path / "synth")]
-    assert CliRunner().invoke(app, ["synthesize", *given, *draw]).exit_code == 0
+    assert CliRunner().invoke(app, ["synthesize", *base, *draw]).exit_code == 0
     if "--blocks" in how:
         assert json.loads((tmp_path / "student" / "model" / "blocks.json").read_text())["boundaries"] == [500.0]
-        again = CliRunner().invoke(app, ["distill", *given, *few, "--teacher", model, "--out", str(tmp_path / "more")])
+        again = CliRunner().invoke(app, ["distill", *base, *few, "--teacher", model, "--out", str(tmp_path / "more")])
         assert again.exit_code == 2 and "blockwise" in again.output
 
 
@@ -177,12 +181,9 @@ def test_a_model_that_predicts_noise_has_students_too(narrow, payload, tmp_path,
         (["--blocks", "2", "--method", "mdt"], "give fewer --blocks"),
     ],
 )
-def test_what_makes_no_student_is_refused_in_one_line(wrong, said, payload, random_mini, tmp_path):
-    save_payload(payload, tmp_path / "ann.safetensors")
-    (tmp_path / "tiny.toml").write_text('backend = "torch"\nimage_size = 32\n[sampling]\nsteps = 1\n')
-    given = ["--embeddings", str(tmp_path / "ann.safetensors"), "--recipe", str(tmp_path / "tiny.toml")]
-    given += ["--engines", str(tmp_path / "engines"), "--teacher", str(random_mini), "--out", str(tmp_path / "no")]
-    refused = CliRunner().invoke(app, ["distill", *given, "--steps", "2", "--pairs-per-class", "1", *wrong])
+def test_what_makes_no_student_is_refused_in_one_line(wrong, said, given, random_mini, tmp_path):
+    base = [*given("[sampling]\nsteps = 1"), "--teacher", str(random_mini), "--out", str(tmp_path / "no")]
+    refused = CliRunner().invoke(app, ["distill", *base, "--steps", "2", "--pairs-per-class", "1", *wrong])
     assert refused.exit_code == 2 and said in " ".join(refused.output.split()), refused.output
 
 
@@ -193,14 +194,10 @@ def test_what_makes_no_student_is_refused_in_one_line(wrong, said, payload, rand
         ("steps = 2\nguidance_scale = 2.0\nguidance_interval = [0.2, 0.8]", "mdt", "guided at all noise levels"),
     ],
 )
-def test_a_teacher_that_the_method_does_not_fit_is_refused(sampling, method, said, payload, random_mini, tmp_path):
-    save_payload(payload, tmp_path / "ann.safetensors")
+def test_a_teacher_that_the_method_does_not_fit_is_refused(sampling, method, said, given, random_mini, tmp_path):
     model = of_noise(random_mini, tmp_path) if method != "mdt" else random_mini
-    text = f'model = "{model}"\nbackend = "torch"\nimage_size = 32\n[sampling]\n{sampling}\n'
-    (tmp_path / "tiny.toml").write_text(text)
-    given = ["--embeddings", str(tmp_path / "ann.safetensors"), "--recipe", str(tmp_path / "tiny.toml")]
-    given += ["--engines", str(tmp_path / "engines"), "--method", method, "--out", str(tmp_path / "out")]
-    refused = CliRunner().invoke(app, ["distill", *given, "--steps", "1", "--pairs-per-class", "1"])
+    base = [*given(f'model = "{model}"\n[sampling]\n{sampling}'), "--method", method, "--out", str(tmp_path / "out")]
+    refused = CliRunner().invoke(app, ["distill", *base, "--steps", "1", "--pairs-per-class", "1"])
     assert refused.exit_code == 2 and said in " ".join(refused.output.split()), refused.output
     assert not (tmp_path / "engines").exists()
 
@@ -230,24 +227,16 @@ def test_steps_are_placed_where_the_recipe_guides(payload, random_mini, tmp_path
     assert asked.count(1000.0) == 1 and asked.count(250.0) == 2, asked
 
 
-def test_steps_of_a_model_of_noise_are_not_placed_and_no_engine_is_built(payload, random_mini, tmp_path):
-    save_payload(payload, tmp_path / "ann.safetensors")
-    noisy = of_noise(random_mini, tmp_path)
-    (tmp_path / "tiny.toml").write_text(f'model = "{noisy}"\nbackend = "torch"\nimage_size = 32\n')
-    given = ["--embeddings", str(tmp_path / "ann.safetensors"), "--engines", str(tmp_path / "engines")]
-    given += ["--recipe", str(tmp_path / "tiny.toml"), "--steps", "3", "--out", str(tmp_path / "placed.toml")]
-    refused = CliRunner().invoke(app, ["place-steps", *given])
+def test_steps_of_a_model_of_noise_are_not_placed_and_no_engine_is_built(given, random_mini, tmp_path):
+    base, placed = given(f'model = "{of_noise(random_mini, tmp_path)}"'), str(tmp_path / "placed.toml")
+    refused = CliRunner().invoke(app, ["place-steps", *base, "--steps", "3", "--out", placed])
     assert refused.exit_code == 2 and "flow-matching models only" in refused.output
     assert not (tmp_path / "engines").exists()
 
 
-def test_steps_are_placed_no_worse_than_equal_ones_and_the_recipe_draws(payload, random_mini, tmp_path):
-    save_payload(payload, tmp_path / "ann.safetensors")
-    (tmp_path / "tiny.toml").write_text(
-        f'model = "{random_mini}"\nbackend = "torch"\nimage_size = 32\n[sampling]\nsteps = 2\nguidance_scale = 2.0\n'
-    )
-    base = ["--embeddings", str(tmp_path / "ann.safetensors"), "--engines", str(tmp_path / "engines")]
-    place = ["--recipe", str(tmp_path / "tiny.toml"), "--steps", "3", "--grid", "12", "--trajectories", "4", "--json"]
+def test_steps_are_placed_no_worse_than_equal_ones_and_the_recipe_draws(given, random_mini, tmp_path):
+    base = given(f'model = "{random_mini}"\n[sampling]\nsteps = 2\nguidance_scale = 2.0')
+    place = ["--steps", "3", "--grid", "12", "--trajectories", "4", "--json"]
     done = CliRunner().invoke(app, ["place-steps", *base, *place, "--out", str(tmp_path / "placed.toml")])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)

@@ -25,9 +25,8 @@ from fglfast.synthesis.synthesize import synthesize
 PROMPTS = ("a photograph", "low quality")
 
 
-@pytest.mark.parametrize("family", list(UNETS))
-def test_the_stock_pipeline_draws_the_same_latents(family, narrow):
-    folder = narrow(family)
+def both(folder, steps, guidance_scale, output_type):
+    """What the stock pipeline draws, and our latents of the same noise by the networks of the folder."""
     shapes, generator, encoder = read_shapes(folder, 64), load_generator(folder), TextEncoder.load(folder)
     pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
@@ -36,17 +35,22 @@ def test_the_stock_pipeline_draws_the_same_latents(family, narrow):
         [PROMPTS[0]] * 2,
         negative_prompt=[PROMPTS[1]] * 2,
         latents=noise,
-        num_inference_steps=4,
-        guidance_scale=2.0,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
         height=64,
         width=64,
-        output_type="latent",
+        output_type=output_type,
     ).images
     text = torch.from_numpy(encoder.encode(encoder.tokenize(PROMPTS)))
     assert text.shape == (2, shapes.text_length, shapes.text_width)
-    schedule = Schedule.of_model(folder, Sampling(steps=4, guidance_scale=2.0))
+    schedule = Schedule.of_model(folder, Sampling(steps=steps, guidance_scale=guidance_scale))
     text = generator.projection(text)
-    ours = sample(generator.unet, noise, text[:1].expand(2, -1, -1), text[1], schedule)
+    return theirs, sample(generator.unet, noise, text[:1].expand(2, -1, -1), text[1], schedule), generator
+
+
+@pytest.mark.parametrize("family", list(UNETS))
+def test_the_stock_pipeline_draws_the_same_latents(family, narrow):
+    theirs, ours, _ = both(narrow(family), 4, 2.0, "latent")
     assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
@@ -78,24 +82,9 @@ def test_the_stock_pipeline_draws_the_same_images(what, shallow, tmp_path):
     index.write_text(json.dumps(json.loads(index.read_text()) | {"scheduler": ["diffusers", scheduler["_class_name"]]}))
     config.write_text(json.dumps(json.loads(config.read_text()) | vae))
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(NOISE | scheduler))
-    shapes, generator, encoder = read_shapes(folder, 64), load_generator(folder), TextEncoder.load(folder)
-    noise = torch.randn(2, *shapes.latent, generator=torch.Generator().manual_seed(0))
-    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    theirs = pipeline(
-        [PROMPTS[0]] * 2,
-        negative_prompt=[PROMPTS[1]] * 2,
-        latents=noise,
-        num_inference_steps=5,
-        guidance_scale=3.0,
-        height=64,
-        width=64,
-        output_type="pt",
-    ).images
-    text = generator.projection(torch.from_numpy(encoder.encode(encoder.tokenize(PROMPTS))))
-    schedule = Schedule.of_model(folder, Sampling(steps=5, guidance_scale=3.0))
+    theirs, latents, generator = both(folder, 5, 3.0, "pt")
     with torch.no_grad():
-        images = generator.decoder(sample(generator.unet, noise, text[:1].expand(2, -1, -1), text[1], schedule))
+        images = generator.decoder(latents)
     assert ((images / 2 + 0.5).clamp(0, 1) - theirs).abs().max() < 2e-5
     assert theirs.std() > 0.01
 

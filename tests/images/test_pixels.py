@@ -18,10 +18,22 @@ from fglfast.images.pixels import to_rgb, white_of
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
 
 
+def even(value, kind=np.uint16):
+    return np.full((8, 8), value, kind)
+
+
 def encoded(values, form="TIFF"):
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, form)
     return buffer.getvalue()
+
+
+def of_one_class(folder, form="TIFF", **images):
+    """A data set of one class: images of these values."""
+    (folder / "cat").mkdir(exist_ok=True)
+    for name, values in images.items():
+        (folder / "cat" / f"{name}.{form[:3].lower()}").write_bytes(encoded(values, form))
+    return str(folder)
 
 
 def exif(*entries, order=">"):
@@ -152,22 +164,16 @@ def test_values_of_no_known_range_are_refused(kind, peak):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -0.5])
 def test_an_image_with_what_is_no_grey_is_left_out_with_the_reason(tmp_path, bad, capsys):
-    (tmp_path / "cat").mkdir()
-    values = RAMP.astype(np.float32)
-    (tmp_path / "cat" / "good.tif").write_bytes(encoded(values))
-    values[3, 3] = bad
-    (tmp_path / "cat" / "bad.tif").write_bytes(encoded(values))
-    found = read_dataset(str(tmp_path))
+    good, wrong = RAMP.astype(np.float32), RAMP.astype(np.float32)
+    wrong[3, 3] = bad
+    found = read_dataset(of_one_class(tmp_path, good=good, bad=wrong))
     assert len(found) == 1 and [entry.name for entry in found.skipped] == ["cat/bad.tif"]
     assert ("NaN or infinity" if not np.isfinite(bad) else "below zero") in capsys.readouterr().err
 
 
 def test_the_largest_value_of_a_data_set_says_what_is_white(tmp_path, capsys):
     """A dark image of 12 bits beside a bright one stays dark."""
-    (tmp_path / "cat").mkdir()
-    for name, value in (("dark", 100), ("bright", 4000)):
-        (tmp_path / "cat" / f"{name}.png").write_bytes(encoded(np.full((8, 8), value, np.uint16), "PNG"))
-    found = read_dataset(str(tmp_path))
+    found = read_dataset(of_one_class(tmp_path, "PNG", dark=even(100), bright=even(4000)))
     assert {name: found.image(row).getpixel((0, 0))[0] for row, name in enumerate(found.names)} == {
         "cat/dark.png": round(100 / 4095 * 255),
         "cat/bright.png": round(4000 / 4095 * 255),
@@ -177,12 +183,8 @@ def test_the_largest_value_of_a_data_set_says_what_is_white(tmp_path, capsys):
 
 def test_alone_no_image_changes_how_another_is_seen(tmp_path):
     """What differential privacy rests on: a bright image that comes or goes leaves all others as they are."""
-    (tmp_path / "cat").mkdir()
-    for name, value in (("a", 100), ("b", 4000)):
-        (tmp_path / "cat" / f"{name}.png").write_bytes(encoded(np.full((8, 8), value, np.uint16), "PNG"))
-    before = read_dataset(str(tmp_path)).alone()
-    (tmp_path / "cat" / "c.png").write_bytes(encoded(np.full((8, 8), 60000, np.uint16), "PNG"))
-    after = read_dataset(str(tmp_path))
+    before = read_dataset(of_one_class(tmp_path, "PNG", a=even(100), b=even(4000))).alone()
+    after = read_dataset(of_one_class(tmp_path, "PNG", c=even(60000)))
     assert np.asarray(after.image(1)).max() < 20
     alone = after.select([0, 1, 2]).alone()
     for row in range(2):
@@ -204,10 +206,7 @@ def test_alone_no_image_changes_how_another_is_seen(tmp_path):
 def test_one_image_that_is_brighter_than_its_range_is_said_to_darken_the_others(
     tmp_path, capsys, kind, usual, marker, said
 ):
-    (tmp_path / "cat").mkdir()
-    for name, value in (("a", usual * 0.75), ("b", usual), ("marker", marker)):
-        (tmp_path / "cat" / f"{name}.tif").write_bytes(encoded(np.full((8, 8), value, kind)))
-    read_dataset(str(tmp_path))
+    read_dataset(of_one_class(tmp_path, a=even(usual * 0.75, kind), b=even(usual, kind), marker=even(marker, kind)))
     heard = capsys.readouterr().err
     assert f"{said}" in heard and ("black beside cat/marker.tif" in heard) is bool(said)
 
@@ -228,10 +227,8 @@ def test_colours_of_16_bits_that_hold_fewer_are_said_to_be_nearly_black(tmp_path
 
 
 def test_a_data_set_of_no_known_range_is_refused_with_its_image(tmp_path):
-    (tmp_path / "cat").mkdir()
-    (tmp_path / "cat" / "one.tif").write_bytes(encoded((RAMP * 300).astype(np.float32)))
     with pytest.raises(BadInputError, match=r"cat/one\.tif.*300"):
-        read_dataset(str(tmp_path))
+        read_dataset(of_one_class(tmp_path, one=(RAMP * 300).astype(np.float32)))
 
 
 @pytest.mark.parametrize(("form", "said"), [("TIFF", True), ("GIF", True), ("WEBP", True), ("MPO", False)])

@@ -7,21 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_payload import make
 
 from fglfast.base.errors import BadInputError
 from fglfast.payload import Payload, PayloadHeader, Privacy
 from fglfast.payload.merge import check_prompts, looks, merge_payloads, same_prompts, same_words
-
-
-def make(client="ann", rows=3, names=("x", "y", "z"), **changes):
-    header = PayloadHeader(client=client, class_names=names, prompt_level="class", text_encoder="ab" * 32)
-    tensors = {
-        "embeddings": np.random.default_rng(0).normal(size=(rows, 4, 2)).astype(np.float16),
-        "token_ids": None,
-        "labels": np.arange(rows, dtype=np.int64) % len(names),
-        "counts": np.arange(1, rows + 1, dtype=np.int64),
-    }
-    return Payload(header=header, **{**tensors, **changes})
 
 
 def test_merge_stacks_in_order_of_client_name():

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file, save_file
+from test_payload import survive
 
 from fglfast.base.errors import BadInputError
 from fglfast.payload import (
@@ -96,15 +97,7 @@ def test_a_file_of_the_first_version_holds_what_it_did_and_keeps_its_hash(tmp_pa
 @quick
 def test_a_damaged_file_is_refused_or_still_valid_but_never_crashes(tmp_path, form, data):
     path = tmp_path / "p.safetensors"
-    save_payload(FORMS[form](), path)
-    content = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(bytes(content[: data.draw(st.integers(len(content) // 2, len(content)))]))
-    try:
-        load_payload(path)
-    except BadInputError as error:
-        assert "\n" not in error.message
+    survive(path, data, save_payload(FORMS[form](), path) // 2)
 
 
 ONES = np.ones((3, 4), np.float32)

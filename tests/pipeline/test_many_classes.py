@@ -136,7 +136,7 @@ def test_pages_say_what_they_leave_out_and_run_nothing(run):
 def test_the_card_of_a_generator_shows_names_as_they_are(data, tmp_path):
     for stage in ("vae", "flow"):
         (tmp_path / f"{stage}-metrics.jsonl").write_text('{"step": 1, "seconds": 1, "loss": 1}\n')
-    card = model_card("<b>", read_dataset(data), 32, True, (), tmp_path)
+    card = model_card("<b>", read_dataset(data), 32, True, (), tmp_path, False)
     assert "# \\<b\\>: a small" in card
     assert "\\<b\\>bold\\</b\\>" in card and "980 more" in card
     code = card.partition("```python\n")[2].partition("```")[0]

@@ -115,7 +115,7 @@ def test_epochs_are_whole_numbers(tmp_path):
 
 
 def test_a_record_survives_the_disk(tmp_path):
-    record().save(tmp_path / "run.json")
+    (tmp_path / "run.json").write_text(record().model_dump_json())
     assert RunRecord.from_json(tmp_path / "run.json") == record()
     (tmp_path / "run.json").write_text('{"colour": 1}')
     with pytest.raises(BadInputError):

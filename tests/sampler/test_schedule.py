@@ -5,6 +5,7 @@ import math
 import shutil
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
@@ -50,11 +51,7 @@ def test_solvers_of_a_noise_model_reach_the_only_data_point(noise_model, schedul
     alphas = DDIMScheduler.from_pretrained(noise_model / "scheduler").alphas_cumprod
 
     def noise_in(x, t, _):
-        alpha = (
-            torch.from_numpy(__import__("numpy").interp(t.numpy(), range(1000), alphas.double().numpy()))
-            .float()
-            .view(-1, 1, 1, 1)
-        )
+        alpha = torch.from_numpy(np.interp(t.numpy(), range(1000), alphas.double().numpy())).float().view(-1, 1, 1, 1)
         return (x - alpha.sqrt() * POINT) / (1 - alpha).sqrt()
 
     found = solve(noise_model, noise_in, steps=20, scheduler=scheduler)

@@ -1,4 +1,4 @@
-"""Clients of numbers and data sets as bytes, for tests of sets that change."""
+"""Clients of numbers, data sets as bytes and kills, for tests of sets that change."""
 
 import numpy as np
 
@@ -33,6 +33,15 @@ def content(folder):
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert not any(data for name, data in files.items() if name.startswith(".locks"))
     return {name: data for name, data in files.items() if not name.startswith(".locks")}
+
+
+def scores(folder):
+    """A judge's score of every image, in order."""
+    return [sample.facts["score"] for tar in sorted(folder.glob("*.tar")) for _, sample in read_samples(tar)]
+
+
+def killed(*_):
+    raise KeyboardInterrupt
 
 
 def images(folder):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from living import maker
+from living import killed, maker
 
 from fglfast.payload.merge import merge_payloads
 from fglfast.sampler.schedule import Sampling
@@ -32,10 +32,6 @@ def out(clients, idle, tmp_path):
 
 def receipts(out):
     return sorted(out.glob("forgotten-*.json"))
-
-
-def killed(_):
-    raise KeyboardInterrupt
 
 
 def forget_until_the_swap(client, clients, out, idle):

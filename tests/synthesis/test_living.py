@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from idle_engine import decode, spoilt
-from living import NAMES, content, images, maker
+from living import NAMES, content, images, killed, maker
 from test_synthesis_faults import room_for
 from typer.testing import CliRunner
 
@@ -258,15 +258,11 @@ def test_a_stop_rules_record_stays_where_its_own_decision_takes_the_place(decide
     synthesize(idle(), merged, SMALL, out)
     (out / STOPPING).write_text(json.dumps({"images_per_class": decided}))
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(swap, "_remove_others", _killed)
+        patch.setattr(swap, "_remove_others", killed)
         synthesize(idle(), merged, SMALL.model_copy(update=more), out, update=True)
     assert not (out / "dataset.json").exists()
     synthesize(idle(), merged, SMALL.model_copy(update=more), out, update=True)
     assert Drawn.of(out).images_per_class == 9 and (out / STOPPING).exists() == stays
-
-
-def _killed(_):
-    raise KeyboardInterrupt
 
 
 @pytest.fixture

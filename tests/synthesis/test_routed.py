@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from living import content
+from living import NAMES, content
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError
@@ -16,8 +16,6 @@ from fglfast.payload import Limits, Payload, PayloadHeader, load_payload, save_p
 from fglfast.payload.merge import merge_payloads, row_digests
 from fglfast.synthesis.routed import Router
 from fglfast.verbs.app import app
-
-NAMES = ("bag", "shoe", "hat")
 
 
 @pytest.fixture

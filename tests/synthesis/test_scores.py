@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from idle_engine import idle_engine
-from living import content, maker
+from living import content, maker, scores
 from typer.testing import CliRunner
 
 from fglfast.base.errors import UsageError
@@ -51,10 +51,6 @@ def merged(random_mini):
     make = maker(random_mini)
     sent = {"ann": [("bag", 1, 3), ("shoe", 2, 1)], "bob": [("bag", 3, 5), ("shoe", 4, 2)]}
     return merge_payloads([make(client, rows) for client, rows in sent.items()])
-
-
-def scores(folder):
-    return [sample.facts["score"] for tar in sorted(folder.glob("*.tar")) for _, sample in read_samples(tar)]
 
 
 def test_every_image_has_the_score_of_its_pixels_whatever_the_batch(random_mini, merged, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from idle_engine import idle_engine
-from living import content, maker
+from living import NAMES, content, maker, scores
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError
@@ -19,7 +19,6 @@ from fglfast.payload.merge import merge_payloads
 from fglfast.sampler.schedule import Sampling
 from fglfast.shards.description import read_description
 from fglfast.shards.keep import LEFT_OUT, leave_out
-from fglfast.shards.tar import read_samples
 from fglfast.synthesis.find_judge import find_judge
 from fglfast.synthesis.judge import scores_of
 from fglfast.synthesis.plan import Item
@@ -30,8 +29,6 @@ from fglfast.synthesis.synthesize import synthesize
 from fglfast.synthesis.verify import verify
 from fglfast.verbs import for_servers
 from fglfast.verbs.app import app
-
-NAMES = ("bag", "shoe", "hat")
 
 
 @pytest.fixture(scope="module")
@@ -173,10 +170,6 @@ def test_a_label_flow_of_other_classes_or_none_is_refused(labelled, random_mini)
         LabelFlowJudge(labelled, ("bag", "scarf"))
     with pytest.raises(BadInputError, match="no label flow"):
         LabelFlowJudge(random_mini, NAMES)
-
-
-def scores(folder):
-    return [sample.facts["score"] for tar in sorted(folder.glob("*.tar")) for _, sample in read_samples(tar)]
 
 
 def test_a_data_set_is_scored_made_again_after_a_kill_and_repaired(knowing, sharp, tmp_path):

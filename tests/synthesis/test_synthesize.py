@@ -11,7 +11,6 @@ import pytest
 import torch
 import webdataset
 from diffusers import StableDiffusionPipeline
-from PIL import Image
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError, UsageError
@@ -21,7 +20,7 @@ from fglfast.payload.merge import merge_payloads, row_digests
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.shards.locks import locked
-from fglfast.shards.tar import read_samples
+from fglfast.shards.tar import decode_image, read_samples
 from fglfast.synthesis.conditioning import Conditioning
 from fglfast.synthesis.drawn import Drawn
 from fglfast.synthesis.foresight import estimate
@@ -38,7 +37,7 @@ def hashes(folder):
 
 def pixels(folder):
     return {
-        name: np.asarray(Image.open(__import__("io").BytesIO(sample.image))).astype(int)
+        name: np.asarray(decode_image(sample.image)).astype(int)
         for tar in sorted(folder.glob("*.tar"))
         for name, sample in read_samples(tar)
     }

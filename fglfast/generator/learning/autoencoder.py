@@ -29,15 +29,9 @@ LATENTS, LEARN_LATENTS = "latents.safetensors", ("flow.pt", "labels.pt")
 def train_vae(
     pixels_NCHW: Tensor, model: MiniSettings, settings: FitSettings, device: str, state: Path, grids: Path
 ) -> AutoencoderKL:
-    """Train the VAE; killed, it goes on from its last checkpoint.
+    """Train the VAE on the bytes of images; killed, it goes on from its last checkpoint in `state`.
 
-    Args:
-        pixels_NCHW: bytes of the images.
-        model: its sizes.
-        settings: how long and how fast.
-        device: where it computes; in bfloat16 where that is native.
-        state: folder of the checkpoint and the logged loss.
-        grids: folder of images beside what becomes of them.
+    Grids show images beside what becomes of them.
     """
     vae = build_vae(model).to(device)
     fit = Fit("vae", nn.ModuleDict({"vae": vae}), settings, state)

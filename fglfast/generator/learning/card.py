@@ -58,18 +58,11 @@ def model_card(
     measured: bool,
     captions: Sequence[str],
     state: Path,
-    labelled: bool = False,
+    labelled: bool,
 ) -> str:
     """The card's text, from the data set and the metrics that each stage left in `state`.
 
-    Args:
-        name: of the model.
-        dataset: the images.
-        image_size: side in pixels.
-        measured: whether captions are measured words; else they came with the images.
-        captions: of a model that learned these alone, the first for an example; else none.
-        state: folder of the metrics.
-        labelled: whether there is a label flow.
+    Captions are measured words, or came with the images; those given are of a model that learned them alone.
     """
     rows = []
     for stage in ("vae", "flow", *(["labels"] if labelled else [])):

@@ -18,7 +18,7 @@ CouplingName = Literal["independent", "ot", "sparse-ot", "w-cfm", "immiscible"]
 
 @dataclass(frozen=True)
 class Paired:
-    """A batch to regress on.
+    """Which noise goes with the rows of a batch.
 
     Attributes:
         noise: of each row [B,...].
@@ -48,15 +48,11 @@ def minibatch_ot(x0: Tensor, noise: Tensor, condition_B: Tensor, generator: torc
     def assign(cost: Tensor) -> Tensor:
         return torch.from_numpy(linear_sum_assignment(cost.numpy())[1])
 
-    return Paired(noise[_within(x0, noise, condition_B, assign)], torch.ones(len(noise)))
+    return _within(x0, noise, condition_B, assign)
 
 
-def sparse_ot(partners: int = 2, strength: float = 0.1) -> Coupling:
-    """Optimal transport in which a row may share few noises (Liu et al., arXiv 2209.15466), drawn by the plan.
-
-    Args:
-        partners: most noises of a row.
-        strength: of the quadratic regularisation, in units of the mean cost.
+def sparse_ot(partners: int = 2) -> Coupling:
+    """Optimal transport in which a row may share so many noises (Liu et al., arXiv 2209.15466), drawn by the plan.
 
     Raises:
         ModuleNotFoundError: POT is not installed, which no other coupling needs.
@@ -70,7 +66,7 @@ def sparse_ot(partners: int = 2, strength: float = 0.1) -> Coupling:
                 share,
                 share,
                 (cost / cost.mean()).double().numpy().T,
-                reg=strength,
+                reg=0.1,  # quadratic, in units of the mean cost
                 reg_type="sparsity_constrained",
                 max_nz=min(partners, len(cost) - 1),
             )
@@ -78,7 +74,7 @@ def sparse_ot(partners: int = 2, strength: float = 0.1) -> Coupling:
             shares = torch.from_numpy(plan.T).clamp(min=0) + 1e-12
             return torch.multinomial(shares, 1, generator=generator)[:, 0]
 
-        return Paired(noise[_within(x0, noise, condition_B, draw)], torch.ones(len(noise)))
+        return _within(x0, noise, condition_B, draw)
 
     return couple
 
@@ -120,12 +116,12 @@ COUPLINGS: dict[CouplingName, Callable[[], Coupling]] = {
 """How each is made; `sparse-ot` alone needs the extra `pretrain`."""
 
 
-def _within(x0: Tensor, noise: Tensor, condition_B: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
-    """The noise of each row [B], chosen by costs among the noises of its own condition."""
+def _within(x0: Tensor, noise: Tensor, condition_B: Tensor, choose: Callable[[Tensor], Tensor]) -> Paired:
+    """To each row a noise, chosen by costs among those of its own condition."""
     chosen_B = torch.arange(len(x0))
     for condition in condition_B.unique():
         rows = torch.nonzero(condition_B == condition)[:, 0].cpu()
         if len(rows) > 1:
             cost = torch.cdist(x0[rows].flatten(1), noise[rows].flatten(1)).square().cpu()
             chosen_B[rows] = rows[choose(cost)]
-    return chosen_B.to(noise.device)
+    return Paired(noise[chosen_B.to(noise.device)], torch.ones(len(noise)))

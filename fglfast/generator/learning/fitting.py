@@ -75,7 +75,7 @@ class Fit:
     def run(
         self,
         loss_function: LossFunction,
-        on_grid: Callable[[int], None],
+        on_grid: Callable[[int], None] = lambda _: None,
         grid_every: int = 1000,
         held_out: Callable[[], float] | None = None,
     ) -> None:

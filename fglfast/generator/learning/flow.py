@@ -5,29 +5,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fglfast.generator.learning.couplings import Coupling
+from fglfast.generator.learning.couplings import Coupling, Paired
 from fglfast.generator.learning.paths import LINEAR
 
 TIMESTEPS = 1000
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Lesson(Paired):
     """A batch to regress on.
 
     Attributes:
         x: points of the paths [B,C,H,W].
         t: when [B], in (0,1).
         target: their velocity [B,C,H,W].
-        weight: of each row's loss [B], with mean 1.
-        effective: effective sample size as a share of the batch.
     """
 
     x: Tensor
     t: Tensor
     target: Tensor
-    weight: Tensor
-    effective: float
 
     def loss(self, velocity_BCHW: Tensor) -> Tensor:
         """Weighted mean squared error."""
@@ -38,15 +34,11 @@ class Lesson:
 def lesson(x0_BCHW: Tensor, condition_B: Tensor, coupling: Coupling, generator: torch.Generator) -> Lesson:
     """Draw t logit-normally (arXiv 2403.03206, section 3.1) and noise, pair it with the data, put them on the path.
 
-    Args:
-        x0_BCHW: the data.
-        condition_B: whose text each row is learned with; noise is paired within one.
-        coupling: which noise goes with which data.
-        generator: of all draws.
+    A row's condition is whose text it is learned with; noise is paired within one.
     """
     device = x0_BCHW.device
     t_B = torch.sigmoid(torch.randn(len(x0_BCHW), generator=generator)).to(device)
     noise_BCHW = torch.randn(x0_BCHW.shape, generator=generator).to(device)
     paired = coupling(x0_BCHW, noise_BCHW, condition_B, generator)
     x_BCHW, target_BCHW = LINEAR.at(x0_BCHW, paired.noise, t_B), LINEAR.velocity(x0_BCHW, paired.noise, t_B)
-    return Lesson(x_BCHW, t_B, target_BCHW, paired.weight, paired.effective)
+    return Lesson(paired.noise, paired.weight, x_BCHW, t_B, target_BCHW)

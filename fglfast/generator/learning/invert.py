@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fglfast.base.errors import UsageError
+from fglfast.generator.encoder import encoded
 from fglfast.generator.learning.fitting import Fit, FitSettings
-from fglfast.generator.learning.student import Task, target
+from fglfast.generator.learning.student import Task
 from fglfast.generator.load import Generator, Shapes
 
 JUDGED = 256  # draws of a loss that is shown
@@ -82,30 +83,17 @@ def check_generator(shapes: Shapes, vectors: int) -> None:
 
 @torch.no_grad()
 def encode_images(generator: Generator, images: Iterable[NDArray[np.uint8]]) -> Tensor:
-    """Latents [N,C,H,W] of batches of images [B,S,S,3]: the posterior's mean, as the UNet is trained on it."""
-    vae, space = generator.decoder.vae, generator.decoder.space
-    parts = []
-    for batch_BSSC in images:
-        batch_BCSS = torch.from_numpy(batch_BSSC).permute(0, 3, 1, 2).to(vae.device, torch.float32)
-        parts.append(space.from_vae(vae.encode(batch_BCSS / 127.5 - 1).latent_dist.mean).cpu())
-    return torch.cat(parts)
+    """Latents [N,C,H,W] of batches of images [B,S,S,3], as the UNet is trained on them."""
+    decoder = generator.decoder
+    return torch.cat([encoded(decoder.vae, decoder.space, batch_BSS3).cpu() for batch_BSS3 in images])
 
 
 def invert(
     generator: Generator, task: Task, examples: Examples, text: LearnedText, settings: FitSettings, state: Path
 ) -> Tensor:
-    """Learn the vectors of every class from its own images; resumes from `state`.
+    """Learn the vectors of every class from its own images, as `fit_text` does; returns text embeddings [K,L,D].
 
-    Args:
-        generator: frozen.
-        task: what its UNet was trained to predict.
-        examples: of K classes.
-        text: of the same classes; changed in place.
-        settings: how long and how fast; `learning_rate` is in units of the vectors' root mean square at the start.
-        state: folder of the checkpoint and the logged loss.
-
-    Returns:
-        Text embeddings [K,L,D].
+    The `learning_rate` of the settings is in units of the vectors' root mean square at the start.
     """
     scale = float(text.vectors.detach().square().mean().sqrt())
     scaled = settings.model_copy(update={"learning_rate": settings.learning_rate * scale})
@@ -129,7 +117,7 @@ def fit_text(
         state: folder of the checkpoint and the logged loss.
     """
     fit = Fit("learn", nn.ModuleDict({"text": text}), settings, state)
-    fit.run(lambda size, draws: loss(generator, task, text, examples, size, draws), on_grid=lambda _: None)
+    fit.run(lambda size, draws: loss(generator, task, text, examples, size, draws))
 
 
 def loss(
@@ -155,7 +143,7 @@ def squared_errors(
     """Of what the UNet predicts [B,C,H,W], given projected text: their mean is the generator's training loss."""
     x_BCHW = task.path.at(data_BCHW, noise_BCHW, t_B).contiguous(memory_format=torch.channels_last)
     prediction_BCHW: Tensor = generator.unet(x_BCHW, task.clock(t_B), text_BLE)
-    return (prediction_BCHW - target(task, data_BCHW, noise_BCHW, t_B)).square()
+    return (prediction_BCHW - task.target(data_BCHW, noise_BCHW, t_B)).square()
 
 
 @torch.no_grad()

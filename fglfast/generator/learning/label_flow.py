@@ -46,13 +46,7 @@ class LabelFlowConfig(Settings):
 
 
 class LabelFlow(nn.Module):
-    """(latents [B,C,H,W], labels [B,K], t [B]) -> velocity of the labels [B,K].
-
-    Args:
-        channels: of the latents.
-        side: of the latents.
-        classes: K.
-    """
+    """(latents [B,C,H,W], labels [B,K], t [B]) -> velocity of the labels [B,K]."""
 
     def __init__(self, channels: int, side: int, classes: int) -> None:
         super().__init__()
@@ -96,15 +90,7 @@ def probabilities(flow: nn.Module, latents_BCHW: Tensor, classes: int) -> Tensor
 
 
 def loss(flow: nn.Module, x0_BCHW: Tensor, label_B: Tensor, classes: int, generator: torch.Generator) -> Tensor:
-    """Mean squared error of the label's velocity; times lie towards the image, where the flow will be asked.
-
-    Args:
-        flow: as `LabelFlow`.
-        x0_BCHW: the images' latents.
-        label_B: their classes.
-        classes: K.
-        generator: of all draws.
-    """
+    """Mean squared error of the label's velocity; times lie towards the image, where the flow will be asked."""
     device = x0_BCHW.device
     t_B = torch.rand(len(x0_BCHW), generator=generator).square().to(device)
     noise_BCHW = torch.randn(x0_BCHW.shape, generator=generator).to(device)
@@ -133,14 +119,7 @@ class LabelledLatents:
 
 
 def train_label_flow(given: LabelledLatents, settings: FitSettings, state: Path, device: str = "cpu") -> LabelFlow:
-    """Train one; killed, it goes on from its last checkpoint.
-
-    Args:
-        given: images that are learned from.
-        settings: how long and how fast.
-        state: folder of the checkpoint and the logged loss.
-        device: where it computes.
-    """
+    """Train one; killed, it goes on from its last checkpoint in `state`."""
     _, _, channels, side, _ = given.moments_N2CHW.shape
     classes = len(given.class_names)
     with torch.random.fork_rng():
@@ -154,19 +133,12 @@ def train_label_flow(given: LabelledLatents, settings: FitSettings, state: Path,
         x0_BCHW = given.scale * (mean_BCHW + std_BCHW * torch.randn(mean_BCHW.shape, generator=generator))
         return loss(flow, x0_BCHW.to(device), given.labels_N[rows], classes, generator)
 
-    fit.run(loss_function, on_grid=lambda _: None)
+    fit.run(loss_function)
     return flow
 
 
 def save_label_flow(flow: LabelFlow, class_names: Sequence[str], shape: Sequence[int], model: Path) -> None:
-    """Write it into a model folder, beside what diffusers reads there; float16.
-
-    Args:
-        flow: the network.
-        class_names: by label.
-        shape: of the latents [C,H,W].
-        model: the folder.
-    """
+    """Write one for latents of a shape [C,H,W] into a model folder, beside what diffusers reads there; float16."""
     folder = model / FOLDER
     folder.mkdir()
     known = LabelFlowConfig(class_names=tuple(class_names), channels=shape[0], side=shape[1])

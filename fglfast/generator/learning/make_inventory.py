@@ -30,12 +30,9 @@ ENCODED = 32  # images that the VAE takes at once
 
 
 class InventorySettings(InventorySizes):
-    """How an inventory is learned.
+    """How an inventory is learned, beside its sizes.
 
     Attributes:
-        adapters: how many are learned.
-        heads: blocks of an embedding's channels that are mixed apart.
-        rank: of each adapter.
         images: of each class, that are shown under each transformation.
         steps: of the optimisation.
         transformations: names of those that the images are shown under.
@@ -47,13 +44,7 @@ class InventorySettings(InventorySizes):
 
 
 def make_inventory(dataset: LabelledImages, model: Path, state: Path, settings: InventorySettings) -> Inventory:
-    """Learn an inventory; killed, it goes on from its last checkpoint.
-
-    Args:
-        dataset: public images.
-        model: the generator's diffusers directory.
-        state: folder of the checkpoint and the logged loss.
-        settings: how.
+    """Learn an inventory for a generator from public images; killed, it goes on from its last checkpoint in `state`.
 
     Raises:
         UsageError: a transformation is unknown or there twice, the heads do not divide the embedding, or the model is

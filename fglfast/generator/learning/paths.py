@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Kind = Literal["velocity", "noise", "data", "v"]
+Kind = Literal["velocity", "noise", "data", "v"]  # v = a e - s x0 (Salimans and Ho, arXiv 2202.00512)
 Scalar = Callable[[Tensor], Tensor]
 
 
@@ -41,18 +41,6 @@ class Path:
 
 
 LINEAR = Path(lambda t: 1 - t, lambda t: t, lambda t: -torch.ones_like(t), torch.ones_like)
-
-
-def right_prediction(path: Path, kind: Kind, x0: Tensor, e: Tensor, t: Tensor) -> Tensor:
-    """What a network should say where data and noise are mixed at t, if both are known.
-
-    The kinds: velocity; noise e; data x0; or v = a e - s x0 (Salimans and Ho, arXiv 2202.00512).
-    """
-    if kind == "velocity":
-        return path.velocity(x0, e, t)
-    if kind == "v":
-        return wide(path.data(t), x0) * e - wide(path.noise(t), x0) * x0
-    return x0 if kind == "data" else e
 
 
 def wide(t: Tensor, like: Tensor) -> Tensor:

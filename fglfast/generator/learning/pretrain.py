@@ -19,12 +19,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from fglfast.base.config import Seed, Settings
 from fglfast.base.errors import UsageError
 from fglfast.base.files import claim, finished_folder, write_atomic
-from fglfast.generator.architecture import (
-    MiniSettings,
-    build_text_encoder,
-    build_unet,
-    save_pipeline,
-)
+from fglfast.generator.architecture import MiniSettings, build_text_encoder, build_unet, save_pipeline
 from fglfast.generator.learning.autoencoder import encode_all, narrow, save_grid, train_vae
 from fglfast.generator.learning.card import model_card
 from fglfast.generator.learning.couplings import COUPLINGS, Coupling, CouplingName, independent
@@ -32,9 +27,9 @@ from fglfast.generator.learning.fitting import Fit, FitSettings
 from fglfast.generator.learning.flow import TIMESTEPS, lesson
 from fglfast.generator.learning.label_flow import FIT as LABEL_FIT
 from fglfast.generator.learning.label_flow import LabelFlow, LabelledLatents, save_label_flow, train_label_flow
-from fglfast.generator.learning.prompting import CAPTIONS, CLASSES, fitting, prompts_of
 from fglfast.generator.learning.solvers import euler, guided, uniform
-from fglfast.generator.learning.taught import Taught, held_apart, tell_small
+from fglfast.generator.learning.taught import CAPTIONS, CLASSES, Taught, fitting, held_apart, prompts_of, tell_small
+from fglfast.generator.load import own_device
 from fglfast.generator.parts import name_of
 from fglfast.images.attributes import describe
 from fglfast.images.labelled import LabelledImages
@@ -81,12 +76,16 @@ class PretrainSettings(Settings):
         device: str,
     ) -> "PretrainSettings":
         """The usual rates and batches with other sizes and numbers of steps; without label steps, no label flow."""
-        default, of_labels = cls(), {"steps": label_steps, "seed": LABEL_FIT.seed + 2 * seed}
+        default = cls()
+
+        def lasting(usual: FitSettings, steps: int) -> FitSettings:
+            return usual.model_copy(update={"steps": steps, "seed": usual.seed + 2 * seed})
+
         return cls(
             model=model,
-            vae=default.vae.model_copy(update={"steps": vae_steps, "seed": default.vae.seed + 2 * seed}),
-            flow=default.flow.model_copy(update={"steps": flow_steps, "seed": default.flow.seed + 2 * seed}),
-            labels=LABEL_FIT.model_copy(update=of_labels) if label_steps else None,
+            vae=lasting(default.vae, vae_steps),
+            flow=lasting(default.flow, flow_steps),
+            labels=lasting(LABEL_FIT, label_steps) if label_steps else None,
             coupling=coupling,
             seed=seed,
             device=device,
@@ -117,7 +116,7 @@ def pretrain(
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("no CUDA device is visible to torch", "use --device cpu, or install the CUDA build of torch")
     if settings.device == "auto":
-        settings = settings.model_copy(update={"device": "cuda" if torch.cuda.is_available() else "cpu"})
+        settings = settings.model_copy(update={"device": own_device()})
     coupling = COUPLINGS[settings.coupling]()  # one of them needs a package: said before anything is trained
     state, grids = (out / RUN).parent, out / "grids"
     size = settings.model.image_size

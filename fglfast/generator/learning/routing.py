@@ -59,17 +59,7 @@ def learn_inventory(
     settings: FitSettings,
     state: Path,
 ) -> None:
-    """Learn an inventory in place, from images under some transformations; resumes from `state`.
-
-    Args:
-        generator: frozen.
-        task: what its UNet was trained to predict.
-        transformed: under each transformation, images of the same classes.
-        prompts_KLD: text embeddings of the class prompts.
-        inventory: changed.
-        settings: how long and how fast.
-        state: folder of the checkpoint and the logged loss.
-    """
+    """Learn an inventory in place, as `fit_text` does, from images of the same classes under each transformation."""
     adapters, heads = inventory.route_shape
     tasks, device = len(transformed), prompts_KLD.device
     own_T = torch.arange(tasks, device=device) % adapters

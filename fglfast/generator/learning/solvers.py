@@ -31,12 +31,18 @@ def uniform(steps: int) -> Tensor:
     return torch.linspace(1.0, 0.0, steps + 1)
 
 
-def euler(velocity: Velocity, noise: Tensor, times: Tensor) -> Tensor:
-    """One evaluation a step, first order."""
-    x = noise
+def follow(velocity: Velocity, noise: Tensor, times: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Trajectories by Euler's method: their points at these times, the noise first, and the velocities between them."""
+    points, velocities = [noise], []
     for now, after in pairwise(times):
-        x = x + (after - now) * velocity(x, _everywhere(now, x))
-    return x
+        velocities.append(velocity(points[-1], now.expand(len(noise)).to(noise)))
+        points.append(points[-1] + (after - now) * velocities[-1])
+    return points, velocities
+
+
+def euler(velocity: Velocity, noise: Tensor, times: Tensor) -> Tensor:
+    """Where trajectories end: one evaluation a step, first order."""
+    return follow(velocity, noise, times)[0][-1]
 
 
 class Bend(Settings):
@@ -56,19 +62,12 @@ class Bend(Settings):
 
 
 def bend(velocity: Velocity, noise: Tensor, times: Tensor) -> Bend:
-    """Follow trajectories by Euler's method over equal steps, and see how they bend."""
-    x, seen = noise, []
-    for now, after in pairwise(times):
-        seen.append(velocity(x, _everywhere(now, x)))
-        x = x + (after - now) * seen[-1]
-    chord, path = noise - x, torch.stack(seen)
+    """Follow trajectories over equal steps, and see how they bend."""
+    points, velocities = follow(velocity, noise, times)
+    chord, path = noise - points[-1], torch.stack(velocities)
     turns = path.diff(dim=0) * len(path) if len(path) > 1 else torch.zeros(1)
     size = chord.square().mean()
     return Bend(
         straightness=round(float((chord - path).square().mean() / size), 5),
         curvature=round(float(turns.square().mean() / size), 5),
     )
-
-
-def _everywhere(t: Tensor, x: Tensor) -> Tensor:
-    return t.expand(len(x)).to(x)

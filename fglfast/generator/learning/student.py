@@ -18,9 +18,9 @@ from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import loading
 from fglfast.generator.learning.fitting import Fit, FitSettings
 from fglfast.generator.learning.flow import TIMESTEPS
-from fglfast.generator.learning.paths import LINEAR, Kind, Path, right_prediction
+from fglfast.generator.learning.paths import LINEAR, Kind, Path, wide
 from fglfast.generator.parts import part
-from fglfast.generator.scheduler import CONFIG, lacks, own_clock, scheduler_config
+from fglfast.generator.scheduler import CONFIG, lacks, noise_levels, own_clock, scheduler_config
 
 KINDS: dict[str, Kind] = {"flow_prediction": "velocity", "epsilon": "noise", "sample": "data", "v_prediction": "v"}
 
@@ -72,6 +72,14 @@ class Task:
         prediction: Tensor = unet(x, self.clock(t_B), text_BLD, return_dict=False)[0]
         return prediction
 
+    def target(self, data: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
+        """What a network should say where data and noise [B,...] are mixed at t, as both are known."""
+        if self.kind == "velocity":
+            return self.path.velocity(data, noise, t_B)
+        if self.kind == "v":
+            return wide(self.path.data(t_B), data) * noise - wide(self.path.noise(t_B), data) * data
+        return data if self.kind == "data" else noise
+
     @classmethod
     def of_model(cls, folder: File) -> "Task":
         """What the model of a diffusers folder was trained to do.
@@ -92,7 +100,7 @@ class Task:
         """
         name = str(config.get("_class_name", ""))
         if name.startswith("FlowMatch") or config.get("use_flow_sigmas"):
-            levels = int(config.get("num_train_timesteps", TIMESTEPS))
+            levels = noise_levels(config)
             return cls(LINEAR, "velocity", lambda t: levels * t, levels)
         if own_clock(config) or not _has_table(name):
             raise BadInputError(
@@ -135,18 +143,9 @@ def fit_student(
     state: File,
     moments: tuple[float, ...] = (),
 ) -> float:
-    """Train a copy of the teacher's UNet in place, resumably.
+    """Train a copy of the teacher's UNet in place, resumably; returns the seconds of all calls together.
 
-    Args:
-        unet: begins with the teacher's weights.
-        task: what it predicts.
-        pairs: what the teacher drew.
-        settings: how long and how fast.
-        state: folder of its checkpoint.
-        moments: the only times at which the student will be asked; empty for all of them.
-
-    Returns:
-        Seconds of training, of all calls together.
+    It is trained at `moments`, the only times at which it will be asked; without any, at all of them.
     """
     device = next(unet.parameters()).device
     fit = Fit("student", nn.ModuleDict({"unet": unet}), settings, state)
@@ -156,15 +155,10 @@ def fit_student(
         noise, data, text_BLD = (tensor.to(device) for tensor in pairs.batch(rows_B))
         t_B = _times(batch_size, moments, generator).to(device)
         prediction = task.ask(unet, task.path.at(data, noise, t_B), t_B, text_BLD)
-        return (prediction - target(task, data, noise, t_B)).square().mean()
+        return (prediction - task.target(data, noise, t_B)).square().mean()
 
-    fit.run(loss_function, on_grid=lambda _: None)
+    fit.run(loss_function)
     return fit.seconds
-
-
-def target(task: Task, data: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
-    """What a network of this task should say of a pair at t."""
-    return right_prediction(task.path, task.kind, data, noise, t_B)
 
 
 def _times(count: int, moments: tuple[float, ...], generator: torch.Generator) -> Tensor:

@@ -32,19 +32,9 @@ def fit_transport(
     negative_LD: Tensor,
     guidance_scale: float,
 ) -> float:
-    """Train a copy of a flow model's UNet in place, resumably.
+    """Train a copy of a flow model's UNet in place, resumably; returns the seconds of all calls together.
 
-    Args:
-        unet: begins with the teacher's weights.
-        task: a velocity on the linear path.
-        pairs: what the teacher drew; of them only the data is used.
-        settings: how long and how fast.
-        state: folder of its checkpoint.
-        negative_LD: text of the unguided half of the teacher.
-        guidance_scale: of the teacher; 1 is unguided.
-
-    Returns:
-        Seconds of training, of all calls together.
+    Of the pairs only the data is used. The teacher is guided away from the negative text; at a scale of 1, not at all.
     """
     device = next(unet.parameters()).device
     master = deepcopy(unet).eval().requires_grad_(False)
@@ -66,7 +56,7 @@ def fit_transport(
             loss = loss + WEIGHT * distillation(student, teacher, start, noise, t_B)
         return loss
 
-    fit.run(loss_function, on_grid=lambda _: None)
+    fit.run(loss_function)
     return fit.seconds
 
 
@@ -84,13 +74,7 @@ def matching(student: Velocity, teacher: Velocity, x: Tensor, t_B: Tensor) -> Te
     """Velocity matching: u + t du/dt = v along the teacher's trajectory, as an error of u.
 
     Written as what u has to be by its own value a little further, (d v + (t - d) u') / t, which is the paper's identity
-    over a finite d, scaled by d/t so that the error has the size of a velocity's.
-
-    Args:
-        student: the mean velocity, trained.
-        teacher: the velocity.
-        x: points of the path [B,...].
-        t_B: when.
+    over a finite d, scaled by d/t so that the error has the size of a velocity's. The points x are of the path [B,...].
     """
     here, velocity, further, small_B = _along(student, teacher, x, t_B)
     t, small = wide(t_B, x), wide(small_B, x)
@@ -101,14 +85,8 @@ def matching(student: Velocity, teacher: Velocity, x: Tensor, t_B: Tensor) -> Te
 def distillation(student: Velocity, teacher: Velocity, start: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
     """Velocity distillation: a loss whose gradient moves one-step samples by the two velocities' difference.
 
-    The student's velocity is the one its mean velocity implies, u + t du/dt. A difference is cut to 1 a dimension.
-
-    Args:
-        student: the mean velocity, trained.
-        teacher: the velocity.
-        start: noise that one step makes samples of [B,...].
-        noise: that puts them back on the path [B,...].
-        t_B: where on it.
+    The student's velocity is the one its mean velocity implies, u + t du/dt. A difference is cut to 1 a dimension. One
+    step makes samples of `start` [B,...]; other noise puts them back on the path.
     """
     leap = student(start, torch.ones_like(t_B))
     with torch.no_grad():

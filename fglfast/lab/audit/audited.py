@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fglfast.federation.clients import everything, simulated
-from fglfast.federation.experiment import Experiment
 from fglfast.federation.method_names import Method
 from fglfast.images.labelled import LabelledImages
+from fglfast.lab.audit.opened import Run
 from fglfast.training.batches import generator
 
 Clients = NDArray[np.int64]
@@ -20,44 +19,24 @@ NOBODY = -1
 
 @dataclass(frozen=True, eq=False)
 class AuditedImages:
-    """The images that an audit asks of, N of them: members and others.
-
-    Attributes:
-        images: labels and names of the classes are those of the federation.
-        pixels_N3SS: the same as the global model takes them.
-    """
+    """Images that an audit asks of, members and others: with the federation's classes, and as its model takes them."""
 
     images: LabelledImages
     pixels_N3SS: Tensor
 
 
-def learned_names(
-    file: Path, experiment: Experiment, method: Method, seed: int, class_names: Sequence[str]
-) -> list[list[str]]:
-    """Names of the images that each client gives to a method: all, where words describe them, else not those held out.
-
-    Args:
-        file: the experiment as its clients read it.
-        experiment: its settings.
-        method: of the experiment.
-        seed: likewise.
-        class_names: of the federation.
-    """
-    clients = [everything(str(file))] if method == "centralized" else simulated(str(file), seed)
+def learned_names(run: Run, method: Method) -> list[list[str]]:
+    """Names of the images that each client gives to a method: all if words describe them, else not those held out."""
+    file, experiment = str(run.file), run.experiment
+    clients = [everything(file)] if method == "centralized" else simulated(file, run.seed)
     if method == "fgl" and experiment.prompt_level != "learned":
         return [list(client.dataset.names) for client in clients]
-    named = tuple(class_names), experiment.image_size, experiment.validation_share
+    named = run.class_names, experiment.image_size, experiment.validation_share
     return [[client.dataset.names[row] for row in client.images(*named).train.tolist()] for client in clients]
 
 
 def holders(names: Sequence[Sequence[str]], rows: Mapping[str, int], images: int) -> Clients:
-    """The client that gave each of the pool's images [N], or `NOBODY`.
-
-    Args:
-        names: of each client's images.
-        rows: where an image of that name is in the pool.
-        images: how many the pool has.
-    """
+    """The client that gave each of a pool's images [N], or `NOBODY`, by each client's names and the row of a name."""
     holders_N = np.full(images, NOBODY, dtype=np.int64)
     for client, own in enumerate(names):
         holders_N[[rows[name] for name in own]] = client

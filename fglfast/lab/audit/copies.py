@@ -7,6 +7,7 @@ of the same kind that nobody trained on: without memorization, the nearest of bo
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,11 @@ from torch import Tensor
 from fglfast.base.config import Settings
 from fglfast.lab.audit.roc import Interval, share
 from fglfast.lab.nearest import nearest
+from fglfast.shards.description import read_description
+from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.training.batches import generator
+from fglfast.training.evaluate import open_classifier
+from fglfast.training.predict import features
 
 MUCH_NEARER = 0.5  # of the distance to the nearest held-out image: what is called a copy
 PAIRS = 10
@@ -50,12 +55,7 @@ class Copies(Settings):
 
 @dataclass(frozen=True)
 class Images:
-    """Images and their features.
-
-    Attributes:
-        pixels_N3SS: uint8.
-        features_NF: float32.
-    """
+    """Images, uint8, and their features, float32."""
 
     pixels_N3SS: Tensor
     features_NF: Tensor
@@ -63,9 +63,9 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels_N3SS)
 
-    def sample(self, count: int, seed: int) -> "Images":
+    def sample(self, count: int) -> "Images":
         """As many of them, drawn without replacement."""
-        rows = np.sort(generator(seed, 5).permutation(len(self))[:count])
+        rows = np.sort(generator(0, 5).permutation(len(self))[:count])
         return Images(self.pixels_N3SS[rows], self.features_NF[rows])
 
 
@@ -79,15 +79,34 @@ class SuspectedCopy:
     ratio: float
 
 
-def search(synthetic: Images, private: Images, held_out: Images, seed: int = 0) -> tuple[Copies, list[SuspectedCopy]]:
-    """Search private images for what synthetic ones copy.
+def find_copies(
+    synthetic: Path, judge: Path, private_N3SS: Tensor, held_out_M3SS: Tensor
+) -> tuple[Copies, list[SuspectedCopy]]:
+    """Search private images for copies in a synthetic data set.
 
-    Returns:
-        The result, and the pairs that are nearest against the control.
+    Args:
+        synthetic: folder of `synthesize`.
+        judge: a classifier that saw no private image; all images are at its size.
+        private_N3SS: uint8.
+        held_out_M3SS: images of the same kind that nothing was made of.
+
+    Raises:
+        BadInputError, IncompleteError: a folder cannot be used.
     """
+    model, _, size = open_classifier(judge)
+    description = read_description(synthetic)
+    index = read_index(synthetic, description)
+    synthetic_K3SS = SyntheticImages(index, description.image_size, size)[range(len(index))]
+    pixels = (synthetic_K3SS, private_N3SS, held_out_M3SS)
+    made, private, held_out = (Images(some, features(model, some)) for some in pixels)
+    return search(made, private, held_out)
+
+
+def search(synthetic: Images, private: Images, held_out: Images) -> tuple[Copies, list[SuspectedCopy]]:
+    """Search private images for what synthetic ones copy; also the pairs that are nearest against the control."""
     hashes, known, control = (_hashes(images) for images in (synthetic, private, held_out))
     count = min(len(private), len(held_out))
-    private, held_out = private.sample(count, seed), held_out.sample(count, seed)
+    private, held_out = private.sample(count), held_out.sample(count)
     (to_private_N, which_N), (to_held_out_N, control_N) = (
         nearest(synthetic.features_NF, others.features_NF) for others in (private, held_out)
     )

@@ -71,12 +71,7 @@ class Upload:
 
 
 class Vocabulary:
-    """All prompts that an attacker tries, with their embeddings.
-
-    Args:
-        prompts: of each class.
-        encoder: of the uploads.
-    """
+    """All prompts of each class that an attacker tries, with their embeddings by the encoder of the uploads."""
 
     def __init__(self, prompts: Mapping[int, Sequence[str]], encoder: TextEncoder) -> None:
         self.prompts = {label: list(dict.fromkeys(own)) for label, own in prompts.items()}

@@ -22,7 +22,7 @@ from fglfast.generator.load import load_generator, own_device
 from fglfast.generator.text import load_prompts, native_image_size
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.lab.audit.audited import AuditedImages
-from fglfast.lab.audit.outputs import Floats
+from fglfast.lab.audit.roc import Floats
 
 DRAWS = 8  # of noise and time, the same for all images and texts
 PASS = 64  # images at once

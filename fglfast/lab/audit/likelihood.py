@@ -1,15 +1,33 @@
-"""The likelihood-ratio attack (LiRA) with shadow models.
+"""What a classifier says of the true class of images, and the likelihood-ratio attack (LiRA) on it with shadow models.
 
 Carlini et al., "Membership Inference Attacks From First Principles", arXiv 2112.03570, algorithm 1 (online): what a
 model says of an image is compared with what shadow models say that learned from it and with what those say that did
 not, each taken as a Gaussian. With few shadows all images share one variance, as the paper has it (section VI-C).
 """
 
+from typing import Any
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from fglfast.lab.audit.roc import Bools, Floats
+from fglfast.training.batches import Pixels
+from fglfast.training.predict import predict
+
+
+def confidences(model: Any, pixels: Pixels, labels: NDArray[np.int64]) -> Floats:
+    """log(p / (1 - p)) of the probability p of each image's true class [N], without rounding p.
+
+    It falls as the loss -log p rises, so it ranks images as a threshold on the loss does; and over models it is nearly
+    Gaussian (section V). Of a single class nothing can be told: 0.
+    """
+    logits_NK, true_N1 = predict(model, pixels).double(), torch.from_numpy(labels)[:, None]
+    if logits_NK.shape[1] == 1:
+        return np.zeros(len(labels))
+    others_NK = logits_NK.scatter(1, true_N1, float("-inf"))
+    odds_N: Floats = (logits_NK.gather(1, true_N1)[:, 0] - others_NK.logsumexp(1)).numpy()
+    return odds_N
 
 
 def likelihood_ratio(target_N: Floats, shadows_SN: Floats, inside_SN: Bools) -> Floats:

@@ -13,11 +13,10 @@ from fglfast.engine.manifest import device_name
 from fglfast.generator.text import text_fingerprint
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import LabelledImages
-from fglfast.lab.audit.copies import Copies, SuspectedCopy
-from fglfast.lab.audit.outputs import confidences
+from fglfast.lab.audit.copies import Copies, SuspectedCopy, find_copies
+from fglfast.lab.audit.likelihood import confidences
 from fglfast.lab.audit.records import Attack, Audit, Inversion
 from fglfast.lab.audit.roc import roc
-from fglfast.lab.audit.synthetic import find_copies
 from fglfast.lab.audit.uploads import describe_sender, read_uploads
 from fglfast.payload import Payload, load_payload
 from fglfast.training.batches import read_pixels
@@ -112,8 +111,7 @@ def _inversions(files: Files, payload: Payload | None) -> list[Inversion]:
     members = read_dataset(files.members)
     names = payload.header.class_names
     if set(members.class_names) - set(names):
-        raise BadInputError(
-            f"{files.payload}: {files.members} has classes that it lacks", "give the images that it was made of"
-        )
+        problem = f"{files.payload}: {files.members} has classes that it lacks"
+        raise BadInputError(problem, "give the images that it was made of")
     sender = describe_sender(members.named(names), payload, files.generator, files.captions)
     return read_uploads([sender], files.generator, payload.header.domain)

@@ -14,34 +14,26 @@ from fglfast.federation.method_names import Method
 from fglfast.generator.text import text_fingerprint
 from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import concatenate
-from fglfast.lab.audit.audited import NOBODY, AuditedImages, holders, learned_names
-from fglfast.lab.audit.copies import Copies, SuspectedCopy
+from fglfast.lab.audit.audited import NOBODY, AuditedImages
+from fglfast.lab.audit.copies import Copies, SuspectedCopy, find_copies
 from fglfast.lab.audit.likelihood import leave_one_out, likelihood_ratio
 from fglfast.lab.audit.opened import Run
-from fglfast.lab.audit.outputs import confidences
 from fglfast.lab.audit.records import CONTROL, MODEL, Attack, Audit, Inversion
 from fglfast.lab.audit.roc import roc
-from fglfast.lab.audit.server import server_views
+from fglfast.lab.audit.server import all_views
 from fglfast.lab.audit.shadows import ShadowRun, Shadows, control, train_shadows
-from fglfast.lab.audit.synthetic import find_copies
 from fglfast.lab.audit.uploads import describe_sender, read_uploads
 from fglfast.payload import load_payload
 from fglfast.training.batches import read_pixels
-from fglfast.training.evaluate import open_classifier
 from fglfast.training.results import WEIGHTS
 
 
 def audit_run(
     run: Run, methods: tuple[Method, ...], shadows: int, out: Path, engines: Path
 ) -> tuple[Audit, list[SuspectedCopy]]:
-    """Attack the models of a run, read its uploads, search its synthetic images for copies.
+    """Attack the models of a run's methods, read its uploads, search its synthetic images for copies.
 
-    Args:
-        run: what is audited.
-        methods: whose models are attacked.
-        shadows: models of each recipe for the likelihood ratio; 0 leaves it out.
-        out: folder of the shadows.
-        engines: folder of compiled engines.
+    So many shadow models of each recipe are made for the likelihood ratio; 0 leaves it out.
     """
     experiment = run.experiment
     private = read_dataset(experiment.data).named(run.class_names)
@@ -79,13 +71,9 @@ def _attacks(
     run: Run, method: Method, pool: AuditedImages, private: int, trained: Mapping[str, Shadows]
 ) -> list[Attack]:
     """All attacks on one model, and on its server's view; members are what it learned from, others the test images."""
-    model, _, _ = open_classifier(run.out / method / "model")
-    names = learned_names(run.file, run.experiment, method, run.seed, run.class_names)
     rows = {name: row for row, name in enumerate(pool.images.names[:private])}
-    holders_N, shadows = holders(names, rows, len(pool.images)), trained.get(method)
-    views = {MODEL: confidences(model, pool.pixels_N3SS, pool.images.labels)}
-    views |= server_views(run.folder, run.experiment, method, run.seed, pool, holders_N)
-    inside_N = holders_N != NOBODY
+    holders_N, views = all_views(run, method, pool, rows)
+    inside_N, shadows = holders_N != NOBODY, trained.get(method)
     judged = np.flatnonzero(inside_N | (np.arange(len(inside_N)) >= private))
     attacks = []
     for seen, scores_N in views.items():
@@ -101,9 +89,9 @@ def _attacks(
 
 def _inversions(run: Run) -> list[Inversion]:
     """The uploads of the run's clients, if it has any; and what the same clients would send."""
-    folder, model = run.out / "one-shot" / "clients", find_recipe(run.experiment.recipe).model_folder()
+    model = find_recipe(run.experiment.recipe).model_folder()
     encoder = text_fingerprint(model)
-    read = [load_payload(path, text_encoder=encoder) for path in sorted(folder.glob("*.safetensors"))]
+    read = [load_payload(path, text_encoder=encoder) for path in run.uploads()]
     payloads = {payload.header.client: payload for payload in read}
     senders = []
     for client in simulated(str(run.file), run.seed):

@@ -40,6 +40,10 @@ class Run:
         """What the methods left."""
         return self.folder / f"seed{self.seed}"
 
+    def uploads(self) -> list[Path]:
+        """The payloads of one-shot FGL, if it was run."""
+        return sorted((self.out / "one-shot" / "clients").glob("*.safetensors"))
+
     def methods(self, asked: Sequence[str]) -> tuple[Method, ...]:
         """The methods to audit: those asked for, or the usual ones that were run.
 

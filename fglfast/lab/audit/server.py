@@ -1,24 +1,27 @@
-"""What the server of a finished experiment saw of its clients, as a score of each image.
+"""What is seen of a finished experiment's clients, as a score of each image: in its model, and at its server.
 
-It is the adversary of the threat model: honest, but curious. Of methods that average it sees each client's update in
-every round; of one-shot FGL the uploads. Those of words say what the words say, which inversion reads; learned ones may
-say more.
+The server is the adversary of the threat model: honest, but curious. Of methods that average it sees each client's
+update in every round; of one-shot FGL the uploads. Those of words say what the words say, which inversion reads;
+learned ones may say more.
 """
 
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fglfast.engine.recipe import find_recipe
 from fglfast.federation.clients import simulated
-from fglfast.federation.experiment import FILE, Experiment
+from fglfast.federation.experiment import Experiment
 from fglfast.federation.method_names import Method
 from fglfast.lab.audit import learned, updates
-from fglfast.lab.audit.audited import AuditedImages, Clients, asked
-from fglfast.lab.audit.outputs import Floats
-from fglfast.lab.audit.records import View
+from fglfast.lab.audit.audited import AuditedImages, Clients, asked, holders, learned_names
+from fglfast.lab.audit.likelihood import confidences
+from fglfast.lab.audit.opened import Run
+from fglfast.lab.audit.records import MODEL, View
+from fglfast.lab.audit.roc import Floats
 from fglfast.payload import load_payload
+from fglfast.training.evaluate import open_classifier
 
 AVERAGED: tuple[Method, ...] = ("fgl-rounds", "fgl-rounds-finetune", "fedavg", "fedprox")
 
@@ -30,42 +33,38 @@ def seen_by_server(experiment: Experiment, method: Method) -> dict[View, int]:
     return {"upload": learned.DRAWS} if method == "fgl" and experiment.prompt_level == "learned" else {}
 
 
-def server_views(
-    folder: Path, experiment: Experiment, method: Method, seed: int, pool: AuditedImages, holders_N: Clients
-) -> dict[View, Floats]:
-    """What each of those says of each image [N]: higher for what the asked client learned from.
+def all_views(
+    run: Run, method: Method, pool: AuditedImages, rows: Mapping[str, int]
+) -> tuple[Clients, dict[View, Floats]]:
+    """The client that gave each image [N], and what each view says of it [N]: higher for what was learned from.
 
     Args:
-        folder: of the finished experiment.
-        experiment: its settings.
-        method: that was run.
-        seed: likewise.
+        run: finished.
+        method: whose final model and server are looked at.
         pool: the images.
-        holders_N: the client that gave each of them.
+        rows: where an image that a client names is in the pool.
     """
-    asked_N, out = asked(holders_N, pool.images.labels, seed), folder / f"seed{seed}"
-    file, found = folder / FILE, dict[View, Floats]()
-    for view in seen_by_server(experiment, method):
+    model, _, _ = open_classifier(run.out / method / "model")
+    holders_N = holders(learned_names(run, method), rows, len(pool.images))
+    asked_N = asked(holders_N, pool.images.labels, run.seed)
+    found: dict[View, Floats] = {MODEL: confidences(model, pool.pixels_N3SS, pool.images.labels)}
+    for view in seen_by_server(run.experiment, method):
         if view == "upload":
-            found[view] = _of_uploads(out / "one-shot" / "clients", file, experiment, seed, pool, asked_N)
+            found[view] = _of_uploads(run, pool, asked_N)
         else:
-            own = experiment.chosen_for(method)
-            mu = own.rounds.proximal_mu if method == "fedprox" else 0.0
-            found[view] = updates.updates_seen(file, own, seed, out / method / "model", mu, pool, asked_N)
-    return found
+            found[view] = updates.updates_seen(run, method, pool, asked_N)
+    return holders_N, found
 
 
-def _of_uploads(
-    uploads: Path, file: Path, experiment: Experiment, seed: int, pool: AuditedImages, asked_N: Clients
-) -> Floats:
+def _of_uploads(run: Run, pool: AuditedImages, asked_N: Clients) -> Floats:
     """Of learned payloads: what the asked client's row of an image's class gains over the class prompt."""
-    numbers = {client.name: number for number, client in enumerate(simulated(str(file), seed))}
+    numbers = {client.name: number for number, client in enumerate(simulated(str(run.file), run.seed))}
     texts: list[NDArray[np.float16]] = []
     places = np.full((len(numbers), len(pool.images.class_names)), -1, dtype=np.int64)
-    for path in sorted(uploads.glob("*.safetensors")):
+    for path in run.uploads():
         payload = load_payload(path)
         assert payload.embeddings is not None, "learned embeddings have no other form"
         places[numbers[payload.header.client], payload.labels] = len(texts) + np.arange(len(payload.labels))
         texts.extend(payload.embeddings)
-    model = find_recipe(experiment.recipe).model_folder()
+    model = find_recipe(run.experiment.recipe).model_folder()
     return learned.gains(model, pool, np.stack(texts), places[asked_N, pool.images.labels])

@@ -23,17 +23,16 @@ from safetensors.numpy import load_file, save
 from fglfast.base.console import note
 from fglfast.base.files import claim, write_atomic
 from fglfast.federation.arena import run_experiment
-from fglfast.federation.experiment import FILE, Experiment
+from fglfast.federation.experiment import Experiment
 from fglfast.federation.method_names import Method
 from fglfast.images.labelled import LabelledImages
-from fglfast.lab.audit.audited import NOBODY, AuditedImages, holders, learned_names
-from fglfast.lab.audit.outputs import Floats, confidences
+from fglfast.lab.audit.audited import NOBODY, AuditedImages
+from fglfast.lab.audit.opened import Run
 from fglfast.lab.audit.records import MODEL, View
-from fglfast.lab.audit.server import seen_by_server, server_views
+from fglfast.lab.audit.roc import Bools, Floats
+from fglfast.lab.audit.server import all_views, seen_by_server
 from fglfast.training.batches import generator
-from fglfast.training.evaluate import open_classifier
 
-Bools = NDArray[np.bool_]
 CONTROL_EPOCHS = 60
 INSIDE, ACCURACY = "inside", "accuracy"  # beside the views in a shadow's file
 
@@ -74,15 +73,9 @@ def control(experiment: Experiment) -> ShadowRun:
 def train_shadows(
     recipes: Mapping[str, ShadowRun], pool: AuditedImages, number: int, seed: int, folder: Path, engines: Path
 ) -> dict[str, Shadows]:
-    """Run each recipe on `number` random halves; what an earlier call finished is read.
+    """Run each recipe on `number` random halves of a pool; what an earlier call left in the folder is read.
 
-    Args:
-        recipes: by name.
-        pool: the images.
-        number: of halves.
-        seed: of the halves; a shadow's own draws have seeds of their own.
-        folder: of the results.
-        engines: folder of compiled engines.
+    The seed is that of the halves; a shadow's own draws have seeds of their own.
 
     Raises:
         BadInputError: the folder holds shadows of another pool.
@@ -124,11 +117,9 @@ def _train(
         }
     )
     arena = run_experiment(experiment, work / "run", engines)
-    model, _, _ = open_classifier(work / "run" / f"seed{seed}" / recipe.method / "model")
-    names = learned_names(work / "run" / FILE, experiment, recipe.method, seed, pool.images.class_names)
-    holders_N = holders(names, {f"row {place}": int(row) for place, row in enumerate(half)}, len(pool.images))
-    views = {MODEL: confidences(model, pool.pixels_N3SS, pool.images.labels)}
-    views |= server_views(work / "run", experiment, recipe.method, seed, pool, holders_N)
+    run = Run(work / "run", experiment, seed, pool.images.class_names)
+    rows = {f"row {place}": int(row) for place, row in enumerate(half)}
+    holders_N, views = all_views(run, recipe.method, pool, rows)
     facts = {INSIDE: holders_N != NOBODY, ACCURACY: np.array([arena.results[0].test_accuracy])}
     write_atomic(result, save({**facts, **{str(view): scores_N for view, scores_N in views.items()}}))
 

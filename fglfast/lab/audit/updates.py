@@ -16,15 +16,17 @@ from flwr.serverapp import Grid
 from fglfast.federation import wire
 from fglfast.federation.client_app import app
 from fglfast.federation.clients import simulated
-from fglfast.federation.experiment import Experiment
 from fglfast.federation.federation import Federation
 from fglfast.federation.grid import Answers, CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.members import Member
+from fglfast.federation.method_names import Method
 from fglfast.federation.method_plan import MethodPlan
 from fglfast.federation.rounds import PlannedRounds
 from fglfast.lab.audit.audited import AuditedImages, Clients
-from fglfast.lab.audit.outputs import Floats, confidences
+from fglfast.lab.audit.likelihood import confidences
+from fglfast.lab.audit.opened import Run
+from fglfast.lab.audit.roc import Floats
 from fglfast.training.evaluate import open_classifier
 
 WATCHED = 3  # rounds
@@ -33,30 +35,20 @@ T = TypeVar("T")
 Look = Callable[[int, wire.Weights], None]  # the number of a client, and what it sent
 
 
-def updates_seen(
-    file: Path,
-    experiment: Experiment,
-    seed: int,
-    model: Path,
-    proximal_mu: float,
-    pool: AuditedImages,
-    asked_N: Clients,
-) -> Floats:
+def updates_seen(run: Run, method: Method, pool: AuditedImages, asked_N: Clients) -> Floats:
     """How sure of each image's true class the asked client is after its epochs [N]: the mean of `WATCHED` rounds.
 
     It is counted from the mean of all images of that class that are asked of that client: clients that hold much of a
     class are sure of all its images.
 
     Args:
-        file: the experiment as its clients read it.
-        experiment: its settings.
-        seed: of partition and draws.
-        model: folder of the final model.
-        proximal_mu: of the method.
+        run: whose federation goes on.
+        method: one that averages.
         pool: the images.
         asked_N: the client that each image is asked of.
     """
-    network, class_names, _ = open_classifier(model)
+    experiment, file = run.experiment.chosen_for(method), str(run.file)
+    network, class_names, _ = open_classifier(run.out / method / "model")
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     seen_N = np.zeros(len(asked_N))
 
@@ -66,16 +58,17 @@ def updates_seen(
         if len(rows):
             seen_N[rows] += confidences(network, pool.pixels_N3SS[rows], pool.images.labels[rows]) / WATCHED
 
-    everyone = simulated(str(file), seed)
+    everyone = simulated(file, run.seed)
     clients = range(len(everyone))
-    loopback = LoopbackGrid(app, clients, {"experiment": str(file), "seed": seed})
+    loopback = LoopbackGrid(app, clients, {"experiment": file, "seed": run.seed})
     grid = _Watched(loopback, experiment.timeout, len(clients), look)
     members = tuple(
         Member(name=client.name, node=node, images=len(client.dataset))
         for client, node in zip(everyone, grid.nodes(), strict=True)
     )
     known = experiment.model_copy(update={"trusted_counts": tuple(member.name for member in members)})
-    federation = Federation(grid, members, known, seed, class_names, network, test=lambda _: 0.0)
+    federation = Federation(grid, members, known, run.seed, class_names, network, test=lambda _: 0.0)
+    proximal_mu = experiment.rounds.proximal_mu if method == "fedprox" else 0.0
     with tempfile.TemporaryDirectory() as folder:
         PlannedRounds(federation, MethodPlan("watched rounds", WATCHED, proximal_mu)).run(weights, Path(folder))
     for client in clients:

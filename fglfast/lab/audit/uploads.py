@@ -26,13 +26,7 @@ EPSILONS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # with the default delta
 
 @dataclass(frozen=True)
 class Sender:
-    """A client: its images, what they show, and what it sent.
-
-    Attributes:
-        images: all of them.
-        captions: of each.
-        payload: that it sent, or None.
-    """
+    """A client: all its images, what each shows, and the payload that it sent, if it did."""
 
     images: LabelledImages
     captions: list[str]
@@ -45,12 +39,9 @@ def describe_sender(images: LabelledImages, payload: Payload | None, model: Path
 
 
 def read_uploads(senders: Sequence[Sender], model: Path, domain: str | None = None) -> list[Inversion]:
-    """Invert what clients sent; then what they would send at instance level, without noise and with.
+    """Invert what a federation's clients sent; then what they would send at instance level, without noise and with.
 
-    Args:
-        senders: of the same federation.
-        model: the generator's folder.
-        domain: that the attacker writes into the prompts.
+    The attacker writes the domain into the prompts.
     """
     encoder, templates = TextEncoder.load(model), load_prompts(model, domain)
     names = senders[0].images.class_names
@@ -59,13 +50,9 @@ def read_uploads(senders: Sequence[Sender], model: Path, domain: str | None = No
     if all(sender.payload for sender in senders):
         headers = [sender.payload.header for sender in senders if sender.payload]
         uploads = [_sent(sender, templates, encoder) for sender in senders]
-        budget = headers[0].privacy
-        result = invert(uploads, vocabulary)
-        found.append(
-            Inversion(
-                level=headers[0].prompt_level, sent=True, epsilon=budget.epsilon if budget else None, found=result
-            )
-        )
+        level, budget = headers[0].prompt_level, headers[0].privacy
+        read = invert(uploads, vocabulary)
+        found.append(Inversion(level=level, sent=True, epsilon=budget.epsilon if budget else None, found=read))
     for epsilon in (None, *EPSILONS):
         try:
             would = invert(_would_send(senders, templates, encoder, epsilon), vocabulary)

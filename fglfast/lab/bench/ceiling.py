@@ -41,13 +41,7 @@ class Probe(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What an engine or the training did.
-
-    Attributes:
-        rows: of one round.
-        each: operations a row.
-        timing: of one round.
-    """
+    """What an engine or the training did in a round: so many rows, and so many operations for each."""
 
     rows: int
     each: int
@@ -74,26 +68,21 @@ def probes(precision: str) -> dict[str, Probe]:
 
 
 def highest(precision: str, tried: Mapping[str, tuple[Probe, Timing]], works: Mapping[str, Work]) -> Ceiling:
-    """The ceiling: the fastest round of the probes, or of the work itself if that is faster.
+    """The ceiling: the fastest round of the probes, or of the work in that precision if it is faster.
 
-    Args:
-        precision: whose.
-        tried: the probes and how long they took.
-        works: what is held against it, in the same precision; no share of it is above 1.
+    So no share of what is held against it is above 1.
     """
-    rates = {name: probe.operations / timing.fastest / 1e12 for name, (probe, timing) in tried.items()}
-    rates |= {name: work.tflops for name, work in works.items()}
-    timings = {name: timing for name, (_, timing) in tried.items()} | {
-        name: work.timing for name, work in works.items()
-    }
-    best = max(rates, key=rates.__getitem__)
+    found = {name: (probe.operations / timing.fastest / 1e12, timing) for name, (probe, timing) in tried.items()}
+    found |= {name: (work.tflops, work.timing) for name, work in works.items()}
+    best = max(found, key=lambda name: found[name][0])
+    tflops, timing = found[best]
     return Ceiling(
         precision=precision,
         threads=torch.get_num_threads(),
         by=best,
-        tflops=rates[best],
+        tflops=tflops,
         by_the_book=by_the_book(precision),
-        timing=timings[best],
+        timing=timing,
     )
 
 

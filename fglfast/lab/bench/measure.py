@@ -84,13 +84,7 @@ def contenders(recipe: Recipe, names: Sequence[str], batch: int | None = None) -
 
 
 def bench(recipes: Sequence[Recipe], model: Path, engines: Path, settings: BenchSettings) -> BenchRecord:
-    """Measure engines side by side, and what surrounds them.
-
-    Args:
-        recipes: one an engine, alike but for backend and precision.
-        model: the diffusers folder.
-        engines: folder of compiled engines by key.
-        settings: what else.
+    """Measure engines side by side, a recipe each, alike but for backend and precision; and what surrounds them.
 
     Raises:
         UsageError: settings that cannot be meant.
@@ -110,7 +104,13 @@ def bench(recipes: Sequence[Recipe], model: Path, engines: Path, settings: Bench
     ceilings = _ceilings(opened, tried, works | full, trained)
 
     def rate(done: Work, name: str) -> Rate:
-        return _rate(done, ceilings[precision_of(opened[name])])
+        return Rate(
+            rows=done.rows,
+            per_second=done.rows / done.timing.seconds,
+            tflops=done.tflops,
+            share=done.tflops / ceilings[precision_of(opened[name])].tflops,
+            timing=done.timing,
+        )
 
     return BenchRecord(
         model=name_of(model),
@@ -265,16 +265,6 @@ def _training(side: int, tried: Tried, settings: BenchSettings, left_out: list[s
         return None
     note(f"training step: {settings.rounds} rounds of {settings.arch} at {side}x{side}")
     return training_work(settings.arch, side, settings.train_batch, settings.rounds)
-
-
-def _rate(done: Work, ceiling: Ceiling) -> Rate:
-    return Rate(
-        rows=done.rows,
-        per_second=done.rows / done.timing.seconds,
-        tflops=done.tflops,
-        share=done.tflops / ceiling.tflops,
-        timing=done.timing,
-    )
 
 
 def _time(seconds: float) -> str:

@@ -12,6 +12,7 @@ from fglfast.engine.export import DECODER, PROJECTION, UNET, example_inputs
 from fglfast.generator.blocks import load_blocks, segment
 from fglfast.generator.load import DecoderPart, Shapes, blank_networks, split_unet
 from fglfast.lab.bench.records import Operations
+from fglfast.lab.bench.work import CLASSES
 from fglfast.sampler.schedule import Schedule
 from fglfast.training.model import build_model
 
@@ -21,11 +22,6 @@ def count_operations(model: Path, shapes: Shapes, schedule: Schedule) -> Operati
 
     The modules are built on torch's meta device: no weights, no arithmetic. There attention is made of matrix
     products, which the counter sees; the CPU's fused attention it counts as nothing (torch 2.13).
-
-    Args:
-        model: a diffusers folder; only its configs are read.
-        shapes: sizes of latents and text.
-        schedule: how often the UNet is called.
     """
     blocks = load_blocks(model)
     row = [_count_row(folder, shapes) for folder in blocks.folders(model)]
@@ -52,11 +48,11 @@ def count(module: nn.Module, *inputs: Tensor) -> int:
     return int(counter.get_total_flops())
 
 
-def count_training(arch: str, side: int, classes: int) -> int:
+def count_training(arch: str, side: int) -> int:
     """Operations of forward and backward pass of a global model, one image."""
     rows = 2  # batch normalisation refuses one
     with torch.device("meta"):
-        model = build_model(arch, [str(label) for label in range(classes)]).train()
+        model = build_model(arch, CLASSES).train()
         images_B3SS, labels_B = torch.zeros(rows, 3, side, side), torch.zeros(rows, dtype=torch.int64)
         with FlopCounterMode(display=False) as counter:
             cross_entropy(model(pixel_values=images_B3SS).logits, labels_B).backward()

@@ -5,7 +5,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fglfast.lab.bench.records import BenchRecord, Rate
+from fglfast.lab.bench.records import BenchRecord, Rate, TrainingRate
 
 
 def table(record: BenchRecord) -> RenderableType:
@@ -23,19 +23,14 @@ def table(record: BenchRecord) -> RenderableType:
         for engine in record.engines:
             rate = getattr(engine, part)
             if rate:
-                shown.add_row(f"{heading.format(rate.rows)}, {engine.name}", *_cells(rate))
+                shown.add_row(f"{heading.format(rate.rows)}, {engine.name}", *_cells(rate, rate.per_second))
         shown.add_section()
     for encode in record.encode:
         what = f"{encode.image_format} {encode.side}x{encode.side}, encoded and written"
         shown.add_row(what, number(encode.images_per_second), "", "", f"{encode.timing.spread:.0%}")
     if record.training:
         step = record.training
-        cells = (number(step.images_per_second), number(step.tflops), f"{step.share:.0%}")
-        shown.add_row(
-            f"training, {step.arch} at {step.side}x{step.side}",
-            *cells,
-            f"{step.timing.spread:.0%}",
-        )
+        shown.add_row(f"training, {step.arch} at {step.side}x{step.side}", *_cells(step, step.images_per_second))
     return Group(shown, *_lines(record))
 
 
@@ -53,8 +48,8 @@ def _lines(record: BenchRecord) -> list[str]:
     return lines + [f"left out: {reason}" for reason in record.left_out]
 
 
-def _cells(rate: Rate) -> tuple[str, ...]:
-    return number(rate.per_second), number(rate.tflops), f"{rate.share:.0%}", f"{rate.timing.spread:.0%}"
+def _cells(rate: Rate | TrainingRate, per_second: float) -> tuple[str, ...]:
+    return number(per_second), number(rate.tflops), f"{rate.share:.0%}", f"{rate.timing.spread:.0%}"
 
 
 def number(value: float) -> str:

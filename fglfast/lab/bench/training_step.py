@@ -22,14 +22,7 @@ NEVER = 1e9
 
 
 def training_work(arch: str, side: int, batch: int, rounds: int) -> Work:
-    """Train for a few short epochs as `train` does; the first epoch warms up.
-
-    Args:
-        arch: of the global model.
-        side: of an image, in pixels.
-        batch: images a step.
-        rounds: epochs that count.
-    """
+    """Train as `train` does on images of so many pixels a side, a short epoch a round and one before that warms up."""
     settings = TrainSettings(
         arch=arch, epochs=rounds + 1, batch_size=batch, validation_share=0.0, checkpoint_seconds=NEVER
     )
@@ -38,7 +31,7 @@ def training_work(arch: str, side: int, batch: int, rounds: int) -> Work:
         write_images(images, STEPS * batch, side)
         history = train(images, Path(folder) / "model", settings, 1).history
     timing = Timing.of([epoch["seconds"] / STEPS for epoch in history[1:]])
-    return Work(batch, count_training(arch, side, len(CLASSES)), timing)
+    return Work(batch, count_training(arch, side), timing)
 
 
 def training_rate(arch: str, side: int, step: Work, ceiling_tflops: float) -> TrainingRate:
@@ -62,7 +55,7 @@ def training_precision() -> str:
 
 def training_seconds(arch: str, side: int, batch: int, ceiling_tflops: float) -> float:
     """Seconds of one round of `training_work` if it ran at the ceiling: it takes at least that long."""
-    return STEPS * batch * count_training(arch, side, len(CLASSES)) / (1e12 * ceiling_tflops)
+    return STEPS * batch * count_training(arch, side) / (1e12 * ceiling_tflops)
 
 
 def write_images(folder: Path, images: int, side: int) -> None:

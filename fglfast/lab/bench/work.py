@@ -32,13 +32,8 @@ FALL, COLOUR = 1.5, 0.1
 class Synthesis:
     """`synthesize` into an empty temporary folder: text rows to written shards.
 
-    Args:
-        engine: the engine.
-        sampling: how it samples.
-        images: images of a round, a multiple of the number of classes.
-
     Attributes:
-        images: of a round.
+        images: of a round, a multiple of the number of classes.
         results: what each round answered.
     """
 
@@ -71,12 +66,7 @@ def payload_rows(engine: Engine) -> Merged:
 
 
 class Encoding:
-    """Encode images and write them as one shard, as `synthesize` does beside the denoiser.
-
-    Args:
-        image_format: png or webp.
-        side: of an image, in pixels.
-        images: images of a round.
+    """Encode images of a side in pixels and write them as one shard, as `synthesize` does beside the denoiser.
 
     Attributes:
         bytes: of the last round's shard.
@@ -100,13 +90,13 @@ class Encoding:
         self.bytes = writer.bytes
 
 
-def photograph_like(count: int, side: int, seed: int = 0) -> NDArray[np.uint8]:
+def photograph_like(count: int, side: int) -> NDArray[np.uint8]:
     """Noise whose amplitudes fall with frequency as a photograph's do, with faint colour: uint8 [N,S,S,3].
 
     White noise is harder on an encoder than any image, a flat one easier. With these two constants PNG and WebP
     take 0.55 and 0.09 of the pixels' bytes at 512x512, as they do of a portrait photograph (0.56 and 0.08).
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(random.standard_normal((count, 4, side, side))) / frequency**FALL

@@ -71,11 +71,7 @@ class Check:
 
 
 def diagnose() -> list[Check]:
-    """Try everything; what a library raises, prints or crashes with becomes a check, never an error.
-
-    Returns:
-        The checks, in the order of `GROUPS`.
-    """
+    """Try everything, in the order of `GROUPS`; what a library raises, prints or crashes with becomes a check."""
     checks = []
     with stderr.status("") as status, _Apart() as apart:
         for group, list_probes in GROUPS:
@@ -99,16 +95,9 @@ def _say(what: str) -> None:
 
 
 def examine(group: str, name: str, probe: Callable[[], str], patience: float = PATIENCE) -> Check:
-    """Try one thing.
+    """Try one thing, for so many seconds, after which the process ends; only an interruption is raised.
 
-    Args:
-        group: the check's group.
-        name: the check's name.
-        probe: returns the detail, or raises: `MissingExtraError` if it is not there, anything else if it fails.
-        patience: seconds, after which the process ends.
-
-    Returns:
-        The check; only an interruption is raised.
+    A probe returns the detail, or raises: `MissingExtraError` if it is not there, anything else if it fails.
     """
     faulthandler.dump_traceback_later(patience, exit=True)
     try:

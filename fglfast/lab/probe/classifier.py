@@ -19,14 +19,7 @@ SEED = 0
 
 
 class Classifier:
-    """Learns from labelled images when it is made, by the optimiser and schedule of the global model.
-
-    Args:
-        pixels_NSS3: uint8 images.
-        labels_N: class of each, from 0.
-        classes: how many there are.
-        name: of its progress.
-    """
+    """Learns from labelled images when it is made, by the optimiser and schedule of the global model."""
 
     def __init__(self, pixels_NSS3: NDArray[np.uint8], labels_N: NDArray[np.int64], classes: int, name: str) -> None:
         batch = min(BATCH, len(labels_N))

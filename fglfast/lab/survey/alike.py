@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from fglfast.images.labelled import LabelledImages
-from fglfast.lab.nearest import nearest, nearest_other
+from fglfast.lab.nearest import nearest
 
 SIDE = 16
 # Root mean square of the differences of two images' levels (0 to 255) at that size. Of 8,000 photographs of
@@ -35,7 +35,7 @@ def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
 
 def twins(thumbnails_NSS3: NDArray[np.uint8]) -> list[AlikePair]:
     """Each image with the one that it is most like, where the two are alike; the most alike first."""
-    return _alike(*nearest_other(_vectors(thumbnails_NSS3)))
+    return _alike(*nearest(_vectors(thumbnails_NSS3)))
 
 
 def copies(thumbnails_NSS3: NDArray[np.uint8], others: LabelledImages, size: int) -> list[AlikePair]:

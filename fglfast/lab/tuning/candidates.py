@@ -89,12 +89,7 @@ class Candidate(Settings):
 
 
 def candidates(grid: Grid, base: Sampling, model: Path) -> list[Candidate]:
-    """Every combination of the lists; of those that draw the same images, the first.
-
-    Args:
-        grid: the lists.
-        base: the recipe's sampling, whose solver and spacing are kept.
-        model: the diffusers directory, whose scheduler says at which noise levels the steps lie.
+    """Every combination of the lists, in a recipe's solver and spacing; of those that draw the same images the first.
 
     Raises:
         UsageError: a solver or spacing does not fit the model or the number of steps.

@@ -41,11 +41,7 @@ class DataSet:
 class DataSets:
     """Draws one data set after the other into a folder of its own, and keeps the last one that it drew.
 
-    Args:
-        engine: draws.
-        merged: the clients' rows.
-        seed: of the plans.
-        folder: removed at first: seconds of a set that was begun before could not be told.
+    The folder is removed at first: seconds of a set that was begun before could not be told.
     """
 
     def __init__(self, engine: Engine, merged: Merged, seed: int, folder: Path) -> None:

@@ -26,14 +26,6 @@ def foretold(
 ) -> Tuned:
     """The record with pilots of the winner's sampling and the curve through them; a second call trains none.
 
-    Args:
-        tuned: without.
-        engine: draws.
-        merged: the clients' rows.
-        validation: judges.
-        data: has, or draws, the images.
-        folder: of the pilots, by candidate.
-
     Raises:
         BadInputError: what an earlier call left cannot be read.
     """

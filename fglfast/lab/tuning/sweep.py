@@ -46,15 +46,8 @@ def tune(
 ) -> Tuned:
     """Measure every candidate that is not predicted to exceed the budget, and choose the most accurate that does not.
 
-    Run again, it reads what is finished; other candidates and another budget are welcome in the same folder.
-
-    Args:
-        engine: the recipe's.
-        merged: the clients' rows.
-        validation: real labelled images that judge; never the test images.
-        recipe: what is varied.
-        settings: the candidates, the budget, the training.
-        out: folder of `candidates/`, `tune.json` and `recipe.toml`.
+    Run again, it reads what is finished; other candidates and another budget are welcome in the same folder, which also
+    gets `tune.json` and `recipe.toml`. Real labelled images judge; never the test images.
 
     Raises:
         BadInputError: `check_input` refuses, or `out` holds another sweep.

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,40 +9,17 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from reference import KilledError, Mortal, speaker
 
 from fglfast.base.errors import UsageError
 from fglfast.generator.learning.fitting import FitSettings
-from fglfast.generator.learning.invert import (
-    Examples,
-    LearnedText,
-    check_generator,
-    encode_images,
-    invert,
-    loss,
-)
+from fglfast.generator.learning.invert import Examples, LearnedText, check_generator, encode_images, invert, loss
 from fglfast.generator.learning.paths import LINEAR
 from fglfast.generator.learning.student import Task
 from fglfast.generator.load import load_generator, read_shapes
 
 FLOW = Task(LINEAR, "velocity", lambda t: 1000 * t)
 CENTRES = torch.tensor([[-2.0, 0.5], [3.0, 1.0], [0.0, -1.0]])
-
-
-class Speaker(nn.Module):
-    """A UNet that takes the data for what the first learned vector says: its best text is the mean of the data."""
-
-    def forward(self, x, timestep, text):
-        t = (timestep / 1000).clamp(min=0.05).view(-1, 1, 1, 1)
-        return (x - text[:, 1, :2, None, None]) / t
-
-
-def speaker():
-    linear = nn.Linear(3, 3, bias=False).requires_grad_(False)
-    linear.weight.data = torch.eye(3)
-    projection = nn.Sequential(linear)
-    projection.linear, projection.pooled = linear, 0
-    return SimpleNamespace(unet=Speaker(), projection=projection)
 
 
 def three_classes(images=(40, 3, 9)):
@@ -62,7 +38,7 @@ def settings(steps, **changes):
 
 def test_each_class_learns_what_its_own_images_are(tmp_path):
     text = LearnedText(torch.ones(3, 4, 3), 1)
-    learned = invert(speaker(), FLOW, three_classes(), text, settings(300), tmp_path)
+    learned = invert(speaker(3), FLOW, three_classes(), text, settings(300), tmp_path)
     assert torch.allclose(learned[:, 1, :2], CENTRES, atol=0.1)
     rest = torch.tensor([True, False, True, True])
     assert torch.equal(learned[:, rest], torch.ones(3, 3, 3)), "only the asked vectors are learned"
@@ -71,32 +47,15 @@ def test_each_class_learns_what_its_own_images_are(tmp_path):
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
-    class KilledError(Exception):
-        pass
+    def learned(folder, unet=None, **changes):
+        folder.mkdir(exist_ok=True)
+        text = LearnedText(torch.ones(3, 4, 3), 2)
+        return invert(speaker(3, unet), FLOW, three_classes(), text, settings(40, **changes), folder)
 
-    class Mortal(Speaker):
-        left = 17
-
-        def forward(self, x, timestep, text):
-            self.left -= 1
-            if not self.left:
-                raise KilledError
-            return super().forward(x, timestep, text)
-
-    for name in ("whole", "cut"):
-        (tmp_path / name).mkdir()
-    whole = invert(
-        speaker(), FLOW, three_classes(), LearnedText(torch.ones(3, 4, 3), 2), settings(40), tmp_path / "whole"
-    )
-    dying = speaker()
-    dying.unet = Mortal()
-    often = settings(40, checkpoint_seconds=0.0)
+    whole = learned(tmp_path / "whole")
     with pytest.raises(KilledError):
-        invert(dying, FLOW, three_classes(), LearnedText(torch.ones(3, 4, 3), 2), often, tmp_path / "cut")
-    again = invert(
-        speaker(), FLOW, three_classes(), LearnedText(torch.ones(3, 4, 3), 2), settings(40), tmp_path / "cut"
-    )
-    assert torch.equal(again, whole)
+        learned(tmp_path / "cut", Mortal(), checkpoint_seconds=0.0)
+    assert torch.equal(learned(tmp_path / "cut"), whole)
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(0, 2**31))
@@ -113,10 +72,7 @@ def test_every_class_is_drawn_as_often_whatever_a_client_holds_of_it(images, see
 def test_generators_that_this_was_not_made_for_are_refused(narrow):
     one = read_shapes(narrow("sd15"), 64)
     check_generator(one, 76)
-    for shapes, vectors, word in (
-        (one, 77, "77 vectors"),
-        (read_shapes(narrow("sdxl"), 64), 1, "SDXL"),
-    ):
+    for shapes, vectors, word in ((one, 77, "77 vectors"), (read_shapes(narrow("sdxl"), 64), 1, "SDXL")):
         with pytest.raises(UsageError, match=word):
             check_generator(shapes, vectors)
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from test_pretrain import SMALL, KilledError
+from reference import KilledError
+from test_pretrain import SMALL
 
 from fglfast.base.errors import BadInputError
 from fglfast.generator.learning.fitting import Fit, FitSettings

@@ -3,8 +3,9 @@
 import torch
 from reference import rk45
 
-from fglfast.generator.learning.paths import LINEAR, right_prediction
+from fglfast.generator.learning.paths import LINEAR
 from fglfast.generator.learning.solvers import bend, euler, uniform
+from fglfast.generator.learning.student import Task
 
 MEANS = torch.tensor([[-2.0, 0.0], [1.0, 1.5], [1.0, -1.5]], dtype=torch.float64)
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
@@ -58,7 +59,7 @@ def test_the_path_leads_from_data_to_noise_and_its_velocity_is_its_derivative():
 
 def test_every_kind_of_prediction_is_told_of_data_and_noise():
     x0, e, t = draw(4), start(4), torch.full((4,), 0.25, dtype=torch.float64)
-    said = {kind: right_prediction(LINEAR, kind, x0, e, t) for kind in ("velocity", "noise", "data", "v")}
+    said = {kind: Task(LINEAR, kind, lambda t: t).target(x0, e, t) for kind in ("velocity", "noise", "data", "v")}
     assert torch.equal(said["noise"], e) and torch.equal(said["data"], x0)
     assert torch.allclose(said["velocity"], e - x0) and torch.allclose(said["v"], 0.75 * e - 0.25 * x0)
 

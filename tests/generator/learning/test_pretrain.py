@@ -5,6 +5,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from reference import KilledError
 from safetensors.torch import load_file
 
 from fglfast.base.errors import BadInputError, UsageError
@@ -28,10 +29,6 @@ SMALL = PretrainSettings(
     vae=FitSettings(steps=6, batch_size=4, learning_rate=1e-3, warmup_steps=2),
     flow=FitSettings(steps=6, batch_size=4, learning_rate=1e-3, warmup_steps=2),
 )
-
-
-class KilledError(Exception):
-    pass
 
 
 def test_a_stopped_pretraining_goes_on_to_the_same_weights(tmp_path, monkeypatch):

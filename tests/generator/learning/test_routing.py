@@ -1,10 +1,8 @@
 """Routing and adapters, learned through a generator whose best text is known."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
-from torch import nn
+from reference import KilledError, Mortal, speaker
 
 from fglfast.generator.inventory import Inventory, InventoryHeader
 from fglfast.generator.learning.fitting import FitSettings
@@ -16,22 +14,6 @@ from fglfast.generator.learning.student import Task
 FLOW = Task(LINEAR, "velocity", lambda t: 1000 * t)
 FACTS = {"text_encoder": "ab" * 32, "model": "cd" * 32, "length": 3, "width": 4, "transformations": ("a", "b")}
 PROMPTS = torch.tensor([[[1.0] * 4, [0.0, 0, 0, 0], [0.5] * 4], [[1.0] * 4, [2.0, 2, 2, 2], [0.5] * 4]])
-
-
-class Speaker(nn.Module):
-    """A UNet that takes the data for what the text's second vector says."""
-
-    def forward(self, x, timestep, text):
-        t = (timestep / 1000).clamp(min=0.05).view(-1, 1, 1, 1)
-        return (x - text[:, 1, :, None, None]) / t
-
-
-def speaker():
-    linear = nn.Linear(4, 4, bias=False).requires_grad_(False)
-    linear.weight.data = torch.eye(4)
-    projection = nn.Sequential(linear)
-    projection.linear, projection.pooled = linear, 0
-    return SimpleNamespace(unet=Speaker(), projection=projection)
 
 
 def by_hand():
@@ -56,7 +38,7 @@ def settings(steps, **changes):
 
 
 def test_the_routing_that_made_the_images_is_recovered(tmp_path):
-    learner = Learner(speaker(), FLOW, by_hand(), PROMPTS)
+    learner = Learner(speaker(4), FLOW, by_hand(), PROMPTS)
     shares = (0.9, 0.3)
     logits = learner.learn(images_of(shares), settings(150), tmp_path)
     assert logits.shape == (2, 2)
@@ -66,38 +48,24 @@ def test_the_routing_that_made_the_images_is_recovered(tmp_path):
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
-    class KilledError(Exception):
-        pass
-
-    class Mortal(Speaker):
-        left = 17
-
-        def forward(self, x, timestep, text):
-            self.left -= 1
-            if not self.left:
-                raise KilledError
-            return super().forward(x, timestep, text)
-
-    def learnt(folder, unet, **changes):
+    def learnt(folder, unet=None, **changes):
         folder.mkdir(exist_ok=True)
-        generator = speaker()
-        generator.unet = unet
-        learner = Learner(generator, FLOW, by_hand(), PROMPTS)
+        learner = Learner(speaker(4, unet), FLOW, by_hand(), PROMPTS)
         return learner.learn(images_of((0.2, 0.7)), settings(40, **changes), folder)
 
-    whole = learnt(tmp_path / "whole", Speaker())
+    whole = learnt(tmp_path / "whole")
     with pytest.raises(KilledError):
         learnt(tmp_path / "cut", Mortal(), checkpoint_seconds=0.0)
-    assert torch.equal(learnt(tmp_path / "cut", Speaker()), whole)
+    assert torch.equal(learnt(tmp_path / "cut"), whole)
 
 
 def test_adapters_learn_what_the_transformations_do_and_a_mixture_reaches_between(tmp_path):
     """Two transformations add and take off; images that lie between were seen by none of them."""
     made = Inventory(InventoryHeader(**FACTS, adapters=2, heads=1, rank=1))
     shown = [images_of((1.0, 1.0)), images_of((0.0, 0.0))]
-    learn_inventory(speaker(), FLOW, shown, PROMPTS, made, settings(300, learning_rate=0.05), tmp_path)
+    learn_inventory(speaker(4), FLOW, shown, PROMPTS, made, settings(300, learning_rate=0.05), tmp_path)
     assert not any(parameter.requires_grad for parameter in made.parameters())
     (tmp_path / "client").mkdir()
-    learner = Learner(speaker(), FLOW, made, PROMPTS)
+    learner = Learner(speaker(4), FLOW, made, PROMPTS)
     logits = learner.learn(images_of((0.6, 0.6)), settings(150), tmp_path / "client")
     assert torch.allclose(learner.texts(logits)[:, 1], PROMPTS[:, 1] + 0.6, atol=0.3)

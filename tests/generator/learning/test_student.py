@@ -6,33 +6,20 @@ import shutil
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from reference import rk45
-from torch import nn
+from reference import Net, rk45
 
 from fglfast.base.errors import BadInputError
 from fglfast.distill.distill import few_steps
 from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.paths import LINEAR
 from fglfast.generator.learning.solvers import bend, euler, uniform
-from fglfast.generator.learning.student import Pairs, Task, check_method, fit_student, scheduled_path, target
+from fglfast.generator.learning.student import Pairs, Task, check_method, fit_student, scheduled_path
 from fglfast.generator.scheduler import CONFIG
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Schedule
 
 FLOW = Task(LINEAR, "velocity", lambda t: 1000 * t)
 CENTRES = torch.tensor([[-2.0, 0.0], [2.0, 1.0]])
-
-
-class Net(nn.Module):
-    """Two dimensions, a UNet's signature."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(3, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 2))
-
-    def forward(self, x, timestep, text, return_dict):
-        inputs = torch.cat([x.flatten(1), timestep[:, None] / 1000], 1)
-        return (self.layers(inputs).view_as(x),)
 
 
 def teacher(x, t):
@@ -92,9 +79,10 @@ def test_a_student_of_given_moments_is_asked_no_other_time(pairs, tmp_path, monk
 
 def test_a_killed_student_goes_on_to_the_same_weights(pairs, tmp_path):
     noise, _, _ = pairs.batch(torch.arange(50))
-    whole = student(pairs, tmp_path / "whole", steps=40) if (tmp_path / "whole").mkdir() is None else None
-    (tmp_path / "parts").mkdir()
-    once = settings(40).model_copy(update={"steps": 40, "checkpoint_seconds": 0.0})
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = student(pairs, tmp_path / "whole", steps=40)
+    once = settings(40).model_copy(update={"checkpoint_seconds": 0.0})
     torch.manual_seed(0)
     net = Net()
     calls = iter(range(1000))
@@ -121,7 +109,7 @@ def test_targets_of_diffusion_models_are_those_of_diffusers(kind):
     steps = task.clock(t).long()
     assert torch.allclose(task.path.at(data, noise, t), scheduler.add_noise(data, noise, steps), atol=1e-6)
     wanted = {"epsilon": noise, "sample": data, "v_prediction": scheduler.get_velocity(data, noise, steps)}[kind]
-    assert torch.allclose(target(task, data, noise, t), wanted, atol=1e-5)
+    assert torch.allclose(task.target(data, noise, t), wanted, atol=1e-5)
     _, levels = scheduled_path(dict(scheduler.config))
     assert steps.min() >= 0 and steps.max() == levels - 1
 
@@ -164,7 +152,7 @@ def test_a_perfect_student_draws_its_pairs_in_few_steps(config, error, steps, tm
         t = torch.tensor([task.moment(asked[-1])]).expand(len(x))
         a, s = (share(t).view(-1, 1, 1, 1) for share in (task.path.data, task.path.noise))
         noise = (x - a) / (0.5 * a + s)
-        return target(task, 0.5 * noise + 1, noise, t)
+        return task.target(0.5 * noise + 1, noise, t)
 
     noise = torch.randn(64, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     drawn = sample(student, noise, torch.zeros(64, 1, 1), torch.zeros(1, 1), schedule)
@@ -177,7 +165,7 @@ def test_a_student_learns_where_there_is_nothing_but_noise(tmp_path):
     task = Task.of_scheduler(ZERO_SNR)
     noise, data = torch.randn(32, 2, 1, 1), torch.randn(32, 2, 1, 1)
     t = torch.full((32,), task.moment(999))
-    assert torch.equal(task.path.at(data, noise, t), noise) and torch.equal(target(task, data, noise, t), -data)
+    assert torch.equal(task.path.at(data, noise, t), noise) and torch.equal(task.target(data, noise, t), -data)
     net = Net()
     pairs = Pairs(noise, data, torch.zeros(1, 1, 1), torch.zeros(32, dtype=torch.long))
     fit_student(net, task, pairs, settings(3), tmp_path, (task.moment(999),))

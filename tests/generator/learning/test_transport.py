@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from reference import rk45
-from torch import nn
+from reference import Net, rk45
 
 from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.paths import LINEAR
@@ -76,17 +75,6 @@ def test_guidance_is_that_of_the_sampler(points):
     free = lambda x, t: torch.zeros_like(x)  # noqa: E731
     assert guided(velocity, free, 1.0) is velocity
     assert torch.allclose(guided(velocity, free, 3.0)(x, t), 3 * velocity(x, t))
-
-
-class Net(nn.Module):
-    """Two dimensions, a UNet's signature."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(3, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 2))
-
-    def forward(self, x, timestep, text, return_dict):
-        return (self.layers(torch.cat([x.flatten(1), timestep[:, None] / 1000], 1)).view_as(x),)
 
 
 def fitted(net, steps, rate, folder):

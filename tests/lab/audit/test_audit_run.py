@@ -14,7 +14,7 @@ from fglfast.images.dataset import read_dataset
 from fglfast.lab.audit import of_run, shadows
 from fglfast.lab.audit.audited import AuditedImages, learned_names
 from fglfast.lab.audit.of_run import audit_run
-from fglfast.lab.audit.opened import open_run
+from fglfast.lab.audit.opened import Run, open_run
 from fglfast.lab.audit.records import CONTROL, Audit
 from fglfast.lab.audit.shadows import ShadowRun, Shadows, control, train_shadows
 from fglfast.report.audit_page import write_page
@@ -153,8 +153,10 @@ def test_shadows_learn_from_halves_are_made_once_and_alike(experiment, pool, tmp
 
 
 def test_members_are_the_images_that_a_method_saw(experiment, run):
+    class_names = open_run(run, None).class_names
+
     def learned(method, experiment=experiment):
-        by_client = learned_names(run / "experiment.toml", experiment, method, 3, open_run(run, None).class_names)
+        by_client = learned_names(Run(run, experiment, 3, class_names), method)
         assert len(by_client) == (1 if method == "centralized" else 2) and all(by_client)
         return {name for own in by_client for name in own}
 

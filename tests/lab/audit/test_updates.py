@@ -1,6 +1,7 @@
 """What the server sees of an update, against the same epochs made by hand."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from fglfast.federation.local import train_locally
 from fglfast.images.dataset import read_dataset
 from fglfast.lab.audit import updates
 from fglfast.lab.audit.audited import NOBODY, AuditedImages, holders, learned_names
-from fglfast.lab.audit.outputs import confidences
+from fglfast.lab.audit.likelihood import confidences
+from fglfast.lab.audit.opened import open_run
 from fglfast.lab.audit.roc import roc
 from fglfast.training.batches import read_pixels
 from fglfast.training.evaluate import open_classifier
@@ -47,19 +49,18 @@ def experiment(tmp_path_factory, tiny_arch):
 def finished(experiment, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "few"
     run_experiment(experiment, folder, folder.parent / "engines")
-    private, test = (read_dataset(source) for source in (experiment.data, experiment.test))
-    pools = [AuditedImages(images, read_pixels(images, 16)) for images in (private, test)]
-    return folder / "experiment.toml", folder / f"seed{SEED}" / "fedavg" / "model", pools
+    private = read_dataset(experiment.data)
+    return open_run(folder, None), AuditedImages(private, read_pixels(private, 16))
 
 
 def test_an_update_is_what_the_client_sends(experiment, finished, monkeypatch):
-    file, model, (pool, _) = finished
+    run, pool = finished
     monkeypatch.setattr(updates, "WATCHED", 1)
     asked_N = np.arange(120) % 2
-    before = {path: path.read_bytes() for path in model.parent.rglob("*") if path.is_file()}
-    seen_N = updates.updates_seen(file, experiment, SEED, model, 0.0, pool, asked_N)
-    network, class_names, _ = open_classifier(model)
-    for number, client in enumerate(simulated(str(file), SEED)):
+    before = {path: path.read_bytes() for path in run.out.rglob("*") if path.is_file()}
+    seen_N = updates.updates_seen(run, "fedavg", pool, asked_N)
+    network, class_names, _ = open_classifier(run.out / "fedavg" / "model")
+    for number, client in enumerate(simulated(str(run.file), SEED)):
         own = copy.deepcopy(network)
         images = client.images(class_names, 16, experiment.validation_share)
         train_locally(own, images, experiment.local, (SEED * SEEDS + 1) * SEEDS + number)
@@ -68,19 +69,19 @@ def test_an_update_is_what_the_client_sends(experiment, finished, monkeypatch):
             alike = (asked_N == number) & (pool.images.labels == label)
             centred = expected_N[alike] - np.mean(expected_N[alike])
             assert alike.sum() > 1 and np.allclose(seen_N[alike], centred, atol=1e-4)
-    assert before == {path: path.read_bytes() for path in model.parent.rglob("*") if path.is_file()}
+    assert before == {path: path.read_bytes() for path in run.out.rglob("*") if path.is_file()}
 
 
 def test_what_a_client_learned_by_heart_is_seen_in_its_update(experiment, finished, monkeypatch):
     """Of images that both clients' average learned from, each update knows its own: half is asked of the other."""
-    file, model, (pool, _) = finished
+    run, pool = finished
     monkeypatch.setattr(updates, "WATCHED", 1)
     local = experiment.local.model_copy(update={"epochs": 20, "learning_rate": 0.1})
-    experiment = experiment.model_copy(update={"local": local})
-    names = learned_names(file, experiment, "fedavg", SEED, pool.images.class_names)
+    run = replace(run, experiment=experiment.model_copy(update={"local": local}))
+    names = learned_names(run, "fedavg")
     holders_N = holders(names, {name: row for row, name in enumerate(pool.images.names)}, 120)
     held, own_N = np.flatnonzero(holders_N != NOBODY), np.arange(120) % 2 == 0
     asked_N = np.where(own_N, holders_N, 1 - holders_N)
-    seen_N = updates.updates_seen(file, experiment, SEED, model, 0.0, pool, asked_N)
+    seen_N = updates.updates_seen(run, "fedavg", pool, asked_N)
     found = roc(seen_N[None, held], own_N[None, held])
     assert found.auc.low > 0.5, found.auc.words

@@ -107,7 +107,7 @@ def test_training_costs_about_three_forward_passes():
     from fglfast.training.model import build_model
 
     forward = count(build_model("resnet10-narrow", ["a", "b"]), torch.zeros(1, 3, 32, 32))
-    assert 2.5 < count_training("resnet10-narrow", 32, 2) / forward <= 3
+    assert 2.5 < count_training("resnet10-narrow", 32) / forward <= 3
 
 
 def test_rounds_are_interleaved_and_warmed_up():

@@ -15,8 +15,7 @@ from fglfast.images.dataset import read_dataset
 from fglfast.images.labelled import concatenate
 from fglfast.lab.probe import classifier
 from fglfast.lab.probe import probe as run
-from fglfast.lab.probe.coverage import coverage
-from fglfast.lab.probe.findings import ClassImages, judge
+from fglfast.lab.probe.findings import ClassImages, coverage, judge
 from fglfast.lab.probe.verdict import ClassFinding, Findings, Share, score
 from fglfast.sampler.schedule import Sampling
 from fglfast.verbs.app import app

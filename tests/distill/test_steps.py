@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fglfast.distill.placement import place_steps, step_costs
+from fglfast.distill.steps import place_steps, step_costs
 
 
 def total(costs, chain):
