@@ -77,7 +77,7 @@ def fglfast(ask: Ask, backend: str) -> Draw:
     recipe = Recipe(image_size=ask["image_size"], unet_batch=rows, vae_batch=ask["vae_batch"])
     model = Path(ask["model"])
     engine = build_engine(contenders(recipe, [backend])[0], model, engines)
-    ask["precision"] = engine.manifest.key.build.precision
+    ask["precision"] = engine.build.precision
     kernels = engine.folder / "attention.json"
     ask["attention"] = json.loads(kernels.read_text(encoding="utf-8")) if kernels.exists() else None
     sampling = Sampling(steps=ask["steps"], guidance_scale=ask["guidance"], scheduler=ask["scheduler"])

@@ -116,7 +116,7 @@ def main(
     paces = take_turns(rows, merged, engines, rounds)
     result = {
         "images_per_class": images_per_class,
-        "backend": teacher.manifest.key.build.backend,
+        "backend": teacher.build.backend,
         "students": {name: found.settings.model_dump(mode="json") for name, found in made.items()},
         "bends": {name: found.model_dump(mode="json", include={"before", "after"}) for name, found in made.items()},
         "cost": {name: found.cost.model_dump(mode="json") for name, found in made.items()},

@@ -89,7 +89,7 @@ def main(
             "clients": clients,
             "beta": beta,
             "images_per_class": images_per_class,
-            "backend": engine.manifest.key.build.backend,
+            "backend": engine.build.backend,
             "learn": settings.model_dump(mode="json"),
             "rows": [
                 {"domain": domain, "prompts": row, "test": median(run["test"] for run in runs), "runs": runs}

@@ -130,7 +130,7 @@ def main(
             "clients": clients,
             "beta": beta,
             "images_per_class": images_per_class,
-            "backend": engine.manifest.key.build.backend,
+            "backend": engine.build.backend,
             "learn_steps": learn_steps,
             "route_steps": route_steps,
             "epsilon": epsilon,

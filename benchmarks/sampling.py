@@ -55,7 +55,7 @@ def main(
             }
         )
         typer.echo(json.dumps(rows[-1]))
-    backend = engine.manifest.key.build.backend
+    backend = engine.build.backend
     save_result("sampling", {"images_per_class": images_per_class, "epochs": epochs, "backend": backend, "rows": rows})
 
 

@@ -85,6 +85,20 @@ def server_seconds(result: dict[str, Any]) -> Table:
     return ("", "accuracy", *stages[:3], "whole run", *(f"`{verb}`" for verb in verbs)), rows
 
 
+def demo_training(result: dict[str, Any]) -> Table:
+    """A way to train a line."""
+    rows: list[Sequence[str]] = []
+    for row in result["rows"]:
+        title = "the demo's" if row["way"] == "demo" else f"`train`'s own, {row['epochs']} epochs"
+        crop = "a sixteenth" if row["crop_padding"] is None else f"{row['crop_padding']} px"
+        rates = f"{row['batch_size']}, {row['learning_rate']:g}"
+        accuracy = spread([run["accuracy"] for run in row["runs"]])
+        rows.append(
+            (title, f"{row['epochs']}", rates, f"{crop}, {row['erasing']:.0%}", accuracy, f"{row['seconds']:.0f} s")
+        )
+    return ("training", "epochs", "batch, rate", "crop, erased", "accuracy", "epochs took"), rows
+
+
 def half(result: dict[str, Any]) -> Table:
     """What bfloat16 costs the global model."""
     pairs = len(result["rows"])

@@ -4,10 +4,10 @@ from fglfast.engine.passes import decoder_pass, unet_pass
 
 
 def test_unet(timed, engine):
-    batch = engine.manifest.key.build.unet_batch
+    batch = engine.build.unet_batch
     timed(unet_pass(engine.networks, engine.shapes, batch), batch)
 
 
 def test_decoder(timed, engine):
-    batch = engine.manifest.key.build.vae_batch
+    batch = engine.build.vae_batch
     timed(decoder_pass(engine.networks, engine.shapes, batch), batch)

@@ -12,11 +12,11 @@ DOCS = Path(__file__).parent.parent / "docs"
 FEWER = {
     "--images-per-class 500": "--images-per-class 16",
     "--arch resnet18-narrow --image-size 64 --epochs 30": "--arch resnet10-tiny --image-size 28 --epochs 1",
-    "--recipe mini": "--recipe mini --backend openvino",
-    "fglfast synthesize": "fglfast synthesize --backend openvino",
+    "--recipe mini": "--recipe mini-few --backend openvino",
+    "fglfast synthesize": "fglfast synthesize --recipe mini-few --backend openvino",
     "images_per_class=500": "images_per_class=16",
     'arch="resnet18-narrow", image_size=64, epochs=30': 'arch="resnet10-tiny", image_size=28, epochs=1',
-    'find_recipe("mini")': 'find_recipe("mini").model_copy(update={"backend": "openvino"})',
+    'find_recipe("mini")': 'find_recipe("mini-few").model_copy(update={"backend": "openvino"})',
 }
 
 

@@ -114,7 +114,7 @@ def distill(
         UsageError: the method does not fit the teacher, or it is SDXL.
         BadInputError: `out` was begun with another teacher or other settings.
     """
-    check_work(settings, merged, out, engine.model, engine.manifest.key.build.image_size)
+    check_work(settings, merged, out, engine.model, engine.build.image_size)
     task, teacher = Task.of_model(engine.model), _unet(part(engine.model, "unet"))
     claim(out / FACTS, _facts(settings, merged) | {"engine": engine.key}, WHAT)
     drawn = draw_pairs(engine, merged, settings.pairs_per_class, settings.seed, settings.teacher, out / "pairs")

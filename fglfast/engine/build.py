@@ -12,7 +12,7 @@ from fglfast.engine.choice import ROUNDS, choose, seconds_of
 from fglfast.engine.making import Source, find_or_make
 from fglfast.engine.manifest import Key, Manifest, device_name
 from fglfast.engine.networks import Networks, by_time
-from fglfast.engine.recipe import Recipe
+from fglfast.engine.recipe import Build, Recipe
 from fglfast.engine.sketch import sketch
 from fglfast.generator.blocks import Blocks, load_blocks
 from fglfast.generator.load import Shapes, read_shapes, weights_fingerprint
@@ -47,6 +47,11 @@ class Engine:
     def key(self) -> str:
         """The engine's name."""
         return self.manifest.key.digest()
+
+    @property
+    def build(self) -> Build:
+        """What it was built as."""
+        return self.manifest.key.build
 
     def draw(
         self, prompts: str | Sequence[str], n: int = 1, sampling: Sampling = SAMPLING, seed: int = 0
@@ -85,7 +90,7 @@ def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
     engine = _build_block(recipe, first, engines)
     if not later:
         return engine
-    build = engine.manifest.key.build
+    build = engine.build
     same = recipe.model_copy(update={"backend": build.backend, "precision": build.precision})
     return _joined([engine, *(_build_block(same, folder, engines) for folder in later)], blocks)
 
@@ -123,7 +128,7 @@ def keys_of(recipe: Recipe, model: Path) -> list[Key]:
 
 def seconds_per_pass(engine: Engine, rounds: int = ROUNDS) -> float:
     """Median seconds of one UNet pass at the engine's own batch, after one to warm up."""
-    return seconds_of(engine.networks, engine.shapes, engine.manifest.key.build.unet_batch, rounds)
+    return seconds_of(engine.networks, engine.shapes, engine.build.unet_batch, rounds)
 
 
 def _key(recipe: Recipe, backend_name: str, precision: str, weights: str) -> Key:

@@ -77,7 +77,7 @@ def _record(
     from fglfast.pipeline.one_shot import weights_bytes
 
     parity, made, trained = shot.engine.manifest.parity, shot.made, shot.trained
-    build = shot.engine.manifest.key.build
+    build = shot.engine.build
     return RunRecord(
         command="fglfast demo",
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -161,7 +161,7 @@ def synthesize_until(
     """
     check_asked(settings.images_per_class, pilot_images)
     plan = plan_synthesis(engine, merged, settings)
-    side = min(SIDE, engine.manifest.key.build.image_size)
+    side = min(SIDE, engine.build.image_size)
     judges = Judges.of(validation, merged.class_names, plan.present, side) if validation else None
     asked = Stopping(
         plan=plan.digest(),

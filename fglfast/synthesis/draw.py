@@ -171,7 +171,7 @@ class Drawer:
 
 def rows_together(engine: Engine) -> int:
     """Images that an engine draws together."""
-    return engine.manifest.key.build.unet_batch
+    return engine.build.unet_batch
 
 
 def is_flat(pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -76,7 +76,7 @@ def estimate(
 
 def seconds_per_image(engine: Engine, sampling: Sampling) -> float:
     """What an engine takes for an image of a full batch, measured anew at each call."""
-    build = engine.manifest.key.build
+    build = engine.build
     rows = [rows for _, rows in Schedule.of_model(engine.model, sampling).rows()]
     passes, decodes = passes_of(build.unet_batch, rows, build.unet_batch, build.vae_batch)
     return _seconds(engine, passes, decodes) / build.unet_batch
@@ -130,7 +130,7 @@ def passes_of(images: int, rows: list[int], unet_batch: int, vae_batch: int) -> 
 
 def _seconds(engine: Engine, passes: int, decodes: int) -> float:
     """What an engine takes for so many passes, by the clock."""
-    build = engine.manifest.key.build
+    build = engine.build
     timed = interleaved(
         {
             "denoise": unet_pass(engine.networks, engine.shapes, build.unet_batch),

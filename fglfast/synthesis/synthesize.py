@@ -83,7 +83,7 @@ def check_work(
 
 def plan_synthesis(engine: Engine, merged: Merged, settings: SynthesisSettings) -> Plan:
     """The plan of a data set: which images an engine of these weights makes of these payloads."""
-    return plan_of(engine.manifest.key.weights, engine.manifest.key.build.image_size, merged, settings)
+    return plan_of(engine.manifest.key.weights, engine.build.image_size, merged, settings)
 
 
 def synthesize(

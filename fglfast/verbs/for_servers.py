@@ -61,7 +61,7 @@ def build_engine(
     result = {
         "key": engine.key,
         "folder": str(engine.folder),
-        "backend": engine.manifest.key.build.backend,
+        "backend": engine.build.backend,
         "cached": engine.cached,
         "seconds": engine.manifest.seconds,
         "parity": parity.model_dump(mode="json"),

@@ -71,7 +71,7 @@ def test_pairs_are_what_the_teacher_makes_of_their_noise(engine, merged, tmp_pat
 
 
 def test_a_step_without_guidance_asks_no_more_of_the_network_than_it_needs(engine, merged, tmp_path):
-    batch, asked, own = engine.manifest.key.build.unet_batch, [], engine.networks
+    batch, asked, own = engine.build.unet_batch, [], engine.networks
     counted = replace(own, denoise=lambda *given: asked.append(len(given[0])) or own.denoise(*given))
     engine = replace(engine, networks=counted)
     drawn = draw_pairs(engine, merged, batch, 7, TEACHER.changed(guidance_interval=(0.5, 1.0)), tmp_path)

@@ -43,7 +43,7 @@ def test_another_version_of_a_package_is_another_engine(random_mini, recipe, eng
 
 def test_another_backend_is_another_engine(random_mini, recipe, engine, engines):
     other = build_engine(recipe.model_copy(update={"backend": "torch"}), random_mini, engines)
-    assert other.key != engine.key and other.manifest.key.build.backend == "torch"
+    assert other.key != engine.key and other.build.backend == "torch"
 
 
 def test_an_engine_of_another_key_under_our_name_is_not_used(random_mini, recipe, engine, engines, capsys):
@@ -51,7 +51,7 @@ def test_an_engine_of_another_key_under_our_name_is_not_used(random_mini, recipe
     foreign = build_engine(recipe.model_copy(update={"vae_batch": 6}), random_mini, engines)
     shutil.move(foreign.folder, engines / engine.key)
     found = build_engine(recipe, random_mini, engines)
-    assert not found.cached and found.manifest.key.build.vae_batch == recipe.vae_batch
+    assert not found.cached and found.build.vae_batch == recipe.vae_batch
     assert "is not the folder's name" in capsys.readouterr().err
 
 
@@ -124,7 +124,7 @@ def test_a_finished_engine_opens_in_a_folder_that_cannot_be_written(
     monkeypatch.setattr(batch_search, "CANDIDATES", (2,))
     auto = recipe.model_copy(update={"backend": "auto"})
     chosen, tuned = build_engine(auto, random_mini, engines), batch_search.search_batches(auto, random_mini, engines)
-    assert build_engine(tuned, random_mini, engines).manifest.key.build.unet_batch == 2
+    assert build_engine(tuned, random_mini, engines).build.unet_batch == 2
     read_only(engines)
     for asked in (recipe, auto, tuned):
         assert build_engine(asked, random_mini, engines).cached

@@ -128,10 +128,10 @@ def test_auto_measures_once_and_stays(random_mini, recipe, engines, capsys):
     seconds = json.loads(choice.read_text())
     names = {f"{backend}:float32" for backend in backends.chosen("auto", "float32")}
     assert set(seconds) == names and all(value > 0 for value in seconds.values())
-    assert min(seconds, key=seconds.get) == f"{first.manifest.key.build.backend}:float32" and not first.cached
+    assert min(seconds, key=seconds.get) == f"{first.build.backend}:float32" and not first.cached
     assert [path.parent for path in engines.glob("*/manifest.json")] == [first.folder], "the others are not kept"
     choice.write_text(json.dumps(dict.fromkeys(seconds, 2.0) | {"torch:float32": 1.0}))
-    assert build_engine(auto, random_mini, engines).manifest.key.build.backend == "torch"
+    assert build_engine(auto, random_mini, engines).build.backend == "torch"
     assert "fastest of those tried" in capsys.readouterr().err
 
 
@@ -148,7 +148,7 @@ def test_auto_goes_on_without_a_backend_that_fails(random_mini, recipe, engines,
     monkeypatch.setattr(ort.OnnxRuntimeBackend, "compile", broken)
     auto = recipe.model_copy(update={"backend": "auto"})
     for _ in range(2):
-        assert build_engine(auto, random_mini, engines).manifest.key.build.backend == "torch"
+        assert build_engine(auto, random_mini, engines).build.backend == "torch"
     said = capsys.readouterr().err
     assert said.count("backend onnxruntime:float32 is left out: no kernel image\n") == 1 and "and more" not in said
     assert set(json.loads(next(engines.glob("auto-*.json")).read_text())) == {"torch:float32"}
@@ -168,7 +168,7 @@ def test_the_next_takes_the_place_of_a_winner_that_the_gate_refuses(random_mini,
     monkeypatch.setattr(choice, "seconds_of", lambda *_: next(timed))
     monkeypatch.setattr(making, "measure", refuse_the_first)
     built = build_engine(recipe.model_copy(update={"backend": "auto"}), random_mini, engines)
-    assert built.manifest.key.build.backend == "openvino" and not built.cached and len(gated) == 2
+    assert built.build.backend == "openvino" and not built.cached and len(gated) == 2
     said = capsys.readouterr().err
     assert "backend onnxruntime:float32 is left out" in said and "PSNR" in said
     remembered = json.loads(next(engines.glob("auto-*.json")).read_text())

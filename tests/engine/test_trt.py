@@ -184,7 +184,7 @@ def test_auto_tries_both_halves_and_holds_the_faster_to_the_gate(
     monkeypatch.setattr(making, "measure", lambda *given: gated.append(given[-1]) or measure(*given))
     auto = trt_recipe.model_copy(update={"precision": "auto"})
     built = build_engine(auto, random_mini, engines)
-    assert gated == [built.manifest.key.build.precision] == ["float16"] and not built.cached
+    assert gated == [built.build.precision] == ["float16"] and not built.cached
     seconds = json.loads(next(engines.glob("auto-*.json")).read_text())
     assert seconds == {"tensorrt:bfloat16": 0.3, "tensorrt:float16": 0.2}
     assert build_engine(auto, random_mini, engines).cached and gated == ["float16"]
@@ -295,14 +295,14 @@ def test_weights_that_do_not_fit_are_refused(tensorrt_11, trt_recipe, random_min
     (built.folder / UNET).unlink()
     (built.folder / "else").rename(built.folder / UNET)
     with pytest.raises(FglError, match=r"cannot refit unet\.plan: \d+ weights missing"):
-        backend.BACKEND.load(built.manifest.key.build, built.shapes, random_mini, built.folder)
+        backend.BACKEND.load(built.build, built.shapes, random_mini, built.folder)
 
 
 def test_a_plan_of_another_version_does_not_open(tensorrt_11, trt_recipe, random_mini, engines):
     built = build_engine(trt_recipe, random_mini, engines)
     State.version = "12.0"
     with pytest.raises(FglError, match=r"cannot open .*: it gives no reason"):
-        backend.BACKEND.load(built.manifest.key.build, built.shapes, random_mini, built.folder)
+        backend.BACKEND.load(built.build, built.shapes, random_mini, built.folder)
 
 
 def test_the_gate_sees_an_engine_that_was_not_refitted(tensorrt_11, trt_recipe, random_mini, engines, monkeypatch):

@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 from fglfast.generator.learning.card import model_card
 from fglfast.images.dataset import read_dataset
 from fglfast.payload.read import load_payload
+from fglfast.pipeline.record import RunRecord
+from fglfast.pipeline.settings import TRAIN
 from fglfast.shards.imagefolder import export_imagefolder
 from fglfast.shards.parquet_export import export_parquet
 from fglfast.synthesis.drawn import Drawn
@@ -59,6 +61,11 @@ def run(data, tiny_recipe, tiny_arch, tmp_path_factory):
         "--allow-same-prompt",
     )
     return out
+
+
+def test_a_demo_trains_as_a_one_shot_does_but_for_what_is_asked(run, tiny_arch):
+    asked = TRAIN.model_copy(update={"arch": tiny_arch, "epochs": 1, "image_size": 8})
+    assert RunRecord.from_json(run / "run.json").settings["train"] == asked.model_dump(mode="json")
 
 
 def test_a_payload_of_tokens_has_every_name(data, random_mini, tmp_path):

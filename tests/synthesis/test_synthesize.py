@@ -111,7 +111,7 @@ def test_a_readme_of_ones_own_is_not_written_over(engine, merged, tmp_path):
     with pytest.raises(UsageError, match=r"README\.md of its own"):
         synthesize(engine, merged, SETTINGS, tmp_path)
     with pytest.raises(UsageError, match=r"README\.md of its own"):  # as a dry run does
-        check_work(merged, SETTINGS, tmp_path, engine.model, engine.manifest.key.build.image_size)
+        check_work(merged, SETTINGS, tmp_path, engine.model, engine.build.image_size)
     assert (tmp_path / "README.md").read_text() == "my photos"
 
 

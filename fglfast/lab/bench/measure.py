@@ -143,7 +143,7 @@ def bench(recipes: Sequence[Recipe], model: Path, engines: Path, settings: Bench
 
 def precision_of(engine: Engine) -> str:
     """The precision that an engine computes most of a UNet in."""
-    return engine.manifest.key.build.precision
+    return engine.build.precision
 
 
 def peak_memory() -> int:
@@ -158,7 +158,7 @@ def _open(recipes: Sequence[Recipe], model: Path, engines: Path) -> dict[str, En
     opened = {}
     for recipe in recipes:
         engine = build_engine(recipe, model, engines)
-        build = engine.manifest.key.build
+        build = engine.build
         opened[build.backend if build.precision == "float32" else f"{build.backend} {build.precision}"] = engine
     return opened
 
@@ -177,7 +177,7 @@ def _passes(
     }
     parts: dict[str, tuple[int, int]] = {}
     for name, engine in opened.items():
-        build = engine.manifest.key.build
+        build = engine.build
         runs |= {
             f"{name} unet": unet_pass(engine.networks, engine.shapes, build.unet_batch),
             f"{name} decoder": decoder_pass(engine.networks, engine.shapes, build.vae_batch),
@@ -220,7 +220,7 @@ def _end_to_end(
     """Whole synthesis by each engine, and which share of its time is spent in the networks."""
     runs = {}
     for name, engine in opened.items():
-        images = BATCHES * engine.manifest.key.build.unet_batch
+        images = BATCHES * engine.build.unet_batch
         seconds = images * operations.image / (1e12 * works[f"{name} unet"].tflops)
         if seconds > settings.longest_round:
             left_out.append(f"{name} end to end: a round of {images} images would take about {_time(seconds)}")

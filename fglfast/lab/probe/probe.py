@@ -79,7 +79,7 @@ def probe(engine: Engine, sampling: Sampling, dataset: LabelledImages, asked: Pr
     counts = dataset.counts()
     chosen = {label: _choose(dataset, label, asked) for label in np.flatnonzero(counts >= LEAST).tolist()}
     pixels, labels = draw(engine, sampling, dataset.select(np.concatenate(list(chosen.values()))), asked)
-    side = engine.manifest.key.build.image_size
+    side = engine.build.image_size
     compared = {}
     for label, rows in chosen.items():
         own, half = shrink(np.stack([dataset.pixels(row, side) for row in rows.tolist()])), len(rows) // 2

@@ -32,7 +32,7 @@ def foretold(
     file = folder / f"{tuned.winner}.json"
     if not file.exists():
         made = data.make(tuned.best.candidate.model_copy(update={"images_per_class": PILOT_IMAGES}))
-        side = min(SIDE, engine.manifest.key.build.image_size)
+        side = min(SIDE, engine.build.image_size)
         judges = Judges.of(validation, merged.class_names, made.plan.present, side)
         folder.mkdir(exist_ok=True)
         write_atomic(file, PILOTS.dump_json(tuple(run_pilots(Pool.of(made.folder, PILOT_IMAGES, side), judges))))

@@ -55,7 +55,7 @@ def tune(
     """
     check_input(merged, validation, settings)
     with sole(out, FACTS):
-        facts = _facts(engine.manifest.key.build.image_size, merged, validation, recipe, settings)
+        facts = _facts(engine.build.image_size, merged, validation, recipe, settings)
         claim(out / FACTS, facts | {"engine": engine.key}, WHAT)
         (out / "candidates").mkdir(exist_ok=True)
         sweep = _Sweep(engine, merged, validation, recipe, settings, out)
@@ -236,7 +236,7 @@ def _turn(trial: Trial) -> tuple[Any, ...]:
 def _row_seconds(engine: Engine, file: Path) -> float:
     """Seconds of a denoiser's row; measured once a folder, so that a second call predicts as the first did."""
     if not file.exists():
-        write_atomic(file, f"{seconds_per_pass(engine) / engine.manifest.key.build.unet_batch:.9f}\n")
+        write_atomic(file, f"{seconds_per_pass(engine) / engine.build.unet_batch:.9f}\n")
     return float(file.read_text(encoding="utf-8"))
 
 

@@ -35,7 +35,7 @@ def images(names=NAMES, level=0):
 @pytest.fixture
 def engine(random_mini):
     build = SimpleNamespace(image_size=8, unet_batch=4)
-    return SimpleNamespace(model=random_mini, key="abc", manifest=SimpleNamespace(key=SimpleNamespace(build=build)))
+    return SimpleNamespace(model=random_mini, key="abc", build=build)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def stages(monkeypatch):
     monkeypatch.setattr(sweep, "DataSets", DataSets)
     monkeypatch.setattr(sweep, "train", train)
     monkeypatch.setattr(sweep, "evaluate", lambda model, judges: SimpleNamespace(accuracy=model))
-    monkeypatch.setattr(sweep, "seconds_per_pass", lambda engine: ROW * engine.manifest.key.build.unet_batch)
+    monkeypatch.setattr(sweep, "seconds_per_pass", lambda engine: ROW * engine.build.unet_batch)
     return asked
 
 
