@@ -22,7 +22,7 @@ from fglfast.training.settings import TrainSettings
 
 PLAIN = TrainSettings(arch=TRAIN.arch, image_size=TRAIN.image_size)
 WAYS = {"demo": TRAIN} | {f"plain-{epochs}": PLAIN.model_copy(update={"epochs": epochs}) for epochs in (12, 20)}
-CHANGED = ("epochs", "batch_size", "learning_rate", "crop_padding", "erasing")
+CHANGED = {"epochs", "batch_size", "learning_rate", "crop_padding", "erasing"}
 
 
 def main(
@@ -40,7 +40,7 @@ def main(
             find = partial(_run, drawn / f"now-{number}" / "synthetic", out, asked, real)
             runs[way].append(once(out.with_suffix(".json"), find))
             typer.echo(json.dumps({"way": way, "set": number, **runs[way][-1]}))
-    rows = [{"way": way, **_middle(found), **_settings(WAYS[way]), "runs": found} for way, found in runs.items()]
+    rows = [row(way, found) for way, found in runs.items()]
     save_result("demo-training", {"judges": Path(judges).name, "images": len(real), "rows": rows})
 
 
@@ -49,12 +49,10 @@ def _run(synthetic: Path, out: Path, settings: TrainSettings, real: LabelledImag
     return {"accuracy": evaluate(trained.model, real).accuracy, "seconds": trained.seconds}
 
 
-def _middle(found: list[dict[str, Any]]) -> dict[str, float]:
-    return {name: median(run[name] for run in found) for name in ("accuracy", "seconds")}
-
-
-def _settings(settings: TrainSettings) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in CHANGED}
+def row(way: str, runs: list[dict[str, float]]) -> dict[str, Any]:
+    """The medians of a way to train, the settings that tell it from the others, and its runs."""
+    middle = {name: median(run[name] for run in runs) for name in ("accuracy", "seconds")}
+    return {"way": way, **middle, **WAYS[way].model_dump(include=CHANGED), "runs": runs}
 
 
 if __name__ == "__main__":

@@ -50,17 +50,18 @@ def foreseen(
     chosen(recipe.backend, recipe.precision)
     model = recipe.model_folder(need="configs")
     made = recipe.lora or embedded_guidance(model)  # of the weights that are there
-    if made or not all(weight_files(part(model, name)) for name in networks(model, "all")):
+    there = not made and all(weight_files(part(model, name)) for name in networks(model, "all"))
+    if there:
+        check_work(merged, settings, out, model, recipe.image_size, update)
+    else:
         usable_folder(out)
         check_rows(merged, model, read_shapes(model, recipe.image_size))
         note(f"{recipe.model}: its weights are not here yet, so whether they fit the payloads is not known yet")
-        found = _foreseen(recipe, None, model, merged, settings, out, world_size, update)
+    if there and is_built(recipe, model, engines):
+        found = estimate(build_engine(recipe, model, engines), merged, settings, out, world_size, update)
     else:
-        check_work(merged, settings, out, model, recipe.image_size, update)
-        if is_built(recipe, model, engines):
-            found = estimate(build_engine(recipe, model, engines), merged, settings, out, world_size, update)
-        else:
-            found = _foreseen(recipe, model_fingerprint(model), model, merged, settings, out, world_size, update)
+        weights = model_fingerprint(model) if there else None
+        found = _foreseen(recipe, weights, model, merged, settings, out, world_size, update)
     more = room(found["images"], recipe.image_size, out)[0] if unpacked else 0
     return found | {"bytes_at_most": found["bytes_at_most"] + more}
 

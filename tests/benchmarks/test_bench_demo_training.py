@@ -1,13 +1,12 @@
 """The demo's training beside longer ones: what the table says of them."""
 
 from benchmarks import speed_columns
-from benchmarks.demo_training import WAYS, _middle, _settings
+from benchmarks.demo_training import WAYS, row
 
 
 def test_a_way_to_train_is_a_line_with_its_settings():
     runs = [{"accuracy": accuracy, "seconds": seconds} for accuracy, seconds in ((0.8, 50.0), (0.9, 40.0), (0.7, 60.0))]
-    rows = [{"way": way, **_middle(runs), **_settings(settings), "runs": runs} for way, settings in WAYS.items()]
-    first, *longer = speed_columns.demo_training({"rows": rows})[1]
+    first, *longer = speed_columns.demo_training({"rows": [row(way, runs) for way in WAYS]})[1]
     assert first == ("the demo's", "12", "64, 0.004", "2 px, 0%", "80.0% (70.0% to 90.0%)", "50 s")
     assert [line[:4] for line in longer] == [
         (f"`train`'s own, {epochs} epochs", f"{epochs}", "128, 0.002", "a sixteenth, 25%") for epochs in (12, 20)
