@@ -26,7 +26,7 @@ from benchmarks.global_model import SMALL, public_accuracy
 from benchmarks.label_arms import KEPT, Pool, accuracies, as_images, file_of, processor
 from benchmarks.results_file import once, save_result
 from fglfast.client.embed import class_list, embed
-from fglfast.engine.build import build_engine
+from fglfast.engine.build import LazyEngine, build_engine
 from fglfast.engine.recipe import find_recipe
 from fglfast.generator.encoder import ImageEncoder
 from fglfast.generator.learning.label_flow import (
@@ -42,7 +42,7 @@ from fglfast.images.labelled import LabelledImages
 from fglfast.payload.merge import merge_payloads
 from fglfast.shards.tar import decode_image, read_samples
 from fglfast.synthesis.judge import ClassifierJudge, Judge
-from fglfast.synthesis.self_judge import GeneratorJudge, LabelFlowJudge, LazyEngine
+from fglfast.synthesis.self_judge import GeneratorJudge, LabelFlowJudge
 from fglfast.synthesis.settings import SynthesisSettings
 from fglfast.synthesis.synthesize import synthesize
 from fglfast.training.evaluate import open_classifier

@@ -11,7 +11,7 @@ from benchmarks.engines import BATCH, Case, generator
 from benchmarks.results_file import save_result
 from fglfast.engine.backends.ov import blob_of, properties
 from fglfast.engine.build import build_engine
-from fglfast.engine.export import UNET
+from fglfast.engine.exported import UNET
 from fglfast.lab.bench.measure import contenders
 
 ROUNDS = 5

@@ -80,8 +80,9 @@ def _save_random_mini(folder):
 @pytest.fixture(scope="session")
 def adapters(random_mini, tmp_path_factory):
     """The file of an inventory for `random_mini`: three adapters of random weights, two heads."""
+    from fglfast.generator.fingerprints import weights_fingerprint
     from fglfast.generator.inventory import Inventory, InventoryHeader, save_inventory
-    from fglfast.generator.load import read_shapes, weights_fingerprint
+    from fglfast.generator.load import read_shapes
     from fglfast.generator.text import text_fingerprint
 
     shapes = read_shapes(random_mini, 32)

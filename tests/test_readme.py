@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from fglfast.engine.recipe import find_recipe
+from fglfast.verbs.opening import asked_recipe
+
 DOCS = Path(__file__).parent.parent / "docs"
 FEWER = {
     "--images-per-class 500": "--images-per-class 16",
@@ -26,6 +29,10 @@ def block(page, language, holding):
     for many, few in FEWER.items():
         text = text.replace(many, few)
     return text
+
+
+def test_a_command_without_a_recipe_draws_by_the_guides_own():
+    assert asked_recipe(None) == find_recipe("mini"), "what the guide's commands and its Python name is one data set"
 
 
 @pytest.mark.timeout(900)  # seven processes start, and each imports for seconds

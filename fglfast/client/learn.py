@@ -17,10 +17,11 @@ from fglfast.client.embed import find_templates, make_header
 from fglfast.client.prompts import class_level_prompts
 from fglfast.client.settings import LearnSettings
 from fglfast.generator.blocks import load_blocks
+from fglfast.generator.fingerprints import weights_fingerprint
 from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.invert import Examples, LearnedText, check_generator, encode_images, invert, judge
 from fglfast.generator.learning.student import Task
-from fglfast.generator.load import Generator, load_generator, own_device, read_shapes, weights_fingerprint
+from fglfast.generator.load import Generator, load_generator, own_device, read_shapes
 from fglfast.generator.text import native_image_size, text_fingerprint
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.labelled import LabelledImages

@@ -15,11 +15,12 @@ from fglfast.client.private_route import private_route
 from fglfast.client.prompts import class_level_prompts
 from fglfast.client.settings import RouteSettings
 from fglfast.generator.blocks import load_blocks
+from fglfast.generator.fingerprints import weights_fingerprint
 from fglfast.generator.inventory import Inventory, load_inventory
 from fglfast.generator.learning.invert import check_generator
 from fglfast.generator.learning.routing import CLIENT_FIT, Learner
 from fglfast.generator.learning.student import Task
-from fglfast.generator.load import load_generator, own_device, read_shapes, weights_fingerprint
+from fglfast.generator.load import load_generator, own_device, read_shapes
 from fglfast.generator.text import load_prompts, native_image_size, text_fingerprint
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.labelled import LabelledImages

@@ -23,7 +23,7 @@ from fglfast.generator.learning.fitting import FitSettings
 from fglfast.generator.learning.solvers import Bend, bend, uniform
 from fglfast.generator.learning.student import Method, Pairs, Task, check_method, fit_student
 from fglfast.generator.learning.transport import fit_transport, networks_asked
-from fglfast.generator.load import own_device, read_network, read_shapes
+from fglfast.generator.load import own_device, read_network
 from fglfast.generator.parts import BLOCK, BLOCKS, name_of, part, places
 from fglfast.payload.merge import Merged, by_client
 from fglfast.sampler.schedule import EVERYWHERE, Sampling, Schedule
@@ -114,7 +114,7 @@ def distill(
         UsageError: the method does not fit the teacher, or it is SDXL.
         BadInputError: `out` was begun with another teacher or other settings.
     """
-    check_work(settings, merged, out, engine.model, engine.build.image_size)
+    check_work(settings, merged, out, engine.model)
     task, teacher = Task.of_model(engine.model), _unet(part(engine.model, "unet"))
     claim(out / FACTS, _facts(settings, merged) | {"engine": engine.key}, WHAT)
     drawn = draw_pairs(engine, merged, settings.pairs_per_class, settings.seed, settings.teacher, out / "pairs")
@@ -147,16 +147,15 @@ def distill(
     return out / "recipe.toml", found
 
 
-def check_work(settings: DistillSettings, merged: Merged, out: Path, model: Path, image_size: int) -> None:
-    """Refuse, before an engine is built, what `distill` could not do with a teacher's folder at an image size.
+def check_work(settings: DistillSettings, merged: Merged, out: Path, model: Path) -> None:
+    """Refuse, before an engine is built, what `distill` could not do with a teacher's folder.
 
     Raises:
         UsageError: the method does not fit the teacher, or it is SDXL.
         BadInputError: the payloads do not fit the teacher, or `out` was begun with other settings.
     """
-    shapes, config = read_shapes(model, image_size), UNet2DConditionModel.load_config(part(model, "unet"))
-    _check_method(settings, model, config, merged)
-    check_fit(merged, model, shapes)
+    _check_method(settings, model, UNet2DConditionModel.load_config(part(model, "unet")), merged)
+    check_fit(merged, model)
     check_claim(out / FACTS, _facts(settings, merged), WHAT, later=("engine",))
 
 

@@ -14,12 +14,12 @@ from fglfast.base.timing import interleaved
 from fglfast.base.untrusted import read_object
 from fglfast.engine import backends
 from fglfast.engine.build import build_engine
-from fglfast.engine.export import DECODER, UNET
+from fglfast.engine.exported import DECODER, UNET
 from fglfast.engine.exports import export_folder
 from fglfast.engine.manifest import Key
 from fglfast.engine.passes import decoder_pass, unet_pass
 from fglfast.engine.recipe import Build, Recipe
-from fglfast.generator.load import Shapes
+from fglfast.generator.shapes import Shapes
 
 CANDIDATES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
 GAIN = 1.03  # less is noise

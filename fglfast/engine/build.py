@@ -1,23 +1,25 @@
 """Build, cache and open engines: the engine of a recipe, of whatever blocks its model has."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from PIL import Image
 
 from fglfast.base.console import note
 from fglfast.engine import backends
-from fglfast.engine.choice import ROUNDS, choose, seconds_of
-from fglfast.engine.making import Source, find_or_make
+from fglfast.engine.choice import choose
+from fglfast.engine.finding import Source, find_or_make
 from fglfast.engine.manifest import Key, Manifest, device_name
 from fglfast.engine.networks import Networks, by_time
+from fglfast.engine.passes import ROUNDS, seconds_of
 from fglfast.engine.recipe import Build, Recipe
 from fglfast.engine.sketch import sketch
 from fglfast.generator.blocks import Blocks, load_blocks
-from fglfast.generator.load import Shapes, read_shapes, weights_fingerprint
+from fglfast.generator.fingerprints import weights_fingerprint
+from fglfast.generator.shapes import Shapes
 from fglfast.generator.text_encoder import unknown_to_clients
-from fglfast.generator.text_part import check_text_part
 from fglfast.sampler.schedule import Sampling, Schedule
 
 SAMPLING = Sampling()
@@ -70,6 +72,20 @@ class Engine:
         return sketch(self.networks, self.shapes, self.model, prompts, n, sampling, seed)
 
 
+@dataclass
+class LazyEngine:
+    """An engine in a folder of them, opened when it is first needed, and shared by who draws and who judges."""
+
+    recipe: Recipe
+    engines: Path
+    opener: Callable[[], Engine]
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine, open."""
+        return self.opener()
+
+
 def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
     """Open the engine of a recipe, building it first if it is not there.
 
@@ -111,13 +127,12 @@ def _joined(engines: list[Engine], blocks: Blocks) -> Engine:
 
 def _build_block(recipe: Recipe, model: Path, engines: Path) -> Engine:
     Schedule.of_model(model, recipe.sampling)  # refused before anything is loaded
-    check_text_part(model)
     for path, activation in unknown_to_clients(model).items():
         note(f"{path}: clients' text encoder knows no hidden_act {activation!r}: they have to embed with --send tokens")
     keys = keys_of(recipe, model)
-    source = Source(model, read_shapes(model, recipe.image_size), recipe.sampling, engines)
+    source = Source(model, recipe.image_size, recipe.sampling, engines)
     made = find_or_make(keys[0], source) if len(keys) == 1 else choose(keys, source)
-    return Engine(made.folder, made.manifest, source.shapes, made.networks, model, made.cached)
+    return Engine(made.folder, made.manifest, made.manifest.shapes, made.networks, model, made.cached)
 
 
 def keys_of(recipe: Recipe, model: Path) -> list[Key]:

@@ -5,7 +5,8 @@ from pathlib import Path
 from fglfast.base.console import note
 from fglfast.base.files import exclusive, fill_once, lock_of
 from fglfast.engine import backends
-from fglfast.engine.export import Route, export
+from fglfast.engine.export import export
+from fglfast.engine.exported import Route
 from fglfast.engine.manifest import Key
 from fglfast.engine.quantize import save_calibration
 from fglfast.engine.recipe import Build

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from fglfast.base.config import Settings
@@ -20,19 +19,13 @@ FILE = "export.json"
 # Of ONNX's own.
 COMPOUND = ("Attention", "Gelu", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "Softmax")
 Counts = dict[str, int]
-KINDS: dict[str, type[nn.Module]] = {
-    "Attention": Attention,
-    "Conv2d": nn.Conv2d,
-    "GroupNorm": nn.GroupNorm,
-    "LayerNorm": nn.LayerNorm,
-}
 
 
 class Exported(Settings):
     """What an exported graph no longer tells of its networks; it lies beside them.
 
     Attributes:
-        modules: by network, how many modules of each of `KINDS` run in a pass.
+        modules: by network, how many modules of each kind that is counted run in a pass.
         float16: the networks that keep within its range.
     """
 
@@ -71,18 +64,20 @@ def multi_head_attention(q_BMHK: Tensor, k_BNHK: Tensor, v_BNHK: Tensor) -> Tens
 @contextmanager
 def counting(network: nn.Module) -> Iterator[Counts]:
     """Count the modules of each kind that run meanwhile, each once."""
+    from diffusers.models.attention_processor import Attention  # seconds to import, which who only compiles is spared
+
+    kinds = {"Attention": Attention, "Conv2d": nn.Conv2d, "GroupNorm": nn.GroupNorm, "LayerNorm": nn.LayerNorm}
     seen: set[int] = set()
-    counts: Counts = dict.fromkeys(KINDS, 0)
+    counts: Counts = dict.fromkeys(kinds, 0)
 
     def note(module: nn.Module, *_: Any) -> None:
         if id(module) not in seen:
             seen.add(id(module))
-            for kind, cls in KINDS.items():
+            for kind, cls in kinds.items():
                 counts[kind] += isinstance(module, cls)
 
-    hooks = [
-        module.register_forward_hook(note) for module in network.modules() if isinstance(module, tuple(KINDS.values()))
-    ]
+    counted = tuple(kinds.values())
+    hooks = [module.register_forward_hook(note) for module in network.modules() if isinstance(module, counted)]
     try:
         yield counts
     finally:

@@ -2,72 +2,26 @@
 
 import gc
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from fglfast.base.console import note
-from fglfast.base.errors import BadInputError, FglError
+from fglfast.base.errors import BadInputError
 from fglfast.base.files import exclusive, lock_of, put_in_place, unfinished_folder
-from fglfast.base.wording import first_line
 from fglfast.engine import backends
 from fglfast.engine.exports import export_folder, export_for
-from fglfast.engine.manifest import Key, Manifest, check_files, file_hashes, read_manifest
-from fglfast.engine.networks import Networks
+from fglfast.engine.finding import Made, Source, checked, require_writable, sound, turn, unwritable
+from fglfast.engine.manifest import Key, Manifest, file_hashes
 from fglfast.engine.parity import Errors, measure, require
 from fglfast.engine.trajectory import Reference, Trajectory
 from fglfast.engine.yardstick import eager_errors, float32_run
-from fglfast.generator.load import Shapes
-from fglfast.sampler.schedule import Sampling
 
 OnFailure = Callable[[Key, Exception], None]
-
-
-@dataclass(frozen=True)
-class Source:
-    """What engines of one model and size are made from, and where they go.
-
-    Attributes:
-        model: the diffusers directory.
-        shapes: sizes of latents and text.
-        sampling: what the gate samples by.
-        engines: folder that holds engines by key.
-    """
-
-    model: Path
-    shapes: Shapes
-    sampling: Sampling
-    engines: Path
-
-    def folder(self, key: Key) -> Path:
-        """Where an engine lies once it is finished."""
-        return self.engines / key.digest()
-
-    def load(self, key: Key, folder: Path) -> Networks:
-        """Open what was compiled."""
-        return backends.find_backend(key.build.backend).load(key.build, self.shapes, self.model, folder)
-
-
-@dataclass(frozen=True)
-class Made:
-    """An engine that passed the gate, open.
-
-    Attributes:
-        folder: where it lies.
-        manifest: what it was built from and how equal it is.
-        networks: its networks.
-        cached: whether it was found rather than built.
-    """
-
-    folder: Path
-    manifest: Manifest
-    networks: Networks
-    cached: bool
 
 
 @dataclass(frozen=True)
@@ -100,33 +54,20 @@ class Draft:
     started: float
 
 
-def find_or_make(key: Key, source: Source) -> Made:
-    """Open the engine of a key, building it first if it is not there.
+def make(key: Key, source: Source) -> Made | None:
+    """Build the engine of a key; None if another process has built it meanwhile.
 
     Raises:
-        FglError: the parity gate refused, nothing is left behind; or the folder cannot be written.
+        BadInputError: the model cannot be used.
+        FglError: as `find_or_make`.
     """
-    if made := found(key, source):
-        return made
     started = time.monotonic()
+    _ = source.shapes  # what cannot be used is refused before anything is written
     with place_for(key, source) as place:
-        if place is not None:
-            ready = prepared([key], source)
-            return finished(compiled(key, source, place, started), source, ready)
-    return opened(key, source)
-
-
-def found(key: Key, source: Source) -> Made | None:
-    """A sound engine; it opens where nothing can be written."""
-    folder = source.folder(key)
-    manifest = _sound(folder)
-    return Made(folder, manifest, source.load(key, folder), cached=True) if manifest else None
-
-
-def opened(key: Key, source: Source) -> Made:
-    """An engine that was just found to be there."""
-    folder = source.folder(key)
-    return Made(folder, read_manifest(folder), source.load(key, folder), cached=True)
+        if place is None:
+            return None
+        ready = prepared([key], source)
+        return finished(compiled(key, source, place, started), source, ready)
 
 
 @contextmanager
@@ -144,7 +85,7 @@ def place_for(key: Key, source: Source) -> Iterator[Path | None]:
         while not stack.enter_context(exclusive(lock_of(folder), wait=False)):
             with turn(lock_of(folder), f"engine {folder.name}"):
                 pass
-            if _sound(folder):
+            if sound(folder):
                 yield None
                 return
         if _is_sound(folder):
@@ -155,7 +96,7 @@ def place_for(key: Key, source: Source) -> Iterator[Path | None]:
             with unfinished_folder(folder) as place:
                 yield place
         except OSError as error:
-            raise _unwritable(source.engines, error) from error
+            raise unwritable(source.engines, error) from error
 
 
 def prepared(keys: list[Key], source: Source, on_failure: OnFailure | None = None) -> Ready:
@@ -207,12 +148,13 @@ def finished(draft: Draft, source: Source, ready: Ready) -> Made:
         FglError: the gate refused.
     """
     key, folder = draft.key, source.folder(draft.key)
-    networks = source.load(key, draft.folder)
+    networks = source.load(key, draft.folder, source.shapes)
     parity = measure(networks, ready.run, ready.eager[folder.name], key.build.precision)
     require(parity, f"engine {folder.name} ({key.build.backend}, {key.build.precision})")
     manifest = Manifest(
         key=key,
         model=str(source.model),
+        shapes=source.shapes,
         parity=parity,
         reference=ready.run.by,
         fusions=draft.fusions,
@@ -224,61 +166,14 @@ def finished(draft: Draft, source: Source, ready: Ready) -> Made:
     return Made(folder, manifest, networks, cached=False)
 
 
-@contextmanager
-def turn(lock: Path, what: str) -> Iterator[None]:
-    """Hold a lock file; who has to wait for it is told why."""
-    with exclusive(lock, wait=False) as free:
-        if free:
-            yield
-            return
-    note(f"waiting for {what}: another process builds or checks it")
-    with exclusive(lock):
-        yield
-
-
-def require_writable(engines: Path) -> None:
-    """Make the folder of engines.
-
-    Raises:
-        FglError: it cannot be made or written.
-    """
-    try:
-        engines.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=engines).close()
-    except OSError as error:
-        raise _unwritable(engines, error) from error
-
-
-def _unwritable(engines: Path, error: OSError) -> FglError:
-    reason = error.strerror or first_line(error)
-    return FglError(f"{engines}: cannot be written ({reason})", "free space, or choose another folder with --engines")
-
-
-def _sound(folder: Path) -> Manifest | None:
-    """The manifest of a sound engine, None if there is no such engine.
-
-    No lock is needed, and filelock's shared one would have to write: a folder appears whole, by a rename, and one that
-    is being removed lacks a file that its manifest names, or the manifest. Sound ones are never removed.
-    """
-    with suppress(BadInputError, OSError):
-        return _checked(folder)
-    return None
-
-
 def _is_sound(folder: Path) -> bool:
     """Whether an engine is there, for the holder of its lock; one that is damaged is said to be, and removed."""
     if not folder.exists():
         return False
     try:
-        _checked(folder)
+        checked(folder)
     except BadInputError as error:
         note(f"rebuilding: {error.message}")
         shutil.rmtree(folder)
         return False
     return True
-
-
-def _checked(folder: Path) -> Manifest:
-    manifest = read_manifest(folder)
-    check_files(folder, manifest)
-    return manifest

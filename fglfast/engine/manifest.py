@@ -16,9 +16,10 @@ from fglfast.base.untrusted import read_bytes
 from fglfast.base.wording import many
 from fglfast.engine.parity import CAPS, Parity, allowances
 from fglfast.engine.recipe import Build
+from fglfast.generator.shapes import Shapes
 
 FILE = "manifest.json"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MAX_BYTES, MAX_FILES = 1 << 20, 5000
 DRIVER = Path("/sys/module/nvidia/version")  # CUDA tells the API version only
 
@@ -44,6 +45,7 @@ class Manifest(Settings):
     Attributes:
         key: what the engine was built from.
         model: the model folder it came from, for people.
+        shapes: sizes of its latents and text.
         parity: what the gate measured, and what it allowed.
         reference: who sampled what it measured against: a pipeline of diffusers, or fglfast's own sampler in PyTorch.
         fusions: fused operators of each network's graph, where the backend has a graph to count them in.
@@ -53,6 +55,7 @@ class Manifest(Settings):
 
     key: Key
     model: str
+    shapes: Shapes
     parity: Parity
     reference: str
     fusions: dict[str, dict[str, int]]

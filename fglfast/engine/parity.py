@@ -7,6 +7,7 @@ residual blocks, any of them, a UNet was at least 3.2 times as wrong as eager bf
 
 import math
 from statistics import median
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,8 +15,10 @@ from torch import Tensor
 from fglfast.base.config import Settings
 from fglfast.base.errors import FglError
 from fglfast.engine.networks import Networks
-from fglfast.engine.trajectory import Trajectory
 from fglfast.sampler.sample import sample
+
+if TYPE_CHECKING:  # with diffusers' networks, which a finished engine's manifest need not wait for
+    from fglfast.engine.trajectory import Trajectory
 
 FACTOR = 2.5
 # What is allowed where eager loses next to nothing. Float32 kernels that sum in another order are 1e-6 apart; a narrow
@@ -90,7 +93,7 @@ def allowances(eager: Errors, precision: str) -> Errors:
 
 
 @torch.inference_mode()
-def measure(networks: Networks, run: Trajectory, eager: Errors, precision: str) -> Parity:
+def measure(networks: Networks, run: "Trajectory", eager: Errors, precision: str) -> Parity:
     """Compare pass by pass on what the float32 model sees while it samples, and on the images it ends with.
 
     Args:
@@ -106,7 +109,7 @@ def measure(networks: Networks, run: Trajectory, eager: Errors, precision: str) 
 
 
 @torch.inference_mode()
-def errors(networks: Networks, run: Trajectory) -> Errors:
+def errors(networks: Networks, run: "Trajectory") -> Errors:
     """What networks lose of a float32 run, each given what float32 gave the one before it."""
     return Errors(
         text_encoder=_relative_error(networks.encode(run.token_ids), run.text),

@@ -2,10 +2,12 @@
 
 from functools import partial
 
-from fglfast.base.timing import Run
-from fglfast.engine.export import DECODER, PROJECTION, UNET, example_inputs
+from fglfast.base.timing import Run, interleaved
+from fglfast.engine.exported import DECODER, PROJECTION, UNET, example_inputs
 from fglfast.engine.networks import Networks
-from fglfast.generator.load import Shapes
+from fglfast.generator.shapes import Shapes
+
+ROUNDS = 3
 
 
 def unet_pass(networks: Networks, shapes: Shapes, batch: int) -> Run:
@@ -18,3 +20,8 @@ def unet_pass(networks: Networks, shapes: Shapes, batch: int) -> Run:
 def decoder_pass(networks: Networks, shapes: Shapes, batch: int) -> Run:
     """A pass of the VAE's decoder."""
     return partial(networks.decode, example_inputs(shapes, batch)[DECODER]["latents"])
+
+
+def seconds_of(networks: Networks, shapes: Shapes, batch: int, rounds: int = ROUNDS) -> float:
+    """Median seconds of one UNet pass of so many rows, after one to warm up."""
+    return interleaved({"pass": unet_pass(networks, shapes, batch)}, rounds)["pass"].seconds

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from fglfast.base.files import fill_once, placing
 from fglfast.base.machine import cores, processor_name
-from fglfast.engine.export import DECODER, UNET
+from fglfast.engine.exported import DECODER, UNET
 from fglfast.engine.trajectory import Reference
 
 FILE = "inputs.safetensors"

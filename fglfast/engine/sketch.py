@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fglfast.engine.networks import Networks, sent
 from fglfast.generator.kinds import zeros_for_empty
-from fglfast.generator.load import Shapes
+from fglfast.generator.shapes import Shapes
 from fglfast.generator.text import load_prompts
 from fglfast.generator.tokens import load_tokenizer
 from fglfast.sampler.sample import sample

@@ -14,7 +14,8 @@ from torch.backends import cudnn
 
 from fglfast.base.errors import BadInputError
 from fglfast.engine.stock import run_pipeline, stock_pipeline
-from fglfast.generator.load import Generator, Shapes, assemble, load_modules
+from fglfast.generator.load import Generator, assemble, load_modules
+from fglfast.generator.shapes import Shapes
 from fglfast.generator.text_part import load_text_part
 from fglfast.generator.tokens import load_tokenizer
 from fglfast.sampler.sample import sample

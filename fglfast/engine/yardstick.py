@@ -21,7 +21,8 @@ from fglfast.base.console import note
 from fglfast.base.files import exclusive, lock_of, write_atomic
 from fglfast.engine.backends.eager import eager, projecting
 from fglfast.engine.backends.eight_bits import float_type
-from fglfast.engine.export import DECODER, dtype_of
+from fglfast.engine.export import dtype_of
+from fglfast.engine.exported import DECODER
 from fglfast.engine.manifest import Key
 from fglfast.engine.networks import Networks, in_chunks
 from fglfast.engine.parity import Errors, errors

@@ -21,8 +21,8 @@ from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.method_names import Method
 from fglfast.federation.methods import SeededExperiment
 from fglfast.federation.records import Arena, Result
+from fglfast.generator.fingerprints import weights_fingerprint
 from fglfast.generator.inventory import load_inventory
-from fglfast.generator.load import weights_fingerprint
 from fglfast.generator.parts import name_of
 from fglfast.generator.text import taught_by, text_fingerprint
 

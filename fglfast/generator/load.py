@@ -1,6 +1,5 @@
 """Load the networks of a diffusers directory as float32 PyTorch modules."""
 
-import hashlib
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,40 +10,20 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from fglfast.base.errors import BadInputError
-from fglfast.base.files import file_digest
 from fglfast.base.untrusted import loading
-from fglfast.generator.blocks import load_blocks
 from fglfast.generator.configs import Announced, announced, read_config
 from fglfast.generator.kinds import check_kind
 from fglfast.generator.latents import LatentSpace
 from fglfast.generator.outline import outlined
-from fglfast.generator.parts import PARTS, part
+from fglfast.generator.parts import part
+from fglfast.generator.shapes import Shapes, text_shape
 from fglfast.generator.text_part import TextPart, load_text_part
 from fglfast.generator.text_projection import TextProjection, take_projection
 from fglfast.generator.tokens import text_positions
-from fglfast.generator.weights import counted_files, variant, weight_files
+from fglfast.generator.weights import variant, weight_files
 from fglfast.generator.whole import require_whole
 
 LARGEST = Announced(4_000, 5_000_000_000)  # where no weights are; SDXL's UNet has 1,680 and 2.6 billion
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """The fixed sizes of a generator's tensors.
-
-    Attributes:
-        latent: channels, height and width of the latents at the asked image size.
-        tokens: tokens of a prompt (T).
-        text_length: rows of a text embedding (L): T, and one more for SDXL's pooled embedding.
-        text_width: channels of a text embedding (D).
-        projected_width: channels of the keys and values that are made of it (E).
-    """
-
-    latent: tuple[int, int, int]
-    tokens: int
-    text_length: int
-    text_width: int
-    projected_width: int
 
 
 class UNetPart(nn.Module):
@@ -194,34 +173,17 @@ def read_shapes(folder: Path, image_size: int) -> Shapes:
     Raises:
         BadInputError: a config is missing or the image size does not fit the latents.
     """
-    tokens = text_positions(folder)
     unet, vae = blank_networks(folder)
     config, factor = unet.config, vae_factor(vae)
     deepest = factor * 2 ** (len(config.block_out_channels) - 1)
     if image_size % deepest:
         raise BadInputError(f"image size {image_size} does not fit {folder.name}", f"use a multiple of {deepest}")
-    side = image_size // factor
+    side, (length, width) = image_size // factor, text_shape(folder)
     _, projection = split_unet(unet, vae)
     return Shapes(
         latent=(config.in_channels, side, side),
-        tokens=tokens,
-        text_length=tokens + (projection.pooled > 0),
-        text_width=config.cross_attention_dim,
+        tokens=text_positions(folder),
+        text_length=length,
+        text_width=width,
         projected_width=projection.width,
     )
-
-
-def weights_fingerprint(folder: Path) -> str:
-    """sha256 over every weight and config file of the model's parts, names included."""
-    digest = hashlib.sha256()
-    for name in PARTS:
-        for path in counted_files(part(folder, name)):
-            digest.update(f"{name}/{path.name}\0{path.stat().st_size}\0".encode())
-            digest.update(bytes.fromhex(file_digest(path)))
-    return digest.hexdigest()
-
-
-def model_fingerprint(model: Path) -> str:
-    """As `weights_fingerprint`, of all blocks of a model: what its engine's key says."""
-    blocks = load_blocks(model)
-    return blocks.fingerprint([weights_fingerprint(folder) for folder in blocks.folders(model)])

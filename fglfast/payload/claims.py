@@ -62,7 +62,7 @@ def excessive(merged: Merged, trusted: Collection[str]) -> dict[str, str]:
 def check_claims(merged: Merged, trusted: Collection[str], max_share: float, option: str) -> None:
     """Refuse claims that are `excessive`, and say which outweigh all others; none do where every client is capped.
 
-    All are capped at a share below 1. `option` is by which a user names whom to trust.
+    `max_share` below 1 caps every client, and refuses none. `option` is by which a user names whom to trust.
 
     Raises:
         BadInputError: a client claims so much; who, of which class and how much is said.

@@ -14,9 +14,9 @@ from fglfast.base.errors import BadInputError
 from fglfast.engine.build import Engine
 from fglfast.engine.networks import sent
 from fglfast.engine.sketch import negative_embedding
-from fglfast.generator.load import Shapes
+from fglfast.generator.shapes import text_shape
 from fglfast.generator.text import load_prompts, text_fingerprint
-from fglfast.generator.tokens import vocabulary
+from fglfast.generator.tokens import text_positions, vocabulary
 from fglfast.payload.merge import Merged
 
 
@@ -31,7 +31,7 @@ class Conditioning:
     """
 
     def __init__(self, merged: Merged, engine: Engine) -> None:
-        check_fit(merged, engine.model, engine.shapes)
+        check_fit(merged, engine.model)
         self.merged, self.networks = merged, engine.networks
         domains = sorted(set(merged.domains), key=str)
         prompts = [load_prompts(engine.model, domain).negative for domain in domains]
@@ -65,7 +65,7 @@ def negative_text(engine: Engine) -> Tensor:
     return negative_embedding(engine.networks, engine.shapes, engine.model, load_prompts(engine.model).negative)
 
 
-def check_fit(merged: Merged, model: Path, shapes: Shapes) -> None:
+def check_fit(merged: Merged, model: Path) -> None:
     """Refuse, as `Conditioning` does, payloads that the model in a folder cannot draw from; no engine need be there."""
     fingerprint = text_fingerprint(model)
     if merged.text_encoder != fingerprint:
@@ -73,10 +73,10 @@ def check_fit(merged: Merged, model: Path, shapes: Shapes) -> None:
             f"the payloads come from text encoder {merged.text_encoder[:16]}, {model.name}'s is {fingerprint[:16]}",
             f"draw with the model that they were embedded with, or embed again with --model {model.name}",
         )
-    check_rows(merged, model, shapes)
+    check_rows(merged, model)
 
 
-def check_rows(merged: Merged, model: Path, shapes: Shapes) -> None:
+def check_rows(merged: Merged, model: Path) -> None:
     """As `check_fit`, but for the text encoder, whose weights need not be there.
 
     Raises:
@@ -84,10 +84,10 @@ def check_rows(merged: Merged, model: Path, shapes: Shapes) -> None:
     """
     expected: tuple[int, ...]
     if merged.embeddings is not None:
-        found, expected = merged.embeddings.shape[1:], (shapes.text_length, shapes.text_width)
+        found, expected = merged.embeddings.shape[1:], text_shape(model)
     else:
         assert merged.token_ids is not None
-        found, expected = merged.token_ids.shape[1:], (shapes.tokens,)
+        found, expected = merged.token_ids.shape[1:], (text_positions(model),)
     if found != expected:
         raise BadInputError(f"payload rows have shape {found}, {model.name} takes {expected}", "embed with its model")
     if merged.token_ids is not None and merged.token_ids.max() >= (known := vocabulary(model)):

@@ -5,14 +5,14 @@ from functools import partial
 from pathlib import Path
 
 from fglfast.base.errors import BadInputError
-from fglfast.engine.build import build_engine
+from fglfast.engine.build import LazyEngine, build_engine
 from fglfast.engine.family import recipe_for
 from fglfast.generator.configs import read_config
 from fglfast.generator.kinds import INDEX
 from fglfast.generator.parts import BUNDLED
 from fglfast.generator.text import is_hub_id
 from fglfast.synthesis.judge import ADVICE, ClassifierJudge, Judge, TextJudge
-from fglfast.synthesis.self_judge import GeneratorJudge, LabelFlowJudge, LazyEngine
+from fglfast.synthesis.self_judge import GeneratorJudge, LabelFlowJudge
 
 DRAWING, LABEL_FLOW = "generator", "label-flow"  # the data set's own generator, asked in one way or the other
 

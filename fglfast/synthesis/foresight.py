@@ -11,8 +11,8 @@ from fglfast.engine.build import Engine, build_engine
 from fglfast.engine.built import is_built
 from fglfast.engine.passes import decoder_pass, unet_pass
 from fglfast.engine.recipe import Build, Recipe
+from fglfast.generator.fingerprints import model_fingerprint
 from fglfast.generator.kinds import embedded_guidance, networks
-from fglfast.generator.load import model_fingerprint, read_shapes
 from fglfast.generator.parts import part
 from fglfast.generator.weights import weight_files
 from fglfast.payload.merge import Merged
@@ -55,11 +55,14 @@ def foreseen(
         check_work(merged, settings, out, model, recipe.image_size, update)
     else:
         usable_folder(out)
-        check_rows(merged, model, read_shapes(model, recipe.image_size))
+        check_rows(merged, model)
         note(f"{recipe.model}: its weights are not here yet, so whether they fit the payloads is not known yet")
     if there and is_built(recipe, model, engines):
         found = estimate(build_engine(recipe, model, engines), merged, settings, out, world_size, update)
     else:
+        from fglfast.generator.load import read_shapes  # seconds to import, of an engine that is there not needed
+
+        read_shapes(model, recipe.image_size)  # refused as the engine's build would
         weights = model_fingerprint(model) if there else None
         found = _foreseen(recipe, weights, model, merged, settings, out, world_size, update)
     more = room(found["images"], recipe.image_size, out)[0] if unpacked else 0

@@ -6,7 +6,7 @@ from pathlib import Path
 from fglfast.base.console import Progress
 from fglfast.base.errors import UsageError
 from fglfast.engine.build import Engine
-from fglfast.generator.load import weights_fingerprint
+from fglfast.generator.fingerprints import model_fingerprint
 from fglfast.payload.merge import Merged
 from fglfast.shards.checksums import read_checksum
 from fglfast.shards.description import LOCKS
@@ -67,7 +67,7 @@ def check_model(out: Path, model: Path, image_size: int) -> None:
         UsageError: it did not, or not at this size; or the data set is of an earlier version.
     """
     refuse_older(drawn := Drawn.of(out), out)
-    _check_weights(drawn, out, model, weights_fingerprint(model), image_size)
+    _check_weights(drawn, out, model, model_fingerprint(model), image_size)
 
 
 def refuse_older(drawn: Drawn, out: Path) -> None:

@@ -4,8 +4,7 @@ It asks by class names alone, in the generator's own class-level prompt, whateve
 image's score is that of its pixels and its label, and does not change as clients join or leave.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -15,13 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fglfast.client.prompts import class_level_prompts
-from fglfast.engine.build import Engine
+from fglfast.engine.build import LazyEngine
 from fglfast.engine.networks import sent
-from fglfast.engine.recipe import Recipe
 from fglfast.generator.encoder import ImageEncoder
+from fglfast.generator.fingerprints import model_fingerprint
 from fglfast.generator.learning.label_flow import load_label_flow, probabilities
 from fglfast.generator.learning.student import Task
-from fglfast.generator.load import model_fingerprint
 from fglfast.generator.text import load_prompts, native_image_size
 from fglfast.generator.tokens import load_tokenizer
 from fglfast.sampler.evidence import Level, levels_between, misfits
@@ -31,20 +29,6 @@ LOW, HIGH = -5.0, -1.0  # logarithms of the signal-to-noise ratio; where classes
 LEVELS = 2
 ASKED = 10  # classes at most that an image is held against, its own among them
 SEED = 2303_16203  # of the noise
-
-
-@dataclass
-class LazyEngine:
-    """An engine in a folder of them, opened when it is first needed, and shared by who draws and who judges."""
-
-    recipe: Recipe
-    engines: Path
-    opener: Callable[[], Engine]
-
-    @cached_property
-    def engine(self) -> Engine:
-        """The engine, open."""
-        return self.opener()
 
 
 class GeneratorJudge:

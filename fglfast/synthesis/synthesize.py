@@ -12,7 +12,7 @@ from fglfast.base.console import Progress, note
 from fglfast.base.wording import size
 from fglfast.base.writable import existing, usable_folder
 from fglfast.engine.build import Engine
-from fglfast.generator.load import model_fingerprint, read_shapes
+from fglfast.generator.fingerprints import model_fingerprint
 from fglfast.generator.parts import name_of
 from fglfast.payload.merge import Merged
 from fglfast.shards.locks import Claim, locked
@@ -74,7 +74,7 @@ def check_work(
         BadInputError: the payloads do not fit the model.
     """
     usable_folder(out)
-    check_fit(merged, model, read_shapes(model, image_size))
+    check_fit(merged, model)
     if out.is_dir() and any(out.iterdir()):
         weights = model_fingerprint(model)
         plan = plan_of(weights, image_size, merged, settings)

@@ -78,8 +78,8 @@ def verify(
     bad = {shard_name(shard.number): shard.problem for shard in checked if shard.problem}
     mended = bool(repair and merged and bad)
     if merged and asked and mended:
+        from fglfast.engine.build import LazyEngine
         from fglfast.synthesis import repair as mending
-        from fglfast.synthesis.self_judge import LazyEngine
 
         check_model = partial(mending.check_model, data)
         drawing = LazyEngine(asked, engines, partial(open_engine, asked, engines, batch_size, check=check_model))
@@ -133,9 +133,9 @@ def forget(
     class_names = Drawn.of(out).class_names
     asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
     payloads = each_payload(embeddings, allow, inventory, asked)
+    from fglfast.engine.build import LazyEngine
     from fglfast.synthesis.forget import forget as stage
     from fglfast.synthesis.repair import check_model
-    from fglfast.synthesis.self_judge import LazyEngine
 
     check = partial(check_model, out)
     drawing = LazyEngine(asked, engines, partial(open_engine, asked, engines, batch_size, check=check))

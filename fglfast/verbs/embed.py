@@ -14,7 +14,7 @@ from fglfast.verbs.options import AsJson, Domain, ModelName, PromptLevel, Templa
 from fglfast.verbs.unlabelled import check_unlabelled, open_images
 
 if TYPE_CHECKING:
-    from fglfast.payload import Payload
+    from fglfast.client.learn import Learned
 
 LEARN = LearnSettings()
 
@@ -150,11 +150,11 @@ def embed(
     folder, name = kit or find(model), client or out.stem
     dataset, counts, facts = open_images(data, classifier, classes, confidence, least_images)
     if learn:
-        payload, losses = _learned(dataset, name, folder, out, learn_steps, vectors, send, template, domain)
-        facts |= losses
+        found = _learned(dataset, name, folder, out, learn_steps, vectors, send, template, domain)
+        payload, facts = found.payload, facts | _losses(found, "learned_loss")
     elif route:
-        payload, losses = _routed(dataset, name, folder, out, route, route_steps, domain, budget)
-        facts |= losses
+        found = _routed(dataset, name, folder, out, route, route_steps, domain, budget)
+        payload, facts = found.payload, facts | _losses(found, "routed_loss")
     else:
         captions = captions or ATTRIBUTES
         payload = embed_dataset(dataset, name, folder, prompt_level, send, template, captions, domain, budget, counts)
@@ -193,27 +193,26 @@ def _check_steps(learn: bool, learned: tuple[int, int], route: Path | None, rout
         raise UsageError("--route-steps is of routing", "give --route too")
 
 
-def _learned(
-    dataset: Any, name: str, model: Path, out: Path, steps: int, vectors: int, *others: Any
-) -> "tuple[Payload, dict[str, Any]]":
-    """A payload of learned embeddings, and the generator's loss before and after."""
+def _learned(dataset: Any, name: str, model: Path, out: Path, steps: int, vectors: int, *others: Any) -> "Learned":
+    """A payload of learned embeddings."""
     from fglfast.client.learn import learn
 
     settings = checked(LearnSettings, steps=steps, vectors=vectors)
-    found = learn(dataset, name, model, out.with_suffix(".learning"), settings, *others)
-    return found.payload, {"class_level_loss": found.class_level, "learned_loss": found.learned}
+    return learn(dataset, name, model, out.with_suffix(".learning"), settings, *others)
 
 
-def _routed(
-    dataset: Any, name: str, model: Path, out: Path, inventory: Path, steps: int, *others: Any
-) -> "tuple[Payload, dict[str, Any]]":
-    """A payload of routing, and the generator's loss before and after, which is not measured under a budget."""
+def _routed(dataset: Any, name: str, model: Path, out: Path, inventory: Path, steps: int, *others: Any) -> "Learned":
+    """A payload of routing."""
     from fglfast.client.route import route
 
     settings = checked(RouteSettings, steps=steps)
-    found = route(dataset, name, model, inventory, out.with_suffix(".learning"), settings, *others)
-    losses = {"class_level_loss": found.class_level, "routed_loss": found.learned}
-    return found.payload, {key: loss for key, loss in losses.items() if loss is not None}
+    return route(dataset, name, model, inventory, out.with_suffix(".learning"), settings, *others)
+
+
+def _losses(found: "Learned", learned: str) -> dict[str, float]:
+    """The generator's losses before and after, the latter by its name, as far as they were measured."""
+    losses = {"class_level_loss": found.class_level, learned: found.learned}
+    return {name: loss for name, loss in losses.items() if loss is not None}
 
 
 def _check_routing(

@@ -151,9 +151,9 @@ def synthesize(
     asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
     merged = read_payloads(embeddings, allow, inventory, asked)
     check_merged(merged, allow_same_prompt, trusted_counts, max_share_per_client)
+    from fglfast.engine.build import LazyEngine
     from fglfast.synthesis import synthesize as stage
     from fglfast.synthesis.foresight import foreseen
-    from fglfast.synthesis.self_judge import LazyEngine
     from fglfast.synthesis.settings import SynthesisSettings
 
     rule = stop_rule(

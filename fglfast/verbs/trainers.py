@@ -1,7 +1,6 @@
 """Verbs that make generators: a small one of your own, a student of one, a recipe with placed steps."""
 
 import os
-from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Literal
@@ -217,7 +216,7 @@ def distill(
     )
     hub = repository(push_to_hub, private, "model")
     with sole(out, FACTS):
-        engine = open_engine(asked, engines, check=partial(check_work, settings, merged, out))
+        engine = open_engine(asked, engines, check=lambda model, _: check_work(settings, merged, out, model))
         written, found = run(engine, merged, asked, settings, out)
     pushed(hub, out / "model")
     cost = f"pairs {found.cost.pairs:.0f} s, " if found.cost.pairs is not None else ""
@@ -252,12 +251,11 @@ def place_steps(
     merged = read_payloads(embeddings, allow)
     asked = asked_recipe(recipe, model, precision=precision, image_size=image_size)
     from fglfast.distill.steps import place
-    from fglfast.generator.load import read_shapes
     from fglfast.sampler.schedule import Sampling, Schedule
     from fglfast.synthesis.conditioning import check_fit
 
     def check(folder: Path, image_size: int) -> None:
-        check_fit(merged, folder, read_shapes(folder, image_size))
+        check_fit(merged, folder)
         Schedule.of_model(folder, Sampling(scheduler="flow-euler", steps=steps))
 
     placed = place(open_engine(asked, engines, check=check), merged, asked, steps, grid, trajectories)

@@ -8,7 +8,7 @@ from benchmarks import server_seconds, speed_columns
 from benchmarks.layers import layers, multiplies
 from fglfast.base.errors import FglError
 from fglfast.engine.backends.ov import blob_of
-from fglfast.engine.export import UNET
+from fglfast.engine.exported import UNET
 
 
 def record(accuracy, **seconds):

@@ -6,7 +6,7 @@ from fglfast.base.errors import FglError
 from fglfast.engine import batch_search, exports, quantize
 from fglfast.engine.backends import ov
 from fglfast.engine.batch_search import FIELDS
-from fglfast.engine.export import DECODER, UNET
+from fglfast.engine.exported import DECODER, UNET
 
 
 @pytest.fixture

@@ -7,15 +7,20 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from fglfast.base.errors import BadInputError
+from fglfast.base.errors import BadInputError, UsageError
 from fglfast.engine.build import build_engine
-from fglfast.engine.export import UNET, example_inputs
+from fglfast.engine.exported import UNET, example_inputs
 from fglfast.generator.architecture import MiniSettings, build_unet
 from fglfast.generator.blocks import load_blocks, segment
-from fglfast.generator.load import read_shapes, weights_fingerprint
+from fglfast.generator.fingerprints import weights_fingerprint
+from fglfast.generator.load import read_shapes
 from fglfast.generator.text import resolve_model
 from fglfast.lab.bench.operations import count_operations
+from fglfast.payload.merge import merge_payloads
 from fglfast.sampler.schedule import Sampling, Schedule
+from fglfast.synthesis.repair import check_model
+from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.synthesize import synthesize
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +55,15 @@ def test_each_network_is_asked_when_it_is_its_time(blockwise, recipe, engines):
         expected = whole(latents, timestep_B, text, return_dict=False)[0]
         found = engine.networks.denoise(latents, timestep_B, engine.networks.project(text))
         assert torch.allclose(found, expected, atol=2e-3), (timestep, (found - expected).abs().max())
+
+
+def test_what_both_drew_is_repaired_by_both(blockwise, random_mini, recipe, engines, payload, tmp_path):
+    engine = build_engine(recipe.model_copy(update={"backend": "torch", "unet_batch": 4}), blockwise, engines)
+    merged, settings = merge_payloads([payload("ann", (1, 1, 0))]), SynthesisSettings(images_per_class=1)
+    synthesize(engine, merged, settings.model_copy(update={"sampling": recipe.sampling}), tmp_path)
+    check_model(tmp_path, blockwise, 32)
+    with pytest.raises(UsageError, match="was drawn with weights"):
+        check_model(tmp_path, random_mini, 32)
 
 
 def test_the_second_block_is_part_of_the_model(blockwise, recipe, tmp_path):

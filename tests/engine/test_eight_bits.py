@@ -13,7 +13,7 @@ from fglfast.engine import attention, backends
 from fglfast.engine.backends import ov
 from fglfast.engine.backends.eight_bits import to_eight_bits
 from fglfast.engine.build import build_engine
-from fglfast.engine.export import UNET, example_inputs
+from fglfast.engine.exported import UNET, example_inputs
 from fglfast.engine.parity import CAPS
 from fglfast.engine.recipe import find_recipe
 from fglfast.generator.load import load_generator, read_shapes

@@ -9,11 +9,12 @@ import torch
 
 from fglfast.base.errors import BadInputError, FglError, MissingExtraError, UsageError
 from fglfast.base.machine import native_bfloat16, native_int8
-from fglfast.engine import backends, choice, making, parity
+from fglfast.engine import backends, contest, making, parity
 from fglfast.engine.backends import eager, ort, ov
 from fglfast.engine.backends.ov_graph import without_sinusoids
 from fglfast.engine.build import build_engine
-from fglfast.engine.export import DECODER, TEXT, UNET, Route, example_inputs, export_one
+from fglfast.engine.export import export_one
+from fglfast.engine.exported import DECODER, TEXT, UNET, Route, example_inputs
 from fglfast.engine.manifest import FILE, check_files, read_manifest
 from fglfast.engine.networks import in_chunks
 from fglfast.engine.parity import Parity, allowances, measure, require
@@ -165,7 +166,7 @@ def test_the_next_takes_the_place_of_a_winner_that_the_gate_refuses(random_mini,
         return gated[-1].model_copy(update={"psnr": 3.0}) if len(gated) == 1 else gated[-1]
 
     monkeypatch.setattr(backends, "chosen", lambda *_: names)
-    monkeypatch.setattr(choice, "seconds_of", lambda *_: next(timed))
+    monkeypatch.setattr(contest, "seconds_of", lambda *_: next(timed))
     monkeypatch.setattr(making, "measure", refuse_the_first)
     built = build_engine(recipe.model_copy(update={"backend": "auto"}), random_mini, engines)
     assert built.build.backend == "openvino" and not built.cached and len(gated) == 2

@@ -11,7 +11,8 @@ from torch import nn
 from fglfast.base.errors import BadInputError, FglError
 from fglfast.engine.backends.ort import CPU, CUDA, FUSED
 from fglfast.engine.backends.ort_graph import optimized, save
-from fglfast.engine.export import DECODER, TEXT, UNET, Route, example_inputs, export
+from fglfast.engine.export import export
+from fglfast.engine.exported import DECODER, TEXT, UNET, Route, example_inputs
 from fglfast.engine.fusions import Exported, count, counting, require
 from fglfast.generator.load import load_generator, read_shapes
 

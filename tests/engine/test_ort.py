@@ -16,7 +16,7 @@ from fglfast.engine import backends
 from fglfast.engine.backends import ort as backend
 from fglfast.engine.backends.ort import CPU, CUDA, TENSORRT
 from fglfast.engine.build import build_engine
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route
+from fglfast.engine.exported import DECODER, PROJECTION, TEXT, UNET, Route
 from fglfast.engine.exports import export_folder
 from fglfast.engine.fusions import Exported
 

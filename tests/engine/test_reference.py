@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from fglfast.base.errors import BadInputError, FglError
 from fglfast.engine import export as exporting
 from fglfast.engine import trajectory
-from fglfast.engine.export import Route, export
+from fglfast.engine.export import export
+from fglfast.engine.exported import Route
 from fglfast.engine.manifest import read_manifest
 from fglfast.engine.networks import Networks
 from fglfast.engine.parity import measure, require

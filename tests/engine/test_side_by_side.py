@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fglfast.base.files import exclusive, finished_folder, lock_of
-from fglfast.engine import making
+from fglfast.engine import finding
 from fglfast.engine.build import build_engine
 from fglfast.engine.manifest import FILE
 from fglfast.engine.recipe import find_recipe
@@ -20,8 +20,12 @@ ROUNDS = 30
 
 
 def open_beside_another(recipe, model, engines, meeting):
-    """Open an engine; its files are hashed once another process is about to do so as well."""
-    check = making.check_files
+    """Open an engine; its files are hashed once another process is about to do so as well.
+
+    Where it is there from the beginning, nothing is loaded that makes one.
+    """
+    there = any(Path(engines).glob(f"*/{FILE}"))
+    check = finding.check_files
 
     def meet(folder, manifest):
         (Path(meeting) / str(os.getpid())).touch()
@@ -31,18 +35,21 @@ def open_beside_another(recipe, model, engines, meeting):
             time.sleep(0.01)
         check(folder, manifest)
 
-    making.check_files = meet
+    finding.check_files = meet
     assert build_engine(find_recipe(recipe), Path(model), Path(engines)).cached
+    assert not there or not {"transformers", "diffusers.models"} & set(sys.modules)
 
 
 def replace_damaged(folder):
     """Damage an engine, find that, remove it and put a whole one in its place; over and over, as its builder does."""
+    from fglfast.engine.making import _is_sound
+
     folder = Path(folder)
     whole = shutil.copytree(folder, folder.parent / "whole")
     for _ in range(ROUNDS):
         next(path for path in sorted(folder.iterdir()) if path.name != FILE).write_bytes(b"damaged")
         with exclusive(lock_of(folder)):
-            assert not making._is_sound(folder)
+            assert not _is_sound(folder)
             with finished_folder(folder) as place:
                 shutil.copytree(whole, place, dirs_exist_ok=True)
 
@@ -99,9 +106,9 @@ def test_one_that_is_being_replaced_is_whole_or_not_there(engine, engines, start
     process, messages = start(replace_damaged, folder)
     seen = set()
     while process.poll() is None:
-        seen.add(making._sound(folder) is not None)  # anything raised fails the test
+        seen.add(finding.sound(folder) is not None)  # anything raised fails the test
     assert process.returncode == 0, messages.read_text()
-    assert seen == {True, False} and making._sound(folder)
+    assert seen == {True, False} and finding.sound(folder)
 
 
 if __name__ == "__main__":

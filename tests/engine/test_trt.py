@@ -13,17 +13,17 @@ import torch
 from binding_checks import State
 
 from fglfast.base.errors import FglError, UsageError
-from fglfast.engine import backends, choice, making, manifest
+from fglfast.engine import backends, contest, making, manifest
 from fglfast.engine.backends import trt as backend
 from fglfast.engine.backends import trt_messages
 from fglfast.engine.backends.trt_messages import log
 from fglfast.engine.build import build_engine
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, link
+from fglfast.engine.exported import DECODER, PROJECTION, TEXT, UNET, Route, link
 from fglfast.engine.exports import export_folder
 from fglfast.engine.fusions import Exported
 from fglfast.engine.parity import measure
 from fglfast.engine.recipe import Build
-from fglfast.generator.load import Shapes
+from fglfast.generator.shapes import Shapes
 
 ROUTES = [Route(opset=opset, precision=precision) for opset in (18, 22) for precision in ("float32", "float16")]
 ROUTES.append(Route(opset=22, precision="bfloat16"))
@@ -180,7 +180,7 @@ def test_auto_tries_both_halves_and_holds_the_faster_to_the_gate(
     tensorrt_11, trt_recipe, random_mini, engines, monkeypatch
 ):
     times, gated = iter([0.3, 0.2]), []
-    monkeypatch.setattr(choice, "seconds_of", lambda *_: next(times))
+    monkeypatch.setattr(contest, "seconds_of", lambda *_: next(times))
     monkeypatch.setattr(making, "measure", lambda *given: gated.append(given[-1]) or measure(*given))
     auto = trt_recipe.model_copy(update={"precision": "auto"})
     built = build_engine(auto, random_mini, engines)

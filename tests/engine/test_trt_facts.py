@@ -13,7 +13,7 @@ import torch
 
 from fglfast.base.errors import MissingExtraError
 from fglfast.engine import backends
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route
+from fglfast.engine.exported import DECODER, PROJECTION, TEXT, UNET, Route
 
 
 def test_a_missing_package_a_missing_gpu_and_missing_libraries_are_said(monkeypatch):

@@ -11,7 +11,8 @@ from torch import nn
 from fglfast.base.errors import BadInputError
 from fglfast.engine.recipe import Recipe
 from fglfast.generator.adapter import FILE, with_adapter
-from fglfast.generator.load import load_modules, weights_fingerprint
+from fglfast.generator.fingerprints import weights_fingerprint
+from fglfast.generator.load import load_modules
 from fglfast.generator.text import text_fingerprint
 
 RANK, ALPHA = 2, 1.0

@@ -9,8 +9,9 @@ import torch
 from fake_hub import NAME
 
 from fglfast.base.errors import BadInputError
+from fglfast.generator.fingerprints import weights_fingerprint
 from fglfast.generator.kinds import INDEX
-from fglfast.generator.load import load_generator, read_shapes, weights_fingerprint
+from fglfast.generator.load import load_generator, read_shapes
 from fglfast.generator.text import load_prompts, resolve_model, text_fingerprint
 from fglfast.generator.text_encoder import TextEncoder
 

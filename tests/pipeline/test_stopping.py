@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError, UsageError
-from fglfast.generator.load import model_fingerprint
+from fglfast.generator.fingerprints import model_fingerprint
 from fglfast.images.dataset import read_dataset
 from fglfast.payload import save_payload
 from fglfast.pipeline import pilots, stopping

@@ -8,7 +8,7 @@ from fake_hub import NAME
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError
-from fglfast.engine import build, choice, making
+from fglfast.engine import build, choice, contest, making
 from fglfast.engine.built import is_built
 from fglfast.engine.recipe import Recipe
 from fglfast.payload import save_payload
@@ -25,7 +25,7 @@ SETTINGS = SynthesisSettings(images_per_class=7, shard_size=8, sampling=Sampling
 def uncompiled(monkeypatch):
     """Whoever begins to compile fails."""
     monkeypatch.setattr(making, "compiled", lambda *_: pytest.fail("an engine was compiled"))
-    monkeypatch.setattr(choice, "compiled", lambda *_: pytest.fail("engines were compiled"))
+    monkeypatch.setattr(contest, "compiled", lambda *_: pytest.fail("engines were compiled"))
 
 
 @pytest.fixture

@@ -18,8 +18,7 @@ from typer.testing import CliRunner
 from fglfast.base import files
 from fglfast.base.errors import FglError, IncompleteError, UsageError
 from fglfast.base.files import exclusive
-from fglfast.engine import backends, choice
-from fglfast.engine import build as building
+from fglfast.engine import backends, choice, contest
 from fglfast.engine.build import build_engine
 from fglfast.engine.exports import export_folder
 from fglfast.engine.making import Made
@@ -232,8 +231,7 @@ def test_ranks_that_start_together_choose_one_backend(engine, recipe, tmp_path, 
         return Made(engine.folder / key.build.backend, engine.manifest, engine.networks, cached=True)
 
     monkeypatch.setattr(backends, "chosen", lambda name, precision: ["torch", "openvino"])
-    monkeypatch.setattr(building, "read_shapes", lambda *_: engine.shapes)  # one thread at a time may
-    monkeypatch.setattr(choice, "Contest", Contest)
+    monkeypatch.setattr(contest, "Contest", Contest)
     monkeypatch.setattr(choice, "find_or_make", found)
     opened = []
     auto = recipe.model_copy(update={"backend": "auto"})

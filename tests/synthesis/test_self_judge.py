@@ -12,6 +12,7 @@ from living import NAMES, content, maker, scores
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError
+from fglfast.engine.build import LazyEngine
 from fglfast.engine.recipe import find_recipe
 from fglfast.generator.learning.label_flow import LabelFlow, save_label_flow
 from fglfast.payload import save_payload
@@ -23,7 +24,7 @@ from fglfast.synthesis.find_judge import find_judge
 from fglfast.synthesis.judge import scores_of
 from fglfast.synthesis.plan import Item
 from fglfast.synthesis.repair import repair
-from fglfast.synthesis.self_judge import GeneratorJudge, LabelFlowJudge, LazyEngine, nearest
+from fglfast.synthesis.self_judge import GeneratorJudge, LabelFlowJudge, nearest
 from fglfast.synthesis.settings import SynthesisSettings
 from fglfast.synthesis.synthesize import synthesize
 from fglfast.synthesis.verify import verify

@@ -12,10 +12,10 @@ import torch
 
 from fglfast.base.errors import FglError, MissingExtraError, UsageError
 from fglfast.base.machine import native_bfloat16
-from fglfast.engine.export import Route
+from fglfast.engine.exported import Route
 from fglfast.engine.networks import Networks
 from fglfast.engine.recipe import Build
-from fglfast.generator.load import Shapes
+from fglfast.generator.shapes import Shapes
 
 MODULES = {
     "torch": "eager",

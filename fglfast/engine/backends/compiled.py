@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from fglfast.base.errors import FglError
 from fglfast.base.wording import first_line
 from fglfast.engine.backends.eager import TorchBackend, placed
-from fglfast.engine.export import DECODER, UNET, example_inputs
+from fglfast.engine.exported import DECODER, UNET, example_inputs
 from fglfast.engine.group_norm import keep_channels_last
 from fglfast.engine.networks import Networks
 from fglfast.engine.recipe import Build
-from fglfast.generator.load import Shapes
+from fglfast.generator.shapes import Shapes
 
 MAX_PROGRAMS = 256  # PyTorch's own limit, 8, counts those of every engine that a process opens
 # An int8 product on a GPU is scaled where it is made, not written out in four bytes first (pytorch/pytorch#111125).

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from fglfast.base.files import write_atomic
-from fglfast.engine.attention import Kernels, candidates, install
 from fglfast.engine.backends import Backend
 from fglfast.engine.backends.eight_bits import PACKAGES, float_type, refusal, to_eight_bits
-from fglfast.engine.export import DECODER, UNET, dtype_of, example_inputs
+from fglfast.engine.exported import DECODER, UNET, example_inputs
 from fglfast.engine.networks import Networks, in_chunks_that_fit
 from fglfast.engine.recipe import Build
-from fglfast.generator.load import Shapes, load_generator
+from fglfast.generator.shapes import Shapes
 
 ATTENTION = "attention.json"
 
@@ -38,6 +37,10 @@ class TorchBackend(Backend):
 
         The text encoder stays float32: it runs once a prompt, and every step depends on it.
         """
+        from fglfast.engine.attention import Kernels, candidates, install  # seconds to import, which others are spared
+        from fglfast.engine.export import dtype_of
+        from fglfast.generator.load import load_generator
+
         device = "cuda" if torch.cuda.is_available() else "cpu"
         generator = load_generator(model)
         known = _read(engine / ATTENTION)

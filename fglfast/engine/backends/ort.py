@@ -18,11 +18,11 @@ from fglfast.base.wording import first_line
 from fglfast.engine.backends import Backend, missing
 from fglfast.engine.backends.ort_graph import optimized, save
 from fglfast.engine.backends.trt import static_shapes, timing_cache
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs, link
+from fglfast.engine.exported import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs, link
 from fglfast.engine.fusions import Exported, count, require
 from fglfast.engine.networks import Networks, in_chunks, staying
 from fglfast.engine.recipe import Build
-from fglfast.generator.load import Shapes
+from fglfast.generator.shapes import Shapes
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 DEVICE = "cuda"

@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from fglfast.engine.export import DECODER, TEXT
+from fglfast.engine.exported import DECODER, TEXT
 
 KINDS = {TEXT: "clip", DECODER: "vae"}  # all others are UNets
 

@@ -20,11 +20,10 @@ from fglfast.base.machine import cores, native_bfloat16, native_int8
 from fglfast.base.ranks import ranks_here
 from fglfast.engine.backends import Backend
 from fglfast.engine.backends.ov_graph import without_sinusoids
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs
+from fglfast.engine.exported import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs
 from fglfast.engine.networks import Networks, chunks
-from fglfast.engine.quantize import quantized_once
 from fglfast.engine.recipe import Build
-from fglfast.generator.load import Shapes
+from fglfast.generator.shapes import Shapes
 
 SINUSOIDS = "sinusoids.onnx"  # of the timestep
 MAX_STREAMS = 16
@@ -44,6 +43,8 @@ class OpenVinoBackend(Backend):
     def compile(self, build: Build, shapes: Shapes, exported: Path, engine: Path) -> None:
         """Write one blob a network."""
         import openvino
+
+        from fglfast.engine.quantize import quantized_once
 
         core = openvino.Core()
         for name, batch in _batches(build).items():

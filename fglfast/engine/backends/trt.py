@@ -15,12 +15,12 @@ from fglfast.engine.backends import Backend
 from fglfast.engine.backends import trt_runtime as tensorrt_runtime
 from fglfast.engine.backends.trt_messages import log, new, problem, progress
 from fglfast.engine.backends.trt_runtime import FixedNetwork, Workspace
-from fglfast.engine.export import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs, link
+from fglfast.engine.exported import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs, link
 from fglfast.engine.fusions import Exported, count, require
 from fglfast.engine.manifest import device_name
 from fglfast.engine.networks import Networks, in_chunks, staying
 from fglfast.engine.recipe import Build
-from fglfast.generator.load import Shapes
+from fglfast.generator.shapes import Shapes
 
 # What TensorRT has one layer for, or fuses by pattern: a softmax between two products.
 FUSED = {

@@ -18,7 +18,8 @@ from fglfast.base.errors import UsageError
 from fglfast.generator.encoder import encoded
 from fglfast.generator.learning.fitting import Fit, FitSettings
 from fglfast.generator.learning.student import Task
-from fglfast.generator.load import Generator, Shapes
+from fglfast.generator.load import Generator
+from fglfast.generator.shapes import Shapes
 
 JUDGED = 256  # draws of a loss that is shown
 

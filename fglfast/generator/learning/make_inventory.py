@@ -15,11 +15,13 @@ from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.files import claim, sole
 from fglfast.base.wording import some
 from fglfast.generator.blocks import load_blocks
+from fglfast.generator.fingerprints import weights_fingerprint
 from fglfast.generator.inventory import Inventory, InventoryHeader, InventorySizes
 from fglfast.generator.learning.invert import Examples, check_generator, encode_images
 from fglfast.generator.learning.routing import SERVER_FIT, learn_inventory
 from fglfast.generator.learning.student import Task
-from fglfast.generator.load import Generator, Shapes, load_generator, own_device, read_shapes, weights_fingerprint
+from fglfast.generator.load import Generator, load_generator, own_device, read_shapes
+from fglfast.generator.shapes import Shapes
 from fglfast.generator.text import load_prompts, native_image_size, text_fingerprint
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.labelled import LabelledImages

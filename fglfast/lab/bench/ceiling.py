@@ -141,7 +141,7 @@ def _openvino(precision: str, rows: int, channels: int, side: int = 0) -> Probe:
     from openvino import opset13 as ops
 
     from fglfast.engine.backends.ov import properties, runner, streams
-    from fglfast.engine.export import UNET
+    from fglfast.engine.exported import UNET
 
     kernel = (3, 3) if side else ()
     layer: Any = ops.parameter([rows, channels, *([side] * len(kernel))], np.float32)

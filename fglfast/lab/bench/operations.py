@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from fglfast.engine.export import DECODER, PROJECTION, UNET, example_inputs
+from fglfast.engine.exported import DECODER, PROJECTION, UNET, example_inputs
 from fglfast.generator.blocks import load_blocks, segment
-from fglfast.generator.load import DecoderPart, Shapes, blank_networks, split_unet
+from fglfast.generator.load import DecoderPart, blank_networks, split_unet
+from fglfast.generator.shapes import Shapes
 from fglfast.lab.bench.records import Operations
 from fglfast.lab.bench.work import CLASSES
 from fglfast.sampler.schedule import Schedule

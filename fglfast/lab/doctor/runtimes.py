@@ -55,7 +55,7 @@ def _backend(name: str, precision: str = "float32") -> str:
     import torch
 
     from fglfast.engine.backends import find_backend, versions
-    from fglfast.engine.export import UNET, example_inputs
+    from fglfast.engine.exported import UNET, example_inputs
     from fglfast.engine.fusions import Exported
     from fglfast.engine.recipe import Recipe
     from fglfast.generator.load import read_shapes
@@ -114,7 +114,7 @@ def _write_stand_in(inputs: Mapping[str, "Tensor"], path: Path, for_openvino: bo
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper, save
 
-    from fglfast.engine.export import OPSET
+    from fglfast.engine.exported import OPSET
 
     given, nodes = [], []
     for name, tensor in inputs.items():

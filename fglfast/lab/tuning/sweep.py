@@ -22,7 +22,6 @@ from fglfast.base.writable import free_for
 from fglfast.engine.build import Engine, seconds_per_pass
 from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import Recipe
-from fglfast.generator.load import read_shapes
 from fglfast.images.labelled import LabelledImages
 from fglfast.lab.tuning.candidates import Candidate, candidates
 from fglfast.lab.tuning.costs import predict
@@ -108,7 +107,7 @@ def check_work(
         BadInputError: as said.
     """
     free_for(out, FACTS)
-    check_fit(merged, model, read_shapes(model, image_size))
+    check_fit(merged, model)
     if (out / FACTS).exists():
         check_claim(out / FACTS, _facts(image_size, merged, validation, recipe, settings), WHAT, later=("engine",))
 

@@ -11,6 +11,7 @@ from reference import KilledError
 from test_pretrain import SMALL
 
 from fglfast.base.errors import BadInputError
+from fglfast.generator.fingerprints import weights_fingerprint
 from fglfast.generator.learning.fitting import Fit, FitSettings
 from fglfast.generator.learning.label_flow import (
     CONFIG,
@@ -24,7 +25,6 @@ from fglfast.generator.learning.label_flow import (
     train_label_flow,
 )
 from fglfast.generator.learning.pretrain import pretrain
-from fglfast.generator.load import weights_fingerprint
 from fglfast.images.dataset import read_dataset
 
 SHAPE, CLASSES, WIDTH = (2, 2, 2), 3, 1.0
