@@ -1,4 +1,4 @@
-"""The demo's training beside longer ones: accuracy on many real images, and the seconds of all epochs.
+"""The demo's training beside others: accuracy on many real images, and the seconds of all epochs.
 
 The images are those that `benchmarks.server_seconds` drew, three data sets, trained on in turn. The demo's settings
 were chosen on the first set, by real images too: what shows that they hold is the other two.
@@ -20,9 +20,13 @@ from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
 from fglfast.training.settings import TrainSettings
 
-PLAIN = TrainSettings(arch=TRAIN.arch, image_size=TRAIN.image_size)
-WAYS = {"demo": TRAIN} | {f"plain-{epochs}": PLAIN.model_copy(update={"epochs": epochs}) for epochs in (12, 20)}
-CHANGED = {"epochs", "batch_size", "learning_rate", "crop_padding", "erasing"}
+LARGER = "resnet18-narrow"
+WAYS = {
+    "demo": TRAIN,
+    "larger": TRAIN.model_copy(update={"arch": LARGER, "epochs": 12}),
+    "plain": TrainSettings(arch=LARGER, image_size=TRAIN.image_size, epochs=20),
+}
+CHANGED = {"arch", "epochs", "batch_size", "learning_rate", "crop_padding", "erasing"}
 
 
 def main(

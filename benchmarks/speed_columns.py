@@ -82,21 +82,24 @@ def server_seconds(result: dict[str, Any]) -> Table:
         )
         for row in result["rows"]
     ]
-    return ("", "accuracy", *stages[:3], "whole run", *(f"`{verb}`" for verb in verbs)), rows
+    return ("", "accuracy", *stages[:3], "whole command", *(f"`{verb}`" for verb in verbs)), rows
 
 
 def demo_training(result: dict[str, Any]) -> Table:
     """A way to train a line."""
     rows: list[Sequence[str]] = []
     for row in result["rows"]:
-        title = "the demo's" if row["way"] == "demo" else f"`train`'s own, {row['epochs']} epochs"
+        title = {"demo": "the demo's", "larger": "as the demo's", "plain": "`train`'s own"}[row["way"]]
         crop = "a sixteenth" if row["crop_padding"] is None else f"{row['crop_padding']} px"
         rates = f"{row['batch_size']}, {row['learning_rate']:g}"
         accuracy = spread([run["accuracy"] for run in row["runs"]])
         rows.append(
-            (title, f"{row['epochs']}", rates, f"{crop}, {row['erasing']:.0%}", accuracy, f"{row['seconds']:.0f} s")
+            (
+                *(title, f"`{row['arch']}`", f"{row['epochs']}", rates, f"{crop}, {row['erasing']:.0%}"),
+                *(accuracy, f"{row['seconds']:.0f} s"),
+            )
         )
-    return ("training", "epochs", "batch, rate", "crop, erased", "accuracy", "epochs took"), rows
+    return ("training", "network", "epochs", "batch, rate", "crop, erased", "accuracy", "epochs took"), rows
 
 
 def half(result: dict[str, Any]) -> Table:

@@ -46,7 +46,8 @@ def choose(keys: list[Key], source: Source) -> Made:
     seconds = remembered(path, set(by_name))
     ranked = sorted(seconds, key=seconds.__getitem__)
     told, rows = ", ".join(f"{name} {1000 * seconds[name]:.0f} ms" for name in ranked), keys[0].build.unet_batch
-    note(f"backend {ranked[0]}: fastest of those tried (one UNet pass of {rows} rows: {told})")
+    why = "fastest of those tried" if len(ranked) > 1 else "no other was tried"
+    note(f"backend {ranked[0]}: {why} (one UNet pass of {rows} rows: {told})")
     return made or find_or_make(by_name[ranked[0]], source)
 
 

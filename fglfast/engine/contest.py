@@ -1,6 +1,6 @@
-"""Engines of a model against each other: all are compiled and timed, and the fastest that passes the gate is kept.
+"""Engines of a model against each other: they are compiled and timed, and the fastest that passes the gate is kept.
 
-Only the winner is held to the gate.
+Only the winner is held to the gate. Those that are known to be behind are tried where all others fail.
 """
 
 import time
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fglfast.base.console import note
 from fglfast.base.wording import first_line
+from fglfast.engine.backends import behind as is_behind
 from fglfast.engine.choice import name_of
 from fglfast.engine.finding import Made, Source, opened
 from fglfast.engine.making import Draft, compiled, finished, let_go, place_for, prepared
@@ -39,8 +40,16 @@ class Contest:
         Raises:
             Exception: what the first one raised, where none works.
         """
+        behind = [name for name, key in self.by_name.items() if is_behind(key.build.backend, key.build.precision)]
+        for names in ([name for name in self.by_name if name not in behind], behind):
+            if made := self._best(names):
+                return made
+        raise next(iter(self.failed.values()))
+
+    def _best(self, names: list[str]) -> Made | None:
+        """The fastest of some; None where none of them works."""
         with ExitStack() as stack:
-            places = {name: stack.enter_context(place_for(key, self.source)) for name, key in self.by_name.items()}
+            places = {name: stack.enter_context(place_for(self.by_name[name], self.source)) for name in names}
             missing = [self.by_name[name] for name, place in places.items() if place]
             ready = prepared(missing, self.source, self._leave_out) if missing else None
             drafts: dict[str, Draft] = {}
@@ -59,7 +68,7 @@ class Contest:
                         return finished(drafts[name], self.source, ready)
                     return opened(key, self.source)
                 let_go()
-            raise next(iter(self.failed.values()))
+            return None
 
     def _time(self, key: Key, folder: Path) -> None:
         networks = self.source.load(key, folder, self.shapes)

@@ -48,7 +48,7 @@ from fglfast.pipeline.stages import Stages
 from fglfast.training.augment import Augmentation
 from fglfast.training.batches import TrainingData
 from fglfast.training.launch import train
-from fglfast.training.model import build_model, has_linear_head, save_model, write_weights
+from fglfast.training.model import build_model, linear_head, save_model, write_weights
 from fglfast.training.predict import count_right, placed
 from fglfast.training.prototypes import Prototypes, load_prototypes, save_prototypes, synthetic_prototypes
 from fglfast.training.results import WEIGHTS
@@ -130,7 +130,7 @@ class SeededExperiment:
     def _save(self, weights: Weights, folder: Path, synthetic: Path | None) -> None:
         """Write a finished model, with prototypes if it learned from a folder of synthetic images."""
         self.model.load_state_dict(weights)
-        if synthetic is not None and has_linear_head(self.model):
+        if synthetic is not None and linear_head(self.model):
             save_prototypes(synthetic_prototypes(self.model, synthetic, self.experiment.image_size), folder)
         save_model(self.model, folder, self.experiment.image_size)
 

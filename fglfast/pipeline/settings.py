@@ -9,10 +9,10 @@ from fglfast.engine.choices import PrecisionName
 from fglfast.training.settings import TrainSettings
 
 PILOT_IMAGES = 100  # of a class, that pilots learn from
-# For a few thousand images seen a few times: small batches, little augmentation (benchmarks/RESULTS.md, "The demo's
-# training").
+# For a few thousand images of this size seen a few times: a small network, small batches, little augmentation
+# (benchmarks/RESULTS.md, "The demo's training").
 TRAIN = TrainSettings(
-    arch="resnet18-narrow", epochs=12, batch_size=64, learning_rate=4e-3, image_size=64, crop_padding=2, erasing=0.0
+    arch="resnet10-narrow", epochs=14, batch_size=64, learning_rate=4e-3, image_size=64, crop_padding=2, erasing=0.0
 )
 
 

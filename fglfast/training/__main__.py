@@ -29,12 +29,11 @@ def work(job_file: Path) -> None:
         from fglfast.training.world import launched
 
         run_job(job, launched)
-    except FglError as error:
-        raise _as_text(error) from error
     except Exception as error:
         last = (str(error).strip().splitlines() or ["no message"])[-1]
-        told = as_limit(error, str(job.out)) or FglError(f"training failed: {type(error).__name__}: {last}")
-        raise _as_text(told) from error
+        failed = FglError(f"training failed: {type(error).__name__}: {last}")
+        told = error if isinstance(error, FglError) else as_limit(error, str(job.out)) or failed
+        raise type(told)(f"{told.message.splitlines()[-1]}\n{told.hint}") from error
 
 
 def main(job_file: Path, launcher: int) -> int:
@@ -52,10 +51,6 @@ def main(job_file: Path, launcher: int) -> int:
     except FglError as error:
         return error.exit_code
     return ExitCode.DONE
-
-
-def _as_text(error: FglError) -> FglError:
-    return type(error)(f"{error.message.splitlines()[-1]}\n{error.hint}")
 
 
 def _end_with(launcher: int) -> None:

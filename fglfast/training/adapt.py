@@ -7,7 +7,7 @@ whose images are like the synthetic ones keeps what it has.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.files import write_atomic
-from fglfast.base.writable import CARD, usable_folder
-from fglfast.images.labelled import LabelledImages
+from fglfast.base.writable import CARD, check_card, usable_folder
+from fglfast.images.labelled import LabelledImages, concatenate
 from fglfast.shards.index import Rows
 from fglfast.training.batches import DecodedImages, Pixels, generator
 from fglfast.training.card import fitted_card
@@ -30,10 +30,12 @@ from fglfast.training.prototypes import (
     Prototypes,
     head_inputs,
     load_prototypes,
+    remove_prototypes,
     save_prototypes,
     synthetic_prototypes,
 )
-from fglfast.training.results import WEIGHTS, AdaptResult
+from fglfast.training.results import AdaptResult
+from fglfast.training.run_folder import MODEL_FILES
 from fglfast.training.settings import AdaptSettings
 
 RECORD = "adapt.json"  # of what was done
@@ -90,14 +92,9 @@ def draw_shots(labels_N: Rows, rows: Rows, classes: int, settings: AdaptSettings
 def adapt_model(
     model: PreTrainedModel, prototypes: Prototypes, pixels: Pixels, labels_N: Tensor, shots: Shots
 ) -> ChosenLayer:
-    """Give a classifier the last layer that suits a client best, in place.
+    """Give a classifier the last layer that suits a client best, in place, by the prototypes that it came with.
 
-    Args:
-        model: the classifier.
-        prototypes: that it was delivered with.
-        pixels: the client's images.
-        labels_N: their classes, as the model numbers them.
-        shots: which of them are looked at.
+    Labels are as the model numbers them; of the client's images, the shots are looked at.
 
     Raises:
         BadInputError: the classifier's last layer is not linear.
@@ -109,7 +106,9 @@ def adapt_model(
     delivered = Delivered(prototypes.means_KF.double(), prototypes.counts_K > 0, prototypes.spread.item())
     choice = choose(trained, delivered, seen)
     if choice.head is not None:
-        _put(choice.head, head)
+        with torch.no_grad():
+            head.weight.copy_(choice.head.weight_KF)
+            head.bias.copy_(choice.head.bias_K)
     return choice
 
 
@@ -152,7 +151,7 @@ def adapt(
         synthetic: folder of synthetic images to make the prototypes of, where none came with the model.
 
     Raises:
-        UsageError: `out` holds another model, or cannot be written to.
+        UsageError: `out` holds another model or a README.md of its own, or cannot be written to.
         BadInputError: the folder holds no such model or no prototypes, or the data has a class that it does not know.
     """
     _check_place(model_dir, out)
@@ -160,10 +159,11 @@ def adapt(
     dataset = dataset.named(names)
     prototypes = synthetic_prototypes(model, synthetic, size) if synthetic else _delivered(model, model_dir)
     shots = draw_shots(dataset.labels, np.arange(len(dataset)), len(names), settings)
-    pixels: Pixels = DecodedImages(dataset, size)
+    shown = dataset
     if others is not None:
-        shots, pixels = _beside(shots, dataset, others, size)
-    choice = adapt_model(model, prototypes, pixels, torch.from_numpy(dataset.labels), shots)
+        rows = len(dataset) + np.sort(generator(0, 5).permutation(len(others))[:MOST_OTHERS])
+        shots, shown = replace(shots, others=rows), concatenate([dataset, others])
+    choice = adapt_model(model, prototypes, DecodedImages(shown, size), torch.from_numpy(dataset.labels), shots)
     result = AdaptResult(
         model=out,
         layer=choice.layer,
@@ -173,17 +173,21 @@ def adapt(
         before=choice.before,
         after=choice.after,
     )
-    save_prototypes(prototypes, out)
+    out.mkdir(parents=True, exist_ok=True)
+    remove_prototypes(out)  # an older model's: killed at any moment, none are left beside another one
     write_atomic(out / RECORD, result.model_dump_json(indent=1, exclude={"model"}) + "\n")
     write_atomic(out / CARD, fitted_card(result))
     save_model(model, out, size)
+    save_prototypes(prototypes, out)
     return result
 
 
 def _check_place(model_dir: Path, out: Path) -> None:
     usable_folder(out)
-    if out.resolve() == model_dir.resolve() or ((out / WEIGHTS).exists() and not (out / RECORD).exists()):
+    there = any((out / name).exists() for name in MODEL_FILES)
+    if out.resolve() == model_dir.resolve() or (there and not (out / RECORD).exists()):
         raise UsageError(f"{out}: holds a model that is not a fitted one", "choose another --out, so that it stays")
+    check_card(out)
 
 
 def _delivered(model: PreTrainedModel, folder: Path) -> Prototypes:
@@ -193,29 +197,6 @@ def _delivered(model: PreTrainedModel, folder: Path) -> Prototypes:
             "add --prototypes SYNTHETIC, the folder of the images that it learned from: they are made of those",
         )
     return found
-
-
-@dataclass(frozen=True)
-class _Beside:
-    """Two data sets' images as one, the second's after the first's."""
-
-    first: DecodedImages
-    second: DecodedImages
-
-    def __len__(self) -> int:
-        return len(self.first) + len(self.second)
-
-    def __getitem__(self, rows: Rows) -> Tensor:
-        count = len(self.first)
-        parts = [self.first[rows[rows < count]]] if (rows < count).any() else []
-        parts += [self.second[rows[rows >= count] - count]] if (rows >= count).any() else []
-        return torch.cat(parts)
-
-
-def _beside(shots: Shots, dataset: LabelledImages, others: LabelledImages, size: int) -> tuple[Shots, Pixels]:
-    """Shots whose other images are another data set's, and all pixels; shots' rows come before the others'."""
-    rows = len(dataset) + np.sort(generator(0, 5).permutation(len(others))[:MOST_OTHERS])
-    return Shots(shots.labelled, rows, shots.share), _Beside(DecodedImages(dataset, size), DecodedImages(others, size))
 
 
 def _folds(labels_S: Tensor) -> Tensor | None:
@@ -252,9 +233,3 @@ def _tempered(head: Head, logits_SK: Tensor, labels_S: Tensor) -> Head:
     losses = torch.stack([cross_entropy(logits_SK * factor, labels_S) for factor in TEMPERATURES])
     factor = TEMPERATURES[losses.argmin()]
     return Head(head.weight_KF * factor, head.bias_K * factor)
-
-
-def _put(found: Head, head: torch.nn.Linear) -> None:
-    with torch.no_grad():
-        head.weight.copy_(found.weight_KF)
-        head.bias.copy_(found.bias_K)

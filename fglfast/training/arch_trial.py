@@ -11,35 +11,29 @@ from fglfast.base.errors import FglError, UsageError
 from fglfast.base.limits import as_limit
 from fglfast.base.wording import first_line
 from fglfast.training.model import classifier_of, config_of
-from fglfast.training.settings import ARCHITECTURES, check_arch, read_json_object
+from fglfast.training.settings import ARCHITECTURES, read_json_object
 
 IMAGES = 2  # batch normalisation needs more than one
 
 
 def check_takes(arch: str, class_names: Sequence[str], size: int) -> None:
-    """Check that a network of an architecture takes images of a size and tells the classes apart.
+    """Check that a network of an architecture takes images of a side in pixels and tells the classes apart.
 
     PyTorch's meta device computes shapes alone; a network that it cannot follow is tried on the CPU. The built-in
-    architectures take any size.
-
-    Args:
-        arch: a built-in one, or the path of a JSON config.
-        class_names: the classes.
-        size: side of the images in pixels.
+    architectures take any size; another is the path of a JSON config.
 
     Raises:
         UsageError: it does not, or the file is not a usable config.
     """
-    check_arch(arch)
     if arch in ARCHITECTURES:
         return
+    config = config_of(arch, class_names)
     wanted = read_json_object(Path(arch), "model config").get("image_size")
     if isinstance(wanted, int) and wanted != size:
         raise UsageError(
             f"{arch} takes images of {wanted} pixels, not {size}",
             f"set image_size to {wanted}, or change the config",
         )
-    config = config_of(arch, class_names)
     with torch.random.fork_rng(devices=[]):
         found = _outputs(config, arch, size)
     if found != [IMAGES, len(class_names)]:

@@ -36,14 +36,9 @@ class Augmentation:
         self.erase = augmentation.RandomErasing(p=erasing, scale=(0.02, 0.2)) if erasing else None
 
     def __call__(self, images_B3SS: Tensor, seed: int) -> Tensor:
-        """Normalise and augment the batch with the draws of `seed`; the global generators are left as they were.
+        """Normalise and augment a batch with the draws of `seed`; the global generators are left as they were.
 
-        Args:
-            images_B3SS: uint8, or float32 that is normalised already.
-            seed: of the draws.
-
-        Returns:
-            float32 [B,3,S,S].
+        From uint8, or from float32 that is normalised already, to float32 [B,3,S,S].
         """
         shape, device = images_B3SS.shape, images_B3SS.device
         # On the CPU, wherever the images are; a GPU's generator is left alone.

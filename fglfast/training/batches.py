@@ -92,13 +92,7 @@ class DecodedImages:
 
 
 def read_pixels(dataset: LabelledImages, size: int, name: str = "") -> Tensor:
-    """All of a user's images, cropped to squares and resized: uint8 [N,3,S,S].
-
-    Args:
-        dataset: the images.
-        size: S, in pixels.
-        name: of the progress that is shown; none without.
-    """
+    """All of a user's images, cropped to squares and resized: uint8 [N,3,S,S]; progress is shown if it has a name."""
     pixels_N3SS = torch.empty(len(dataset), 3, size, size, dtype=torch.uint8)
     with Progress(name, len(dataset)) as progress:
         for row in range(len(dataset)):

@@ -49,14 +49,7 @@ arXiv 2402.02444). Those are private, and the last layer may tell of them: this 
 
 
 def card(result: TrainResult, settings: TrainSettings, description: Description, size: int) -> str:
-    """The card's text.
-
-    Args:
-        result: of the training.
-        settings: it was asked for.
-        description: of the data set.
-        size: side of the images as they were learned, in pixels.
-    """
+    """The card's text; the images of the data set were learned at a side of `size` pixels."""
     held_out, model = "no image was held out", plain(description.model)
     if result.val_accuracy is not None:
         of = f"{result.validation_images:,} {'synthetic ' if model else ''}images that were held out"

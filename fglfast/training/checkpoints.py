@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from fglfast.base.errors import BadInputError
-from fglfast.base.wording import first_line
+from fglfast.base.untrusted import loading
 from fglfast.training.run_folder import RunFolder
 from fglfast.training.world import World, environment
 
@@ -28,19 +27,23 @@ class Position:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass
 class Checkpoints:
     """What a run needs to go on after a kill, in its folder.
 
-    Args:
+    Attributes:
         engine: DeepSpeed's.
         folder: of the run.
         world: this process among its peers.
         every: seconds between two checkpoints, beside those that are asked for.
+        saved: when the last was, by the monotonic clock.
     """
 
-    def __init__(self, engine: Any, folder: RunFolder, world: World, every: float) -> None:
-        self.engine, self.folder, self.world, self.every = engine, folder, world, every
-        self.saved = time.monotonic()
+    engine: Any
+    folder: RunFolder
+    world: World
+    every: float
+    saved: float = field(default_factory=time.monotonic)
 
     def due(self, step: int) -> bool:
         """Whether the time for one has come; rank 0's clock decides for all."""
@@ -74,16 +77,10 @@ class Checkpoints:
         tag = self.folder.newest_tag()
         if tag is None:
             return Position()
-        try:
-            with without_pickles():
-                _, state = self.engine.load_checkpoint(str(self.folder.checkpoints), tag=tag)
+        hint = "use as many processes as before, or delete the checkpoint folder to start anew"
+        with loading(f"the checkpoint {self.folder.checkpoints / tag}", hint), without_pickles():
+            _, state = self.engine.load_checkpoint(str(self.folder.checkpoints), tag=tag)
             at = Position(**state["position"])
-        except Exception as error:  # DeepSpeed raises what each of its readers raises
-            reason = first_line(error)
-            raise BadInputError(
-                f"the checkpoint {self.folder.checkpoints / tag} cannot be resumed: {reason}",
-                "use as many processes as before, or delete the checkpoint folder to start anew",
-            ) from error
         if self.world.leads:
             self.folder.write_history(at.history)
         return at

@@ -30,12 +30,9 @@ NO_MEMORY_OF_FILES = (errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP)  # of file s
 
 
 def share_decoded(images: SyntheticImages, world: World, out: Path) -> Pixels:
-    """Decode all images, each process of a machine its part of them, for all of them to see.
+    """Decode all images, each process of a machine its part of them, for all of them to see; all come here.
 
-    Args:
-        images: what is to be decoded.
-        world: this process among its peers; all of them come here.
-        out: where the file lies unless `FGLFAST_SCRATCH` names another folder.
+    The file lies in `out`, unless `FGLFAST_SCRATCH` names another folder.
 
     Returns:
         uint8 [N,3,S,S], on the GPU where it fits there, else in the file; where the disk has no room for that, the
@@ -45,13 +42,13 @@ def share_decoded(images: SyntheticImages, world: World, out: Path) -> Pixels:
         BadInputError: an image cannot be used.
     """
     folder = Path(os.environ.get(SCRATCH) or out)
+    number, count = world.on_machine()
     shape = (len(images), 3, images.image_size, images.image_size)
-    with _file(folder / file_name(world, out), int(np.prod(shape)), world) as path:
+    with _file(folder / file_name(world, out), int(np.prod(shape)), world, number == 0) as path:
         if path is None:
             return images
         kept_N3SS = torch.from_numpy(np.memmap(path, np.uint8, "r+", shape=shape))
         world.wait()  # until the last has opened it
-    number, count = world.on_machine()
     mine = np.array_split(np.arange(len(images)), count)[number]
     shown = world.leads and kept_N3SS.numel() > WORTH_SAYING
     with Progress("decode" if shown else "", len(mine)) as progress:
@@ -69,14 +66,16 @@ def file_name(world: World, out: Path) -> str:
 
 
 @contextmanager
-def _file(path: Path, needed: int, world: World) -> Iterator[Path | None]:
-    """A file of so many bytes on every machine, while it has a name; None if one of them lacks the room."""
-    number, _ = world.on_machine()
+def _file(path: Path, needed: int, world: World, makes: bool) -> Iterator[Path | None]:
+    """A file of so many bytes on every machine, while it has a name; None if one of them lacks the room.
+
+    One process of each machine makes it, and takes its name away.
+    """
     try:
-        lacking = torch.tensor(int(number == 0 and not _made(path, needed, world.leads)), device=world.device)
+        lacking = torch.tensor(int(makes and not _made(path, needed, world.leads)), device=world.device)
         yield path if not world.sum(lacking) else None
     finally:
-        if number == 0:
+        if makes:
             path.unlink(missing_ok=True)
 
 

@@ -7,7 +7,7 @@ from its checkpoint to the very weights it would have had; bit for bit on a CPU 
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import tee
 from typing import Any
 
@@ -21,7 +21,6 @@ from fglfast.base.errors import FglError
 from fglfast.training.augment import Augmentation
 from fglfast.training.batches import TrainingData, batches, epoch_rows, step_seed
 from fglfast.training.checkpoints import Checkpoints, Position
-from fglfast.training.model import decay_groups
 from fglfast.training.predict import judge_rows, logits_of
 from fglfast.training.settings import TrainSettings
 from fglfast.training.world import World
@@ -92,8 +91,12 @@ def fit(
 
 
 def optimizer_of(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """The optimiser that settings ask for; biases and normalisation do not decay."""
-    groups = decay_groups(model, settings.weight_decay)
+    """The optimiser that settings ask for; biases and normalisation, of one dimension, do not decay."""
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    groups = [
+        {"params": [weight for weight in learned if weight.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [weight for weight in learned if weight.ndim <= 1], "weight_decay": 0.0},
+    ]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True, fused=True)
@@ -104,24 +107,23 @@ def schedule_of(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps
     return LambdaLR(optimizer, lambda step: settings.rate_factor(step, max(1, steps)))
 
 
+@dataclass
 class _Fit:
-    """One run of the loop in one process, and the position that it reached."""
+    """One run of the loop in one process, of what `fit` is given, and the position that it reached."""
 
-    def __init__(
-        self,
-        engine: Any,
-        data: TrainingData,
-        settings: TrainSettings,
-        world: World,
-        checkpoints: Checkpoints | None,
-        penalty: Penalty | None,
-        tell: Callable[[dict[str, Any]], None] | None,
-        device: torch.device,
-    ) -> None:
-        self.engine, self.data, self.settings, self.world = engine, data, settings, world
-        self.checkpoints, self.penalty, self.tell, self.device = checkpoints, penalty, tell, device
-        self.epoch_steps = len(data.train) // settings.batch_size
-        self.augmentation = Augmentation(data.size, settings.crop_padding, settings.flip, settings.erasing)
+    engine: Any
+    data: TrainingData
+    settings: TrainSettings
+    world: World
+    checkpoints: Checkpoints | None
+    penalty: Penalty | None
+    tell: Callable[[dict[str, Any]], None] | None
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self.epoch_steps = len(self.data.train) // settings.batch_size
+        self.augmentation = Augmentation(self.data.size, settings.crop_padding, settings.flip, settings.erasing)
         self.at = Position()
 
     def run(self, name: str) -> list[dict[str, Any]]:

@@ -9,16 +9,10 @@ from fglfast.training.settings import TrainSettings
 
 
 def computes_half(settings: TrainSettings, model: nn.Module, size: int, device: torch.device) -> bool:
-    """Whether layers compute in bfloat16.
+    """Whether layers of a model, which is on the CPU in any mode, compute in bfloat16, as `precision` asks.
 
     On a CPU, PyTorch 2.13 leaves the bfloat16 gradient of a strided convolution's weights unwritten where its images
-    are of one pixel, as in the last stage of a ResNet at 16 pixels: there `auto` is float32.
-
-    Args:
-        settings: `precision` is what is asked for.
-        model: on the CPU, in any mode.
-        size: side of the images in pixels.
-        device: what computes.
+    are of one pixel, as in the last stage of a ResNet at a size of 16 pixels: there `auto` is float32.
 
     Raises:
         UsageError: bfloat16 is asked for where its gradients are none.

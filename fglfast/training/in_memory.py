@@ -16,14 +16,8 @@ from fglfast.training.settings import TrainSettings
 def trained(data: TrainingData, class_names: Sequence[str], settings: TrainSettings, name: str = "") -> Any:
     """Train by the optimiser and schedule of the global model; the same data and settings give the same weights.
 
-    Args:
-        data: what it learns from, at least a batch.
-        class_names: in the order of the labels.
-        settings: how.
-        name: of the progress that is shown; none without.
-
-    Returns:
-        The classifier, where it computes.
+    The classifier is returned where it computes. There has to be a batch to learn from; class names are in the order of
+    the labels; progress is shown if it has a name.
 
     Raises:
         UsageError: the architecture cannot be built, or cannot take the images.

@@ -19,13 +19,16 @@ from fglfast.base.machine import cores
 from fglfast.base.ranks import Rank, find_rank, meeting
 from fglfast.base.writable import usable_folder
 from fglfast.shards.description import read_description
+from fglfast.training.deepspeed_file import deepspeed_config, divisible
 from fglfast.training.results import TrainResult
 from fglfast.training.run_folder import RunFolder, identity
-from fglfast.training.settings import Job, Tracker, TrainSettings, check_arch, deepspeed_config, divisible
+from fglfast.training.settings import Job, Tracker, TrainSettings, check_arch
 from fglfast.training.tracking import check_tracker
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    from fglfast.training.world import Join
 
     Failures = dict[int, ProcessFailure]
 
@@ -73,8 +76,8 @@ def train(
         job = job.model_copy(update={"settings": _shared_out(job.settings, _count(processes))})
     run = identity(job, description)
     folder = RunFolder(job.out)
-    done = folder.result_of(run)
-    if done:
+    if done := folder.result_of(run):
+        folder.discard_checkpoints()  # there are some if it was killed when it had just finished
         return done
     count = _count(processes)
     check_arch(job.settings.arch)
@@ -82,7 +85,9 @@ def train(
     import torch
 
     if count == 1 and not torch.distributed.is_initialized():  # somebody else's process group would be in the way
-        return _run_alone(job)
+        from fglfast.training.world import alone
+
+        return _run_here(job, alone)
     job.out.mkdir(parents=True, exist_ok=True)
     _run_workers(job, count)
     result = folder.result_of(run)
@@ -112,7 +117,6 @@ def _shared_out(settings: TrainSettings, count: int) -> TrainSettings:
 
 
 def _run_launched(job: Job, rank: Rank) -> TrainResult:
-    from fglfast.training.worker import run_job
     from fglfast.training.world import environment, launched
 
     with environment(**({} if "RANK" in os.environ else meeting(rank))):
@@ -122,17 +126,16 @@ def _run_launched(job: Job, rank: Rank) -> TrainResult:
                 f"RANK and WORLD_SIZE are set, but not {', '.join(missing)}",
                 "start with torchrun, or set them all, or unset RANK and WORLD_SIZE to let workers be started here",
             )
-        with redirect_stdout(sys.stderr):
-            return run_job(job, launched)
+        return _run_here(job, launched)
 
 
-def _run_alone(job: Job) -> TrainResult:
+def _run_here(job: Job, join: "Join") -> TrainResult:
+    """Do a worker's part in this process."""
     from fglfast.training.worker import run_job
-    from fglfast.training.world import alone
 
     try:
         with redirect_stdout(sys.stderr):  # DeepSpeed prints
-            return run_job(job, alone)
+            return run_job(job, join)
     except FglError:
         raise
     except Exception as error:

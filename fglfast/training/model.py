@@ -15,15 +15,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 
 from fglfast.base.console import no_loading_bars
 from fglfast.base.errors import BadInputError, UsageError
-from fglfast.base.files import write_atomic
+from fglfast.base.files import sync_folder, write_atomic
 from fglfast.base.limits import as_limit
 from fglfast.base.names import ClassNames
 from fglfast.base.untrusted import json_object, loading
 from fglfast.base.wording import first_line, some
 from fglfast.generator.configs import MOST_LABELS, Announced, announced, check_config, check_folder
 from fglfast.generator.outline import outlined
+from fglfast.training.preprocessing import PROCESSOR, processor_config
 from fglfast.training.results import WEIGHTS
-from fglfast.training.settings import ARCHITECTURES, check_arch
+from fglfast.training.settings import ARCHITECTURES, check_arch, read_json_object
 
 NOT_TAKEN = ("auto_map", "num_labels", "dtype", "torch_dtype")  # of a file: code, and what is ours to say
 
@@ -141,9 +142,7 @@ def _check_config(config: Any, folder: Path) -> None:
 def _check_filled(found: Mapping[str, Any], folder: Path) -> None:
     """Refuse weights that transformers drew at random, in the place of what is missing or of another shape.
 
-    Args:
-        found: what it tells of the weights that it loaded.
-        folder: where they are.
+    `found` is what it tells of the weights that it loaded.
     """
     hint = "take weights and config.json from one and the same model"
     if shapes := sorted(found["mismatched_keys"]):
@@ -163,27 +162,23 @@ def head_of(model: PreTrainedModel) -> nn.Linear:
     Raises:
         BadInputError: it is not linear, or has no bias.
     """
-    if (head := _last_linear(model)) is None:
+    if (head := linear_head(model)) is None:
         raise BadInputError("the last layer of this architecture is not linear, or has no bias", "use another one")
     return head
 
 
-def has_linear_head(model: PreTrainedModel) -> bool:
-    """Whether `head_of` finds the last layer."""
-    return _last_linear(model) is not None
+def linear_head(model: PreTrainedModel) -> nn.Linear | None:
+    """The last layer of a classifier; None if it is not linear, or has no bias."""
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
+    fits = last and last[0].out_features == model.config.num_labels and last[0].bias is not None
+    return last[0] if fits else None
 
 
 def body_of(model: PreTrainedModel) -> list[str]:
     """Names of the parameters below the last layer; all of them if that is not linear."""
-    head = _last_linear(model)
+    head = linear_head(model)
     ends = {id(parameter) for parameter in head.parameters()} if head else set()
     return [name for name, parameter in model.named_parameters() if id(parameter) not in ends]
-
-
-def _last_linear(model: PreTrainedModel) -> nn.Linear | None:
-    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
-    fits = last and last[0].out_features == model.config.num_labels and last[0].bias is not None
-    return last[0] if fits else None
 
 
 def _from_config(config: Any) -> PreTrainedModel:
@@ -201,25 +196,36 @@ def load_weights(model: PreTrainedModel, path: Path) -> None:
     try:
         model.load_state_dict(safetensors.torch.load_file(path))
     except (OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise BadInputError(f"{path} does not hold this model's weights: {first}", "give another file") from error
+        reason = first_line(error)
+        raise BadInputError(f"{path} does not hold this model's weights: {reason}", "give another file") from error
 
 
 def save_model(model: PreTrainedModel, folder: Path, image_size: int) -> None:
     """Write the folder that `from_pretrained` and `pipeline("image-classification")` load, weights last.
 
-    Every file is written under a temporary name and renamed, so `model.safetensors` is never half there.
+    The folder is made if missing; `image_size` is the side in pixels that the classifier was trained at.
 
-    Args:
-        model: the classifier.
-        folder: made if missing.
-        image_size: side in pixels the classifier was trained at.
+    Every file is written under a temporary name and renamed, so `model.safetensors` is never half there. Weights of
+    another config go first: a kill leaves none that would be read by this one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.architectures = [type(model).__name__]
-    write_atomic(folder / "config.json", model.config.to_json_string())
-    write_atomic(folder / "preprocessor_config.json", json.dumps(processor_config(image_size), indent=2) + "\n")
+    texts = {
+        "config.json": model.config.to_json_string(),
+        PROCESSOR: json.dumps(processor_config(image_size), indent=2) + "\n",
+    }
+    for path, text in ((folder / name, text) for name, text in texts.items()):
+        if not path.is_file() or path.read_bytes() != text.encode():
+            remove(folder / WEIGHTS)
+        write_atomic(path, text)
     write_weights(model.state_dict(), folder / WEIGHTS)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there, for good: what no longer fits it can be written then, whatever is killed when."""
+    if path.exists():
+        path.unlink()
+        sync_folder(path.parent)
 
 
 def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
@@ -228,40 +234,15 @@ def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     write_atomic(path, safetensors.torch.save(copies, metadata={"format": "pt"}))
 
 
-def processor_config(image_size: int) -> dict[str, Any]:
-    """The image processor as transformers spells it: bicubic resize, then x / 127.5 - 1."""
-    return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": image_size, "width": image_size},
-        "resample": 3,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-        "do_convert_rgb": True,
-    }
-
-
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Optimiser groups: matrices and kernels decay, biases and normalisation (one dimension) do not."""
-    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
 def _config_from_file(path: Path, labels: dict[str, Any]) -> Any:
+    content = read_json_object(path, "model config")
+    if "model_type" not in content:
+        raise UsageError(f"{path} has no model_type", CONFIG_HINT)
+    content = {key: value for key, value in content.items() if key not in (*NOT_TAKEN, *labels)}
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-        content = {key: value for key, value in content.items() if key not in (*NOT_TAKEN, *labels)}
         config = AutoConfig.for_model(content.pop("model_type"), **content, **labels)
-    except KeyError as error:
-        raise UsageError(f"{path} has no model_type", CONFIG_HINT) from error
     except Exception as error:  # transformers validates each config in its own way
-        raise UsageError(
-            f"{path} is not a model config: {shorten(str(error), MOST_SAID)}", "use a transformers config.json"
-        ) from error
+        raise UsageError(f"{path} is not a model config: {shorten(str(error), MOST_SAID)}", CONFIG_HINT) from error
     if getattr(config, "num_channels", 3) != 3:
         raise UsageError(f"{path} asks for {config.num_channels} channels", "images are RGB: set num_channels to 3")
     return config

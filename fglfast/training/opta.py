@@ -4,7 +4,7 @@ Naming the nearest prototype is what a linear layer does: w = M p, b = -p' M p /
 comes out is a head. Knows features, and nothing of images or networks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,7 +42,13 @@ class Seen:
 
     def only(self, kept_S: Tensor) -> "Seen":
         """The same with some of the shots."""
-        return Seen(self.shots_SF[kept_S], self.labels_S[kept_S], self.others_UF, self.share_K)
+        return replace(self, shots_SF=self.shots_SF[kept_S], labels_S=self.labels_S[kept_S])
+
+    def of_classes(self, classes: int) -> tuple[Tensor, Tensor]:
+        """How many shots there are of each class [K], and the sum of their features [K,F]."""
+        counts_K = torch.bincount(self.labels_S, minlength=classes).double()
+        sums_KF = torch.zeros(classes, self.shots_SF.shape[1], dtype=torch.float64)
+        return counts_K, sums_KF.index_add_(0, self.labels_S, self.shots_SF)
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def by_shots(delivered: Delivered, seen: Seen) -> Head:
 def by_transport(delivered: Delivered, seen: Seen) -> Head:
     """The same prototypes, moved by transport to all that the client shows."""
     root_FF = root(delivered, seen)
-    straight = Seen(seen.shots_SF @ root_FF, seen.labels_S, seen.others_UF @ root_FF, seen.share_K)
+    straight = replace(seen, shots_SF=seen.shots_SF @ root_FF, others_UF=seen.others_UF @ root_FF)
     moved_KF = move(start(delivered, seen) @ root_FF, straight)
     return _head(torch.linalg.solve(root_FF.T, moved_KF.T).T, delivered, seen, root_FF)
 
@@ -91,8 +97,7 @@ def start(delivered: Delivered, seen: Seen) -> Tensor:
     Where a delivered one would be here: moved as far as the classes that both know have moved on average.
     """
     means_KF = delivered.means_KF
-    counts_K = torch.bincount(seen.labels_S, minlength=len(means_KF)).double()
-    sums_KF = torch.zeros_like(means_KF).index_add_(0, seen.labels_S, seen.shots_SF)
+    counts_K, sums_KF = seen.of_classes(len(means_KF))
     both_K1 = ((counts_K > 0) & delivered.known_K).double()[:, None]
     moves_KF = both_K1 * (sums_KF - counts_K[:, None] * means_KF)
     shift_F = moves_KF.sum(0) / (both_K1[:, 0] * counts_K).sum().clamp(min=1)
@@ -105,10 +110,9 @@ def root(delivered: Delivered, seen: Seen) -> Tensor:
 
     Few shots leave a covariance singular: it is drawn to a round one.
     """
-    labels_S, width = seen.labels_S, seen.shots_SF.shape[1]
-    counts_K = torch.bincount(labels_S, minlength=len(delivered.means_KF)).double()
-    sums_KF = torch.zeros_like(delivered.means_KF).index_add_(0, labels_S, seen.shots_SF)
-    apart_SF = seen.shots_SF - (sums_KF / counts_K.clamp(min=1)[:, None])[labels_S]
+    width = seen.shots_SF.shape[1]
+    counts_K, sums_KF = seen.of_classes(len(delivered.means_KF))
+    apart_SF = seen.shots_SF - (sums_KF / counts_K.clamp(min=1)[:, None])[seen.labels_S]
     free, total = float((counts_K - 1).clamp(min=0).sum()), float(apart_SF.square().sum())
     eye_FF = torch.eye(width, dtype=torch.float64)
     own_FF = width * apart_SF.T @ apart_SF / total if total > 0 else eye_FF

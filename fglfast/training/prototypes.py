@@ -17,13 +17,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fglfast.base.errors import BadInputError
-from fglfast.base.files import sync_folder, write_atomic
+from fglfast.base.files import write_atomic
 from fglfast.base.untrusted import loading, read_bytes
 from fglfast.shards.description import read_description
 from fglfast.shards.index import Rows, SyntheticImages, read_index
 from fglfast.shards.keep import left_out
 from fglfast.training.batches import Pixels
-from fglfast.training.model import head_of
+from fglfast.training.model import head_of, remove
 from fglfast.training.predict import predict
 
 PROTOTYPES = "prototypes.safetensors"
@@ -53,12 +53,9 @@ class Prototypes:
 
 
 def head_inputs(model: PreTrainedModel, pixels: Pixels, rows: Rows | None = None) -> Tensor:
-    """What the last layer of a classifier is given for each image: float32 [N,F].
+    """What the last layer of a classifier, left in evaluation mode, is given for each image: float32 [N,F].
 
-    Args:
-        model: the classifier, left in evaluation mode.
-        pixels: the images.
-        rows: which of them, at least one; all by default.
+    Of all images, or of some rows, at least one.
 
     Raises:
         BadInputError: its last layer is not linear.
@@ -75,11 +72,7 @@ def head_inputs(model: PreTrainedModel, pixels: Pixels, rows: Rows | None = None
 def prototypes_of(model: PreTrainedModel, pixels: Pixels, labels_N: Tensor, rows: Rows | None = None) -> Prototypes:
     """The mean feature of each class, of at most `PER_CLASS` images, evenly spread over all of the class.
 
-    Args:
-        model: the classifier.
-        pixels: labelled images.
-        labels_N: their classes, as the model numbers them.
-        rows: those that may be looked at; all by default.
+    Labels are as the model numbers them; all images may be looked at, or some rows.
 
     Raises:
         BadInputError: the classifier's last layer is not linear.
@@ -99,12 +92,7 @@ def prototypes_of(model: PreTrainedModel, pixels: Pixels, labels_N: Tensor, rows
 
 
 def synthetic_prototypes(model: PreTrainedModel, synthetic: Path, size: int) -> Prototypes:
-    """The prototypes of a model over a folder of synthetic images.
-
-    Args:
-        model: the classifier.
-        synthetic: folder of shards with `dataset.json`, of the model's classes.
-        size: side in pixels of what the classifier sees.
+    """The prototypes of a model, which sees a side of `size` pixels, over a folder of shards of its classes.
 
     Raises:
         BadInputError, IncompleteError: the folder cannot be used as it is, or is of other classes.
@@ -128,9 +116,7 @@ def save_prototypes(prototypes: Prototypes, folder: Path) -> None:
 
 def remove_prototypes(folder: Path) -> None:
     """Remove those of an older model, if there are some: before another model's weights are written, not after."""
-    if (folder / PROTOTYPES).exists():
-        (folder / PROTOTYPES).unlink()
-        sync_folder(folder)
+    remove(folder / PROTOTYPES)
 
 
 def load_prototypes(folder: Path, model: PreTrainedModel) -> Prototypes | None:
@@ -148,12 +134,7 @@ def load_prototypes(folder: Path, model: PreTrainedModel) -> Prototypes | None:
 
 
 def checked_prototypes(tensors: Mapping[str, Tensor], model: PreTrainedModel, what: str) -> Prototypes:
-    """Prototypes that a stranger wrote, in their exact form.
-
-    Args:
-        tensors: by name.
-        model: the classifier that they came with.
-        what: holds them, for the message.
+    """Prototypes that a stranger wrote, in their exact form, for the model that they came with; `what` holds them.
 
     Raises:
         BadInputError: they are not finite, or not of this model.

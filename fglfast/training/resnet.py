@@ -60,11 +60,7 @@ class ResNetConfig(Settings):
 
 @dataclass(frozen=True)
 class Answer:
-    """What transformers calls it.
-
-    Attributes:
-        logits: of each class [B,K].
-    """
+    """The logits of each class [B,K], by transformers' name."""
 
     logits: Tensor
 

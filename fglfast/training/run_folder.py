@@ -23,6 +23,7 @@ from fglfast.base.wording import differences, some
 from fglfast.base.writable import check_card
 from fglfast.shards.description import Description
 from fglfast.shards.keep import LEFT_OUT
+from fglfast.training.preprocessing import PROCESSOR
 from fglfast.training.results import WEIGHTS, TrainResult
 from fglfast.training.settings import Job
 
@@ -30,7 +31,7 @@ LOCK_PATIENCE = 10.0  # seconds: a killed run's workers need some to end
 MOST_TAG = 100  # bytes
 TAG = re.compile(r"epoch\d{5,9}-step\d{7,12}", re.ASCII)
 MODEL_FILES = ("config.json", WEIGHTS)
-SAVED = (*MODEL_FILES, "preprocessor_config.json")  # of every finished run
+SAVED = (*MODEL_FILES, PROCESSOR)  # of every finished run
 
 
 def identity(job: Job, description: Description) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def identity(job: Job, description: Description) -> dict[str, Any]:
     settings = job.settings.model_dump(mode="json", exclude={"checkpoint_seconds"})
     for name in ("arch", "deepspeed", "initial"):
         file = Path(settings[name] or "")
-        named = name != "arch" or file.suffix in (".json", ".safetensors")  # else it may be called as an architecture
+        named = name != "arch" or file.suffix == ".json"  # else it may be called as an architecture
         if named and file.is_file():
             settings[name] = f"{file.name} sha256 {file_digest(file)[:16]}"
     data = description.model_dump(mode="json", include={"plan", "images", "image_size", "class_names"})

@@ -9,8 +9,6 @@ from pydantic import Field
 
 from fglfast.base.config import Seed, Settings
 from fglfast.base.errors import UsageError
-from fglfast.base.wording import some
-from fglfast.training.sections import HALF, check_sections, fitted
 
 WIDTHS = (64, 128, 256, 512)
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -49,9 +47,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "num_groups": 8,
     },
 }
-ACCUMULATION = "gradient_accumulation_steps"
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
-BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu")
 
 
 class TrainSettings(Settings):
@@ -156,105 +152,3 @@ def read_json_object(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{what} {path} is not a JSON object", "it must look like {...}")
     return content
-
-
-def deepspeed_config(settings: TrainSettings, processes: int, bf16: bool) -> dict[str, Any]:
-    """The DeepSpeed configuration: ZeRO stage 0 in float32 (bfloat16 autocast on a GPU), the user's file over it.
-
-    Args:
-        settings: the run's settings; `settings.deepspeed` names the user's file.
-        processes: how many processes share a step's batch.
-        bf16: whether the device computes in bfloat16.
-
-    Raises:
-        UsageError: the file is no JSON object, a section of it has a wrong type, its batch sizes contradict ours, it
-            leaves to us what we do not know, or it asks for what an image classifier cannot use: ZeRO stage 3,
-            half-precision weights.
-    """
-    config: dict[str, Any] = {"zero_optimization": {"stage": 0}}
-    config["timers"] = {"throughput": {"enabled": False}}  # it stops the device twice a step
-    if bf16:
-        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-    if settings.deepspeed is not None:
-        theirs = read_json_object(settings.deepspeed, "DeepSpeed configuration")
-        config |= _filled_in(theirs, _known(settings, bf16))
-        _check_filled_in(config)
-    check_sections(config)
-    accumulation = _accumulation(config)
-    if settings.batch_size % (processes * accumulation):
-        parts = f"{processes} processes x {accumulation} accumulation steps" if accumulation > 1 else str(processes)
-        raise UsageError(
-            f"batch_size {settings.batch_size} cannot be divided into {parts}", "choose a multiple as batch_size"
-        )
-    ours = (settings.batch_size, settings.batch_size // (processes * accumulation))
-    for key, value in zip(BATCH_KEYS, ours, strict=True):
-        if config.get(key, "auto") not in ("auto", value):
-            raise UsageError(
-                f"the DeepSpeed configuration says {key} {config[key]!r}, the settings make it {value}",
-                f"remove {key} from {settings.deepspeed}, or set batch_size to match",
-            )
-        config[key] = value
-    return fitted(config)
-
-
-def divisible(settings: TrainSettings, processes: int) -> TrainSettings:
-    """The settings with the batch size rounded up to what so many processes can share, each in its whole steps.
-
-    Raises:
-        UsageError: as `deepspeed_config`.
-    """
-    theirs = read_json_object(settings.deepspeed, "DeepSpeed configuration") if settings.deepspeed else {}
-    parts = processes * _accumulation(theirs)
-    return settings.model_copy(update={"batch_size": -(-settings.batch_size // parts) * parts})
-
-
-def _known(settings: TrainSettings, bf16: bool) -> dict[str, Any]:
-    """What "auto" stands for, as Hugging Face's configurations have it: our own settings, by dotted key.
-
-    Half precision is autocast's where the device has it, never DeepSpeed's own, which casts the weights. Batch sizes
-    are filled in where they are checked.
-    """
-    return {
-        "optimizer.params.lr": settings.learning_rate,
-        "optimizer.params.weight_decay": settings.weight_decay,
-        "torch_autocast.enabled": bf16,
-        "torch_autocast.dtype": "bfloat16",
-        **dict.fromkeys((f"{name}.enabled" for name in HALF), False),
-    }
-
-
-def _filled_in(value: Any, known: dict[str, Any], key: str = "") -> Any:
-    """A configuration, or a value in it, with what is known in the place of "auto"."""
-    if isinstance(value, dict):
-        return {name: _filled_in(inner, known, f"{key}.{name}" if key else name) for name, inner in value.items()}
-    return known.get(key, value) if value == "auto" else value
-
-
-def _check_filled_in(config: dict[str, Any]) -> None:
-    left = sorted(_autos(config) - {*BATCH_KEYS, ACCUMULATION})
-    if left:
-        raise UsageError(
-            f"the DeepSpeed configuration leaves {some(left)} to be filled in, which fglfast does not set",
-            'Write a value in the place of "auto", or leave the key out.',
-        )
-
-
-def _autos(value: Any, key: str = "") -> set[str]:
-    """Keys that are "auto"; of ZeRO's sizes DeepSpeed knows itself what that is."""
-    if isinstance(value, dict):
-        return {found for name, inner in value.items() for found in _autos(inner, f"{key}.{name}" if key else name)}
-    own = key.startswith("zero_optimization.") and key != "zero_optimization.stage"
-    return {key} if value == "auto" and not own else set()
-
-
-def _accumulation(config: dict[str, Any]) -> int:
-    accumulation = config.get(ACCUMULATION, "auto")
-    if accumulation == "auto":
-        accumulation = 1
-    if not isinstance(accumulation, int) or accumulation < 1:
-        raise UsageError(
-            f"the DeepSpeed configuration's {ACCUMULATION} is {accumulation!r}",
-            "it must be a whole number of 1 or more",
-        )
-    config[ACCUMULATION] = accumulation
-    return accumulation

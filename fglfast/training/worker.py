@@ -1,7 +1,6 @@
 """A training run in one of its processes: from the index of the shards to the saved model."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,23 +25,20 @@ from fglfast.training.batches import TrainingData, split
 from fglfast.training.card import card
 from fglfast.training.checkpoints import Checkpoints
 from fglfast.training.decoded import share_decoded
+from fglfast.training.deepspeed_file import deepspeed_config
 from fglfast.training.fit import fit, optimizer_of, schedule_of
 from fglfast.training.half import computes_half
-from fglfast.training.model import build_model, has_linear_head, load_weights, save_model
+from fglfast.training.model import build_model, linear_head, load_weights, save_model
 from fglfast.training.prototypes import prototypes_of, save_prototypes
 from fglfast.training.results import TrainResult
 from fglfast.training.run_folder import RunFolder, identity
-from fglfast.training.settings import Job, deepspeed_config
+from fglfast.training.settings import Job
 from fglfast.training.tracking import monitor_section, offline, tracked
-from fglfast.training.world import World, environment
+from fglfast.training.world import Join, World, environment
 
 
-def run_job(job: Job, join: Callable[[], AbstractContextManager[World]]) -> TrainResult:
+def run_job(job: Job, join: Join) -> TrainResult:
     """Train in this process and return the result.
-
-    Args:
-        job: what to train on what, where.
-        join: enters this process among those of the run.
 
     Raises:
         UsageError: the folder belongs to another run, the settings contradict each other, or the architecture cannot
@@ -57,6 +53,8 @@ def run_job(job: Job, join: Callable[[], AbstractContextManager[World]]) -> Trai
     images, data = load_data(job, description)
     check_takes(job.settings.arch, description.class_names, data.size)
     with join() as world, folder.locked() if world.leads else nullcontext():
+        if world.leads:
+            folder.result_of(run)  # again: another run may have had the lock until now
         with environment(**offline(job)):
             engine = start_engine(job, description.class_names, data, world)
             if world.leads:
@@ -68,7 +66,7 @@ def run_job(job: Job, join: Callable[[], AbstractContextManager[World]]) -> Trai
                 history = fit(engine, data, job.settings, world, checkpoints, tell=tell, name=("train" if tell else ""))
         result = _result(job, data, engine.module, history, world)
         if world.leads:
-            if has_linear_head(engine.module):
+            if linear_head(engine.module):
                 save_prototypes(prototypes_of(engine.module, data.pixels, data.labels, data.train), job.out)
             save_model(engine.module, job.out, data.size)
             write_atomic(job.out / CARD, card(result, job.settings, description, data.size))

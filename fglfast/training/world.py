@@ -3,7 +3,7 @@
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +58,9 @@ class World:
         """Wait until every process has come here."""
         if self.size > 1:
             torch.distributed.barrier()
+
+
+Join = Callable[[], AbstractContextManager[World]]  # enters this process among those of a run
 
 
 @contextmanager

@@ -42,6 +42,7 @@ def test_versions_run_in_turn_and_what_was_before_once(tmp_path, monkeypatch):
 def test_a_finished_run_is_read_and_one_that_fails_is_named(tmp_path):
     out = tmp_path / "run"
     out.mkdir()
+    (out / "command.seconds").write_text("11.5")
     (out / "run.json").write_text(record(0.9, embed=1.0, engine=5.0, synthesize=2.0, train=3.0, evaluate=0.5))
     found = server_seconds.run(server_seconds.HERE, out, [], 3)
     assert found["seconds"] == {"engine": 5.0, "synthesis": 2.0, "training": 3.0, "all": 11.5} and found["seed"] == 3

@@ -220,12 +220,16 @@ def test_auto_leaves_out_what_lacks_its_package_or_is_slow(absent, gpu):
         backends.chosen("auto", "int8")
 
 
-def test_auto_exports_for_onnx_runtime_only_where_it_may_win(absent, gpu, monkeypatch):
-    for machine, tried in (("x86_64", False), ("AMD64", False), ("aarch64", True)):
+def test_which_backends_are_behind(absent, gpu, monkeypatch):
+    for machine, behind in (("x86_64", True), ("AMD64", True), ("aarch64", False)):
         monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
         gpu(None)
-        assert ("onnxruntime" in backends.chosen("auto", "float32")) is tried
+        assert [backends.behind(name, "float32") for name in ("onnxruntime", "torch")] == [behind] * 2
         assert "onnxruntime:float32" in backends.worth_measuring(), "a benchmark shows how far behind it is"
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert not backends.behind("openvino", "float32") and not backends.behind("torch", "float16")
+    gpu((9, 0))
+    assert not backends.behind("torch", "float32")
+    gpu(None)
     absent("openvino")
-    assert "onnxruntime" in backends.chosen("auto", "float32")
+    assert not backends.behind("torch", "float32")

@@ -122,7 +122,13 @@ def test_a_changed_recipe_or_model_is_another_engine(engine, random_mini, recipe
     assert build_engine(resampled, random_mini, engine.folder.parent).key == engine.key
 
 
-def test_auto_measures_once_and_stays(random_mini, recipe, engines, capsys):
+@pytest.fixture
+def even(monkeypatch):
+    """A machine of which nobody knows who is behind."""
+    monkeypatch.setattr(contest, "is_behind", lambda *_: False)
+
+
+def test_auto_measures_once_and_stays(random_mini, recipe, engines, capsys, even):
     auto = recipe.model_copy(update={"backend": "auto"})
     first = build_engine(auto, random_mini, engines)
     choice = next(engines.glob("auto-*.json"))
@@ -155,7 +161,21 @@ def test_auto_goes_on_without_a_backend_that_fails(random_mini, recipe, engines,
     assert set(json.loads(next(engines.glob("auto-*.json")).read_text())) == {"torch:float32"}
 
 
-def test_the_next_takes_the_place_of_a_winner_that_the_gate_refuses(random_mini, recipe, engines, capsys, monkeypatch):
+@pytest.mark.parametrize("works", [True, False])
+def test_who_is_behind_is_tried_where_all_others_fail(works, random_mini, recipe, engines, capsys, monkeypatch):
+    monkeypatch.setattr(backends, "chosen", lambda *_: ["torch", "openvino"])
+    monkeypatch.setattr(contest, "is_behind", lambda name, _: name == "torch")
+    if not works:
+        monkeypatch.setattr(ov.OpenVinoBackend, "compile", broken)
+    built = build_engine(recipe.model_copy(update={"backend": "auto"}), random_mini, engines)
+    tried = {"openvino" if works else "torch"}
+    assert {built.build.backend} == tried and "no other was tried" in capsys.readouterr().err
+    assert set(json.loads(next(engines.glob("auto-*.json")).read_text())) == {f"{name}:float32" for name in tried}
+
+
+def test_the_next_takes_the_place_of_a_winner_that_the_gate_refuses(
+    random_mini, recipe, engines, capsys, monkeypatch, even
+):
     """Only what would be used is gated: of three the fastest, which is refused, and the second."""
     names, gated = ["onnxruntime", "torch", "openvino"], []
     times = dict(zip(names, (0.1, 0.3, 0.2), strict=True))

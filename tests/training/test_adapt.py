@@ -1,6 +1,7 @@
 """A model fitted to a client: what changes, what stays, what is refused."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load, save
+from training_runs import fails
 from training_samples import CLASSES, SIZE, picture
 from typer.testing import CliRunner
 
 from fglfast.images.labelled import LabelledImages
+from fglfast.training import adapt as module
 from fglfast.training.adapt import PLAINLY, ChosenLayer, _tempered, adapt, choose, draw_shots
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
 from fglfast.training.opta import ABSENT, Delivered, Head, Seen
-from fglfast.training.prototypes import PROTOTYPES
+from fglfast.training.prototypes import PROTOTYPES, SPREAD
+from fglfast.training.run_folder import SAVED
 from fglfast.training.settings import AdaptSettings, TrainSettings
 from fglfast.verbs.app import app
 
@@ -134,7 +139,7 @@ def mine(per_class: int, inverted: bool = True, names: tuple[str, ...] = CLASSES
     return LabelledImages(names, labels, tuple(partial(lambda image: image, image) for image in images), (), "mine")
 
 
-def save(folder: Path, images: LabelledImages) -> str:
+def saved(folder: Path, images: LabelledImages) -> str:
     pixels = np.stack([images.pixels(row, SIZE) for row in range(len(images))])
     np.savez(folder / "mine.npz", images=pixels, labels=images.labels, class_names=np.array(images.class_names))
     return str(folder / "mine.npz")
@@ -146,7 +151,7 @@ def run(*words: object) -> Any:
 
 def test_training_leaves_prototypes_and_a_fitted_model_is_one_that_evaluate_reads(model: Path, tmp_path: Path) -> None:
     assert (model / PROTOTYPES).exists()
-    done = run("adapt", model, save(tmp_path, mine(20)), "--out", tmp_path / "fitted", "--shots", 10, "--json")
+    done = run("adapt", model, saved(tmp_path, mine(20)), "--out", tmp_path / "fitted", "--shots", 10, "--json")
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
     test = mine(40, first=500)
@@ -166,6 +171,18 @@ def test_images_like_the_synthetic_ones_leave_the_model_as_it_is(model: Path, tm
     assert (tmp_path / "fitted" / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
 
 
+def test_a_kill_leaves_no_prototypes_beside_another_model(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, other = tmp_path / "fitted", shutil.copytree(model, tmp_path / "other")
+    adapt(model, mine(2), out, AdaptSettings())
+    (other / PROTOTYPES).write_bytes(save({**load((other / PROTOTYPES).read_bytes()), SPREAD: torch.tensor(2.0)}))
+    monkeypatch.setattr(module, "save_model", fails(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        adapt(other, mine(2), out, AdaptSettings())
+    assert (out / "model.safetensors").exists() and not (out / PROTOTYPES).exists()
+
+
 def test_images_without_labels_may_lie_elsewhere(model: Path, tmp_path: Path) -> None:
     others = mine(7, first=300)
     found = adapt(model, mine(4), tmp_path / "fitted", AdaptSettings(shots=2), others)
@@ -174,23 +191,23 @@ def test_images_without_labels_may_lie_elsewhere(model: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("shots", [0, -1])
 def test_no_shots_are_refused(shots: int, model: Path, tmp_path: Path) -> None:
-    done = run("adapt", model, save(tmp_path, mine(2)), "--out", tmp_path / "fitted", "--shots", shots)
+    done = run("adapt", model, saved(tmp_path, mine(2)), "--out", tmp_path / "fitted", "--shots", shots)
     assert done.exit_code == 2 and not (tmp_path / "fitted").exists()
 
 
 def test_a_class_that_the_model_lacks_is_refused_by_name(model: Path, tmp_path: Path) -> None:
     images = mine(2)
     other = LabelledImages((*CLASSES[:2], "a zebra"), images.labels, images.openers, (), "mine")
-    done = run("adapt", model, save(tmp_path, other), "--out", tmp_path / "fitted")
+    done = run("adapt", model, saved(tmp_path, other), "--out", tmp_path / "fitted")
     assert done.exit_code == 4 and "zebra" in done.stderr and not (tmp_path / "fitted").exists()
 
 
 def test_a_model_without_prototypes_takes_them_from_the_images_that_it_learned_from(
     model: Path, synthetic: Path, tmp_path: Path
 ) -> None:
-    bare, data = tmp_path / "bare", save(tmp_path, mine(6))
+    bare, data = tmp_path / "bare", saved(tmp_path, mine(6))
     bare.mkdir()
-    for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
+    for name in SAVED:
         (bare / name).write_bytes((model / name).read_bytes())
     done = run("adapt", bare, data, "--out", tmp_path / "fitted")
     assert done.exit_code == 4 and "--prototypes" in done.stderr
@@ -199,9 +216,17 @@ def test_a_model_without_prototypes_takes_them_from_the_images_that_it_learned_f
 
 
 def test_no_other_model_is_overwritten(model: Path, tmp_path: Path) -> None:
-    data, weights = save(tmp_path, mine(2)), (model / "model.safetensors").read_bytes()
+    data, weights = saved(tmp_path, mine(2)), (model / "model.safetensors").read_bytes()
     assert run("adapt", model, data, "--out", model).exit_code == 2
     assert (model / "model.safetensors").read_bytes() == weights
     for _ in range(2):  # one that adapt made may be made anew
         assert run("adapt", model, data, "--out", tmp_path / "fitted").exit_code == 0
     assert run("adapt", tmp_path / "fitted", data, "--out", tmp_path / "fitted").exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json"])
+def test_a_file_of_ones_own_stays(name: str, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("my own")
+    done = run("adapt", model, saved(tmp_path, mine(2)), "--out", tmp_path / "out")
+    assert done.exit_code == 2 and (tmp_path / "out" / name).read_text() == "my own", done.output

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from training_runs import fails
 
 from fglfast.base.errors import FglError, UsageError
 from fglfast.training import arch_trial, worker
@@ -102,10 +103,8 @@ def test_a_network_that_looks_at_values_is_tried_on_the_cpu(written: Write, monk
 
 
 def test_no_memory_is_not_the_files_fault(written: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> NoReturn:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-
-    monkeypatch.setattr(arch_trial, "classifier_of", full)
+    full = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    monkeypatch.setattr(arch_trial, "classifier_of", fails(full))
     with pytest.raises(RuntimeError, match="allocate memory"):
         check_takes(written(VIT), CLASSES, 32)
 
@@ -113,10 +112,7 @@ def test_no_memory_is_not_the_files_fault(written: Write, monkeypatch: pytest.Mo
 def test_it_is_refused_before_an_image_is_decoded_and_may_be_mended(
     written: Write, tmp_path: Path, synthetic: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode(*_: object) -> NoReturn:
-        raise FglError("decodes")
-
-    monkeypatch.setattr(worker, "share_decoded", decode)
+    monkeypatch.setattr(worker, "share_decoded", fails(FglError("decodes")))
     settings = TrainSettings(arch=written(VIT | {"image_size": [64, 64]}), epochs=1, batch_size=12)
     with pytest.raises(UsageError, match="cannot take images of 16 pixels"):
         train(synthetic, tmp_path / "model", settings, 1)

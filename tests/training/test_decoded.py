@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_samples import SIZE, encoded, picture, write_tar
+from training_runs import fails
+from training_samples import SIZE, encoded, images_of, picture, sample, write_tar
 
 from fglfast.base.errors import BadInputError
-from fglfast.shards.description import read_description
-from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.training import decoded
 from fglfast.training.decoded import file_name, share_decoded
 from fglfast.training.launch import train
@@ -21,15 +20,8 @@ from fglfast.training.world import World
 ALONE = World()
 
 
-def images_of(folder: Path, size: int = SIZE) -> SyntheticImages:
-    return SyntheticImages(read_index(folder, read_description(folder)), SIZE, size)
-
-
 def refuses(number: int) -> Callable[..., None]:
-    def refuse(*_: int) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return refuse
+    return fails(OSError(number, os.strerror(number)))
 
 
 @pytest.mark.parametrize("size", [SIZE, 24])
@@ -65,8 +57,7 @@ def test_scratch_is_where_the_user_says(synthetic: Path, tmp_path: Path, monkeyp
 
 def test_a_broken_image_leaves_no_file(make_synthetic: Callable[..., Path], tmp_path: Path) -> None:
     folder = make_synthetic(per_class=1, shards=1, images=1)
-    held = (("png", encoded(picture(0, 0))[:-30]), ("cls", b"0"), ("json", b"{}"))
-    write_tar(folder / "train-000000.tar", [(f"000000000.{kind}", content) for kind, content in held])
+    write_tar(folder / "train-000000.tar", sample(0, encoded(picture(0, 0))[:-30], b"0"))
     with pytest.raises(BadInputError, match="the image at byte"):
         share_decoded(images_of(folder), ALONE, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import NoReturn
 
 import deepspeed
 import pytest
 import torch
+from training_runs import fails
 
 from fglfast.base.errors import FglError, UsageError
 from fglfast.training.launch import train
@@ -72,10 +72,7 @@ def test_what_the_machine_lacks_is_not_the_files_fault(
     kind: type[Exception],
     words: str,
 ) -> None:
-    def initialize(**_: object) -> NoReturn:
-        raise error
-
-    monkeypatch.setattr(deepspeed, "initialize", initialize)
+    monkeypatch.setattr(deepspeed, "initialize", fails(error))
     write(settings, {})
     with pytest.raises(kind, match=words) as caught:
         train(synthetic, tmp_path / "model", settings, 1)

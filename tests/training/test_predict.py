@@ -4,11 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from training_samples import SIZE
+from training_samples import images_of
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from fglfast.shards.description import read_description
-from fglfast.shards.index import SyntheticImages, read_index
 from fglfast.training.augment import normalise
 from fglfast.training.batches import TrainingData, batches
 from fglfast.training.predict import count_right, features, features_and_logits, judge_rows, predict
@@ -64,17 +62,14 @@ def test_loss_and_right_answers_of_rows_and_of_none() -> None:
 
 
 def test_images_read_ahead_of_time_are_the_same_in_the_same_order(synthetic: Path) -> None:
-    description = read_description(synthetic)
-    index = read_index(synthetic, description)
-    read, rows = SyntheticImages(index, SIZE, SIZE), np.random.default_rng(0).permutation(len(index))
-    parts = np.array_split(rows, 9)
-    kept = list(batches(SyntheticImages(index, SIZE, SIZE)[range(len(index))], parts, CPU))
+    read = images_of(synthetic)
+    parts = np.array_split(np.random.default_rng(0).permutation(len(read)), 9)
+    kept = list(batches(images_of(synthetic)[range(len(read))], parts, CPU))
     assert all(torch.equal(*pair) for pair in zip(kept, batches(read, parts, CPU), strict=True))
     assert [len(images) for images in kept] == [len(part) for part in parts]
 
 
 def test_asking_draws_nothing(synthetic: Path) -> None:
     model, before = classifier(), torch.random.get_rng_state()
-    description = read_description(synthetic)
-    predict(model, SyntheticImages(read_index(synthetic, description), SIZE, SIZE))
+    predict(model, images_of(synthetic))
     assert torch.equal(before, torch.random.get_rng_state())

@@ -12,7 +12,7 @@ from training_samples import CLASSES, SIZE
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
 from fglfast.base.errors import BadInputError
-from fglfast.training.model import build_model, has_linear_head, head_of
+from fglfast.training.model import build_model, head_of, linear_head
 from fglfast.training.predict import predict
 from fglfast.training.prototypes import (
     COUNTS,
@@ -108,9 +108,9 @@ def test_images_of_other_classes_are_refused(tiny_arch: str, synthetic: Path) ->
 
 
 def test_a_head_that_is_not_linear_is_told(model: PreTrainedModel) -> None:
-    assert has_linear_head(model)
+    assert linear_head(model)
     head = head_of(model)
     head.bias = None  # type: ignore[assignment]
-    assert not has_linear_head(model)
+    assert not linear_head(model)
     with pytest.raises(BadInputError, match="last layer"):
         head_of(model)

@@ -1,6 +1,5 @@
 """Trained ResNets read without transformers, beside what transformers reads."""
 
-import json
 import subprocess
 import sys
 
@@ -8,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+from training_samples import change_json
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from fglfast.base.errors import BadInputError
@@ -74,11 +74,6 @@ def folder(tmp_path, tiny_arch):
     return tmp_path / "model"
 
 
-def changed(folder, **keys):
-    config = json.loads((folder / "config.json").read_text()) | keys
-    (folder / "config.json").write_text(json.dumps(config))
-
-
 def test_what_is_not_plainly_one_is_left_to_transformers(folder, tmp_path):
     assert read_resnet(folder)
     save_model(build_model("bit14-tiny", NAMES), tmp_path / "bit", 16)
@@ -94,14 +89,14 @@ def test_what_is_not_plainly_one_is_left_to_transformers(folder, tmp_path):
     safetensors.torch.save_file(weights, folder / WEIGHTS)
     for keys in ({"hidden_act": "gelu"}, {"num_channels": 1}, {"id2label": {"0": "ant", "7": "bee", "2": "cow"}}):
         before = (folder / "config.json").read_text()
-        changed(folder, **keys)
+        change_json(folder / "config.json", **keys)
         assert read_resnet(folder) is None
         (folder / "config.json").write_text(before)
     assert read_resnet(folder)
 
 
 def test_more_than_its_weights_fill_is_refused_unbuilt(folder):
-    changed(folder, hidden_sizes=[1 << 20] * 4)
+    change_json(folder / "config.json", hidden_sizes=[1 << 20] * 4)
     with pytest.raises(BadInputError, match="more elements than its weights fill"):
         read_resnet(folder)
 

@@ -1,45 +1,29 @@
-"""Reading shards, the split, the order, the augmentation."""
+"""Reading shards, the split, the order."""
 
 import json
-import os
-import pickle
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kornia import augmentation
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from training_samples import CLASSES, SIZE, encoded, picture, write_tar
+from training_samples import CLASSES, SIZE, change_json, encoded, images_of, index_of, picture, sample, write_tar
 
 from fglfast.base.errors import BadInputError, FglError, IncompleteError
 from fglfast.shards.description import read_description
-from fglfast.shards.index import SyntheticImages, read_index
-from fglfast.training.augment import Augmentation, normalise
-from fglfast.training.batches import epoch_rows, split, step_seed
-from fglfast.training.checkpoints import without_pickles
-from fglfast.training.run_folder import RunFolder
+from fglfast.training.batches import epoch_rows, split
 
 Make = Callable[..., Path]
 
 
-def index_of(folder: Path):
-    return read_index(folder, read_description(folder))
-
-
 def test_index_finds_every_image_and_label(synthetic: Path) -> None:
-    description, index = read_description(synthetic), index_of(synthetic)
-    assert description.class_names == CLASSES
+    index = index_of(synthetic)
+    assert read_description(synthetic).class_names == CLASSES
     assert len(index) == 120
     assert np.bincount(index.labels).tolist() == [40, 40, 40]
-    images = SyntheticImages(index, SIZE, SIZE)
-    pixels = images[0].permute(1, 2, 0).numpy()
+    pixels = images_of(synthetic)[0].permute(1, 2, 0).numpy()
     assert (pixels == picture(int(index.labels[0]), 0)).all()
 
 
@@ -67,6 +51,10 @@ def test_surplus_shard_is_refused(make_synthetic: Make) -> None:
         ({"class_names": ["a", "b"]}, "there are 2 classes"),
         ({"image_size": "large"}, "image_size"),
         ({"plan": ""}, "plan"),
+        ({"images": "120"}, "images"),
+        ({"images": True}, "images"),
+        ({"images": 120.0}, "images"),
+        ({"image_size": 8192}, "image_size"),
     ],
 )
 def test_facts_that_do_not_fit_are_refused(make_synthetic: Make, facts: dict, words: str) -> None:
@@ -85,9 +73,8 @@ def test_folder_without_facts_is_refused(tmp_path: Path) -> None:
 IMAGE = encoded(picture(0, 0))
 
 
-def members(key: str = "000000000", image: bytes = IMAGE, label: bytes = b"0", kind: str = "png") -> list:
-    """An image as it lies in a shard."""
-    return [(f"{key}.{kind}", image), (f"{key}.cls", label), (f"{key}.json", b"{}")]
+def members(key: int | str = 0, image: bytes = IMAGE, label: bytes = b"0", kind: str = "png") -> list:
+    return sample(key, image, label, kind)
 
 
 @pytest.mark.parametrize(
@@ -128,14 +115,14 @@ def test_links_and_devices_are_refused(make_synthetic: Make, kind: bytes) -> Non
 @given(cut=st.integers(0, 20_000), flip=st.integers(0, 20_000))
 def test_damaged_shard_never_ends_in_a_traceback(tmp_path_factory: pytest.TempPathFactory, cut: int, flip: int) -> None:
     folder = tmp_path_factory.mktemp("damaged")
-    write_tar(folder / "train-000000.tar", [member for n in range(9) for member in members(f"{n:09d}")])
+    write_tar(folder / "train-000000.tar", [member for n in range(9) for member in members(n)])
     facts = {"format_version": 1, "class_names": ["a"], "image_size": SIZE, "plan": "p", "images": 9, "shards": 1}
     (folder / "dataset.json").write_text(json.dumps(facts))
     content = bytearray((folder / "train-000000.tar").read_bytes())
     content[flip % len(content)] ^= 0xFF
     (folder / "train-000000.tar").write_bytes(content[: cut % len(content)])
     try:
-        images = SyntheticImages(index_of(folder), SIZE, SIZE)
+        images = images_of(folder)
         for row in range(len(images)):
             assert images[row].shape == (3, SIZE, SIZE)
     except FglError:
@@ -146,12 +133,12 @@ def test_undecodable_or_wrongly_sized_image_is_named(make_synthetic: Make) -> No
     folder = make_synthetic(per_class=1, shards=1, images=2)
     wide = encoded(np.zeros((SIZE, SIZE + 1, 3), np.uint8))
     broken = IMAGE[:-30] + b"x" * 30
-    write_tar(folder / "train-000000.tar", [*members(image=wide), *members("000000001", broken, b"1")])
-    images = SyntheticImages(index_of(folder), SIZE, SIZE)
+    write_tar(folder / "train-000000.tar", [*members(image=wide), *members(1, broken, b"1")])
+    images = images_of(folder)
     with pytest.raises(BadInputError, match="17x16, not 16x16"):
         images[0]
     with pytest.raises(BadInputError, match=r"train-000000\.tar: the image at byte"):
-        SyntheticImages(index_of(folder), SIZE, SIZE)[1]
+        images_of(folder)[1]
 
 
 @given(
@@ -202,86 +189,11 @@ def test_split_is_stratified(counts: list[int], share: float, seed: int) -> None
     assert (again[0] == train).all() and (again[1] == held_out).all()
 
 
-def test_augmentation_is_keyed_by_epoch_step_and_rank() -> None:
-    augment, images = Augmentation(SIZE, None, flip=True, erasing=0.5), torch.rand(32, 3, SIZE, SIZE)
-    before = torch.random.get_rng_state()
-    once = augment(images, step_seed(0, epoch=1, step=2, rank=0))
-    assert torch.equal(before, torch.random.get_rng_state())
-    torch.rand(5)
-    assert torch.equal(once, augment(images, step_seed(0, 1, 2, 0)))
-    for other in [(1, 1, 2, 0), (0, 2, 2, 0), (0, 1, 3, 0), (0, 1, 2, 1)]:
-        assert not torch.equal(once, augment(images, step_seed(*other)))
-    assert once.shape == images.shape
-    assert not torch.equal(once, images)
-
-
-@pytest.mark.parametrize(
-    ("padding", "flip", "erasing"), [(None, True, 0.5), (3, False, 0.25), (0, True, 0.9), (SIZE - 1, True, 0.0)]
-)
-def test_augmentation_is_kornias_to_the_bit(padding: int | None, flip: bool, erasing: float) -> None:
-    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (33, 3, SIZE, SIZE), dtype=np.uint8))
-    stages = []
-    if padding != 0:
-        stages.append(augmentation.RandomCrop((SIZE, SIZE), padding=padding or SIZE // 16, padding_mode="reflect"))
-    if flip:
-        stages.append(augmentation.RandomHorizontalFlip())
-    if erasing:
-        stages.append(augmentation.RandomErasing(p=erasing, scale=(0.02, 0.2)))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        expected = normalise(images)
-        for stage in stages:
-            expected = stage(expected)
-    assert not torch.equal(expected, normalise(images))
-    for pixels in (images, normalise(images)):
-        assert torch.equal(Augmentation(SIZE, padding, flip, erasing)(pixels, 7), expected)
-
-
-class Crossings(TorchDispatchMode):
-    """Bytes of each tensor that is copied from one device to another."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: list[int] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten._to_copy.default and args[0].device != made.device:
-            self.sizes.append(made.numel() * made.element_size())
-        return made
-
-
-def test_augmentation_on_a_gpu_moves_nothing_but_its_draws() -> None:
-    """On a fake one: what is copied there is some numbers an image."""
-    augmentation = Augmentation(64, None, flip=True, erasing=0.5)
-    with FakeTensorMode(allow_non_fake_inputs=True), Crossings() as crossings:
-        images = torch.empty(128, 3, 64, 64, dtype=torch.uint8, device="cuda")
-        augmented = augmentation(images, 7)
-    assert augmented.device.type == "cuda" and augmented.shape == images.shape
-    assert 0 < sum(crossings.sizes) <= 128 * 64
-
-
-def test_augmentation_can_be_off() -> None:
-    images = torch.rand(4, 3, SIZE, SIZE)
-    assert torch.equal(Augmentation(SIZE, 0, flip=False, erasing=0.0)(images, 7), images)
-
-
-def test_normalise_spans_minus_one_to_one() -> None:
-    assert normalise(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
-
-
 def test_a_billion_announced_shards_cost_nothing(make_synthetic: Make) -> None:
     made = make_synthetic()
-    said = json.loads((made / "dataset.json").read_text()) | {"shards": 10**15, "images": 10**17}
-    (made / "dataset.json").write_text(json.dumps(said))
+    change_json(made / "dataset.json", shards=10**15, images=10**17)
     with pytest.raises(IncompleteError, match=r"lacks 999999999999997 of .*, first train-000003\.tar"):
         index_of(made)
-
-
-@pytest.mark.parametrize("facts", [{"images": "120"}, {"images": True}, {"images": 120.0}, {"image_size": 8192}])
-def test_facts_are_of_their_own_type_and_size(make_synthetic: Make, facts: dict) -> None:
-    with pytest.raises(BadInputError, match=next(iter(facts))):
-        index_of(make_synthetic(**facts))
 
 
 def test_a_shard_that_is_a_link_out_is_not_followed(make_synthetic: Make, tmp_path: Path) -> None:
@@ -290,36 +202,3 @@ def test_a_shard_that_is_a_link_out_is_not_followed(make_synthetic: Make, tmp_pa
     (folder / "train-000001.tar").symlink_to(tmp_path / "elsewhere.tar")
     with pytest.raises(BadInputError, match=r"train-000001\.tar is a link that leads out"):
         index_of(folder)
-
-
-class Harm:
-    """What a pickle does as it is read."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.path,)
-
-
-def test_a_checkpoint_from_elsewhere_runs_no_code(tmp_path: Path) -> None:
-    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
-
-    torch.save({"module": Harm(tmp_path / "harmed")}, tmp_path / "states.pt")
-    torch.save({"module": torch.ones(2)}, tmp_path / "sound.pt")
-    with without_pickles():
-        assert TorchCheckpointEngine().load(str(tmp_path / "sound.pt"))["module"].tolist() == [1, 1]
-        with pytest.raises(pickle.UnpicklingError):
-            TorchCheckpointEngine().load(str(tmp_path / "states.pt"))
-    assert not (tmp_path / "harmed").exists() and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
-
-
-@pytest.mark.parametrize("tag", ["../elsewhere", "/tmp", "epoch00001-step0000000/../..", "x" * 10_000, ""])
-def test_the_newest_checkpoint_is_a_name_and_no_path(tag: str, tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    folder.checkpoints.mkdir()
-    folder.latest.write_text("epoch00001-step0000012")
-    assert folder.newest_tag() == "epoch00001-step0000012"
-    folder.latest.write_text(tag)
-    with pytest.raises(BadInputError, match="latest"):
-        folder.newest_tag()

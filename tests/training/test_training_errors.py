@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure, record
 from training_runs import fails, settings_for
-from training_samples import write_synthetic, write_tar
+from training_samples import sample, write_synthetic, write_tar
 
 from fglfast.base.errors import BadInputError, ExitCode, FglError, UsageError
 from fglfast.training import launch, worker
@@ -17,9 +17,8 @@ from fglfast.training.settings import Job, TrainSettings
 
 def test_workers_error_keeps_its_kind(synthetic: Path, tiny_arch: str, tmp_path: Path) -> None:
     folder = write_synthetic(tmp_path / "synthetic", per_class=4, shards=1)
-    good, bad = (folder / "train-000000.tar"), b"\x89PNG\r\n\x1a\n" + b"0" * 50
-    kinds = (("png", lambda _: bad), ("cls", lambda n: b"%d" % (n % 3)), ("json", lambda _: b"{}"))
-    write_tar(good, [(f"{n:09d}.{kind}", of(n)) for n in range(12) for kind, of in kinds])
+    bad = b"\x89PNG\r\n\x1a\n" + b"0" * 50
+    write_tar(folder / "train-000000.tar", [member for n in range(12) for member in sample(n, bad, b"%d" % (n % 3))])
     with pytest.raises(BadInputError, match=r"train-000000\.tar: the image at byte") as caught:
         train(folder, tmp_path / "model", settings_for(tiny_arch, batch_size=4), 1)
     assert "run synthesize again" in caught.value.hint

@@ -9,15 +9,19 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from training_runs import fails
+from training_samples import change_json
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError
 from fglfast.images.folder_names import folder_names, write_names
 from fglfast.images.labelled import LabelledImages
 from fglfast.training import evaluate as module
+from fglfast.training import model
 from fglfast.training.evaluate import evaluate, open_classifier
 from fglfast.training.model import build_model, load_model, save_model, write_weights
 from fglfast.training.opta import ABSENT
+from fglfast.training.preprocessing import PROCESSOR
 from fglfast.training.results import WEIGHTS
 from fglfast.verbs.app import app
 
@@ -140,40 +144,30 @@ def test_no_model(tmp_path: Path, model_dir: Path) -> None:
         evaluate(model_dir, data)
 
 
-def changed(path: Path, change: dict) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-
-
-@pytest.mark.parametrize("change", [{"size": {"height": 16, "width": 8}}, {"image_mean": [0.4, 0.4, 0.4]}])
-def test_other_preprocessing_is_refused(model_dir: Path, change: dict) -> None:
-    changed(model_dir / "preprocessor_config.json", change)
-    with pytest.raises(BadInputError, match="preprocessor_config"):
-        evaluate(model_dir, images(("ant",), [0]))
-
-
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("key", "value", "words"),
     [
-        ("do_resize", False),
-        ("do_center_crop", True),
-        ("do_rescale", False),
-        ("rescale_factor", 1 / 127.5),
-        ("rescale_factor", "a"),
-        ("do_normalize", False),
+        ("size", {"height": 16, "width": 8}, "16 by 8 pixels"),
+        ("image_mean", [0.4, 0.4, 0.4], "from -1 to 1"),
+        ("do_resize", False, "do_resize is"),
+        ("do_center_crop", True, "do_center_crop is"),
+        ("do_rescale", False, "do_rescale is"),
+        ("rescale_factor", 1 / 127.5, "rescale_factor is"),
+        ("rescale_factor", "a", "rescale_factor is"),
+        ("do_normalize", False, "do_normalize is"),
     ],
 )
-def test_steps_of_preprocessing_that_are_not_ours_are_named(model_dir: Path, key: str, value: object) -> None:
-    changed(model_dir / "preprocessor_config.json", {key: value})
-    with pytest.raises(BadInputError, match=rf"preprocessor_config\.json: {key} is"):
+def test_preprocessing_that_is_not_ours_is_named(model_dir: Path, key: str, value: object, words: str) -> None:
+    change_json(model_dir / PROCESSOR, **{key: value})
+    with pytest.raises(BadInputError, match=rf"preprocessor_config\.json: .*{words}"):
         evaluate(model_dir, images(("ant",), [0]))
 
 
 def test_steps_of_preprocessing_that_are_not_told_are_ours(model_dir: Path) -> None:
     data = images(("ant", "bee", "cow"), [0, 1, 2])
     told = evaluate(model_dir, data)
-    path = model_dir / "preprocessor_config.json"
     scaling = {"size": {"height": 16, "width": 16}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    path.write_text(json.dumps(scaling | {"do_center_crop": None, "rescale_factor": 0.00392157}))
+    (model_dir / PROCESSOR).write_text(json.dumps(scaling | {"do_center_crop": None, "rescale_factor": 0.00392157}))
     assert evaluate(model_dir, data) == told
 
 
@@ -190,7 +184,7 @@ def test_steps_of_preprocessing_that_are_not_told_are_ours(model_dir: Path) -> N
     ],
 )
 def test_a_config_of_other_weights_is_one_line(model_dir: Path, change: dict, words: str) -> None:
-    changed(model_dir / "config.json", change)
+    change_json(model_dir / "config.json", **change)
     with pytest.raises(BadInputError, match=words) as caught:
         evaluate(model_dir, images(("ant",), [0]))
     assert "\n" not in caught.value.message
@@ -213,10 +207,25 @@ def test_a_missing_weight_is_not_drawn_at_random(tmp_path: Path, tiny_arch: str,
 def test_a_model_saved_in_half_precision_is_read_as_float32(model_dir: Path, dtype: torch.dtype) -> None:
     names = ("ant", "bee", "cow")
     whole = evaluate(model_dir, images(names, [0, 1, 2]))
-    model, _ = load_model(model_dir)
-    model.to(dtype).save_pretrained(model_dir)
+    saved, _ = load_model(model_dir)
+    saved.to(dtype).save_pretrained(model_dir)
     assert load_file(model_dir / WEIGHTS)["classifier.1.bias"].dtype == dtype
     assert evaluate(model_dir, images(names, [0, 1, 2])).loss == pytest.approx(whole.loss, rel=0.02)
+
+
+def test_a_save_that_is_killed_leaves_no_weights_of_another_config(
+    model_dir: Path, tiny_arch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Classes in another order: the older weights under the newer names would be wrong of every image."""
+    names, weights = ("ant", "bee", "cow"), (model_dir / WEIGHTS).read_bytes()
+    monkeypatch.setattr(model, "write_weights", fails(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        save_model(build_model(tiny_arch, names), model_dir, 16)
+    assert (model_dir / WEIGHTS).read_bytes() == weights, "of the same config, they stay until the newer ones are there"
+    with pytest.raises(KeyboardInterrupt):
+        save_model(build_model(tiny_arch, names[::-1]), model_dir, 16)
+    with pytest.raises(BadInputError, match="no safetensors weights"):
+        evaluate(model_dir, images(names, [0, 1, 2]))
 
 
 def test_a_model_that_is_not_finite_is_named(model_dir: Path) -> None:

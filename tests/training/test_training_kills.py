@@ -1,7 +1,6 @@
 """Runs in processes of their own: killed, without room, as tasks of Slurm."""
 
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -80,7 +79,7 @@ def test_two_tasks_of_srun_train_one_model_and_two_workers_go_on_with_it(
     (tmp_path / "ds.json").write_text(json.dumps(theirs))
     settings = settings_for(tiny_arch, deepspeed=tmp_path / "ds.json", checkpoint_seconds=0.0)
     whole, copy = tmp_path / "whole", tmp_path / "copy"
-    tasks = tasks_of_srun(Job(synthetic=synthetic, out=whole, settings=settings), 2, dict(os.environ))
+    tasks = tasks_of_srun(Job(synthetic=synthetic, out=whole, settings=settings), 2)
     tag = snapshot(tasks[0], whole, copy)
     for task in tasks:
         assert task.wait(120) == 0, task.communicate()[1].decode()

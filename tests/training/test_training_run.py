@@ -4,7 +4,9 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from training_runs import EPOCHS, fails, history_of, settings_for
-from training_samples import CLASSES, encoded, picture, write_synthetic, write_tar
+from training_samples import CLASSES, encoded, picture, sample, write_synthetic, write_tar
 from transformers import pipeline
 
 from fglfast.base.errors import BadInputError, FglError, UsageError
@@ -28,7 +30,7 @@ from fglfast.training.card import card
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
 from fglfast.training.results import TrainResult
-from fglfast.training.run_folder import identity
+from fglfast.training.run_folder import SAVED, RunFolder, identity
 from fglfast.training.settings import Job, TrainSettings
 
 
@@ -84,18 +86,17 @@ def test_the_data_sets_own_folder_is_not_the_models(synthetic: Path, tiny_arch: 
 
 def test_one_class_alone_is_said(tmp_path: Path, tiny_arch: str, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_synthetic(tmp_path / "data", shards=1, images=16)
-    members = []
-    for key in range(16):
-        content = {"png": encoded(picture(1, key)), "cls": b"1", "json": b"{}"}
-        members += [(f"{key:09d}.{kind}", own) for kind, own in content.items()]
-    write_tar(data / "train-000000.tar", members)
+    held = [member for key in range(16) for member in sample(key, encoded(picture(1, key)), b"1")]
+    write_tar(data / "train-000000.tar", held)
     train(data, tmp_path / "model", settings_for(tiny_arch))
     assert "all images are of 'green bars'" in capsys.readouterr().err
 
 
 def test_finished_run_is_not_run_again(reference: TrainResult, synthetic: Path, tiny_arch: str) -> None:
+    last = reference.model / "checkpoint" / "epoch00006-step0000000"
+    last.mkdir(parents=True)  # of a run that was killed when it had just finished
     again = train(synthetic, reference.model, settings_for(tiny_arch, checkpoint_seconds=1.0), 1)
-    assert again == reference.model_copy(update={"already_done": True})
+    assert again == reference.model_copy(update={"already_done": True}) and not last.parent.exists()
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -117,7 +118,7 @@ def test_a_held_out_loss_that_is_no_number_ends_the_run(
         train(synthetic, tmp_path / "model", settings_for(tiny_arch), 1)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("name", SAVED)
 def test_a_finished_run_without_its_model_is_not_done(
     reference: TrainResult, synthetic: Path, tiny_arch: str, tmp_path: Path, name: str
 ) -> None:
@@ -147,6 +148,24 @@ def test_other_settings_or_data_are_refused(
     other = write_synthetic(tmp_path / "other", plan="cd" * 32)
     with pytest.raises(UsageError, match=r"another data\.plan"):
         train(other, reference.model, settings_for(tiny_arch), 1)
+
+
+def test_another_run_that_had_the_lock_first_keeps_its_model(
+    reference: TrainResult, synthetic: Path, tiny_arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both found the folder empty; one waited for the other's end."""
+    out, locked = tmp_path / "model", RunFolder.locked
+
+    @contextmanager
+    def second(folder: RunFolder) -> Iterator[None]:
+        shutil.copytree(reference.model, out)
+        with locked(folder):
+            yield
+
+    monkeypatch.setattr(RunFolder, "locked", second)
+    with pytest.raises(UsageError, match="seed 0 there, 3 here"):
+        train(synthetic, out, settings_for(tiny_arch, seed=3), 1)
+    assert (out / "model.safetensors").read_bytes() == (reference.model / "model.safetensors").read_bytes()
 
 
 def test_one_process_is_this_one_and_leaves_it_as_it_was(
@@ -196,12 +215,12 @@ def test_a_readme_of_ones_own_stays(synthetic: Path, tiny_arch: str, tmp_path: P
 def test_what_is_known_to_be_wrong_starts_nothing(
     synthetic: Path, tiny_arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for start in ("_run_workers", "_run_alone"):
+    for start in ("_run_workers", "_run_here"):
         monkeypatch.setattr(launch, start, lambda *_: pytest.fail("training was started"))
     (tmp_path / "ds.json").write_text('{"optimizer": {"type": "AdamW", "params": {"eps": "auto"}}}')
     for settings, processes, words in [
         (settings_for("resnet19"), 1, "resnet19"),
-        (settings_for(tiny_arch), 5, "cannot be divided into 5"),
+        (settings_for(tiny_arch), 5, "batch_size 12 cannot be divided into 5"),
         (settings_for(tiny_arch), 0, "0 training processes"),
         (settings_for(tiny_arch, deepspeed=tmp_path / "ds.json"), 1, "optimizer.params.eps"),
     ]:

@@ -1,6 +1,7 @@
 """Settings, the DeepSpeed configuration, and a model's config and files."""
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,12 +10,15 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from training_samples import change_json
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from fglfast.base.errors import UsageError
 from fglfast.training.augment import normalise
-from fglfast.training.model import build_model, decay_groups, save_model
-from fglfast.training.settings import TrainSettings, deepspeed_config
+from fglfast.training.deepspeed_file import deepspeed_config
+from fglfast.training.fit import optimizer_of
+from fglfast.training.model import build_model, save_model
+from fglfast.training.settings import TrainSettings
 
 
 def asked(tmp_path: Path, content: object, **settings: object) -> TrainSettings:
@@ -118,11 +122,6 @@ def test_an_offloaded_optimizer_may_be_torchs_own(tmp_path: Path) -> None:
     assert "zero_force_ds_cpu_optimizer" not in deepspeed_config(TrainSettings(), 1, bf16=False)
 
 
-def test_batch_must_divide_among_processes() -> None:
-    with pytest.raises(UsageError, match="batch_size 64 cannot be divided into 3"):
-        deepspeed_config(TrainSettings(batch_size=64), processes=3, bf16=False)
-
-
 def test_schedule_warms_up_and_ends_at_zero() -> None:
     settings = TrainSettings(warmup_share=0.1)
     rates = [settings.rate_factor(step, 100) for step in range(101)]
@@ -152,13 +151,22 @@ def test_unknown_architecture_names_the_known() -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
-    ["{", "{}", '{"model_type": "nothing"}', '{"model_type": "resnet", "num_channels": 1}', '{"model_type": "gpt2"}'],
+    ("content", "words"),
+    [
+        ("{", "cannot be read"),
+        ("[1]", "not a JSON object"),
+        ("{}", "has no model_type"),
+        ('{"model_type": "nothing"}', "nothing"),
+        ('{"model_type": "upernet", "backbone_config": {"model_type": "nothing"}}', "not a model config: 'nothing'"),
+        ('{"model_type": "resnet", "num_channels": 1}', "1 channels"),
+        ('{"model_type": "gpt2"}', "no image classifier"),
+    ],
 )
-def test_unusable_config_is_refused(tmp_path: Path, content: str) -> None:
+def test_an_unusable_config_is_one_short_line(tmp_path: Path, content: str, words: str) -> None:
     (tmp_path / "arch.json").write_text(content)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=words) as caught:
         build_model(str(tmp_path / "arch.json"), ["a", "b"])
+    assert len(caught.value.message) < 600 and "\n" not in caught.value.message
     with pytest.raises(UsageError, match="there is no file"):
         build_model(str(tmp_path / "other.json"), ["a", "b"])
 
@@ -166,24 +174,17 @@ def test_unusable_config_is_refused(tmp_path: Path, content: str) -> None:
 @pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_weights_are_float32_whatever_a_config_says(tmp_path: Path, tiny_arch: str, key: str, dtype: str) -> None:
-    path = tmp_path / "arch.json"
-    path.write_text(json.dumps(json.loads(Path(tiny_arch).read_text()) | {key: dtype}))
+    path = shutil.copy(tiny_arch, tmp_path / "arch.json")
+    change_json(path, **{key: dtype})
     model = build_model(str(path), ["a", "b"])
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     save_model(model, tmp_path / "model", 16)
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "model").dtype == torch.float32
 
 
-def test_an_unknown_model_type_is_one_short_line(tmp_path: Path) -> None:
-    (tmp_path / "arch.json").write_text('{"model_type": "nothing"}')
-    with pytest.raises(UsageError, match="nothing") as caught:
-        build_model(str(tmp_path / "arch.json"), ["a", "b"])
-    assert len(caught.value.message) < 600 and "\n" not in caught.value.message
-
-
 def test_weight_decay_spares_biases_and_norms(tiny_arch: str) -> None:
     model = build_model(tiny_arch, ["a", "b"])
-    kernels, others = decay_groups(model, 0.1)
+    kernels, others = optimizer_of(model, TrainSettings(weight_decay=0.1)).param_groups
     assert all(p.ndim > 1 for p in kernels["params"]) and all(p.ndim == 1 for p in others["params"])
     assert len(kernels["params"]) + len(others["params"]) == len(list(model.parameters()))
     assert (kernels["weight_decay"], others["weight_decay"]) == (0.1, 0.0)

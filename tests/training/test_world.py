@@ -1,4 +1,4 @@
-"""What a training process computes on: its GPU's number, its precision. Stand-ins for GPUs, of PyTorch's own calls."""
+"""What a training process computes on: its GPU's number. Stand-ins for GPUs, of PyTorch's own calls."""
 
 from contextlib import nullcontext
 
@@ -9,20 +9,10 @@ from fglfast.base.errors import UsageError
 from fglfast.training import world
 
 
-@pytest.fixture
-def gpus(monkeypatch: pytest.MonkeyPatch):
-    def shown(count: int, capability: tuple[int, int] = (9, 0)) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # it counts emulation
-
-    return shown
-
-
 @pytest.mark.parametrize(("seen", "number"), [(1, "0"), (2, "1"), (8, "3")])
-def test_a_worker_takes_a_gpu_of_those_it_sees(seen: int, number: str, gpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus(seen)
+def test_a_worker_takes_a_gpu_of_those_it_sees(seen: int, number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
     for name, value in {"RANK": "11", "WORLD_SIZE": "16", "LOCAL_RANK": "3"}.items():
         monkeypatch.setenv(name, value)
     assert world._local_rank() == {"LOCAL_RANK": number}

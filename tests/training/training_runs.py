@@ -39,9 +39,9 @@ except KeyboardInterrupt:
 """
 
 
-def start(job: Job, processes: int = 1) -> subprocess.Popen[bytes]:
+def start(job: Job, processes: int = 1, stderr: int = subprocess.DEVNULL, **how: Any) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", START, job.model_dump_json(), str(processes)]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, stderr=stderr, **how)
 
 
 def amid_an_epoch(out: Path, epoch: int, processes: int) -> bool:
@@ -91,15 +91,14 @@ def workers_of(out: Path) -> list[int]:
     return found
 
 
-def tasks_of_srun(job: Job, tasks: int, environment: dict[str, str]) -> list[subprocess.Popen[bytes]]:
+def tasks_of_srun(job: Job, tasks: int) -> list[subprocess.Popen[bytes]]:
     """The same command in every task, as srun starts it; nothing but Slurm's variables tells them of each other."""
     slurm = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "localhost"}
     count = {name: str(tasks) for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS")}
     started = []
     for number in map(str, range(tasks)):
-        told = environment | slurm | count | {"SLURM_PROCID": number, "SLURM_LOCALID": number}
-        command = [sys.executable, "-c", START, job.model_dump_json(), "1"]
-        started.append(subprocess.Popen(command, env=told, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE))
+        told = os.environ | slurm | count | {"SLURM_PROCID": number, "SLURM_LOCALID": number}
+        started.append(start(job, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=told))
     return started
 
 
@@ -117,7 +116,7 @@ def snapshot(running: subprocess.Popen[bytes], out: Path, copy: Path) -> str:
 
 
 def fails(error: Exception) -> Callable[..., NoReturn]:
-    def fail(*_: object) -> NoReturn:
+    def fail(*_: object, **__: object) -> NoReturn:
         raise error
 
     return fail

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fglfast.shards.description import read_description
+from fglfast.shards.index import Index, SyntheticImages, read_index
+
 CLASSES = ("red stripes", "green bars", "blue dots")
 SIZE = 16
 
@@ -40,17 +43,21 @@ def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
             tar.addfile(info, io.BytesIO(content))
 
 
+def sample(key: int | str, image: bytes, label: bytes, kind: str = "png") -> list[tuple[str, bytes]]:
+    """An image as it lies in a shard."""
+    name = f"{key:09d}" if isinstance(key, int) else key
+    return [(f"{name}.{kind}", image), (f"{name}.cls", label), (f"{name}.json", b"{}")]
+
+
 def write_synthetic(folder: Path, per_class: int = 40, shards: int = 3, **facts: Any) -> Path:
     """A whole data set folder; `facts` overrule what dataset.json says."""
     folder.mkdir(parents=True, exist_ok=True)
     images = [(label, number) for number in range(per_class) for label in range(len(CLASSES))]
     for shard, part in enumerate(np.array_split(np.array(images), shards)):
-        members = []
+        members: list[tuple[str, bytes]] = []
         for key, (label, number) in enumerate(part.tolist()):
             kind = "webp" if shard == 1 else "png"
-            members.append((f"{key:09d}.{kind}", encoded(picture(label, number), kind)))
-            members.append((f"{key:09d}.cls", str(label).encode()))
-            members.append((f"{key:09d}.json", json.dumps({"seed": 0}).encode()))
+            members += sample(key, encoded(picture(label, number), kind), str(label).encode(), kind)
         write_tar(folder / f"train-{shard:06d}.tar", members)
     content = {
         "format_version": 1,
@@ -63,3 +70,15 @@ def write_synthetic(folder: Path, per_class: int = 40, shards: int = 3, **facts:
     }
     (folder / "dataset.json").write_text(json.dumps(content | facts))
     return folder
+
+
+def index_of(folder: Path) -> Index:
+    return read_index(folder, read_description(folder))
+
+
+def images_of(folder: Path, size: int = SIZE) -> SyntheticImages:
+    return SyntheticImages(index_of(folder), SIZE, size)
+
+
+def change_json(path: Path, **keys: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))

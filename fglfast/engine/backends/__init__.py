@@ -107,7 +107,7 @@ def chosen(name: str, precision: str) -> list[str]:
     """
     if name == "auto":
         having = [other for other in installed() if resolved(other, precision) in _backend(other).precisions]
-        having = [other for other in having if not _slow(other, precision) and not _behind(other, precision)]
+        having = [other for other in having if not _slow(other, precision)]
     elif resolved(name, precision) in find_backend(name).precisions:
         having = [name]
     else:
@@ -234,14 +234,14 @@ def _slow(name: str, precision: str) -> bool:
     return name == "torch-compile" or (name == "torch" and precision == "int8")
 
 
-def _behind(name: str, precision: str) -> bool:
-    """Whether another backend is known to be faster than one here, so that "auto" saves the half minute of exporting.
+def behind(name: str, precision: str) -> bool:
+    """Whether another backend is known to be faster than one here, so that "auto" tries this one only if that fails.
 
-    On x86 processors a UNet pass takes ONNX Runtime 1.3 times as long as OpenVINO in float32, and twice as long as
-    OpenVINO's in bfloat16 (`benchmarks/RESULTS.md`).
+    On x86 processors a UNet pass takes ONNX Runtime 1.3 times as long as OpenVINO in float32 and twice as long as
+    OpenVINO's in bfloat16, PyTorch 1.5 to 1.9 and 1.9 to 2.4 times (`benchmarks/RESULTS.md`).
     """
-    ahead = platform.machine().lower() in X86 and precision in ("auto", *_backend("openvino").precisions)
-    return name == "onnxruntime" and not torch.cuda.is_available() and ahead and missing("openvino") is None
+    here = platform.machine().lower() in X86 and not torch.cuda.is_available() and missing("openvino") is None
+    return here and name in ("onnxruntime", "torch") and precision in _backend("openvino").precisions
 
 
 def _backend(name: str) -> Backend:

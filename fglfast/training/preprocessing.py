@@ -1,0 +1,66 @@
+"""How an image is prepared for a global model, in transformers' words: written beside the model, checked with it."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from fglfast.base.errors import BadInputError
+from fglfast.generator.configs import read_config
+from fglfast.images.decoding import MOST_SIDE
+
+PROCESSOR = "preprocessor_config.json"
+MODEL_HINT = "name a folder written by train"
+# Steps that are ours or not at all; one that is absent or null is the processor's own.
+STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+
+
+def processor_config(image_size: int) -> dict[str, Any]:
+    """The image processor for a side in pixels: bicubic resize, then x / 127.5 - 1, as `augment.normalise` has it."""
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": image_size, "width": image_size},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "do_convert_rgb": True,
+    }
+
+
+def read_image_size(model_dir: Path) -> int:
+    """Side in pixels of the images that a saved classifier was trained at.
+
+    Raises:
+        BadInputError: the folder holds no classifier, or one whose processor makes of an image what ours does not: it
+            would be judged on other pixels than it learned from.
+    """
+    path = model_dir / PROCESSOR
+    if not model_dir.is_dir():
+        raise BadInputError(f"{model_dir}: there is no such folder", MODEL_HINT)
+    try:
+        content = read_config(path)
+        height, width = content["size"]["height"], content["size"]["width"]
+        scaling = [content[key] for key in ("image_mean", "image_std")]
+    except (BadInputError, KeyError, TypeError) as error:
+        raise BadInputError(
+            f"{model_dir} holds no image classifier: {path.name} is missing or has no size", MODEL_HINT
+        ) from error
+    if not isinstance(height, int) or not 1 <= height <= MOST_SIDE or height != width:
+        raise BadInputError(f"{path}: images of {height!r} by {width!r} pixels are not square", MODEL_HINT)
+    ours = processor_config(height)
+    if scaling != [ours[key] for key in ("image_mean", "image_std")]:
+        raise BadInputError(
+            f"{path}: the model does not take pixels from -1 to 1, as those that train writes do", MODEL_HINT
+        )
+    for key in STEPS:
+        if (said := content.get(key)) not in (None, wanted := ours.get(key, False)):
+            raise BadInputError(f"{path}: {key} is {said!r}, and images are prepared with {wanted!r}", MODEL_HINT)
+    factor = content.get("rescale_factor")
+    if factor is not None and not (
+        isinstance(factor, int | float) and math.isclose(factor, ours["rescale_factor"], rel_tol=1e-4)
+    ):
+        raise BadInputError(f"{path}: rescale_factor is {factor!r}, and pixels are divided by 255", MODEL_HINT)
+    return height
