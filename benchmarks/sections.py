@@ -237,17 +237,19 @@ SECTIONS = {
     ),
     "server-seconds": Section(
         "A server's seconds",
-        "`fglfast demo` from nothing: engines exported and compiled, 300 images a class drawn by `mini-few`, a classifier "
-        "trained at 64x64 as each version does by itself (this one `resnet10-narrow`, 14 epochs; a56b522 "
-        "`resnet18-narrow`, 20), judged on 5,000 real test images; then `embed`, `inspect` and `evaluate` of 100 images. "
-        "Versions in turn; what was before runs once. Imports, clients and judging are in the whole command alone.",
+        "`fglfast demo` from nothing: engines exported and compiled, 300 images a class drawn by `mini-few`, a "
+        "classifier trained at 64x64 as each version does by itself (this one `resnet10-narrow`, 14 epochs; a56b522 "
+        "`resnet18-narrow`, 20), judged on 5,000 real test images; then `embed`, `inspect` and `evaluate` of 100 "
+        "images. Versions in turn; what was before runs once. Imports, clients and judging are in the whole command "
+        "alone.",
         speed_columns.server_seconds,
     ),
     "demo-training": Section(
         "The demo's training",
         "Classifiers at 64x64, trained on three data sets of `fglfast demo` in turn, judged on the 30,000 private "
-        "images of Fashion-MNIST, which the generator does not know and the demo's test leaves out. The demo's settings "
-        "were chosen on these data sets, by such images; what they reach on the test images, the table above tells.",
+        "images of Fashion-MNIST, which the generator does not know and the demo's test leaves out. The demo's "
+        "settings were chosen on these data sets, by such images; what they reach on the test images, the table above "
+        "tells.",
         speed_columns.demo_training,
     ),
     "half": Section(

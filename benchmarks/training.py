@@ -67,7 +67,7 @@ def _loops(settings: TrainSettings, side: int, steps: int) -> Iterator[dict[str,
         pixels = torch.randint(0, 256, (images, 3, side, side), dtype=torch.uint8, device=world.device)
         labels = torch.randint(0, len(CLASSES), (images,))
         rows = torch.arange(images).numpy()
-        data = TrainingData(pixels, labels, side, rows, rows[:0])
+        data = TrainingData(pixels, labels, side, rows)
         engine = start_engine(Job(synthetic=Path(), out=Path(), settings=settings), CLASSES, data, world)
         plain = _Plain(settings, data, world)
         ours = Augmentation(side, settings.crop_padding, settings.flip, settings.erasing)

@@ -10,6 +10,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fglfast.base.errors import BadInputError
+from fglfast.base.files import write_atomic
 from fglfast.base.untrusted import MOST_KEYS, json_object, read_bytes, toml_table
 
 M = TypeVar("M", bound=BaseModel)
@@ -62,6 +63,10 @@ class Settings(BaseModel):
             raise BadInputError(f"{path}: cannot be read ({error.strerror})", found) from error
         except ValidationError as error:
             raise BadInputError(f"{path}: {first_problem(error)}", hint or "run it again with this version") from error
+
+    def save(self, path: Path) -> None:
+        """Write it as the JSON that `from_json` reads, whole or not at all."""
+        write_atomic(path, self.model_dump_json(indent=2) + "\n")
 
     def to_toml(self) -> str:
         """The settings as TOML; keys that are None are left out."""

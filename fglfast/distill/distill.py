@@ -258,13 +258,13 @@ def _save(teacher: Path, unets: Sequence[UNet2DConditionModel], blocks: Blocks, 
         for place in reversed(places(teacher)):  # its own files over those it shares
             shutil.copytree(place, unfinished, dirs_exist_ok=True, ignore=_left)
         if blocks.boundaries:
-            write_atomic(unfinished / BLOCKS, blocks.model_dump_json() + "\n")
+            blocks.save(unfinished / BLOCKS)
         for folder, unet in zip(blocks.folders(unfinished), unets, strict=True):
             unet.register_to_config(_name_or_path=name_of(teacher))  # not where it lay
             unet.half().save_pretrained(folder / "unet", safe_serialization=True)
             if folder != unfinished:
                 shutil.copyfile(unfinished / INDEX, folder / INDEX)
-        write_atomic(unfinished / "student.json", found.model_dump_json(indent=2) + "\n")
+        found.save(unfinished / "student.json")
 
 
 def _left(folder: str, names: list[str]) -> set[str]:

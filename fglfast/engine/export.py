@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fglfast.engine.attention import install
 from fglfast.engine.conversion import convert
 from fglfast.engine.exported import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs
-from fglfast.engine.fusions import Counts, Exported, counting, multi_head_attention
+from fglfast.engine.fusions import FILE, Counts, Exported, counting, multi_head_attention
 from fglfast.generator.load import Generator, XLUNetPart
 from fglfast.generator.shapes import Shapes
 
@@ -45,7 +45,7 @@ def export(generator: Generator, shapes: Shapes, folder: Path, route: Route | No
         with counting(network) as modules[name]:
             export_one(network if dtype == torch.float32 else Narrow(network, dtype), inputs, folder / name, route)
     half = (name for name in modules if dtype_of(name, generator, torch.float16) == torch.float16)
-    Exported(modules=modules, float16=tuple(half)).save(folder)
+    Exported(modules=modules, float16=tuple(half)).save(folder / FILE)
 
 
 def _routed(network: nn.Module, dtype: torch.dtype, route: Route) -> nn.Module:

@@ -32,10 +32,6 @@ class Exported(Settings):
     modules: dict[str, Counts]
     float16: tuple[str, ...]
 
-    def save(self, folder: Path) -> None:
-        """Write it into the folder of the networks."""
-        (folder / FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
     @classmethod
     def load(cls, folder: Path) -> "Exported":
         """Read it.

@@ -16,7 +16,7 @@ from fglfast.base.files import exclusive, lock_of, put_in_place, unfinished_fold
 from fglfast.engine import backends
 from fglfast.engine.exports import export_folder, export_for
 from fglfast.engine.finding import Made, Source, checked, require_writable, sound, turn, unwritable
-from fglfast.engine.manifest import Key, Manifest, file_hashes
+from fglfast.engine.manifest import FILE, Key, Manifest, file_hashes
 from fglfast.engine.parity import Errors, measure, require
 from fglfast.engine.trajectory import Reference, Trajectory
 from fglfast.engine.yardstick import eager_errors, float32_run
@@ -161,7 +161,7 @@ def finished(draft: Draft, source: Source, ready: Ready) -> Made:
         files=file_hashes(draft.folder),
         seconds=round(time.monotonic() - draft.started, 2),
     )
-    manifest.save(draft.folder)
+    manifest.save(draft.folder / FILE)  # the last file of an engine
     put_in_place(draft.folder, folder)
     return Made(folder, manifest, networks, cached=False)
 

@@ -62,10 +62,6 @@ class Manifest(Settings):
     files: dict[str, str]
     seconds: float
 
-    def save(self, engine: Path) -> None:
-        """Write the manifest; it is the last file of an engine."""
-        (engine / FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
 
 def read_manifest(engine: Path) -> Manifest:
     """Read and check the manifest of an engine's folder.

@@ -80,7 +80,7 @@ def eager_errors(reference: Reference, run: Trajectory, key: Key, engines: Path)
         found = _known(path)
         if found is None:
             found = _where_it_fits(partial(_lost, reference, run, dtype))
-            write_atomic(path, found.model_dump_json() + "\n")
+            found.save(path)
     return found
 
 

@@ -74,7 +74,7 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
         machine=machine_facts(device_name()),
         versions=package_versions(),
     )
-    write_atomic(out / "arena.json", arena.model_dump_json(indent=1) + "\n")
+    arena.save(out / "arena.json")
     return arena
 
 

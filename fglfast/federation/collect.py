@@ -98,7 +98,7 @@ def collect_payloads(
         seconds=spent["client_seconds"],
         members=tuple(door.members),
     )
-    write_atomic(done, collected.model_dump_json() + "\n")
+    collected.save(done)
     return collected
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from fglfast.base.console import note
-from fglfast.base.files import write_atomic
 from fglfast.federation.federation import Federation
 from fglfast.federation.grid import Meter
 from fglfast.federation.records import RoundRow
@@ -63,7 +62,7 @@ def uploaded_models(federation: Federation, fresh: Weights, folder: Path) -> tup
             write_weights(found[name], folder / f"client-{number:04d}.safetensors")
         silent = (None,) * len(federation.members.all)
         row = RoundRow(round=0, accuracy=None, worst_client=None, by_client=silent, clients=len(found), **spent)
-        write_atomic(file, row.model_dump_json(indent=1) + "\n")
+        row.save(file)
     return [load_file(path) for path in _files(folder)], RoundRow.model_validate_json(file.read_bytes())
 
 

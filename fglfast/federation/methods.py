@@ -18,7 +18,7 @@ from torch import nn
 
 from fglfast.base.console import note
 from fglfast.base.errors import FglError
-from fglfast.base.files import file_digest, write_atomic
+from fglfast.base.files import file_digest
 from fglfast.federation import wire
 from fglfast.federation.alone import public_only, server_only
 from fglfast.federation.collect import (
@@ -96,7 +96,7 @@ class SeededExperiment:
                 federation, left_out = self._federation(grids[0], method), result.rows[-1].left_out
                 said = federation.adapt(weights, prototypes, self.experiment.adapt, left_out) if prototypes else None
                 result = result.model_copy(update={"adapted": said})
-        write_atomic(folder / "result.json", result.model_dump_json(indent=1) + "\n")
+        result.save(folder / "result.json")
         return result
 
     def deliver(self, grid: CountedGrid, method: Method) -> int:
@@ -240,7 +240,7 @@ class SeededExperiment:
             }
             weights = load_file(made.trained.model / WEIGHTS)
             row = self._federation(grid, "fgl").judge(weights, 0, milestone=True).model_copy(update=spent)
-            write_atomic(path, row.model_dump_json(indent=1) + "\n")
+            row.save(path)
         return load_file(self.shot / "model" / WEIGHTS), RoundRow.model_validate_json(path.read_bytes())
 
     def _tuned(self, folder: Path, weights: Weights, number: int) -> Weights:

@@ -8,7 +8,7 @@ import torch
 from fglfast.federation.experiment import Experiment
 from fglfast.images.dataset import read_dataset
 from fglfast.shards.description import read_description
-from fglfast.shards.index import SyntheticImages, read_index
+from fglfast.shards.index import read_images
 from fglfast.training.batches import TrainingData, generator
 
 MOST = 512  # images are enough to see that an average is ruined
@@ -25,11 +25,9 @@ def own_images(experiment: Experiment, class_names: tuple[str, ...], synthetic: 
 
 
 def _synthetic(folder: Path, size: int) -> TrainingData:
-    description = read_description(folder)
-    index = read_index(folder, description)
-    rows = _rows(len(index))
-    pixels, every = SyntheticImages(index, description.image_size, size)[rows], np.arange(len(rows))
-    return TrainingData(pixels, torch.from_numpy(index.labels[rows]), size, every, every[:0])
+    images = read_images(folder, read_description(folder), size)
+    rows = _rows(len(images))
+    return TrainingData(images[rows], torch.from_numpy(images.index.labels[rows]), size, np.arange(len(rows)))
 
 
 def _rows(count: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":

@@ -152,5 +152,5 @@ def write_kit(model: Path, out: Path, name: str, image_size: int, weights: bool 
                 shutil.copyfile(path, unfinished / file)
         if prompts.exists():
             shutil.copyfile(prompts, unfinished / prompts.name)
-        (unfinished / FILE).write_text(kit.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        kit.save(unfinished / FILE)
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fglfast.base.files import claim, write_atomic
+from fglfast.base.files import claim
 from fglfast.base.machine import machine_facts, package_versions
 from fglfast.client.embed import embed
 from fglfast.engine.recipe import find_recipe
@@ -48,7 +48,7 @@ def run_demo(asked: Demo, out: Path) -> RunRecord:
     shot = one_shot(merged, asked, asked.seed, out, out / "engines", stages)
     evaluated = stages.run("evaluate", f"{len(test)} real test images", lambda: evaluate(shot.trained.model, test))
     record = _record(asked, private, clients, shot, evaluated, stages)
-    write_atomic(out / "run.json", record.model_dump_json(indent=2) + "\n")
+    record.save(out / "run.json")
     return record
 
 

@@ -17,7 +17,7 @@ from fglfast.base.wording import some
 from fglfast.images.labelled import LabelledImages
 from fglfast.pipeline.scaling import Pilot, transport_distance
 from fglfast.shards.description import read_description
-from fglfast.shards.index import SyntheticImages, read_index
+from fglfast.shards.index import read_images
 from fglfast.training.batches import TrainingData, generator, read_pixels
 from fglfast.training.in_memory import trained
 from fglfast.training.predict import features, predict
@@ -90,10 +90,10 @@ class Pool:
     def of(cls, folder: Path, images_per_class: int, size: int) -> "Pool":
         """Read so many images of each class of a data set that holds them."""
         description = read_description(folder)
-        index = read_index(folder, description)
-        rows = np.arange(images_per_class * len(np.unique(index.labels)))
-        pixels_N3SS = SyntheticImages(index, description.image_size, size)[rows]
-        return cls(pixels_N3SS, index.labels[rows], description.class_names, images_per_class)
+        images = read_images(folder, description, size)
+        labels = images.index.labels
+        rows = np.arange(images_per_class * len(np.unique(labels)))
+        return cls(images[rows], labels[rows], description.class_names, images_per_class)
 
     @cached_property
     def present(self) -> Rows:
@@ -122,9 +122,7 @@ class Pool:
         """A classifier trained on some rows, to its end: a few images are seen more often."""
         batch = min(settings.batch_size, len(rows))
         epochs = max(settings.epochs, -(-LEAST_STEPS // (len(rows) // batch)))
-        data = TrainingData(
-            self.pixels_N3SS, torch.from_numpy(self.labels_N), self.pixels_N3SS.shape[-1], rows, rows[:0]
-        )
+        data = TrainingData(self.pixels_N3SS, torch.from_numpy(self.labels_N), self.pixels_N3SS.shape[-1], rows)
         return trained(data, self.class_names, settings.model_copy(update={"batch_size": batch, "epochs": epochs}))
 
 

@@ -18,7 +18,6 @@ from pydantic import Field
 from fglfast.base.config import Settings
 from fglfast.base.console import note
 from fglfast.base.errors import UsageError
-from fglfast.base.files import write_atomic
 from fglfast.base.wording import differences
 from fglfast.engine.build import Engine
 from fglfast.images.labelled import LabelledImages
@@ -186,7 +185,7 @@ def synthesize_until(
             break
         pool = Pool.of(out, record.images_per_class or pilot_images, side)
         record = _learned(record, pool, judges or pool.judges(), lambda: seconds_per_image(engine, settings.sampling))
-        write_atomic(out / RECORD, record.model_dump_json(indent=2) + "\n")
+        record.save(out / RECORD)
         for line in record.words:
             note(line)
     return done, record
@@ -240,7 +239,7 @@ def _begun(out: Path, asked: Stopping) -> Stopping:
     check_folder(out)
     if not (out / RECORD).exists():
         out.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / RECORD, asked.model_dump_json(indent=2) + "\n")
+        asked.save(out / RECORD)
         return asked
     there, found = Stopping.from_json(out / RECORD), {"pilots", "seconds_per_image", "images_per_class", "curve"}
     if differing := differences(*(one.model_dump(mode="json", exclude=found) for one in (there, asked))):

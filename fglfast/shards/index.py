@@ -142,3 +142,13 @@ class SyntheticImages:
         if rgb.size != (self.image_size, self.image_size):
             rgb = rgb.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+
+
+def read_images(folder: Path, description: Description, side: int | None = None) -> SyntheticImages:
+    """The images of a data set, at a side in pixels or at their own; their labels are in the index.
+
+    Raises:
+        IncompleteError, BadInputError: as `read_index`.
+    """
+    own = description.image_size
+    return SyntheticImages(read_index(folder, description), own, side or own)

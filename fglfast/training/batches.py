@@ -6,7 +6,7 @@ Everything random is keyed by (seed, epoch, step, rank), so any step can be foun
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -110,14 +110,14 @@ class TrainingData:
         labels: class of each [N].
         size: side of an image in pixels.
         train: rows to learn from.
-        held_out: rows to judge with; may be none.
+        held_out: rows to judge with; none unless given.
     """
 
     pixels: Pixels
     labels: Tensor
     size: int
     train: Rows
-    held_out: Rows
+    held_out: Rows = field(default_factory=lambda: np.array([], dtype=np.int64))
 
     @classmethod
     def of(cls, dataset: LabelledImages, size: int, validation_share: float, seed: int) -> "TrainingData":

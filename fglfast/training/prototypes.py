@@ -20,7 +20,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.base.files import write_atomic
 from fglfast.base.untrusted import loading, read_bytes
 from fglfast.shards.description import read_description
-from fglfast.shards.index import Rows, SyntheticImages, read_index
+from fglfast.shards.index import Rows, read_images
 from fglfast.shards.keep import left_out
 from fglfast.training.batches import Pixels
 from fglfast.training.model import head_of, remove
@@ -102,10 +102,9 @@ def synthetic_prototypes(model: PreTrainedModel, synthetic: Path, size: int) -> 
     known = tuple(numbered[label] for label in range(len(numbered)))
     if description.class_names != known:
         raise BadInputError(f"{synthetic}: its classes are not the model's", "give the images that it learned from")
-    index = read_index(synthetic, description)
-    kept = np.setdiff1d(np.arange(len(index)), left_out(synthetic, description))
-    images = SyntheticImages(index, description.image_size, size)
-    return prototypes_of(model, images, torch.from_numpy(index.labels), kept)
+    images = read_images(synthetic, description, size)
+    kept = np.setdiff1d(np.arange(len(images)), left_out(synthetic, description))
+    return prototypes_of(model, images, torch.from_numpy(images.index.labels), kept)
 
 
 def save_prototypes(prototypes: Prototypes, folder: Path) -> None:

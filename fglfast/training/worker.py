@@ -18,7 +18,7 @@ from fglfast.base.limits import as_limit
 from fglfast.base.wording import first_line
 from fglfast.base.writable import CARD
 from fglfast.shards.description import Description, read_description
-from fglfast.shards.index import SyntheticImages, read_index
+from fglfast.shards.index import SyntheticImages, read_images
 from fglfast.shards.keep import places_left_out
 from fglfast.training.arch_trial import check_takes
 from fglfast.training.batches import TrainingData, split
@@ -84,17 +84,16 @@ def load_data(job: Job, description: Description) -> tuple[SyntheticImages, Trai
         UsageError: there are fewer images to train on than one batch holds.
         BadInputError, IncompleteError: the folder is not a whole synthetic data set.
     """
-    settings, index = job.settings, read_index(job.synthetic, description)
-    kept = np.setdiff1d(np.arange(len(index)), places_left_out(job.synthetic, description, settings.keep))
-    train, held_out = (kept[rows] for rows in split(index.labels[kept], settings.validation_share, settings.seed))
+    settings, images = job.settings, read_images(job.synthetic, description, job.settings.image_size)
+    labels = images.index.labels
+    kept = np.setdiff1d(np.arange(len(images)), places_left_out(job.synthetic, description, settings.keep))
+    train, held_out = (kept[rows] for rows in split(labels[kept], settings.validation_share, settings.seed))
     if len(train) < settings.batch_size:
         raise UsageError(
             f"batch_size {settings.batch_size} is more than the {len(train)} images to train on",
             "choose a smaller batch_size, or synthesize more images",
         )
-    size = settings.image_size or description.image_size
-    images = SyntheticImages(index, description.image_size, size)
-    return images, TrainingData(images, torch.from_numpy(index.labels), size, train, held_out)
+    return images, TrainingData(images, torch.from_numpy(labels), images.image_size, train, held_out)
 
 
 def start_engine(job: Job, class_names: tuple[str, ...], data: TrainingData, world: World) -> Any:

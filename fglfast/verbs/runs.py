@@ -223,7 +223,7 @@ def audit(
 
     The attacks: membership inference, inversion of uploads, and synthetic images that are copies of private ones.
     """
-    from fglfast.base.files import sole, write_atomic
+    from fglfast.base.files import sole
     from fglfast.base.writable import usable_folder
     from fglfast.lab.audit.opened import open_run
 
@@ -251,7 +251,7 @@ def audit(
             found, pairs = audit_files(files)
         from fglfast.report.audit_page import write_page
 
-        write_atomic(folder / "audit.json", found.model_dump_json(indent=1) + "\n")
+        found.save(folder / "audit.json")
         write_page(found, pairs, folder / "audit.html")
     page = folder / "audit.html"
     lines = [

@@ -62,7 +62,6 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure how fast this machine draws, encodes and trains, and what share of its ceiling that is."""
-    from fglfast.base.files import write_atomic
     from fglfast.base.writable import usable_file
 
     for file, kind in ((out, "result of fglfast bench"), (report, "page of fglfast")):
@@ -81,7 +80,7 @@ def bench(
     for file in filter(None, (out, report)):
         file.parent.mkdir(parents=True, exist_ok=True)
     if out:
-        write_atomic(out, record.model_dump_json(indent=2) + "\n")
+        record.save(out)
     if report:
         write_page(record, shlex.join(["fglfast", *sys.argv[1:]]), report)
     if as_json:

@@ -18,7 +18,7 @@ from fglfast.engine.backends.ort import CPU, CUDA, TENSORRT
 from fglfast.engine.build import build_engine
 from fglfast.engine.exported import DECODER, PROJECTION, TEXT, UNET, Route
 from fglfast.engine.exports import export_folder
-from fglfast.engine.fusions import Exported
+from fglfast.engine.fusions import FILE, Exported
 
 BOTH = {TENSORRT, CUDA}
 
@@ -203,7 +203,7 @@ def test_a_graph_that_stays_wide_is_not_narrowed_by_tensorrt(
     folder = exports(Route(precision="float16"))
     _gpu(monkeypatch, TENSORRT, CUDA, CPU)
     shutil.copytree(folder, tmp_path / "engine")
-    Exported(modules={}, float16=(UNET,)).save(tmp_path / "engine")
+    Exported(modules={}, float16=(UNET,)).save(tmp_path / "engine" / FILE)
     build = ort_recipe.build("onnxruntime", "float16")
     for name in (UNET, DECODER):
         backend._tensorrt_session(tmp_path / "engine" / name, build, engine.shapes)

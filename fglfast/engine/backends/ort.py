@@ -19,7 +19,7 @@ from fglfast.engine.backends import Backend, missing
 from fglfast.engine.backends.ort_graph import optimized, save
 from fglfast.engine.backends.trt import static_shapes, timing_cache
 from fglfast.engine.exported import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs, link
-from fglfast.engine.fusions import Exported, count, require
+from fglfast.engine.fusions import FILE, Exported, count, require
 from fglfast.engine.networks import Networks, in_chunks, staying
 from fglfast.engine.recipe import Build
 from fglfast.generator.shapes import Shapes
@@ -61,7 +61,7 @@ class OnnxRuntimeBackend(Backend):
         """
         exported, fused = Exported.load(onnx), {}
         if TENSORRT in providers():
-            exported.save(engine)  # its sessions are told which graphs are float16
+            exported.save(engine / FILE)  # its sessions are told which graphs are float16
         for name in example_inputs(shapes, 1):
             if TENSORRT in providers():
                 link(onnx / name, engine)

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from fglfast.base.config import Settings
 from fglfast.base.errors import BadInputError
-from fglfast.base.files import write_atomic
 from fglfast.base.untrusted import loading
 from fglfast.generator.configs import read_optional
 from fglfast.generator.learning.fitting import Fit, FitSettings
@@ -142,7 +141,7 @@ def save_label_flow(flow: LabelFlow, class_names: Sequence[str], shape: Sequence
     folder = model / FOLDER
     folder.mkdir()
     known = LabelFlowConfig(class_names=tuple(class_names), channels=shape[0], side=shape[1])
-    write_atomic(folder / CONFIG, known.model_dump_json(indent=2) + "\n")
+    known.save(folder / CONFIG)
     halves = {name: weights.detach().cpu().half().contiguous() for name, weights in flow.state_dict().items()}
     save_file(halves, folder / WEIGHTS)
 

@@ -17,7 +17,7 @@ from fglfast.base.config import Settings
 from fglfast.lab.audit.roc import Interval, share
 from fglfast.lab.nearest import nearest
 from fglfast.shards.description import read_description
-from fglfast.shards.index import SyntheticImages, read_index
+from fglfast.shards.index import read_images
 from fglfast.training.batches import generator
 from fglfast.training.evaluate import open_classifier
 from fglfast.training.predict import features
@@ -94,9 +94,8 @@ def find_copies(
         BadInputError, IncompleteError: a folder cannot be used.
     """
     model, _, size = open_classifier(judge)
-    description = read_description(synthetic)
-    index = read_index(synthetic, description)
-    synthetic_K3SS = SyntheticImages(index, description.image_size, size)[range(len(index))]
+    images = read_images(synthetic, read_description(synthetic), size)
+    synthetic_K3SS = images[range(len(images))]
     pixels = (synthetic_K3SS, private_N3SS, held_out_M3SS)
     made, private, held_out = (Images(some, features(model, some)) for some in pixels)
     return search(made, private, held_out)

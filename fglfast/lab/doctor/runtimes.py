@@ -56,7 +56,7 @@ def _backend(name: str, precision: str = "float32") -> str:
 
     from fglfast.engine.backends import find_backend, versions
     from fglfast.engine.exported import UNET, example_inputs
-    from fglfast.engine.fusions import Exported
+    from fglfast.engine.fusions import FILE, Exported
     from fglfast.engine.recipe import Recipe
     from fglfast.generator.load import read_shapes
     from fglfast.generator.parts import bundled
@@ -72,7 +72,7 @@ def _backend(name: str, precision: str = "float32") -> str:
         engine.mkdir()
         for file, inputs in examples.items() if backend.needs_export else ():
             _write_stand_in(inputs, exported / file, backend.route(precision).openvino)
-        Exported(modules={}, float16=()).save(exported)
+        Exported(modules={}, float16=()).save(exported / FILE)
         backend.compile(build, shapes, exported, engine)
         output = backend.load(build, shapes, model, engine).denoise(*examples[UNET].values())
     if len(output) != build.unet_batch or not torch.isfinite(output).all():

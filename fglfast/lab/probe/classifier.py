@@ -34,7 +34,7 @@ class Classifier:
             channels_last=False,
         )
         rows = np.arange(len(labels_N))
-        data = TrainingData(_seen(pixels_NSS3), torch.from_numpy(labels_N), SIDE, train=rows, held_out=rows[:0])
+        data = TrainingData(_seen(pixels_NSS3), torch.from_numpy(labels_N), SIDE, train=rows)
         self.model = trained(data, [str(label) for label in range(classes)], settings, name)
 
     def features(self, pixels_NSS3: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from fglfast.base.errors import BadInputError
 from fglfast.images.labelled import LabelledImages
 from fglfast.lab.survey.alike import PAIRS, AlikePair, copies, thumbnail, twins
 from fglfast.shards.description import Description, read_description
-from fglfast.shards.index import SyntheticImages, read_index
+from fglfast.shards.index import read_images
 from fglfast.shards.keep import left_out
 from fglfast.shards.tar import UNDECODABLE, Sample, decode_image, read_samples, shard_name
 from fglfast.synthesis.drawn import Drawn
@@ -152,11 +152,10 @@ def survey(folder: Path, against: LabelledImages | None = None, most: int = MOST
         BadInputError: the folder is no data set of this version, or a shard is missing or damaged.
     """
     description = read_description(folder)
-    index = read_index(folder, description)
+    images = read_images(folder, description)
     places = _spread(description.images, most)
     seen = _read(folder, description, set(places.tolist()))
     labels, size = np.array(seen.labels), description.image_size
-    images = SyntheticImages(index, size, size)
     own = twins(np.stack(seen.thumbnails))
     out = left_out(folder, description)
     lowest = out[np.argsort(np.array(seen.scores)[out], kind="stable")][:PAIRS].tolist()
@@ -164,7 +163,7 @@ def survey(folder: Path, against: LabelledImages | None = None, most: int = MOST
     found = copies(np.stack(seen.thumbnails), others, size) if others else []
 
     def at(place: int) -> tuple[NDArray[np.uint8], str]:
-        name = description.class_names[index.labels[place]]
+        name = description.class_names[images.index.labels[place]]
         return images[place].permute(1, 2, 0).numpy(), name
 
     def drawn(k: int) -> tuple[NDArray[np.uint8], str]:

@@ -63,7 +63,7 @@ def tune(
         if settings.curve:
             tuned = foretold(tuned, engine, merged, validation, sweep.data, out / "pilots")
         shutil.rmtree(out / "work", ignore_errors=True)
-    write_atomic(out / "tune.json", tuned.model_dump_json(indent=2) + "\n")
+    tuned.save(out / "tune.json")
     write_atomic(out / "recipe.toml", tuned.tuned_recipe().to_toml())
     return tuned
 
@@ -145,7 +145,7 @@ class _Sweep:
             note(f"{candidate.words}: {'the cheapest, it comes first' if guess is None else f'about {guess:.0f} s'}")
             measured = self._measure(candidate)
             self.done[candidate.name] = trial = trial.model_copy(update={"measured": measured})
-            write_atomic(self.finished / f"{candidate.name}.json", trial.model_dump_json(indent=2) + "\n")
+            trial.save(self.finished / f"{candidate.name}.json")
             note(f"{candidate.words}: accuracy {measured.accuracy:.1%}, {measured.server_seconds:.1f} s")
         for trial in self._open():
             note(f"{trial.candidate.words}: not run: its {trial.seconds:.0f} s or so are more than the budget leaves")
