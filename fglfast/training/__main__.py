@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fglfast.base.console import hushed, quiet_libraries
 from fglfast.base.errors import ExitCode, FglError
+from fglfast.base.extras import missing_extra
 from fglfast.base.limits import as_limit
 from fglfast.base.ranks import find_rank, show_gpu
 from fglfast.training.settings import Job
@@ -32,7 +33,8 @@ def work(job_file: Path) -> None:
     except Exception as error:
         last = (str(error).strip().splitlines() or ["no message"])[-1]
         failed = FglError(f"training failed: {type(error).__name__}: {last}")
-        told = error if isinstance(error, FglError) else as_limit(error, str(job.out)) or failed
+        known = missing_extra(error, "server", "fglfast train") or as_limit(error, str(job.out))
+        told = error if isinstance(error, FglError) else known or failed
         raise type(told)(f"{told.message.splitlines()[-1]}\n{told.hint}") from error
 
 

@@ -8,7 +8,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure, rec
 from training_runs import fails, settings_for
 from training_samples import sample, write_synthetic, write_tar
 
-from fglfast.base.errors import BadInputError, ExitCode, FglError, UsageError
+from fglfast.base.errors import BadInputError, ExitCode, FglError, MissingExtraError, UsageError
 from fglfast.training import launch, worker
 from fglfast.training.__main__ import work
 from fglfast.training.launch import train
@@ -76,6 +76,9 @@ def test_a_workers_end_is_one_line(tmp_path: Path) -> None:
     assert "status 3" in silent.message and "train.log" in silent.hint
     told = launch._failure({2: died(tmp_path, 2, rank=2, said=UsageError("no: more", "yes"))}, log, "")
     assert (type(told), told.message, told.hint) == (UsageError, "no: more", "yes")
+    lacking = ModuleNotFoundError("No module named 'deepspeed'", name="deepspeed")
+    told = launch._failure({0: died(tmp_path, 1, said=lacking)}, log, "")
+    assert type(told) is MissingExtraError and "pip install" in told.hint
 
 
 def test_a_workers_error_travels(
