@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import PositiveInt
+
 from fglfast.generator.configs import read_config
 from fglfast.generator.kinds import XL, check_kind, pipeline_name
 from fglfast.generator.parts import part
@@ -21,11 +23,11 @@ class Shapes:
         projected_width: channels of the keys and values that are made of it (E).
     """
 
-    latent: tuple[int, int, int]
-    tokens: int
-    text_length: int
-    text_width: int
-    projected_width: int
+    latent: tuple[PositiveInt, PositiveInt, PositiveInt]
+    tokens: PositiveInt
+    text_length: PositiveInt
+    text_width: PositiveInt
+    projected_width: PositiveInt
 
 
 def text_shape(folder: Path) -> tuple[int, int]:

@@ -24,6 +24,7 @@ MANIFEST: dict[str, Any] = {
         "device": "a cpu",
     },
     "model": "mini",
+    "shapes": {"latent": [4, 8, 8], "tokens": 16, "text_length": 16, "text_width": 64, "projected_width": 512},
     "parity": {
         **dict.fromkeys(ERRORS, 1e-6),
         "psnr": 90.0,
@@ -36,7 +37,8 @@ MANIFEST: dict[str, Any] = {
     "seconds": 1.5,
 }
 TYPES: dict[str, Any] = {
-    **{"model": str, "fusions": dict, "files": dict, "seconds": (int, float), "parity": dict, "key": dict}
+    **{"model": str, "shapes": dict, "fusions": dict, "files": dict, "seconds": (int, float), "parity": dict},
+    "key": dict,
 }
 
 
