@@ -1,7 +1,7 @@
 """The demo's training beside others: accuracy on many real images, and the seconds of all epochs.
 
 The images are those that `benchmarks.server_seconds` drew, three data sets, trained on in turn. The demo's settings
-were chosen on the first set, by real images too: what shows that they hold is the other two.
+were chosen on them, by such real images: what shows that they hold is the demo's accuracy on its test images.
 """
 
 import json

@@ -15,7 +15,7 @@ from fglfast.federation import wire
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.grid import CountedGrid, Meter, called
 from fglfast.federation.members import Member, tell_claims
-from fglfast.generator.shapes import text_shape
+from fglfast.generator.load import read_shapes
 from fglfast.generator.text import text_fingerprint
 from fglfast.payload import Payload, load_payload
 from fglfast.payload.claims import HONEST, excessive
@@ -182,9 +182,11 @@ class _Door:
         self.members: list[Member] = []
         self.names: dict[str, int] = {}  # node of each name that is taken, in the form in which names are told apart
         self.contents: dict[str, int] = {}  # node of each payload that nobody else can have made
-        model = find_recipe(experiment.recipe).model_folder()
+        recipe = find_recipe(experiment.recipe)
+        model = recipe.model_folder()
+        shapes = read_shapes(model, recipe.image_size)  # refused before clients are asked
         self.encoder, self.allowed = text_fingerprint(model), experiment.allowed()
-        self.shape = text_shape(model)
+        self.shape = (shapes.text_length, shapes.text_width)
         self.rows, self.embeddings = ClassRows(model, experiment.templates), _embeddings(experiment)
 
     def admit(self, node: int, content: bytes) -> None:

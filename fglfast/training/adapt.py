@@ -176,9 +176,9 @@ def adapt(
     out.mkdir(parents=True, exist_ok=True)
     remove_prototypes(out)  # an older model's: killed at any moment, none are left beside another one
     write_atomic(out / RECORD, result.model_dump_json(indent=1, exclude={"model"}) + "\n")
-    write_atomic(out / CARD, fitted_card(result))
     save_model(model, out, size)
     save_prototypes(prototypes, out)
+    write_atomic(out / CARD, fitted_card(result))
     return result
 
 

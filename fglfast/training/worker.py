@@ -53,8 +53,11 @@ def run_job(job: Job, join: Join) -> TrainResult:
     images, data = load_data(job, description)
     check_takes(job.settings.arch, description.class_names, data.size)
     with join() as world, folder.locked() if world.leads else nullcontext():
-        if world.leads:
-            folder.result_of(run)  # again: another run may have had the lock until now
+        found = folder.result_of(run) if world.leads else None  # again: another may have had the lock until now
+        if world.sum(torch.tensor(int(found is not None), device=world.device)):
+            done = found or folder.result_of(run)
+            assert done is not None
+            return done
         with environment(**offline(job)):
             engine = start_engine(job, description.class_names, data, world)
             if world.leads:

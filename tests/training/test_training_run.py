@@ -25,7 +25,7 @@ from transformers import pipeline
 from fglfast.base.errors import BadInputError, FglError, UsageError
 from fglfast.images.labelled import LabelledImages
 from fglfast.shards.description import Description, read_description
-from fglfast.training import fit, launch
+from fglfast.training import fit, launch, worker
 from fglfast.training.card import card
 from fglfast.training.evaluate import evaluate
 from fglfast.training.launch import train
@@ -166,6 +166,23 @@ def test_another_run_that_had_the_lock_first_keeps_its_model(
     with pytest.raises(UsageError, match="seed 0 there, 3 here"):
         train(synthetic, out, settings_for(tiny_arch, seed=3), 1)
     assert (out / "model.safetensors").read_bytes() == (reference.model / "model.safetensors").read_bytes()
+
+
+def test_the_same_run_that_had_the_lock_first_is_not_done_again(
+    reference: TrainResult, synthetic: Path, tiny_arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, locked = tmp_path / "model", RunFolder.locked
+
+    @contextmanager
+    def second(folder: RunFolder) -> Iterator[None]:
+        shutil.copytree(reference.model, out)
+        with locked(folder):
+            yield
+
+    monkeypatch.setattr(RunFolder, "locked", second)
+    monkeypatch.setattr(worker, "start_engine", fails(AssertionError("trained again")))
+    found = train(synthetic, out, settings_for(tiny_arch), 1)
+    assert found.already_done and found.history == reference.history and (out / "train.json").exists()
 
 
 def test_one_process_is_this_one_and_leaves_it_as_it_was(
