@@ -1,7 +1,6 @@
 """Batch sizes by measurement: larger until it is no faster, or does not fit."""
 
 import json
-import tempfile
 from pathlib import Path
 
 import psutil
@@ -9,17 +8,16 @@ import torch
 
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, FglError
-from fglfast.base.files import exclusive, lock_of, write_atomic
+from fglfast.base.files import exclusive, lock_of, unfinished_folder, write_atomic
 from fglfast.base.timing import interleaved
 from fglfast.base.untrusted import read_object
 from fglfast.engine import backends
-from fglfast.engine.build import build_engine
-from fglfast.engine.exported import DECODER, UNET
-from fglfast.engine.exports import export_folder
+from fglfast.engine.build import build_block
+from fglfast.engine.exported import DECODER, UNET, export_folder
+from fglfast.engine.finding import Source
 from fglfast.engine.manifest import Key
 from fglfast.engine.passes import decoder_pass, unet_pass
 from fglfast.engine.recipe import Build, Recipe
-from fglfast.generator.shapes import Shapes
 
 CANDIDATES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
 GAIN = 1.03  # less is noise
@@ -33,26 +31,23 @@ FIELDS = {UNET: "unet_batch", DECODER: "vae_batch"}
 def search_batches(recipe: Recipe, model: Path, engines: Path) -> Recipe:
     """The recipe with the UNet and VAE batch sizes that make the most images a second on this device.
 
-    They are measured once and remembered beside the engines, so that a resumed run draws with the same.
+    They are measured once and remembered beside the engines, so that a resumed run draws with the same. Of a model of
+    several blocks the first is measured.
 
     Args:
         recipe: its own batch sizes only serve to choose the backend and the precision, where those are "auto".
         model: the diffusers directory.
         engines: folder that holds engines by key.
     """
-    engine = build_engine(recipe, model, engines)
-    key, shapes = engine.manifest.key, engine.shapes
-    del engine  # its networks would lie beside those that are measured
+    key = build_block(recipe, model, engines).manifest.key  # and no more: it would lie beside those that are measured
     plain = key.model_copy(update={"build": key.build.model_copy(update=dict.fromkeys(FIELDS.values(), 0))})
     path = engines / f"batches-{plain.digest()}.json"
     if not path.exists():
         with exclusive(lock_of(path)):  # measuring side by side, ranks could choose differently
             if not path.exists():
-                _search(key, shapes, model, engines, path)
+                _search(key, Source(model, recipe.image_size, recipe.sampling, engines), path)
     best = _remembered(path)
-    batches = {field: best[name] for name, field in FIELDS.items()}
-    found = {"backend": key.build.backend, "precision": key.build.precision}
-    return recipe.model_copy(update=found | batches)
+    return recipe.as_built(key.build).model_copy(update={field: best[name] for name, field in FIELDS.items()})
 
 
 def _remembered(path: Path) -> dict[str, int]:
@@ -66,18 +61,23 @@ def _remembered(path: Path) -> dict[str, int]:
     return best
 
 
-def _search(key: Key, shapes: Shapes, model: Path, engines: Path, path: Path) -> None:
+def _search(key: Key, source: Source, path: Path) -> None:
     """Find the fastest batch of UNet and decoder, and write it to `path`."""
+    if backends.find_backend(key.build.backend).needs_export:  # an engine is whole without what it was compiled from
+        from fglfast.engine.export import export_for  # seconds to import, which known batches need not wait for
+        from fglfast.engine.trajectory import Reference
+
+        export_for(key, Reference(source.model, source.shapes, source.sampling), source.engines)
     best = {}
     for name in FIELDS:
-        found = _rates(name, key, shapes, model, engines)
+        found = _rates(name, key, source, path)
         best[name] = max(found, key=found.__getitem__)
         told = ", ".join(f"{batch}: {rate:.1f}" for batch, rate in found.items())
         note(f"{Path(name).stem}: {best[name]} rows a pass (rows/s at {told})")
     write_atomic(path, json.dumps(best) + "\n")
 
 
-def _rates(name: str, key: Key, shapes: Shapes, model: Path, engines: Path) -> dict[int, float]:
+def _rates(name: str, key: Key, source: Source, path: Path) -> dict[int, float]:
     """Rows a second of a network at every candidate that was worth trying and fitted; the other's batch is small.
 
     Raises:
@@ -87,9 +87,9 @@ def _rates(name: str, key: Key, shapes: Shapes, model: Path, engines: Path) -> d
     for batch in CANDIDATES:
         before = psutil.virtual_memory().available
         build = key.build.model_copy(update={**dict.fromkeys(FIELDS.values(), CANDIDATES[0]), FIELDS[name]: batch})
-        with tempfile.TemporaryDirectory(dir=engines, prefix=".search-") as folder:
+        with unfinished_folder(path) as folder:  # beside what it will tell, and gone when a killed search is repeated
             try:
-                rate = batch / _seconds(name, build, shapes, model, export_folder(key, engines), Path(folder))
+                rate = batch / _seconds(name, build, source, export_folder(key, source.engines), folder)
             except (FglError, MemoryError, torch.OutOfMemoryError) as error:
                 if not rates:
                     raise FglError(f"{Path(name).stem}: {batch} rows a pass fail: {error}", "give a batch") from error
@@ -102,10 +102,10 @@ def _rates(name: str, key: Key, shapes: Shapes, model: Path, engines: Path) -> d
     return rates
 
 
-def _seconds(name: str, build: Build, shapes: Shapes, model: Path, exported: Path, engine: Path) -> float:
+def _seconds(name: str, build: Build, source: Source, exported: Path, engine: Path) -> float:
     """Median seconds of a pass; what was compiled for it is let go."""
-    backend = backends.find_backend(build.backend)
+    backend, shapes = backends.find_backend(build.backend), source.shapes
     backend.compile(build, shapes, exported, engine)
-    networks, make = backend.load(build, shapes, model, engine), unet_pass if name == UNET else decoder_pass
+    networks, make = backend.load(build, shapes, source.model, engine), unet_pass if name == UNET else decoder_pass
     run = make(networks, shapes, getattr(build, FIELDS[name]))
     return interleaved({name: run}, ROUNDS)[name].seconds

@@ -9,9 +9,9 @@ from PIL import Image
 
 from fglfast.base.console import note
 from fglfast.engine import backends
-from fglfast.engine.choice import choose
+from fglfast.engine.choice import choose, chosen_before
 from fglfast.engine.finding import Source, find_or_make
-from fglfast.engine.manifest import Key, Manifest, device_name
+from fglfast.engine.manifest import FILE, Key, Manifest, device_name
 from fglfast.engine.networks import Networks, by_time
 from fglfast.engine.passes import ROUNDS, seconds_of
 from fglfast.engine.recipe import Build, Recipe
@@ -33,7 +33,7 @@ class Engine:
         folder: where it lies; the folder's name is the key.
         manifest: what it was built from and how equal it is.
         shapes: sizes of latents and text.
-        networks: its three networks.
+        networks: its four networks.
         model: the diffusers directory it came from.
         cached: whether it was found rather than built.
     """
@@ -103,12 +103,28 @@ def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
     """
     blocks = load_blocks(model)
     first, *later = blocks.folders(model)
-    engine = _build_block(recipe, first, engines)
+    engine = build_block(recipe, first, engines)
     if not later:
         return engine
-    build = engine.build
-    same = recipe.model_copy(update={"backend": build.backend, "precision": build.precision})
-    return _joined([engine, *(_build_block(same, folder, engines) for folder in later)], blocks)
+    same = recipe.as_built(engine.build)
+    return _joined([engine, *(build_block(same, folder, engines) for folder in later)], blocks)
+
+
+def is_built(recipe: Recipe, model: Path, engines: Path) -> bool:
+    """Whether `build_engine` would find all that it opens, told without loading a network or compiling anything.
+
+    That is the engine of each block, chosen before if it is "auto". The model's weights must be there.
+
+    Raises:
+        MissingExtraError: the backend is not installed.
+        UsageError: it does not compute at that precision.
+    """
+    for block in load_blocks(model).folders(model):
+        key = chosen_before(keys_of(recipe, block), engines)
+        if key is None or not (engines / key.digest() / FILE).is_file():
+            return False
+        recipe = recipe.as_built(key.build)
+    return True
 
 
 def _joined(engines: list[Engine], blocks: Blocks) -> Engine:
@@ -125,7 +141,8 @@ def _joined(engines: list[Engine], blocks: Blocks) -> Engine:
     )
 
 
-def _build_block(recipe: Recipe, model: Path, engines: Path) -> Engine:
+def build_block(recipe: Recipe, model: Path, engines: Path) -> Engine:
+    """As `build_engine`, of one block alone: its own folder, or that of the whole model for the first."""
     Schedule.of_model(model, recipe.sampling)  # refused before anything is loaded
     for path, activation in unknown_to_clients(model).items():
         note(f"{path}: clients' text encoder knows no hidden_act {activation!r}: they have to embed with --send tokens")

@@ -19,13 +19,9 @@ MOST_TIMES = 1 << 16  # bytes of a file of measured times
 
 
 def choose(keys: list[Key], source: Source) -> Made:
-    """Open the fastest of several engines, measured once.
+    """Open the fastest of several engines of a model, measured once; their keys differ in backend and precision.
 
     Ranks that start together take turns: measuring side by side, they could choose differently.
-
-    Args:
-        keys: they differ in backend and precision.
-        source: the model.
 
     Raises:
         BadInputError: the model cannot be used.
@@ -43,12 +39,22 @@ def choose(keys: list[Key], source: Source) -> Made:
                 contest = Contest(by_name, source)
                 made = contest.held()
                 write_atomic(path, json.dumps(contest.seconds) + "\n")
-    seconds = remembered(path, set(by_name))
-    ranked = sorted(seconds, key=seconds.__getitem__)
-    told, rows = ", ".join(f"{name} {1000 * seconds[name]:.0f} ms" for name in ranked), keys[0].build.unet_batch
-    why = "fastest of those tried" if len(ranked) > 1 else "no other was tried"
-    note(f"backend {ranked[0]}: {why} (one UNet pass of {rows} rows: {told})")
-    return made or find_or_make(by_name[ranked[0]], source)
+    seconds = _remembered(path, set(by_name))
+    fastest = next(iter(seconds))
+    told = ", ".join(f"{name} {1000 * each:.0f} ms" for name, each in seconds.items() if each)
+    measured = f"fastest of those tried (one UNet pass of {keys[0].build.unet_batch} rows: {told})"
+    note(f"backend {fastest}: {measured if len(seconds) > 1 else 'others fail here, or are known to be slower'}")
+    return made or find_or_make(by_name[fastest], source)
+
+
+def chosen_before(keys: list[Key], engines: Path) -> Key | None:
+    """The key that `choose` would open: of several the fastest, None where they have not been measured yet."""
+    if len(keys) == 1:
+        return keys[0]
+    if not (path := choice_file(keys, engines)).exists():
+        return None
+    by_name = {name_of(key): key for key in keys}
+    return by_name[next(iter(_remembered(path, set(by_name))))]
 
 
 def choice_file(keys: list[Key], engines: Path) -> Path:
@@ -62,11 +68,11 @@ def name_of(key: Key) -> str:
     return f"{key.build.backend}:{key.build.precision}"
 
 
-def remembered(path: Path, names: set[str]) -> dict[str, float]:
-    """The times that were measured before, of each backend."""
+def _remembered(path: Path, names: set[str]) -> dict[str, float | None]:
+    """The times that were measured before, of each backend, the fastest first; None of one that had no rival."""
     hint = "delete it, and the backends are measured again"
     seconds = read_object(path, MOST_TIMES, hint)
     times = all(isinstance(time, float) and 0 < time < math.inf for time in seconds.values())
-    if not seconds or not seconds.keys() <= names or not times:
+    if not seconds or not seconds.keys() <= names or not (times or list(seconds.values()) == [None]):
         raise BadInputError(f"{path}: not the times of {', '.join(sorted(names))}", hint)
-    return seconds
+    return dict(sorted(seconds.items(), key=lambda entry: entry[1] or 0.0))

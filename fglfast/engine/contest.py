@@ -31,7 +31,7 @@ class Contest:
 
     def __init__(self, by_name: dict[str, Key], source: Source) -> None:
         self.by_name, self.source, self.shapes = by_name, source, source.shapes
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float | None] = {}  # of a pass; None where there is nothing to compare with
         self.failed: dict[str, Exception] = {}
 
     def held(self) -> Made:
@@ -59,9 +59,9 @@ class Contest:
                     with self._going_on_without(key):
                         if place:
                             drafts[name] = compiled(key, self.source, place, time.monotonic())
-                        self._time(key, place or self.source.folder(key))
+                        self.seconds[name] = self._time(key, place) if len(names) > 1 else None
                     let_go()
-            for name in sorted(self.seconds, key=self.seconds.__getitem__):
+            for name in sorted(self.seconds, key=lambda name: self.seconds[name] or 0.0):
                 key = self.by_name[name]
                 with self._going_on_without(key):
                     if ready and name in drafts:
@@ -70,9 +70,9 @@ class Contest:
                 let_go()
             return None
 
-    def _time(self, key: Key, folder: Path) -> None:
-        networks = self.source.load(key, folder, self.shapes)
-        self.seconds[name_of(key)] = seconds_of(networks, self.shapes, key.build.unet_batch)
+    def _time(self, key: Key, place: Path | None) -> float:
+        networks = self.source.load(key, place or self.source.folder(key), self.shapes)
+        return seconds_of(networks, self.shapes, key.build.unet_batch)
 
     @contextmanager
     def _going_on_without(self, key: Key) -> Iterator[None]:

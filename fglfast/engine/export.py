@@ -1,34 +1,55 @@
-"""Write a generator's networks as files that other runtimes read, any batch, by one of `exported`'s routes."""
+"""Write a generator's networks as files that other runtimes read, any batch, by one of `exported`'s routes; once."""
 
 import logging
 import warnings
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from fglfast.base.console import note
+from fglfast.base.files import exclusive, fill_once, lock_of
+from fglfast.engine import backends
 from fglfast.engine.attention import install
-from fglfast.engine.conversion import convert
-from fglfast.engine.exported import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs
+from fglfast.engine.exported import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs, export_folder
 from fglfast.engine.fusions import FILE, Counts, Exported, counting, multi_head_attention
+from fglfast.engine.manifest import Key
+from fglfast.engine.quantize import save_calibration
+from fglfast.engine.trajectory import Reference
 from fglfast.generator.load import Generator, XLUNetPart
+from fglfast.generator.parts import name_of
 from fglfast.generator.shapes import Shapes
 
 EXPORT_BATCH = 2  # the exporter fixes sizes of 0 and 1
 MOST_ROWS = 63  # told of 64, which diffusers upsamples by another kernel, the exporter traces twice; a graph takes any
 
 
-def export(generator: Generator, shapes: Shapes, folder: Path, route: Route | None = None) -> None:
-    """Write the networks into `folder`, a file each; large weights go beside them.
+def export_for(key: Key, reference: Reference, engines: Path) -> None:
+    """What an engine of some key is compiled from: networks, and for eight bits what they are calibrated on."""
+    folder, precision = export_folder(key, engines), key.build.precision
+    export_once(reference, backends.find_backend(key.build.backend).route(precision), folder)
+    if precision == "int8":
+        with exclusive(lock_of(folder)):
+            save_calibration(reference, folder)
 
-    Args:
-        generator: on the CPU; left as it is, at the cost of one more of its networks at a time.
-        shapes: sizes of latents and text.
-        folder: must exist.
-        route: how; the default is plain float32.
+
+def export_once(reference: Reference, route: Route, folder: Path) -> None:
+    """Export a model's networks into a folder, unless they are there; of several processes one does it, others wait."""
+
+    def make(unfinished: Path) -> None:
+        note(f"exporting {name_of(reference.model)}: {route}")
+        export(reference.generator(), reference.shapes, unfinished, route)
+
+    fill_once(folder, make)
+
+
+def export(generator: Generator, shapes: Shapes, folder: Path, route: Route) -> None:
+    """Write the networks into a folder that is there, a file each; large weights go beside them.
+
+    The generator, on the CPU, is left as it is, at the cost of one more of its networks at a time.
     """
-    route = route or Route()
     networks: dict[str, nn.Module] = {
         TEXT: generator.text,
         PROJECTION: generator.projection,
@@ -83,7 +104,7 @@ class Narrow(nn.Module):
 def export_one(network: nn.Module, inputs: dict[str, Tensor], path: Path, route: Route) -> None:
     """Write one network, from examples of its inputs by name; its attention and its type are already the route's."""
     if route.openvino:
-        convert(network, inputs, path.with_suffix(".xml"))
+        _convert(network, inputs, path.with_suffix(".xml"))
         return
     batch = torch.export.Dim("batch", min=1, max=MOST_ROWS)
     dynamic = tuple({0: batch} for _ in inputs)
@@ -107,3 +128,25 @@ def export_one(network: nn.Module, inputs: dict[str, Tensor], path: Path, route:
             )
     finally:
         exporter_log.setLevel(level)
+
+
+def _convert(network: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> None:
+    """Write a float32 network in OpenVINO's own format, its weights beside it in a `.bin`; all of its sizes stay open.
+
+    Straight from PyTorch: one conversion, where the way by ONNX has two.
+    """
+    import openvino
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    # What openvino.convert_model does, which besides tells its makers that it was called.
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        # What PyTorch compares by running the network twice more, the gate looks at.
+        example, unchecked = tuple(inputs.values()), {"check_trace": False}
+        traced = TorchScriptPythonDecoder(network, example_input=example, trace_kwargs=unchecked)
+        model = frontend.convert(frontend.load(traced))
+    for name, given in zip(inputs, model.inputs, strict=True):
+        given.get_tensor().set_names({name})
+    openvino.save_model(model, path, compress_to_fp16=False)

@@ -1,4 +1,4 @@
-"""What exported networks are: their files, the routes by which runtimes want them, examples of their inputs.
+"""What exported networks are: their folder and files, the routes by which runtimes want them, examples of their inputs.
 
 What runs them chooses a `Route`, by what it fuses (ONNX Runtime 1.31, PyTorch 2.13; UNets of sd15, sd21-base, sdxl):
 
@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 
 from fglfast.base.config import Settings
+from fglfast.engine.manifest import Key
+from fglfast.engine.recipe import Build
 from fglfast.generator.shapes import Shapes
 
 # Measured on ONNX Runtime 1.31 and OpenVINO 2026.4: opset 18 runs as fast as 23 or faster on CPU.
@@ -47,6 +49,16 @@ class Route(Settings):
         if self.openvino:
             return "OpenVINO"
         return f"ONNX opset {self.opset}, {'fused' if self.fused else 'plain'} attention, {self.precision}"
+
+
+def export_folder(key: Key, engines: Path) -> Path:
+    """Where a model's exported networks lie: beside the engines, named by that of the key which they depend on."""
+    own = ("openvino",) if key.versions.get("export") == str(Route(openvino=True)) else ("onnx", "onnxscript")
+    depends = ("torch", "diffusers", "transformers", *own, "export")
+    versions = {name: key.versions[name] for name in depends if name in key.versions}
+    size = key.build.image_size
+    plain = Build(backend="export", precision="float32", image_size=size, unet_batch=0, vae_batch=0)
+    return engines / f"exported-{Key(weights=key.weights, build=plain, versions=versions, device='any').digest()}"
 
 
 def example_inputs(shapes: Shapes, batch: int) -> dict[str, dict[str, Tensor]]:

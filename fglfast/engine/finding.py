@@ -80,50 +80,30 @@ def find_or_make(key: Key, source: Source) -> Made:
         BadInputError: the model cannot be used.
         FglError: the parity gate refused, nothing is left behind; or the folder cannot be written.
     """
-    if made := found(key, source):
-        return made
+    if is_sound(source.folder(key)):
+        return opened(key, source)
     from fglfast.engine.making import make
 
     return make(key, source) or opened(key, source)
 
 
-def found(key: Key, source: Source) -> Made | None:
-    """A sound engine; it opens where nothing can be written."""
-    folder = source.folder(key)
-    manifest = sound(folder)
-    return _opened(key, manifest, source) if manifest else None
-
-
 def opened(key: Key, source: Source) -> Made:
-    """An engine that was just found to be there."""
-    return _opened(key, read_manifest(source.folder(key)), source)
-
-
-def _opened(key: Key, manifest: Manifest, source: Source) -> Made:
+    """An engine that was just found to be sound; it opens where nothing can be written."""
     folder = source.folder(key)
+    manifest = read_manifest(folder)
     return Made(folder, manifest, source.load(key, folder, manifest.shapes), cached=True)
 
 
-def sound(folder: Path) -> Manifest | None:
-    """The manifest of a sound engine, None if there is no such engine.
+def is_sound(folder: Path) -> bool:
+    """Whether a sound engine is there.
 
     No lock is needed, and filelock's shared one would have to write: a folder appears whole, by a rename, and one that
     is being removed lacks a file that its manifest names, or the manifest. Sound ones are never removed.
     """
     with suppress(BadInputError, OSError):
-        return checked(folder)
-    return None
-
-
-def checked(folder: Path) -> Manifest:
-    """The manifest of an engine that is there.
-
-    Raises:
-        BadInputError: it is damaged.
-    """
-    manifest = read_manifest(folder)
-    check_files(folder, manifest)
-    return manifest
+        check_files(folder, read_manifest(folder))
+        return True
+    return False
 
 
 @contextmanager

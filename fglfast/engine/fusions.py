@@ -41,6 +41,16 @@ class Exported(Settings):
         """
         return cls.from_json(folder / FILE, "delete the folder")
 
+    def counted(self, graph: Path, operators: Mapping[str, tuple[str, ...]]) -> Counts:
+        """The operators that `count` finds in what was made of one of its graphs, under the same name.
+
+        Raises:
+            FglError: as `require`.
+        """
+        found = count(graph)
+        require(found, self.modules.get(graph.name, {}), operators, graph.name)
+        return found
+
 
 def multi_head_attention(q_BMHK: Tensor, k_BNHK: Tensor, v_BNHK: Tensor) -> Tensor:
     """Attention [B,M,H,K] as one operator of ONNX Runtime, for `attention.install`; it can be exported, not run."""

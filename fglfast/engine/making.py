@@ -14,9 +14,10 @@ from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.files import exclusive, lock_of, put_in_place, unfinished_folder
 from fglfast.engine import backends
-from fglfast.engine.exports import export_folder, export_for
-from fglfast.engine.finding import Made, Source, checked, require_writable, sound, turn, unwritable
-from fglfast.engine.manifest import FILE, Key, Manifest, file_hashes
+from fglfast.engine.export import export_for
+from fglfast.engine.exported import export_folder
+from fglfast.engine.finding import Made, Source, is_sound, require_writable, turn, unwritable
+from fglfast.engine.manifest import FILE, Key, Manifest, check_files, file_hashes, read_manifest
 from fglfast.engine.parity import Errors, measure, require
 from fglfast.engine.trajectory import Reference, Trajectory
 from fglfast.engine.yardstick import eager_errors, float32_run
@@ -85,10 +86,10 @@ def place_for(key: Key, source: Source) -> Iterator[Path | None]:
         while not stack.enter_context(exclusive(lock_of(folder), wait=False)):
             with turn(lock_of(folder), f"engine {folder.name}"):
                 pass
-            if sound(folder):
+            if is_sound(folder):
                 yield None
                 return
-        if _is_sound(folder):
+        if _sound_or_removed(folder):
             yield None
             return
         note(f"building engine {folder.name} ({key.build.backend}, {key.build.precision})")
@@ -102,12 +103,8 @@ def place_for(key: Key, source: Source) -> Iterator[Path | None]:
 def prepared(keys: list[Key], source: Source, on_failure: OnFailure | None = None) -> Ready:
     """All that engines of one model share, before the first of them is compiled: the weights are loaded once for it.
 
-    They are let go before this returns: engines need the memory themselves.
-
-    Args:
-        keys: of the engines.
-        source: the model.
-        on_failure: told which of them cannot be prepared, and why; without it that is raised.
+    They are let go before this returns: engines need the memory themselves. `on_failure` is told which of the engines
+    cannot be prepared, and why; without it that is raised.
 
     Raises:
         BadInputError: the model itself cannot be sampled.
@@ -118,7 +115,7 @@ def prepared(keys: list[Key], source: Source, on_failure: OnFailure | None = Non
         try:
             eager[key.digest()] = eager_errors(reference, run, key, source.engines)
             if backends.find_backend(key.build.backend).needs_export:
-                export_for(key, reference, export_folder(key, source.engines))
+                export_for(key, reference, source.engines)
         except Exception as error:  # each exporter has errors of its own
             if on_failure is None:
                 raise
@@ -166,12 +163,12 @@ def finished(draft: Draft, source: Source, ready: Ready) -> Made:
     return Made(folder, manifest, networks, cached=False)
 
 
-def _is_sound(folder: Path) -> bool:
+def _sound_or_removed(folder: Path) -> bool:
     """Whether an engine is there, for the holder of its lock; one that is damaged is said to be, and removed."""
     if not folder.exists():
         return False
     try:
-        checked(folder)
+        check_files(folder, read_manifest(folder))
     except BadInputError as error:
         note(f"rebuilding: {error.message}")
         shutil.rmtree(folder)

@@ -8,6 +8,8 @@ import hashlib
 import json
 from pathlib import Path
 
+import torch
+
 from fglfast.base.config import Settings, checked_json
 from fglfast.base.errors import BadInputError
 from fglfast.base.files import file_digest
@@ -19,7 +21,7 @@ from fglfast.engine.recipe import Build
 from fglfast.generator.shapes import Shapes
 
 FILE = "manifest.json"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 4
 MAX_BYTES, MAX_FILES = 1 << 20, 5000
 DRIVER = Path("/sys/module/nvidia/version")  # CUDA tells the API version only
 
@@ -114,8 +116,6 @@ def file_hashes(engine: Path) -> dict[str, str]:
 
 def device_name() -> str:
     """What the engine is compiled for: the GPU and its driver, or the processor and the cores this process may use."""
-    import torch
-
     if torch.cuda.is_available():
         capability = ".".join(map(str, torch.cuda.get_device_capability()))
         driver = DRIVER.read_text().strip() if DRIVER.exists() else "unknown"

@@ -79,12 +79,7 @@ class Parity(Errors):
 
 
 def allowances(eager: Errors, precision: str) -> Errors:
-    """What an engine may lose.
-
-    Args:
-        eager: what eager PyTorch loses in that precision; for eight bits, in that of the floats beside them.
-        precision: the engine's.
-    """
+    """What an engine may lose, by what eager PyTorch loses in its precision, or in the floats beside its eight bits."""
     cap = CAPS[precision]
     allowed = {name: min(cap, max(FLOOR, FACTOR * lost)) for name, lost in eager.model_dump().items()}
     if precision in EIGHT_BITS:
@@ -94,14 +89,7 @@ def allowances(eager: Errors, precision: str) -> Errors:
 
 @torch.inference_mode()
 def measure(networks: Networks, run: "Trajectory", eager: Errors, precision: str) -> Parity:
-    """Compare pass by pass on what the float32 model sees while it samples, and on the images it ends with.
-
-    Args:
-        networks: the compiled engine.
-        run: the float32 model's.
-        eager: as for `allowances`.
-        precision: the engine's.
-    """
+    """Compare pass by pass on what the float32 model sees while it samples, and on the images."""
     projected_BLE = networks.project(run.text)
     sampled = networks.decode(sample(networks.denoise, run.noise, projected_BLE, projected_BLE[0], run.schedule))
     allowed = allowances(eager, precision)

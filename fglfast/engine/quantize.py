@@ -83,9 +83,15 @@ def quantized(network: Any, name: str, folder: Path, bound: float) -> Any:
         folder: holds the calibration.
         bound: largest relative error; layers are kept in float until it is met.
     """
-    nncf = _import_nncf()
+    import openvino
+
+    os.environ.setdefault("NNCF_CI", "1")  # its telemetry stays off
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
     inputs = _inputs(folder, name)
-    expected = _outputs(_compile(network), inputs)
+    exact = openvino.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    expected = _outputs(exact, inputs)
 
     def score(compiled: Any, checked: Iterable[Inputs]) -> tuple[float, None]:
         actual = _outputs(compiled, list(checked))
@@ -115,23 +121,9 @@ def _inputs(folder: Path, name: str) -> list[Inputs]:
     return [steps[step] | shared for step in sorted(steps, key=int)]
 
 
-def _compile(network: Any) -> Any:
-    import openvino
-
-    return openvino.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-
 def _outputs(compiled: Any, inputs: list[Inputs]) -> list[NDArray[np.float32]]:
     return [compiled(values)[0].copy() for values in inputs]
 
 
 def _relative_error(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
     return float(np.linalg.norm(actual - expected) / max(float(np.linalg.norm(expected)), 1e-12))
-
-
-def _import_nncf() -> Any:
-    os.environ.setdefault("NNCF_CI", "1")  # its telemetry stays off
-    import nncf
-
-    nncf.set_log_level(logging.ERROR)
-    return nncf

@@ -36,7 +36,7 @@ class Recipe(Settings):
         lora_weight: what it is multiplied by.
         embedded_guidance: of a latent consistency model, whose UNet is told the guidance scale: 1 is none.
         family: the architecture that `--random-weights` draws.
-        backend: who runs it; "auto" measures those installed, but those that are known to be behind.
+        backend: who runs it; "auto" measures those installed, those that are known to be behind if all others fail.
         precision: of weights and arithmetic; "auto" is the device's own 16 bits if the backend has them, else float32.
         image_size: side in pixels.
         unet_batch: rows of one UNet pass.
@@ -66,6 +66,10 @@ class Recipe(Settings):
     def of_model(self, model: str) -> "Recipe":
         """The same with another model, whose revision and mirror are its own."""
         return self.model_copy(update={"model": model, "revision": None, "mirror": None})
+
+    def as_built(self, build: Build) -> "Recipe":
+        """The same by the backend and in the precision of an engine, where its own may be "auto"."""
+        return self.model_copy(update={"backend": build.backend, "precision": build.precision})
 
     def changed(self, **asked: Any) -> "Recipe":
         """The same with what is asked for, where that is not None.

@@ -23,8 +23,7 @@ def sketch(
     schedule, each = Schedule.of_model(model, sampling), [prompts] if isinstance(prompts, str) else list(prompts)
     if not each or n < 1:
         return []
-    tokens_PT = torch.from_numpy(load_tokenizer(model).tokenize(each)).long()
-    text_PLE = networks.project(networks.encode(sent(tokens_PT, networks.device)))
+    text_PLE = networks.project(_encoded(networks, model, each))
     negative = negative_embedding(networks, shapes, model, load_prompts(model).negative)
     negative_1LE = networks.project(negative.unsqueeze(0))
 
@@ -44,8 +43,13 @@ def negative_embedding(networks: Networks, shapes: Shapes, model: Path, prompt: 
     """
     if not prompt and zeros_for_empty(model):
         return torch.zeros(shapes.text_length, shapes.text_width, device=networks.device)
-    tokens_1T = torch.from_numpy(load_tokenizer(model).tokenize([prompt])).long()
-    return networks.encode(sent(tokens_1T, networks.device)).squeeze(0)
+    return _encoded(networks, model, [prompt]).squeeze(0)
+
+
+def _encoded(networks: Networks, model: Path, prompts: Sequence[str]) -> Tensor:
+    """Embeddings [P,L,D] of prompts, where the engine computes."""
+    tokens_PT = torch.from_numpy(load_tokenizer(model).tokenize(prompts)).long()
+    return networks.encode(sent(tokens_PT, networks.device))
 
 
 def to_pixels(images_BCHW: Tensor) -> Tensor:

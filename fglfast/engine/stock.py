@@ -28,12 +28,8 @@ def stock_pipeline(
 ) -> "DiffusionPipeline | None":
     """The pipeline that a model folder names; None where it cannot sample so, or decodes otherwise than its VAE says.
 
-    Args:
-        model: the folder.
-        unet: as diffusers has it.
-        vae: likewise.
-        sampling: with scheduler "model" the folder's own is read anew, as the pipeline would.
-        schedule: what `sampling` means on this model.
+    With scheduler "model" the folder's own is read anew, as the pipeline would; `schedule` is what `sampling` means on
+    this model.
     """
     name, scheduler = pipeline_name(model), schedule.start()
     steps_alone = schedule.timesteps is None and hasattr(scheduler, "init_noise_sigma")
@@ -53,14 +49,7 @@ def stock_pipeline(
 
 
 def run_pipeline(pipeline: "DiffusionPipeline", noise_BCHW: Tensor, text_BLD: Tensor, schedule: Schedule) -> Tensor:
-    """Sample without guidance and decode; returns the latents [B,C,H,W] that were decoded.
-
-    Args:
-        pipeline: of `stock_pipeline`.
-        noise_BCHW: standard normal.
-        text_BLD: text embeddings as `TextPart` makes them.
-        schedule: its steps.
-    """
+    """Sample without guidance, of text as `TextPart` makes it, and decode; returns the latents that were decoded."""
     ends: list[Tensor] = []
 
     def keep(_pipeline: Any, _step: int, _timestep: Any, held: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from fglfast.engine.manifest import Key
 from fglfast.engine.networks import Networks, in_chunks
 from fglfast.engine.parity import Errors, errors
 from fglfast.engine.trajectory import Reference, Trajectory, products
+from fglfast.generator.load import own_device
 from fglfast.sampler.schedule import Schedule
 
 PROMPTS = ("", "t-shirt", "ankle boot, dark plain square", "a photograph")
@@ -42,10 +43,7 @@ T = TypeVar("T")
 def float32_run(reference: Reference, key: Key, engines: Path) -> Trajectory:
     """The gate's sampling by the float32 model: found beside the engines, or computed and left there.
 
-    Args:
-        reference: the model; its weights are loaded only if they are needed.
-        key: of any engine of it at this image size.
-        engines: folder that holds engines by key.
+    The key may be that of any engine of the model at this image size.
 
     Raises:
         BadInputError: what comes out is not finite.
@@ -63,14 +61,8 @@ def eager_errors(reference: Reference, run: Trajectory, key: Key, engines: Path)
     """What eager PyTorch loses of a run in the floats that an engine computes in, on this device; kept likewise.
 
     Float32 on a CPU is not measured: it is what the run was made in.
-
-    Args:
-        reference: the model.
-        run: of `float32_run`.
-        key: the engine's.
-        engines: folder that holds engines by key.
     """
-    device = reference_device()
+    device = own_device()
     dtype = float_type(key.build.precision, device)
     if device == "cpu" and dtype == torch.float32:
         return NOTHING
@@ -82,11 +74,6 @@ def eager_errors(reference: Reference, run: Trajectory, key: Key, engines: Path)
             found = _where_it_fits(partial(_lost, reference, run, dtype))
             found.save(path)
     return found
-
-
-def reference_device() -> str:
-    """Where the gate's own PyTorch runs."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _lost(reference: Reference, run: Trajectory, dtype: torch.dtype, device: str) -> Errors:
@@ -109,7 +96,7 @@ def _lost(reference: Reference, run: Trajectory, dtype: torch.dtype, device: str
 def _where_it_fits(compute: Callable[[str], T]) -> T:
     """On the GPU if there is one and it has the memory, else on the CPU."""
     try:
-        return compute(reference_device())
+        return compute(own_device())
     except torch.OutOfMemoryError:
         note("the gate's own model does not fit into the GPU's memory: it runs on the CPU, which takes longer")
     torch.cuda.empty_cache()  # out here: within, the error would hold on to what lies on the GPU

@@ -7,8 +7,7 @@ from fglfast.base.console import note
 from fglfast.base.timing import interleaved
 from fglfast.base.writable import usable_folder
 from fglfast.engine.backends import chosen
-from fglfast.engine.build import Engine, build_engine
-from fglfast.engine.built import is_built
+from fglfast.engine.build import Engine, build_engine, is_built
 from fglfast.engine.passes import decoder_pass, unet_pass
 from fglfast.engine.recipe import Build, Recipe
 from fglfast.generator.fingerprints import model_fingerprint

@@ -1,4 +1,4 @@
-"""Fixtures of engines for a GPU that is not there."""
+"""Fixtures of engines: their exports, which take long and are made once, and a GPU that is not there."""
 
 import shutil
 import sys
@@ -6,12 +6,15 @@ from functools import cache
 
 import fake_cuda
 import fake_tensorrt
+import onnx
 import pytest
 
 from fglfast.engine import backends
 from fglfast.engine.backends import trt_messages as tensorrt_messages
 from fglfast.engine.backends import trt_runtime as tensorrt_runtime
-from fglfast.engine.exports import export_folder, export_once
+from fglfast.engine.export import export_once
+from fglfast.engine.exported import DECODER, UNET, export_folder
+from fglfast.engine.networks import Networks
 from fglfast.engine.trajectory import Reference
 from fglfast.sampler.schedule import Sampling
 
@@ -79,3 +82,43 @@ def _installed(monkeypatch, version):
 @pytest.fixture(scope="session")
 def trt_recipe(recipe):
     return recipe.model_copy(update={"backend": "tensorrt"})
+
+
+@pytest.fixture(scope="session")
+def torch_recipe(recipe):
+    return recipe.model_copy(update={"backend": "torch"})
+
+
+@pytest.fixture(scope="session")
+def uncompiled():
+    """Make the networks of an engine that computes as float32 PyTorch does, of a generator."""
+    return lambda generator: Networks(generator.text, generator.projection, generator.unet, generator.decoder)
+
+
+@pytest.fixture(scope="session")
+def require_narrow():
+    """Require of the UNet and the decoder in a folder a type between inputs and outputs of float32."""
+
+    def require(folder, kind):
+        for name in (UNET, DECODER):
+            graph = onnx.load(folder / name).graph
+            values = (*graph.input, *graph.output)
+            assert {value.type.tensor_type.elem_type for value in values} == {onnx.TensorProto.FLOAT}
+            weights = [weight.data_type for weight in graph.initializer if len(weight.dims) > 1]
+            assert weights.count(kind) > 0.9 * len(weights) and len(weights) > 20
+            readers = [node for node in graph.node if "timestep" in node.input]
+            assert bool(readers) == (name == UNET) and not any(node.op_type == "Cast" for node in readers)
+
+    return require
+
+
+@pytest.fixture
+def traced():
+    """The graphs that torch.compile traces with `traced.backend`, which runs them as they are: nothing is compiled."""
+
+    class Graphs(list):
+        def backend(self, graph, _inputs):
+            self.append(graph)
+            return graph
+
+    return Graphs()

@@ -1,7 +1,7 @@
 """A `tensorrt` that refuses what the real one refuses and computes with ONNX Runtime on the CPU.
 
 Every class, method, parameter name, type and enum member here is that of the pybind11 docstrings of
-`tensorrt_cu13_bindings` 10.14.1.48 and 11.4.0.106, which agree on all of it but the enums; `test_tensorrt.py` compares
+`tensorrt_cu13_bindings` 10.14.1.48 and 11.4.0.106, which agree on all of it but the enums; `test_trt_facts.py` compares
 them again wherever the real package is installed. What the real one does with a call is from NVIDIA's documentation.
 """
 

@@ -185,20 +185,14 @@ def test_xformers_gets_views_of_the_fused_projections(xformers, networks):
 
 
 @torch.inference_mode()
-def test_xformers_is_one_operator_of_a_compiled_graph(xformers, networks):
+def test_xformers_is_one_operator_of_a_compiled_graph(xformers, networks, traced):
     unet, _, width = networks("sdxl")
     inputs = (torch.randn(2, 4, 8, 8), torch.full((2,), 500.0), torch.randn(2, 78, width))
     expected = unet(*inputs)
     install(unet, Kernels({"xformers": xformers_attention}))
     unet(*inputs)  # the shapes are measured outside the graph
-    graphs = []
-
-    def keep(graph, _):
-        graphs.append(graph)
-        return graph
-
-    compiled = torch.compile(unet, backend=keep, fullgraph=True, dynamic=False)
+    compiled = torch.compile(unet, backend=traced.backend, fullgraph=True, dynamic=False)
     assert torch.allclose(compiled(*inputs), expected, rtol=1e-4, atol=1e-4)
-    operators = [str(node.target) for node in graphs[0].graph.nodes]
-    assert sum("fglfast.xformers_attention" in operator for operator in operators) > 4 and len(graphs) == 1
+    operators = [str(node.target) for node in traced[0].graph.nodes]
+    assert sum("fglfast.xformers_attention" in operator for operator in operators) > 4 and len(traced) == 1
     torch.library.opcheck(xformers_attention, tensors(), test_utils=("test_schema", "test_faketensor"))

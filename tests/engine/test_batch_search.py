@@ -1,12 +1,15 @@
 import json
+import shutil
 
 import pytest
 
 from fglfast.base.errors import FglError
-from fglfast.engine import batch_search, exports, quantize
+from fglfast.engine import batch_search, export, quantize
 from fglfast.engine.backends import ov
 from fglfast.engine.batch_search import FIELDS
+from fglfast.engine.build import build_engine
 from fglfast.engine.exported import DECODER, UNET
+from fglfast.engine.finding import Source
 
 
 @pytest.fixture
@@ -36,11 +39,6 @@ def full_above(rows_by_network):
     return seconds
 
 
-@pytest.fixture
-def torch_recipe(recipe):
-    return recipe.model_copy(update={"backend": "torch"})
-
-
 def test_batches_grow_until_it_is_no_faster_and_are_remembered(pace, random_mini, torch_recipe, engines):
     best = {UNET: 8, DECODER: 4}
     tried = pace(lambda name, rows: rows * (1.0 + abs(best[name] - rows) / 10))
@@ -52,7 +50,18 @@ def test_batches_grow_until_it_is_no_faster_and_are_remembered(pace, random_mini
     tried.clear()
     other = torch_recipe.model_copy(update={"unet_batch": 4})
     assert batch_search.search_batches(other, random_mini, engines).unet_batch == 8 and tried == []
-    assert not list(engines.glob(".search-*"))
+    assert not list(engines.glob(".batches-*building*"))
+
+
+def test_what_a_killed_search_left_is_gone(pace, random_mini, torch_recipe, engines):
+    pace(lambda name, rows: 1.0)
+    batch_search.search_batches(torch_recipe, random_mini, engines)
+    [known] = engines.glob("batches-*.json")
+    known.unlink()
+    left = engines / f".{known.name}.building-killed"
+    (left / "plan").mkdir(parents=True)
+    batch_search.search_batches(torch_recipe, random_mini, engines)
+    assert known.exists() and not left.exists()
 
 
 def test_what_does_not_fit_one_network_does_not_bound_the_other(pace, random_mini, torch_recipe, engines):
@@ -76,10 +85,21 @@ def test_memory_that_would_run_out_ends_the_search(pace, monkeypatch, random_min
     assert tried == [(UNET, 2), (UNET, 4), (DECODER, 2)]
 
 
+def test_what_an_engine_was_compiled_from_may_be_gone(random_mini, recipe, engines, monkeypatch):
+    monkeypatch.setattr(batch_search, "CANDIDATES", (2,))
+    assert not build_engine(recipe, random_mini, engines).cached
+    [folder] = engines.glob("exported-*")
+    kept = folder.rename(engines / "kept")
+    monkeypatch.setattr(export, "export", lambda *given: shutil.copytree(kept, given[2], dirs_exist_ok=True))
+    found = batch_search.search_batches(recipe, random_mini, engines)
+    assert (found.unet_batch, found.vae_batch) == (2, 2) and folder.exists()
+
+
 @pytest.mark.parametrize("name", FIELDS)
-def test_a_pass_is_timed(name, random_mini, torch_recipe, engine, tmp_path):
+def test_a_pass_is_timed(name, random_mini, torch_recipe, tmp_path):
     build = torch_recipe.build("torch", "float32").model_copy(update={FIELDS[name]: 2})
-    assert 0 < batch_search._seconds(name, build, engine.shapes, random_mini, tmp_path, tmp_path) < 10
+    source = Source(random_mini, 32, torch_recipe.sampling, tmp_path)
+    assert 0 < batch_search._seconds(name, build, source, tmp_path, tmp_path) < 10
 
 
 @pytest.fixture
@@ -93,7 +113,7 @@ def quantizations(monkeypatch):
         return network
 
     monkeypatch.setattr(ov, "native_int8", lambda: True)
-    monkeypatch.setattr(exports, "save_calibration", lambda *_: None)
+    monkeypatch.setattr(export, "save_calibration", lambda *_: None)
     monkeypatch.setattr(quantize, "quantized", unchanged)
     return made
 

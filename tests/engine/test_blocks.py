@@ -8,6 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from fglfast.base.errors import BadInputError, UsageError
+from fglfast.engine import batch_search
 from fglfast.engine.build import build_engine
 from fglfast.engine.exported import UNET, example_inputs
 from fglfast.generator.architecture import MiniSettings, build_unet
@@ -45,8 +46,12 @@ def engines(tmp_path_factory):
     return tmp_path_factory.mktemp("engines")
 
 
-def test_each_network_is_asked_when_it_is_its_time(blockwise, recipe, engines):
-    engine = build_engine(recipe.model_copy(update={"backend": "torch", "unet_batch": 4}), blockwise, engines)
+@pytest.fixture
+def engine(blockwise, torch_recipe, engines):
+    return build_engine(torch_recipe, blockwise, engines)
+
+
+def test_each_network_is_asked_when_it_is_its_time(engine, blockwise):
     latents = example_inputs(engine.shapes, 3)[UNET]["latents"]
     text = torch.randn(3, engine.shapes.text_length, engine.shapes.text_width)
     for timestep, part in ((900.0, "unet"), (401.0, "unet"), (400.0, "block_2/unet"), (20.0, "block_2/unet")):
@@ -57,8 +62,7 @@ def test_each_network_is_asked_when_it_is_its_time(blockwise, recipe, engines):
         assert torch.allclose(found, expected, atol=2e-3), (timestep, (found - expected).abs().max())
 
 
-def test_what_both_drew_is_repaired_by_both(blockwise, random_mini, recipe, engines, payload, tmp_path):
-    engine = build_engine(recipe.model_copy(update={"backend": "torch", "unet_batch": 4}), blockwise, engines)
+def test_what_both_drew_is_repaired_by_both(engine, blockwise, random_mini, recipe, payload, tmp_path):
     merged, settings = merge_payloads([payload("ann", (1, 1, 0))]), SynthesisSettings(images_per_class=1)
     synthesize(engine, merged, settings.model_copy(update={"sampling": recipe.sampling}), tmp_path)
     check_model(tmp_path, blockwise, 32)
@@ -66,10 +70,16 @@ def test_what_both_drew_is_repaired_by_both(blockwise, random_mini, recipe, engi
         check_model(tmp_path, random_mini, 32)
 
 
-def test_the_second_block_is_part_of_the_model(blockwise, recipe, tmp_path):
+def test_batches_are_measured_on_the_first_block(blockwise, recipe, engines, monkeypatch):
+    monkeypatch.setattr(batch_search, "CANDIDATES", (2,))
+    found = batch_search.search_batches(recipe, blockwise, engines)
+    assert (found.backend, found.unet_batch, found.vae_batch) == ("openvino", 2, 2)
+
+
+def test_the_second_block_is_part_of_the_model(blockwise, torch_recipe, tmp_path):
     first, second = load_blocks(blockwise).folders(blockwise)
     assert first == blockwise and weights_fingerprint(first) != weights_fingerprint(second)
-    changed, torch_recipe = tmp_path / "changed", recipe.model_copy(update={"backend": "torch"})
+    changed = tmp_path / "changed"
     shutil.copytree(blockwise, changed)
     (changed / "blocks.json").write_text(json.dumps({"boundaries": [300.0]}))
     built = [build_engine(torch_recipe, folder, tmp_path / "engines") for folder in (blockwise, changed)]

@@ -41,8 +41,8 @@ def test_another_version_of_a_package_is_another_engine(random_mini, recipe, eng
     assert build_engine(recipe, random_mini, engines).key != engine.key
 
 
-def test_another_backend_is_another_engine(random_mini, recipe, engine, engines):
-    other = build_engine(recipe.model_copy(update={"backend": "torch"}), random_mini, engines)
+def test_another_backend_is_another_engine(random_mini, torch_recipe, engine, engines):
+    other = build_engine(torch_recipe, random_mini, engines)
     assert other.key != engine.key and other.build.backend == "torch"
 
 

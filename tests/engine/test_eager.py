@@ -1,6 +1,7 @@
 """The torch backends: precision, remembered kernels, memory, compilation."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -18,11 +19,6 @@ from fglfast.generator.text_projection import take_projection
 from fglfast.verbs.app import app
 
 
-@pytest.fixture(scope="module")
-def eager(recipe):
-    return recipe.model_copy(update={"backend": "torch"})
-
-
 def example(shapes, rows):
     return (
         torch.randn(rows, *shapes.latent),
@@ -32,20 +28,21 @@ def example(shapes, rows):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_passes_its_gate_and_not_that_of_float32(precision, random_mini, eager, tmp_path):
-    asked = eager.model_copy(update={"precision": precision})
+def test_half_precision_passes_its_gate_and_not_that_of_float32(precision, random_mini, torch_recipe, tmp_path):
+    asked = torch_recipe.model_copy(update={"precision": precision})
     built = build_engine(asked, random_mini, tmp_path)
     parity = built.manifest.parity
     assert parity.problem() == "" and parity.text_encoder < 1e-6 and parity.unet > 1e-5
     predicted = built.networks.denoise(*example(built.shapes, 3))
     assert predicted.dtype == torch.float32 and predicted.is_contiguous()
     assert built.networks.decode(predicted).dtype == torch.float32
-    assert built.key != build_engine(eager, random_mini, tmp_path).key
+    assert built.key != build_engine(torch_recipe, random_mini, tmp_path).key
     assert all(name.endswith(precision) for name in json.loads((built.folder / ATTENTION).read_text()))
 
 
-def test_sdxl_in_float16_decodes_in_float32(narrow, eager, tmp_path):
-    built = build_engine(eager.model_copy(update={"precision": "float16", "image_size": 64}), narrow("sdxl"), tmp_path)
+def test_sdxl_in_float16_decodes_in_float32(narrow, torch_recipe, tmp_path):
+    half = torch_recipe.model_copy(update={"precision": "float16", "image_size": 64})
+    built = build_engine(half, narrow("sdxl"), tmp_path)
     assert built.manifest.parity.vae_decoder < 1e-5 < built.manifest.parity.unet
 
 
@@ -69,12 +66,12 @@ def test_auto_compiles_only_for_a_gpu(monkeypatch):
     assert "torch-compile" in chosen and "torch-autotune" in backends.installed() and "torch-autotune" not in chosen
 
 
-def test_kernels_are_measured_once_and_stay(random_mini, eager, tmp_path, monkeypatch):
-    built = build_engine(eager, random_mini, tmp_path)
+def test_kernels_are_measured_once_and_stay(random_mini, torch_recipe, tmp_path, monkeypatch):
+    built = build_engine(torch_recipe, random_mini, tmp_path)
     inputs = example(built.shapes, 5)
     expected = built.networks.denoise(*inputs)
     monkeypatch.setattr(attention, "measure", lambda *_: pytest.fail("measured again"))
-    found = build_engine(eager, random_mini, tmp_path)
+    found = build_engine(torch_recipe, random_mini, tmp_path)
     assert found.cached and torch.equal(found.networks.denoise(*inputs), expected)
 
 
@@ -105,7 +102,7 @@ def test_one_row_that_does_not_fit_is_an_error():
         in_chunks_that_fit(FullGpu(fits=0), 4, "vae_decoder")(torch.arange(3.0))
 
 
-def test_an_engine_is_built_on_a_gpu_that_is_too_small(random_mini, eager, tmp_path, monkeypatch, capsys):
+def test_an_engine_is_built_on_a_gpu_that_is_too_small(random_mini, torch_recipe, tmp_path, monkeypatch, capsys):
     plain = UNetPart.forward
 
     def forward(self, latents, timestep, text):
@@ -114,7 +111,7 @@ def test_an_engine_is_built_on_a_gpu_that_is_too_small(random_mini, eager, tmp_p
         return plain(self, latents, timestep, text)
 
     monkeypatch.setattr(UNetPart, "forward", forward)
-    built = build_engine(eager, random_mini, tmp_path)
+    built = build_engine(torch_recipe, random_mini, tmp_path)
     assert built.networks.denoise(*example(built.shapes, 9)).shape[0] == 9
     assert "unet: out of memory at 8 rows a pass; going on with 4" in capsys.readouterr().err
 
@@ -131,15 +128,10 @@ def test_on_a_gpu_the_compiler_keeps_graphs_and_one_backend_tunes_its_kernels(mo
 
 
 @pytest.fixture
-def graphs(monkeypatch):
-    """The graphs that torch.compile traces, run as they are: no C++ compiler, which takes half a minute."""
-    traced, compile_ = [], torch.compile
-
-    def keep(graph, _):
-        traced.append(graph)
-        return graph
-
-    monkeypatch.setattr(torch, "compile", lambda *given, mode, **options: compile_(*given, backend=keep, **options))
+def graphs(monkeypatch, traced):
+    """The backend's graphs are traced alone: without the C++ compiler, which takes half a minute."""
+    trace = partial(torch.compile, backend=traced.backend)
+    monkeypatch.setattr(torch, "compile", lambda *given, mode, **options: trace(*given, **options))
     return traced
 
 

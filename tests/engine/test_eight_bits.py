@@ -65,14 +65,14 @@ def relative_error(actual, expected):
     return float((actual - expected).norm() / expected.norm())
 
 
-def test_an_int8_engine_passes_its_gate_under_a_key_of_its_own(random_mini, recipe, tmp_path):
-    eager = recipe.model_copy(update={"backend": "torch"})
-    plain = build_engine(eager, random_mini, tmp_path)
-    built = build_engine(eager.model_copy(update={"precision": "int8"}), random_mini, tmp_path)
+def test_an_int8_engine_passes_its_gate_under_a_key_of_its_own(random_mini, torch_recipe, tmp_path):
+    plain = build_engine(torch_recipe, random_mini, tmp_path)
+    rounded = torch_recipe.model_copy(update={"precision": "int8"})
+    built = build_engine(rounded, random_mini, tmp_path)
     assert built.manifest.parity.problem() == "" and built.manifest.parity.unet > 1e-4
     assert built.manifest.parity.text_encoder < 1e-6 and built.key != plain.key
     assert "torchao" in built.manifest.key.versions and "torchao" not in plain.manifest.key.versions
-    found = build_engine(eager.model_copy(update={"precision": "int8"}), random_mini, tmp_path)
+    found = build_engine(rounded, random_mini, tmp_path)
     inputs = example_inputs(built.shapes, 5)[UNET].values()
     assert found.cached and torch.equal(found.networks.denoise(*inputs), built.networks.denoise(*inputs))
 
@@ -151,34 +151,21 @@ def processor(monkeypatch):
 def test_auto_is_what_the_device_multiplies_itself(capability, native, expected, gpu, processor):
     gpu(capability)
     processor(native)
-    assert backends.resolved("torch", "auto") == expected
+    for asked in ("auto", *(find_recipe(name).precision for name in ("mini", "mini-few", "sd15", "sd21-base", "sdxl"))):
+        assert backends.resolved("torch", asked) == expected
     assert backends.resolved("openvino", "auto") == ("bfloat16" if native else "float32")
     assert backends.resolved("onnxruntime", "auto") == "float32" or capability
     assert backends.resolved("torch", "float16") == "float16"
     assert "torch" in backends.chosen("auto", "auto") and backends.chosen("torch", "auto") == ["torch"]
 
 
-@pytest.mark.parametrize("name", ["mini", "mini-few", "sd15", "sd21-base", "sdxl"])
-def test_recipes_compute_in_16_bits_where_the_device_does(name, gpu, processor):
-    for capability, native, expected in (
-        ((8, 0), False, "bfloat16"),
-        (None, True, "bfloat16"),
-        (None, False, "float32"),
-    ):
-        gpu(capability)
-        processor(native)
-        assert backends.resolved("torch", find_recipe(name).precision) == expected
-
-
 def test_a_benchmark_measures_bfloat16_where_the_processor_has_it(gpu, processor):
     gpu(None)
     for native in (True, False):
         processor(native)
-        assert ("openvino:bfloat16" in backends.worth_measuring()) is native
-        assert (
-            "openvino:float32" in backends.worth_measuring()
-            and "onnxruntime:bfloat16" not in backends.worth_measuring()
-        )
+        measured = backends.worth_measuring()
+        assert ("openvino:bfloat16" in measured) is native
+        assert "openvino:float32" in measured and "onnxruntime:bfloat16" not in measured
 
 
 def test_openvinos_int8_needs_a_processor_that_has_it(eight_bits, gpu):

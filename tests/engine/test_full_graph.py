@@ -12,23 +12,17 @@ LAYERS = {"sd15": 32, "sdxl": 140}  # of attention
 
 
 @pytest.mark.parametrize("family", ["sd15", pytest.param("sdxl", marks=pytest.mark.long)])
-def test_a_whole_unet_is_one_graph(family):
+def test_a_whole_unet_is_one_graph(family, traced):
     with torch.device("meta"):
         unet, vae = UNet2DConditionModel(**UNETS[family]), AutoencoderKL(block_out_channels=(32,) * 4)
         part, projection = split_unet(unet, vae)
     part.eval().requires_grad_(False)
     assert install(part, Kernels({})) == LAYERS[family]
-    graphs = []
-
-    def keep(graph, _inputs):
-        graphs.append(graph)
-        return graph
-
-    compiled = torch.compile(part, backend=keep, fullgraph=True, dynamic=False)
+    compiled = torch.compile(part, backend=traced.backend, fullgraph=True, dynamic=False)
     side, rows = UNETS[family]["sample_size"], TOKENS + (projection.pooled > 0)
     latents, timestep = torch.empty(2, 4, side, side, device="meta"), torch.empty(2, device="meta")
     with torch.inference_mode():
         output = compiled(latents, timestep, torch.empty(2, rows, projection.width, device="meta"))
-    assert output.shape == latents.shape and len(graphs) == 1
-    calls = [node.name for node in graphs[0].graph.nodes if "scaled_dot_product_attention" in node.name]
+    assert output.shape == latents.shape and len(traced) == 1
+    calls = [node.name for node in traced[0].graph.nodes if "scaled_dot_product_attention" in node.name]
     assert len(calls) == LAYERS[family]

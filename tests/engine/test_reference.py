@@ -14,7 +14,6 @@ from fglfast.engine import trajectory
 from fglfast.engine.export import export
 from fglfast.engine.exported import Route
 from fglfast.engine.manifest import read_manifest
-from fglfast.engine.networks import Networks
 from fglfast.engine.parity import measure, require
 from fglfast.engine.trajectory import OURS, Reference
 from fglfast.engine.yardstick import NOTHING
@@ -56,12 +55,6 @@ def sampled(model, side, steps=3, **asked):
     return reference.trajectory(("", "a bag"), steps, seed=0)
 
 
-def eager(model):
-    """The networks of an engine that computes as float32 PyTorch does."""
-    generator = load_generator(model)
-    return Networks(generator.text, generator.projection, generator.unet, generator.decoder)
-
-
 CASES = {
     "plain": ({}, {}, {}, "StableDiffusionXLPipeline"),
     "Playground's VAE": (PLAYGROUND, {}, {}, "StableDiffusionXLPipeline"),
@@ -75,12 +68,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_who_samples_the_reference(case, changed, shallow):
+def test_who_samples_the_reference(case, changed, shallow, uncompiled):
     vae, scheduler, asked, by = CASES[case]
     model = changed(shallow("sdxl"), vae, scheduler)
     run = sampled(model, 64, **asked)
     assert run.by == by and len(run.inputs) == len(run.outputs) == 3
-    parity = measure(eager(model), run, NOTHING, "float32")
+    parity = measure(uncompiled(load_generator(model)), run, NOTHING, "float32")
     assert parity.problem() == "" and parity.psnr > 90, parity
 
 
@@ -104,10 +97,10 @@ def test_weights_are_loaded_once_and_stay_as_they_are(own_timesteps, random_mini
     assert (before.by == OURS) == own_timesteps and loads == [random_mini]
 
 
-def test_the_gate_sees_a_decoder_that_leaves_out_the_mean(changed, shallow, monkeypatch):
+def test_the_gate_sees_a_decoder_that_leaves_out_the_mean(changed, shallow, monkeypatch, uncompiled):
     model = changed(shallow("sdxl"), PLAYGROUND)
     monkeypatch.setattr(LatentSpace, "to_vae", lambda space, latents: latents / space.scale)
-    parity = measure(eager(model), sampled(model, 64), NOTHING, "float32")
+    parity = measure(uncompiled(load_generator(model)), sampled(model, 64), NOTHING, "float32")
     assert parity.vae_decoder > 0.01
     with pytest.raises(FglError, match="VAE decoder"):
         require(parity, "engine")

@@ -42,14 +42,14 @@ def open_beside_another(recipe, model, engines, meeting):
 
 def replace_damaged(folder):
     """Damage an engine, find that, remove it and put a whole one in its place; over and over, as its builder does."""
-    from fglfast.engine.making import _is_sound
+    from fglfast.engine.making import _sound_or_removed
 
     folder = Path(folder)
     whole = shutil.copytree(folder, folder.parent / "whole")
     for _ in range(ROUNDS):
         next(path for path in sorted(folder.iterdir()) if path.name != FILE).write_bytes(b"damaged")
         with exclusive(lock_of(folder)):
-            assert not _is_sound(folder)
+            assert not _sound_or_removed(folder)
             with finished_folder(folder) as place:
                 shutil.copytree(whole, place, dirs_exist_ok=True)
 
@@ -106,9 +106,9 @@ def test_one_that_is_being_replaced_is_whole_or_not_there(engine, engines, start
     process, messages = start(replace_damaged, folder)
     seen = set()
     while process.poll() is None:
-        seen.add(finding.sound(folder) is not None)  # anything raised fails the test
+        seen.add(finding.is_sound(folder))  # anything raised fails the test
     assert process.returncode == 0, messages.read_text()
-    assert seen == {True, False} and finding.sound(folder)
+    assert seen == {True, False} and finding.is_sound(folder)
 
 
 if __name__ == "__main__":

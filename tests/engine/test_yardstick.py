@@ -8,10 +8,9 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 
 from fglfast.engine import parity, trajectory, yardstick
-from fglfast.engine.backends.eager import TorchBackend, eager
+from fglfast.engine.backends.eager import TorchBackend
 from fglfast.engine.build import build_engine
 from fglfast.engine.manifest import Key, device_name, read_manifest
-from fglfast.engine.networks import Networks
 from fglfast.engine.parity import CAPS, FLOOR, Errors, allowances, measure
 from fglfast.engine.recipe import Build
 from fglfast.engine.trajectory import Reference
@@ -46,18 +45,18 @@ def on_compile(monkeypatch):
     return install
 
 
-def test_five_engines_of_a_model_sample_the_reference_once(random_mini, recipe, tmp_path, loaded, monkeypatch):
+def test_five_engines_of_a_model_sample_the_reference_once(random_mini, torch_recipe, tmp_path, loaded, monkeypatch):
     rows, sampled, lost, measure_lost = [], trajectory._sampled, [], yardstick._lost
     monkeypatch.setattr(trajectory, "_sampled", lambda *given: rows.append(len(given[3])) or sampled(*given))
     monkeypatch.setattr(yardstick, "_lost", lambda *given: lost.append(given[2]) or measure_lost(*given))
     for precision, batch in (("float32", 8), ("float32", 2), ("bfloat16", 8), ("bfloat16", 2), ("float32", 4)):
-        changes = {"backend": "torch", "precision": precision, "unet_batch": batch}
-        assert not build_engine(recipe.model_copy(update=changes), random_mini, tmp_path).cached
+        changes = {"precision": precision, "unet_batch": batch}
+        assert not build_engine(torch_recipe.model_copy(update=changes), random_mini, tmp_path).cached
     assert rows == [1] * len(yardstick.PROMPTS), "an image at a time"
     assert lost == [torch.bfloat16] and len(loaded) == 2
     (kept,) = tmp_path.glob("reference-*.safetensors")
     kept.write_bytes(kept.read_bytes()[:1000])
-    build_engine(recipe.model_copy(update={"backend": "torch", "unet_batch": 6}), random_mini, tmp_path)
+    build_engine(torch_recipe.model_copy(update={"unet_batch": 6}), random_mini, tmp_path)
     assert len(rows) == 2 * len(yardstick.PROMPTS), "what is damaged is computed again"
 
 
@@ -82,7 +81,7 @@ def test_another_solver_size_or_model_is_another_reference(random_mini, recipe, 
 
 @pytest.mark.parametrize("fits", [True, False])
 def test_the_float32_model_is_gone_before_an_engine_is_compiled(
-    fits, random_mini, recipe, tmp_path, loaded, on_compile, monkeypatch, capsys
+    fits, random_mini, torch_recipe, tmp_path, loaded, on_compile, monkeypatch, capsys
 ):
     """Also where it did not fit into the GPU's memory, whose error holds on to it while it is handled."""
     if not fits:
@@ -94,18 +93,18 @@ def test_the_float32_model_is_gone_before_an_engine_is_compiled(
                 raise torch.OutOfMemoryError(f"CUDA out of memory, {len(held)} networks held")
             return sample(reference, *given)
 
-        monkeypatch.setattr(yardstick, "reference_device", lambda: "cuda")
+        monkeypatch.setattr(yardstick, "own_device", lambda: "cuda")
         monkeypatch.setattr(yardstick, "_lost", lambda *_: NOTHING)
         monkeypatch.setattr(Reference, "trajectory", run_out)
     alive = []
     on_compile(lambda: alive.append([unet() for unet in loaded]))
-    built = build_engine(recipe.model_copy(update={"backend": "torch"}), random_mini, tmp_path)
+    built = build_engine(torch_recipe, random_mini, tmp_path)
     assert alive == [[None]] and built.manifest.parity.problem() == ""
     assert ("runs on the CPU" in capsys.readouterr().err) is not fits
 
 
-def test_a_manifest_says_what_was_measured_and_allowed(random_mini, recipe, tmp_path):
-    half = recipe.model_copy(update={"backend": "torch", "precision": "bfloat16"})
+def test_a_manifest_says_what_was_measured_and_allowed(random_mini, torch_recipe, tmp_path):
+    half = torch_recipe.model_copy(update={"precision": "bfloat16"})
     said = read_manifest(build_engine(half, random_mini, tmp_path).folder).parity
     assert 0 < said.unet <= said.allowed.unet == max(FLOOR, 2.5 * said.eager.unet) < CAPS["bfloat16"]
     assert said.text_encoder < 1e-6 and said.allowed.text_encoder == FLOOR and said.psnr > 20
@@ -141,21 +140,16 @@ def judged(request, shallow, tmp_path_factory):
         return model, run, eager_errors(reference, run, key, folder)
 
 
-def float32_networks(model):
-    generator = load_generator(model)
-    network = {name: eager(part, "cpu", torch.float32) for name, part in vars(generator).items()}
-    return generator, Networks(network["text"], network["projection"], network["unet"], network["decoder"])
-
-
 class Nothing(nn.Module):
     def forward(self, rows):
         return torch.zeros_like(rows)
 
 
-def test_a_missing_attention_is_seen_in_bfloat16(judged):
+def test_a_missing_attention_is_seen_in_bfloat16(judged, uncompiled):
     """Of a UNet that computes in float32: bfloat16 has lost nothing yet, and it is refused nevertheless."""
     model, run, lost = judged
-    generator, networks = float32_networks(model)
+    generator = load_generator(model)
+    networks = uncompiled(generator)
     assert measure(networks, run, lost, "bfloat16").problem() == "" and 1e-3 < lost.unet < 0.024
     attentions = [part for part in generator.unet.modules() if isinstance(part, Attention)]
     for part in attentions[:3]:

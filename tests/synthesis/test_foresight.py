@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError
 from fglfast.engine import build, choice, contest, making
-from fglfast.engine.built import is_built
+from fglfast.engine.build import is_built
 from fglfast.engine.recipe import Recipe
 from fglfast.payload import save_payload
 from fglfast.sampler.schedule import Sampling

@@ -20,7 +20,7 @@ from fglfast.base.errors import FglError, IncompleteError, UsageError
 from fglfast.base.files import exclusive
 from fglfast.engine import backends, choice, contest
 from fglfast.engine.build import build_engine
-from fglfast.engine.exports import export_folder
+from fglfast.engine.exported import export_folder
 from fglfast.engine.making import Made
 from fglfast.payload import save_payload
 from fglfast.sampler.schedule import Sampling

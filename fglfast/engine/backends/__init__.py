@@ -50,7 +50,7 @@ class Backend(Protocol):
     """
 
     packages: tuple[str, ...]
-    optional: tuple[str, ...]
+    optional: tuple[str, ...] = ()
     extra: str
     needs_export: bool
     needs_cuda: bool = False
@@ -123,12 +123,7 @@ def chosen(name: str, precision: str) -> list[str]:
 
 
 def pairs(name: str, precision: str) -> list[tuple[str, str]]:
-    """Backends and precisions to build: one, or all of which the fastest is to be found.
-
-    Raises:
-        UsageError: as `chosen`.
-        MissingExtraError: likewise.
-    """
+    """Backends and precisions to build: one, or all of which the fastest is to be found; raises as `chosen`."""
     found = []
     for backend in chosen(name, precision):
         own = resolved(backend, precision)

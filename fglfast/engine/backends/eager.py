@@ -37,13 +37,14 @@ class TorchBackend(Backend):
 
         The text encoder stays float32: it runs once a prompt, and every step depends on it.
         """
-        from fglfast.engine.attention import Kernels, candidates, install  # seconds to import, which others are spared
+        # Seconds to import, which others are spared.
+        from fglfast.engine.attention import Kernels, Seconds, candidates, install
         from fglfast.engine.export import dtype_of
-        from fglfast.generator.load import load_generator
+        from fglfast.generator.load import load_generator, own_device
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        generator = load_generator(model)
-        known = _read(engine / ATTENTION)
+        device, generator = own_device(), load_generator(model)
+        measured = engine / ATTENTION
+        known: Seconds | None = json.loads(measured.read_text(encoding="utf-8")) if measured.exists() else None
         kernels = Kernels(candidates(device), known)
         dtype = float_type(build.precision, device)
         parts: dict[str, tuple[nn.Module, torch.dtype, int]] = {
@@ -61,7 +62,7 @@ class TorchBackend(Backend):
                 first_pass(*example_inputs(shapes, batch)[name].values())
             runs[name] = in_chunks_that_fit(self.function(network, device, kind), batch, Path(name).stem)
         if known is None:
-            write_atomic(engine / ATTENTION, json.dumps(kernels.seconds, indent=2) + "\n")
+            write_atomic(measured, json.dumps(kernels.seconds, indent=2) + "\n")
         return Networks(
             encode=eager(generator.text.to(device), device, torch.float32),
             project=projecting(generator.projection.to(device), device, dtype),
@@ -117,11 +118,6 @@ def placed(tensor: Tensor, device: str, dtype: torch.dtype) -> Tensor:
         tensor = tensor.to(dtype)
     tensor = tensor.to(device)
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
-
-
-def _read(path: Path) -> dict[str, dict[str, float]] | None:
-    known: dict[str, dict[str, float]] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    return known
 
 
 BACKEND = TorchBackend()

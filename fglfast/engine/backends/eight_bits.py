@@ -11,15 +11,16 @@ import torch
 from torch import nn
 
 from fglfast.base.errors import FglError, MissingExtraError
+from fglfast.engine.parity import EIGHT_BITS
 
-PACKAGES = {"int8": "torchao", "float8": "torchao"}
+PACKAGES = dict.fromkeys(EIGHT_BITS, "torchao")
 FLOAT8_CAPABILITY = (8, 9)
 MULTIPLE = 16  # cuBLAS multiplies float8 matrices of such sides only; int8 of multiples of 8
 
 
 def float_type(precision: str, device: str) -> torch.dtype:
     """The type of all arithmetic that is not in eight bits."""
-    if precision in PACKAGES:
+    if precision in EIGHT_BITS:
         return torch.bfloat16 if device == "cuda" else torch.float32
     found: torch.dtype = getattr(torch, precision)
     return found

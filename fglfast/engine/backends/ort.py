@@ -19,7 +19,7 @@ from fglfast.engine.backends import Backend, missing
 from fglfast.engine.backends.ort_graph import optimized, save
 from fglfast.engine.backends.trt import static_shapes, timing_cache
 from fglfast.engine.exported import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs, link
-from fglfast.engine.fusions import FILE, Exported, count, require
+from fglfast.engine.fusions import FILE, Exported
 from fglfast.engine.networks import Networks, in_chunks, staying
 from fglfast.engine.recipe import Build
 from fglfast.generator.shapes import Shapes
@@ -48,7 +48,6 @@ class OnnxRuntimeBackend(Backend):
     """
 
     packages: tuple[str, ...] = ("onnxruntime",)
-    optional: tuple[str, ...] = ()
     extra = "cpu"
     needs_export = True
     precisions: tuple[str, ...] = ("float32", "float16")
@@ -72,13 +71,12 @@ class OnnxRuntimeBackend(Backend):
                 save(optimized(onnx / name, half), engine / name)
             else:
                 _session(onnx / name, written=engine / name)
-            fused[name] = count(engine / name)
-            require(fused[name], exported.modules.get(name, {}), FUSED[providers()[0]], name)
+            fused[name] = exported.counted(engine / name, FUSED[providers()[0]])
         return fused
 
     def load(self, build: Build, shapes: Shapes, model: Path, engine: Path) -> Networks:
         """Open one session a network."""
-        function = _function if providers() == (CPU,) else _bound
+        device, function = (DEVICE, _bound) if self.uses_gpu() else ("cpu", _function)
         if TENSORRT in providers():
             names = static_shapes(build, shapes)
             runs = {name: function(_tensorrt_session(engine / name, build, shapes)) for name in names}
@@ -87,15 +85,15 @@ class OnnxRuntimeBackend(Backend):
             runs = {name: function(_session(engine / name)) for name in example_inputs(shapes, 1)}
         return Networks(
             encode=runs[TEXT],
-            project=runs[PROJECTION] if providers() == (CPU,) else staying(runs[PROJECTION], DEVICE),
+            project=staying(runs[PROJECTION], device),
             denoise=in_chunks(runs[UNET], build.unet_batch),
             decode=in_chunks(runs[DECODER], build.vae_batch),
-            device="cpu" if providers() == (CPU,) else DEVICE,
+            device=device,
         )
 
     def key_facts(self) -> dict[str, str]:
         """The providers off the CPU: `onnxruntime` and `onnxruntime-gpu` have the same version numbers."""
-        if providers() == (CPU,):
+        if not self.uses_gpu():
             return {}
         facts = {"providers": " ".join(providers())}
         return facts | ({"tensorrt": import_module("tensorrt").__version__} if TENSORRT in providers() else {})
@@ -113,7 +111,7 @@ class OnnxRuntimeBackend(Backend):
 
     def refusal(self, precision: str) -> str:
         """On the CPU its convolutions and products are float32."""
-        unable = precision != "float32" and providers() == (CPU,)
+        unable = precision != "float32" and not self.uses_gpu()
         return f"on the CPU it computes in float32 only, not {precision}" if unable else ""
 
 
@@ -147,7 +145,7 @@ def _loads(provider: str) -> bool:
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", values[:1], values[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     options = {"trt_min_subgraph_size": 1000} if provider == TENSORRT else {}  # load it, build nothing
-    chosen = [on_this_gpu(provider, options), CPU]
+    chosen = [_on_this_gpu(provider, options), CPU]
     try:
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), _options(), providers=chosen, enable_fallback=0
@@ -168,7 +166,7 @@ def _options() -> Any:
     return options
 
 
-def on_this_gpu(provider: str, options: dict[str, Any] | None = None) -> Any:
+def _on_this_gpu(provider: str, options: dict[str, Any] | None = None) -> Any:
     """A provider with its options: PyTorch's current GPU, not the first one, as each rank has its own."""
     return provider if provider == CPU else (provider, {**(options or {}), "device_id": torch.cuda.current_device()})
 
@@ -177,18 +175,19 @@ def _session(path: Path, written: Path | None = None) -> Any:
     """Open a graph; with `written`, only to write what the session makes of it."""
     import onnxruntime
 
-    options = _options()
+    options, on_cpu = _options(), providers() == (CPU,)
     # What was optimised before is left alone; what was written for CUDA has constants to fold and casts to drop yet.
-    done = providers() == (CPU,) and not written
     levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_DISABLE_ALL if done else levels.ORT_ENABLE_ALL
+    options.graph_optimization_level = levels.ORT_DISABLE_ALL if on_cpu and not written else levels.ORT_ENABLE_ALL
     if written:
         options.optimized_model_filepath = str(written)
-    # ONNX Runtime's own fallback prints on stdout, where a command's result goes.
-    fallback = providers() == (CPU,)
-    chosen = [on_this_gpu(name) for name in providers()]
+        # Weights outside the graph would stay where they are, and be looked for beside the one that is written.
+        if path.with_name(weights := f"{path.name}.data").exists():
+            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights)
+    chosen = [_on_this_gpu(name) for name in providers()]
     with told():
-        return onnxruntime.InferenceSession(path, options, providers=chosen, enable_fallback=fallback)
+        # Elsewhere its own fallback prints on stdout, where a command's result goes.
+        return onnxruntime.InferenceSession(path, options, providers=chosen, enable_fallback=on_cpu)
 
 
 def _tensorrt_session(path: Path, build: Build, shapes: Shapes) -> Any:
@@ -201,7 +200,7 @@ def _tensorrt_session(path: Path, build: Build, shapes: Shapes) -> Any:
     half = build.precision == "float16" and path.name in Exported.load(path.parent).float16
     if half and int(import_module("tensorrt").__version__.split(".")[0]) < 11:
         options["trt_fp16_enable"] = True  # later versions take every type as it stands in the graph
-    chosen = [on_this_gpu(name, options if name == TENSORRT else None) for name in providers()]
+    chosen = [_on_this_gpu(name, options if name == TENSORRT else None) for name in providers()]
     with told():
         return onnxruntime.InferenceSession(path, _options(), providers=chosen, enable_fallback=0)
 

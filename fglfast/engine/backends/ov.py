@@ -34,7 +34,6 @@ class OpenVinoBackend(Backend):
     """Compiles each network at one static batch and keeps the compiled blob in the engine."""
 
     packages: tuple[str, ...] = ("openvino",)
-    optional: tuple[str, ...] = ()
     extra = "cpu"
     needs_export = True
     precisions: tuple[str, ...] = ("float32", "bfloat16", "int8")

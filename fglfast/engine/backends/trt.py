@@ -16,7 +16,7 @@ from fglfast.engine.backends import trt_runtime as tensorrt_runtime
 from fglfast.engine.backends.trt_messages import log, new, problem, progress
 from fglfast.engine.backends.trt_runtime import FixedNetwork, Workspace
 from fglfast.engine.exported import DECODER, PROJECTION, TEXT, UNET, Route, example_inputs, link
-from fglfast.engine.fusions import Exported, count, require
+from fglfast.engine.fusions import Exported
 from fglfast.engine.manifest import device_name
 from fglfast.engine.networks import Networks, in_chunks, staying
 from fglfast.engine.recipe import Build
@@ -42,7 +42,6 @@ class TensorRtBackend(Backend):
     """
 
     packages: tuple[str, ...] = ("tensorrt",)
-    optional: tuple[str, ...] = ()
     extra = "tensorrt"
     precisions: tuple[str, ...] = ("float32", "bfloat16", "float16")
     needs_export = True
@@ -57,8 +56,7 @@ class TensorRtBackend(Backend):
         """
         exported, fused = Exported.load(onnx), {}
         for name, inputs in static_shapes(build, shapes).items():
-            fused[name] = count(onnx / name)
-            require(fused[name], exported.modules.get(name, {}), FUSED, name)
+            fused[name] = exported.counted(onnx / name, FUSED)
             if _compiled_without_weights(onnx / name, inputs, engine):
                 link(onnx / name, engine)
         return fused
@@ -69,13 +67,14 @@ class TensorRtBackend(Backend):
         Raises:
             FglError: a plan does not open, or its weights do not fit.
         """
-        opened = {name: _opened(engine / _plan(name)) for name in _batches(build)}
-        for name in opened:
+        batches = _batches(build)
+        opened = {name: _opened(engine / _plan(name)) for name in batches}
+        for name, plan in opened.items():
             if (engine / name).exists():
-                _refit(opened[name], engine / _plan(name), engine / name)
+                _refit(plan, engine / _plan(name), engine / name)
         workspace = Workspace(opened.values())
         runs: dict[str, Callable[..., Tensor]] = {}
-        for name, batch in _batches(build).items():
+        for name, batch in batches.items():
             inputs = example_inputs(shapes, batch)[name]
             runs[name] = in_chunks(FixedNetwork(name, opened[name], inputs, workspace), batch)
         device = tensorrt_runtime.DEVICE
