@@ -107,16 +107,17 @@ class Recipe(Settings):
 def find_recipe(name: str) -> Recipe:
     """Read a recipe by path, or by name from those that ship with the package.
 
-    A model that a file calls `./…` lies beside that file: the two can be moved together.
+    A model or an adapter that a file calls `./…` lies beside that file: they can be moved together.
 
     Raises:
         BadInputError: no such recipe, or its content is refused.
     """
     path = Path(name)
     if path.suffix == ".toml":
-        recipe = Recipe.from_toml(path)
-        beside = recipe.model.startswith("./")
-        return recipe.of_model(str(path.parent.resolve() / recipe.model)) if beside else recipe
+        recipe, here = Recipe.from_toml(path), path.parent.resolve()
+        if recipe.lora and recipe.lora.startswith("./"):
+            recipe = recipe.model_copy(update={"lora": str(here / recipe.lora)})
+        return recipe.of_model(str(here / recipe.model)) if recipe.model.startswith("./") else recipe
     shipped = shipped_recipes()
     if name not in shipped:
         raise BadInputError(f"no recipe named {name!r}", f"shipped recipes: {', '.join(shipped)}; or give a .toml file")

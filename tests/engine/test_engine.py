@@ -252,6 +252,11 @@ def test_recipes(tmp_path):
     path = tmp_path / "own.toml"
     path.write_text(find_recipe("mini").to_toml())
     assert find_recipe(str(path)) == find_recipe("mini")
+    path.write_text('model = "./model"\nlora = "./style.safetensors"\nimage_size = 32')
+    moved = find_recipe(str(path))
+    assert (moved.model, moved.lora) == (str(tmp_path / "model"), str(tmp_path / "style.safetensors"))
+    path.write_text('model = "./model"\nlora = "some/adapter"\nimage_size = 32')
+    assert find_recipe(str(path)).lora == "some/adapter"
     for text in ("image_size = 32\ncolour = 1", "image_size = 33", "image_size ="):
         path.write_text(text)
         with pytest.raises(BadInputError, match=r"own\.toml"):
