@@ -248,8 +248,8 @@ SECTIONS = {
         "The demo's training",
         "Classifiers at 64x64, trained on three data sets of `fglfast demo` in turn, judged on the 30,000 private "
         "images of Fashion-MNIST, which the generator does not know and the demo's test leaves out. The demo's "
-        "settings were chosen on these data sets, by such images; what they reach on the test images, the table above "
-        "tells.",
+        "settings were chosen on these data sets, by these images and the public ones; what they reach on the test "
+        "images, the table above tells.",
         speed_columns.demo_training,
     ),
     "half": Section(
