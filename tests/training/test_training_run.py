@@ -150,39 +150,35 @@ def test_other_settings_or_data_are_refused(
         train(other, reference.model, settings_for(tiny_arch), 1)
 
 
-def test_another_run_that_had_the_lock_first_keeps_its_model(
-    reference: TrainResult, synthetic: Path, tiny_arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Both found the folder empty; one waited for the other's end."""
+@pytest.fixture
+def second(reference: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that a run finds empty, and that is another's finished one when it gets the lock."""
     out, locked = tmp_path / "model", RunFolder.locked
 
     @contextmanager
-    def second(folder: RunFolder) -> Iterator[None]:
+    def late(folder: RunFolder) -> Iterator[None]:
         shutil.copytree(reference.model, out)
         with locked(folder):
             yield
 
-    monkeypatch.setattr(RunFolder, "locked", second)
+    monkeypatch.setattr(RunFolder, "locked", late)
+    return out
+
+
+def test_another_run_that_had_the_lock_first_keeps_its_model(
+    second: Path, reference: TrainResult, synthetic: Path, tiny_arch: str
+) -> None:
     with pytest.raises(UsageError, match="seed 0 there, 3 here"):
-        train(synthetic, out, settings_for(tiny_arch, seed=3), 1)
-    assert (out / "model.safetensors").read_bytes() == (reference.model / "model.safetensors").read_bytes()
+        train(synthetic, second, settings_for(tiny_arch, seed=3), 1)
+    assert (second / "model.safetensors").read_bytes() == (reference.model / "model.safetensors").read_bytes()
 
 
 def test_the_same_run_that_had_the_lock_first_is_not_done_again(
-    reference: TrainResult, synthetic: Path, tiny_arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    second: Path, reference: TrainResult, synthetic: Path, tiny_arch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, locked = tmp_path / "model", RunFolder.locked
-
-    @contextmanager
-    def second(folder: RunFolder) -> Iterator[None]:
-        shutil.copytree(reference.model, out)
-        with locked(folder):
-            yield
-
-    monkeypatch.setattr(RunFolder, "locked", second)
     monkeypatch.setattr(worker, "start_engine", fails(AssertionError("trained again")))
-    found = train(synthetic, out, settings_for(tiny_arch), 1)
-    assert found.already_done and found.history == reference.history and (out / "train.json").exists()
+    found = train(synthetic, second, settings_for(tiny_arch), 1)
+    assert found.already_done and found.history == reference.history and (second / "train.json").exists()
 
 
 def test_one_process_is_this_one_and_leaves_it_as_it_was(
