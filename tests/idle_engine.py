@@ -33,4 +33,4 @@ def idle_engine(model, decoder=decode, batch=8, name="idle"):
     )
     build = SimpleNamespace(image_size=32, unet_batch=batch, vae_batch=batch)
     key = SimpleNamespace(weights="ab" * 32, build=build, digest=lambda: name)
-    return Engine(Path(name), SimpleNamespace(key=key), shapes, networks, model, cached=True)
+    return Engine(Path(name), SimpleNamespace(key=key, shapes=shapes), networks, model, cached=True)

@@ -218,6 +218,13 @@ def lock_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
 
 
+def remove(path: Path) -> None:
+    """Remove a file, if it is there, for good: what no longer fits it can be written then, whatever is killed when."""
+    if path.exists():
+        path.unlink()
+        sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder survive a power cut; Windows, which opens no folder, does so by itself."""
     if os.name == "nt":

@@ -32,7 +32,6 @@ class Engine:
     Attributes:
         folder: where it lies; the folder's name is the key.
         manifest: what it was built from and how equal it is.
-        shapes: sizes of latents and text.
         networks: its four networks.
         model: the diffusers directory it came from.
         cached: whether it was found rather than built.
@@ -40,7 +39,6 @@ class Engine:
 
     folder: Path
     manifest: Manifest
-    shapes: Shapes
     networks: Networks
     model: Path
     cached: bool
@@ -49,6 +47,11 @@ class Engine:
     def key(self) -> str:
         """The engine's name."""
         return self.manifest.key.digest()
+
+    @property
+    def shapes(self) -> Shapes:
+        """Sizes of latents and text."""
+        return self.manifest.shapes
 
     @property
     def build(self) -> Build:
@@ -132,10 +135,10 @@ def _joined(engines: list[Engine], blocks: Blocks) -> Engine:
     first, widths = engines[0], [engine.shapes.projected_width for engine in engines]
     weights = blocks.fingerprint([engine.manifest.key.weights for engine in engines])
     key = first.manifest.key.model_copy(update={"weights": weights})
+    shapes = replace(first.shapes, projected_width=sum(widths))
     return replace(
         first,
-        manifest=first.manifest.model_copy(update={"key": key}),
-        shapes=replace(first.shapes, projected_width=sum(widths)),
+        manifest=first.manifest.model_copy(update={"key": key, "shapes": shapes}),
         networks=by_time([engine.networks for engine in engines], widths, blocks.boundaries),
         cached=all(engine.cached for engine in engines),
     )
@@ -149,7 +152,7 @@ def build_block(recipe: Recipe, model: Path, engines: Path) -> Engine:
     keys = keys_of(recipe, model)
     source = Source(model, recipe.image_size, recipe.sampling, engines)
     made = find_or_make(keys[0], source) if len(keys) == 1 else choose(keys, source)
-    return Engine(made.folder, made.manifest, made.manifest.shapes, made.networks, model, made.cached)
+    return Engine(made.folder, made.manifest, made.networks, model, made.cached)
 
 
 def keys_of(recipe: Recipe, model: Path) -> list[Key]:

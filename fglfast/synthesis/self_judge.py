@@ -20,6 +20,7 @@ from fglfast.generator.encoder import ImageEncoder
 from fglfast.generator.fingerprints import model_fingerprint
 from fglfast.generator.learning.label_flow import load_label_flow, probabilities
 from fglfast.generator.learning.student import Task
+from fglfast.generator.load import own_device
 from fglfast.generator.text import load_prompts, native_image_size
 from fglfast.generator.tokens import load_tokenizer
 from fglfast.sampler.evidence import Level, levels_between, misfits
@@ -95,7 +96,7 @@ class LabelFlowJudge:
     """
 
     def __init__(self, model: Path, class_names: Sequence[str]) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = own_device()
         self.flow, names = load_label_flow(model, device)
         self.classes, self.columns = len(names), columns_of(model, names, class_names)
         self.encoder = ImageEncoder(model, native_image_size(model), device)

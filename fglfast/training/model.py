@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 
 from fglfast.base.console import no_loading_bars
 from fglfast.base.errors import BadInputError, UsageError
-from fglfast.base.files import sync_folder, write_atomic
+from fglfast.base.files import remove, write_atomic
 from fglfast.base.limits import as_limit
 from fglfast.base.names import ClassNames
 from fglfast.base.untrusted import json_object, loading
@@ -219,13 +219,6 @@ def save_model(model: PreTrainedModel, folder: Path, image_size: int) -> None:
             remove(folder / WEIGHTS)
         write_atomic(path, text)
     write_weights(model.state_dict(), folder / WEIGHTS)
-
-
-def remove(path: Path) -> None:
-    """Remove a file, if it is there, for good: what no longer fits it can be written then, whatever is killed when."""
-    if path.exists():
-        path.unlink()
-        sync_folder(path.parent)
 
 
 def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:

@@ -17,13 +17,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fglfast.base.errors import BadInputError
-from fglfast.base.files import write_atomic
+from fglfast.base.files import remove, write_atomic
 from fglfast.base.untrusted import loading, read_bytes
 from fglfast.shards.description import read_description
 from fglfast.shards.index import Rows, read_images
 from fglfast.shards.keep import left_out
 from fglfast.training.batches import Pixels
-from fglfast.training.model import head_of, remove
+from fglfast.training.model import head_of
 from fglfast.training.predict import predict
 
 PROTOTYPES = "prototypes.safetensors"

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from fglfast.shards.description import read_description
-from fglfast.shards.index import Index, SyntheticImages, read_index
+from fglfast.shards.index import Index, SyntheticImages, read_images, read_index
 
 CLASSES = ("red stripes", "green bars", "blue dots")
 SIZE = 16
@@ -77,7 +77,7 @@ def index_of(folder: Path) -> Index:
 
 
 def images_of(folder: Path, size: int = SIZE) -> SyntheticImages:
-    return SyntheticImages(index_of(folder), SIZE, size)
+    return read_images(folder, read_description(folder), size)
 
 
 def change_json(path: Path, **keys: object) -> None:
