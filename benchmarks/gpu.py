@@ -132,8 +132,15 @@ def measured(
         ),
     )
     yield result | {"training": trained}
-    ranks = rows.get("two ranks", lambda: two_ranks(recipe, folder, engines, images))
+    ranks = rows.get("two ranks", lambda: two_ranks(drawing(recipe, fastest[0]), folder, engines, images))
     yield result | {"training": trained, "two_ranks": ranks}
+
+
+def drawing(recipe: Recipe, name: str) -> Recipe:
+    """With what `synthesize` draws by the engine of one of our contenders, which is built."""
+    backend, _, precision = name.removeprefix(OURS).partition(WITHOUT)[0].partition(":")
+    rows = recipe.unet_batch * (2 if recipe.sampling.guidance_scale > 1 else 1)
+    return recipe.model_copy(update={"backend": backend, "precision": precision, "unet_batch": rows})
 
 
 def batches(recipe: Recipe, folder: Path, engines: Path, batch: int | None) -> Row:

@@ -268,7 +268,7 @@ SECTIONS = {
     "gpu": Section(
         "Stable Diffusion 1.5 on a GPU",
         "512x512, bfloat16, 25 guided steps, random weights, beside diffusers; the share is of the GPU's own matrix "
-        "product in that precision. Peak memory of fglfast still counts the float32 reference of the gate.",
+        "product in that precision.",
         speed_columns.peers,
     ),
     "scale": Section(

@@ -17,6 +17,7 @@ from benchmarks.gpu_rows import limited
 from benchmarks.peers import REFERENCE, compare
 from fglfast.base.timing import Timing
 from fglfast.engine import attention as attention_kernels
+from fglfast.engine.build import is_built
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.lab.bench.ceiling import Work
 from fglfast.verbs.app import app
@@ -48,7 +49,10 @@ def test_an_engine_beside_a_peer_on_a_small_model(shallow, tmp_path):
     assert ours["against_eager"]["psnr"] > 30 and ours["share"] > 0
     assert all(set(seconds) <= {"flash", "math"} for seconds in ours["attention"].values()) and ours["attention"]
     assert "attention" not in eager
-    assert list((tmp_path / "engines" / "without-xformers").glob("*/attention.json"))  # no key is shared
+    apart = tmp_path / "engines" / "without-xformers"
+    assert list(apart.glob("*/attention.json"))  # no key is shared
+    drawing = gpu.drawing(recipe, name)
+    assert is_built(drawing, shallow("sd15"), apart) and drawing.sampling == recipe.sampling
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from fglfast.engine.exported import DECODER, UNET, example_inputs
 from fglfast.engine.group_norm import keep_channels_last
 from fglfast.engine.networks import Networks
 from fglfast.engine.recipe import Build
+from fglfast.engine.upsampling import transpose_upsampling
 from fglfast.generator.shapes import Shapes
 
 MAX_PROGRAMS = 256  # PyTorch's own limit, 8, counts those of every engine that a process opens
@@ -60,6 +61,7 @@ class TorchCompileBackend(TorchBackend):
         """One network compiled as a function of one chunk; each number of rows is compiled once."""
         if device == "cuda" and dtype != torch.float32:
             keep_channels_last(network)
+            transpose_upsampling(network)
         mode = self.mode if device == "cuda" else "default"
         compiled = torch.compile(network, mode=mode, fullgraph=True, dynamic=False)
         buffers: dict[int, list[Tensor]] = {}
