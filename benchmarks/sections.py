@@ -214,6 +214,12 @@ SECTIONS = {
         speed_columns.peers,
         picture="throughput.png",
     ),
+    "peers-amx": Section(
+        "Whole pipelines, where the processor has AMX",
+        "The same on a processor that multiplies bfloat16 and int8 in tiles (AMX), of whose ceiling so small a network "
+        "reaches a tenth.",
+        speed_columns.peers,
+    ),
     "engines-mini": Section(
         "Engines of `mini`",
         f"UNet, VAE decoder, whole synthesis, image encoding and a training step, by backend. {SHARE}",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -64,36 +64,48 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def claim(path: Path, facts: Mapping[str, object], what: str) -> None:
+def claim(path: Path, facts: Mapping[str, object], what: str, more: bool = False) -> None:
     """Write down what a folder is used for, and refuse one that is in use for something else.
 
     Args:
         path: the file that says it.
         facts: what must not change from one call to the next, as JSON.
         what: what the folder would hold otherwise, in words for the message.
+        more: whether a call may say facts that others did not, and leave out those that they did.
 
     Raises:
         BadInputError: the file holds other facts, which the message names, or cannot be read.
     """
-    check_claim(path, facts, what)
+    check_claim(path, facts, what, more=more)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(facts, indent=2) + "\n")
+    write_atomic(path, json.dumps({**(_claimed(path) if more else {}), **facts}, indent=2) + "\n")
 
 
-def check_claim(path: Path, facts: Mapping[str, object], what: str, later: Collection[str] = ()) -> None:
+def check_claim(
+    path: Path, facts: Mapping[str, object], what: str, later: Collection[str] = (), more: bool = False
+) -> None:
     """As `claim`, without writing: to be asked before work that would be in vain.
 
     Facts that are known `later` are not compared.
     """
     if not path.exists():
         return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        there = {key: value for key, value in found.items() if key not in later}
-    except (ValueError, AttributeError) as error:
-        raise BadInputError(f"{path}: cannot be read ({error})", "give another --out") from error
-    if differing := differences(there, json.loads(json.dumps(facts))):
+    there = {key: value for key, value in _claimed(path).items() if key not in later}
+    here = json.loads(json.dumps(facts))
+    if more:
+        there, here = ({key: said[key] for key in facts if key in there} for said in (there, here))
+    if differing := differences(there, here):
         raise BadInputError(f"{path.parent}: holds {what} ({differing})", "give another --out")
+
+
+def _claimed(path: Path) -> dict[str, Any]:
+    """What a file says that its folder is used for; nothing where there is none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError) as error:
+        raise BadInputError(f"{path}: cannot be read ({error})", "give another --out") from error
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -14,17 +14,19 @@ from fglfast.base.wording import differences
 from fglfast.engine.manifest import device_name
 from fglfast.engine.recipe import find_recipe
 from fglfast.federation.client_app import app
-from fglfast.federation.clients import EVERYTHING, simulated
+from fglfast.federation.clients import EVERYTHING, private_images, simulated
 from fglfast.federation.experiment import FILE, Experiment
 from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.method_names import Method
 from fglfast.federation.methods import SeededExperiment
+from fglfast.federation.own_images import named_images
 from fglfast.federation.records import Arena, Result
 from fglfast.generator.fingerprints import weights_fingerprint
 from fglfast.generator.inventory import load_inventory
 from fglfast.generator.parts import name_of
 from fglfast.generator.text import taught_by, text_fingerprint
+from fglfast.pipeline.sources import claim_sources
 
 
 def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
@@ -44,6 +46,7 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
     if experiment.compared != experiment.methods:
         note("public-only is left out: no public images are named (--public PATH[:SPLIT])")
     file = _claim(out, experiment)
+    claim_sources(out, experiment.recipe, private=private_images(experiment), **named_images(experiment))
     results: list[Result] = []
     images: dict[int, tuple[tuple[int, ...], ...]] = {}
     class_names: tuple[str, ...] = ()

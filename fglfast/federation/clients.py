@@ -170,27 +170,37 @@ def simulated(experiment: str, seed: int) -> tuple[Client, ...]:
 def everything(experiment: str) -> Client:
     """One client that holds all images of an experiment."""
     found = find_experiment(experiment)
-    return Client(EVERYTHING, 0, concatenate([own for _, own in _held(found, seed=0)]), _generator(found))
+    return Client(EVERYTHING, 0, private_images(found), _generator(found))
+
+
+def private_images(experiment: Experiment) -> LabelledImages:
+    """All images that an experiment deals out to its clients."""
+    return concatenate(list(_places(experiment).values()))
+
+
+def _places(experiment: Experiment) -> dict[str | None, LabelledImages]:
+    """Its private images: by domain where each has a folder, else all in one place without a name."""
+    settings = experiment.partition
+    if not (settings.kind.startswith("domain") and settings.domain == "folder"):
+        return {None: read_dataset(experiment.data)}
+    folders = subfolders(Path(experiment.data))
+    if not folders:
+        raise BadInputError(f"{experiment.data}: holds no folder of a domain", "lay it out as DOMAIN/CLASS/*.png")
+    return {folder.name: read_dataset(str(folder)) for folder in folders}
 
 
 def _held(experiment: Experiment, seed: int) -> list[tuple[str | None, LabelledImages]]:
     """The domain and the images of each client."""
-    settings = experiment.partition
-    if settings.kind.startswith("domain") and settings.domain == "folder":
-        folders = subfolders(Path(experiment.data))
-        if not folders:
-            raise BadInputError(f"{experiment.data}: holds no folder of a domain", "lay it out as DOMAIN/CLASS/*.png")
-        own = [(folder.name, read_dataset(str(folder))) for folder in folders]
+    settings, places = experiment.partition, _places(experiment)
+    if None not in places:
         if settings.kind == "domain":
-            return [(name, dataset) for name, dataset in own]
-        within = settings.model_copy(update={"kind": "dirichlet"})
-        return [
-            (name, dataset.select(rows))
-            for number, (name, dataset) in enumerate(own)
-            for rows in split_over_clients(dataset, within, seed + number)
-        ]
-    dataset = read_dataset(experiment.data)
-    return [(None, dataset.select(rows)) for rows in split_over_clients(dataset, settings, seed)]
+            return list(places.items())
+        settings = settings.model_copy(update={"kind": "dirichlet"})
+    return [
+        (name, dataset.select(rows))
+        for number, (name, dataset) in enumerate(places.items())
+        for rows in split_over_clients(dataset, settings, seed + number)
+    ]
 
 
 @lru_cache(maxsize=1)

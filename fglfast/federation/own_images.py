@@ -7,11 +7,18 @@ import torch
 
 from fglfast.federation.experiment import Experiment
 from fglfast.images.dataset import read_dataset
+from fglfast.images.labelled import LabelledImages
 from fglfast.shards.description import read_description
 from fglfast.shards.index import read_images
 from fglfast.training.batches import TrainingData, generator
 
 MOST = 512  # images are enough to see that an average is ruined
+
+
+def named_images(experiment: Experiment) -> dict[str, LabelledImages]:
+    """The real images that a server's settings name, by their use."""
+    paths = {"test": experiment.test, "public": experiment.public}
+    return {use: read_dataset(path) for use, path in paths.items() if path}
 
 
 def own_images(experiment: Experiment, class_names: tuple[str, ...], synthetic: Path | None) -> TrainingData | None:

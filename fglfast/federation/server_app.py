@@ -18,6 +18,8 @@ from fglfast.federation.experiment import find_experiment
 from fglfast.federation.grid import CountedGrid
 from fglfast.federation.method_names import FEDERATED
 from fglfast.federation.methods import SeededExperiment
+from fglfast.federation.own_images import named_images
+from fglfast.pipeline.sources import claim_sources
 
 WHILE_RUNNING = {"methods", "seeds", "allow_same_prompt", "min_clients", "timeout", "trusted_counts"}  # may be changed
 
@@ -59,6 +61,7 @@ def main(grid: Grid, context: Context) -> None:
     with sole(out, FACTS):
         facts = {"seed": seed, **experiment.model_dump(mode="json", exclude=WHILE_RUNNING)}
         claim(out / FACTS, facts, "another federation's run")
+        claim_sources(out, experiment.recipe, **named_images(experiment))
         counted = CountedGrid(grid, experiment.timeout, experiment.min_clients)
         counted.wait(experiment.partition.clients)
         seeded = SeededExperiment(experiment, seed, out, Path(str(run["engines"])), lambda _: [counted])

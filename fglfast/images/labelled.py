@@ -1,5 +1,7 @@
 """Labelled images, opened one by one as they are needed."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -103,6 +105,12 @@ class LabelledImages:
             )
         table = np.array([places.get(name, -1) for name in self.class_names], dtype=np.int64)
         return replace(self, class_names=class_names, labels=table[self.labels])
+
+    def digest(self) -> str:
+        """sha256 of the list of images, by class and name in any order; of their pixels it knows nothing."""
+        names = self.names or ("",) * len(self)
+        rows = sorted((self.class_names[label], name) for label, name in zip(self.labels.tolist(), names, strict=True))
+        return hashlib.sha256(json.dumps([sorted(self.class_names), rows]).encode()).hexdigest()
 
     def counts(self) -> NDArray[np.int64]:
         """Images of each class [classes]."""

@@ -17,6 +17,7 @@ from fglfast.payload import load_payload, save_payload
 from fglfast.payload.merge import check_prompts, merge_payloads
 from fglfast.pipeline.record import ClientRecord, EngineRecord, Epoch, RunRecord
 from fglfast.pipeline.settings import Demo
+from fglfast.pipeline.sources import claim_sources
 from fglfast.pipeline.stages import Stages
 from fglfast.training.results import Evaluation
 
@@ -34,6 +35,7 @@ def run_demo(asked: Demo, out: Path) -> RunRecord:
     claim(out / CLAIM, asked.model_dump(mode="json"), "another run")
     stages, model = Stages(out), find_recipe(asked.recipe).model_folder()
     private, test = read_dataset(asked.private), read_dataset(asked.test)
+    claim_sources(out, asked.recipe, private=private, test=test)
     clients = stages.run(
         "embed",
         f"{asked.clients} clients, Dirichlet beta {asked.beta:g}",

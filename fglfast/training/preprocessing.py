@@ -4,6 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.generator.configs import read_config
 from fglfast.images.decoding import MOST_SIDE
@@ -35,7 +38,7 @@ def read_image_size(model_dir: Path) -> int:
 
     Raises:
         BadInputError: the folder holds no classifier, or one whose processor makes of an image what ours does not: it
-            would be judged on other pixels than it learned from.
+            would be judged on other pixels than it learned from. Another filter of resizing is said, not refused.
     """
     path = model_dir / PROCESSOR
     if not model_dir.is_dir():
@@ -63,4 +66,11 @@ def read_image_size(model_dir: Path) -> int:
         isinstance(factor, int | float) and math.isclose(factor, ours["rescale_factor"], rel_tol=1e-4)
     ):
         raise BadInputError(f"{path}: rescale_factor is {factor!r}, and pixels are divided by 255", MODEL_HINT)
+    if (filtered := content.get("resample")) not in (None, ours["resample"]):
+        note(f"{path}: the model learned from images resized by {_filter(filtered)}; here they are resized bicubically")
     return height
+
+
+def _filter(number: Any) -> str:
+    """The name of Pillow's resampling filter of a number, else what was given."""
+    return next((f"a {each.name.lower()} filter" for each in Image.Resampling if each == number), f"filter {number!r}")

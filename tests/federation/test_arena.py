@@ -6,7 +6,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fglfast.base.errors import UsageError
+from fglfast.base.errors import BadInputError, UsageError
+from fglfast.federation import own_images
 from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import Experiment
 from fglfast.federation.history import together
@@ -203,6 +204,13 @@ def test_other_settings_are_refused_and_more_methods_welcome(arena, experiment, 
         run_experiment(experiment.model_copy(update={"images_per_class": 9}), folder / "run", folder / "engines")
     fewer = experiment.model_copy(update={"methods": ("fedavg",)})
     assert run_experiment(fewer, folder / "run", folder / "engines").results[0].method == "fedavg"
+
+
+def test_other_images_under_the_same_path_are_refused(arena, experiment, folder, monkeypatch):
+    fewer = read_dataset(experiment.test).select(range(9))
+    monkeypatch.setattr(own_images, "read_dataset", lambda _: fewer)
+    with pytest.raises(BadInputError, match="another list of test images; another list of public images"):
+        run_experiment(experiment, folder / "run", folder / "engines")
 
 
 def test_summary_shows_milestones_and_the_end(arena):

@@ -163,6 +163,20 @@ def test_preprocessing_that_is_not_ours_is_named(model_dir: Path, key: str, valu
         evaluate(model_dir, images(("ant",), [0]))
 
 
+@pytest.mark.parametrize(
+    ("filtered", "words"), [(2, "a bilinear filter"), ("lanczos", "filter 'lanczos'"), (9, "filter 9")]
+)
+def test_another_filter_of_resizing_is_said(
+    model_dir: Path, filtered: object, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = images(("ant", "bee", "cow"), [0, 1, 2])
+    told = evaluate(model_dir, data)
+    assert "resized" not in capsys.readouterr().err
+    change_json(model_dir / PROCESSOR, resample=filtered)
+    assert evaluate(model_dir, data) == told
+    assert words in capsys.readouterr().err
+
+
 def test_steps_of_preprocessing_that_are_not_told_are_ours(model_dir: Path) -> None:
     data = images(("ant", "bee", "cow"), [0, 1, 2])
     told = evaluate(model_dir, data)

@@ -24,6 +24,7 @@ from fglfast.lab.audit.server import all_views
 from fglfast.lab.audit.shadows import ShadowRun, Shadows, control, train_shadows
 from fglfast.lab.audit.uploads import describe_sender, read_uploads
 from fglfast.payload import load_payload
+from fglfast.pipeline.sources import check_images
 from fglfast.training.batches import read_pixels
 from fglfast.training.results import WEIGHTS
 
@@ -38,6 +39,7 @@ def audit_run(
     experiment = run.experiment
     private = read_dataset(experiment.data).named(run.class_names)
     others = read_dataset(experiment.test).named(run.class_names)
+    check_images(run.folder, private=private, test=others)
     pool_images = concatenate([private, others]).named(run.class_names)
     pool = AuditedImages(pool_images, read_pixels(pool_images, experiment.image_size, "read"))
     recipes = {method: ShadowRun(experiment, method) for method in methods} | {CONTROL: control(experiment)}

@@ -31,6 +31,7 @@ from fglfast.lab.audit.opened import Run
 from fglfast.lab.audit.records import MODEL, View
 from fglfast.lab.audit.roc import Bools, Floats
 from fglfast.lab.audit.server import all_views, seen_by_server
+from fglfast.pipeline.sources import generator_facts
 from fglfast.training.batches import generator
 
 CONTROL_EPOCHS = 60
@@ -78,11 +79,13 @@ def train_shadows(
     The seed is that of the halves; a shadow's own draws have seeds of their own.
 
     Raises:
-        BadInputError: the folder holds shadows of another pool.
+        BadInputError: the folder holds shadows of another pool, recipe or generator.
     """
     seen = hashlib.sha256(pool.pixels_N3SS.numpy().tobytes() + pool.images.labels.tobytes())
     facts = {"images": len(pool.images), "sha256": seen.hexdigest(), "seed": seed}
     claim(folder / "pool.json", facts, "shadows of other images")
+    for drawing in {each.experiment.recipe for each in recipes.values() if each.method.startswith("fgl")}:
+        claim(folder / "generator.json", generator_facts(drawing), "shadows of another generator")
     found: dict[str, list[Path]] = {name: [] for name in recipes}
     for shadow in range(number):
         half = np.sort(generator(seed, 4, shadow).permutation(len(pool.images))[: len(pool.images) // 2])

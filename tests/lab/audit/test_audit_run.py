@@ -152,6 +152,26 @@ def test_shadows_learn_from_halves_are_made_once_and_alike(experiment, pool, tmp
         train_shadows(recipes, AuditedImages(pool.images, 255 - pool.pixels_N3SS), 2, 0, tmp_path, tmp_path)
 
 
+def test_shadows_of_another_generator_and_images_that_are_not_the_runs_are_refused(
+    experiment, run, pool, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(shadows, "_train", lambda *given: given[-1].write_bytes(b""))
+    monkeypatch.setattr(shadows, "_read", len)
+    train = lambda method: train_shadows(  # noqa: E731
+        {method: shadows.ShadowRun(experiment, method)}, pool, 1, 0, tmp_path, tmp_path / "engines"
+    )
+    assert train("fgl") == {"fgl": 1}
+    monkeypatch.setattr(shadows, "generator_facts", lambda _: {"generator": 64 * "0"})
+    with pytest.raises(BadInputError, match=r"shadows of another generator \("):
+        train("fgl")
+    assert train("fedavg") == {"fedavg": 1}, "it knows no generator"
+
+    fewer = read_dataset(experiment.data).select(range(50))
+    monkeypatch.setattr(of_run, "read_dataset", lambda _: fewer)
+    with pytest.raises(BadInputError, match="another list of private images; another list of test images"):
+        of_run.audit_run(open_run(run, None), ("fedavg",), 0, tmp_path, tmp_path / "engines")
+
+
 def test_members_are_the_images_that_a_method_saw(experiment, run):
     class_names = open_run(run, None).class_names
 

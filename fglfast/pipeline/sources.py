@@ -1,0 +1,42 @@
+"""What lies behind the paths of a run: other images or another generator under the same names make other results."""
+
+from pathlib import Path
+from typing import Any
+
+from fglfast.base.files import check_claim, claim
+from fglfast.engine.recipe import find_recipe
+from fglfast.generator.fingerprints import model_fingerprint
+from fglfast.images.labelled import LabelledImages
+
+FILE = "sources.json"
+WHAT = "results of what lay under the same paths before"
+
+
+def generator_facts(recipe: str) -> dict[str, Any]:
+    """A recipe's weights, and how it samples them."""
+    found = find_recipe(recipe)
+    facts = found.model_dump(mode="json", include={"image_size", "sampling"})
+    return facts | {"generator": model_fingerprint(found.model_folder())}
+
+
+def claim_sources(folder: Path, recipe: str, **images: LabelledImages) -> None:
+    """Note what a run's results come from; images of another use may be added later.
+
+    Args:
+        folder: the run's.
+        recipe: of its generator.
+        images: by their use, "private" and the like.
+
+    Raises:
+        BadInputError: the folder holds results of others.
+    """
+    claim(folder / FILE, generator_facts(recipe) | _lists(images), WHAT, more=True)
+
+
+def check_images(folder: Path, **images: LabelledImages) -> None:
+    """Refuse images that are not those which a run's results came from, where it has noted them."""
+    check_claim(folder / FILE, _lists(images), WHAT, more=True)
+
+
+def _lists(images: dict[str, LabelledImages]) -> dict[str, str]:
+    return {f"list_of_{use}_images": found.digest() for use, found in images.items()}
