@@ -5,6 +5,7 @@ Libraries report them in their own ways: PyTorch's file writer hides what the di
 
 import errno
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 
@@ -39,6 +40,14 @@ def as_limit(error: BaseException, where: str = "the disk") -> FglError | None:
             hint = "free disk space and run the same command again; what is finished is kept"
             return FglError(f"{getattr(link, 'filename', None) or where}: cannot be written ({reason})", hint)
     return None
+
+
+def is_about(error: OSError, folder: Path) -> bool:
+    """Whether an error of the system is of what lies in a folder, or of a full disk whose place it does not name."""
+    named = [Path(str(name)) for name in (error.filename, error.filename2) if isinstance(name, str | Path)]
+    if not named:
+        return error.errno in NO_ROOM
+    return any(path.absolute().is_relative_to(folder.absolute()) for path in named)
 
 
 def check_memory(needed: int, what: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.files import exclusive, lock_of, put_in_place, unfinished_folder
+from fglfast.base.limits import is_about
 from fglfast.engine import backends
 from fglfast.engine.export import export_for
 from fglfast.engine.exported import export_folder
@@ -97,6 +98,8 @@ def place_for(key: Key, source: Source) -> Iterator[Path | None]:
             with unfinished_folder(folder) as place:
                 yield place
         except OSError as error:
+            if not is_about(error, source.engines):  # a compiler that is not installed, or a want of memory
+                raise
             raise unwritable(source.engines, error) from error
 
 

@@ -144,6 +144,21 @@ def test_a_damaged_engine_in_a_folder_that_cannot_be_written_is_one_clear_line(
         build_engine(recipe, random_mini, engines)
 
 
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "No such file", "a-compiler"), OSError(errno.ENOMEM, "no memory")]
+)
+def test_an_error_of_the_system_that_is_not_the_folders_is_not_called_so(
+    random_mini, recipe, engines, monkeypatch, error
+):
+    def compile(*_):
+        raise error
+
+    monkeypatch.setattr(backends.find_backend("openvino"), "compile", compile)
+    with pytest.raises(OSError) as raised:
+        build_engine(recipe, random_mini, engines)
+    assert raised.value is error
+
+
 def test_a_model_with_a_damaged_config_is_named(random_mini, recipe, engines, tmp_path_factory):
     other = tmp_path_factory.mktemp("damaged") / "model"
     shutil.copytree(random_mini, other)
