@@ -32,7 +32,7 @@ def as_limit(error: BaseException, where: str = "the disk") -> FglError | None:
         return FglError(f"{error.filename or where}: cannot be written or read ({error.strerror})", hint)
     for link in _chain(error):
         if isinstance(link, MemoryError) or any(words in str(link) for words in MEMORY_WORDS):
-            hint = "give a smaller --batch-size, or end other programs, and run again; what is finished is kept"
+            hint = "end other programs, or give a smaller --batch-size if the command has one; what is finished is kept"
             return FglError("out of memory", hint)
         full = isinstance(link, OSError) and link.errno in NO_ROOM
         if full or any(words in str(link) for words in ROOM_WORDS):
