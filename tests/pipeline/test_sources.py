@@ -62,6 +62,7 @@ def test_images_that_come_go_or_change_class_are_noticed_and_other_uses_may_come
     claim_sources(run, asked, test=private)
     assert json.loads((run / FILE).read_text()).keys() >= {"list_of_private_images", "list_of_test_images"}
     check_images(run, private=private.select([2, 0, 1]), unknown=private)  # in whatever order
+    check_images(run, private=private.named(("cow", "bee", "ant")))
     (tmp_path / "private/ant/2.png").rename(tmp_path / "private/bee/2.png")
     refused("another list of private images", run, asked, private=read_dataset(str(tmp_path / "private")))
     (tmp_path / "private/bee/2.png").rename(tmp_path / "private/ant/2.png")
