@@ -9,7 +9,7 @@ from fglfast.generator.fingerprints import model_fingerprint
 from fglfast.images.labelled import LabelledImages
 
 FILE = "sources.json"
-WHAT = "results of what lay under the same paths before"
+WHAT = "results of other images or of another generator"
 
 
 def generator_facts(recipe: str) -> dict[str, Any]:

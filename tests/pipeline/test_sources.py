@@ -34,7 +34,7 @@ def photos(folder, *names):
 
 def refused(words, folder, *asked, **images):
     before = (folder / FILE).read_bytes()
-    with pytest.raises(BadInputError, match=rf"results of what lay under the same paths before \({words}\)"):
+    with pytest.raises(BadInputError, match=rf"results of other images or of another generator \({words}\)"):
         claim_sources(folder, *asked, **images)
     assert (folder / FILE).read_bytes() == before
 
