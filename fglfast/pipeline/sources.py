@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from fglfast.base.errors import BadInputError
 from fglfast.base.files import check_claim, claim
 from fglfast.engine.recipe import find_recipe
 from fglfast.generator.fingerprints import model_fingerprint
@@ -34,8 +35,15 @@ def claim_sources(folder: Path, recipe: str, **images: LabelledImages) -> None:
 
 
 def check_images(folder: Path, **images: LabelledImages) -> None:
-    """Refuse images that are not those which a run's results came from, where it has noted them."""
-    check_claim(folder / FILE, _lists(images), WHAT, more=True)
+    """Refuse images that are not those which a run's results came from, where it has noted them.
+
+    Raises:
+        BadInputError: they are others.
+    """
+    try:
+        check_claim(folder / FILE, _lists(images), WHAT, more=True)
+    except BadInputError as error:
+        raise BadInputError(error.message, "put back the images that were there") from error
 
 
 def _lists(images: dict[str, LabelledImages]) -> dict[str, str]:

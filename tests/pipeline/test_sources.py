@@ -69,8 +69,9 @@ def test_images_that_come_go_or_change_class_are_noticed_and_other_uses_may_come
     claim_sources(run, asked, private=read_dataset(str(tmp_path / "private")))
     more = photos(tmp_path / "private", "ant/4.png")
     refused("another list of private images", run, asked, private=more, test=private)
-    with pytest.raises(BadInputError, match="another list of private images"):
+    with pytest.raises(BadInputError, match="another list of private images") as raised:
         check_images(run, private=more)
+    assert "put back" in raised.value.hint
     check_images(tmp_path, private=more)  # of a folder that notes nothing, nothing is known
 
 
