@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from shard_samples import write_synthetic
 
 from fglfast.base.console import speaker
 from fglfast.base.files import exclusive
@@ -44,6 +45,18 @@ def shared(tmp_path_factory, worker_id):
     """A folder of all workers: what takes long is made by one and found by the others."""
     own = tmp_path_factory.getbasetemp()
     return own if worker_id == "master" else own.parent
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory):
+    """A finished data set of three classes in three shards."""
+    return write_synthetic(tmp_path_factory.mktemp("data") / "synthetic")
+
+
+@pytest.fixture
+def make_synthetic(tmp_path):
+    """Make such a data set of one's own; `facts` overrule what it says of itself."""
+    return lambda **facts: write_synthetic(tmp_path / "synthetic", **facts)
 
 
 @pytest.fixture(scope="session")

@@ -1,25 +1,13 @@
 """Fixtures of the training tests."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from training_runs import settings_for
-from training_samples import write_synthetic
 
 from fglfast.training.launch import train
 from fglfast.training.results import TrainResult
-
-
-@pytest.fixture(scope="session")
-def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_synthetic(tmp_path_factory.mktemp("data") / "synthetic")
-
-
-@pytest.fixture
-def make_synthetic(tmp_path: Path) -> Callable[..., Path]:
-    return lambda **facts: write_synthetic(tmp_path / "synthetic", **facts)
 
 
 @pytest.fixture(scope="session")

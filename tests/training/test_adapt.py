@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load, save
+from shard_samples import CLASSES, SIZE, picture
 from training_runs import fails
-from training_samples import CLASSES, SIZE, picture
 from typer.testing import CliRunner
 
 from fglfast.images.labelled import LabelledImages

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from kornia import augmentation
+from shard_samples import SIZE
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from training_samples import SIZE
 
 from fglfast.training.augment import Augmentation, normalise
 from fglfast.training.batches import step_seed

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from shard_samples import SIZE, encoded, images_of, picture, sample, write_tar
 from training_runs import fails
-from training_samples import SIZE, encoded, images_of, picture, sample, write_tar
 
 from fglfast.base.errors import BadInputError
 from fglfast.training import decoded

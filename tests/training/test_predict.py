@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from training_samples import images_of
+from shard_samples import images_of
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from fglfast.training.augment import normalise

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from training_samples import CLASSES, SIZE
+from shard_samples import CLASSES, SIZE
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
 from fglfast.base.errors import BadInputError

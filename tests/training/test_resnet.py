@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from training_samples import change_json
+from shard_samples import change_json
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from fglfast.base.errors import BadInputError

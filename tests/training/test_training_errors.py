@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from shard_samples import sample, write_synthetic, write_tar
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure, record
 from training_runs import fails, settings_for
-from training_samples import sample, write_synthetic, write_tar
 
 from fglfast.base.errors import BadInputError, ExitCode, FglError, MissingExtraError, UsageError
 from fglfast.training import launch, worker

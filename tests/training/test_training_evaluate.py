@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from shard_samples import change_json
 from training_runs import fails
-from training_samples import change_json
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError

@@ -18,8 +18,8 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
+from shard_samples import CLASSES, encoded, picture, sample, write_synthetic, write_tar
 from training_runs import EPOCHS, fails, history_of, settings_for
-from training_samples import CLASSES, encoded, picture, sample, write_synthetic, write_tar
 from transformers import pipeline
 
 from fglfast.base.errors import BadInputError, FglError, UsageError

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
-from training_samples import change_json
+from shard_samples import change_json
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from fglfast.base.errors import UsageError
