@@ -75,6 +75,9 @@ def test_all_of_a_network_are_replaced_also_where_no_halving_fits(side):
 
 def test_a_network_compiled_for_a_gpu_in_sixteen_bits_takes_them(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    on_cpu = compiled.BACKEND.key_facts()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert compiled.BACKEND.key_facts() == {"rewritten": "group norms, upsampling"} and "rewritten" not in on_cpu
     for device, dtype, expected in (("cpu", torch.bfloat16, 0), ("cuda", torch.float32, 0), ("cuda", torch.half, 2)):
         served = decoder()
         compiled.BACKEND.function(served, device, dtype)

@@ -21,6 +21,7 @@ from fglfast.engine.upsampling import transpose_upsampling
 from fglfast.generator.shapes import Shapes
 
 MAX_PROGRAMS = 256  # PyTorch's own limit, 8, counts those of every engine that a process opens
+REWRITTEN = "group norms, upsampling"  # what is changed in a network for a GPU
 # An int8 product on a GPU is scaled where it is made, not written out in four bytes first (pytorch/pytorch#111125).
 SETTINGS = {"force_fuse_int_mm_with_mul": True}
 
@@ -56,6 +57,10 @@ class TorchCompileBackend(TorchBackend):
                     "use --backend torch; on a CPU, torch.compile needs a C++ compiler such as g++",
                 ) from error
         return networks
+
+    def key_facts(self) -> dict[str, str]:
+        """On a GPU also what is made of a network there, which is what the gate has judged."""
+        return super().key_facts() | ({"rewritten": REWRITTEN} if torch.cuda.is_available() else {})
 
     def function(self, network: nn.Module, device: str, dtype: torch.dtype) -> Callable[..., Tensor]:
         """One network compiled as a function of one chunk; each number of rows is compiled once."""
