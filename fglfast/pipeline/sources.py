@@ -24,13 +24,15 @@ def claim_sources(folder: Path, recipe: str, **images: LabelledImages) -> None:
     """Note what a run's results come from; images of another use may be added later.
 
     Args:
-        folder: the run's.
+        folder: the run's; as long as no folder is in it there are no results, and nothing is refused.
         recipe: of its generator.
         images: by their use, "private" and the like.
 
     Raises:
         BadInputError: the folder holds results of others.
     """
+    if folder.is_dir() and not any(path.is_dir() for path in folder.iterdir()):
+        (folder / FILE).unlink(missing_ok=True)
     claim(folder / FILE, generator_facts(recipe) | _lists(images), WHAT, more=True)
 
 

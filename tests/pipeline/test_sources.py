@@ -41,6 +41,7 @@ def refused(words, folder, *asked, **images):
 
 def test_a_generator_that_changed_under_its_path_is_noticed(recipe, tmp_path):
     run, asked = tmp_path / "run", str(recipe)
+    (run / "seed0").mkdir(parents=True)
     claim_sources(run, asked)
     claim_sources(run, asked)
     recipe.write_text(recipe.read_text().replace("steps = 2", "steps = 3"))
@@ -57,6 +58,7 @@ def test_a_generator_that_changed_under_its_path_is_noticed(recipe, tmp_path):
 
 def test_images_that_come_go_or_change_class_are_noticed_and_other_uses_may_come_later(recipe, tmp_path):
     run, asked = tmp_path / "run", str(recipe)
+    (run / "seed0").mkdir(parents=True)
     private = photos(tmp_path / "private", "ant/1.png", "ant/2.png", "bee/3.png")
     claim_sources(run, asked, private=private)
     claim_sources(run, asked, test=private)
@@ -80,6 +82,9 @@ def test_a_demo_whose_images_changed_begins_nothing(recipe, tmp_path):
     out, settings = tmp_path / "out", {"recipe": str(recipe), "private": str(tmp_path / "private")}
     asked = Demo(**settings, test=settings["private"], clients=1)
     claim_sources(out, asked.recipe, private=read_dataset(asked.private), test=read_dataset(asked.test))
+    photos(tmp_path / "private", "ant/4.png")  # before anything came of them
+    claim_sources(out, asked.recipe, private=read_dataset(asked.private), test=read_dataset(asked.test))
+    (out / "engines").mkdir()
     photos(tmp_path / "private", "bee/3.png")
     with pytest.raises(BadInputError, match="another list of private images; another list of test images"):
         run_demo(asked, out)
