@@ -21,6 +21,7 @@ from fglfast.federation.experiment import Experiment, find_experiment
 from fglfast.federation.grid import CountedGrid
 from fglfast.federation.loopback import LoopbackGrid
 from fglfast.federation.methods import SeededExperiment
+from fglfast.images.dataset import read_dataset
 
 ROBUST = ("fedavg", "trimmed-mean", "median", "krum", "multi-krum")  # strategies that meet attacks on weights
 ABSENT = "absent"  # instead of an attack: that client never comes
@@ -110,7 +111,8 @@ class Arena:
         with redirect_stderr(said):
             console.stderr.file = said
             try:
-                result = SeededExperiment(self.asked, seed, folder, self.engines, lambda _: [grid]).run("fedavg")
+                test = read_dataset(self.asked.test)
+                result = SeededExperiment(self.asked, test, seed, folder, self.engines, lambda _: [grid]).run("fedavg")
             finally:
                 console.stderr.file = None  # type: ignore[assignment]
         blamed = _blamed(names, said.getvalue())

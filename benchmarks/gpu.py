@@ -23,6 +23,7 @@ from fglfast.engine.batch_search import search_batches
 from fglfast.engine.recipe import Recipe, find_recipe
 from fglfast.generator.families import random_model
 from fglfast.generator.text import resolve_model
+from fglfast.lab.bench.measure import contenders
 from fglfast.lab.bench.training_step import training_rate, training_work
 from fglfast.verbs.command import exits
 
@@ -138,9 +139,9 @@ def measured(
 
 def drawing(recipe: Recipe, name: str) -> Recipe:
     """With what `synthesize` draws by the engine of one of our contenders, which is built."""
-    backend, _, precision = name.removeprefix(OURS).partition(WITHOUT)[0].partition(":")
     rows = recipe.unet_batch * (2 if recipe.sampling.guidance_scale > 1 else 1)
-    return recipe.model_copy(update={"backend": backend, "precision": precision, "unet_batch": rows})
+    [found] = contenders(recipe, [name.removeprefix(OURS).partition(WITHOUT)[0]])
+    return found.model_copy(update={"unet_batch": rows})
 
 
 def batches(recipe: Recipe, folder: Path, engines: Path, batch: int | None) -> Row:

@@ -8,6 +8,8 @@ from those sums: two passes over memory, both in the order in which it lies ther
 import torch
 from torch import Tensor, nn
 
+from fglfast.engine.layers import replace_layers
+
 
 class ChannelsLastGroupNorm(nn.Module):
     """What `nn.GroupNorm` computes, in float32 whatever the type of its input.
@@ -38,12 +40,6 @@ class ChannelsLastGroupNorm(nn.Module):
 
 def keep_channels_last(network: nn.Module) -> int:
     """Replace a network's group norms, in place; returns how many."""
-    found = [
-        (parent, name, child)
-        for parent in network.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, nn.GroupNorm) and child.affine
-    ]
-    for parent, name, norm in found:
-        setattr(parent, name, ChannelsLastGroupNorm(norm))
-    return len(found)
+    return replace_layers(
+        network, lambda layer: isinstance(layer, nn.GroupNorm) and layer.affine, ChannelsLastGroupNorm
+    )

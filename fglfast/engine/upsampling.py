@@ -10,6 +10,8 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d
 
+from fglfast.engine.layers import replace_layers
+
 
 class TransposedUpsample(nn.Module):
     """What a plain `Upsample2D` computes; the sums of its weights are rounded once more."""
@@ -49,13 +51,4 @@ def is_plain(module: nn.Module) -> bool:
 
 def transpose_upsampling(network: nn.Module) -> int:
     """Replace a network's plain upsampling layers, in place; returns how many."""
-    found = [
-        (parent, name, child)
-        for parent in network.modules()
-        if not isinstance(parent, TransposedUpsample)
-        for name, child in parent.named_children()
-        if is_plain(child)
-    ]
-    for parent, name, stock in found:
-        setattr(parent, name, TransposedUpsample(stock))
-    return len(found)
+    return replace_layers(network, is_plain, TransposedUpsample)

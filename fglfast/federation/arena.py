@@ -46,7 +46,8 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
     if experiment.compared != experiment.methods:
         note("public-only is left out: no public images are named (--public PATH[:SPLIT])")
     file = _claim(out, experiment)
-    claim_sources(out, experiment.recipe, private=private_images(experiment), **named_images(experiment))
+    named = named_images(experiment)
+    claim_sources(out, experiment.recipe, private=private_images(experiment), **named)
     results: list[Result] = []
     images: dict[int, tuple[tuple[int, ...], ...]] = {}
     class_names: tuple[str, ...] = ()
@@ -57,7 +58,8 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
         server = experiment.server.model_copy(update={"guard": experiment.server.guard or False})
         known = {"trusted_counts": tuple(client.name for client in clients), "server": server}
         dealt = experiment.model_copy(update=known)
-        seeded = SeededExperiment(dealt, seed, out / f"seed{seed}", engines, partial(_grids, file, seed, experiment))
+        grids = partial(_grids, file, seed, experiment)
+        seeded = SeededExperiment(dealt, named["test"], seed, out / f"seed{seed}", engines, grids)
         class_names = seeded.class_names
         names = tuple(f"{client.name}, {client.domain}" if client.domain else client.name for client in clients)
         held = [client.dataset.named(class_names) for client in clients]

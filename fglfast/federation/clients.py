@@ -175,24 +175,30 @@ def everything(experiment: str) -> Client:
 
 def private_images(experiment: Experiment) -> LabelledImages:
     """All images that an experiment deals out to its clients."""
-    return concatenate(list(_places(experiment).values()))
+    return concatenate(list(_places(experiment.data, _apart(experiment)).values()))
 
 
-def _places(experiment: Experiment) -> dict[str | None, LabelledImages]:
-    """Its private images: by domain where each has a folder, else all in one place without a name."""
-    settings = experiment.partition
-    if not (settings.kind.startswith("domain") and settings.domain == "folder"):
-        return {None: read_dataset(experiment.data)}
-    folders = subfolders(Path(experiment.data))
+def _apart(experiment: Experiment) -> bool:
+    """Whether each domain has a folder."""
+    return experiment.partition.kind.startswith("domain") and experiment.partition.domain == "folder"
+
+
+@lru_cache(maxsize=1)
+def _places(data: str, apart: bool) -> dict[str | None, LabelledImages]:
+    """The images of a path: by domain where each has a folder, else all in one place without a name."""
+    if not apart:
+        return {None: read_dataset(data)}
+    folders = subfolders(Path(data))
     if not folders:
-        raise BadInputError(f"{experiment.data}: holds no folder of a domain", "lay it out as DOMAIN/CLASS/*.png")
+        raise BadInputError(f"{data}: holds no folder of a domain", "lay it out as DOMAIN/CLASS/*.png")
     return {folder.name: read_dataset(str(folder)) for folder in folders}
 
 
 def _held(experiment: Experiment, seed: int) -> list[tuple[str | None, LabelledImages]]:
     """The domain and the images of each client."""
-    settings, places = experiment.partition, _places(experiment)
-    if None not in places:
+    settings, apart = experiment.partition, _apart(experiment)
+    places = _places(experiment.data, apart)
+    if apart:
         if settings.kind == "domain":
             return list(places.items())
         settings = settings.model_copy(update={"kind": "dirichlet"})

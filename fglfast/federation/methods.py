@@ -43,6 +43,7 @@ from fglfast.federation.records import Result, RoundRow
 from fglfast.federation.rounds import PlannedRounds
 from fglfast.federation.wire import Weights
 from fglfast.images.dataset import read_dataset
+from fglfast.images.labelled import LabelledImages
 from fglfast.pipeline.one_shot import one_shot
 from fglfast.pipeline.stages import Stages
 from fglfast.training.augment import Augmentation
@@ -59,13 +60,15 @@ Grids = Callable[[Method], list[CountedGrid]]
 class SeededExperiment:
     """One experiment with one seed: what all methods share.
 
-    Every method has a folder below `out`, and asks the grid or the grids that `grids` makes for it.
+    Every method has a folder below `out`, and asks the grid or the grids that `grids` makes for it. The images it is
+    tested on, `test`, say which classes there are.
     """
 
-    def __init__(self, experiment: Experiment, seed: int, out: Path, engines: Path, grids: Grids) -> None:
+    def __init__(
+        self, experiment: Experiment, test: LabelledImages, seed: int, out: Path, engines: Path, grids: Grids
+    ) -> None:
         self.experiment, self.seed, self.out, self.engines, self.grids = experiment, seed, out, engines, grids
         self.shot = out / "one-shot"
-        test = read_dataset(experiment.test)
         self.class_names = test.class_names
         self.accuracy = partial(_accuracy, TrainingData.of(test, experiment.image_size, 0.0, seed=0))
         torch.manual_seed(seed)

@@ -17,8 +17,8 @@ MOST = 512  # images are enough to see that an average is ruined
 
 def named_images(experiment: Experiment) -> dict[str, LabelledImages]:
     """The real images that a server's settings name, by their use."""
-    paths = {"test": experiment.test, "public": experiment.public}
-    return {use: read_dataset(path) for use, path in paths.items() if path}
+    public = {"public": read_dataset(experiment.public)} if experiment.public else {}
+    return {"test": read_dataset(experiment.test), **public}
 
 
 def own_images(experiment: Experiment, class_names: tuple[str, ...], synthetic: Path | None) -> TrainingData | None:

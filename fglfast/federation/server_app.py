@@ -61,10 +61,11 @@ def main(grid: Grid, context: Context) -> None:
     with sole(out, FACTS):
         facts = {"seed": seed, **experiment.model_dump(mode="json", exclude=WHILE_RUNNING)}
         claim(out / FACTS, facts, "another federation's run")
-        claim_sources(out, experiment.recipe, **named_images(experiment))
+        named = named_images(experiment)
+        claim_sources(out, experiment.recipe, **named)
         counted = CountedGrid(grid, experiment.timeout, experiment.min_clients)
         counted.wait(experiment.partition.clients)
-        seeded = SeededExperiment(experiment, seed, out, Path(str(run["engines"])), lambda _: [counted])
+        seeded = SeededExperiment(experiment, named["test"], seed, out, Path(str(run["engines"])), lambda _: [counted])
         if run.get("again"):
             seeded.collect_again(counted)
         result = seeded.run(method)

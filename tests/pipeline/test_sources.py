@@ -46,8 +46,7 @@ def test_a_generator_that_changed_under_its_path_is_noticed(recipe, tmp_path):
     claim_sources(run, asked)
     recipe.write_text(recipe.read_text().replace("steps = 2", "steps = 3"))
     refused("sampling.steps 2 there, 3 here", run, asked)
-    recipe.write_text(recipe.read_text().replace("steps = 3", "steps = 2\n") + "")
-    recipe.write_text('backend = "torch"\n' + recipe.read_text())
+    recipe.write_text('backend = "torch"\n' + recipe.read_text().replace("steps = 3", "steps = 2"))
     claim_sources(run, asked)  # by which backend is no other generator
     weights = next((find_recipe(asked).model_folder() / "unet").glob("*.safetensors"))
     content = bytearray(weights.read_bytes())
