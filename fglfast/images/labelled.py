@@ -4,6 +4,8 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +57,7 @@ class LabelledImages:
         skipped: images left out because they could not be read.
         source: what was asked for.
         names: what each image is called there: its path inside a folder, or "row 7" of a table.
+        checksums: of the decoded pixels of each.
     """
 
     class_names: tuple[str, ...]
@@ -63,6 +66,7 @@ class LabelledImages:
     skipped: tuple[Skipped, ...]
     source: str
     names: tuple[str, ...] = ()
+    checksums: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,6 +88,7 @@ class LabelledImages:
             openers=tuple(self.openers[row] for row in rows),
             skipped=(),
             names=tuple(self.names[row] for row in rows if self.names),
+            checksums=tuple(self.checksums[row] for row in rows if self.checksums),
         )
 
     def alone(self) -> "LabelledImages":
@@ -107,9 +112,10 @@ class LabelledImages:
         return replace(self, class_names=class_names, labels=table[self.labels])
 
     def digest(self) -> str:
-        """sha256 of the list of images by class and name, in any order; pixels and empty classes do not count."""
-        names = self.names or ("",) * len(self)
-        rows = sorted((self.class_names[label], name) for label, name in zip(self.labels.tolist(), names, strict=True))
+        """sha256 of the images by class, name and pixels, in any order; empty classes do not count."""
+        names, checksums = self.names or ("",) * len(self), self.checksums or (0,) * len(self)
+        images = zip(self.labels.tolist(), names, checksums, strict=True)
+        rows = sorted((self.class_names[label], name, checksum) for label, name, checksum in images)
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def counts(self) -> NDArray[np.int64]:
@@ -126,5 +132,11 @@ def concatenate(parts: Sequence[LabelledImages]) -> LabelledImages:
         openers=tuple(opener for part in parts for opener in part.openers),
         skipped=tuple(skipped for part in parts for skipped in part.skipped),
         source=", ".join(dict.fromkeys(part.source for part in parts)),
-        names=tuple(name for part in parts for name in part.names) if all(part.names for part in parts) else (),
+        names=_joined([part.names for part in parts]),
+        checksums=_joined([part.checksums for part in parts]),
     )
+
+
+def _joined(facts: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """What each image has, where all parts say so."""
+    return tuple(chain.from_iterable(facts)) if all(facts) else ()

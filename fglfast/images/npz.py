@@ -1,6 +1,7 @@
 """Images of an npz file: arrays `images`, `labels`, `class_names`; of a split `train_images`, ..."""
 
 import zipfile
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def read_npz(path: Path, split: str | None, source: str, labelled: bool = True) 
     images = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
     openers = tuple(partial(Image.fromarray, pixels) for pixels in images)
     called = tuple(f"row {row}" for row in range(len(images)))
-    return LabelledImages(called_by, labels, openers, (), source, called)
+    checksums = tuple(zlib.crc32(np.ascontiguousarray(pixels).data) for pixels in images)
+    return LabelledImages(called_by, labels, openers, (), source, called, checksums)
 
 
 def _texts(names: NDArray[np.generic], path: Path) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Every image of a data set decoded once, so that none fails later."""
 
 import os
+import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Tried:
         kind: of a deep grey one.
         peak: its largest value.
         dark: whether it is of 16 bits a colour, of which the upper eight say next to nothing.
+        checksum: of its pixels.
     """
 
     reason: str = ""
@@ -42,6 +44,7 @@ class Tried:
     kind: str = ""
     peak: float = 0.0
     dark: bool = False
+    checksum: int = 0
 
 
 def verified(names: tuple[str, ...], candidates: Sequence[Candidate], source: str) -> LabelledImages:
@@ -70,6 +73,7 @@ def verified(names: tuple[str, ...], candidates: Sequence[Candidate], source: st
         tuple(Skipped(name, one.reason) for (name, _, _), one in pairs if one.reason),
         source,
         tuple(name for name, _, _, _ in kept),
+        tuple(one.checksum for _, _, _, one in kept),
     )
 
 
@@ -95,11 +99,12 @@ def _try(opener: Opener) -> Tried:
     try:
         image = opener()
         deep = deepest(image)
-        dark = deep is None and _nearly_black(to_rgb(image), image)
+        seen = image if deep else to_rgb(image)
+        dark = deep is None and _nearly_black(seen, image)
         frames = 1 if image.format in WHOLE else getattr(image, "n_frames", 1)
     except Exception as error:  # PIL raises what each of its decoders raises
         return Tried(first_line(error))
-    return Tried("", frames, *deep) if deep else Tried("", frames, dark=dark)
+    return Tried("", frames, *(deep or ("", 0.0)), dark, zlib.crc32(seen.tobytes()))
 
 
 def _nearly_black(seen: Image.Image, image: Image.Image) -> bool:

@@ -33,7 +33,7 @@ def claim_sources(folder: Path, recipe: str, **images: LabelledImages) -> None:
     """
     if folder.is_dir() and not any(path.is_dir() for path in folder.iterdir()):
         (folder / FILE).unlink(missing_ok=True)
-    claim(folder / FILE, generator_facts(recipe) | _lists(images), WHAT, more=True)
+    claim(folder / FILE, generator_facts(recipe) | _digests(images), WHAT, more=True)
 
 
 def check_images(folder: Path, **images: LabelledImages) -> None:
@@ -43,10 +43,10 @@ def check_images(folder: Path, **images: LabelledImages) -> None:
         BadInputError: they are others.
     """
     try:
-        check_claim(folder / FILE, _lists(images), WHAT, more=True)
+        check_claim(folder / FILE, _digests(images), WHAT, more=True)
     except BadInputError as error:
         raise BadInputError(error.message, "put back the images that were there") from error
 
 
-def _lists(images: dict[str, LabelledImages]) -> dict[str, str]:
-    return {f"list_of_{use}_images": found.digest() for use, found in images.items()}
+def _digests(images: dict[str, LabelledImages]) -> dict[str, str]:
+    return {f"set_of_{use}_images": found.digest() for use, found in images.items()}

@@ -209,7 +209,7 @@ def test_other_settings_are_refused_and_more_methods_welcome(arena, experiment, 
 def test_other_images_under_the_same_path_are_refused(arena, experiment, folder, monkeypatch):
     fewer = read_dataset(experiment.test).select(range(9))
     monkeypatch.setattr(own_images, "read_dataset", lambda _: fewer)
-    with pytest.raises(BadInputError, match="another list of test images; another list of public images"):
+    with pytest.raises(BadInputError, match="another set of test images; another set of public images"):
         run_experiment(experiment, folder / "run", folder / "engines")
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from fglfast.base.errors import BadInputError, FglError
 from fglfast.images.dataset import read_dataset
+from fglfast.images.labelled import concatenate
 
 
 def save(path, *splits):
@@ -28,6 +29,21 @@ def test_npz_with_splits(tmp_path):
         with pytest.raises(BadInputError) as refused:
             read_dataset(source)
         assert f"{path}:a, {path}:b" in refused.value.hint
+
+
+def test_its_digest_is_of_classes_and_pixels_in_any_order(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 5, 5), dtype=np.uint8)
+
+    def digest(images, labels=(0, 1, 0, 1)):
+        np.savez(tmp_path / "data.npz", images=images, labels=np.array(labels), class_names=np.array(["x", "y"]))
+        return read_dataset(str(tmp_path / "data.npz")).digest()
+
+    first = digest(pixels)
+    assert first == digest(pixels) != digest(pixels[..., ::-1]) and first != digest(pixels, (1, 0, 0, 1))
+    found = read_dataset(str(tmp_path / "data.npz"))
+    assert found.select([3, 1, 0, 2]).digest() == found.digest() != found.select([0, 1, 2]).digest()
+    halves = [found.select([2, 3]), found.select([0, 1])]
+    assert concatenate(halves).digest() == found.digest()
 
 
 def test_a_split_alone_is_taken(tmp_path):

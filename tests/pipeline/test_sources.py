@@ -55,22 +55,26 @@ def test_a_generator_that_changed_under_its_path_is_noticed(recipe, tmp_path):
     refused("another generator", run, asked)
 
 
-def test_images_that_come_go_or_change_class_are_noticed_and_other_uses_may_come_later(recipe, tmp_path):
+def test_images_that_come_go_change_or_change_class_are_noticed_and_other_uses_may_come_later(recipe, tmp_path):
     run, asked = tmp_path / "run", str(recipe)
     (run / "seed0").mkdir(parents=True)
     private = photos(tmp_path / "private", "ant/1.png", "ant/2.png", "bee/3.png")
     claim_sources(run, asked, private=private)
     claim_sources(run, asked, test=private)
-    assert json.loads((run / FILE).read_text()).keys() >= {"list_of_private_images", "list_of_test_images"}
+    assert json.loads((run / FILE).read_text()).keys() >= {"set_of_private_images", "set_of_test_images"}
     check_images(run, private=private.select([2, 0, 1]), unknown=private)  # in whatever order
     check_images(run, private=private.named(("cow", "bee", "ant")))
     (tmp_path / "private/ant/2.png").rename(tmp_path / "private/bee/2.png")
-    refused("another list of private images", run, asked, private=read_dataset(str(tmp_path / "private")))
+    refused("another set of private images", run, asked, private=read_dataset(str(tmp_path / "private")))
     (tmp_path / "private/bee/2.png").rename(tmp_path / "private/ant/2.png")
     claim_sources(run, asked, private=read_dataset(str(tmp_path / "private")))
+    kept = (tmp_path / "private/ant/2.png").read_bytes()
+    Image.fromarray(np.full((8, 8, 3), 98, np.uint8)).save(tmp_path / "private/ant/2.png")  # of the same size
+    refused("another set of private images", run, asked, private=read_dataset(str(tmp_path / "private")))
+    (tmp_path / "private/ant/2.png").write_bytes(kept)
     more = photos(tmp_path / "private", "ant/4.png")
-    refused("another list of private images", run, asked, private=more, test=private)
-    with pytest.raises(BadInputError, match="another list of private images") as raised:
+    refused("another set of private images", run, asked, private=more, test=private)
+    with pytest.raises(BadInputError, match="another set of private images") as raised:
         check_images(run, private=more)
     assert "put back" in raised.value.hint
     check_images(tmp_path, private=more)  # of a folder that notes nothing, nothing is known
@@ -85,6 +89,6 @@ def test_a_demo_whose_images_changed_begins_nothing(recipe, tmp_path):
     claim_sources(out, asked.recipe, private=read_dataset(asked.private), test=read_dataset(asked.test))
     (out / "engines").mkdir()
     photos(tmp_path / "private", "bee/3.png")
-    with pytest.raises(BadInputError, match="another list of private images; another list of test images"):
+    with pytest.raises(BadInputError, match="another set of private images; another set of test images"):
         run_demo(asked, out)
     assert not (out / "clients").exists()

@@ -168,7 +168,7 @@ def test_shadows_of_another_generator_and_images_that_are_not_the_runs_are_refus
 
     fewer = read_dataset(experiment.data).select(range(50))
     monkeypatch.setattr(of_run, "read_dataset", lambda _: fewer)
-    with pytest.raises(BadInputError, match="another list of private images; another list of test images"):
+    with pytest.raises(BadInputError, match="another set of private images; another set of test images"):
         of_run.audit_run(open_run(run, None), ("fedavg",), 0, tmp_path, tmp_path / "engines")
 
 
