@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import fglfast
 from fglfast.base.errors import BadInputError
@@ -70,6 +71,31 @@ def test_one_call_runs_the_server(tmp_path, tiny_recipe, tiny_arch, payload):
     first, second = (fglfast.run_one_shot(sent, tmp_path / "run", asked, engines=tmp_path / "e") for _ in range(2))
     assert first.made.images == second.made.found == 24 and not second.made.images
     assert second.trained.already_done and (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
+def test_paths_may_be_text(tmp_path, tiny_recipe, tiny_arch, payload, monkeypatch):
+    """Engine, images and classifier in one call, and each by its own."""
+    monkeypatch.chdir(tmp_path)
+    fglfast.save_payload(payload("ann", (3, 0, 1)), "ann.safetensors")
+    training = fglfast.TrainSettings(arch=tiny_arch, image_size=16, epochs=1, batch_size=8)
+    asked = fglfast.OneShot(recipe=tiny_recipe, images_per_class=8, train=training)
+    sent = [fglfast.load_payload("ann.safetensors")]
+    made = fglfast.run_one_shot(sent, "run", asked, engines="e").made
+    recipe = fglfast.find_recipe(tiny_recipe)
+    engine, merged = fglfast.build_engine(recipe, str(recipe.model_folder()), "e"), fglfast.merge_payloads(sent)
+    again = fglfast.SynthesisSettings(images_per_class=8, sampling=recipe.sampling)
+    assert fglfast.synthesize(engine, merged, again, "run/synthetic").found == made.images
+    assert fglfast.train("run/synthetic", "model", training).model == tmp_path / "model"
+    images = fglfast.read_dataset(_folder_of_images(tmp_path / "own", merged.class_names))
+    assert fglfast.evaluate("model", images).n == 3
+    assert fglfast.embed(images, "ann", str(recipe.model_folder())).header.client == "ann"
+
+
+def _folder_of_images(folder, class_names):
+    for name in class_names:
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / name / "1.png")
+    return folder
 
 
 def test_one_call_refuses_classes_that_send_the_same_prompt(tmp_path, payload):

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from fglfast.base.errors import BadInputError, FglError, UsageError
+from fglfast.base.limits import NO_ROOM
 from fglfast.base.wording import differences
 from fglfast.base.writable import free_for
 
@@ -152,8 +153,21 @@ def unfinished_folder(folder: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.building-", dir=folder.parent))
     try:
         yield temporary
+    except OSError as error:
+        _name_finished(error, temporary, folder)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _name_finished(error: OSError, temporary: Path, folder: Path) -> None:
+    """Let an error name what would have been there, not what is hidden and temporary; a full disk names nothing."""
+    if error.filename is None and error.errno in NO_ROOM:
+        error.filename = str(folder)
+    for key in ("filename", "filename2"):
+        path = getattr(error, key)
+        if isinstance(path, str | Path) and Path(path).is_relative_to(temporary):
+            setattr(error, key, str(folder / Path(path).relative_to(temporary)))
 
 
 def put_in_place(temporary: Path, folder: Path) -> None:

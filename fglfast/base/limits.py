@@ -6,13 +6,16 @@ Libraries report them in their own ways: PyTorch's file writer hides what the di
 import errno
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from fglfast.base.errors import FglError
+from fglfast.base.errors import FglError, UsageError
+from fglfast.base.wording import first_line
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+WRONG_PLACE = (*NO_ACCESS, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP)
 # PyTorch on a CPU and on a GPU, NVIDIA's libraries, ONNX Runtime, C++, the system, Python.
 MEMORY_WORDS = (
     *("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "Failed to allocate memory"),
@@ -29,7 +32,7 @@ def as_limit(error: BaseException, where: str = "the disk") -> FglError | None:
     """
     if isinstance(error, OSError) and error.errno in NO_ACCESS:
         hint = "choose a folder that you may read and write, or change its permissions"
-        return FglError(f"{error.filename or where}: cannot be written or read ({error.strerror})", hint)
+        return UsageError(f"{error.filename or where}: cannot be written or read ({error.strerror})", hint)
     for link in _chain(error):
         if isinstance(link, MemoryError) or any(words in str(link) for words in MEMORY_WORDS):
             hint = "end other programs, or give a smaller --batch-size if the command has one; what is finished is kept"
@@ -38,8 +41,19 @@ def as_limit(error: BaseException, where: str = "the disk") -> FglError | None:
         if full or any(words in str(link) for words in ROOM_WORDS):
             reason = link.strerror if isinstance(link, OSError) else "no space left"
             hint = "free disk space and run the same command again; what is finished is kept"
-            return FglError(f"{getattr(link, 'filename', None) or where}: cannot be written ({reason})", hint)
+            return FglError(f"{_written(link) or where}: cannot be written ({reason})", hint)
     return None
+
+
+def unwritable(error: OSError, place: str | Path, hint: str) -> FglError:
+    """That something cannot be written: a failure of the machine, but wrong usage where the place is to blame."""
+    kind = UsageError if error.errno in WRONG_PLACE else FglError
+    return kind(f"{place}: cannot be written ({error.strerror or first_line(error)})", hint)
+
+
+def _written(error: BaseException) -> Any:
+    """The file that could not be written, where an error names it: of a copy that is the second."""
+    return getattr(error, "filename2", None) or getattr(error, "filename", None)
 
 
 def is_about(error: OSError, folder: Path) -> bool:

@@ -59,10 +59,14 @@ def usable_file(out: Path, kind: str) -> None:
     """As `usable_folder`, for a file; one that is there is replaced by its own kind of `BEGINNINGS` alone.
 
     Raises:
-        UsageError: a folder or a file of another kind is there, or it cannot be written.
+        UsageError: a folder, a link, a pipe, a device or a file of another kind is there, or it cannot be written.
     """
     if out.is_dir():
         raise UsageError(f"{out}: a folder is there", "give the name of a file")
+    if out.is_symlink() or (out.exists() and not out.is_file()):
+        raise UsageError(
+            f"{out}: is there, and is a link, a pipe or a device", "choose another name: it would be replaced"
+        )
     _check_place(out, existing(out.absolute().parent))
     if out.is_file() and (beginning := _beginning(out, MOST_BEGINNING)) and not BEGINNINGS[kind].match(beginning):
         raise UsageError(f"{out}: is there, and is no {kind}", "choose another name, so that it stays, or delete it")

@@ -33,7 +33,7 @@ WordsLevel = Literal["class", "instance"]
 def embed(
     dataset: LabelledImages,
     client: str,
-    model: Path,
+    model: Path | str,
     prompt_level: WordsLevel = "class",
     send: Form = "embeddings",
     template: str | None = None,
@@ -62,8 +62,11 @@ def embed(
         BadInputError: the captions cannot be had.
         MissingExtraError: there is a budget, and dp-accounting is not installed; or a captioner needs more.
     """
+    model = Path(model)
     if prompt_level not in get_args(WordsLevel):
         raise UsageError(f"no prompts of level {prompt_level!r} are made of words", "choose class or instance")
+    if send not in get_args(Form):
+        raise UsageError(f"no payload is sent as {send!r}", f"choose {', '.join(get_args(Form))}")
     if budget and prompt_level == "instance" and send == "tokens":
         raise UsageError("token ids cannot carry noise", "send embeddings or int8, or class-level prompts")
     templates, counts = find_templates(model, template, domain), dataset.counts() if counts is None else counts

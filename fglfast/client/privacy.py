@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 
 STANDS_OUT = 2.0  # standard deviations of its noise that a count must reach to be sent
 DRAWS = 4  # of the operating system that make one Gaussian
+MOST_EPSILON = 1e6  # far beyond what protects anybody; the search for the noise overflows at 1e154
 BITS = 52  # of a uniform number: any of them, and a half, is a float64 to the bit
 
 
@@ -35,7 +36,7 @@ class Budget(Settings):
         uploads: how many uploads of the same images share the budget, this one among them.
     """
 
-    epsilon: float = Field(gt=0, allow_inf_nan=False)
+    epsilon: float = Field(gt=0, le=MOST_EPSILON, allow_inf_nan=False)
     delta: float = Field(1e-5, gt=0, lt=1)
     clip: float | None = Field(None, gt=0, allow_inf_nan=False)
     uploads: int = Field(1, ge=1)

@@ -89,7 +89,7 @@ class LazyEngine:
         return self.opener()
 
 
-def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
+def build_engine(recipe: Recipe, model: Path | str, engines: Path | str) -> Engine:
     """Open the engine of a recipe, building it first if it is not there.
 
     Args:
@@ -104,6 +104,7 @@ def build_engine(recipe: Recipe, model: Path, engines: Path) -> Engine:
         BadInputError: the model is of a kind that cannot be used, or the solver draws noise that cannot be given to it.
         FglError: the parity gate refused; nothing is left behind.
     """
+    model, engines = Path(model), Path(engines)
     blocks = load_blocks(model)
     first, *later = blocks.folders(model)
     engine = build_block(recipe, first, engines)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from fglfast.base import limits
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, FglError
 from fglfast.base.files import exclusive
-from fglfast.base.wording import first_line
 from fglfast.engine import backends
 from fglfast.engine.manifest import Key, Manifest, check_files, read_manifest
 from fglfast.engine.networks import Networks
@@ -122,7 +122,7 @@ def require_writable(engines: Path) -> None:
     """Make the folder of engines.
 
     Raises:
-        FglError: it cannot be made or written.
+        FglError: it cannot be made or written; see `limits.unwritable`.
     """
     try:
         engines.mkdir(parents=True, exist_ok=True)
@@ -133,5 +133,4 @@ def require_writable(engines: Path) -> None:
 
 def unwritable(engines: Path, error: OSError) -> FglError:
     """That the folder of engines cannot be written."""
-    reason = error.strerror or first_line(error)
-    return FglError(f"{engines}: cannot be written ({reason})", "free space, or choose another folder with --engines")
+    return limits.unwritable(error, engines, "free space, or choose another folder with --engines")

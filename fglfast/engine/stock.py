@@ -7,7 +7,7 @@ import diffusers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
-from fglfast.generator.kinds import XL, pipeline_name
+from fglfast.generator.kinds import CONSISTENCY, XL, pipeline_name
 from fglfast.generator.latents import LatentSpace
 from fglfast.generator.load import pooled_width, vae_factor
 from fglfast.generator.scheduler import scheduler_config
@@ -28,12 +28,14 @@ def stock_pipeline(
 ) -> "DiffusionPipeline | None":
     """The pipeline that a model folder names; None where it cannot sample so, or decodes otherwise than its VAE says.
 
+    That of consistency models tells the UNet a guidance scale, which is folded into the weights here.
+
     With scheduler "model" the folder's own is read anew, as the pipeline would; `schedule` is what `sampling` means on
     this model.
     """
     name, scheduler = pipeline_name(model), schedule.start()
     steps_alone = schedule.timesteps is None and hasattr(scheduler, "init_noise_sigma")
-    if not steps_alone or not _decodes(name, vae):
+    if not steps_alone or name == CONSISTENCY or not _decodes(name, vae):
         return None
     if sampling.scheduler == "model":
         scheduler = getattr(diffusers, schedule.scheduler).from_config(scheduler_config(model))

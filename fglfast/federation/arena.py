@@ -45,18 +45,19 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
         _check_inventory(experiment.inventory, find_recipe(experiment.recipe).model_folder())
     if experiment.compared != experiment.methods:
         note("public-only is left out: no public images are named (--public PATH[:SPLIT])")
+    private, named = private_images(experiment), named_images(experiment)
     file = _claim(out, experiment)
-    named = named_images(experiment)
-    claim_sources(out, experiment.recipe, private=private_images(experiment), **named)
+    claim_sources(out, experiment.recipe, private=private, **named)
     results: list[Result] = []
     images: dict[int, tuple[tuple[int, ...], ...]] = {}
     class_names: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     for seed in experiment.seeds:
         clients = simulated(file, seed)
-        # They were dealt out here: their counts are known, and they are honest.
+        # They were dealt out here: their counts and domains are known, and they are honest.
         server = experiment.server.model_copy(update={"guard": experiment.server.guard or False})
-        known = {"trusted_counts": tuple(client.name for client in clients), "server": server}
+        words = tuple({client.domain for client in clients if client.domain})
+        known = {"trusted_counts": tuple(client.name for client in clients), "domains": words, "server": server}
         dealt = experiment.model_copy(update=known)
         grids = partial(_grids, file, seed, experiment)
         seeded = SeededExperiment(dealt, named["test"], seed, out / f"seed{seed}", engines, grids)

@@ -1,7 +1,7 @@
 """The client: a Flower ClientApp that answers with its payload, trains, judges and keeps the final model.
 
 Nothing in a message chooses what it reads, where it writes or what it answers: that is in its own node configuration
-(clients.py). What it does not answer, or cannot, it says in a reply of one line.
+(clients.py). What it does not answer, or cannot, it says in a reply of one line, which tells nothing of its images.
 """
 
 import tempfile
@@ -30,6 +30,7 @@ from fglfast.training.predict import count_right, placed
 from fglfast.training.prototypes import Prototypes, checked_prototypes, remove_prototypes, save_prototypes
 
 SEEDS = 1_000_003
+OWN = "what it holds does not go with what was asked; its own log says why"  # names of classes and files stay there
 
 app = ClientApp()
 
@@ -42,7 +43,7 @@ def _answering(answer: Callable[[Client, RecordDict], RecordDict]) -> Callable[[
             content = answer(open_client(context), message.content)
         except FglError as error:
             note(f"not answered: {error.message}")
-            content = wire.refusal(error.message)
+            content = wire.refusal(error.message if isinstance(error, question.QuestionError) else OWN)
         return Message(content, reply_to=message)
 
     return handle
@@ -77,10 +78,11 @@ def train(client: Client, content: RecordDict) -> RecordDict:
     _permit(client, "train")
     asked = question.ToTrain.of(content)
     model, images = _global_model(asked, content), _images(client, asked)
+    steps = {name: tensor.clone() for name, tensor in model.state_dict().items() if name.endswith(wire.STEPS)}
     for number in range(asked.server_round, asked.server_round + asked.rounds):
         seed = ((asked.seed * SEEDS + number) * SEEDS + client.number) % (MOST_SEED + 1)
         train_locally(model, images, asked.local, seed, asked.proximal_mu, number)
-    return RecordDict({wire.ARRAYS: wire.weights_record(model.state_dict())})
+    return RecordDict({wire.ARRAYS: wire.weights_record(model.state_dict() | steps)})
 
 
 @app.evaluate()
@@ -144,13 +146,14 @@ def _share_right(client: Client, model: PreTrainedModel, images: TrainingData) -
 
 
 def _prototypes(model: PreTrainedModel, content: RecordDict) -> Prototypes:
-    return checked_prototypes(question.arrays(content, wire.PROTOTYPES), model, "the final model")
+    with question.reading():
+        return checked_prototypes(question.arrays(content, wire.PROTOTYPES), model, "the final model")
 
 
 def _permit(client: Client, what: str) -> None:
     """Refuse what the client's configuration does not name."""
     if what not in client.answers:
-        raise BadInputError(
+        raise question.QuestionError(
             f"this client does not answer {what}, only {', '.join(sorted(client.answers))}",
             f'add answers="{what}" to its node configuration, if it shall',
         )
@@ -181,8 +184,11 @@ def _routed(client: Client, asked: question.ToRoute, state: Path) -> Payload:
     shown, how = client.training_images(asked.class_names, asked.validation_share), asked.route
     try:
         return route(shown, client.name, client.model, inventory, state, how, client.domain, client.budget).payload
-    except BadInputError as error:  # whose file has no place that anybody knows
-        raise BadInputError(error.message.replace(str(inventory), "the server's adapters"), error.hint) from error
+    except BadInputError as error:
+        if str(inventory) not in error.message:
+            raise
+        words = error.message.replace(str(inventory), "the server's adapters")  # whose file has no place that is known
+        raise question.QuestionError(words, error.hint) from error
 
 
 def _sent(payload: bytes) -> RecordDict:
@@ -190,7 +196,8 @@ def _sent(payload: bytes) -> RecordDict:
 
 
 def _global_model(asked: question.OfModel, content: RecordDict) -> PreTrainedModel:
-    return placed(model_of(asked.model, question.arrays(content, wire.ARRAYS)))
+    with question.reading():
+        return placed(model_of(asked.model, question.arrays(content, wire.ARRAYS)))
 
 
 def _images(client: Client, asked: question.OfModel) -> TrainingData:

@@ -99,12 +99,14 @@ class Client:
         return self._prepared[key]
 
     def training_images(self, class_names: tuple[str, ...], validation_share: float) -> LabelledImages:
-        """The images that are not held out.
+        """The images that are not held out; all of them under a budget, as one image may change which those are.
 
         Raises:
             BadInputError: this client holds a class that the federation does not know.
         """
         named = self.dataset.named(class_names)
+        if self.budget:
+            return named
         return named.select(split(named.labels, validation_share, SPLIT_SEED)[0])
 
 

@@ -187,7 +187,7 @@ class _Door:
         shapes = read_shapes(model, recipe.image_size)  # refused before clients are asked
         self.encoder, self.allowed = text_fingerprint(model), experiment.allowed()
         self.shape = (shapes.text_length, shapes.text_width)
-        self.rows, self.embeddings = ClassRows(model, experiment.templates), _embeddings(experiment)
+        self.rows, self.embeddings = ClassRows(model, experiment.templates, experiment.domains), _embeddings(experiment)
 
     def admit(self, node: int, content: bytes) -> None:
         """Keep a client's payload and make it a member.

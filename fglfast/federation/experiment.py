@@ -168,6 +168,8 @@ class Experiment(OneShot):
             payload.
         allow: the server's file of clients and their keys (see `AllowList`); simulated clients have none.
         templates: prompt templates of clients' own that class-level payloads may be embedded with, beside the model's.
+        domains: words that class-level payloads may have for their images, beside those of the model's `prompts.json`;
+            those of simulated clients are known.
         trusted_counts: names of clients whose claimed images are believed, even if they are more than all others hold
             together; of simulated ones they are known.
         local: a client's training.
@@ -199,6 +201,7 @@ class Experiment(OneShot):
     inventory: Path | None = None
     allow: Path | None = None
     templates: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
     trusted_counts: tuple[str, ...] = ()
     train: TrainSettings = TrainSettings(arch="resnet10-tiny", image_size=28)  # clients train it too
     local: LocalSettings = LocalSettings()

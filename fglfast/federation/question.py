@@ -26,6 +26,10 @@ M = TypeVar("M", bound=BaseModel)
 L = TypeVar("L", LearnSettings, RouteSettings)
 
 
+class QuestionError(BadInputError):
+    """A question that a client does not answer, whatever images it holds: the reason may travel."""
+
+
 def _as_json(kind: type[M]) -> BeforeValidator:
     """Settings that travel as JSON."""
 
@@ -59,7 +63,7 @@ class Question(Settings):
         """Read the question of a message.
 
         Raises:
-            BadInputError: it is not in its exact form.
+            QuestionError: it is not in its exact form.
         """
         with reading():
             values = dict(content.config_records[wire.CONFIG])
@@ -122,7 +126,7 @@ def arrays(content: RecordDict, name: str) -> wire.Weights:
     """The arrays of one record of a question.
 
     Raises:
-        BadInputError: there is no such record, or it cannot be read.
+        QuestionError: there is no such record, or it cannot be read.
     """
     with reading():
         return wire.weights(content.array_records[name])
@@ -133,15 +137,15 @@ def reading() -> Iterator[None]:
     """Turn whatever reading a question raises into one line.
 
     Raises:
-        BadInputError: in place of it; ours, and those that report the machine's limits, pass.
+        QuestionError: in place of it; those that report the machine's limits pass.
     """
     try:
         yield
-    except FglError:
-        raise
+    except FglError as error:
+        raise QuestionError(error.message, error.hint) from error
     except Exception as error:  # Flower's and NumPy's are of many kinds
         if as_limit(error):
             raise
         said = first_problem(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
         words = f"the server's question cannot be read: {wire.one_line(said)}"
-        raise BadInputError(words, "ask who runs it") from error
+        raise QuestionError(words, "ask who runs it") from error

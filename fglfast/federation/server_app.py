@@ -21,7 +21,11 @@ from fglfast.federation.methods import SeededExperiment
 from fglfast.federation.own_images import named_images
 from fglfast.pipeline.sources import claim_sources
 
-WHILE_RUNNING = {"methods", "seeds", "allow_same_prompt", "min_clients", "timeout", "trusted_counts"}  # may be changed
+# Settings that may be changed.
+WHILE_RUNNING = {
+    *("methods", "seeds", "min_clients", "timeout"),
+    *("allow_same_prompt", "templates", "domains", "trusted_counts"),
+}
 
 
 class OneLine(logging.Filter):

@@ -25,7 +25,7 @@ DELIVER, TURNED_AWAY, MOMENTS, ADAPT = "query.deliver", "query.refused", "query.
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # Flower's own names of the records
 PROTOTYPES = "prototypes"  # the record beside the arrays of a final model
 SHARE, ADAPTED, KEPT, FILE, REFUSED = "share-right", "adapted-share-right", "kept", "file", "refused"
-MOST_STEPS = 1 << 40  # of a round: a mean of counters stays a number that 64 bits hold
+STEPS = "num_batches_tracked"  # by batch normalisation: from a round's a client's images could be counted
 LONGEST = 200  # letters of what a client says
 NPY_HEADER = 1 << 10  # bytes that NumPy's format may put before an array
 
@@ -139,17 +139,18 @@ def kept_of(content: RecordDict) -> bool:
 
 
 def weights_of(content: RecordDict, sent: Weights) -> Weights:
-    """The weights of a round, of the same names, shapes and types as those sent; all finite, no variance negative."""
+    """The weights of a round, of the same names, shapes and types as those sent; all finite, no variance negative.
+
+    Counters of steps stay as they were sent, whatever a client says of them.
+    """
     record = _only(content, ARRAYS, ArrayRecord, set(sent))
     found = {name: _tensor(name, record[name], tensor) for name, tensor in sent.items()}
     for name, tensor in found.items():
         if not bool(tensor.isfinite().all()):
             raise UnfitError("it sent weights that are not finite")
-        if name.endswith(("running_var", "num_batches_tracked")) and bool((tensor < 0).any()):
+        if name.endswith("running_var") and bool((tensor < 0).any()):
             raise UnfitError(f"{name} is negative")
-        if name.endswith("num_batches_tracked") and bool((tensor > sent[name] + MOST_STEPS).any()):
-            raise UnfitError(f"{name} counts more steps than a round has")
-    return found
+    return found | {name: tensor for name, tensor in sent.items() if name.endswith(STEPS)}
 
 
 def _only(content: RecordDict, name: str, kind: type[Any], keys: set[str]) -> Any:

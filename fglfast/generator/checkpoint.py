@@ -37,7 +37,8 @@ from fglfast.generator.tokens import EOS, SPECIAL
 
 WORDS = "openai/clip-vit-large-patch14"  # whose tokenizer all of Stable Diffusion's are
 WORD_FILES = ("vocab.json", "merges.txt")
-UNET, VAE = "model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.decoder.conv_in.weight"
+DIFFUSION = "model.diffusion_model."
+UNET, VAE = f"{DIFFUSION}input_blocks.0.0.weight", "first_stage_model.decoder.conv_in.weight"
 TEXTS = ("cond_stage_model.", "conditioner.embedders.")
 OPEN_CLIP = {"text_encoder": "cond_stage_model.model.", "text_encoder_2": "conditioner.embedders.1.model."}
 USUAL = (torch.float32, torch.float16, torch.bfloat16)
@@ -65,6 +66,7 @@ KINDS = {
 # Empty tensors by which fine-tuned checkpoints of XL say what they predict, and at which noise they begin.
 VELOCITY, ZERO_SNR = "v_pred", "ztsnr"
 OTHER_NOISE = "edm_vpred.sigma_max"
+SCALED = (".scale_weight", ".weight_scale", "scaled_fp8", ".comfy_quant")  # ends of names where weights have a scale
 
 
 def as_folder(path: Path) -> Path:
@@ -91,6 +93,8 @@ def _kind(path: Path) -> CheckpointKind:
         raise BadInputError(f"{path}: a checkpoint of diffusers' kind {kind!r}, which cannot be used", HINT)
     if OTHER_NOISE in outline:
         raise BadInputError(f"{path}: trained on other noise than Stable Diffusion's ({OTHER_NOISE})", HINT)
+    if scaled := next((name for name in outline if name.endswith(SCALED)), None):
+        raise BadInputError(f"{path}: its weights are quantized, with a scale of their own ({scaled})", HINT)
     text = any(name.startswith(TEXTS) for name in outline)
     for there, what in ((UNET in outline, "UNet"), (VAE in outline, "VAE"), (text, "text encoder")):
         if not there:
@@ -126,6 +130,8 @@ def _convert(path: Path, known: CheckpointKind, words: tuple[Path, ...], schedul
                 found = _weights(name, network, tensors)
             except KeyError as error:
                 raise BadInputError(f"{what} is incomplete ({error.args[0]} missing)", HINT) from error
+            if name == "unet":
+                _refuse_more(found, network, tensors, what)
             file = "diffusion_pytorch_model.safetensors" if name in ("unet", "vae") else "model.safetensors"
             save_file(_whole(found, network, what), folder / name / file, {"format": "pt"})
     check_kind(folder)
@@ -145,6 +151,19 @@ def _weights(name: str, network: Any, tensors: Tensors) -> Tensors:
     if hasattr(network, "text_model"):
         return named
     return {key.removeprefix("text_model."): tensor for key, tensor in named.items()}
+
+
+def _refuse_more(found: Tensors, network: nn.Module, tensors: Tensors, what: str) -> None:
+    """Refuse a UNet of which weights would be left over: one that is told more than a prompt.
+
+    Raises:
+        BadInputError: naming them.
+    """
+    used = {id(found[name]) for name in network.state_dict().keys() & found.keys()}
+    if more := sorted(
+        name for name, tensor in tensors.items() if name.startswith(DIFFUSION) and id(tensor) not in used
+    ):
+        raise BadInputError(f"{what} has other weights than its family's ({some(more)})", HINT)
 
 
 def _whole(found: Tensors, network: nn.Module, what: str) -> Tensors:

@@ -20,8 +20,8 @@ from safetensors import safe_open
 from fglfast.base.config import Settings, first_problem
 from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import loading
-from fglfast.generator.configs import HINT, read_config, read_header
-from fglfast.generator.weights import weight_files
+from fglfast.generator.configs import read_config, read_header
+from fglfast.generator.weights import HINT, weight_files
 
 Floats = NDArray[np.float32]
 # How safetensors stores numbers; NumPy has no bfloat16, which is the upper half of a float32.

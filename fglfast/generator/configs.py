@@ -13,13 +13,12 @@ from fglfast.base.config import Settings, checked_json
 from fglfast.base.errors import BadInputError
 from fglfast.base.folders import leads_out
 from fglfast.base.untrusted import json_object, read_bytes
-from fglfast.generator.weights import is_index
+from fglfast.generator.weights import HINT, MOST_TENSORS, is_index, shards, weight_files
 
 MOST_CONFIG, MOST_HEADER = 16 << 20, 8 << 20  # bytes of a config, of the header of a safetensors file
-MOST_LABELS, MOST_TENSORS = 100_000, 20_000
+MOST_LABELS = 100_000
 LARGEST = 1 << 20  # number of a config: Stable Diffusion's is a vocabulary of 49,408
 MOST_OWN_BYTES = 64 << 10  # of the folder's files that are ours
-HINT = "use a complete model folder, of safetensors and configs"
 # Keys by which a config asks for code or kernels from elsewhere.
 CODE = ("auto_map", "attn_implementation", "_attn_implementation", "quantization_config", "custom_pipelines")
 ADAPTER = "adapter_config.json"  # transformers would fetch the model that it names
@@ -49,7 +48,7 @@ def check_folder(folder: Path) -> None:
         if path.name == ADAPTER:
             raise BadInputError(f"{path}: adapters inside a model folder are not read", HINT)
         if is_index(path):
-            _check_index(path)
+            shards(path)
         elif path.name == "config.json":
             read_config(path)
 
@@ -80,12 +79,12 @@ def check_config(config: dict[str, Any], what: str) -> None:
 
 
 def announced(folder: Path) -> Announced:
-    """What the safetensors files of a folder hold at most.
+    """What the safetensors files that are read of a folder hold at most.
 
     Raises:
         BadInputError: there is none, or a header cannot be read.
     """
-    files = sorted(folder.glob("*.safetensors"))
+    files = weight_files(folder)
     if not files:
         raise BadInputError(f"{folder}: no safetensors weights", HINT)
     return Announced(sum(len(read_header(path)) for path in files), sum(path.stat().st_size for path in files))
@@ -105,15 +104,6 @@ def read_header(path: Path) -> dict[str, Any]:
             return json_object(stream.read(length), MOST_TENSORS)
     except (OSError, ValueError) as error:
         raise BadInputError(f"{path}: not a safetensors file ({error})", HINT) from error
-
-
-def _check_index(path: Path) -> None:
-    """Refuse an index of weights in several files that names one elsewhere."""
-    names = _object(path, MOST_CONFIG, MOST_TENSORS).get("weight_map")
-    if not isinstance(names, dict) or not all(
-        isinstance(name, str) and Path(name).name == name for name in names.values()
-    ):
-        raise BadInputError(f"{path}: weight_map names something that is not a file beside it", HINT)
 
 
 def _object(path: Path, most: int, most_keys: int) -> dict[str, Any]:

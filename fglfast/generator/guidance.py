@@ -4,7 +4,6 @@ One scale is folded into their weights: W (t + P e(w)) + b = W t + (b + W P e(w)
 its own, made once and kept, so that all that follows takes it for any other.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from fglfast.generator.configs import read_config
-from fglfast.generator.kinds import CONSISTENCY, INDEX, STABLE_DIFFUSION, embedded_guidance
+from fglfast.generator.kinds import embedded_guidance
 from fglfast.generator.load import blank_networks, read_network
 from fglfast.generator.made import copy_others, made_once, model_files
 from fglfast.generator.parts import part
@@ -35,9 +33,6 @@ def with_guidance(model: Path, scale: float) -> Path:
         fold(unet, scale)
         copy_others(model, folder)
         unet.save_pretrained(folder / "unet")
-        index = read_config(folder / INDEX)
-        if index.get("_class_name") == CONSISTENCY:
-            (folder / INDEX).write_text(json.dumps(index | {"_class_name": STABLE_DIFFUSION}, indent=2) + "\n")
 
     return made_once(model.name, f"{model.name} with guidance {scale!r} in its UNet", model_files(model), make)
 

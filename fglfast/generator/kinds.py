@@ -45,6 +45,8 @@ def check_kind(folder: Path) -> None:
     _check_unet(part(folder, "unet") / "config.json", pipeline, vae.get("latent_channels", 4), width)
     if pipeline == XL:
         _check_pooled(part(folder, "unet") / "config.json", part(folder, "text_encoder_2") / "config.json")
+    else:
+        _check_unmasked(part(folder, "text_encoder") / "config.json")
 
 
 def check_needed(folder: Path, need: Need) -> None:
@@ -125,6 +127,12 @@ def _check_pooled(path: Path, text: Path) -> None:
     _require(config[key] == pooled + 6 * each, path, key, config[key], why)
 
 
+def _check_unmasked(path: Path) -> None:
+    """Refuse a text encoder that diffusers has skip a prompt's padding; in XL it never does."""
+    masked = read_config(path).get("use_attention_mask")
+    _require(not masked, path, "use_attention_mask", masked, "and prompts are read with their padding")
+
+
 def _check_vae(path: Path) -> dict[str, Any]:
     """The config of a VAE whose images have three channels and whose latents are described by numbers."""
     config = read_config(path)
@@ -147,6 +155,8 @@ def _check_vae(path: Path) -> dict[str, Any]:
 def _text_width(path: Path) -> int:
     config = read_config(path)
     width, end = config.get("hidden_size"), config.get("eos_token_id", 0)
+    other = config.get("transformers_weights")
+    _require(other is None, path, "transformers_weights", other, "and only model.safetensors and its index are read")
     _require(isinstance(end, int), path, "eos_token_id", end, "not a token's number")
     _require(isinstance(width, int), path, "hidden_size", width, "not a number of channels")
     assert isinstance(width, int)

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fglfast.base.console import note
-from fglfast.base.errors import FglError
 from fglfast.base.files import file_digest, fill_once
-from fglfast.base.wording import first_line
+from fglfast.base.limits import unwritable
 from fglfast.generator.kinds import INDEX
 from fglfast.generator.parts import PARTS, part
 from fglfast.generator.weights import counted_files
+
+OWN = (INDEX, "prompts.json")  # of a model folder's files, those that are no part's
 
 
 def made_folders() -> Path:
@@ -27,7 +28,7 @@ def made_once(stem: str, what: str, of: Iterable[Path], make: Callable[[Path], N
     It is found by what is in the files, and by `what` is made, for people: a part of that may be a setting.
 
     Raises:
-        FglError: it cannot be written.
+        FglError: it cannot be written; see `unwritable`.
     """
     digest = hashlib.sha256(f"{what}\0".encode())
     for path in of:
@@ -43,13 +44,14 @@ def made_once(stem: str, what: str, of: Iterable[Path], make: Callable[[Path], N
         fill_once(folder, told)
     except OSError as error:
         hint = "free space, or choose another folder by the variable FGLFAST_MODELS"
-        raise FglError(f"{folder.parent}: cannot be written ({error.strerror or first_line(error)})", hint) from error
+        raise unwritable(error, folder.parent, hint) from error
     return folder
 
 
 def model_files(model: Path) -> list[Path]:
-    """The files of a model folder that count in what is made of it."""
-    return [file for name in PARTS for file in counted_files(part(model, name))]
+    """The files of a model folder that count in what is made of it: all that `copy_others` copies, and its UNet."""
+    own = [path for name in OWN if (path := part(model, name)).exists()]
+    return [*(file for name in PARTS for file in counted_files(part(model, name))), *own]
 
 
 def copy_others(model: Path, folder: Path) -> None:
@@ -59,6 +61,6 @@ def copy_others(model: Path, folder: Path) -> None:
             (folder / name).mkdir()
             for path in counted_files(part(model, name)):
                 shutil.copyfile(path, folder / name / path.name)
-    for name in (INDEX, "prompts.json"):
+    for name in OWN:
         if part(model, name).exists():
             shutil.copyfile(part(model, name), folder / name)

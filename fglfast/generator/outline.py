@@ -10,7 +10,8 @@ from torch.nn.modules import module
 
 from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import loading
-from fglfast.generator.configs import HINT, Announced
+from fglfast.generator.configs import Announced
+from fglfast.generator.weights import HINT
 
 # A weight may be shared, and stand in several modules of which most have none.
 SLACK, MODULES_OF_A_TENSOR = 2, 50

@@ -1,17 +1,26 @@
 """A diffusers directory as files: find it, its prompts, its text side's fingerprint. Loads no network."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from fglfast.base.config import Settings
 from fglfast.base.errors import BadInputError, FglError, MissingExtraError
+from fglfast.base.untrusted import loading
 from fglfast.base.wording import first_line
 from fglfast.generator.blocks import load_blocks
 from fglfast.generator.configs import check_folder, read_config, read_optional
 from fglfast.generator.hub_model import fetch_model
-from fglfast.generator.kinds import INDEX, Need, check_index, check_needed, networks
+from fglfast.generator.kinds import (
+    INDEX,
+    STABLE_DIFFUSION,
+    Need,
+    check_index,
+    check_needed,
+    networks,
+    pipeline_name,
+)
 from fglfast.generator.kit import check_kit, find_kit, fingerprint, text_files
 from fglfast.generator.parts import BUNDLED, bundled, is_bundled, part
 from fglfast.generator.weights import weight_files
@@ -24,6 +33,7 @@ BUNDLED_BY = (
 )
 PHOTOGRAPHS = "real world images"  # the paper's words where no domain is named
 MOST_BLOCKS = 16  # of a network, each at half the size of the one before
+OLD_SIDE, TRUSTED = 64, (0, 9)  # of latents, before this version of diffusers: many a config said 32
 
 
 Template = Annotated[str, Field(max_length=1000)]
@@ -169,7 +179,7 @@ def native_image_size(folder: Path) -> int:
     if kit := find_kit(folder):
         return kit.image_size
     unet, vae = (read_config(part(folder, name) / "config.json") for name in ("unet", "vae"))
-    side, channels = unet.get("sample_size"), vae.get("block_out_channels")
+    side, channels = _latent_side(folder, unet), vae.get("block_out_channels")
     size = 0
     if isinstance(side, int) and isinstance(channels, list) and 1 <= len(channels) <= MOST_BLOCKS:
         size = side * 2 ** (len(channels) - 1)
@@ -179,6 +189,17 @@ def native_image_size(folder: Path) -> int:
             "use a complete diffusers directory",
         )
     return size
+
+
+def _latent_side(folder: Path, unet: dict[str, Any]) -> Any:
+    """What a UNet's config says, or what `StableDiffusionPipeline` takes instead, as it distrusts old configs."""
+    from packaging.version import Version
+
+    side, version = unet.get("sample_size"), unet.get("_diffusers_version")
+    if pipeline_name(folder) != STABLE_DIFFUSION or not isinstance(side, int) or not isinstance(version, str):
+        return side
+    with loading(part(folder, "unet") / "config.json"):
+        return max(side, OLD_SIDE) if Version(version).release < TRUSTED else side
 
 
 def _complete(folder: Path, need: Need) -> Path:

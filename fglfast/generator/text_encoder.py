@@ -17,7 +17,7 @@ from fglfast.generator.configs import read_config
 from fglfast.generator.kinds import networks
 from fglfast.generator.parts import part
 from fglfast.generator.text import text_fingerprint
-from fglfast.generator.tokens import Tokenizer, load_tokenizer, second_padding
+from fglfast.generator.tokens import Tokenizer, after_end, load_tokenizer, second_padding
 
 
 def unknown_to_clients(model: Path) -> dict[Path, str]:
@@ -73,9 +73,8 @@ class TextEncoder:
     def _row(self, ids_T: NDArray[np.int32]) -> NDArray[np.float32]:
         if self.second is None:
             return self.first(ids_T).last
-        is_end = ids_T == self.tokenizer.eos
-        after_end = is_end.cumsum() - is_end > 0
-        second = self.second(np.where(after_end, self.padding, ids_T))
+        padding_T = after_end(ids_T, self.tokenizer.pad, self.tokenizer.eos)
+        second = self.second(np.where(padding_T, self.padding, ids_T))
         joined_TD = np.concatenate([self.first(ids_T).before, second.before], axis=-1)
         assert second.pooled is not None
         pooled_1D = np.zeros_like(joined_TD[:1])

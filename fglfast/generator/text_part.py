@@ -16,7 +16,7 @@ from fglfast.base.untrusted import loading
 from fglfast.generator.configs import announced
 from fglfast.generator.outline import outlined
 from fglfast.generator.parts import part
-from fglfast.generator.tokens import read_tokenizer, second_padding
+from fglfast.generator.tokens import after_end, read_tokenizer, second_padding
 from fglfast.generator.weights import variant
 from fglfast.generator.whole import require_whole
 
@@ -38,15 +38,14 @@ class TextPart(nn.Module):
 class TwoTextParts(TextPart):
     """SDXL (Podell et al., arXiv 2307.01952): both encoders' last but one hidden states, joined, and the pooled row."""
 
-    def __init__(self, encoder: nn.Module, second: nn.Module, eos: int, second_padding: int) -> None:
+    def __init__(self, encoder: nn.Module, second: nn.Module, pad: int, eos: int, second_padding: int) -> None:
         super().__init__(encoder)
-        self.second, self.eos, self.second_padding = second, eos, second_padding
+        self.second, self.pad, self.eos, self.second_padding = second, pad, eos, second_padding
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Return [B,T+1,D1+D2]; the tokenizers differ in nothing but what they pad with."""
-        is_end = (token_ids == self.eos).long()
-        after_end = (is_end.cumsum(dim=1) - is_end) > 0
-        second_ids = torch.where(after_end, torch.full_like(token_ids, self.second_padding), token_ids)
+        padding = after_end(token_ids, self.pad, self.eos)
+        second_ids = torch.where(padding, torch.full_like(token_ids, self.second_padding), token_ids)
         first = self.encoder(token_ids, output_hidden_states=True).hidden_states[-2]
         second = self.second(second_ids, output_hidden_states=True)
         joined_BTD = torch.cat([first, second.hidden_states[-2]], dim=-1)
@@ -79,7 +78,7 @@ def load_text_part(folder: Path) -> TextPart:
         return TextPart(first).eval()
     second = _load(CLIPTextModelWithProjection, part(folder, "text_encoder_2"))
     tokenizer = read_tokenizer(part(folder, "tokenizer"))
-    return TwoTextParts(first, second, tokenizer.eos, second_padding(folder, tokenizer)).eval()
+    return TwoTextParts(first, second, tokenizer.pad, tokenizer.eos, second_padding(folder, tokenizer)).eval()
 
 
 def _outline(kind: Any, folder: Path) -> None:

@@ -117,6 +117,16 @@ def second_padding(model: Path, first: Tokenizer) -> int:
     return second.pad
 
 
+def after_end(ids: Any, pad: int, eos: int) -> Any:
+    """Where token ids [..., T], of NumPy or PyTorch, are padding: what follows the last other token and the end.
+
+    The end may be a word of the prompt too, so it is not sought from the front.
+    """
+    words = (1 * (ids != pad)).cumsum(-1)
+    rest = (1 * (words == words[..., -1:])).cumsum(-1)  # 1 at the last token that is no padding
+    return rest > (2 if pad == eos else 1)
+
+
 def read_tokenizer(folder: Path) -> Tokenizer:
     """A tokenizer's folder: `tokenizer.json`, or `vocab.json` and `merges.txt`, and what names its special tokens.
 

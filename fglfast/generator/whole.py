@@ -11,8 +11,8 @@ from torch import nn
 from fglfast.base.errors import BadInputError
 from fglfast.base.untrusted import loading
 from fglfast.base.wording import some
-from fglfast.generator.configs import HINT, read_header
-from fglfast.generator.weights import weight_files
+from fglfast.generator.configs import read_header
+from fglfast.generator.weights import HINT, weight_files
 
 # Names of older files, which diffusers and transformers take for those of today.
 PREFIX = "text_model."  # of a text encoder's weights, in some files and releases

@@ -1,9 +1,10 @@
 """The columns `image` and `label` of a table."""
 
 import os
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 from pathlib import Path, PurePath
 from types import NoneType
@@ -20,6 +21,8 @@ from fglfast.images.trial import file_opener
 
 FIELDS = {"bytes", "path"}  # of an image as `datasets` writes it
 COLUMNS = ("image", "label")  # the second, where images have labels
+MISSING = {"NA", "N/A", "<NA>", "NaN", "nan", "NULL", "null", "None"}  # how R and pandas write that there is no label
+NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
 
 
 def image_openers(cells: Sequence[Any], path: Path, folder: Path | None) -> list[Opener]:
@@ -110,13 +113,20 @@ def numbered(
         own = counted(max(bare) + 1, path)
         check_range(bare, len(own), path)
         return own, bare
+    _check_missing(texts - declared.keys(), path)
     order = [*declared, *sorted(texts - declared.keys())]
     places = {name: place for place, name in enumerate(order)}
     return tuple(order), [places[plain(name)] for values, names in parts for name in _called(values, names or (), path)]
 
 
-def plain_names(lists: Sequence[Sequence[str]], path: Path) -> Callable[[str], str]:
-    """How the names of classes are written: as class folders are (NFC), and without spaces around them.
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def plain_names(
+    lists: Sequence[Sequence[str]], path: Path, plain: Callable[[str], str] = _plain
+) -> Callable[[str], str]:
+    """How the names of classes are written: as class folders are (NFC), and by default without spaces around them.
 
     A file may declare two classes together whose names would then be one: those stay, and a note names them.
 
@@ -127,12 +137,12 @@ def plain_names(lists: Sequence[Sequence[str]], path: Path) -> Callable[[str], s
         raise BadInputError(f"{path}: two classes have one name", "rename one of them")
     alike = set[str]()
     for names in lists:
-        often = Counter(map(_plain, names))
-        alike.update(name for name in names if often[_plain(name)] > 1)
+        often = Counter(map(plain, names))
+        alike.update(name for name in names if often[plain(name)] > 1)
     if alike:
         named = some([ascii(name) for name in sorted(alike)])
         note(f"{path}: names of classes that differ only in how they are written stay apart: {named}")
-    return lambda name: name if name in alike else _plain(name)
+    return lambda name: name if name in alike else plain(name)
 
 
 def check_any(labels: Sequence[Any], path: Path) -> None:
@@ -157,8 +167,19 @@ def check_range(labels: Sequence[int], classes: int, path: Path) -> None:
         raise BadInputError(f"{path}: label {wrong}, but there are {classes} classes", hint)
 
 
-def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name).strip()
+def _check_missing(texts: Set[str], path: Path) -> None:
+    """Refuse words for a missing label where all others are numbers; where they are names, ask in a note.
+
+    Raises:
+        BadInputError: there is one.
+    """
+    said = sorted(texts & MISSING)
+    others = texts - MISSING
+    if said and others and all(map(NUMBER.fullmatch, others)):
+        what = f"{path}: label {said[0]!r} among numbers stands for a missing one"
+        raise BadInputError(what, "leave out the rows without a label")
+    if said:
+        note(f"{path}: class {some(list(map(repr, said)))}: is it a missing label? if so, leave out its rows")
 
 
 def _check_kinds(parts: Sequence[Sequence[Any]], path: Path) -> None:

@@ -26,7 +26,7 @@ PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 NAMED = 3  # skipped images that a note names
 
 
-def read_dataset(source: str, labelled: bool = True) -> LabelledImages:
+def read_dataset(source: str | Path, labelled: bool = True) -> LabelledImages:
     """Read a data set named `PATH[:SPLIT]`.
 
     A split that is named is exactly its own; of several one must be named; a single one is taken.
@@ -40,6 +40,7 @@ def read_dataset(source: str, labelled: bool = True) -> LabelledImages:
         BadInputError: nothing is there, no split of several is named, its content is refused, or no image can be read.
         MissingExtraError: the folder needs the `datasets` package.
     """
+    source = str(source)
     name, path, split = _locate(source)
     if path.is_dir() and (path / FACTS).is_file() and any(path.glob("train-*.tar")):
         raise BadInputError(

@@ -4,7 +4,7 @@ import csv
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -36,6 +36,16 @@ class Form:
     hint: str
     others: tuple[str, ...] = ()
 
+    def check_once(self, columns: Sequence[str], where: str) -> None:
+        """Refuse a column or key that is read and stands there twice.
+
+        Raises:
+            BadInputError: one does.
+        """
+        for name in (*self.names, *self.facts, *self.others):
+            if columns.count(name) > 1:
+                raise BadInputError(f"{where}: column {name} is there twice", "keep one, or rename the other")
+
     def fits(self, columns: Iterable[str]) -> bool:
         """Whether what is needed is among some columns."""
         there = set(columns)
@@ -51,7 +61,7 @@ class Form:
 
 
 def read_entries(path: Path, form: Form) -> Iterator[Entry]:
-    """The entries of a file and where they are; what begins as JSON is JSON, whatever it is called.
+    """The entries of a file, by columns or keys in small letters; what begins as JSON is JSON, whatever it is called.
 
     It holds JSON lines, a JSON list of the same objects, a JSON object of facts by file name, or lines of columns that
     commas, semicolons or tabs separate, under a line of their names.
@@ -75,7 +85,7 @@ def declares(path: Path, form: Form) -> bool:
     """
     text = _text(path)
     if _is_json(text, path):
-        return any(form.says_facts(map(str.lower, entry)) for _, entry in _json_entries(text, path, form))
+        return any(form.says_facts(entry) for _, entry in _json_entries(text, path, form))
     delimiter, columns = _delimiter(text, form)
     if delimiter is None and any(map(form.names_images, columns.values())):
         return False
@@ -114,9 +124,7 @@ def _table_entries(text: str, path: Path, form: Form) -> Iterator[Entry]:
     delimiter, found = _delimiter(text, form)
     if delimiter is None:
         raise _lacking(path, found, form)
-    for name in (*form.names, *form.facts, *form.others):
-        if found[delimiter].count(name) > 1:
-            raise BadInputError(f"{path}: line 1: column {name} is there twice", "keep one, or rename the other")
+    form.check_once(found[delimiter], f"{path}: line 1")
     reader = csv.DictReader(
         StringIO(text, newline=""), delimiter=delimiter, restkey=MORE, skipinitialspace=True, strict=True
     )
@@ -141,12 +149,17 @@ def _delimiter(text: str, form: Form) -> tuple[str | None, dict[str, list[str]]]
     for delimiter in DELIMITERS:
         try:
             first = next(csv.reader(StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True))
-            columns[delimiter] = [name.strip().lower() for name in first]
+            columns[delimiter] = _lowered(first)
         except (csv.Error, StopIteration):
             columns[delimiter] = []
         if form.fits(columns[delimiter]):
             return delimiter, columns
     return None, columns
+
+
+def _lowered(names: Iterable[str]) -> list[str]:
+    """The names of columns or keys in small letters, as they are read."""
+    return [name.strip().lower() for name in names]
 
 
 def _lacking(path: Path, columns: Mapping[str, list[str]], form: Form) -> BadInputError:
@@ -173,11 +186,11 @@ def _json_entries(text: str, path: Path, form: Form) -> Iterator[Entry]:
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield f"line {number}", _object(line, f"{path}: line {number}", form)
+            yield f"line {number}", _entry(_parsed(line), f"{path}: line {number}", form)
 
 
 def _of_whole(value: Any, path: Path, form: Form) -> Iterator[Entry]:
-    if isinstance(value, dict) and not set(form.names) & set(value):
+    if isinstance(value, dict) and not form.names_images(_lowered(value)):
         if value and all(
             isinstance(fact, list) and all(isinstance(one, str) for one in fact) for fact in value.values()
         ):
@@ -188,16 +201,21 @@ def _of_whole(value: Any, path: Path, form: Form) -> Iterator[Entry]:
         value = [{form.names[0]: name, form.facts[0]: fact} for name, fact in value.items()]
     what, entries = ("entry", value) if isinstance(value, list) else ("line", [value])
     for number, entry in enumerate(entries, start=1):
-        if not isinstance(entry, dict):
-            raise BadInputError(f"{path}: {what} {number}: not a JSON object", form.hint)
-        yield f"{what} {number}", entry
+        yield f"{what} {number}", _entry(entry, f"{path}: {what} {number}", form)
 
 
-def _object(line: str, where: str, form: Form) -> dict[str, Any]:
+def _parsed(line: str) -> Any:
+    """What a line of JSON says; None if it is none."""
     try:
-        entry = json.loads(line, object_pairs_hook=distinct_keys)
+        return json.loads(line, object_pairs_hook=distinct_keys)
     except (ValueError, RecursionError):
-        entry = None
-    if not isinstance(entry, dict):
+        return None
+
+
+def _entry(value: Any, where: str, form: Form) -> dict[str, Any]:
+    """An object of JSON by its keys in small letters."""
+    if not isinstance(value, dict):
         raise BadInputError(f"{where}: not a JSON object", form.hint)
-    return entry
+    keys = _lowered(value)
+    form.check_once(keys, where)
+    return dict(zip(keys, value.values(), strict=True))

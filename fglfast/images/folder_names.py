@@ -7,6 +7,7 @@ import json
 import unicodedata
 from codecs import BOM_UTF8
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from fglfast.base.console import note
@@ -15,11 +16,13 @@ from fglfast.base.files import write_atomic
 from fglfast.base.folders import is_system, leads_out
 from fglfast.base.names import MAX_CLASSES
 from fglfast.base.untrusted import json_object, read_bytes
+from fglfast.images.columns import plain_names
 
 FILE = "labels.json"
 MOST_BYTES = 64 << 20  # of it: 100,000 names of 200 characters
 NAME_BYTES = 255  # of a folder's name, on the file systems of Linux, macOS and Windows
 PLAIN_BYTES = 200  # of what is kept of a name that no folder can have
+NFC = partial(unicodedata.normalize, "NFC")  # macOS may give another form back
 
 
 def folder_names(class_names: Sequence[str], folds_case: bool = False) -> tuple[str, ...]:
@@ -44,16 +47,15 @@ def folder_names(class_names: Sequence[str], folds_case: bool = False) -> tuple[
 
 def _nearest(label: int, name: str) -> str:
     kept = "".join(letter if letter.isalnum() or letter in " -_." else "_" for letter in name)
-    kept = unicodedata.normalize("NFC", kept).encode()[:PLAIN_BYTES].decode(errors="ignore").strip(" .")
+    kept = NFC(kept).encode()[:PLAIN_BYTES].decode(errors="ignore").strip(" .")
     return f"{label:04d} {kept}".strip()
 
 
 def _fits(name: str) -> bool:
     """Whether a folder can have a name on any of the usual systems, and is then read under it."""
     control = any(unicodedata.category(letter) == "Cc" for letter in name)
-    same = unicodedata.is_normalized("NFC", name)  # macOS may give another form back
     free = not is_system(name) and name.casefold() != FILE
-    return same and not control and free and "/" not in name and 0 < len(name.encode()) <= NAME_BYTES
+    return NFC(name) == name and not control and free and "/" not in name and 0 < len(name.encode()) <= NAME_BYTES
 
 
 def write_names(folder: Path, folders: Sequence[str], class_names: Sequence[str]) -> int:
@@ -69,12 +71,15 @@ def write_names(folder: Path, folders: Sequence[str], class_names: Sequence[str]
 
 
 def read_names(folder: Path, folders: Sequence[str]) -> dict[str, str]:
-    """The class of each folder (NFC) in the order of the labels: as `labels.json` says, else their own names, sorted.
+    """The class of each folder in the order of the labels: as `labels.json` says, else their own names, sorted.
+
+    Folders and classes are written in one way (NFC).
 
     Raises:
-        BadInputError: two folders have one name, or `labels.json` is a link to elsewhere or leaves a folder out.
+        BadInputError: two folders have one name, or `labels.json` is a link to elsewhere, leaves a folder out or names
+            two classes alike.
     """
-    own = {unicodedata.normalize("NFC", name): unicodedata.normalize("NFC", name) for name in sorted(folders)}
+    own = {NFC(name): NFC(name) for name in sorted(folders)}
     if len(own) < len(folders):
         raise BadInputError(f"{folder}: two folders have one name, written in two ways", "rename one of them")
     path = folder / FILE
@@ -92,7 +97,8 @@ def read_names(folder: Path, folders: Sequence[str]) -> dict[str, str]:
     if not said or not all(isinstance(name, str) for name in said.values()):
         note(f"{path}: not used, as it does not map folders to the names of classes")
         return own
-    said = {unicodedata.normalize("NFC", name): called for name, called in said.items()}
+    plain = plain_names([list(said.values())], path, NFC)
+    said = {NFC(name): plain(called) for name, called in said.items()}
     if missing := [name for name in own if name not in said]:
         raise BadInputError(f"{path}: does not name the class of folder {missing[0]}", f"add it, or delete {FILE}")
     note(f"{path}: says the names of the classes and their order")

@@ -1,6 +1,5 @@
 """Images of an npz file: arrays `images`, `labels`, `class_names`; of a split `train_images`, ..."""
 
-import zipfile
 import zlib
 from functools import partial
 from pathlib import Path
@@ -10,11 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fglfast.base.errors import BadInputError
+from fglfast.base.untrusted import loading
 from fglfast.base.wording import some
 from fglfast.images.arrays import read_arrays
 from fglfast.images.columns import check_any, check_range, counted, plain_names
 from fglfast.images.labelled import UNLABELLED, LabelledImages
 from fglfast.images.splits import chosen
+from fglfast.images.trial import tell_black
 
 
 def read_npz(path: Path, split: str | None, source: str, labelled: bool = True) -> LabelledImages:
@@ -23,19 +24,19 @@ def read_npz(path: Path, split: str | None, source: str, labelled: bool = True) 
     Raises:
         BadInputError: it is none, has no such split, or an array is not as it must be.
     """
-    try:
+    with loading(path, "give an npz file of plain arrays, as numpy.savez leaves them, and whole"):
         present, _ = read_arrays(path, ())
         prefix = _prefix(present, split, source)
         wanted = (f"{prefix}images", f"{prefix}labels", "class_names")
         _, found = read_arrays(path, wanted if labelled else wanted[:1])
         images, labels, names = map(found.get, wanted)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInputError(f"{path}: cannot be read as npz ({error})", "save plain arrays with numpy.savez") from error
     if images is None:
         raise BadInputError(f"{path}: no array named images", "add images")
     if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3, 4))):
+        unit = "; values from 0 to 1 are multiplied by 255 first" if images.dtype.kind in "fb" else ""
         raise BadInputError(
-            f"{path}: {prefix}images is {images.dtype} {list(images.shape)}", "need uint8 [N,H,W] or [N,H,W,1|3|4]"
+            f"{path}: {prefix}images is {images.dtype} {list(images.shape)}",
+            f"need uint8 [N,H,W] or [N,H,W,1|3|4]{unit}",
         )
     if not labelled:
         labels, names = np.zeros(len(images), dtype=np.int64), np.array([UNLABELLED])
@@ -54,6 +55,7 @@ def read_npz(path: Path, split: str | None, source: str, labelled: bool = True) 
     images = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
     openers = tuple(partial(Image.fromarray, pixels) for pixels in images)
     called = tuple(f"row {row}" for row in range(len(images)))
+    tell_black(int(images.max(initial=0)), source)
     checksums = tuple(zlib.crc32(np.ascontiguousarray(pixels).data) for pixels in images)
     return LabelledImages(called_by, labels, openers, (), source, called, checksums)
 

@@ -21,6 +21,7 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 BITS_PER_SAMPLE, SAMPLE_FORMAT, UNSIGNED = 258, 339, 1  # TIFF 6.0
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # likewise
 
 
 def to_rgb(image: Image.Image, white: float | None = None) -> Image.Image:
@@ -45,8 +46,10 @@ def to_rgb(image: Image.Image, white: float | None = None) -> Image.Image:
 def deepest(image: Image.Image) -> tuple[str, float] | None:
     """The kind (`I;16`, `I` or `F`) and largest value of a grey image of more than 8 bits; None of any other.
 
+    Of an image whose white is zero, the value that its white becomes.
+
     Raises:
-        ValueError: it holds NaN, infinity or values below zero.
+        ValueError: it holds NaN, infinity or values below zero, or its white is zero and its black is not known.
     """
     if image.mode.partition(";")[0] not in WHITES:
         return None
@@ -55,7 +58,8 @@ def deepest(image: Image.Image) -> tuple[str, float] | None:
         raise ValueError("values that are no numbers (NaN or infinity)")
     if values.min() < 0:
         raise ValueError(f"values below zero, down to {values.min():g}: what is black is not known")
-    return "I;16" if image.mode.startswith("I;16") else image.mode, float(values.max())
+    kind = "I;16" if image.mode.startswith("I;16") else image.mode
+    return kind, float(WHITES[kind][-1] if _is_negative(image) else values.max())
 
 
 def white_of(kind: str, peak: float) -> float:
@@ -77,12 +81,31 @@ def range_of(kind: str, peak: float) -> float:
 
 
 def _values(image: Image.Image) -> NDArray[np.float64]:
-    """The values [H,W] of a deep grey image; Pillow takes unsigned ones of 32 bits for signed."""
+    """The values [H,W] of a deep grey image, black as 0; Pillow takes unsigned ones of 32 bits for signed."""
     values = np.asarray(image, dtype=np.float64)
     tags = getattr(image, "tag_v2", {})
     if image.mode == "I" and tags.get(BITS_PER_SAMPLE) == (32,) and tags.get(SAMPLE_FORMAT, (UNSIGNED,)) == (UNSIGNED,):
         values = np.where(values < 0, values + 2.0**32, values)
-    return values
+    return _positive(values, image.mode) if _is_negative(image) else values
+
+
+def _is_negative(image: Image.Image) -> bool:
+    """Whether zero is white in a TIFF; Pillow turns those of up to 8 bits itself, and no deeper ones."""
+    return bool(getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO)
+
+
+def _positive(values: NDArray[np.float64], mode: str) -> NDArray[np.float64]:
+    """Values whose white is zero, turned round: of 16 bits that are all used, 65535 is black.
+
+    Raises:
+        ValueError: they are of another kind, or may be of fewer bits.
+    """
+    black, peak = WHITES["I;16"][-1], values.max()
+    if mode != "I;16" or range_of(mode, peak) < black:
+        raise ValueError(
+            f"0 is white, and what is black beside values up to {peak:g} is not known; save it with 0 as black"
+        )
+    return black - values
 
 
 def _upright(image: Image.Image) -> Image.Image:

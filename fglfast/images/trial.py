@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
@@ -22,7 +21,7 @@ from fglfast.images.pixels import DARKEST, WHITES, deepest, to_rgb, white_of
 Candidate = tuple[str, int, Opener]  # what an image is called, its label, and how it is opened
 WHOLE = {"MPO", "PSD"}  # their first frame is the picture: a phone's photo before its depth, layers put together
 SHOWN = 3  # images that a note names
-DARK = 16  # of the upper eight bits of 16, what 12 bits do not reach
+DARK = 16  # of 16 bits, whose lower eight are dropped, 12 leave four of the upper ones
 KINDS = {"I;16": "16-bit", "I": "32-bit", "F": "float"}
 
 
@@ -35,6 +34,7 @@ class Tried:
         frames: how many there are.
         kind: of a deep grey one.
         peak: its largest value.
+        highest: its largest value as RGB, if it is not deep grey.
         dark: whether it is of 16 bits a colour, of which the upper eight say next to nothing.
         checksum: of its pixels.
     """
@@ -43,6 +43,7 @@ class Tried:
     frames: int = 1
     kind: str = ""
     peak: float = 0.0
+    highest: int = 255
     dark: bool = False
     checksum: int = 0
 
@@ -65,6 +66,7 @@ def verified(names: tuple[str, ...], candidates: Sequence[Candidate], source: st
     if dark := [name for (name, _, _), one in pairs if one.dark]:
         advice = "they seem to hold fewer bits than their files say; save them with 8"
         note(f"{source}: images of 16 bits a colour are read as nearly black: {some(dark, SHOWN)}; {advice}")
+    tell_black(max((one.highest for one in tried if not one.reason), default=0), source)
     kept = [(name, label, opener, one) for (name, label, opener), one in pairs if not one.reason]
     return LabelledImages(
         names,
@@ -75,6 +77,12 @@ def verified(names: tuple[str, ...], candidates: Sequence[Candidate], source: st
         tuple(name for name, _, _, _ in kept),
         tuple(one.checksum for _, _, _, one in kept),
     )
+
+
+def tell_black(highest: int, source: str) -> None:
+    """Say of images that hold nothing over 1, as masks do, that they are nearly black."""
+    if highest == 1:
+        note(f"{source}: images hold no value over 1, of 255, and are nearly black; multiply by 255 if 1 is white")
 
 
 def offered(files: Iterable[tuple[str, int, Path]], folder: Path) -> tuple[list[Candidate], list[Skipped]]:
@@ -100,17 +108,12 @@ def _try(opener: Opener) -> Tried:
         image = opener()
         deep = deepest(image)
         seen = image if deep else to_rgb(image)
-        dark = deep is None and _nearly_black(seen, image)
+        highest = 255 if deep else max(extreme for _, extreme in seen.getextrema())  # type: ignore[misc]
+        dark = bool(image.info.get(NARROWED)) and 0 < highest < DARK
         frames = 1 if image.format in WHOLE else getattr(image, "n_frames", 1)
     except Exception as error:  # PIL raises what each of its decoders raises
         return Tried(first_line(error))
-    return Tried("", frames, *(deep or ("", 0.0)), dark, zlib.crc32(seen.tobytes()))
-
-
-def _nearly_black(seen: Image.Image, image: Image.Image) -> bool:
-    """Of samples of 16 bits, whose lower eight are dropped: 12 bits leave four of the upper ones, at most."""
-    highest = max(extreme for _, extreme in seen.getextrema())  # type: ignore[misc]
-    return bool(image.info.get(NARROWED)) and 0 < highest < DARK
+    return Tried("", frames, *(deep or ("", 0.0)), highest, dark, zlib.crc32(seen.tobytes()))
 
 
 def _white(kind: str, candidates: Sequence[Candidate], tried: Sequence[Tried], source: str) -> float:

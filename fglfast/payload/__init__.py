@@ -7,7 +7,7 @@ tensors before it returns them. `save_payload` holds its own file to the same ru
 from fglfast.payload.allow import AllowList
 from fglfast.payload.coding import eight_bits, tensor_bytes
 from fglfast.payload.header import PayloadHeader, Privacy
-from fglfast.payload.read import Limits, load_payload, load_signed
+from fglfast.payload.read import Limits, client_of, load_payload, load_signed
 from fglfast.payload.rows import Form, Payload, merge_equal
 from fglfast.payload.signature import Signature, Signer, open_signer
 from fglfast.payload.write import save_payload
@@ -21,6 +21,7 @@ __all__ = [
     "Privacy",
     "Signature",
     "Signer",
+    "client_of",
     "eight_bits",
     "load_payload",
     "load_signed",

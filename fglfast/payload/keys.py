@@ -9,6 +9,7 @@ from fglfast.base.console import note
 from fglfast.base.errors import BadInputError
 from fglfast.base.extras import needing
 from fglfast.base.files import write_new
+from fglfast.base.limits import unwritable
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -35,7 +36,9 @@ def find_or_make_key(path: Path) -> tuple[str, bool]:
     there as a whole or not at all. A file that is there is never written to.
 
     Raises:
-        BadInputError: the file holds something else, or cannot be written.
+        BadInputError: the file holds something else.
+        UsageError: it cannot be written.
+        FglError: the disk is full.
     """
     if path.exists():
         return public_text(read_key(path)), False
@@ -46,7 +49,7 @@ def find_or_make_key(path: Path) -> tuple[str, bool]:
     try:
         write_new(path, content)
     except OSError as error:
-        raise BadInputError(f"{path}: cannot be written ({error.strerror})", "choose another place") from error
+        raise unwritable(error, path, "free space, or choose another place") from error
     return public_text(key), True
 
 

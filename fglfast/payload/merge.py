@@ -246,7 +246,7 @@ def _check_pair(left: Payload, right: Payload) -> None:
     who = f"clients {one.client!r} and {other.client!r}"
     if one.class_names != other.class_names:
         why = f"{_lacking(one, other)}{_lacking(other, one)}" or ", in the order of their classes"
-        raise BadInputError(f"class_names: {who} differ{why}", "embed with the same class names in the same order")
+        raise BadInputError(f"class_names: {who} differ{why}", "embed with one list of them: --classes FILE")
     if one.text_encoder != other.text_encoder:
         raise BadInputError(f"text_encoder: {who} differ", "embed with the same model folder")
     if (left.token_ids is None) != (right.token_ids is None):

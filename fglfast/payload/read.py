@@ -1,6 +1,8 @@
 """A payload from a stranger's file: bounds first, then the header, then the tensors. Writes nothing."""
 
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -42,10 +44,10 @@ class Limits:
 
 
 def load_payload(
-    path: Path, limits: Limits | None = None, text_encoder: str | None = None, allowed: AllowList | None = None
+    path: Path | str, limits: Limits | None = None, text_encoder: str | None = None, allowed: AllowList | None = None
 ) -> Payload:
     """Read and check a payload of any version; see `load_signed`."""
-    return load_signed(path, limits, text_encoder, allowed)[0]
+    return load_signed(Path(path), limits, text_encoder, allowed)[0]
 
 
 def load_signed(
@@ -66,21 +68,14 @@ def load_signed(
     """
     limits = limits or Limits()
     try:
-        status = path.stat()  # before opening: a named pipe would block
-        if not stat.S_ISREG(status.st_mode):
-            refuse(path, "file", "not a regular file", "give a .safetensors payload")
-        if status.st_size > limits.max_bytes:
-            refuse(path, "file", f"{status.st_size} bytes, more than the limit of {limits.max_bytes}", FEWER)
-        with path.open("rb") as stream:
-            header, signature = _read_header(stream, status.st_size, limits, text_encoder, path)
+        with _opened(path, limits) as (stream, size):
+            header, signature = _read_header(stream, size, limits, text_encoder, path)
             proof = allowed.admit(header, signature, path) if allowed else None
             stream.seek(0)
-            content = stream.read(status.st_size)
+            content = stream.read(size)
         if proof:
             verify(content, proof, path)
         packed = load(content)
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be read ({error.strerror})", "check the path") from error
     except (SafetensorError, ValueError) as error:
         raise BadInputError(f"{path}: tensors: {error}", ANEW) from error
     check_shapes(specs_of(packed), TENSORS[header.format_version], path)
@@ -99,13 +94,49 @@ def load_signed(
     return payload, signature
 
 
+def client_of(path: Path) -> str:
+    """The client that a payload's header names; nothing else of the file is checked, and no tensor read.
+
+    Raises:
+        BadInputError: the header cannot be read, or names none.
+    """
+    with _opened(path, Limits()) as (stream, size):
+        texts = _read_json(stream, size, path).get("__metadata__")
+    text = texts.get(METADATA_KEY) if isinstance(texts, dict) else None
+    client = strict_json(text, "metadata", path).get("client") if isinstance(text, str) else None
+    if not isinstance(client, str):
+        refuse(path, "client", "no client is named")
+    return client
+
+
+@contextmanager
+def _opened(path: Path, limits: Limits) -> Iterator[tuple[BinaryIO, int]]:
+    """A file that may be a payload, and its bytes."""
+    try:
+        status = path.stat()  # before opening: a named pipe would block
+        if not stat.S_ISREG(status.st_mode):
+            refuse(path, "file", "not a regular file", "give a .safetensors payload")
+        if status.st_size > limits.max_bytes:
+            refuse(path, "file", f"{status.st_size} bytes, more than the limit of {limits.max_bytes}", FEWER)
+        with path.open("rb") as stream:
+            yield stream, status.st_size
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read ({error.strerror})", "check the path") from error
+
+
+def _read_json(stream: BinaryIO, size: int, path: Path) -> dict[str, Any]:
+    """The header of a safetensors file."""
+    length = int.from_bytes(stream.read(8), "little")
+    check_header_size(length, size, path)
+    return strict_json(stream.read(length), "header", path)
+
+
 def _read_header(
     stream: BinaryIO, size: int, limits: Limits, text_encoder: str | None, path: Path
 ) -> tuple[PayloadHeader, Signature | None]:
     """Check everything that can be known without the tensors."""
-    length = int.from_bytes(stream.read(8), "little")
-    check_header_size(length, size, path)
-    raw = strict_json(stream.read(length), "header", path)
+    raw = _read_json(stream, size, path)
+    begin = stream.tell()  # of the tensors
     header, signature = _read_metadata(raw.pop("__metadata__", None), path)
     if text_encoder not in (None, header.text_encoder):
         hint = "embed with the model folder that the engine was built from"
@@ -118,8 +149,8 @@ def _read_header(
     check_shapes(specs, TENSORS[header.format_version], path)
     if entries["labels"].shape[0] > limits.max_rows:
         refuse(path, "labels", f"{entries['labels'].shape[0]} rows, more than the limit of {limits.max_rows}", FEWER)
-    if 8 + length + bytes_of(specs) != size:
-        problem = f"the header announces {bytes_of(specs)} bytes, the file holds {size - 8 - length}"
+    if begin + bytes_of(specs) != size:
+        problem = f"the header announces {bytes_of(specs)} bytes, the file holds {size - begin}"
         refuse(path, "tensors", problem, "send it again")
     return header, signature
 

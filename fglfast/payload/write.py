@@ -4,8 +4,8 @@ from pathlib import Path
 
 from safetensors.numpy import save
 
-from fglfast.base.errors import BadInputError
 from fglfast.base.files import write_atomic
+from fglfast.base.limits import unwritable
 from fglfast.payload.coding import pack
 from fglfast.payload.header import METADATA_KEY, ROUTED_VERSION, parse_header
 from fglfast.payload.proof import MEMORY, ROUTED, check_rows, check_shapes, specs_of
@@ -14,16 +14,18 @@ from fglfast.payload.rows import Payload, little_endian
 from fglfast.payload.signature import SIGNATURE_KEY, Signer
 
 
-def save_payload(payload: Payload, path: Path, signer: Signer | None = None) -> int:
+def save_payload(payload: Payload, path: Path | str, signer: Signer | None = None) -> int:
     """Write a payload: under a temporary name, fsynced, then renamed. Equal unsigned payloads, equal bytes.
 
     Returns:
         Bytes written.
 
     Raises:
-        BadInputError: the payload breaks a rule that `load_payload` enforces, or the file cannot be written.
+        BadInputError: the payload breaks a rule that `load_payload` enforces.
+        UsageError: the place cannot be written to.
+        FglError: the disk is full.
     """
-    text = payload.header.canonical()
+    path, text = Path(path), payload.header.canonical()
     parse_header(text, path)
     check_shapes(
         specs_of(payload.tensors()), ROUTED if payload.header.format_version == ROUTED_VERSION else MEMORY, path
@@ -37,6 +39,5 @@ def save_payload(payload: Payload, path: Path, signer: Signer | None = None) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
     except OSError as error:
-        hint = "check that the folder exists, may be written and has room"
-        raise BadInputError(f"{path}: cannot be written ({error.strerror})", hint) from error
+        raise unwritable(error, path, "free space, or choose another place") from error
     return len(content)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fglfast.base.files import claim
+from fglfast.base.files import check_claim, claim
 from fglfast.base.machine import machine_facts, package_versions
 from fglfast.client.embed import embed
 from fglfast.engine.recipe import find_recipe
@@ -32,9 +32,11 @@ def run_demo(asked: Demo, out: Path) -> RunRecord:
 
     What is in the folder already is used if it fits, and refused if it belongs to another run.
     """
-    claim(out / CLAIM, asked.model_dump(mode="json"), "another run")
+    claimed = out / CLAIM, asked.model_dump(mode="json"), "another run"
+    check_claim(*claimed)
     stages, model = Stages(out), find_recipe(asked.recipe).model_folder()
     private, test = read_dataset(asked.private), read_dataset(asked.test)
+    claim(*claimed)  # now that all of it can be read: a slip of the pen claims nothing
     claim_sources(out, asked.recipe, private=private, test=test)
     clients = stages.run(
         "embed",

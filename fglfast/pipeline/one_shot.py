@@ -63,10 +63,10 @@ def one_shot(merged: Merged, asked: OneShot, seed: int, folder: Path, engines: P
 
 def run_one_shot(
     payloads: Iterable[Payload],
-    folder: Path,
+    folder: Path | str,
     asked: OneShot = ASKED,
     seed: int = 0,
-    engines: Path = ENGINES,
+    engines: Path | str = ENGINES,
     trusted_counts: Collection[str] = (),
 ) -> Shot:
     """One-shot FGL from the clients' payloads, as a script or a notebook runs it.
@@ -82,6 +82,7 @@ def run_one_shot(
     Raises:
         FglError: a stage failed, or the payloads do not go together.
     """
+    folder, engines = Path(folder), Path(engines)
     merged = merge_payloads(payloads)
     check_prompts(merged, asked.allow_same_prompt, "allow_same_prompt=True")
     check_claims(merged, trusted_counts, asked.max_share_per_client, "trusted_counts=[CLIENT]")

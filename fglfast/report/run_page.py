@@ -66,7 +66,7 @@ def _view(record: RunRecord, synthetic: Samples, real: Samples) -> dict[str, Any
     upload = max((client.upload_bytes for client in record.clients), default=0)
     evaluation = record.evaluation
     shown, settings = least_accurate(record), dict(record.settings)
-    many = len(evaluation.confusion) > MOST_CONFUSION
+    many = len(evaluation.class_names) > MOST_CONFUSION
     return {
         "record": record,
         "seconds": seconds,

@@ -5,6 +5,7 @@ and of two clients that alone hold a class and disagree, either may be the liar.
 agrees more rarely too. It is a reason to look, not a proof.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ class _Rows:
         norms: of the distinct prompts [U], in usual norms; None for token ids, which have none.
         content: which prompt each row is [R].
         labels: class of each row [R].
+        counts: private images that are said to be behind it [R].
         bounds: where each client's rows begin, and where the last one's end [C+1].
     """
 
@@ -47,6 +49,7 @@ class _Rows:
     norms: Floats | None
     content: Ints
     labels: Ints
+    counts: Ints
     bounds: Ints
 
     def of(self, client: int) -> slice:
@@ -63,7 +66,7 @@ def accounts_of(
     rows that were odd before.
     """
     table = _table(merged)
-    taken_R = _taken(table, len(merged.class_names))
+    taken_R = _taken(table, len(merged.class_names), _draws(merged))
     accounts = []
     for client, account in enumerate(reckon(rows, merged.clients)):
         own = table.of(client)
@@ -95,7 +98,7 @@ def _table(merged: Merged) -> _Rows:
         norms_U /= max(sorted(middles)[(len(middles) - 1) // 2], np.finfo(np.float64).tiny)
     lengths_U1 = np.linalg.norm(features_UF, axis=1, keepdims=True)
     unit_UF = (features_UF / np.maximum(lengths_U1, np.finfo(np.float64).tiny)).astype(np.float32)
-    return _Rows(unit_UF, norms_U, merged.content, merged.labels, bounds)
+    return _Rows(unit_UF, norms_U, merged.content, merged.labels, merged.counts, bounds)
 
 
 def _looked_at(embeddings_BLD: NDArray[np.float16]) -> tuple[Floats, Floats]:
@@ -104,7 +107,18 @@ def _looked_at(embeddings_BLD: NDArray[np.float16]) -> tuple[Floats, Floats]:
     return wide_BLD.mean(dim=1).double().numpy(), wide_BLD.flatten(1).norm(dim=1).double().numpy()
 
 
-def _taken(table: _Rows, classes: int) -> Ints:
+def _draws(merged: Merged) -> np.random.Generator:
+    """What chooses the rows that are compared: it follows from all payloads, so nobody knows it who makes one."""
+    digest = hashlib.sha256(" ".join(merged.digests).encode()).digest()
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], "<u8")))
+
+
+def _drawn(draws: np.random.Generator, rows: Ints, counts: Ints, most: int) -> Ints:
+    """So many of the rows, ascending: the more images behind one, the likelier (Efraimidis and Spirakis 2006)."""
+    return np.sort(rows[np.argsort(draws.exponential(size=len(rows)) / counts)[:most]])
+
+
+def _taken(table: _Rows, classes: int, draws: np.random.Generator) -> Ints:
     """The class that the others' rows take each row for [R]; -1 where it was not asked, or they do not know the class.
 
     The model of the others' rows is their classes' means, of which each client makes one, so that no client counts more
@@ -128,7 +142,7 @@ def _taken(table: _Rows, classes: int) -> Ints:
         rows = np.arange(own.start, own.stop)[others_K[table.labels[own]] > 0]
         if len(rows) == 0 or np.count_nonzero(others_K) < 2:
             continue
-        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]
+        rows = _drawn(draws, rows, table.counts[rows], most)
         rows_BF = table.unit[table.content[rows]]
         distances_BK = squares_K - 2 * rows_BF @ means_KF.T
         without_PF = ((sums_KF[present] - own_PF) / np.maximum(others_K[present], 1)[:, None]).astype(np.float32)

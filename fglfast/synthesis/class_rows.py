@@ -1,8 +1,9 @@
 """Class-level rows are proved: each is the encoding of its class name in the model's template, or is refused.
 
 Who has the text encoder can make every such row again, so a flipped label or junk in the place of an embedding is no
-matter of trust. Noise on counts changes no row. Rows of instance level and learned ones follow from images that only
-the client has: nothing proves those, and neither would anything prove class-level rows with noise of their own.
+matter of trust. A template or a domain of a client's own could say anything, so it is said, or has to be known. Noise
+on counts changes no row. Rows of instance level and learned ones follow from images that only the client has: nothing
+proves those, and neither would anything prove class-level rows with noise of their own.
 """
 
 from collections.abc import Collection
@@ -26,11 +27,15 @@ CODE_TOLERANCE = 1.0 / STEPS  # a step of eight bits, of which rounding takes a 
 class ClassRows:
     """What class-level rows have to be, for one model; each prompt is encoded once.
 
-    Clients' own templates are taken if they are among `templates`; None takes any, and a note says whose.
+    Clients' own templates are taken if they are among `templates`, and domains that the model's prompts do not know if
+    they are among `domains`; None takes any, and a note says which and whose.
     """
 
-    def __init__(self, model: Path, templates: Collection[str] | None = None) -> None:
-        self.model, self.templates = model, templates
+    def __init__(
+        self, model: Path, templates: Collection[str] | None = None, domains: Collection[str] | None = None
+    ) -> None:
+        self.model, self.templates, self.domains = model, templates, domains
+        self.known_domains = {None, *load_prompts(model).domains}
         self.fingerprint = text_fingerprint(model)
         self.encoder: TextEncoder | None = None
         self.known: dict[str, tuple[NDArray[np.int32], NDArray[np.float32]]] = {}
@@ -54,6 +59,7 @@ class ClassRows:
             )
         if len(set(payload.labels.tolist())) < len(payload.labels):
             raise BadInputError(f"{who}: several class-level rows of one class", "embed again, or leave it out")
+        self._check_domain(header.domain, who)
         template = self._template(payload, who)
         for row, label in zip(payload.prompts(), payload.labels.tolist(), strict=True):
             if not self._is_encoding(row, template.format(label=header.class_names[label]), payload):
@@ -61,6 +67,17 @@ class ClassRows:
                 problem = f"{who}: its row for class {name!r} is not the encoding of that class"
                 raise BadInputError(problem, "leave its payload out, or ask the client to embed it again")
         return payload
+
+    def _check_domain(self, domain: str | None, who: str) -> None:
+        """Every prompt has the word in it, whatever it is."""
+        if domain in self.known_domains:
+            return
+        if self.domains is not None and domain not in self.domains:
+            hint = "embed without a domain, or have the server name this one in its experiment's domains"
+            raise BadInputError(f"{who}: its images are of a domain that this server does not know: {domain!r}", hint)
+        if self.domains is None:
+            note(f"{who}, and whoever says so too, has images of the domain {domain!r}, which is in their prompts")
+        self.known_domains.add(domain)
 
     def _template(self, payload: Payload, who: str) -> str:
         """The template of a payload, the model's or its own; only fields that cannot grow."""

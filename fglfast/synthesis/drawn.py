@@ -22,7 +22,7 @@ NAME_BYTES = 200  # of an engine's name that is told
 BY_CONTENT = 2  # the first version in which an image is named by what its row holds
 IN_TURN = 3  # the first in which the rows of a class take turns
 # What an image is, whatever else a plan holds. The others say which images there are, and in which shards.
-FIXED = ("weights", "image_size", "seed", "image_format", "sampling", "judge")
+FIXED = ("weights", "image_size", "seed", "image_format", "sampling", "judge", "generator")
 Names = Annotated[tuple[str, ...], FailFast()]
 
 
@@ -125,7 +125,14 @@ class Drawn(Description, SynthesisSettings):
     def same(self, other: "Drawn") -> bool:
         """Whether both are one data set, whatever the generator's folder is called and whatever is told of clients."""
         aside: dict[str, Any] = {"model": "", "accounts": ()}
-        return self.model_copy(update=aside) == other.model_copy(update=aside)
+        return self.model_copy(update=aside) == other.as_far_as(self).model_copy(update=aside)
+
+    def as_far_as(self, there: "Drawn") -> "Drawn":
+        """The same without what an earlier data set does not say: so far the two can be compared."""
+        if there.generator or not self.generator:
+            return self
+        known = self.model_copy(update={"generator": None})
+        return known.model_copy(update={"plan": known.layout.digest()})
 
     def chosen(self) -> dict[str, Any]:
         """What tells it from another set of the same generator and noise, the payloads by name."""

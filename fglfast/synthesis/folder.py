@@ -89,7 +89,8 @@ def refuse_another(out: Path, drawn: Drawn, update: bool = False) -> bool:
         )
     if there.same(drawn):
         return False
-    fixed = differences(*(facts.model_dump(mode="json", include=set(FIXED)) for facts in (there, drawn)))
+    known = drawn.as_far_as(there)
+    fixed = differences(*(facts.model_dump(mode="json", include=set(FIXED)) for facts in (there, known)))
     if fixed:
         raise UsageError(
             f"{out} holds another data set: {fixed}", "choose another --out, or delete the folder to start anew"
@@ -98,7 +99,7 @@ def refuse_another(out: Path, drawn: Drawn, update: bool = False) -> bool:
         missing = set(there.layout.remaining(out))
         differing = change(there, drawn, [number for number in range(there.shards) if number not in missing])
         raise UsageError(
-            f"{out} holds another data set: {differences(there.chosen(), drawn.chosen())}; with --update {differing}",
+            f"{out} holds another data set: {differences(there.chosen(), known.chosen())}; with --update {differing}",
             "give --update to make it this one in place, or choose another --out",
         )
     return True

@@ -96,6 +96,7 @@ def _foreseen(
     update: bool,
 ) -> dict[str, Any]:
     """All of it but the seconds; without a plan and changes where the weights' fingerprint is not known."""
+    settings = settings.drawn_with(model)
     plan, changes = plan_of(weights or "", sizes.image_size, merged, settings), None
     if weights and update and (out / FACTS).exists():
         to_be = Drawn.to_be(plan, weights, sizes.image_size, model.name, merged, settings)

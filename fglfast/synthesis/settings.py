@@ -1,8 +1,12 @@
 """What a user decides of a data set, and the plan that follows from it."""
 
+from pathlib import Path
+from typing import Self
+
 from pydantic import Field
 
 from fglfast.base.config import Seed, Settings
+from fglfast.generator.fingerprints import Guide
 from fglfast.payload.merge import Merged
 from fglfast.sampler.schedule import Sampling
 from fglfast.shards.tar import ImageFormat
@@ -23,6 +27,7 @@ class SynthesisSettings(Settings):
             rightly has all but an image or two of a class that others hold too. A claim that no honest client makes is
             asked for by name before a plan is made; see `fglfast.payload.claims`.
         judge: fingerprint of the model whose score of each image is written beside it.
+        generator: what its folder says of drawing; None where that is not known, as in earlier data sets.
     """
 
     images_per_class: int = Field(default=500, ge=1, le=10_000_000)
@@ -32,6 +37,15 @@ class SynthesisSettings(Settings):
     sampling: Sampling = Sampling()
     max_share_per_client: float = Field(default=1.0, gt=0, le=1)
     judge: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    generator: Guide | None = None
+
+    def drawn_with(self, model: Path) -> Self:
+        """The same, of the generator in a folder.
+
+        Raises:
+            BadInputError: one of its configs cannot be used.
+        """
+        return self.model_copy(update={"generator": Guide.of(model)})
 
 
 def plan_of(weights: str, image_size: int, merged: Merged, settings: SynthesisSettings) -> Plan:
@@ -53,5 +67,5 @@ def facts_of(weights: str, image_size: int, settings: SynthesisSettings) -> dict
         "image_size": image_size,
         "image_format": settings.image_format,
         "sampling": settings.sampling.model_dump(mode="json", exclude_none=True),
-        **({"judge": settings.judge} if settings.judge else {}),
+        **settings.model_dump(mode="json", include={"judge", "generator"}, exclude_none=True),
     }

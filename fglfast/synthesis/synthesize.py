@@ -76,21 +76,21 @@ def check_work(
     usable_folder(out)
     check_fit(merged, model)
     if out.is_dir() and any(out.iterdir()):
-        weights = model_fingerprint(model)
+        weights, settings = model_fingerprint(model), settings.drawn_with(model)
         plan = plan_of(weights, image_size, merged, settings)
         refuse_another(out, Drawn.to_be(plan, weights, image_size, model.name, merged, settings), update)
 
 
 def plan_synthesis(engine: Engine, merged: Merged, settings: SynthesisSettings) -> Plan:
     """The plan of a data set: which images an engine of these weights makes of these payloads."""
-    return plan_of(engine.manifest.key.weights, engine.build.image_size, merged, settings)
+    return plan_of(engine.manifest.key.weights, engine.build.image_size, merged, settings.drawn_with(engine.model))
 
 
 def synthesize(
     engine: Engine,
     merged: Merged,
     settings: SynthesisSettings,
-    out: Path,
+    out: Path | str,
     rank: int = 0,
     world_size: int = 1,
     update: bool = False,
@@ -117,7 +117,9 @@ def synthesize(
         BadInputError: the payloads do not fit the engine.
         FglError: the disk refused, or an image came out blank however often it was drawn.
     """
-    plan, key = plan_synthesis(engine, merged, settings), engine.manifest.key
+    out, key = Path(out), engine.manifest.key
+    plan = plan_synthesis(engine, merged, settings)
+    settings = settings.drawn_with(engine.model)
     to_be = Drawn.to_be(plan, key.weights, key.build.image_size, name_of(engine.model), merged, settings)
     check_judge(settings.judge, judge)
     to_be = accounted(to_be, merged, engine.model)

@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from fglfast.base.errors import FglError
+from fglfast.base.limits import unwritable
 from fglfast.shards.tar import ImageFormat, Sample, encode_image, write_shard
 from fglfast.synthesis.plan import Item
 
@@ -129,9 +129,7 @@ class ShardWriter:
         try:
             size = write_shard(shard.path, shard.samples(), self.image_format, shard.expected)
         except OSError as error:
-            raise FglError(
-                f"{shard.path}: cannot be written ({error.strerror})", "free space or mend the folder, run again"
-            ) from error
+            raise unwritable(error, shard.path, "free space or mend the folder, run again") from error
         else:
             shard.done()
             return size

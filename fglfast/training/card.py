@@ -25,7 +25,7 @@ It learned from {source}, data set plan `{plan}`.
 ```python
 from transformers import pipeline
 
-pipeline("image-classification", FOLDER)("photo.jpg")
+pipeline("image-classification", FOLDER)("photo.jpg")  # the middle square; put what is transparent on white yourself
 ```
 
 How well it names real images is not in here: test it on your own, `fglfast evaluate FOLDER PATH[:SPLIT]`. Where your

@@ -8,19 +8,21 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fglfast.base.errors import BadInputError
+from fglfast.base.untrusted import loading
 from fglfast.images.labelled import LabelledImages
 from fglfast.training.batches import DecodedImages
 from fglfast.training.opta import nameable
 from fglfast.training.predict import PASS, placed, predict
-from fglfast.training.preprocessing import read_image_size
+from fglfast.training.preprocessing import PROCESSOR, read_image_size
 from fglfast.training.resnet import read_resnet
 from fglfast.training.results import ClassResult, Evaluation
 
 BINS = 15  # of confidence
+MOST_CONFUSION = 1000  # classes that pairs are counted of: a hundred thousand have ten thousand million
 SPOILED = "name another model, or train this one anew at a lower learning rate"
 
 
-def evaluate(model_dir: Path, dataset: LabelledImages, batch_size: int = PASS) -> Evaluation:
+def evaluate(model_dir: Path | str, dataset: LabelledImages, batch_size: int = PASS) -> Evaluation:
     """Judge a saved classifier; classes are matched by name, whatever their order.
 
     Args:
@@ -34,15 +36,14 @@ def evaluate(model_dir: Path, dataset: LabelledImages, batch_size: int = PASS) -
     """
     if len(dataset) == 0:
         raise BadInputError("there are no images to evaluate on", "name a data set with labelled images")
-    model, names, size = open_classifier(model_dir, whole=False)
+    model, names, size = open_classifier(Path(model_dir), whole=False)
     labels = torch.from_numpy(dataset.named(names).labels)
     logits = predict(model, DecodedImages(dataset, size), batch_size=batch_size, name="evaluate")
     if not logits.isfinite().all():
         raise BadInputError(f"{model_dir}: the model's answers are not finite", SPOILED)
-    cells = labels * len(names) + logits.argmax(1)
-    named = nameable(logits, labels)
-    confusion = torch.bincount(cells, minlength=len(names) ** 2).reshape(len(names), len(names))
-    rights, totals = confusion.diagonal().tolist(), confusion.sum(1).tolist()
+    named, answers = nameable(logits, labels), logits.argmax(1)
+    rights = torch.bincount(labels[answers == labels], minlength=len(names)).tolist()
+    totals = torch.bincount(labels, minlength=len(names)).tolist()
     return Evaluation(
         accuracy=sum(rights) / len(labels),
         n=len(labels),
@@ -53,8 +54,16 @@ def evaluate(model_dir: Path, dataset: LabelledImages, batch_size: int = PASS) -
             name: ClassResult(accuracy=right / total if total else None, n=total)
             for name, right, total in zip(names, rights, totals, strict=True)
         },
-        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        confusion=_confusion(labels, answers, len(names)),
     )
+
+
+def _confusion(labels_N: Tensor, answers_N: Tensor, classes: int) -> tuple[tuple[int, ...], ...]:
+    """Images by true class and named class [K,K]; of more than `MOST_CONFUSION` classes nothing."""
+    if classes > MOST_CONFUSION:
+        return ()
+    cells = torch.bincount(labels_N * classes + answers_N, minlength=classes**2).reshape(classes, classes)
+    return tuple(tuple(row) for row in cells.tolist())
 
 
 def calibration_error(logits_NK: Tensor, labels_N: Tensor) -> float:
@@ -76,8 +85,8 @@ def open_classifier(model_dir: Path, whole: bool = True) -> tuple[Any, tuple[str
         whole: as transformers has it, with its base model; else a ResNet may be one that says logits alone, sooner.
 
     Raises:
-        BadInputError: the folder holds no such model, the model expects another normalisation, or its weights are not
-            finite.
+        BadInputError: the folder holds no such model, the model expects another normalisation or takes no images of
+            the side that its processor says, or its weights are not finite.
     """
     size = read_image_size(model_dir)
     found: Any = None if whole else read_resnet(model_dir)
@@ -88,4 +97,7 @@ def open_classifier(model_dir: Path, whole: bool = True) -> tuple[Any, tuple[str
     model, names = found
     if not all(weights.isfinite().all() for weights in model.state_dict().values()):
         raise BadInputError(f"{model_dir}: the model's weights are not finite", SPOILED)
-    return placed(model).to(memory_format=torch.channels_last), names, size
+    model = placed(model).to(memory_format=torch.channels_last)
+    with loading(f"{model_dir} with images of {size} by {size} pixels", f"correct the size in {PROCESSOR}"):
+        predict(model, torch.zeros(1, 3, size, size, dtype=torch.uint8))
+    return model, names, size

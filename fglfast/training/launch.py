@@ -38,8 +38,8 @@ GO_ON = "run again to go on from the last checkpoint"
 
 
 def train(
-    synthetic: Path,
-    out: Path,
+    synthetic: Path | str,
+    out: Path | str,
     settings: TrainSettings,
     processes: int | Literal["auto"] = "auto",
     track: Tracker | None = None,
@@ -64,7 +64,8 @@ def train(
         KeyboardInterrupt: SIGINT came, or SIGTERM and there were workers; those are gone.
     """
     check_tracker(track)
-    job = Job(synthetic=synthetic.absolute(), out=out.absolute(), settings=_absolute(settings), track=track)
+    places = {"synthetic": Path(synthetic).absolute(), "out": Path(out).absolute()}
+    job = Job(**places, settings=_absolute(settings), track=track)
     if job.out.resolve() == job.synthetic.resolve():
         raise UsageError(f"{out}: holds the data set, whose card the model's would replace", "choose another --out")
     rank = find_rank()

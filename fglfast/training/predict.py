@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.hooks import RemovableHandle
 
 from fglfast.base.console import Progress
 from fglfast.shards.index import Rows
@@ -65,14 +66,24 @@ def predict(
 
 
 def features(model: Any, pixels: Pixels) -> Tensor:
-    """What the last layer of a classifier sees of each image, float32 [N,F]."""
+    """What the last layer of a classifier sees of each image, float32 [N,F].
+
+    Raises:
+        BadInputError: it has no base model, and its last layer is not linear.
+    """
+    if model.base_model is model:
+        return features_and_logits(model, pixels)[0]
     return predict(model.base_model, pixels, take=_pooled)
 
 
 def features_and_logits(model: Any, pixels: Pixels, name: str = "") -> tuple[Tensor, Tensor]:
-    """Both `features` and what the classifier makes of them, float32 [N,F] and [N,K], of one look at each image."""
+    """Both `features` and what the classifier makes of them, float32 [N,F] and [N,K], of one look at each image.
+
+    Raises:
+        BadInputError: it has no base model, and its last layer is not linear.
+    """
     seen: list[Tensor] = []
-    hook = model.base_model.register_forward_hook(lambda network, asked, output: seen.append(_pooled(output)))
+    hook = _watched(model, seen)
 
     def both(output: Any) -> Tensor:
         return torch.cat([seen.pop(), logits_of(output)], dim=1)
@@ -83,6 +94,19 @@ def features_and_logits(model: Any, pixels: Pixels, name: str = "") -> tuple[Ten
         hook.remove()
     classes = model.config.num_labels
     return found_NX[:, :-classes], found_NX[:, -classes:]
+
+
+def _watched(model: Any, seen: list[Tensor]) -> RemovableHandle:
+    """Have `features` of each batch that a classifier is asked about put into a list.
+
+    Some, such as SigLIP and CLIP, are their own base model: of those it is what their last layer is given.
+    """
+    if model.base_model is not model:
+        base: nn.Module = model.base_model
+        return base.register_forward_hook(lambda network, asked, output: seen.append(_pooled(output)))
+    from fglfast.training.model import head_of
+
+    return head_of(model).register_forward_pre_hook(lambda head, given: seen.append(given[0].flatten(1).float()))
 
 
 def _pooled(output: Any) -> Tensor:

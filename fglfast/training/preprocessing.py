@@ -18,12 +18,14 @@ STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
 
 
 def processor_config(image_size: int) -> dict[str, Any]:
-    """The image processor for a side in pixels: bicubic resize, then x / 127.5 - 1, as `augment.normalise` has it."""
+    """The image processor for a side in pixels: the middle square, resized bicubically, then x / 127.5 - 1."""
     return {
-        "image_processor_type": "ViTImageProcessor",
+        "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
-        "size": {"height": image_size, "width": image_size},
+        "size": {"shortest_edge": image_size},
         "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": image_size, "width": image_size},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -38,22 +40,28 @@ def read_image_size(model_dir: Path) -> int:
 
     Raises:
         BadInputError: the folder holds no classifier, or one whose processor makes of an image what ours does not: it
-            would be judged on other pixels than it learned from. Another filter of resizing is said, not refused.
+            would be judged on other pixels than it learned from. Another filter of resizing, and squashing images to a
+            square instead of cropping them, is said, not refused.
     """
     path = model_dir / PROCESSOR
     if not model_dir.is_dir():
         raise BadInputError(f"{model_dir}: there is no such folder", MODEL_HINT)
     try:
         content = read_config(path)
-        height, width = content["size"]["height"], content["size"]["width"]
+        sides = _sides(content)
         scaling = [content[key] for key in ("image_mean", "image_std")]
     except (BadInputError, KeyError, TypeError) as error:
         raise BadInputError(
             f"{model_dir} holds no image classifier: {path.name} is missing or has no size", MODEL_HINT
         ) from error
-    if not isinstance(height, int) or not 1 <= height <= MOST_SIDE or height != width:
-        raise BadInputError(f"{path}: images of {height!r} by {width!r} pixels are not square", MODEL_HINT)
-    ours = processor_config(height)
+    size = sides[0]
+    if not isinstance(size, int) or not 1 <= size <= MOST_SIDE or set(sides) != {size}:
+        named = " and ".join(map(repr, sides))
+        raise BadInputError(f"{path}: sides of {named} pixels; images are made squares of one side", MODEL_HINT)
+    squashes = len(sides) == 2
+    if squashes:
+        note(f"{path}: the model's own processor squashes images that are not square; here they are cropped")
+    ours = processor_config(size) | {"do_center_crop": not squashes}
     if scaling != [ours[key] for key in ("image_mean", "image_std")]:
         raise BadInputError(
             f"{path}: the model does not take pixels from -1 to 1, as those that train writes do", MODEL_HINT
@@ -68,7 +76,19 @@ def read_image_size(model_dir: Path) -> int:
         raise BadInputError(f"{path}: rescale_factor is {factor!r}, and pixels are divided by 255", MODEL_HINT)
     if (filtered := content.get("resample")) not in (None, ours["resample"]):
         note(f"{path}: the model learned from images resized by {_filter(filtered)}; here they are resized bicubically")
-    return height
+    return size
+
+
+def _sides(content: Any) -> tuple[Any, ...]:
+    """Height and width that images are squashed to; or what their shorter side becomes, and of what is cut out of them.
+
+    Raises:
+        KeyError, TypeError: it says neither.
+    """
+    size = content["size"]
+    if "shortest_edge" in size:
+        return (size["shortest_edge"], content["crop_size"]["height"], content["crop_size"]["width"])
+    return (size["height"], size["width"])
 
 
 def _filter(number: Any) -> str:

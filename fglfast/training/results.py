@@ -76,7 +76,7 @@ class Evaluation(Settings):
         ece: expected calibration error over 15 bins of confidence (arXiv 1706.04599).
         class_names: the model's classes, in the order of `confusion`.
         per_class: result of every class of the model.
-        confusion: images by true class (rows) and named class (columns).
+        confusion: images by true class (rows) and named class (columns); nothing where there are over 1,000 classes.
     """
 
     accuracy: float

@@ -99,10 +99,12 @@ def alone() -> Iterator[World]:
     with environment(LOCAL_RANK=str(device), **loopback()), _accelerator(processes=1):
         store = torch.distributed.HashStore()  # type: ignore[attr-defined]
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        leave: Callable[[], None] = torch.distributed.destroy_process_group
         try:
-            yield join_world()
+            world, leave = join_world(), _leave_world  # who is interrupted here has DeepSpeed half imported
+            yield world
         finally:
-            _leave_world()
+            leave()
 
 
 @contextmanager

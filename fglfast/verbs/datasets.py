@@ -69,6 +69,16 @@ def verify(
             "--repair draws images again, and needs the payloads they come from",
             "give the --embeddings that synthesize was given",
         )
+    _check_drawing(
+        repair,
+        recipe=None if inventory else recipe,  # whose text encoder makes rows of routing
+        model=None if inventory else model,
+        backend=backend,
+        precision=precision,
+        image_size=image_size,
+        batch_size=batch_size,
+        judge=judge,
+    )
     from fglfast.shards.tar import shard_name
     from fglfast.synthesis.verify import verify as check
 
@@ -103,13 +113,22 @@ def verify(
         )
 
 
+def _check_drawing(repair: bool, **options: object) -> None:
+    """Refuse what is said of a drawing that is not asked for."""
+    if given := [name for name, value in options.items() if value is not None and not repair]:
+        raise UsageError(f"--{given[0].replace('_', '-')} is of drawing images again", "add --repair, or leave it out")
+
+
 @verb(SERVER)
 def forget(
     client: Annotated[str, typer.Argument(help="Name of the client that leaves.")],
     out: Annotated[Path, typer.Option(help="Folder of the data set, as synthesize leaves it.")],
     embeddings: Annotated[
         str,
-        typer.Option(help="Payload files of the clients that stay: a quoted pattern; the leaving one's is not read."),
+        typer.Option(
+            help="Payload files of the clients that stay: a quoted pattern. Of the leaving one's, if it is among them, "
+            "no more is read than its name."
+        ),
     ],
     recipe: RecipeName = None,
     model: OtherModel = None,
@@ -132,7 +151,7 @@ def forget(
 
     class_names = Drawn.of(out).class_names
     asked = asked_recipe(recipe, model, backend, precision, image_size, batch_size)
-    payloads = each_payload(embeddings, allow, inventory, asked)
+    payloads = each_payload(embeddings, allow, inventory, asked, leaving=client)
     from fglfast.engine.build import LazyEngine
     from fglfast.synthesis.forget import forget as stage
     from fglfast.synthesis.repair import check_model

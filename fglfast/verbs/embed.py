@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from fglfast.base.console import note
 from fglfast.base.errors import UsageError
 from fglfast.base.wording import many
 from fglfast.client.settings import LearnSettings, RouteSettings
@@ -105,8 +106,8 @@ def embed(
     classes: Annotated[
         Path | None,
         typer.Option(
-            help="File with the federation's classes, one name a line, for --unlabelled.",
-            show_default="the classifier's own",
+            help="File with the federation's classes, one name a line; of some there may be no image here.",
+            show_default="the images' or the classifier's own",
         ),
     ] = None,
     confidence: Annotated[
@@ -124,7 +125,7 @@ def embed(
     as_json: AsJson = False,
 ) -> None:
     """Turn private images into a payload of prompt embeddings, the one file that a client uploads."""
-    check_unlabelled(unlabelled, classifier, epsilon, classes=classes, confidence=confidence, least_images=least_images)
+    check_unlabelled(unlabelled, classifier, epsilon, confidence=confidence, least_images=least_images)
     _check_kind(prompt_level, captions, learn, kit, model)
     if clip is not None and prompt_level == "class" and not (learn or route):  # those refuse it in their own words
         raise UsageError("--clip bounds captions, and class-level prompts have none", "add --prompt-level instance")
@@ -140,6 +141,8 @@ def embed(
     from fglfast.payload import open_signer, save_payload
 
     usable_file(out, "payload")
+    if epsilon is not None and classes is None:
+        note("the list of classes is sent as it is; where the images make it, give the federation's with --classes")
     signer = open_signer(sign, federation)
     budget = asked_budget(epsilon=epsilon, delta=delta, clip=clip, uploads=uploads)
     if learn and budget:

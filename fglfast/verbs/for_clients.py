@@ -56,7 +56,7 @@ def adapt(
     from fglfast.images.dataset import read_dataset
     from fglfast.training.settings import AdaptSettings
 
-    own, others = read_dataset(data), read_dataset(unlabelled) if unlabelled else None
+    own, others = read_dataset(data), read_dataset(unlabelled, labelled=False) if unlabelled else None
     from fglfast.training.adapt import adapt as fit
 
     found = fit(model, own, out, checked(AdaptSettings, shots=shots, seed=seed), others, prototypes)

@@ -5,8 +5,11 @@ from typing import Annotated
 
 import typer
 
+from fglfast.base.errors import UsageError
 from fglfast.base.wording import some
+from fglfast.base.writable import usable_folder
 from fglfast.verbs.command import LOST, RUNS, app, exits, tell
+from fglfast.verbs.documented import checked
 from fglfast.verbs.options import AsJson
 
 federation = typer.Typer(no_args_is_help=True, help="Set up a federation of real machines.")
@@ -28,10 +31,14 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Make certificate, keys, Flower's configuration and a script for each step, a folder for each machine."""
+    usable_folder(out)
+    if not model.strip():
+        raise UsageError("--model: empty", "give the generator as clients find it: mini, a folder, or a hub id")
     from fglfast.federation.deployment import Deployment, check_names, write_deployment
     from fglfast.federation.experiment import find_experiment
 
-    asked = Deployment(
+    asked = checked(
+        Deployment,
         name=name,
         host=host,
         port=port,

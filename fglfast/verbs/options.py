@@ -1,6 +1,7 @@
 """Options that several verbs have, and what those of payloads and ranks stand for."""
 
 import glob
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,14 @@ from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.ranks import Rank, find_rank, take_place
 from fglfast.base.wording import some
 from fglfast.engine.choices import BackendName, PrecisionName
+
+
+def _number(value: float | None) -> float | None:
+    """Refuse what is not a number: it is out of no range."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter("nan is not a number")
+    return value
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Engines = Annotated[
@@ -42,8 +51,10 @@ OtherSize = Annotated[
     int | None,
     typer.Option(min=8, max=4096, help="Side in pixels of the images that are drawn, instead of the recipe's."),
 ]
-OtherSteps = Annotated[int | None, typer.Option(min=1, help="Sampling steps, instead of the recipe's.")]
-OtherGuidance = Annotated[float | None, typer.Option(min=0, help="Guidance scale, instead of the recipe's.")]
+OtherSteps = Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps, instead of the recipe's.")]
+OtherGuidance = Annotated[
+    float | None, typer.Option(min=0, max=50, callback=_number, help="Guidance scale, instead of the recipe's.")
+]
 OtherBackend = Annotated[
     BackendName | None,
     typer.Option(help="What compiles and runs the generator, instead of the recipe's; auto takes the fastest here."),
@@ -134,18 +145,34 @@ def read_payloads(pattern: str, allow: Path | None, inventory: Path | None = Non
     return merge_payloads(each_payload(pattern, allow, inventory, recipe))
 
 
-def each_payload(pattern: str, allow: Path | None, inventory: Path | None = None, recipe: Any = None) -> Iterator[Any]:
-    """One payload after the other, as `read_payloads` takes them."""
+def each_payload(
+    pattern: str, allow: Path | None, inventory: Path | None = None, recipe: Any = None, leaving: str | None = None
+) -> Iterator[Any]:
+    """One payload after the other, as `read_payloads` takes them; that of a client who is `leaving` is left out."""
     from fglfast.payload import load_payload
 
     allowed = read_allowed(allow)
+    files = [path for path in payload_files(pattern) if leaving is None or not _is_of(leaving, path)]
     if inventory is None:
-        yield from (load_payload(path, allowed=allowed) for path in payload_files(pattern))
+        yield from (load_payload(path, allowed=allowed) for path in files)
         return
     from fglfast.synthesis.routed import Router
 
     router = Router(recipe.model_folder("text"), inventory)
-    yield from (router.rows(load_payload(path, allowed=allowed)) for path in payload_files(pattern))
+    yield from (router.rows(load_payload(path, allowed=allowed)) for path in files)
+
+
+def _is_of(client: str, path: Path) -> bool:
+    """Whether a payload is a client's: its header says so, or the file's name where that cannot be read."""
+    from fglfast.payload import client_of
+
+    try:
+        return client_of(path) == client
+    except BadInputError as error:
+        if path.stem == client:
+            return True
+        hint = f"leave it out of the pattern if it is the payload of {client}; else {error.hint}"
+        raise BadInputError(error.message, hint) from error
 
 
 def check_merged(merged: Any, allow_same_prompt: bool, trusted: list[str] | None, max_share: float = 1.0) -> None:

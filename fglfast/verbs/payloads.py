@@ -15,7 +15,9 @@ from fglfast.verbs.options import Allow, AsJson, OtherModel, RecipeName, read_al
 
 @verb(CLIENTS, LOST)
 def inspect(
-    file: Annotated[Path, typer.Argument(help="Payload file, as embed writes it, or folder of synthetic images.")],
+    file: Annotated[
+        Path, typer.Argument(readable=False, help="Payload file, as embed writes it, or folder of synthetic images.")
+    ],
     allow: Allow = None,
     as_json: AsJson = False,
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import tomli_w
 import typer
 
-from fglfast.base.config import Settings, read_toml
+from fglfast.base.config import Settings, not_finite, read_toml
 from fglfast.base.console import stdout
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.wording import some
@@ -21,6 +21,14 @@ from fglfast.verbs.command import exits
 _beside_options: ContextVar[tuple[Path, dict[str, Any]]] = ContextVar("beside options", default=(Path(), {}))
 S = TypeVar("S", bound=Settings)
 OF_A_CALL = frozenset({"config", "print_config", "as_json", "dry_run"})  # options that say nothing of the work
+# What TOML holds for an option of click's types, by their names; for all others, such as paths, text alone.
+KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "boolean": ("true or false", (bool,)),
+    "integer": ("a whole number", (int,)),
+    "float": ("a number", (int, float)),
+    "text": ("text", (str, int)),  # a batch size is a number too, if it is not "auto"
+}
+MEND = "correct the key that it names"
 
 PrintConfig = Annotated[
     bool, typer.Option("--print-config", help="Print the settings that result, as a run file, and do nothing else.")
@@ -46,17 +54,36 @@ def run_file(settings: type[Settings] | None = None, more: tuple[str, ...] = ())
 
 
 def _take(context: typer.Context, file: Path, settings: type[Settings] | None, more: tuple[str, ...]) -> None:
-    options = {parameter.name for parameter in context.command.params} - OF_A_CALL
+    options = {parameter.name: parameter for parameter in context.command.params if parameter.name not in OF_A_CALL}
     fields = set(settings.model_fields) if settings else set()
     table = read_toml(file)
-    if unknown := sorted(table.keys() - options - fields - set(more)):
-        others = some(sorted(fields.union(more) - options), most=20)
+    if unknown := sorted(table.keys() - options.keys() - fields - set(more)):
+        others = some(sorted(fields.union(more) - options.keys()), most=20)
         hint = f"known are the options of {context.info_name}, with underscores, and {others}"
         raise BadInputError(f"{file}: unknown: {some(unknown)}", hint)
+    for key, value in table.items():
+        if key in options:
+            _check(options[key], value, context, f"{file}: {key}")
     if settings:
         settings.from_table({key: value for key, value in table.items() if key in fields}, file)
     context.default_map = {key: value for key, value in table.items() if key in options}
     _beside_options.set((file, {key: value for key, value in table.items() if key not in options}))
+
+
+def _check(option: Any, value: Any, context: typer.Context, where: str) -> None:
+    """Refuse a value that is of another type than its option, which click would convert, or out of its range."""
+    words, kinds = KINDS.get(option.type.name.removesuffix(" range"), ("text, in quotes", (str,)))
+    if option.multiple:
+        words, kinds = f"a list, each {words}", kinds[:1]
+    values = value if option.multiple else [value]
+    if not isinstance(values, list) or any(type(each) not in kinds for each in values):
+        raise BadInputError(f"{where}: must be {words}", MEND)
+    if not_finite({where: value}):
+        raise BadInputError(f"{where}: not a finite number", MEND)
+    try:
+        option.type_cast_value(context, value)
+    except typer.BadParameter as error:
+        raise BadInputError(f"{where}: {error.message}", MEND) from error
 
 
 def without_option() -> dict[str, Any]:

@@ -18,13 +18,13 @@ from fglfast.verbs.options import (
     AllowSamePrompt,
     AsJson,
     Engines,
-    ModelName,
     OtherPrecision,
     OtherSize,
     PromptLevel,
 )
 
 DEMO = Demo()
+SHADOWS = 8  # of each method that an audit attacks
 
 
 @verb(RUNS)
@@ -119,6 +119,11 @@ def run(
     changes = {key: value for key, value in asked_for.items() if value}
     folder = out or Path("runs") / Path(experiment).stem
     asked, page = find_experiment(experiment).model_copy(update=changes), folder / "arena.html"
+    if captions and asked.prompt_level != "instance":
+        raise UsageError(
+            f"--captions: {asked.prompt_level}-level prompts have none",
+            'let the experiment say prompt_level = "instance"',
+        )
     from fglfast.federation.arena import run_experiment
     from fglfast.federation.summary import gains, gains_table, table
     from fglfast.report.arena_page import write_page
@@ -193,13 +198,14 @@ def audit(
         typer.Option(help="Methods of the run whose models are attacked, with commas.", show_default="fgl,fedavg"),
     ] = None,
     shadows: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=0,
+            show_default="8",
             help="Shadow models of each method, 4 or more; each takes as long as the run. 8 are a weak attack, its "
             "authors take 64 to 256; ask for more at any time, those that are there are kept. 0: by the loss alone.",
         ),
-    ] = 8,
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="Folder of a global model, audited instead of a run.")] = None,
     members: Annotated[
         str | None, typer.Option(help="Private images that the --model comes from: PATH[:SPLIT].")
@@ -210,11 +216,19 @@ def audit(
     synthetic: Annotated[
         Path | None, typer.Option(help="Folder of the synthetic images that the --model was trained on.")
     ] = None,
-    payload: Annotated[Path | None, typer.Option(help="Payload of the client that holds the --members.")] = None,
-    generator: ModelName = "mini",
+    payload: Annotated[
+        Path | None, typer.Option(readable=False, help="Payload of the client that holds the --members.")
+    ] = None,
+    generator: Annotated[
+        str | None, typer.Option(help="Generator that the --payload was made for, as for embed.", show_default="mini")
+    ] = None,
     captions: Annotated[
-        str, typer.Option(help="Captions of the --members, the same that embed was given.")
-    ] = "attributes",
+        str | None,
+        typer.Option(help="Captions of the --members, the same that embed was given.", show_default="attributes"),
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Prompt template of the --payload, the same that embed was given.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the page; RUN/audit unless given.")] = None,
     engines: Engines = DEFAULT_ENGINES,
     as_json: AsJson = False,
@@ -231,6 +245,12 @@ def audit(
         raise UsageError(
             "audit needs either a run or a model", "give a RUN, or --model with --members and --nonmembers"
         )
+    of_model = {"members": members, "nonmembers": nonmembers, "synthetic": synthetic, "payload": payload}
+    of_payload = {"generator": generator, "captions": captions, "template": template}
+    _check_options("a model's", model, **of_model)
+    _check_options("a run's", run, seed=seed, methods=methods, shadows=shadows)
+    _check_options("a --payload's", payload, **of_payload)
+    shadows = SHADOWS if shadows is None else shadows
     if 0 < shadows < 4:
         raise UsageError(f"--shadows {shadows}: too few to tell anything", "give 4 or more, or 0")
     folder = out or (run or Path()) / "audit"
@@ -243,11 +263,13 @@ def audit(
 
             found, pairs = audit_run(opened, attacked, shadows, folder, engines)
         else:
+            from fglfast.client.captions import ATTRIBUTES
             from fglfast.generator.text import resolve_model
             from fglfast.lab.audit.of_files import Files, audit_files
 
             assert model is not None and members and nonmembers
-            files = Files(model, members, nonmembers, synthetic, payload, resolve_model(generator), captions)
+            made_for, told = resolve_model(generator or "mini"), captions or ATTRIBUTES
+            files = Files(model, members, nonmembers, synthetic, payload, made_for, told, template)
             found, pairs = audit_files(files)
         from fglfast.report.audit_page import write_page
 
@@ -261,3 +283,9 @@ def audit(
     ]
     result = {"page": str(page), **found.model_dump(mode="json")}
     tell(result, as_json, "\n".join([*lines, f"report: {page.resolve()}"]))
+
+
+def _check_options(what: str, asked: object, **options: object) -> None:
+    """Refuse what is said of an audit that is not asked for."""
+    if given := [name for name, value in options.items() if value is not None and asked is None]:
+        raise UsageError(f"--{given[0]} is for {what} audit, which is not asked for", "leave it out")

@@ -1,4 +1,4 @@
-"""Images without labels as `embed` takes them: opened, seen by the server's classifier, given to classes."""
+"""Images as `embed` takes them; those without labels are seen by the server's classifier and given to classes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ def open_images(
 ) -> "tuple[LabelledImages, Ints | None, dict[str, float]]":
     """A client's images with their labels, or with those that a classifier finds; of these, no other label is read.
 
-    The classes are those of a file, or the classifier's own.
+    The classes are those of a file, or the images' or the classifier's own.
 
     Returns:
         The images that have a label, the images of each class where those are found, and facts to tell.
@@ -49,17 +49,18 @@ def open_images(
     Raises:
         BadInputError: the images, the classifier or the list cannot be used, or no image gets a label.
     """
+    from fglfast.images.class_list import read_class_list
     from fglfast.images.dataset import read_dataset
 
+    listed = read_class_list(classes) if classes else None
     if classifier is None:
-        return read_dataset(data), None, {}
+        images = read_dataset(data)
+        return images.named(listed) if listed else images, None, {}
     from fglfast.client.pseudo_labels import LabelSettings, doubts, labelled, pseudo_labels
-    from fglfast.images.class_list import read_class_list
     from fglfast.training.batches import DecodedImages
     from fglfast.training.evaluate import open_classifier
     from fglfast.training.predict import features_and_logits
 
-    listed = read_class_list(classes) if classes else None
     network, known, size = open_classifier(classifier)
     names, columns = _columns(listed, known, f"{classifier}, asked by {classes}")
     given = {"confidence": confidence, "least_images": least_images}

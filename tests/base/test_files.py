@@ -1,7 +1,7 @@
 import pytest
 
 from fglfast.base.errors import UsageError
-from fglfast.base.files import replacing, sole, temporary_name, write_atomic, write_new
+from fglfast.base.files import finished_folder, replacing, sole, temporary_name, write_atomic, write_new
 from fglfast.base.writable import usable_file
 
 
@@ -43,6 +43,16 @@ def test_a_disk_that_refuses_names_the_file_and_not_the_temporary_one(tmp_path):
     with pytest.raises(OSError, match=r"other'$"), replacing(tmp_path / "x"):
         raise OSError(2, "No such file", str(tmp_path / "other"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("named", [(None,), ("a/b",), ("source", None, "a/b")])
+def test_a_full_disk_names_the_folder_and_not_the_temporary_one(named, tmp_path):
+    with pytest.raises(OSError, match="No space") as caught, finished_folder(tmp_path / "x") as unfinished:
+        raise OSError(
+            28, "No space left on device", *(str(unfinished / name) if name == "a/b" else name for name in named)
+        )
+    shown = caught.value.filename2 or caught.value.filename
+    assert shown == str(tmp_path / "x" / (named[-1] or "")) and list(tmp_path.iterdir()) == []
 
 
 def test_a_new_file_is_its_owners_alone_and_takes_no_others_place(tmp_path):

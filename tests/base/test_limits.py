@@ -4,7 +4,8 @@ import io
 import pytest
 import torch
 
-from fglfast.base.limits import as_limit
+from fglfast.base.errors import ExitCode
+from fglfast.base.limits import as_limit, unwritable
 
 
 class Full(io.RawIOBase):
@@ -35,6 +36,24 @@ def test_what_pytorch_makes_of_a_full_disk_is_a_full_disk():
 )
 def test_limits_are_told(error, words):
     assert words in as_limit(error, "out").message
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        *((number, ExitCode.USAGE) for number in (errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENAMETOOLONG)),
+        *((number, ExitCode.FAILURE) for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO)),
+    ],
+)
+def test_a_place_is_the_users_choice_and_a_full_disk_is_not(number, code):
+    error = OSError(number, "said by the system", "/x/y")
+    found = [unwritable(error, "/x/y", "mend it"), as_limit(error)]
+    assert {limit.exit_code for limit in found if limit} == {code}
+
+
+def test_a_full_disk_is_not_blamed_on_what_was_copied():
+    error = OSError(errno.ENOSPC, "No space left on device", "source", None, "target")
+    assert as_limit(error).message == "target: cannot be written (No space left on device)"
 
 
 def test_a_bug_is_no_limit():

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from fglfast.base.errors import UsageError
-from fglfast.client.embed import embed
+from fglfast.client.embed import class_list, embed
 from fglfast.client.privacy import Budget
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.images.dataset import read_dataset
@@ -145,3 +145,8 @@ def test_numbers_for_names_are_said(dataset, random_mini, capsys, names, said):
 def test_with_noise_the_public_prompts_are_what_may_coincide(alike, random_mini, capsys):
     embed(alike, "ann", random_mini, "instance", budget=Budget(epsilon=3))
     assert "'Fox', 'fox'" in capsys.readouterr().err
+
+
+def test_a_form_that_there_is_not_is_refused(random_mini):
+    with pytest.raises(UsageError, match="'token'"):
+        embed(class_list(("bag",)), "ann", random_mini, send="token")

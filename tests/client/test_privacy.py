@@ -200,3 +200,15 @@ def test_token_ids_and_templates_without_captions_are_refused(few, random_mini):
 def test_prompts_without_a_class_cannot_carry_noise():
     with pytest.raises(UsageError, match="says no class"):
         private_instances(["a"], [0], NAMES, "{caption}, sketch", Encoder, Budget(epsilon=1.0))
+
+
+def test_the_guide_says_what_noise_for_one_image_leaves_of_ten():
+    """docs/privacy.md: epsilon 31 for ten images of one person; the noise of `--uploads` 100 brings 2 back."""
+
+    def delta(epsilon, times, sigma):  # of a Gaussian whose sum changes by so many images (arXiv 1805.06530)
+        shift = times / sigma
+        return norm.cdf(shift / 2 - epsilon / shift) - math.exp(epsilon) * norm.cdf(-shift / 2 - epsilon / shift)
+
+    one, hundred = (noise_scale(Budget(epsilon=2.0, delta=1e-6, uploads=uploads), 1.0) for uploads in (1, 100))
+    assert delta(30.5, 10, one) > 1e-6 > delta(31, 10, one)
+    assert delta(2.0, 10, hundred) == pytest.approx(1e-6, rel=1e-3)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,6 +157,33 @@ def test_no_reply_tells_how_many_images_a_client_with_noise_has(private, random_
         [record] = content.metric_records.values()
         assert set(record) == names
         assert all(value == round(value, 2) for value in record.values())
+
+
+def test_weights_of_a_round_do_not_count_the_steps_that_made_them(ask):
+    sent = ask.model.state_dict()
+    said = wire.weights(ask(wire.TRAIN, **{"server-round": 1}).array_records[wire.ARRAYS])
+    counters = [name for name in sent if name.endswith("num_batches_tracked")]
+    assert counters and all(torch.equal(said[name], sent[name]) for name in counters)
+    assert any(not torch.equal(said[name], sent[name]) for name in sent)
+
+
+@pytest.mark.parametrize("kind", [wire.TRAIN, wire.EVALUATE, wire.MOMENTS, wire.ADAPT, wire.PAYLOAD])
+def test_why_a_client_cannot_answer_names_none_of_its_classes_and_files(kind, ask, private, capsys):
+    told = {"class-names": ["nothing"], "prompt-level": "class"}
+    why = ask(kind, **told)
+    assert "its own log says why" in why and private not in why and not any(name in why for name in CLASSES)
+    assert private in capsys.readouterr().err
+
+
+def test_what_the_server_sent_may_be_said_to_it(ask):
+    assert "adapters" in ask(wire.PAYLOAD, **{"prompt-level": "routed", "route": "{}", "inventory": b"damaged"})
+
+
+def test_under_a_budget_no_image_decides_which_others_are_learned_from(private, tmp_path):
+    images = read_dataset(private)
+    client = Client("ann", 0, images, tmp_path, budget=Budget(epsilon=1.0))
+    assert client.training_images(CLASSES, 0.3).names == images.named(CLASSES).names
+    assert len(replace(client, budget=None).training_images(CLASSES, 0.3)) < len(images)
 
 
 def test_a_ready_payload_is_sent_as_it_is_however_often(private, tmp_path):

@@ -118,6 +118,18 @@ def test_a_model_of_another_vae_makes_another_folder(shallow_sd, unet, tmp_path)
     assert first != second and load_modules(second)[1].config.scaling_factor == 0.5
 
 
+def test_one_whose_prompts_or_index_were_edited_is_made_anew(shallow_sd, unet, tmp_path):
+    save_file(of_diffusers(unet)[0], tmp_path / "some.safetensors")
+    model = shutil.copytree(shallow_sd, tmp_path / "model")
+    made = [with_adapter(model, str(tmp_path / "some.safetensors"), 1.0)]
+    for name, key in (("prompts.json", "negative"), ("model_index.json", "requires_safety_checker")):
+        path = model / name
+        path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | {key: "blurred"}))
+        made.append(with_adapter(model, str(tmp_path / "some.safetensors"), 1.0))
+        assert (made[-1] / name).read_bytes() == path.read_bytes()
+    assert len(set(made)) == 3
+
+
 LAYER = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 FITTING = {f"{LAYER}.lora_A.weight": torch.ones(RANK, 32), f"{LAYER}.lora_B.weight": torch.ones(32, RANK)}
 

@@ -159,6 +159,23 @@ def test_one_whose_weight_has_another_shape_is_refused(whole, kept):
     assert all(word in refused.value.message for word in ("text_encoder_2", "(65,)", "(64,)"))
 
 
+MORE = {
+    "v1": "model.diffusion_model.time_embed.cond_proj.weight",  # a latent consistency model's
+    "v2": "model.diffusion_model.label_emb.0.0.weight",  # unCLIP's
+    "xl_base": "model.diffusion_model.input_blocks.1.1.norm.weight",
+}
+
+
+@pytest.mark.parametrize("kind", MORE)
+def test_one_whose_unet_has_more_than_its_familys_is_refused_and_the_weight_named(kind, whole, kept):
+    _, path = whole(kind)
+    save_file(load_file(path) | {MORE[kind]: torch.ones(32, 32)}, path)
+    with pytest.raises(BadInputError) as refused:
+        resolve_model(str(path))
+    assert str(path) in refused.value.message and MORE[kind] in refused.value.message
+    assert not list(kept.glob("[!.]*"))
+
+
 @pytest.mark.parametrize(("stored", "read"), [(torch.float8_e4m3fn, torch.float32), (torch.bfloat16, torch.bfloat16)])
 def test_weights_stay_in_the_precision_they_were_saved_in_if_that_is_usual(stored, read, whole):
     _, path = whole("v1")
@@ -241,6 +258,8 @@ PARTS = {
         ({"conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias": (1,)}, "xl_refiner"),
         ({"double_blocks.0.img_attn.norm.key_norm.scale": (1,)}, "flux"),
         ({"edm_vpred.sigma_max": (1,)}, "edm_vpred.sigma_max"),
+        ({"model.diffusion_model.scaled_fp8": (2,)}, "model.diffusion_model.scaled_fp8"),
+        ({"cond_stage_model.transformer.text_model.x.scale_weight": (1,)}, "x.scale_weight"),
         ({UNET: None}, "UNet"),
         ({"first_stage_model.decoder.conv_in.weight": None}, "VAE"),
         ({"cond_stage_model.transformer.text_model.x": None}, "text encoder"),

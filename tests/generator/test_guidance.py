@@ -5,15 +5,19 @@ import shutil
 
 import pytest
 import torch
-from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, LatentConsistencyModelPipeline, UNet2DConditionModel
 
 from fglfast.base.errors import BadInputError
 from fglfast.engine.family import takes_few_steps
 from fglfast.engine.recipe import Recipe
+from fglfast.engine.trajectory import OURS, Reference
 from fglfast.generator.guidance import scale_embedding
-from fglfast.generator.load import load_generator, load_modules
+from fglfast.generator.load import load_generator, load_modules, read_shapes
 from fglfast.generator.text import text_fingerprint
+from fglfast.generator.text_encoder import TextEncoder
+from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
+from fglfast.sampler.step_noise import Given, numbered
 
 
 @pytest.fixture
@@ -51,6 +55,37 @@ def test_the_folded_network_is_the_one_that_is_told_the_scale(consistent, scale)
 def test_the_embedding_is_that_of_diffusers_pipeline():
     theirs = LatentConsistencyModelPipeline.get_guidance_scale_embedding(None, torch.tensor([7.5]), 257)[0]
     assert torch.allclose(scale_embedding(8.5, 257), theirs.float(), atol=1e-3)
+
+
+@pytest.mark.parametrize("pipeline", ["LatentConsistencyModelPipeline", "StableDiffusionPipeline"])
+def test_it_draws_what_its_pipeline_draws_whatever_its_solver_clips(pipeline, consistent):
+    index, solver = consistent / "model_index.json", consistent / "scheduler" / "scheduler_config.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": pipeline}))
+    solver.write_text(json.dumps(json.loads(solver.read_text()) | {"clip_sample": True}))
+    folder = Recipe(model=str(consistent), image_size=64, embedded_guidance=7.0).model_folder()
+    generator, encoder, shapes = load_generator(folder), TextEncoder.load(folder), read_shapes(folder, 64)
+    noise = torch.randn(1, *shapes.latent, generator=torch.Generator().manual_seed(0))
+    stock = DiffusionPipeline.from_pretrained(consistent, torch_dtype=torch.float32)
+    with Given(numbered(noise)):
+        expected = stock(
+            "a photograph",
+            latents=noise,
+            num_inference_steps=4,
+            guidance_scale=7.0,
+            height=64,
+            width=64,
+            output_type="latent",
+        ).images
+    text = generator.projection(torch.from_numpy(encoder.encode(encoder.tokenize(["a photograph"]))))
+    asked = Sampling(steps=4, guidance_scale=1.0)
+    found = sample(generator.unet, noise, text, text[0], Schedule.of_model(folder, asked))
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_an_engine_of_it_is_held_against_our_sampler_as_its_pipeline_is_told_a_scale(consistent):
+    folder = Recipe(model=str(consistent), image_size=64).model_folder()
+    reference = Reference(folder, read_shapes(folder, 64), Sampling(steps=2, guidance_scale=1.0))
+    assert reference.trajectory(["a photograph"], 2, seed=0).by == OURS
 
 
 def test_another_scale_is_another_model_and_the_raw_one_is_not_drawn_with(consistent):

@@ -48,6 +48,8 @@ KINDS = [
     ("", {"requires_aesthetics_score": True}),
     ("", {"text_encoder": [None, None]}),
     ("text_encoder", {"eos_token_id": [49407]}),
+    ("text_encoder", {"use_attention_mask": True}),
+    ("text_encoder", {"transformers_weights": "other.safetensors"}),
 ]
 OTHERS = (
     "StableDiffusionXLImg2ImgPipeline",

@@ -43,7 +43,7 @@ def test_a_place_that_cannot_be_written_is_named_with_the_variable(kept, monkeyp
     with pytest.raises(FglError) as refused:
         made_once("some", "this", [kept / "a"], lambda _: None)
     assert str(kept / "a") in refused.value.message and "FGLFAST_MODELS" in refused.value.hint
-    assert refused.value.exit_code == 1
+    assert refused.value.exit_code == 2
 
 
 def test_they_are_kept_in_the_users_cache_unless_told_otherwise(kept, monkeypatch):

@@ -5,7 +5,14 @@ import pytest
 
 from fglfast.base.errors import BadInputError, MissingExtraError
 from fglfast.generator import parts
-from fglfast.generator.text import load_prompts, resolve_model, resolve_text, text_fingerprint, with_domain
+from fglfast.generator.text import (
+    load_prompts,
+    native_image_size,
+    resolve_model,
+    resolve_text,
+    text_fingerprint,
+    with_domain,
+)
 
 
 def test_the_default_prompts_are_the_papers(tmp_path):
@@ -75,6 +82,20 @@ def test_a_bundled_model_without_its_weights_is_a_clients_and_names_the_package_
 
 def test_the_mirror_may_be_a_folder(random_mini):
     assert resolve_model("./none", mirror=str(random_mini)) == random_mini
+
+
+@pytest.mark.parametrize(
+    ("version", "side", "size"),
+    [("0.3.0", 32, 512), ("0.8.1", 96, 768), ("0.9.0.dev0", 32, 256), ("0.9.0", 32, 256), (None, 32, 256)],
+)
+def test_old_configs_that_say_half_the_side_are_read_as_diffusers_does(version, side, size, shallow, tmp_path):
+    folder = shutil.copytree(shallow("sd15"), tmp_path / "model")
+    path = folder / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": side, "_diffusers_version": version}))
+    assert native_image_size(folder) == size
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "LatentConsistencyModelPipeline"}))
+    assert native_image_size(folder) == 8 * side
 
 
 def test_prompts_may_begin_with_a_byte_order_mark(tmp_path):

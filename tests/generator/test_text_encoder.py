@@ -7,10 +7,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
 
 from fglfast.base.errors import BadInputError
 from fglfast.generator.clip_text import ClipText, erf
+from fglfast.generator.families import padded_with
 from fglfast.generator.text_encoder import TextEncoder
 from fglfast.generator.text_part import load_text_part
 
@@ -31,6 +34,23 @@ def test_embeddings_are_those_of_the_networks_in_pytorch(family, narrow, random_
     found_NLD = encoder.encode(ids_NT)
     assert found_NLD.dtype == np.float32
     np.testing.assert_allclose(found_NLD, by_torch(folder, ids_NT), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["<|endoftext|>", "!"])
+@pytest.mark.parametrize(
+    "prompt", ["<|endoftext|> a photograph", "a <|startoftext|> b <|endoftext|> c", "a photograph", ""]
+)
+def test_special_words_of_a_prompt_are_read_by_both_encoders_of_xl(prompt, padding, narrow, tmp_path):
+    folder = shutil.copytree(narrow("sdxl"), tmp_path / "xl")
+    padded_with(CLIPTokenizer.from_pretrained(folder / "tokenizer"), padding).save_pretrained(folder / "tokenizer")
+    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    with torch.inference_mode():
+        joined, _, pooled, _ = pipeline.encode_prompt(prompt, device="cpu", do_classifier_free_guidance=False)
+    encoder = TextEncoder.load(folder)
+    ids_1T = encoder.tokenize([prompt])
+    for found in (encoder.encode(ids_1T), by_torch(folder, ids_1T)):
+        np.testing.assert_allclose(found[:, :-1], joined.numpy(), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found[:, -1, : pooled.shape[1]], pooled.numpy(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

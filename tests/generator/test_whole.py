@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from fglfast.base.errors import BadInputError
 from fglfast.engine.build import build_engine
 from fglfast.engine.recipe import Recipe
+from fglfast.generator.fingerprints import weights_fingerprint
 from fglfast.generator.load import load_generator, read_shapes
+from fglfast.generator.text import resolve_model
 from fglfast.generator.text_part import load_text_part
 from fglfast.generator.weights import weight_files
 
@@ -120,6 +122,38 @@ def test_the_second_text_encoder_may_have_its_prefix_or_not(copy):
         folder / "text_encoder_2", lambda tensors: {key.removeprefix("text_model."): tensors[key] for key in tensors}
     )
     load_text_part(folder)
+
+
+@pytest.mark.parametrize("name", ["unet/rest", "unet/model", "text_encoder/model_old", "vae/diffusion_pytorch_model-2"])
+def test_a_file_that_the_libraries_do_not_open_is_not_read_here(name, copy):
+    folder = copy("sd15")
+    (file,) = weight_files((folder / name).parent)
+    before, tensors = weights_fingerprint(folder), load_file(file)
+    stray = (folder / name).with_suffix(".safetensors")
+    save_file({key: tensor + 1 for key, tensor in tensors.items()}, stray, {"format": "pt"})
+    assert weight_files(file.parent) == [file] and weights_fingerprint(folder) == before
+    lost = max(tensors)
+    save_file({key: tensor for key, tensor in tensors.items() if key != lost}, file, {"format": "pt"})
+    with pytest.raises(BadInputError, match=rf"{file.name}: incomplete \({lost} missing"):
+        load_generator(folder)
+    file.unlink()
+    with pytest.raises(BadInputError, match="no safetensors weights"):
+        resolve_model(str(folder))
+
+
+def test_beside_a_whole_file_each_library_treats_an_index_its_own_way(copy):
+    folder = copy("sd15")
+    for part, stem in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        index = {
+            "metadata": {},
+            "weight_map": dict.fromkeys(load_file(*weight_files(folder / part)), "moved.safetensors"),
+        }
+        shutil.copy(folder / part / f"{stem}.safetensors", folder / part / "moved.safetensors")
+        (folder / part / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
+    names = [path.name for part in ("unet", "text_encoder") for path in weight_files(folder / part)]
+    assert names == ["moved.safetensors", "model.safetensors"]
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    load_generator(folder)
 
 
 @pytest.mark.parametrize("copies", ["", ".fp16"])

@@ -64,7 +64,6 @@ LABELS = {"file_name": "a/0.png", "label": "fox"}
         ("METADATA.CSV", b"file_name,label\nnone.png,fox\n", "lists 1 image, none a file"),
         ("metadata.jsonl", b'{"file_name": "a/0.png", "label": "fox"', "line 1: not a JSON object"),
         ("metadata.jsonl", "\n".join(map(json.dumps, [CAPTIONS, LABELS])).encode(), "line 1: a/0.png has no label"),
-        ("metadata.jsonl", b'{"file_name": "a/0.png", "Label": "fox"}', "has no label"),
     ],
 )
 def test_metadata_that_cannot_be_read_leaves_no_folders_as_classes(folder, name, content, words):
@@ -125,6 +124,36 @@ def test_a_label_is_read_in_one_way_from_json_and_csv(folder, entry, name):
     (folder / "map.json").write_text(json.dumps({row["file_name"]: row["label"] for row in rows}))
     for file in ("l.json", "l.csv", "map.json"):
         assert read(folder / file) == [(name, 0), (name, 10)]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_keys_of_json_may_have_capitals_as_columns_may(folder, whole):
+    rows = [
+        {"File_Name": f"images/a/{k}.png", "Label": "x", "Split": split, "Site": 1, "site": 2}
+        for k, split in enumerate(("train", "train", "test"))
+    ]
+    (folder / "l.json").write_text(json.dumps(rows) if whole else "\n".join(map(json.dumps, rows)))
+    assert read(f"{folder / 'l.json'}:test") == [("x", 20)]
+    (folder / "l.json").write_text(json.dumps(rows[0]))
+    assert read(folder / "l.json") == [("x", 0)]
+    (folder / "images" / "metadata.jsonl").write_text('{"File_Name": "a/0.png", "LABEL": "fox"}')
+    assert read(folder / "images") == [("fox", 0)]
+
+
+@pytest.mark.parametrize("missing", ["NA", "nan", "NaN", "null", "None"])
+@pytest.mark.parametrize(
+    ("others", "numbers"), [("012", True), (("0.0", "1.5", "-2"), True), (("cat", "dog", "1"), False)]
+)
+def test_words_for_a_missing_label_are_none_among_numbers_and_doubted_among_names(
+    folder, missing, others, numbers, capsys
+):
+    (folder / "labels.csv").write_text(lines([*others, missing]))
+    if numbers:
+        with pytest.raises(BadInputError, match=f"labels.csv: label '{missing}' among numbers"):
+            read(folder / "labels.csv")
+    else:
+        assert (missing, 30) in read(folder / "labels.csv")
+        assert f"class '{missing}': is it a missing label?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("label", "kind"), [(["fox"], "list"), ({"name": "fox"}, "dict"), (0.5, "float")])
@@ -256,6 +285,7 @@ def test_a_link_that_leads_out_is_not_followed(folder, tmp_path_factory):
         ("file_name,label,label\nimages/a/0.png,a,b\n", "line 1: column label is there twice"),
         ("file_name,Label,label\nimages/a/0.png,a,b\n", "line 1: column label is there twice"),
         ("file_name,label,split,split\nimages/a/0.png,a,x,y\n", "line 1: column split is there twice"),
+        ('{"file_name": "images/a/0.png", "Label": "a", "label": "b"}', "line 1: column label is there twice"),
         ("file_name,label\n", "lists no image"),
         ("[]", "lists no image"),
         ('{"images/a/0.png": ["a"]}', "its labels are lists"),

@@ -109,11 +109,37 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
 def test_an_npz_that_is_none(tmp_path):
     np.save(tmp_path / "x", np.zeros(3))
     (tmp_path / "x.npy").rename(tmp_path / "x.npz")
-    with pytest.raises(BadInputError, match="cannot be read as npz"):
+    with pytest.raises(BadInputError, match=r"x\.npz: cannot be used"):
         read_dataset(str(tmp_path / "x.npz"))
     np.savez(tmp_path / "y.npz", images=np.array([{}], dtype=object), labels=np.zeros(1, np.int64))
-    with pytest.raises(BadInputError, match="cannot be read as npz"):
+    with pytest.raises(BadInputError, match=r"y\.npz: cannot be used"):
         read_dataset(str(tmp_path / "y.npz"))
+
+
+def test_a_damaged_npz_is_refused_wherever_the_damage_is(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 32, (20, 8, 8), dtype=np.uint8) * 8
+    np.savez_compressed(tmp_path / "x.npz", images=pixels, labels=np.arange(20) % 3)
+    whole = read_dataset(str(tmp_path / "x.npz")).digest()
+    content = (tmp_path / "x.npz").read_bytes()
+    for place in range(0, len(content), 7):
+        damaged = content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
+        (tmp_path / "y.npz").write_bytes(damaged)
+        try:
+            assert read_dataset(str(tmp_path / "y.npz")).digest() == whole
+        except BadInputError as refused:
+            assert "y.npz: " in refused.message
+
+
+@pytest.mark.parametrize(("highest", "said"), [(1, True), (0, False), (2, False)])
+def test_images_of_0_and_1_are_said_to_be_nearly_black(tmp_path, capsys, highest, said):
+    images = np.arange(75, dtype=np.uint8).reshape(3, 5, 5) % (highest + 1)
+    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(3))
+    assert len(read_dataset(str(tmp_path / "x.npz"))) == 3
+    assert ("multiply by 255 if 1 is white" in capsys.readouterr().err) is said
+    np.savez(tmp_path / "y.npz", images=images.astype(np.float32), labels=np.arange(3))
+    with pytest.raises(BadInputError) as refused:
+        read_dataset(str(tmp_path / "y.npz"))
+    assert "multiplied by 255" in refused.value.hint
 
 
 def test_a_label_of_a_billion_names_no_billion_classes(tmp_path):

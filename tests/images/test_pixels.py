@@ -128,10 +128,10 @@ def test_grey_of_32_bits_comes_out_right(white):
     assert np.abs(found[..., 0] - RAMP * 255).max() <= 1
 
 
-def tiff(bits, content, sample_format=1):
-    """A grey TIFF of 8 by 8 pixels, one strip."""
-    entries = [(256, 8), (257, 8), (258, bits), (259, 1), (262, 1), (273, 0), (277, 1), (278, 8), (279, len(content))]
-    entries += [(339, sample_format)]
+def tiff(bits, content, sample_format=1, photometric=1, orientation=1):
+    """A grey TIFF of 8 by 8 pixels, one strip; zero is black, or white where `photometric` is 0."""
+    entries = [(256, 8), (257, 8), (258, bits), (259, 1), (262, photometric), (273, 0), (274, orientation)]
+    entries += [(277, 1), (278, 8), (279, len(content)), (339, sample_format)]
     start = 8 + 2 + 12 * len(entries) + 4
     table = b"".join(struct.pack("<HHII", tag, 4, 1, start if tag == 273 else value) for tag, value in entries)
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + b"\0\0\0\0" + content
@@ -146,6 +146,36 @@ def test_grey_of_12_packed_bits_comes_out_right():
 def test_unsigned_grey_of_32_bits_comes_out_right():
     image = decoded(tiff(32, np.rint(RAMP * (2**32 - 1)).astype("<u4").tobytes()))
     assert np.abs(np.asarray(to_rgb(image))[..., 0] - RAMP * 255).max() <= 1
+
+
+@pytest.mark.parametrize("turned", [1, 6])
+@pytest.mark.parametrize("photometric", [0, 1])
+@pytest.mark.parametrize(("bits", "kind"), [(8, np.uint8), (16, "<u2")])
+def test_grey_whose_white_is_zero_comes_out_right(bits, kind, photometric, turned):
+    light = RAMP if photometric else 1 - RAMP
+    content = np.rint(light * (2**bits - 1)).astype(kind).tobytes()
+    image = decoded(tiff(bits, content, photometric=photometric, orientation=turned))
+    expected = RAMP * 255 if turned == 1 else np.rot90(RAMP, -1) * 255
+    assert np.abs(np.asarray(to_rgb(image))[..., 0] - expected).max() <= 1
+
+
+def test_a_dark_image_whose_white_is_zero_stays_dark(tmp_path):
+    """Its white is known, so that its largest value does not say what is white: not even alone."""
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.tif").write_bytes(tiff(16, even(65535 - 2570, "<u2").tobytes(), photometric=0))
+    found = read_dataset(str(tmp_path))
+    assert found.image(0).getpixel((0, 0))[0] == found.alone().image(0).getpixel((0, 0))[0] == 10
+
+
+@pytest.mark.parametrize(
+    ("bits", "values", "sample_format"),
+    [(16, np.rint(RAMP * 4095).astype("<u2"), 1), (32, RAMP.astype("<f4"), 3), (32, (RAMP * 255).astype("<f4"), 3)],
+)
+def test_where_white_is_zero_and_black_is_not_known_an_image_is_left_out(tmp_path, capsys, bits, values, sample_format):
+    folder = of_one_class(tmp_path, good=even(60000))
+    (tmp_path / "cat" / "bad.tif").write_bytes(tiff(bits, values.tobytes(), sample_format, photometric=0))
+    assert [entry.name for entry in read_dataset(folder).skipped] == ["cat/bad.tif"]
+    assert "0 is white" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("white", [1, 255])
@@ -224,6 +254,12 @@ def test_colours_of_16_bits_that_hold_fewer_are_said_to_be_nearly_black(tmp_path
     (tmp_path / "cat" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
     assert len(read_dataset(str(tmp_path))) == 1
     assert ("nearly black: cat/a.png" in capsys.readouterr().err) is said
+
+
+@pytest.mark.parametrize(("values", "said"), [((0, 1), True), ((1, 2), False), ((0, 0), False)])
+def test_masks_of_0_and_1_are_said_to_be_nearly_black(tmp_path, capsys, values, said):
+    read_dataset(of_one_class(tmp_path, "PNG", a=even(values[0], np.uint8), b=even(values[1], np.uint8)))
+    assert ("multiply by 255 if 1 is white" in capsys.readouterr().err) is said
 
 
 def test_a_data_set_of_no_known_range_is_refused_with_its_image(tmp_path):

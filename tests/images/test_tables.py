@@ -246,6 +246,17 @@ def test_some_rows_without_a_label_are_to_be_left_out(tmp_path, names):
     assert refused.value.hint == "leave out the rows without a label"
 
 
+def test_words_for_a_missing_label_are_none_among_numbers_and_doubted_among_names(tmp_path, capsys):
+    write(tmp_path / "numbers.parquet", cells(1, 2, 3), ["0", "NA", "1"])
+    with pytest.raises(BadInputError, match="label 'NA' among numbers") as refused:
+        read_dataset(str(tmp_path / "numbers.parquet"))
+    assert refused.value.hint == "leave out the rows without a label"
+    for names, said in ((None, True), (["NA", "a"], False)):
+        write(tmp_path / "names.parquet", cells(1, 2), [0, 1] if names else ["NA", "a"], names)
+        assert by_name(read_dataset(str(tmp_path / "names.parquet"))) == [("NA", 1), ("a", 2)]
+        assert ("is it a missing label?" in capsys.readouterr().err) is said
+
+
 def test_names_of_classes_are_written_in_one_way(tmp_path):
     decomposed = unicodedata.normalize("NFD", "é")
     write(tmp_path / "text.parquet", cells(1, 2, 3), ["é", f"{decomposed} ", "b"])

@@ -1,6 +1,7 @@
 """Data sets read without their labels, whether they have some or not."""
 
 import io
+import unicodedata
 
 import numpy as np
 import pyarrow
@@ -85,6 +86,8 @@ def test_a_list_of_classes(tmp_path):
     path = tmp_path / "classes.txt"
     path.write_bytes("\ufeffred fox\r\n\n  kočka \npes 犬\n".encode())
     assert read_class_list(path) == ("red fox", "kočka", "pes 犬")
+    path.write_text(unicodedata.normalize("NFD", "kočka\ncafé\n"))
+    assert read_class_list(path) == ("kočka", "café")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"a\nb\na\n", b"a\x07\n", b"\xff\xfe", b"x" * 300])

@@ -53,6 +53,11 @@ def test_a_generator_that_changed_under_its_path_is_noticed(recipe, tmp_path):
     content[-1] ^= 1
     weights.write_bytes(content)
     refused("another generator", run, asked)
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    prompts = find_recipe(asked).model_folder() / "prompts.json"
+    prompts.write_text(prompts.read_text().replace('"negative": ""', '"negative": "grey"'))
+    refused("another negative prompt", run, asked)
 
 
 def test_images_that_come_go_change_or_change_class_are_noticed_and_other_uses_may_come_later(recipe, tmp_path):

@@ -101,6 +101,14 @@ def test_what_is_left_out_of_many_classes_is_said_and_the_worst_are_shown(tmp_pa
     assert " of 12 classes" not in (tmp_path / "b.html").read_text()
 
 
+def test_a_run_of_too_many_classes_to_count_pairs_of_says_so(tmp_path):
+    made = many(1001)
+    uncounted = made.evaluation.model_copy(update={"confusion": ()})
+    write_report(made.model_copy(update={"evaluation": uncounted}), {}, {}, tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text()
+    assert "Not counted by pairs" in page and "taken for" not in page
+
+
 def test_a_run_says_what_was_drawn_of_whom(tmp_path):
     write_report(record(), {}, {}, tmp_path / "a.html", drawn_of(60, 2))
     page = (tmp_path / "a.html").read_text()

@@ -108,6 +108,20 @@ def test_many_rows_of_a_liar_weigh_no_more_than_a_few_honest_ones(people):
     assert [account.agreement for account in found] == [1, 1, 1, 0]
 
 
+def test_a_liar_cannot_put_honest_rows_where_the_server_looks(people):
+    honest, lying = people("eve", 3, each=67), people("eve", 4, shift=1, each=67)
+    rows, looked_at = len(honest.labels), np.linspace(0, len(honest.labels) - 1, 100).astype(int)
+    is_honest = np.isin(np.arange(rows), looked_at)
+    eve = replace(
+        honest,
+        embeddings=np.where(is_honest[:, None, None], honest.embeddings, lying.embeddings),
+        labels=np.where(is_honest, honest.labels, lying.labels),
+        counts=np.where(is_honest, 1, 4),
+    )
+    *_, found = accounts([people("ann", 0), people("bob", 1), people("cid", 2), eve])
+    assert found.compared == 100 and found.agreed < 50, "and rows behind which more images stand are looked at first"
+
+
 def test_classes_that_nobody_else_holds_are_not_compared(people):
     sent = [people("ann", 0), people("bob", 1)]
     only = sent[0].labels == 0

@@ -1,5 +1,7 @@
 """Class-level rows are what their labels say, in every form, or are refused by the client's name."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -94,6 +96,25 @@ def test_a_template_is_declared_said_and_may_have_to_be_one_that_the_server_name
         rows.check(silent)
     with pytest.raises(BadInputError, match="client 'eve'"):
         rows.check(replace(own, header=own.header.model_copy(update={"template": "{label:>9999}"})))
+
+
+def test_a_domain_is_in_every_prompt_so_it_is_said_or_has_to_be_known(made, random_mini, capsys):
+    own = made(domain="sandal sandal")
+    anybody = ClassRows(random_mini)
+    anybody.check(own)
+    anybody.check(made(domain="sandal sandal"))
+    assert capsys.readouterr().err.count("'sandal sandal'") == 1
+    with pytest.raises(BadInputError, match=r"client 'eve': its images are of a domain .* 'sandal sandal'"):
+        ClassRows(random_mini, (), ()).check(own)
+    ClassRows(random_mini, (), ("sandal sandal",)).check(own)
+
+
+def test_the_models_own_domains_are_known(made, random_mini, tmp_path, capsys):
+    model = shutil.copytree(random_mini, tmp_path / "model")
+    prompts = {"class_level": "{label}", "domains": {"sketch": {"class_level": "{label}, {domain}"}}}
+    (model / "prompts.json").write_text(json.dumps(prompts))
+    sent = embed(class_list(CLASSES), "eve", model, domain="sketch")
+    assert ClassRows(model, (), ()).check(sent) and not capsys.readouterr().err.count("sketch'")
 
 
 def test_synthesize_refuses_a_flipped_label(made, tmp_path, tiny_recipe):

@@ -81,7 +81,7 @@ def test_it_travels_and_draws_what_equal_embeddings_draw(random_mini, adapters, 
     assert tars and all(one[name] == two[name] for name in tars)
     left = ("ann", "--out", tmp_path / "routed-images", "--embeddings", tmp_path / "routed" / "*.safetensors")
     left += ("--model", random_mini, "--backend", "torch", "--engines", tmp_path / "engines")
-    checked = run("verify", tmp_path / "routed-images", *left[3:], "--inventory", adapters)
+    checked = run("verify", tmp_path / "routed-images", *left[3:7], "--inventory", adapters)
     assert checked.exit_code == 0, checked.output
     assert run("verify", tmp_path / "routed-images", "--inventory", adapters).exit_code == 2
     gone = run("forget", *left, "--inventory", adapters)

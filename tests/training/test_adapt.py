@@ -187,6 +187,12 @@ def test_images_without_labels_may_lie_elsewhere(model: Path, tmp_path: Path) ->
     others = mine(7, first=300)
     found = adapt(model, mine(4), tmp_path / "fitted", AdaptSettings(shots=2), others)
     assert (found.shots, found.others) == (6, 21)
+    (tmp_path / "flat").mkdir()
+    for row in range(len(others)):
+        others.image(row).save(tmp_path / "flat" / f"{row}.png")
+    own = saved(tmp_path, mine(4))
+    said = run("adapt", model, own, "--out", tmp_path / "again", "--unlabelled", tmp_path / "flat", "--json")
+    assert said.exit_code == 0 and json.loads(said.stdout)["others"] == 21, said.output
 
 
 @pytest.mark.parametrize("shots", [0, -1])

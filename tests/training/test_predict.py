@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from shard_samples import images_of
-from transformers import ResNetConfig, ResNetForImageClassification
+from transformers import ResNetConfig, ResNetForImageClassification, SiglipConfig, SiglipForImageClassification
 
+from fglfast.base.errors import BadInputError
 from fglfast.training.augment import normalise
 from fglfast.training.batches import TrainingData, batches
 from fglfast.training.predict import count_right, features, features_and_logits, judge_rows, predict
@@ -41,6 +43,25 @@ def test_features_and_logits_are_had_at_one_look() -> None:
     seen, said = features_and_logits(model, pixels)
     assert torch.equal(seen, features(model, pixels)) and torch.equal(said, predict(model, pixels))
     assert not model.base_model._forward_hooks
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_classifier_without_a_base_model_is_watched_at_its_last_layer(last: bool) -> None:
+    torch.manual_seed(0)
+    side = {"image_size": 8, "patch_size": 4, "hidden_size": 16, "intermediate_size": 16}
+    config = SiglipConfig(vision_config=side | {"num_hidden_layers": 1, "num_attention_heads": 2}, num_labels=3)
+    model, pixels = SiglipForImageClassification(config), pictures(5)
+    assert model.base_model is model
+    if not last:
+        model.classifier = torch.nn.Identity()
+        with pytest.raises(BadInputError, match="not linear"):
+            features(model, pixels)
+        return
+    seen, said = features_and_logits(model, pixels)
+    assert torch.equal(seen, features(model, pixels)) and torch.equal(said, predict(model, pixels))
+    with torch.no_grad():
+        assert torch.allclose(model.classifier(seen), said, atol=1e-5)
+    assert not model.classifier._forward_pre_hooks
 
 
 def test_batches_and_rows_do_not_change_what_is_said() -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from shard_samples import change_json
 from training_runs import fails
+from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError
@@ -18,6 +19,7 @@ from fglfast.images.folder_names import folder_names, write_names
 from fglfast.images.labelled import LabelledImages
 from fglfast.training import evaluate as module
 from fglfast.training import model
+from fglfast.training.augment import normalise
 from fglfast.training.evaluate import evaluate, open_classifier
 from fglfast.training.model import build_model, load_model, save_model, write_weights
 from fglfast.training.opta import ABSENT
@@ -85,6 +87,20 @@ def test_images_of_a_class_that_the_model_cannot_name_are_wrong_and_no_part_of_t
     assert evaluate(model_dir, images(("ant", "bee", "cow"), [2] * 4)).loss is None
 
 
+@pytest.mark.parametrize(("classes", "counted"), [(1000, True), (1001, False), (100_000, False)])
+def test_pairs_are_counted_of_a_thousand_classes_and_no_more(
+    classes: int, counted: bool, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, answers = tuple(map(str, range(classes))), torch.tensor([0, 7, classes - 1])
+    logits = torch.nn.functional.one_hot(answers, classes).float()
+    monkeypatch.setattr(module, "open_classifier", lambda *_, **__: (None, names, 16))
+    monkeypatch.setattr(module, "predict", lambda *_, **__: logits)
+    found = evaluate(model_dir, images(names, [0, 7, 7]))
+    assert found.accuracy == pytest.approx(2 / 3) and found.per_class["7"].accuracy == 0.5
+    assert len(found.confusion) == (classes if counted else 0)
+    assert not counted or (found.confusion[7][7], found.confusion[7][-1]) == (1, 1)
+
+
 @pytest.mark.parametrize("classes", [2, 10])
 def test_the_calibration_error_is_that_of_torchmetrics(classes: int) -> None:
     from torchmetrics.functional.classification import multiclass_calibration_error
@@ -147,10 +163,11 @@ def test_no_model(tmp_path: Path, model_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("size", {"height": 16, "width": 8}, "16 by 8 pixels"),
+        ("size", {"height": 16, "width": 8}, "sides of 16 and 8 pixels"),
+        ("size", {"shortest_edge": 18}, "sides of 18 and 16 and 16 pixels"),
         ("image_mean", [0.4, 0.4, 0.4], "from -1 to 1"),
         ("do_resize", False, "do_resize is"),
-        ("do_center_crop", True, "do_center_crop is"),
+        ("do_center_crop", False, "do_center_crop is"),
         ("do_rescale", False, "do_rescale is"),
         ("rescale_factor", 1 / 127.5, "rescale_factor is"),
         ("rescale_factor", "a", "rescale_factor is"),
@@ -161,6 +178,17 @@ def test_preprocessing_that_is_not_ours_is_named(model_dir: Path, key: str, valu
     change_json(model_dir / PROCESSOR, **{key: value})
     with pytest.raises(BadInputError, match=rf"preprocessor_config\.json: .*{words}"):
         evaluate(model_dir, images(("ant",), [0]))
+
+
+def test_a_network_that_takes_another_side_than_its_processor_says_is_named(tmp_path: Path) -> None:
+    sides = {"image_size": 16, "patch_size": 8, "hidden_size": 16, "intermediate_size": 16}
+    config = ViTConfig(**sides, num_hidden_layers=1, num_attention_heads=2, num_labels=3)
+    save_model(ViTForImageClassification(config), tmp_path, 32)
+    with pytest.raises(BadInputError, match="with images of 32 by 32 pixels: cannot be used") as caught:
+        open_classifier(tmp_path)
+    assert "\n" not in caught.value.message and PROCESSOR in caught.value.hint
+    change_json(tmp_path / PROCESSOR, size={"height": 16, "width": 16}, do_center_crop=False)
+    assert open_classifier(tmp_path)[2] == 16
 
 
 @pytest.mark.parametrize(
@@ -175,6 +203,25 @@ def test_another_filter_of_resizing_is_said(
     change_json(model_dir / PROCESSOR, resample=filtered)
     assert evaluate(model_dir, data) == told
     assert words in capsys.readouterr().err
+
+
+def test_a_processor_that_squashes_is_said(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = images(("ant", "bee", "cow"), [0, 1, 2])
+    told = evaluate(model_dir, data)
+    assert "squashes" not in capsys.readouterr().err
+    change_json(model_dir / PROCESSOR, size={"height": 16, "width": 16}, do_center_crop=False)
+    assert evaluate(model_dir, data) == told and "squashes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", [(16, 16), (40, 40), (50, 28), (28, 50)])
+def test_who_uses_the_model_elsewhere_gives_it_the_same_pixels(model_dir: Path, size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (9, 9, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+    theirs = AutoImageProcessor.from_pretrained(model_dir)(images=picture, return_tensors="pt")["pixel_values"][0]
+    data = LabelledImages(("ant",), np.zeros(1, np.int64), (lambda: picture,), (), "one")
+    ours = normalise(torch.tensor(data.pixels(0, 16)).permute(2, 0, 1))
+    assert (theirs - ours).abs().mean() < 0.05, "to a fraction of a pixel, where the sides fit into no whole number"
+    assert size[0] != size[1] or torch.allclose(theirs, ours, atol=1e-5)
 
 
 def test_steps_of_preprocessing_that_are_not_told_are_ours(model_dir: Path) -> None:

@@ -1,6 +1,8 @@
 """What a training process computes on: its GPU's number. Stand-ins for GPUs, of PyTorch's own calls."""
 
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,3 +30,14 @@ def test_two_processes_of_one_gpu_are_told_so(said: str, monkeypatch: pytest.Mon
     with pytest.raises(UsageError if known else torch.distributed.DistBackendError) as told, world.launched():
         raise torch.distributed.DistBackendError(said)
     assert str(told.value) == ("two training processes share one GPU" if known else said)
+
+
+def test_an_interrupt_while_deepspeed_is_imported_is_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deepspeed.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "deepspeed", raising=False)
+    with pytest.raises(KeyboardInterrupt), world.alone():
+        pass
+    assert not torch.distributed.is_initialized()

@@ -104,7 +104,7 @@ def test_noise_is_refused_and_why_is_said(embed):
 
 @pytest.mark.parametrize(
     "options",
-    [["--unlabelled"], ["--classifier", "x"], ["--classes", "x"], ["--confidence", "1"], ["--least-images", "2"]],
+    [["--unlabelled"], ["--classifier", "x"], ["--confidence", "1"], ["--least-images", "2"]],
 )
 def test_options_that_do_not_go_together(options, images, tmp_path):
     done = run("embed", images, "--out", tmp_path / "a.safetensors", *options)

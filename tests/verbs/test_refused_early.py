@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ def run(*arguments):
 @pytest.fixture
 def folder(payload, random_mini, tmp_path, monkeypatch):
     """Payloads, a recipe, validation images; whoever begins to build an engine fails."""
+    for module in ("pipeline.one_shot", "synthesis.foresight"):  # imported later, they would keep what is put there
+        import_module(f"fglfast.{module}")
     monkeypatch.setattr("fglfast.engine.build.build_engine", lambda *_: pytest.fail("an engine was built"))
     made = payload("ann", (3, 0, 1))
     save_payload(made, tmp_path / "ann.safetensors")
@@ -169,6 +172,14 @@ def test_a_demonstration_with_other_settings_touches_nothing(folder):
     refused = run("demo", "--out", folder / "out")
     assert refused.exit_code == 4 and "seed 7 there, 0 here" in refused.output
     assert not (folder / "out" / "clients").exists()
+
+
+@pytest.mark.parametrize(("option", "typo"), [("--private", "fashion:privat"), ("--test", "tes"), ("--recipe", "min")])
+def test_a_demonstration_of_what_is_not_there_claims_no_folder(option, typo, folder):
+    assert run("demo", "--out", folder / "out", option, typo).exit_code == 4
+    assert [path.name for path in (folder / "out").iterdir()] == [".lock"]
+    again = run("demo", "--out", folder / "out", "--private", folder / "val.npz", "--test", folder / "none.npz")
+    assert again.exit_code == 4 and "none.npz" in again.output, again.output
 
 
 def test_repairing_with_another_model_is_refused_before_an_engine_is_built(folder, monkeypatch):

@@ -76,6 +76,19 @@ def test_a_run_file_is_no_json(train):
         ("erasing = 2.0", "erasing"),
         ("epochs = 0", "epochs"),
         ("dry_run = true", "dry_run"),
+        ("epochs = 2.7", "epochs"),
+        ("epochs = true", "epochs"),
+        ('epochs = "7"', "epochs"),
+        ("learning_rate = true", "learning_rate"),
+        ("learning_rate = nan", "learning_rate"),
+        ("processes = [1]", "processes"),
+        ("processes = -1", "processes"),
+        ("arch = 5", "arch"),
+        ("out = 5", "out"),
+        ("private = 1", "private"),
+        ("track = 3", "track"),
+        ('track = "nothing"', "track"),
+        ('config = "run.toml"', "config"),
         ("epochs = ", "run.toml"),
     ],
 )
@@ -118,6 +131,18 @@ def test_synthesis_takes_its_sampling_from_the_file(synthesize):
     assert synthesize(printed.stdout).stdout == printed.stdout
 
 
+def test_a_batch_size_may_be_a_number_or_a_word(synthesize):
+    for written in ("64", '"64"'):
+        assert 'batch_size = "64"' in synthesize(f"batch_size = {written}\n").stdout
+
+
+def test_a_whole_number_is_a_number_and_a_list_is_an_option_that_repeats(synthesize):
+    printed = synthesize("guidance = 3\ntrusted_counts = ['ann']\n")
+    assert printed.exit_code == 0, printed.output
+    table = tomllib.loads(printed.stdout)
+    assert table["sampling"]["guidance_scale"] == 3 and table["trusted_counts"] == ["ann"]
+
+
 def test_who_is_allowed_is_printed_too(synthesize, payload, tmp_path):
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -134,7 +159,17 @@ def test_who_is_allowed_is_printed_too(synthesize, payload, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("images = 3", "images"), ("[sampling]\nstep = 3", "step"), ("sampling = 3", "sampling")],
+    [
+        ("images = 3", "images"),
+        ("[sampling]\nstep = 3", "step"),
+        ("sampling = 3", "sampling"),
+        ("engines = 3", "engines"),
+        ("guidance = 51", "guidance"),
+        ("guidance = nan", "guidance"),
+        ("trusted_counts = 'ann'", "trusted_counts"),
+        ("trusted_counts = ['ann', 3]", "trusted_counts"),
+        ("allow_same_prompt = 'yes'", "allow_same_prompt"),
+    ],
 )
 def test_synthesis_refuses_what_it_does_not_know(synthesize, text, word):
     done = synthesize(text)

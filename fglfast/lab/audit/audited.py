@@ -29,8 +29,10 @@ def learned_names(run: Run, method: Method) -> list[list[str]]:
     """Names of the images that each client gives to a method: all if words describe them, else not those held out."""
     file, experiment = str(run.file), run.experiment
     clients = [everything(file)] if method == "centralized" else simulated(file, run.seed)
-    if method == "fgl" and experiment.prompt_level != "learned":
+    if method == "fgl" and experiment.prompt_level in ("class", "instance"):
         return [list(client.dataset.names) for client in clients]
+    if method == "fgl":
+        return [list(client.training_images(run.class_names, experiment.validation_share).names) for client in clients]
     named = run.class_names, experiment.image_size, experiment.validation_share
     return [[client.dataset.names[row] for row in client.images(*named).train.tolist()] for client in clients]
 

@@ -33,7 +33,9 @@ class Copies(Settings):
     Attributes:
         synthetic: how many images were searched for.
         against: private images, and as many held out, among which the nearest was sought.
-        nearer: share of synthetic images whose nearest private image is nearer than the nearest held out.
+        nearer: share of synthetic images whose nearest private image is nearer than the nearest held out. Images that
+            are nearest to one real image are decided together, by whether that one is private, so they count as one for
+            the interval: as many independent trials as Kish's effective size of such groups.
         much_nearer: how many are less than half as far from a private image as from any held out.
         much_farther: the reverse, which chance brings as often.
         identical: synthetic images whose pixels are those of a private image.
@@ -109,12 +111,13 @@ def search(synthetic: Images, private: Images, held_out: Images) -> tuple[Copies
     (to_private_N, which_N), (to_held_out_N, control_N) = (
         nearest(synthetic.features_NF, others.features_NF) for others in (private, held_out)
     )
-    ties = float((to_private_N == to_held_out_N).sum()) / 2
+    nearer_N = np.where(to_private_N == to_held_out_N, 0.5, to_private_N < to_held_out_N)
+    groups_2R = np.concatenate([np.bincount(which_N, nearer_N), np.bincount(control_N, 1 - nearer_N)])
     ratios_N = to_private_N / np.maximum(to_held_out_N, 1e-12)
     found = Copies(
         synthetic=len(synthetic),
         against=count,
-        nearer=share(float((to_private_N < to_held_out_N).sum()) + ties, len(synthetic)),
+        nearer=share(float(nearer_N.mean()), len(synthetic) ** 2 / float(np.square(groups_2R).sum())),
         much_nearer=int((to_private_N < MUCH_NEARER * to_held_out_N).sum()),
         much_farther=int((to_held_out_N < MUCH_NEARER * to_private_N).sum()),
         identical=sum(times for digest, times in hashes.items() if digest in known),

@@ -89,9 +89,9 @@ class Vocabulary:
         return found
 
 
-def invert(uploads: Iterable[Upload], vocabulary: Vocabulary) -> Inverted:
-    """Read all uploads with an attacker's vocabulary."""
-    return reduce(_added, (_inverted(upload, vocabulary) for upload in uploads))
+def invert(uploads: Iterable[tuple[Upload, Vocabulary]]) -> Inverted:
+    """Read all uploads, each with the vocabulary that an attacker has for it."""
+    return reduce(_added, (_inverted(upload, vocabulary) for upload, vocabulary in uploads))
 
 
 def _inverted(upload: Upload, vocabulary: Vocabulary) -> Inverted:

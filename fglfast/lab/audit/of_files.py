@@ -35,6 +35,7 @@ class Files:
         payload: the upload of the client that holds the members, or None.
         generator: folder of the generator that the payload was embedded with.
         captions: of the members, as they were embedded.
+        template: that the payload was embedded with, if not the generator's; one of class level says so itself.
     """
 
     model: Path
@@ -44,6 +45,7 @@ class Files:
     payload: Path | None
     generator: Path
     captions: str
+    template: str | None
 
 
 def audit_files(files: Files) -> tuple[Audit, list[SuspectedCopy]]:
@@ -113,5 +115,6 @@ def _inversions(files: Files, payload: Payload | None) -> list[Inversion]:
     if set(members.class_names) - set(names):
         problem = f"{files.payload}: {files.members} has classes that it lacks"
         raise BadInputError(problem, "give the images that it was made of")
-    sender = describe_sender(members.named(names), payload, files.generator, files.captions)
-    return read_uploads([sender], files.generator, payload.header.domain)
+    images = members.named(names)
+    sender = describe_sender(images, payload, files.generator, files.captions, template=files.template)
+    return read_uploads([sender], files.generator)

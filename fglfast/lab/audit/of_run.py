@@ -92,13 +92,16 @@ def _attacks(
 def _inversions(run: Run) -> list[Inversion]:
     """The uploads of the run's clients, if it has any; and what the same clients would send."""
     model = find_recipe(run.experiment.recipe).model_folder()
-    encoder = text_fingerprint(model)
-    read = [load_payload(path, text_encoder=encoder) for path in run.uploads()]
+    encoder, uploads = text_fingerprint(model), run.uploads()
+    if run.experiment.prompt_level == "routed":
+        note("the routing that was sent is not inverted: it has no prompts")
+        uploads = []
+    read = [load_payload(path, text_encoder=encoder) for path in uploads]
     payloads = {payload.header.client: payload for payload in read}
     senders = []
     for client in simulated(str(run.file), run.seed):
         images = client.dataset.named(run.class_names)
-        senders.append(describe_sender(images, payloads.get(client.name), model, client.captions))
+        senders.append(describe_sender(images, payloads.get(client.name), model, client.captions, client.domain))
     return read_uploads(senders, model)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.stats import binomtest
+from scipy.stats import beta
 
 from fglfast.base.config import Settings
 
@@ -61,10 +61,12 @@ class Roc(Settings):
     curve: tuple[tuple[Share, Share], ...]
 
 
-def share(successes: float, trials: int) -> Interval:
-    """A share of independent trials, with the exact interval (Clopper and Pearson 1934)."""
-    found = binomtest(int(successes), trials).proportion_ci(CONFIDENCE, method="exact")
-    return Interval(value=successes / trials, low=float(found.low), high=float(found.high))
+def share(value: float, trials: float) -> Interval:
+    """A share of so many independent trials, with the exact interval (Clopper and Pearson 1934)."""
+    hits, tail = value * trials, (1 - CONFIDENCE) / 2
+    low = float(beta.ppf(tail, hits, trials - hits + 1)) if value > 0 else 0.0
+    high = float(beta.ppf(1 - tail, hits + 1, trials - hits)) if value < 1 else 1.0
+    return Interval(value=value, low=min(low, value), high=max(high, value))
 
 
 def roc(scores_SN: Floats, inside_SN: Bools) -> Roc:
@@ -84,7 +86,7 @@ def roc(scores_SN: Floats, inside_SN: Bools) -> Roc:
             return None
         found = _interval(once.at(rate)[1], values_R)
         # Draws of nothing but misses, or hits, do not spread: it is at least as wide as of independent decisions.
-        exact = share(round(found.value * members), members)
+        exact = share(found.value, members)
         return Interval(value=found.value, low=min(found.low, exact.low), high=max(found.high, exact.high))
 
     rates = (*RATES, *np.geomspace(CURVE_FROM, 1, CURVE_POINTS))

@@ -85,7 +85,7 @@ def train_shadows(
     facts = {"images": len(pool.images), "sha256": seen.hexdigest(), "seed": seed}
     claim(folder / "pool.json", facts, "shadows of other images")
     for drawing in {each.experiment.recipe for each in recipes.values() if each.method.startswith("fgl")}:
-        claim(folder / "generator.json", generator_facts(drawing), "shadows of another generator")
+        claim(folder / "generator.json", generator_facts(drawing), "shadows of another generator", more=True)
     found: dict[str, list[Path]] = {name: [] for name in recipes}
     for shadow in range(number):
         half = np.sort(generator(seed, 4, shadow).permutation(len(pool.images))[: len(pool.images) // 2])
@@ -94,7 +94,7 @@ def train_shadows(
             result = folder / f"shadow-{shadow:03d}-{name}.safetensors"
             settings = recipe.experiment.model_dump(mode="json", exclude={"methods", "seeds"})
             settings |= {"views": {MODEL: 1} | seen_by_server(recipe.experiment, recipe.method)}
-            claim(folder / f"{name}.json", settings, "shadows of another recipe")
+            claim(folder / f"{name}.json", settings, "shadows of another recipe", more=True)
             if not result.exists():
                 note(f"shadow {shadow + 1} of {number}: {name}")
                 _train(recipe, pool, half, shadow + 1, work / name, engines, result)

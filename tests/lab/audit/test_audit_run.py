@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fglfast.base.errors import BadInputError
-from fglfast.client.settings import LearnSettings
+from fglfast.client.settings import LearnSettings, RouteSettings
 from fglfast.federation.arena import run_experiment
 from fglfast.federation.experiment import Experiment, Partition
 from fglfast.images.dataset import read_dataset
@@ -184,6 +184,17 @@ def test_members_are_the_images_that_a_method_saw(experiment, run):
     assert learned("fgl", experiment.model_copy(update={"prompt_level": "learned"})) == names["fedavg"]
     assert len(names["fgl"]) == 90 and names["fedavg"] < names["fgl"] and names["centralized"] < names["fgl"]
     assert names["fedavg"] != names["centralized"]
+
+
+def test_a_routed_run_is_attacked_but_for_what_was_sent(experiment, run, adapters, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("fglfast.lab.audit.uploads.EPSILONS", ())
+    routes = {"prompt_level": "routed", "methods": ("fgl",), "route": RouteSettings(steps=1), "inventory": adapters}
+    folder, engines = tmp_path / "run", run.parent / "engines"
+    run_experiment(experiment.model_copy(update=routes), folder, engines)
+    found, _ = audit_run(open_run(folder, None), ("fgl",), 0, tmp_path / "audit", engines)
+    assert [inversion.sent for inversion in found.inversions] == [False]
+    assert "not inverted" in capsys.readouterr().err
+    assert found.attacks[0].roc.members < 90, "some are held out"
 
 
 def test_learned_uploads_are_attacked_as_the_server_sees_them(experiment, run, tmp_path, monkeypatch):

@@ -20,6 +20,15 @@ def test_images_of_their_own_are_no_nearer_to_private_ones():
     assert len(pairs) == 10 and pairs[0].ratio <= pairs[-1].ratio < 1
 
 
+def test_where_a_few_images_are_nearest_to_all_the_interval_holds_what_chance_brings():
+    """Of many dimensions a few images are the nearest of most, so synthetic images are no independent trials."""
+    held = 0
+    for seed in range(20):
+        found, _ = search(images(3000, 3 * seed, 64), images(100, 3 * seed + 1, 64), images(100, 3 * seed + 2, 64))
+        held += found.nearer.low <= 0.5 <= found.nearer.high
+    assert held >= 17
+
+
 def test_copies_are_found_and_counted():
     private, held_out, drawn = images(400, 1), images(400, 2), images(300, 0)
     drawn.pixels_N3SS[:90], drawn.features_NF[:90] = private.pixels_N3SS[:90], private.features_NF[:90] + 1e-3
