@@ -19,6 +19,7 @@ from fglfast.engine.build import Engine
 from fglfast.engine.networks import sent
 from fglfast.generator.learning.student import Pairs
 from fglfast.payload.merge import Merged
+from fglfast.sampler.guide import Guide
 from fglfast.sampler.sample import sample
 from fglfast.sampler.schedule import Sampling, Schedule
 from fglfast.synthesis.conditioning import Conditioning
@@ -56,7 +57,8 @@ def draw_pairs(
     """
     facts: dict[str, object] = {"engine": engine.key, "sampling": sampling.model_dump(mode="json")}
     plan = make_plan(merged, per_class, seed, SHARD, facts)
-    claim(out / "pairs.json", {"plan": plan.digest(), "pairs": plan.images}, "pairs of another teacher or payloads")
+    claimed = {"plan": plan.digest(), "pairs": plan.images, **Guide.of(engine.model, sampling).model_dump()}
+    claim(out / "pairs.json", claimed, "pairs of another teacher or payloads", more=True)
     conditioning, schedule = Conditioning(merged, engine), Schedule.of_model(engine.model, sampling)
     missing = [number for number in range(plan.shards) if not shard_path(out, number).exists()]
     begun = plan.images - sum(plan.size(number) for number in missing)

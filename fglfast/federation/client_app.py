@@ -30,7 +30,7 @@ from fglfast.training.predict import count_right, placed
 from fglfast.training.prototypes import Prototypes, checked_prototypes, remove_prototypes, save_prototypes
 
 SEEDS = 1_000_003
-OWN = "what it holds does not go with what was asked; its own log says why"  # names of classes and files stay there
+OWN = "it could not answer; its own log says why"  # which may name its classes and files
 
 app = ClientApp()
 
@@ -44,6 +44,9 @@ def _answering(answer: Callable[[Client, RecordDict], RecordDict]) -> Callable[[
         except FglError as error:
             note(f"not answered: {error.message}")
             content = wire.refusal(error.message if isinstance(error, question.QuestionError) else OWN)
+        except Exception as error:  # Flower would send its words
+            note(f"not answered: {type(error).__name__}: {error}")
+            content = wire.refusal(OWN)
         return Message(content, reply_to=message)
 
     return handle

@@ -21,10 +21,16 @@ from fglfast.federation.methods import SeededExperiment
 from fglfast.federation.own_images import named_images
 from fglfast.pipeline.sources import claim_sources
 
-# Settings that may be changed.
+# Settings that may change from one call to the next.
 WHILE_RUNNING = {
-    *("methods", "seeds", "min_clients", "timeout"),
-    *("allow_same_prompt", "templates", "domains", "trusted_counts"),
+    "allow_same_prompt",
+    "domains",
+    "methods",
+    "min_clients",
+    "seeds",
+    "templates",
+    "timeout",
+    "trusted_counts",
 }
 
 
@@ -64,7 +70,7 @@ def main(grid: Grid, context: Context) -> None:
     experiment = find_experiment(str(run["experiment"]))
     with sole(out, FACTS):
         facts = {"seed": seed, **experiment.model_dump(mode="json", exclude=WHILE_RUNNING)}
-        claim(out / FACTS, facts, "another federation's run")
+        claim(out / FACTS, facts, "another federation's run", more=True)
         named = named_images(experiment)
         claim_sources(out, experiment.recipe, **named)
         counted = CountedGrid(grid, experiment.timeout, experiment.min_clients)

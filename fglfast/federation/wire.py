@@ -25,7 +25,7 @@ DELIVER, TURNED_AWAY, MOMENTS, ADAPT = "query.deliver", "query.refused", "query.
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # Flower's own names of the records
 PROTOTYPES = "prototypes"  # the record beside the arrays of a final model
 SHARE, ADAPTED, KEPT, FILE, REFUSED = "share-right", "adapted-share-right", "kept", "file", "refused"
-STEPS = "num_batches_tracked"  # by batch normalisation: from a round's a client's images could be counted
+STEPS = "num_batches_tracked"  # by batch normalisation; that of a client would count its images
 LONGEST = 200  # letters of what a client says
 NPY_HEADER = 1 << 10  # bytes that NumPy's format may put before an array
 

@@ -28,15 +28,25 @@ def scheduler_config(model: Path) -> dict[str, Any]:
     Raises:
         BadInputError: the config is missing, or no scheduler of diffusers has that name.
     """
+    name, where, key = _named(model)
+    if not _is_scheduler(name):
+        raise BadInputError(f"{where}: no diffusers scheduler is named {name!r}", f"mend {key}")
+    return read_config(part(model, CONFIG)) | {"_class_name": name}
+
+
+def scheduler_name(model: Path) -> str:
+    """The class in that config, which diffusers may not have."""
+    return _named(model)[0]
+
+
+def _named(model: Path) -> tuple[str, Path, str]:
+    """A scheduler's class, and the file and the key that name it."""
     path = part(model, CONFIG)
     config, index = read_config(path), path.parents[1] / INDEX
-    name, where, key = config.get("_class_name"), path, "_class_name"
     entry = read_config(index).get("scheduler") if index.exists() else None
     if isinstance(entry, list) and len(entry) == 2 and entry[0] == "diffusers":
-        name, where, key = entry[1], index, "scheduler"
-    if not _is_scheduler(str(name)):
-        raise BadInputError(f"{where}: no diffusers scheduler is named {str(name)!r}", f"mend {key}")
-    return config | {"_class_name": name}
+        return str(entry[1]), index, "scheduler"
+    return str(config.get("_class_name")), path, "_class_name"
 
 
 def lacks(name: str) -> list[str]:

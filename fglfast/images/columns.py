@@ -21,8 +21,18 @@ from fglfast.images.trial import file_opener
 
 FIELDS = {"bytes", "path"}  # of an image as `datasets` writes it
 COLUMNS = ("image", "label")  # the second, where images have labels
-MISSING = {"NA", "N/A", "<NA>", "NaN", "nan", "NULL", "null", "None"}  # how R and pandas write that there is no label
-NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
+MISSING = {
+    "NA",
+    "N/A",
+    "n/a",
+    "<NA>",
+    "NaN",
+    "nan",
+    "NULL",
+    "null",
+    "None",
+}  # how R and pandas write that there is no label
+NUMBER = re.compile(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?")
 
 
 def image_openers(cells: Sequence[Any], path: Path, folder: Path | None) -> list[Opener]:
@@ -177,7 +187,7 @@ def _check_missing(texts: Set[str], path: Path) -> None:
     others = texts - MISSING
     if said and others and all(map(NUMBER.fullmatch, others)):
         what = f"{path}: label {said[0]!r} among numbers stands for a missing one"
-        raise BadInputError(what, "leave out the rows without a label")
+        raise BadInputError(what, "leave out the rows without a label, or rename the class if it is one")
     if said:
         note(f"{path}: class {some(list(map(repr, said)))}: is it a missing label? if so, leave out its rows")
 

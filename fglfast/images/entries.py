@@ -213,9 +213,10 @@ def _parsed(line: str) -> Any:
 
 
 def _entry(value: Any, where: str, form: Form) -> dict[str, Any]:
-    """An object of JSON by its keys in small letters."""
+    """An object of JSON by its keys in small letters; one that is written so stands before one in capitals."""
     if not isinstance(value, dict):
         raise BadInputError(f"{where}: not a JSON object", form.hint)
-    keys = _lowered(value)
+    kept = {key: one for key, one in value.items() if key == (small := _lowered([key])[0]) or small not in value}
+    keys = _lowered(kept)
     form.check_once(keys, where)
-    return dict(zip(keys, value.values(), strict=True))
+    return dict(zip(keys, kept.values(), strict=True))

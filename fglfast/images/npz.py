@@ -1,5 +1,6 @@
 """Images of an npz file: arrays `images`, `labels`, `class_names`; of a split `train_images`, ..."""
 
+import os
 import zlib
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,8 @@ def read_npz(path: Path, split: str | None, source: str, labelled: bool = True) 
     Raises:
         BadInputError: it is none, has no such split, or an array is not as it must be.
     """
+    if not os.access(path, os.R_OK):
+        raise BadInputError(f"{path}: cannot be read", "check the path and its permissions")
     with loading(path, "give an npz file of plain arrays, as numpy.savez leaves them, and whole"):
         present, _ = read_arrays(path, ())
         prefix = _prefix(present, split, source)
@@ -33,7 +36,7 @@ def read_npz(path: Path, split: str | None, source: str, labelled: bool = True) 
     if images is None:
         raise BadInputError(f"{path}: no array named images", "add images")
     if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3, 4))):
-        unit = "; values from 0 to 1 are multiplied by 255 first" if images.dtype.kind in "fb" else ""
+        unit = "; multiply values from 0 to 1 by 255 first" if images.dtype.kind in "fb" else ""
         raise BadInputError(
             f"{path}: {prefix}images is {images.dtype} {list(images.shape)}",
             f"need uint8 [N,H,W] or [N,H,W,1|3|4]{unit}",

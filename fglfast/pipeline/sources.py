@@ -6,8 +6,9 @@ from typing import Any
 from fglfast.base.errors import BadInputError
 from fglfast.base.files import check_claim, claim
 from fglfast.engine.recipe import find_recipe
-from fglfast.generator.fingerprints import Guide, model_fingerprint
+from fglfast.generator.fingerprints import model_fingerprint
 from fglfast.images.labelled import LabelledImages
+from fglfast.sampler.guide import Guide
 
 FILE = "sources.json"
 WHAT = "results of other images or of another generator"
@@ -17,7 +18,9 @@ def generator_facts(recipe: str) -> dict[str, Any]:
     """A recipe's weights, and how it samples them."""
     found = find_recipe(recipe)
     facts, model = found.model_dump(mode="json", include={"image_size", "sampling"}), found.model_folder()
-    return facts | {"generator": model_fingerprint(model)} | Guide.of(model).model_dump()
+    return (
+        facts | {"generator": model_fingerprint(model)} | Guide.of(model, found.sampling).model_dump(exclude_none=True)
+    )
 
 
 def claim_sources(folder: Path, recipe: str, **images: LabelledImages) -> None:

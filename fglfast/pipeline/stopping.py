@@ -27,7 +27,7 @@ from fglfast.pipeline.scaling import THOUSAND, Law, Pilot, Predicted
 from fglfast.shards.description import FACTS
 from fglfast.synthesis.foresight import seconds_per_image
 from fglfast.synthesis.judge import Judge
-from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.settings import SynthesisSettings, plan_of
 from fglfast.synthesis.synthesize import SynthesisResult, plan_synthesis, synthesize
 
 RECORD = "stopping.json"
@@ -171,7 +171,8 @@ def synthesize_until(
         judged_by=judges.digest() if judges else "",
         classes=len(plan.present),
     )
-    record = _begun(out, asked)
+    earlier = plan_of(engine.manifest.key.weights, engine.build.image_size, merged, settings)
+    record = _begun(out, asked, earlier.digest())
 
     def draw(images_per_class: int) -> SynthesisResult:
         sized = settings.model_copy(update={"images_per_class": images_per_class})
@@ -234,14 +235,19 @@ def curve(law: Law, least: int, most: int) -> tuple[Predicted, ...]:
     return tuple(law.at(int(number)) for number in numbers)
 
 
-def _begun(out: Path, asked: Stopping) -> Stopping:
-    """What the folder says of this very run, or else a beginning; written before anything is drawn."""
+def _begun(out: Path, asked: Stopping, earlier: str) -> Stopping:
+    """What the folder says of this very run, or else a beginning; written before anything is drawn.
+
+    `earlier` is the plan's digest as versions of before had it, which looked at the generator's weights alone.
+    """
     check_folder(out)
     if not (out / RECORD).exists():
         out.mkdir(parents=True, exist_ok=True)
         asked.save(out / RECORD)
         return asked
     there, found = Stopping.from_json(out / RECORD), {"pilots", "seconds_per_image", "images_per_class", "curve"}
+    if there.plan == earlier:
+        there = there.model_copy(update={"plan": asked.plan})
     if differing := differences(*(one.model_dump(mode="json", exclude=found) for one in (there, asked))):
         raise UsageError(
             f"{out} holds a data set that was drawn until something else: {differing}",

@@ -7,8 +7,9 @@ from fglfast.base.console import Progress
 from fglfast.base.errors import UsageError
 from fglfast.base.wording import differences
 from fglfast.engine.build import Engine
-from fglfast.generator.fingerprints import Guide, model_fingerprint
+from fglfast.generator.fingerprints import model_fingerprint
 from fglfast.payload.merge import Merged
+from fglfast.sampler.guide import Guide
 from fglfast.shards.checksums import read_checksum
 from fglfast.shards.description import LOCKS
 from fglfast.shards.locks import locked
@@ -92,7 +93,7 @@ def _check_weights(drawn: Drawn, out: Path, model: Path, weights: str, image_siz
             f"{weights[:16]} at {image_size}",
             "give the --recipe and --model that drew it",
         )
-    if drawn.generator and (here := Guide.of(model)) != drawn.generator:
+    if drawn.generator and (here := Guide.of(model, drawn.sampling)) != drawn.generator:
         differing = differences(drawn.generator.model_dump(), here.model_dump())
         raise UsageError(
             f"{model.name} is not as it was when it drew {out}: {differing}",

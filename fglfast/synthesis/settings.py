@@ -6,8 +6,8 @@ from typing import Self
 from pydantic import Field
 
 from fglfast.base.config import Seed, Settings
-from fglfast.generator.fingerprints import Guide
 from fglfast.payload.merge import Merged
+from fglfast.sampler.guide import Guide
 from fglfast.sampler.schedule import Sampling
 from fglfast.shards.tar import ImageFormat
 from fglfast.synthesis.plan import Plan, make_plan
@@ -45,7 +45,7 @@ class SynthesisSettings(Settings):
         Raises:
             BadInputError: one of its configs cannot be used.
         """
-        return self.model_copy(update={"generator": Guide.of(model)})
+        return self.model_copy(update={"generator": Guide.of(model, self.sampling)})
 
 
 def plan_of(weights: str, image_size: int, merged: Merged, settings: SynthesisSettings) -> Plan:

@@ -64,8 +64,8 @@ def train(
         KeyboardInterrupt: SIGINT came, or SIGTERM and there were workers; those are gone.
     """
     check_tracker(track)
-    places = {"synthetic": Path(synthetic).absolute(), "out": Path(out).absolute()}
-    job = Job(**places, settings=_absolute(settings), track=track)
+    synthetic, out = Path(synthetic).absolute(), Path(out).absolute()
+    job = Job(synthetic=synthetic, out=out, settings=_absolute(settings), track=track)
     if job.out.resolve() == job.synthetic.resolve():
         raise UsageError(f"{out}: holds the data set, whose card the model's would replace", "choose another --out")
     rank = find_rank()

@@ -60,7 +60,8 @@ def read_image_size(model_dir: Path) -> int:
         raise BadInputError(f"{path}: sides of {named} pixels; images are made squares of one side", MODEL_HINT)
     squashes = len(sides) == 2
     if squashes:
-        note(f"{path}: the model's own processor squashes images that are not square; here they are cropped")
+        why = "images that are not square are squashed by this model's own processor, and cropped here"
+        note(f"{path}: {why}; wherever it is used, give it square ones")
     ours = processor_config(size) | {"do_center_crop": not squashes}
     if scaling != [ours[key] for key in ("image_mean", "image_std")]:
         raise BadInputError(

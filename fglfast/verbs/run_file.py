@@ -26,7 +26,7 @@ KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "boolean": ("true or false", (bool,)),
     "integer": ("a whole number", (int,)),
     "float": ("a number", (int, float)),
-    "text": ("text", (str, int)),  # a batch size is a number too, if it is not "auto"
+    "text": ("text", (str, int, float)),  # a batch size is a number too, if it is not "auto"
 }
 MEND = "correct the key that it names"
 
@@ -74,7 +74,7 @@ def _check(option: Any, value: Any, context: typer.Context, where: str) -> None:
     """Refuse a value that is of another type than its option, which click would convert, or out of its range."""
     words, kinds = KINDS.get(option.type.name.removesuffix(" range"), ("text, in quotes", (str,)))
     if option.multiple:
-        words, kinds = f"a list, each {words}", kinds[:1]
+        words, kinds = "a list of texts", (str,)
     values = value if option.multiple else [value]
     if not isinstance(values, list) or any(type(each) not in kinds for each in values):
         raise BadInputError(f"{where}: must be {words}", MEND)

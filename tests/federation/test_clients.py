@@ -175,6 +175,15 @@ def test_why_a_client_cannot_answer_names_none_of_its_classes_and_files(kind, as
     assert private in capsys.readouterr().err
 
 
+def test_no_words_of_the_system_reach_the_server(ask, monkeypatch, capsys):
+    def fail(*_):
+        raise PermissionError(13, "Permission denied", "/data/melanoma/ann.png")
+
+    monkeypatch.setattr(client_app, "train_locally", fail)
+    assert "its own log says why" in (why := ask(wire.TRAIN)) and "melanoma" not in why
+    assert "melanoma" in capsys.readouterr().err
+
+
 def test_what_the_server_sent_may_be_said_to_it(ask):
     assert "adapters" in ask(wire.PAYLOAD, **{"prompt-level": "routed", "route": "{}", "inventory": b"damaged"})
 

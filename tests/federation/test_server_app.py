@@ -69,8 +69,18 @@ def test_the_folder_is_one_runs(serve, experiment, tmp_path):
     (tmp_path / "patient.toml").write_text(patient.to_toml())
     serve(experiment=str(tmp_path / "patient.toml"))
     assert rounds(tmp_path) == before
+    _as_before(tmp_path / "run" / "federation.json")
+    serve()
+    assert rounds(tmp_path) == before
     with sole(tmp_path / "run", "federation.json"), pytest.raises(UsageError, match="another run is at work"):
         serve()
+
+
+def _as_before(path):
+    """Let a run's facts say what earlier versions said, and not what those did not."""
+    facts = json.loads(path.read_text())
+    del facts["prompt_level"]
+    path.write_text(json.dumps(facts | {"templates": [], "a_setting_that_went": 3}))
 
 
 class WithoutTheLast(LoopbackGrid):

@@ -129,7 +129,7 @@ def test_a_label_is_read_in_one_way_from_json_and_csv(folder, entry, name):
 @pytest.mark.parametrize("whole", [True, False])
 def test_keys_of_json_may_have_capitals_as_columns_may(folder, whole):
     rows = [
-        {"File_Name": f"images/a/{k}.png", "Label": "x", "Split": split, "Site": 1, "site": 2}
+        {"File_Name": f"images/a/{k}.png", "Label": "y", "label": "x", "Split": split, "Site": 1, "site": 2}
         for k, split in enumerate(("train", "train", "test"))
     ]
     (folder / "l.json").write_text(json.dumps(rows) if whole else "\n".join(map(json.dumps, rows)))
@@ -285,7 +285,7 @@ def test_a_link_that_leads_out_is_not_followed(folder, tmp_path_factory):
         ("file_name,label,label\nimages/a/0.png,a,b\n", "line 1: column label is there twice"),
         ("file_name,Label,label\nimages/a/0.png,a,b\n", "line 1: column label is there twice"),
         ("file_name,label,split,split\nimages/a/0.png,a,x,y\n", "line 1: column split is there twice"),
-        ('{"file_name": "images/a/0.png", "Label": "a", "label": "b"}', "line 1: column label is there twice"),
+        ('{"file_name": "images/a/0.png", "Label": "a", "LABEL": "b"}', "line 1: column label is there twice"),
         ("file_name,label\n", "lists no image"),
         ("[]", "lists no image"),
         ('{"images/a/0.png": ["a"]}', "its labels are lists"),

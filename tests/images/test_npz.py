@@ -139,7 +139,7 @@ def test_images_of_0_and_1_are_said_to_be_nearly_black(tmp_path, capsys, highest
     np.savez(tmp_path / "y.npz", images=images.astype(np.float32), labels=np.arange(3))
     with pytest.raises(BadInputError) as refused:
         read_dataset(str(tmp_path / "y.npz"))
-    assert "multiplied by 255" in refused.value.hint
+    assert "by 255 first" in refused.value.hint
 
 
 def test_a_label_of_a_billion_names_no_billion_classes(tmp_path):

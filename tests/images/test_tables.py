@@ -243,14 +243,14 @@ def test_some_rows_without_a_label_are_to_be_left_out(tmp_path, names):
     write(tmp_path / "x.parquet", cells(1, 2), [0, -1], names)
     with pytest.raises(BadInputError, match="label -1, but there are 1 classes") as refused:
         read_dataset(str(tmp_path / "x.parquet"))
-    assert refused.value.hint == "leave out the rows without a label"
+    assert "leave out the rows without a label" in refused.value.hint
 
 
 def test_words_for_a_missing_label_are_none_among_numbers_and_doubted_among_names(tmp_path, capsys):
     write(tmp_path / "numbers.parquet", cells(1, 2, 3), ["0", "NA", "1"])
     with pytest.raises(BadInputError, match="label 'NA' among numbers") as refused:
         read_dataset(str(tmp_path / "numbers.parquet"))
-    assert refused.value.hint == "leave out the rows without a label"
+    assert "leave out the rows without a label" in refused.value.hint
     for names, said in ((None, True), (["NA", "a"], False)):
         write(tmp_path / "names.parquet", cells(1, 2), [0, 1] if names else ["NA", "a"], names)
         assert by_name(read_dataset(str(tmp_path / "names.parquet"))) == [("NA", 1), ("a", 2)]

@@ -18,7 +18,7 @@ from fglfast.pipeline.pilots import Judges, Pool, right, run_pilots
 from fglfast.pipeline.scaling import Law, Pilot
 from fglfast.pipeline.stopping import RECORD, Stopping, Until, synthesize_until
 from fglfast.sampler.schedule import Sampling
-from fglfast.synthesis.settings import SynthesisSettings
+from fglfast.synthesis.settings import SynthesisSettings, plan_of
 from fglfast.synthesis.synthesize import synthesize
 from fglfast.training.settings import TrainSettings
 from fglfast.verbs import for_servers
@@ -128,6 +128,16 @@ def test_killed_anywhere_and_run_again_it_ends_the_same(until, tmp_path, monkeyp
     assert until()[1] == record and content(tmp_path / "out") == wanted
     made, again = until()
     assert made.images == 0 and again == record and len(asked) == 1
+
+
+def test_what_an_earlier_version_began_is_gone_on_with(until, idle, merged, tmp_path):
+    _, record = until()
+    key = idle().manifest.key
+    plan = plan_of(key.weights, key.build.image_size, merged, MOST).digest()
+    assert plan != record.plan
+    record.model_copy(update={"plan": plan}).save(tmp_path / "out" / RECORD)
+    made, again = until()
+    assert made.images == 0 and again == record
 
 
 def test_what_does_not_go_together_is_refused(until, idle, merged, tmp_path):

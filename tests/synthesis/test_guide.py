@@ -73,6 +73,14 @@ def test_templates_that_clients_have_used_already_may_change(begun, model, merge
     assert synthesize(idle_engine(model), merged, ASKED, begun).missing == 0
 
 
+@pytest.mark.parametrize("what", ["negative prompt", "scheduler"])
+def test_what_a_recipe_does_not_use_may_change(what, model, merged, tmp_path):
+    own = ASKED.model_copy(update={"sampling": Sampling(steps=1, guidance_scale=1.0, scheduler="flow-euler")})
+    synthesize(idle_engine(model), merged, own, tmp_path / "out")
+    edit(model / ("prompts.json" if what.startswith("negative") else "model_index.json"), **EDITS[what])
+    assert synthesize(idle_engine(model), merged, own, tmp_path / "out").images == 0
+
+
 def told_by_an_earlier_version(out):
     """Make `dataset.json` what it was before it said this."""
     drawn = Drawn.of(out).model_copy(update={"generator": None})

@@ -134,6 +134,7 @@ def test_synthesis_takes_its_sampling_from_the_file(synthesize):
 def test_a_batch_size_may_be_a_number_or_a_word(synthesize):
     for written in ("64", '"64"'):
         assert 'batch_size = "64"' in synthesize(f"batch_size = {written}\n").stdout
+    assert 'until_gain = "0.2"' in synthesize("until_gain = 0.2\n").stdout
 
 
 def test_a_whole_number_is_a_number_and_a_list_is_an_option_that_repeats(synthesize):

@@ -1,6 +1,6 @@
 """Clients' uploads for inversion: those that were sent, and those that would be."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,17 +82,17 @@ def read_uploads(senders: Sequence[Sender], model: Path) -> list[Inversion]:
 
 def _vocabularies(senders: Sequence[Sender], encoder: TextEncoder) -> list[Vocabulary]:
     """What an attacker tries on each sender; those who word alike share it."""
-    names, made = senders[0].images.class_names, dict[str, Vocabulary]()
+    alike = defaultdict[str, list[Sender]](list)
     for sender in senders:
-        if (wording := sender.wording.model_dump_json()) not in made:
-            made[wording] = Vocabulary(_prompts(senders, names, sender.wording), encoder)
+        alike[sender.wording.model_dump_json()].append(sender)
+    made = {wording: Vocabulary(_prompts(own), encoder) for wording, own in alike.items()}
     return [made[sender.wording.model_dump_json()] for sender in senders]
 
 
-def _prompts(senders: Sequence[Sender], names: Sequence[str], templates: Prompts) -> Mapping[int, Sequence[str]]:
+def _prompts(senders: Sequence[Sender]) -> Mapping[int, Sequence[str]]:
     """Of each class: its name, the measured words, and its images' captions: the truth is among them."""
-    prompts = {}
-    for label, name in enumerate(names):
+    prompts, templates = {}, senders[0].wording
+    for label, name in enumerate(senders[0].images.class_names):
         captions = set(descriptions())
         for sender in senders:
             captions |= {sender.captions[row] for row in np.flatnonzero(sender.images.labels == label)}

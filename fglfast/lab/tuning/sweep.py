@@ -30,6 +30,7 @@ from fglfast.lab.tuning.foretold import foretold
 from fglfast.lab.tuning.front import best_within, pareto_front
 from fglfast.lab.tuning.records import Measured, Trial, Tuned, TuneSettings, read_trials
 from fglfast.payload.merge import Merged, by_client
+from fglfast.sampler.guide import Guide
 from fglfast.sampler.schedule import Schedule
 from fglfast.synthesis.conditioning import check_fit
 from fglfast.training.batches import split
@@ -56,6 +57,8 @@ def tune(
     with sole(out, FACTS):
         facts = _facts(engine.build.image_size, merged, validation, recipe, settings)
         claim(out / FACTS, facts | {"engine": engine.key}, WHAT)
+        guided = recipe.sampling.changed(guidance_scale=2.0)  # as some candidates may be
+        claim(out / "generator.json", Guide.of(engine.model, guided).model_dump(), "candidates of another generator")
         (out / "candidates").mkdir(exist_ok=True)
         sweep = _Sweep(engine, merged, validation, recipe, settings, out)
         sweep.run()

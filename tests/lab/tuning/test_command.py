@@ -47,7 +47,16 @@ def test_from_payloads_to_a_recipe_that_draws(folder, monkeypatch):
     measured = found["trials"][0]["measured"]
     assert 0 < measured["epoch_seconds"] < measured["training_seconds"] and measured["synthesis_seconds"] > 0
     assert {path.name for path in (folder / "out").iterdir() if path.name[0] != "."} == {
-        *("candidates", "pareto.png", "recipe.toml", "row.seconds", "sweep.json", "tune.html", "tune.json")
+        *(
+            "candidates",
+            "generator.json",
+            "pareto.png",
+            "recipe.toml",
+            "row.seconds",
+            "sweep.json",
+            "tune.html",
+            "tune.json",
+        )
     }
     finished = next((folder / "out" / "candidates").iterdir())
     before = finished.stat().st_mtime_ns
