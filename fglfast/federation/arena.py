@@ -56,7 +56,7 @@ def run_experiment(experiment: Experiment, out: Path, engines: Path) -> Arena:
         clients = simulated(file, seed)
         # They were dealt out here: their counts and domains are known, and they are honest.
         server = experiment.server.model_copy(update={"guard": experiment.server.guard or False})
-        words = tuple({client.domain for client in clients if client.domain})
+        words = tuple(sorted({client.domain for client in clients if client.domain}))
         known = {"trusted_counts": tuple(client.name for client in clients), "domains": words, "server": server}
         dealt = experiment.model_copy(update=known)
         grids = partial(_grids, file, seed, experiment)

@@ -1,4 +1,4 @@
-"""What tells one model from another: sha256 of all that decides how its networks work, and how images are drawn."""
+"""What tells the weights of one model from another's: sha256 of all that decides how its networks work."""
 
 import hashlib
 from pathlib import Path

@@ -21,17 +21,7 @@ from fglfast.images.trial import file_opener
 
 FIELDS = {"bytes", "path"}  # of an image as `datasets` writes it
 COLUMNS = ("image", "label")  # the second, where images have labels
-MISSING = {
-    "NA",
-    "N/A",
-    "n/a",
-    "<NA>",
-    "NaN",
-    "nan",
-    "NULL",
-    "null",
-    "None",
-}  # how R and pandas write that there is no label
+MISSING = {"NA", "N/A", "n/a", "<NA>", "NaN", "nan", "NULL", "null", "None"}  # R's and pandas' words for no label
 NUMBER = re.compile(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?")
 
 

@@ -4,6 +4,7 @@ A data set is named `PATH[:SPLIT]`: a folder of class folders, a table that list
 folder, a folder saved by Hugging Face `datasets`, or `fashion` for the bundled sample.
 """
 
+import os
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib.resources import files
@@ -42,6 +43,8 @@ def read_dataset(source: str | Path, labelled: bool = True) -> LabelledImages:
     """
     source = str(source)
     name, path, split = _locate(source)
+    if not os.access(path, os.R_OK):
+        raise BadInputError(f"{path}: cannot be read", "change its permissions")
     if path.is_dir() and (path / FACTS).is_file() and any(path.glob("train-*.tar")):
         raise BadInputError(
             f"{path}: a data set of shards, as synthesize writes them",

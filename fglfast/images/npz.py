@@ -1,6 +1,5 @@
 """Images of an npz file: arrays `images`, `labels`, `class_names`; of a split `train_images`, ..."""
 
-import os
 import zlib
 from functools import partial
 from pathlib import Path
@@ -25,8 +24,6 @@ def read_npz(path: Path, split: str | None, source: str, labelled: bool = True) 
     Raises:
         BadInputError: it is none, has no such split, or an array is not as it must be.
     """
-    if not os.access(path, os.R_OK):
-        raise BadInputError(f"{path}: cannot be read", "check the path and its permissions")
     with loading(path, "give an npz file of plain arrays, as numpy.savez leaves them, and whole"):
         present, _ = read_arrays(path, ())
         prefix = _prefix(present, split, source)

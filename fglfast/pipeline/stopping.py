@@ -171,8 +171,8 @@ def synthesize_until(
         judged_by=judges.digest() if judges else "",
         classes=len(plan.present),
     )
-    earlier = plan_of(engine.manifest.key.weights, engine.build.image_size, merged, settings)
-    record = _begun(out, asked, earlier.digest())
+    key = engine.manifest.key
+    record = _begun(out, asked, lambda: plan_of(key.weights, key.build.image_size, merged, settings).digest())
 
     def draw(images_per_class: int) -> SynthesisResult:
         sized = settings.model_copy(update={"images_per_class": images_per_class})
@@ -235,10 +235,10 @@ def curve(law: Law, least: int, most: int) -> tuple[Predicted, ...]:
     return tuple(law.at(int(number)) for number in numbers)
 
 
-def _begun(out: Path, asked: Stopping, earlier: str) -> Stopping:
+def _begun(out: Path, asked: Stopping, earlier: Callable[[], str]) -> Stopping:
     """What the folder says of this very run, or else a beginning; written before anything is drawn.
 
-    `earlier` is the plan's digest as versions of before had it, which looked at the generator's weights alone.
+    `earlier` gives the plan's digest as versions of before had it, which looked at the generator's weights alone.
     """
     check_folder(out)
     if not (out / RECORD).exists():
@@ -246,7 +246,7 @@ def _begun(out: Path, asked: Stopping, earlier: str) -> Stopping:
         asked.save(out / RECORD)
         return asked
     there, found = Stopping.from_json(out / RECORD), {"pilots", "seconds_per_image", "images_per_class", "curve"}
-    if there.plan == earlier:
+    if there.plan != asked.plan and there.plan == earlier():
         there = there.model_copy(update={"plan": asked.plan})
     if differing := differences(*(one.model_dump(mode="json", exclude=found) for one in (there, asked))):
         raise UsageError(

@@ -117,9 +117,8 @@ def synthesize(
         BadInputError: the payloads do not fit the engine.
         FglError: the disk refused, or an image came out blank however often it was drawn.
     """
-    out, key = Path(out), engine.manifest.key
-    plan = plan_synthesis(engine, merged, settings)
-    settings = settings.drawn_with(engine.model)
+    out, key, settings = Path(out), engine.manifest.key, settings.drawn_with(engine.model)
+    plan = plan_of(key.weights, key.build.image_size, merged, settings)
     to_be = Drawn.to_be(plan, key.weights, key.build.image_size, name_of(engine.model), merged, settings)
     check_judge(settings.judge, judge)
     to_be = accounted(to_be, merged, engine.model)

@@ -29,6 +29,7 @@ from fglfast.verbs.options import (
     RecipeName,
     each_payload,
     read_payloads,
+    refuse_given,
 )
 
 
@@ -69,16 +70,18 @@ def verify(
             "--repair draws images again, and needs the payloads they come from",
             "give the --embeddings that synthesize was given",
         )
-    _check_drawing(
-        repair,
-        recipe=None if inventory else recipe,  # whose text encoder makes rows of routing
-        model=None if inventory else model,
-        backend=backend,
-        precision=precision,
-        image_size=image_size,
-        batch_size=batch_size,
-        judge=judge,
-    )
+    if not repair:
+        refuse_given(
+            "is of drawing images again",
+            "add --repair, or leave it out",
+            recipe=None if inventory else recipe,  # whose text encoder makes rows of routing
+            model=None if inventory else model,
+            backend=backend,
+            precision=precision,
+            image_size=image_size,
+            batch_size=batch_size,
+            judge=judge,
+        )
     from fglfast.shards.tar import shard_name
     from fglfast.synthesis.verify import verify as check
 
@@ -111,12 +114,6 @@ def verify(
             "run fglfast verify --repair with --embeddings, and what synthesize was given of --recipe, --model, "
             "--backend, --precision, --image-size, --batch-size, --judge and --inventory",
         )
-
-
-def _check_drawing(repair: bool, **options: object) -> None:
-    """Refuse what is said of a drawing that is not asked for."""
-    if given := [name for name, value in options.items() if value is not None and not repair]:
-        raise UsageError(f"--{given[0].replace('_', '-')} is of drawing images again", "add --repair, or leave it out")
 
 
 @verb(SERVER)

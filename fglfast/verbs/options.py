@@ -175,6 +175,16 @@ def _is_of(client: str, path: Path) -> bool:
         raise BadInputError(error.message, hint) from error
 
 
+def refuse_given(why: str, hint: str, **options: object) -> None:
+    """Refuse options of work that is not asked for: those that are not None.
+
+    Raises:
+        UsageError: naming the first of them.
+    """
+    if given := [name for name, value in options.items() if value is not None]:
+        raise UsageError(f"--{given[0].replace('_', '-')} {why}", hint)
+
+
 def check_merged(merged: Any, allow_same_prompt: bool, trusted: list[str] | None, max_share: float = 1.0) -> None:
     """Refuse what payloads together must not say unasked: classes of one prompt, and claims that outweigh all others.
 

@@ -21,6 +21,7 @@ from fglfast.verbs.options import (
     OtherPrecision,
     OtherSize,
     PromptLevel,
+    refuse_given,
 )
 
 DEMO = Demo()
@@ -245,11 +246,9 @@ def audit(
         raise UsageError(
             "audit needs either a run or a model", "give a RUN, or --model with --members and --nonmembers"
         )
-    of_model = {"members": members, "nonmembers": nonmembers, "synthetic": synthetic, "payload": payload}
-    of_payload = {"generator": generator, "captions": captions, "template": template}
-    _check_options("a model's", model, **of_model)
-    _check_options("a run's", run, seed=seed, methods=methods, shadows=shadows)
-    _check_options("a --payload's", payload, **of_payload)
+    _check_kind(model, "a model's", members=members, nonmembers=nonmembers, synthetic=synthetic, payload=payload)
+    _check_kind(run, "a run's", seed=seed, methods=methods, shadows=shadows)
+    _check_kind(payload, "a --payload's", generator=generator, captions=captions, template=template)
     shadows = SHADOWS if shadows is None else shadows
     if 0 < shadows < 4:
         raise UsageError(f"--shadows {shadows}: too few to tell anything", "give 4 or more, or 0")
@@ -285,7 +284,7 @@ def audit(
     tell(result, as_json, "\n".join([*lines, f"report: {page.resolve()}"]))
 
 
-def _check_options(what: str, asked: object, **options: object) -> None:
+def _check_kind(asked: Path | None, whose: str, **options: object) -> None:
     """Refuse what is said of an audit that is not asked for."""
-    if given := [name for name, value in options.items() if value is not None and asked is None]:
-        raise UsageError(f"--{given[0]} is for {what} audit, which is not asked for", "leave it out")
+    if asked is None:
+        refuse_given(f"is for {whose} audit, which is not asked for", "leave it out", **options)

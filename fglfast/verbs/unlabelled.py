@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from fglfast.base.console import note
 from fglfast.base.errors import BadInputError, UsageError
 from fglfast.base.wording import many, some
+from fglfast.verbs.options import refuse_given
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,10 +24,7 @@ def check_unlabelled(unlabelled: bool, classifier: Path | None, epsilon: float |
         UsageError: some do not.
     """
     if not unlabelled:
-        given = [name for name, value in {"classifier": classifier, **others}.items() if value is not None]
-        if given:
-            option = given[0].replace("_", "-")
-            raise UsageError(f"--{option} is for images without labels", "add --unlabelled")
+        refuse_given("is for images without labels", "add --unlabelled", classifier=classifier, **others)
     elif classifier is None:
         raise UsageError("--unlabelled has nothing to find labels by", "give the server's --classifier FOLDER")
     elif epsilon is not None:

@@ -119,12 +119,8 @@ def _sent(sender: Sender, encoder: TextEncoder) -> Upload:
 
 def _would_send(senders: Sequence[Sender], encoder: TextEncoder, epsilon: float | None) -> Iterator[Upload]:
     for sender in senders:
-        names, labels, template = (
-            sender.images.class_names,
-            sender.images.labels.tolist(),
-            sender.wording.instance_level,
-        )
-        truth = _truth(sender, "instance")
+        names, labels = sender.images.class_names, sender.images.labels.tolist()
+        template, truth = sender.wording.instance_level, _truth(sender, "instance")
         if epsilon is None:
             rows = instance_level_prompts(sender.captions, labels, names, template)
             embeddings = encoder.encode(encoder.tokenize([row.prompt for row in rows]))
